@@ -1,0 +1,211 @@
+//! What can be asked of a workflow, and what is answered.
+//!
+//! A command is addressed to a workflow (namespace, workflow id) and, where its request names one, to a run. Requests of the
+//! public API are carried as they came; the frontend has checked what can be checked without the workflow's state.
+
+use everlog_proto::api::common::v1::Payloads;
+use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
+use everlog_proto::api::failure::v1::Failure;
+use everlog_proto::api::query::v1::WorkflowQuery;
+use everlog_proto::api::workflowservice::v1::{
+    PollActivityTaskQueueResponse, PollWorkflowTaskQueueResponse, RequestCancelWorkflowExecutionRequest,
+    RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest, SignalWithStartWorkflowExecutionRequest,
+    SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest, TerminateWorkflowExecutionRequest,
+};
+
+use crate::RunId;
+use crate::token::{ActivityTaskToken, WorkflowTaskToken};
+
+/// A command to a workflow.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Starts a run. Answered by [`Reply::Started`].
+    StartWorkflow(Box<StartWorkflowExecutionRequest>),
+    /// Signals the open run, or starts one and signals it. Answered by [`Reply::Started`].
+    SignalWithStartWorkflow(Box<SignalWithStartWorkflowExecutionRequest>),
+    /// Answered by [`Reply::Done`].
+    SignalWorkflow(Box<SignalWorkflowExecutionRequest>),
+    /// Answered by [`Reply::Done`].
+    RequestCancelWorkflow(Box<RequestCancelWorkflowExecutionRequest>),
+    /// Answered by [`Reply::Done`].
+    TerminateWorkflow(Box<TerminateWorkflowExecutionRequest>),
+
+    /// A poller is at hand for a workflow task. Answered by [`Reply::WorkflowTaskStarted`]; refused with `NotFound` when the
+    /// task is not there any more.
+    StartWorkflowTask(StartWorkflowTask),
+    /// A worker's answer to a workflow task. Answered by [`Reply::WorkflowTaskCompleted`].
+    CompleteWorkflowTask(WorkflowTaskToken, Box<RespondWorkflowTaskCompletedRequest>),
+    /// Answered by [`Reply::Done`].
+    FailWorkflowTask(WorkflowTaskToken, Box<RespondWorkflowTaskFailedRequest>),
+    /// Forgets the sticky queue. Answered by [`Reply::Done`].
+    ResetStickyTaskQueue,
+
+    /// A poller is at hand for an activity. Answered by [`Reply::ActivityTaskStarted`]; refused with `NotFound` when the task
+    /// is not there any more.
+    StartActivityTask(StartActivityTask),
+    /// Answered by [`Reply::Heartbeat`].
+    HeartbeatActivity {
+        /// Which activity.
+        activity: ActivityRef,
+        /// What the attempt wants to find again in the next one.
+        details: Option<Payloads>,
+        /// The worker.
+        identity: String,
+    },
+    /// Answered by [`Reply::Done`].
+    CompleteActivity {
+        /// Which activity.
+        activity: ActivityRef,
+        /// Its result.
+        result: Option<Payloads>,
+        /// The worker.
+        identity: String,
+    },
+    /// Answered by [`Reply::Done`].
+    FailActivity {
+        /// Which activity.
+        activity: ActivityRef,
+        /// Why it failed.
+        failure: Option<Box<Failure>>,
+        /// Replaces the heartbeat details, if set.
+        last_heartbeat_details: Option<Payloads>,
+        /// The worker.
+        identity: String,
+    },
+    /// The worker says that the activity has obeyed a cancellation. Answered by [`Reply::Done`].
+    CancelActivity {
+        /// Which activity.
+        activity: ActivityRef,
+        /// Details for the workflow.
+        details: Option<Payloads>,
+        /// The worker.
+        identity: String,
+    },
+
+    /// Asks a query. Answered by [`Reply::Query`]; the answer proper comes as an effect.
+    QueryWorkflow {
+        /// Number under which the asker waits.
+        query_id: u64,
+        /// The query.
+        query: Box<WorkflowQuery>,
+        /// When not to ask (a `QueryRejectCondition`).
+        reject_condition: i32,
+    },
+    /// The asker has given up. Answered by [`Reply::Done`].
+    AbandonQuery {
+        /// Its number.
+        query_id: u64,
+    },
+    /// A poller is at hand for a query of its own. Answered by [`Reply::QueryTask`].
+    StartQueryTask {
+        /// The queue that was polled.
+        task_queue: String,
+    },
+
+    /// Deadlines of the run are due: timers, timeouts, retries, backoffs, retention. Answered by [`Reply::Done`].
+    FireTimers,
+}
+
+/// A poller for a workflow task.
+#[derive(Clone, Debug)]
+pub struct StartWorkflowTask {
+    /// The task's `scheduled_event_id`.
+    pub scheduled_event_id: i64,
+    /// The task's attempt.
+    pub attempt: i32,
+    /// The queue that was polled, sticky or normal.
+    pub task_queue: String,
+    /// The worker.
+    pub identity: String,
+    /// Names this poll.
+    pub request_id: String,
+}
+
+/// A poller for an activity.
+#[derive(Clone, Debug)]
+pub struct StartActivityTask {
+    /// The task's `scheduled_event_id`.
+    pub scheduled_event_id: i64,
+    /// The task's attempt.
+    pub attempt: i32,
+    /// The worker.
+    pub identity: String,
+    /// Names this poll.
+    pub request_id: String,
+}
+
+/// How a worker names an activity.
+#[derive(Clone, Debug)]
+pub enum ActivityRef {
+    /// By the token that it was given: the attempt must match.
+    Token(ActivityTaskToken),
+    /// By activity id, for completion from elsewhere.
+    Id(String),
+}
+
+/// The answer to a command.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// Nothing to say.
+    Done,
+    /// A run was started, or one was there.
+    Started(Started),
+    /// A workflow task was started.
+    WorkflowTaskStarted(Box<WorkflowTaskStart>),
+    /// A workflow task was completed.
+    WorkflowTaskCompleted(WorkflowTaskCompleted),
+    /// An activity was started.
+    ActivityTaskStarted(Box<PollActivityTaskQueueResponse>),
+    /// A heartbeat was taken.
+    Heartbeat {
+        /// The workflow has asked the activity to cancel.
+        cancel_requested: bool,
+    },
+    /// What became of a query.
+    Query(QueryReply),
+    /// A poll response for a query task (without `query`, token and history).
+    QueryTask(Box<WorkflowTaskStart>),
+}
+
+/// A run that was started, or found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// The run.
+    pub run_id: RunId,
+    /// The first run of its chain.
+    pub first_execution_run_id: RunId,
+    /// Whether this request (or an earlier one with its request id) started it.
+    pub started: bool,
+    /// Its status.
+    pub status: WorkflowExecutionStatus,
+}
+
+/// A started workflow task: the poll response, with the history as a range to read.
+#[derive(Clone, Debug, Default)]
+pub struct WorkflowTaskStart {
+    /// The response without its history.
+    pub response: PollWorkflowTaskQueueResponse,
+    /// First event to send.
+    pub history_from: i64,
+    /// First event *not* to send from the stored history.
+    pub history_to: i64,
+    /// Encoded events behind those: WorkflowTaskStarted, and WorkflowTaskScheduled of a transient task, which are stored only
+    /// when the task is completed.
+    pub tail: bytes::Bytes,
+}
+
+/// A completed workflow task.
+#[derive(Clone, Debug, Default)]
+pub struct WorkflowTaskCompleted {
+    /// The next workflow task, started on the same worker, if it asked for that and there is one.
+    pub next: Option<Box<WorkflowTaskStart>>,
+}
+
+/// What became of a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueryReply {
+    /// It was not asked: the workflow has this status.
+    Rejected(WorkflowExecutionStatus),
+    /// It is on its way to a worker; the answer is an effect.
+    Asked,
+}

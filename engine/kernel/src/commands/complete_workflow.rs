@@ -1,0 +1,33 @@
+//! CompleteWorkflowExecution.
+
+use everlog_proto::api::command::v1::CompleteWorkflowExecutionCommandAttributes;
+use everlog_proto::api::enums::v1::{WorkflowExecutionStatus, WorkflowTaskFailedCause};
+use everlog_proto::api::history::v1::WorkflowExecutionCompletedEventAttributes;
+use everlog_proto::api::history::v1::history_event::Attributes;
+
+use super::{CommandContext, Invalid};
+use crate::txn::Txn;
+
+/// Closes the run with a result.
+pub(super) fn apply(
+    txn: &mut Txn<'_>,
+    command: &mut CommandContext,
+    attributes: CompleteWorkflowExecutionCommandAttributes,
+) -> Result<(), Invalid> {
+    super::check_size(
+        txn,
+        attributes.result.as_ref(),
+        WorkflowTaskFailedCause::BadCompleteWorkflowExecutionAttributes,
+        "CompleteWorkflowExecutionCommandAttributes.Result exceeds size limit.",
+    )?;
+    command.append(
+        txn,
+        Attributes::WorkflowExecutionCompletedEventAttributes(WorkflowExecutionCompletedEventAttributes {
+            result: attributes.result,
+            workflow_task_completed_event_id: command.completed_event_id,
+            new_execution_run_id: String::new(),
+        }),
+    );
+    txn.close(WorkflowExecutionStatus::Completed);
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! ContinueAsNewWorkflowExecution: the run closes, and another one takes its place in the same transition.
+
+use std::time::Duration;
+
+use everlog_proto::api::command::v1::ContinueAsNewWorkflowExecutionCommandAttributes;
+use everlog_proto::api::common::v1::WorkflowType;
+use everlog_proto::api::enums::v1::{ContinueAsNewInitiator, WorkflowExecutionStatus, WorkflowTaskFailedCause};
+use everlog_proto::api::history::v1::history_event::Attributes;
+use everlog_proto::api::history::v1::{
+    WorkflowExecutionContinuedAsNewEventAttributes, WorkflowExecutionStartedEventAttributes,
+};
+use everlog_proto::wkt;
+
+use super::{CommandContext, Invalid};
+use crate::txn::Txn;
+use crate::{retry, successor, time, validation};
+
+const CAUSE: WorkflowTaskFailedCause = WorkflowTaskFailedCause::BadContinueAsNewAttributes;
+
+/// Closes the run and starts the next one.
+///
+/// Type, task queue and timeouts that the command leaves open are as in this run. Memo, search attributes and retry policy are
+/// not: the SDKs put into the command what is to go along.
+pub(super) fn apply(
+    txn: &mut Txn<'_>,
+    command: &mut CommandContext,
+    attributes: ContinueAsNewWorkflowExecutionCommandAttributes,
+) -> Result<(), Invalid> {
+    super::check_size(
+        txn,
+        attributes.input.as_ref(),
+        CAUSE,
+        "ContinueAsNewWorkflowExecutionCommandAttributes. Input exceeds size limit.",
+    )?;
+    super::check_memo_size(
+        txn,
+        attributes.memo.as_ref(),
+        CAUSE,
+        "ContinueAsNewWorkflowExecutionCommandAttributes. Memo exceeds size limit.",
+    )?;
+    let (initiator, backoff_start_interval) = (attributes.initiator, attributes.backoff_start_interval);
+    let started = started(txn, attributes).map_err(|message| Invalid::new(CAUSE, message))?;
+    let new_run = successor::new_run(txn, started);
+    let started = &new_run.started;
+    command.append(
+        txn,
+        Attributes::WorkflowExecutionContinuedAsNewEventAttributes(WorkflowExecutionContinuedAsNewEventAttributes {
+            new_execution_run_id: new_run.run_id.to_string(),
+            workflow_type: started.workflow_type.clone(),
+            task_queue: started.task_queue.clone(),
+            input: started.input.clone(),
+            workflow_run_timeout: started.workflow_run_timeout,
+            workflow_task_timeout: started.workflow_task_timeout,
+            workflow_task_completed_event_id: command.completed_event_id,
+            backoff_start_interval,
+            initiator,
+            last_completion_result: started.last_completion_result.clone(),
+            header: started.header.clone(),
+            memo: started.memo.clone(),
+            search_attributes: started.search_attributes.clone(),
+            ..WorkflowExecutionContinuedAsNewEventAttributes::default()
+        }),
+    );
+    txn.close(WorkflowExecutionStatus::ContinuedAsNew);
+    txn.successor = Some(new_run);
+    Ok(())
+}
+
+/// The first event of the next run, or what is wrong with the command.
+fn started(
+    txn: &Txn<'_>,
+    attributes: ContinueAsNewWorkflowExecutionCommandAttributes,
+) -> Result<WorkflowExecutionStartedEventAttributes, String> {
+    let current = successor::next(txn);
+    let initiator = match attributes.initiator() {
+        ContinueAsNewInitiator::Unspecified => ContinueAsNewInitiator::Workflow,
+        initiator => initiator,
+    };
+    let bytes_max = txn.ctx.limits.id_bytes_max;
+    let workflow_type = attributes.workflow_type.map(|workflow_type| workflow_type.name).unwrap_or_default();
+    if workflow_type.len() > bytes_max {
+        return Err(format!(
+            "WorkflowType on ContinueAsNewWorkflowExecutionCommand exceeds length limit. WorkflowType={workflow_type} \
+             Length={} Limit={bytes_max}",
+            workflow_type.len()
+        ));
+    }
+    let task_queue = attributes.task_queue.filter(|task_queue| !task_queue.name.is_empty());
+    let task_queue = match task_queue {
+        Some(task_queue) => Some(validation::task_queue(Some(task_queue), bytes_max)?),
+        None => current.task_queue,
+    };
+    if !attributes.cron_schedule.is_empty() {
+        return Err("CronSchedule is not supported by this server yet.".to_owned());
+    }
+    let retry_policy = attributes.retry_policy.map(retry::with_defaults);
+    if let Some(policy) = &retry_policy {
+        retry::validate(policy).map_err(|rejection| rejection.to_string())?;
+    }
+    let run_timeout = duration(attributes.workflow_run_timeout.as_ref(), "WorkflowRunTimeout")?;
+    let task_timeout = duration(attributes.workflow_task_timeout.as_ref(), "WorkflowTaskTimeout")?;
+    let backoff = duration(attributes.backoff_start_interval.as_ref(), "BackoffStartInterval")?.unwrap_or_default();
+    Ok(WorkflowExecutionStartedEventAttributes {
+        workflow_type: match workflow_type.is_empty() {
+            true => current.workflow_type,
+            false => Some(WorkflowType { name: workflow_type }),
+        },
+        task_queue,
+        input: attributes.input,
+        workflow_run_timeout: run_timeout.map(time::to_proto).or(current.workflow_run_timeout),
+        workflow_task_timeout: task_timeout.map(time::to_proto).or(current.workflow_task_timeout),
+        retry_policy,
+        initiator: initiator.into(),
+        continued_failure: attributes.failure,
+        last_completion_result: attributes.last_completion_result,
+        header: attributes.header,
+        memo: attributes.memo,
+        search_attributes: attributes.search_attributes,
+        attempt: match initiator {
+            ContinueAsNewInitiator::Retry => txn.run.info.started.attempt + 1,
+            _ => 1,
+        },
+        first_workflow_task_backoff: Some(time::to_proto(successor::backoff(txn, backoff))),
+        ..current
+    })
+}
+
+fn duration(duration: Option<&wkt::Duration>, name: &str) -> Result<Option<Duration>, String> {
+    time::positive(duration)
+        .map_err(|time::Negative| format!("Invalid {name} on ContinueAsNewWorkflowExecutionCommand: negative duration"))
+}

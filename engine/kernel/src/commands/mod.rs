@@ -1,0 +1,225 @@
+//! One file per workflow command: what a worker's workflow task asks for.
+//!
+//! Each has an `apply(txn, command, attributes)` that appends the command's event and changes the run, or says why the whole
+//! workflow task is invalid. The caller throws everything away that a task did before an invalid command.
+
+mod cancel_timer;
+mod cancel_workflow;
+mod complete_workflow;
+mod continue_as_new;
+mod fail_workflow;
+mod modify_properties;
+mod record_marker;
+mod request_cancel_activity_task;
+mod schedule_activity_task;
+mod start_timer;
+mod upsert_search_attributes;
+
+use std::fmt;
+
+use everlog_proto::api::command::v1::Command;
+use everlog_proto::api::command::v1::command::Attributes as CommandAttributes;
+use everlog_proto::api::common::v1::Memo;
+use everlog_proto::api::enums::v1::{CommandType, WorkflowTaskFailedCause};
+use everlog_proto::api::history::v1::history_event::Attributes;
+use everlog_proto::api::history::v1::{HistoryEvent, WorkflowExecutionStartedEventAttributes};
+use everlog_proto::api::sdk::v1::{EventGroupMarker, UserMetadata};
+
+use prost::Message;
+
+use crate::Rejection;
+use crate::proto::Proto;
+use crate::state::OriginalProperties;
+use crate::txn::Txn;
+
+/// What the commands of one workflow task have in common with each other and with their events.
+pub(crate) struct CommandContext {
+    /// The WorkflowTaskCompleted event.
+    pub(crate) completed_event_id: i64,
+    /// The worker.
+    pub(crate) identity: String,
+    /// Copied from the command onto its event.
+    pub(crate) user_metadata: Option<UserMetadata>,
+    /// Copied from the command onto its event.
+    pub(crate) event_group_markers: Vec<EventGroupMarker>,
+}
+
+/// Why a workflow task is invalid: it is recorded as failed with this cause.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Invalid {
+    /// The cause in the WorkflowTaskFailed event.
+    pub(crate) cause: WorkflowTaskFailedCause,
+    /// For people.
+    pub(crate) message: String,
+    /// The run asks for more than it may have, and would ask again: it is terminated.
+    pub(crate) terminates: bool,
+}
+
+impl Invalid {
+    /// With a cause and a message.
+    pub(crate) fn new(cause: WorkflowTaskFailedCause, message: impl Into<String>) -> Invalid {
+        Invalid { cause, message: message.into(), terminates: false }
+    }
+
+    /// Something in a command is larger than allowed.
+    pub(crate) fn too_large(cause: WorkflowTaskFailedCause, message: impl Into<String>) -> Invalid {
+        Invalid { terminates: true, ..Invalid::new(cause, message) }
+    }
+
+    /// The workflow wants to close, but has not seen everything that happened.
+    fn unhandled_command() -> Invalid {
+        Invalid::new(WorkflowTaskFailedCause::UnhandledCommand, "")
+    }
+
+    /// The command is not built yet.
+    fn unsupported(command: &str) -> Invalid {
+        let message = format!("{command} is not supported by this server yet");
+        Invalid::new(WorkflowTaskFailedCause::FeatureDisabled, message)
+    }
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.message.as_str() {
+            "" => write!(f, "{:?}", self.cause),
+            message => write!(f, "{:?}: {message}", self.cause),
+        }
+    }
+}
+
+impl CommandContext {
+    /// Appends the command's event. Returns its id.
+    pub(crate) fn append(&mut self, txn: &mut Txn<'_>, attributes: Attributes) -> i64 {
+        txn.append_event(HistoryEvent {
+            attributes: Some(attributes),
+            user_metadata: self.user_metadata.take(),
+            event_group_markers: std::mem::take(&mut self.event_group_markers),
+            ..HistoryEvent::default()
+        })
+    }
+}
+
+/// Refuses a list of commands that can never be right, whatever the run's state: one that goes on after its end.
+pub(crate) fn check_sequence(commands: &[Command]) -> Result<(), Rejection> {
+    if let Some(command) = commands.iter().find(|command| command.attributes.is_none()) {
+        return Err(Rejection::invalid(format!("unknown command type: {:?}", command.command_type())));
+    }
+    let Some(close) = commands.iter().position(closes).filter(|close| close + 1 < commands.len()) else {
+        return Ok(());
+    };
+    let names: Vec<_> = commands.iter().map(|command| format!("{:?}", command.command_type())).collect();
+    Err(Rejection::invalid(format!(
+        "invalid command sequence: [{}], command {} must be the last command.",
+        names.join(", "),
+        names[close]
+    )))
+}
+
+fn closes(command: &Command) -> bool {
+    matches!(
+        command.attributes,
+        Some(
+            CommandAttributes::CompleteWorkflowExecutionCommandAttributes(_)
+                | CommandAttributes::FailWorkflowExecutionCommandAttributes(_)
+                | CommandAttributes::CancelWorkflowExecutionCommandAttributes(_)
+                | CommandAttributes::ContinueAsNewWorkflowExecutionCommandAttributes(_)
+        )
+    )
+}
+
+/// Carries out the commands of a completed workflow task, up to the first that is invalid.
+pub(crate) fn apply_all(
+    txn: &mut Txn<'_>,
+    completed_event_id: i64,
+    identity: &str,
+    commands: Vec<Command>,
+) -> Result<(), Invalid> {
+    let first_own = txn.run.state.next_buffered;
+    for command in commands {
+        // A command may have taken the event back (a timer that has fired is canceled), so this is looked at each time. What
+        // the commands themselves have caused is known to the workflow.
+        let unseen = txn.run.buffered.keys().any(|sequence| *sequence < first_own);
+        if unseen && closes(&command) {
+            return Err(Invalid::unhandled_command());
+        }
+        let mut context = CommandContext {
+            completed_event_id,
+            identity: identity.to_owned(),
+            user_metadata: command.user_metadata,
+            event_group_markers: command.event_group_markers,
+        };
+        if let Some(attributes) = command.attributes {
+            apply(txn, &mut context, attributes)?;
+        }
+    }
+    Ok(())
+}
+
+fn apply(txn: &mut Txn<'_>, command: &mut CommandContext, attributes: CommandAttributes) -> Result<(), Invalid> {
+    use CommandAttributes as A;
+    match attributes {
+        A::ScheduleActivityTaskCommandAttributes(a) => schedule_activity_task::apply(txn, command, a),
+        A::RequestCancelActivityTaskCommandAttributes(a) => request_cancel_activity_task::apply(txn, command, a),
+        A::StartTimerCommandAttributes(a) => start_timer::apply(txn, command, a),
+        A::CancelTimerCommandAttributes(a) => cancel_timer::apply(txn, command, a),
+        A::RecordMarkerCommandAttributes(a) => record_marker::apply(txn, command, a),
+        A::UpsertWorkflowSearchAttributesCommandAttributes(a) => upsert_search_attributes::apply(txn, command, a),
+        A::ModifyWorkflowPropertiesCommandAttributes(a) => modify_properties::apply(txn, command, a),
+        A::CompleteWorkflowExecutionCommandAttributes(a) => complete_workflow::apply(txn, command, a),
+        A::FailWorkflowExecutionCommandAttributes(a) => fail_workflow::apply(txn, command, a),
+        A::CancelWorkflowExecutionCommandAttributes(a) => cancel_workflow::apply(txn, command, a),
+        A::ContinueAsNewWorkflowExecutionCommandAttributes(a) => continue_as_new::apply(txn, command, a),
+        A::StartChildWorkflowExecutionCommandAttributes(_) => unsupported(CommandType::StartChildWorkflowExecution),
+        A::RequestCancelExternalWorkflowExecutionCommandAttributes(_) => {
+            unsupported(CommandType::RequestCancelExternalWorkflowExecution)
+        }
+        A::SignalExternalWorkflowExecutionCommandAttributes(_) => {
+            unsupported(CommandType::SignalExternalWorkflowExecution)
+        }
+        A::ProtocolMessageCommandAttributes(_) => unsupported(CommandType::ProtocolMessage),
+        A::ScheduleNexusOperationCommandAttributes(_) => unsupported(CommandType::ScheduleNexusOperation),
+        A::RequestCancelNexusOperationCommandAttributes(_) => unsupported(CommandType::RequestCancelNexusOperation),
+    }
+}
+
+fn unsupported(command: CommandType) -> Result<(), Invalid> {
+    Err(Invalid::unsupported(&format!("{command:?}")))
+}
+
+/// Memo and search attributes of the run, to be changed. A retry begins with what the first event says, so that is kept.
+fn properties_mut<'t>(txn: &'t mut Txn<'_>) -> &'t mut WorkflowExecutionStartedEventAttributes {
+    let info = txn.info_mut();
+    if info.started.retry_policy.is_some() && info.original_properties.is_none() {
+        info.original_properties = Some(OriginalProperties {
+            memo: info.started.memo.clone().map(Proto),
+            search_attributes: info.started.search_attributes.clone().map(Proto),
+        });
+    }
+    &mut info.started
+}
+
+/// Checks that a part of a command is not larger than [`crate::Limits::blob_bytes_max`].
+fn check_size<M: Message>(
+    txn: &Txn<'_>,
+    part: Option<&M>,
+    cause: WorkflowTaskFailedCause,
+    message: &str,
+) -> Result<(), Invalid> {
+    match part {
+        Some(part) if part.encoded_len() > txn.ctx.limits.blob_bytes_max => Err(Invalid::too_large(cause, message)),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that a memo is not larger than [`crate::Limits::memo_bytes_max`].
+fn check_memo_size(
+    txn: &Txn<'_>,
+    memo: Option<&Memo>,
+    cause: WorkflowTaskFailedCause,
+    message: &str,
+) -> Result<(), Invalid> {
+    match memo {
+        Some(memo) if memo.encoded_len() > txn.ctx.limits.memo_bytes_max => Err(Invalid::too_large(cause, message)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,104 @@
+//! What a decision depends on besides state and command: the time, the namespace, the limits and a seed.
+
+use std::time::Duration;
+
+use crate::{Ids, NamespaceId, Time};
+
+/// Everything from outside that a decision may look at.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The leader's clock.
+    pub now: Time,
+    /// The namespace of the workflow.
+    pub namespace: &'a Namespace,
+    /// Limits in force.
+    pub limits: &'a Limits,
+    /// Where new run ids come from.
+    pub ids: &'a mut Ids,
+}
+
+impl Context<'_> {
+    /// The same context for a part of the decision.
+    pub(crate) fn reborrow(&mut self) -> Context<'_> {
+        Context { now: self.now, namespace: self.namespace, limits: self.limits, ids: &mut *self.ids }
+    }
+}
+
+/// What a decision needs to know of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its id.
+    pub id: NamespaceId,
+    /// Its name.
+    pub name: String,
+    /// How long closed runs are kept.
+    pub retention: Duration,
+}
+
+/// Limits and defaults. The names in the comments are Temporal's dynamic configuration keys, whose defaults these are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `limit.blobSize.error`, bytes: the largest payload of a command or request.
+    pub blob_bytes_max: usize,
+    /// `limit.memoSize.error`, bytes.
+    pub memo_bytes_max: usize,
+    /// `limit.historySize.error`, bytes: a run beyond it is terminated.
+    pub history_bytes_max: u64,
+    /// `limit.historyCount.error`, events.
+    pub history_events_max: i64,
+    /// `limit.historySize.suggestContinueAsNew`, bytes.
+    pub history_bytes_suggest_continue_as_new: u64,
+    /// `limit.historyCount.suggestContinueAsNew`, events.
+    pub history_events_suggest_continue_as_new: i64,
+    /// `limit.numPendingActivities.error`.
+    pub pending_activities_max: usize,
+    /// `history.maximumSignalsPerExecution`.
+    pub signals_max: u32,
+    /// `history.maximumBufferedEventsBatch`.
+    pub buffered_events_max: usize,
+    /// `history.maximumBufferedEventsSizeInBytes`.
+    pub buffered_bytes_max: usize,
+    /// `history.MaxBufferedQueryCount`. Temporal's default is 1, which its users raise; queries cost no writes here.
+    pub buffered_queries_max: usize,
+    /// `limit.maxIDLength`, bytes.
+    pub id_bytes_max: usize,
+    /// `history.defaultWorkflowTaskTimeout`.
+    pub workflow_task_timeout: Duration,
+    /// Longest workflow task timeout; longer ones are cut.
+    pub workflow_task_timeout_max: Duration,
+    /// `history.workflowTaskRetryMaxInterval`: the most that the timeout of a failing workflow task grows by.
+    pub workflow_task_retry_max_interval: Duration,
+    /// `history.workflowTaskHeartbeatTimeout`.
+    pub workflow_task_heartbeat_timeout: Duration,
+    /// How long the start of an activity that may be attempted again can stay unwritten.
+    pub activity_start_flush: Duration,
+    /// `history.retentionTimerJitterDuration`: deletion is put off by up to this, spread over runs.
+    pub retention_jitter: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        const KIB: usize = 1024;
+        const MIB: usize = 1024 * KIB;
+        Limits {
+            blob_bytes_max: 2 * MIB,
+            memo_bytes_max: 2 * MIB,
+            history_bytes_max: 50 * MIB as u64,
+            history_events_max: 50 * 1024,
+            history_bytes_suggest_continue_as_new: 4 * MIB as u64,
+            history_events_suggest_continue_as_new: 4 * 1024,
+            pending_activities_max: 2000,
+            signals_max: 10_000,
+            buffered_events_max: 100,
+            buffered_bytes_max: 2 * MIB,
+            buffered_queries_max: 100,
+            id_bytes_max: 1000,
+            workflow_task_timeout: Duration::from_secs(10),
+            workflow_task_timeout_max: Duration::from_secs(120),
+            workflow_task_retry_max_interval: Duration::from_secs(600),
+            workflow_task_heartbeat_timeout: Duration::from_secs(30 * 60),
+            activity_start_flush: Duration::from_millis(500),
+            retention_jitter: Duration::from_secs(30 * 60),
+        }
+    }
+}

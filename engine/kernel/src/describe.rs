@@ -1,0 +1,144 @@
+//! DescribeWorkflowExecution: a view of a run's state.
+
+use everlog_proto::api::activity::v1::ActivityOptions;
+use everlog_proto::api::common::v1::WorkflowExecution;
+use everlog_proto::api::enums::v1::{EventType, PendingActivityState, PendingWorkflowTaskState, TaskQueueKind};
+use everlog_proto::api::taskqueue::v1::TaskQueue;
+use everlog_proto::api::workflow::v1::{
+    PendingActivityInfo, PendingWorkflowTaskInfo, RequestIdInfo, WorkflowExecutionConfig,
+    WorkflowExecutionExtendedInfo, WorkflowExecutionInfo,
+};
+use everlog_proto::api::workflowservice::v1::DescribeWorkflowExecutionResponse;
+
+use crate::state::{Activity, WorkflowTask};
+use crate::{Rejection, Run, RunId, Workflow, time, visibility};
+
+/// What is to be said of a run: the current one if `run_id` is `None`. The run must be in memory if it exists.
+///
+/// # Errors
+///
+/// `NotFound` if there is no such run.
+pub fn describe(workflow: &Workflow, run_id: Option<RunId>) -> Result<DescribeWorkflowExecutionResponse, Rejection> {
+    let run = match run_id {
+        Some(run_id) => workflow.runs.get(&run_id),
+        None => workflow.current_run(),
+    };
+    let run = run.ok_or_else(Rejection::workflow_not_found)?;
+    Ok(DescribeWorkflowExecutionResponse {
+        execution_config: Some(config(run)),
+        workflow_execution_info: Some(info(run, &workflow.id)),
+        pending_activities: run.activities.values().map(|activity| pending_activity(activity)).collect(),
+        pending_workflow_task: run.state.workflow_task.as_ref().map(pending_workflow_task),
+        workflow_extended_info: Some(extended_info(run)),
+        ..DescribeWorkflowExecutionResponse::default()
+    })
+}
+
+fn config(run: &Run) -> WorkflowExecutionConfig {
+    let started = &run.info.started;
+    WorkflowExecutionConfig {
+        task_queue: Some(TaskQueue {
+            name: run.task_queue().to_owned(),
+            kind: TaskQueueKind::Normal as i32,
+            ..TaskQueue::default()
+        }),
+        workflow_execution_timeout: started.workflow_execution_timeout,
+        workflow_run_timeout: started.workflow_run_timeout,
+        default_workflow_task_timeout: started.workflow_task_timeout,
+        user_metadata: run.info.user_metadata.as_ref().map(|metadata| metadata.0.clone()),
+    }
+}
+
+/// The record that lists show, with what only a description has.
+fn info(run: &Run, workflow_id: &str) -> WorkflowExecutionInfo {
+    let record = visibility::record(run, workflow_id);
+    let root = record
+        .root_execution
+        .clone()
+        .unwrap_or_else(|| WorkflowExecution { workflow_id: workflow_id.to_owned(), run_id: run.id.to_string() });
+    WorkflowExecutionInfo {
+        root_execution: Some(root),
+        memo: Some(record.memo.clone().unwrap_or_default()),
+        search_attributes: Some(record.search_attributes.clone().unwrap_or_default()),
+        ..record
+    }
+}
+
+fn extended_info(run: &Run) -> WorkflowExecutionExtendedInfo {
+    let start_request =
+        RequestIdInfo { event_type: EventType::WorkflowExecutionStarted as i32, event_id: 1, buffered: false };
+    WorkflowExecutionExtendedInfo {
+        execution_expiration_time: run.info.execution_expiration.map(|time| time.to_proto()),
+        run_expiration_time: run.info.run_expiration.map(|time| time.to_proto()),
+        cancel_requested: run.state.cancel_requested,
+        original_start_time: Some(run.info.start_time.to_proto()),
+        request_id_infos: [(run.info.start_request_id.clone(), start_request)].into(),
+        ..WorkflowExecutionExtendedInfo::default()
+    }
+}
+
+fn pending_workflow_task(task: &WorkflowTask) -> PendingWorkflowTaskInfo {
+    let state = match task.started {
+        Some(_) => PendingWorkflowTaskState::Started,
+        None => PendingWorkflowTaskState::Scheduled,
+    };
+    PendingWorkflowTaskInfo {
+        state: state as i32,
+        scheduled_time: Some(task.scheduled_time.to_proto()),
+        original_scheduled_time: Some(task.original_scheduled_time.to_proto()),
+        started_time: task.started.as_ref().map(|started| started.time.to_proto()),
+        attempt: task.attempt,
+    }
+}
+
+fn pending_activity(activity: &Activity) -> PendingActivityInfo {
+    let state = match (&activity.cancel_requested_event_id, &activity.started) {
+        (Some(_), _) => PendingActivityState::CancelRequested,
+        (None, Some(_)) => PendingActivityState::Started,
+        (None, None) => PendingActivityState::Scheduled,
+    };
+    let scheduled = &activity.scheduled;
+    let started = activity.started.as_ref();
+    let last_heartbeat = started.and_then(|started| started.last_heartbeat);
+    // While a retry backs off: when it is due, and how long it waits in all.
+    let retry_time = activity.retry_time();
+    let retry_interval = retry_time.zip(activity.last_attempt_end).map(|(due, end)| due.since(end));
+    PendingActivityInfo {
+        activity_id: scheduled.activity_id.clone(),
+        activity_type: scheduled.activity_type.clone(),
+        state: state as i32,
+        heartbeat_details: activity.heartbeat_details.as_ref().map(|details| details.0.clone()),
+        last_heartbeat_time: last_heartbeat.map(|time| time.to_proto()),
+        last_started_time: started.map(|started| started.time.to_proto()),
+        attempt: activity.attempt,
+        maximum_attempts: scheduled.retry_policy.as_ref().map_or(0, |policy| policy.maximum_attempts),
+        scheduled_time: Some(activity.attempt_scheduled_time.to_proto()),
+        expiration_time: activity.schedule_to_close_deadline().map(|time| time.to_proto()),
+        last_failure: activity.last_failure.as_ref().map(|failure| failure.0.clone()),
+        last_worker_identity: started.map_or(&activity.last_worker_identity, |started| &started.identity).clone(),
+        current_retry_interval: retry_interval.map(time::to_proto),
+        last_attempt_complete_time: activity.last_attempt_end.map(|time| time.to_proto()),
+        next_attempt_schedule_time: retry_time.map(|time| time.to_proto()),
+        priority: scheduled.priority.clone(),
+        activity_options: Some(options(activity)),
+        ..PendingActivityInfo::default()
+    }
+}
+
+fn options(activity: &Activity) -> ActivityOptions {
+    let scheduled = &activity.scheduled;
+    ActivityOptions {
+        task_queue: Some(TaskQueue {
+            name: activity.task_queue().to_owned(),
+            normal_name: activity.task_queue().to_owned(),
+            ..TaskQueue::default()
+        }),
+        schedule_to_close_timeout: scheduled.schedule_to_close_timeout,
+        schedule_to_start_timeout: scheduled.schedule_to_start_timeout,
+        start_to_close_timeout: scheduled.start_to_close_timeout,
+        heartbeat_timeout: scheduled.heartbeat_timeout,
+        retry_policy: scheduled.retry_policy.clone(),
+        priority: scheduled.priority.clone(),
+        ..ActivityOptions::default()
+    }
+}

@@ -1,0 +1,155 @@
+//! History events: their encoding, their types, and the order in which buffered ones are appended.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use everlog_proto::api::enums::v1::EventType;
+use everlog_proto::api::history::v1::HistoryEvent;
+use everlog_proto::api::history::v1::history_event::Attributes;
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint};
+
+use crate::Time;
+use crate::txn::Buffered;
+
+/// Fills in id, type and, where the event has none yet, time.
+pub(crate) fn complete(event: &mut HistoryEvent, id: i64, now: Time) {
+    event.event_id = id;
+    if event.event_time.is_none() {
+        event.event_time = Some(now.to_proto());
+    }
+    event.event_type = event.attributes.as_ref().map_or(EventType::Unspecified, event_type) as i32;
+}
+
+/// Appends an event to an encoded `History`: field 1 of that message.
+pub(crate) fn encode_into(event: &HistoryEvent, history: &mut Vec<u8>) {
+    encode_key(1, WireType::LengthDelimited, history);
+    encode_varint(event.encoded_len() as u64, history);
+    event.encode_raw(history);
+}
+
+/// The buffered events in the order in which they get their ids, the first of which is `next_event_id`: completions of
+/// activities after everything else, each group in the order of arrival. A completion refers to the started event that is
+/// flushed with it by the id that it gets here. (Temporal: `event_store.go`, `reorderBuffer` and `wireEventIDs`.)
+pub(crate) fn in_flush_order(buffered: Buffered, next_event_id: i64) -> Vec<HistoryEvent> {
+    let (mut events, completions): (Vec<_>, Vec<_>) =
+        buffered.into_values().map(Arc::unwrap_or_clone).partition(|event| !is_completion(event));
+    events.extend(completions);
+    let mut started: HashMap<i64, i64> = HashMap::new();
+    for (id, event) in (next_event_id..).zip(&mut events) {
+        match event.attributes.as_mut() {
+            Some(Attributes::ActivityTaskStartedEventAttributes(attributes)) => {
+                started.insert(attributes.scheduled_event_id, id);
+            }
+            Some(attributes) => {
+                if let Some((scheduled, started_event_id)) = activity_ids_mut(attributes)
+                    && let Some(id) = started.get(&scheduled)
+                {
+                    *started_event_id = *id;
+                }
+            }
+            None => {}
+        }
+    }
+    events
+}
+
+fn is_completion(event: &HistoryEvent) -> bool {
+    matches!(
+        event.attributes,
+        Some(
+            Attributes::ActivityTaskCompletedEventAttributes(_)
+                | Attributes::ActivityTaskFailedEventAttributes(_)
+                | Attributes::ActivityTaskTimedOutEventAttributes(_)
+                | Attributes::ActivityTaskCanceledEventAttributes(_)
+        )
+    )
+}
+
+/// Whether the event ends the activity that was scheduled by the given one.
+pub(crate) fn ends_activity(event: &HistoryEvent, scheduled_event_id: i64) -> bool {
+    match &event.attributes {
+        Some(Attributes::ActivityTaskCompletedEventAttributes(a)) => a.scheduled_event_id == scheduled_event_id,
+        Some(Attributes::ActivityTaskFailedEventAttributes(a)) => a.scheduled_event_id == scheduled_event_id,
+        Some(Attributes::ActivityTaskTimedOutEventAttributes(a)) => a.scheduled_event_id == scheduled_event_id,
+        Some(Attributes::ActivityTaskCanceledEventAttributes(a)) => a.scheduled_event_id == scheduled_event_id,
+        _ => false,
+    }
+}
+
+/// The scheduled event of an event that ends an activity, and its reference to the started one.
+fn activity_ids_mut(attributes: &mut Attributes) -> Option<(i64, &mut i64)> {
+    match attributes {
+        Attributes::ActivityTaskCompletedEventAttributes(a) => Some((a.scheduled_event_id, &mut a.started_event_id)),
+        Attributes::ActivityTaskFailedEventAttributes(a) => Some((a.scheduled_event_id, &mut a.started_event_id)),
+        Attributes::ActivityTaskTimedOutEventAttributes(a) => Some((a.scheduled_event_id, &mut a.started_event_id)),
+        Attributes::ActivityTaskCanceledEventAttributes(a) => Some((a.scheduled_event_id, &mut a.started_event_id)),
+        _ => None,
+    }
+}
+
+/// The type that goes with an event's attributes.
+pub(crate) fn event_type(attributes: &Attributes) -> EventType {
+    match attributes {
+        Attributes::WorkflowExecutionStartedEventAttributes(_) => EventType::WorkflowExecutionStarted,
+        Attributes::WorkflowExecutionCompletedEventAttributes(_) => EventType::WorkflowExecutionCompleted,
+        Attributes::WorkflowExecutionFailedEventAttributes(_) => EventType::WorkflowExecutionFailed,
+        Attributes::WorkflowExecutionTimedOutEventAttributes(_) => EventType::WorkflowExecutionTimedOut,
+        Attributes::WorkflowTaskScheduledEventAttributes(_) => EventType::WorkflowTaskScheduled,
+        Attributes::WorkflowTaskStartedEventAttributes(_) => EventType::WorkflowTaskStarted,
+        Attributes::WorkflowTaskCompletedEventAttributes(_) => EventType::WorkflowTaskCompleted,
+        Attributes::WorkflowTaskTimedOutEventAttributes(_) => EventType::WorkflowTaskTimedOut,
+        Attributes::WorkflowTaskFailedEventAttributes(_) => EventType::WorkflowTaskFailed,
+        Attributes::ActivityTaskScheduledEventAttributes(_) => EventType::ActivityTaskScheduled,
+        Attributes::ActivityTaskStartedEventAttributes(_) => EventType::ActivityTaskStarted,
+        Attributes::ActivityTaskCompletedEventAttributes(_) => EventType::ActivityTaskCompleted,
+        Attributes::ActivityTaskFailedEventAttributes(_) => EventType::ActivityTaskFailed,
+        Attributes::ActivityTaskTimedOutEventAttributes(_) => EventType::ActivityTaskTimedOut,
+        Attributes::TimerStartedEventAttributes(_) => EventType::TimerStarted,
+        Attributes::TimerFiredEventAttributes(_) => EventType::TimerFired,
+        Attributes::ActivityTaskCancelRequestedEventAttributes(_) => EventType::ActivityTaskCancelRequested,
+        Attributes::ActivityTaskCanceledEventAttributes(_) => EventType::ActivityTaskCanceled,
+        Attributes::TimerCanceledEventAttributes(_) => EventType::TimerCanceled,
+        Attributes::MarkerRecordedEventAttributes(_) => EventType::MarkerRecorded,
+        Attributes::WorkflowExecutionSignaledEventAttributes(_) => EventType::WorkflowExecutionSignaled,
+        Attributes::WorkflowExecutionTerminatedEventAttributes(_) => EventType::WorkflowExecutionTerminated,
+        Attributes::WorkflowExecutionCancelRequestedEventAttributes(_) => EventType::WorkflowExecutionCancelRequested,
+        Attributes::WorkflowExecutionCanceledEventAttributes(_) => EventType::WorkflowExecutionCanceled,
+        Attributes::RequestCancelExternalWorkflowExecutionInitiatedEventAttributes(_) => EventType::RequestCancelExternalWorkflowExecutionInitiated,
+        Attributes::RequestCancelExternalWorkflowExecutionFailedEventAttributes(_) => EventType::RequestCancelExternalWorkflowExecutionFailed,
+        Attributes::ExternalWorkflowExecutionCancelRequestedEventAttributes(_) => EventType::ExternalWorkflowExecutionCancelRequested,
+        Attributes::WorkflowExecutionContinuedAsNewEventAttributes(_) => EventType::WorkflowExecutionContinuedAsNew,
+        Attributes::StartChildWorkflowExecutionInitiatedEventAttributes(_) => EventType::StartChildWorkflowExecutionInitiated,
+        Attributes::StartChildWorkflowExecutionFailedEventAttributes(_) => EventType::StartChildWorkflowExecutionFailed,
+        Attributes::ChildWorkflowExecutionStartedEventAttributes(_) => EventType::ChildWorkflowExecutionStarted,
+        Attributes::ChildWorkflowExecutionCompletedEventAttributes(_) => EventType::ChildWorkflowExecutionCompleted,
+        Attributes::ChildWorkflowExecutionFailedEventAttributes(_) => EventType::ChildWorkflowExecutionFailed,
+        Attributes::ChildWorkflowExecutionCanceledEventAttributes(_) => EventType::ChildWorkflowExecutionCanceled,
+        Attributes::ChildWorkflowExecutionTimedOutEventAttributes(_) => EventType::ChildWorkflowExecutionTimedOut,
+        Attributes::ChildWorkflowExecutionTerminatedEventAttributes(_) => EventType::ChildWorkflowExecutionTerminated,
+        Attributes::SignalExternalWorkflowExecutionInitiatedEventAttributes(_) => EventType::SignalExternalWorkflowExecutionInitiated,
+        Attributes::SignalExternalWorkflowExecutionFailedEventAttributes(_) => EventType::SignalExternalWorkflowExecutionFailed,
+        Attributes::ExternalWorkflowExecutionSignaledEventAttributes(_) => EventType::ExternalWorkflowExecutionSignaled,
+        Attributes::UpsertWorkflowSearchAttributesEventAttributes(_) => EventType::UpsertWorkflowSearchAttributes,
+        Attributes::WorkflowExecutionUpdateAcceptedEventAttributes(_) => EventType::WorkflowExecutionUpdateAccepted,
+        Attributes::WorkflowExecutionUpdateRejectedEventAttributes(_) => EventType::WorkflowExecutionUpdateRejected,
+        Attributes::WorkflowExecutionUpdateCompletedEventAttributes(_) => EventType::WorkflowExecutionUpdateCompleted,
+        Attributes::WorkflowPropertiesModifiedExternallyEventAttributes(_) => EventType::WorkflowPropertiesModifiedExternally,
+        Attributes::ActivityPropertiesModifiedExternallyEventAttributes(_) => EventType::ActivityPropertiesModifiedExternally,
+        Attributes::WorkflowPropertiesModifiedEventAttributes(_) => EventType::WorkflowPropertiesModified,
+        Attributes::WorkflowExecutionUpdateAdmittedEventAttributes(_) => EventType::WorkflowExecutionUpdateAdmitted,
+        Attributes::NexusOperationScheduledEventAttributes(_) => EventType::NexusOperationScheduled,
+        Attributes::NexusOperationStartedEventAttributes(_) => EventType::NexusOperationStarted,
+        Attributes::NexusOperationCompletedEventAttributes(_) => EventType::NexusOperationCompleted,
+        Attributes::NexusOperationFailedEventAttributes(_) => EventType::NexusOperationFailed,
+        Attributes::NexusOperationCanceledEventAttributes(_) => EventType::NexusOperationCanceled,
+        Attributes::NexusOperationTimedOutEventAttributes(_) => EventType::NexusOperationTimedOut,
+        Attributes::NexusOperationCancelRequestedEventAttributes(_) => EventType::NexusOperationCancelRequested,
+        Attributes::WorkflowExecutionOptionsUpdatedEventAttributes(_) => EventType::WorkflowExecutionOptionsUpdated,
+        Attributes::NexusOperationCancelRequestCompletedEventAttributes(_) => EventType::NexusOperationCancelRequestCompleted,
+        Attributes::NexusOperationCancelRequestFailedEventAttributes(_) => EventType::NexusOperationCancelRequestFailed,
+        Attributes::WorkflowExecutionPausedEventAttributes(_) => EventType::WorkflowExecutionPaused,
+        Attributes::WorkflowExecutionUnpausedEventAttributes(_) => EventType::WorkflowExecutionUnpaused,
+        Attributes::WorkflowExecutionTimeSkippingTransitionedEventAttributes(_) => EventType::WorkflowExecutionTimeSkippingTransitioned,
+    }
+}

@@ -1,0 +1,86 @@
+//! Identifiers: namespaces, runs, and the seeded source that new ones come from.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $name(pub [u8; 16]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                uuid::Uuid::from_bytes(self.0).hyphenated().fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = uuid::Error;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Ok(Self(uuid::Uuid::try_parse(text)?.into_bytes()))
+            }
+        }
+    };
+}
+
+uuid_id!(
+    /// A namespace; its text form is a UUID.
+    NamespaceId
+);
+uuid_id!(
+    /// One run of a workflow; its text form is a UUID.
+    RunId
+);
+
+/// New identifiers from a seed: the same seed gives the same sequence.
+#[derive(Clone, Debug)]
+pub struct Ids {
+    high: u64,
+    low: u64,
+}
+
+impl Ids {
+    /// A source that starts at `seed`.
+    pub fn new(seed: u128) -> Ids {
+        Ids { high: (seed >> 64) as u64, low: seed as u64 }
+    }
+
+    fn uuid(&mut self) -> uuid::Uuid {
+        let (high, low) = (next(&mut self.high), next(&mut self.low));
+        uuid::Builder::from_random_bytes(((u128::from(high) << 64) | u128::from(low)).to_be_bytes()).into_uuid()
+    }
+
+    /// A new run.
+    pub fn run_id(&mut self) -> RunId {
+        RunId(self.uuid().into_bytes())
+    }
+
+    /// A new request id, where a caller gave none.
+    pub fn request_id(&mut self) -> String {
+        self.uuid().to_string()
+    }
+
+    /// A seed for another source.
+    pub fn seed(&mut self) -> u128 {
+        (u128::from(next(&mut self.high)) << 64) | u128::from(next(&mut self.low))
+    }
+}
+
+/// The next 64 bits of a sequence (SplitMix64, Steele, Lea and Flood, 2014).
+fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,47 @@
+//! The pure core of Everlog: what Temporal's semantics are, and nothing else.
+//!
+//! [`decide()`] takes a workflow's state and a command, changes the state, and returns a [`Transition`]: the rows to put and
+//! delete, the effects that may happen once those rows are durable, and the reply. It does no I/O and reads no clock; time,
+//! seeds and limits come in with the [`Context`]. The same commands with the same contexts give the same bytes.
+//!
+//! ```text
+//!   Command ──▶ requests/*.rs ──▶ Txn (events, rows, effects of one run) ──▶ Transition
+//!                    │
+//!                    └─ a completed workflow task ──▶ commands/*.rs, one file per workflow command
+//! ```
+//!
+//! Start reading at [`command`] and [`transition`] for what goes in and out, then [`state`], then `txn`.
+
+pub mod command;
+pub mod context;
+pub mod describe;
+pub mod ids;
+pub mod rejection;
+pub mod state;
+pub mod time;
+pub mod token;
+pub mod transition;
+
+mod activity_task;
+mod commands;
+mod decide;
+mod events;
+mod history_limits;
+mod payload_map;
+mod proto;
+mod requests;
+mod retry;
+mod successor;
+mod txn;
+mod validation;
+mod visibility;
+mod workflow_task;
+
+pub use command::{Command, Reply};
+pub use context::{Context, Limits, Namespace};
+pub use decide::decide;
+pub use ids::{Ids, NamespaceId, RunId};
+pub use rejection::Rejection;
+pub use state::{Run, Workflow};
+pub use time::Time;
+pub use transition::{Effect, RowKey, Transition};

@@ -1,0 +1,86 @@
+//! Refusals: the caller's fault, or a rule. A rejection changes nothing.
+
+use std::borrow::Cow;
+
+use everlog_proto::api::enums::v1::ResourceExhaustedCause;
+use everlog_proto::api::failure::v1::Failure;
+
+/// Why a command was refused. Each kind maps to exactly one gRPC status and error detail, in the frontend's table.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Rejection {
+    /// The request can never succeed as it is.
+    #[error("{0}")]
+    InvalidArgument(Cow<'static, str>),
+    /// The workflow, run, task or activity is not there, or is closed.
+    #[error("{0}")]
+    NotFound(Cow<'static, str>),
+    /// A run that stands in the way of a start.
+    #[error("{message}")]
+    AlreadyStarted {
+        /// What Temporal says.
+        message: String,
+        /// The request id that the standing run was started with.
+        start_request_id: String,
+        /// The standing run.
+        run_id: String,
+        /// The first run of its chain.
+        first_execution_run_id: String,
+    },
+    /// The workflow cannot serve the request in its present state.
+    #[error("{0}")]
+    WorkflowNotReady(Cow<'static, str>),
+    /// A precondition does not hold.
+    #[error("{0}")]
+    FailedPrecondition(Cow<'static, str>),
+    /// A limit was reached; try later.
+    #[error("{message}")]
+    ResourceExhausted {
+        /// Which limit.
+        cause: ResourceExhaustedCause,
+        /// What Temporal says.
+        message: Cow<'static, str>,
+    },
+    /// The worker's query handler failed.
+    #[error("{message}")]
+    QueryFailed {
+        /// The failure's message.
+        message: String,
+        /// The failure, for the caller to decode.
+        failure: Option<Box<Failure>>,
+    },
+    /// This build does not do that.
+    #[error("{0}")]
+    Unimplemented(Cow<'static, str>),
+    /// Retry: the state that was asked for is gone or moving.
+    #[error("{0}")]
+    Unavailable(Cow<'static, str>),
+}
+
+impl Rejection {
+    /// There is no such workflow or run.
+    pub fn workflow_not_found() -> Rejection {
+        Rejection::NotFound("workflow execution not found".into())
+    }
+
+    /// The run is closed.
+    pub fn workflow_completed() -> Rejection {
+        Rejection::NotFound("workflow execution already completed".into())
+    }
+
+    /// The workflow task that a token names is no longer the started one.
+    pub fn workflow_task_not_found() -> Rejection {
+        Rejection::NotFound("Workflow task not found.".into())
+    }
+
+    /// The activity that a token or an id names is not there.
+    pub fn activity_not_found() -> Rejection {
+        Rejection::NotFound(
+            "invalid activityID or activity already timed out or invoking workflow is completed".into(),
+        )
+    }
+
+    /// An invalid argument with a fixed text.
+    pub fn invalid(message: impl Into<Cow<'static, str>>) -> Rejection {
+        Rejection::InvalidArgument(message.into())
+    }
+}

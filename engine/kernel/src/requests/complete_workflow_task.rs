@@ -1,0 +1,192 @@
+//! RespondWorkflowTaskCompleted: the workflow has seen its history, and says what to do.
+//!
+//! Everything that the worker asks for is done, or nothing: one invalid command, and the run is as it was before, with a
+//! WorkflowTaskFailed event instead. That is why a completion can be recorded *and* refused.
+
+use std::collections::HashMap;
+
+use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
+use everlog_proto::api::enums::v1::{QueryResultType, TimeoutType, WorkerVersioningMode, WorkflowTaskFailedCause};
+use everlog_proto::api::history::v1::history_event::Attributes;
+use everlog_proto::api::history::v1::{WorkflowTaskCompletedEventAttributes, WorkflowTaskFailedEventAttributes};
+use everlog_proto::api::query::v1::WorkflowQueryResult;
+use everlog_proto::api::taskqueue::v1::StickyExecutionAttributes;
+use everlog_proto::api::workflowservice::v1::RespondWorkflowTaskCompletedRequest;
+use prost::Message;
+
+use super::{start_workflow_task, terminate_workflow};
+use crate::command::{Reply, WorkflowTaskCompleted};
+use crate::commands::{self, Invalid};
+use crate::state::{Run, Sticky, WorkflowTask, WorkflowTaskStarted};
+use crate::token::WorkflowTaskToken;
+use crate::transition::Effect;
+use crate::txn::Txn;
+use crate::workflow_task::SERVER_IDENTITY;
+use crate::{Rejection, retry, time, workflow_task};
+
+/// The request id of the poll that a completion stands for, if it asks for the next task.
+const INLINE_POLL_REQUEST_ID: &str = "request-from-RespondWorkflowTaskCompleted";
+
+/// Carries out what the worker asks for, or records that it cannot be.
+pub(crate) fn apply(
+    txn: &mut Txn<'_>,
+    token: &WorkflowTaskToken,
+    request: RespondWorkflowTaskCompletedRequest,
+) -> Result<Result<Reply, Rejection>, Rejection> {
+    let (task, started) = workflow_task::find_started(&txn.run, token)?;
+    commands::check_sequence(&request.commands)?;
+    let heartbeat =
+        request.force_create_new_workflow_task && request.commands.is_empty() && request.messages.is_empty();
+    let heartbeat_deadline = task.original_scheduled_time.plus(txn.ctx.limits.workflow_task_heartbeat_timeout);
+    if heartbeat && heartbeat_deadline < txn.now() {
+        workflow_task::time_out(txn, TimeoutType::StartToClose);
+        return Ok(Err(Rejection::NotFound("workflow task heartbeat timeout".into())));
+    }
+    let before = txn.run.clone();
+    let identity = request.identity.clone();
+    match complete(txn, &task, &started, heartbeat, request) {
+        Ok(completed) => Ok(Ok(Reply::WorkflowTaskCompleted(completed))),
+        Err(invalid) => refuse(txn, before, &task, identity, invalid),
+    }
+}
+
+fn complete(
+    txn: &mut Txn<'_>,
+    task: &WorkflowTask,
+    started: &WorkflowTaskStarted,
+    heartbeat: bool,
+    mut request: RespondWorkflowTaskCompletedRequest,
+) -> Result<WorkflowTaskCompleted, Invalid> {
+    if !request.messages.is_empty() {
+        return Err(Invalid::new(
+            WorkflowTaskFailedCause::BadUpdateWorkflowExecutionMessage,
+            "no message was sent that these could answer",
+        ));
+    }
+    workflow_task::append_tail(txn, task);
+    let commands = std::mem::take(&mut request.commands);
+    let query_results = std::mem::take(&mut request.query_results);
+    let attributes = completed_attributes(&request, task, started);
+    let completed_event_id = txn.append(Attributes::WorkflowTaskCompletedEventAttributes(attributes));
+    txn.run.state.last_completed_started_event_id = started.started_event_id;
+    txn.run.state.next_workflow_task_attempt = 1;
+    txn.run.state.close_attempted = false;
+    txn.run.sticky = sticky(request.sticky_attributes);
+    answer_queries(txn, query_results);
+    // The task counts as started while its commands are carried out: what they cause in the way of outside events (an
+    // activity that is canceled before a worker had it) waits with the others until the commands' own events are in place.
+    commands::apply_all(txn, completed_event_id, &request.identity, commands)?;
+    if !txn.run.is_open() {
+        return Ok(WorkflowTaskCompleted::default());
+    }
+    let flushed = workflow_task::end(txn);
+    if !flushed && !request.force_create_new_workflow_task {
+        // No task will follow that these queries could go along with, and nothing happened that they would have to wait for.
+        for query in std::mem::take(&mut txn.run.queries) {
+            txn.effects.push(workflow_task::offer_query(&txn.run, query));
+        }
+        return Ok(WorkflowTaskCompleted::default());
+    }
+    workflow_task::schedule(txn, heartbeat.then_some(task.original_scheduled_time));
+    if !request.return_new_workflow_task {
+        return Ok(WorkflowTaskCompleted::default());
+    }
+    let queue = txn.run.sticky.as_ref().map_or(txn.run.task_queue(), |sticky| &sticky.task_queue).to_owned();
+    let next = start_workflow_task::start(txn, queue, request.identity, INLINE_POLL_REQUEST_ID.to_owned());
+    Ok(WorkflowTaskCompleted { next: next.ok().map(Box::new) })
+}
+
+/// Takes everything back, and records the failure of the task instead.
+///
+/// From the second attempt on not even that is done: the task is left to time out, so that a worker that fails every attempt
+/// is slowed down. A run that asks for more than it may have is terminated.
+fn refuse(
+    txn: &mut Txn<'_>,
+    before: Run,
+    task: &WorkflowTask,
+    identity: String,
+    invalid: Invalid,
+) -> Result<Result<Reply, Rejection>, Rejection> {
+    txn.restart_from(before);
+    let text = invalid.to_string();
+    let unhandled = invalid.cause == WorkflowTaskFailedCause::UnhandledCommand;
+    if task.is_transient() && !unhandled && !invalid.terminates {
+        return Err(Rejection::invalid(text));
+    }
+    txn.run.state.close_attempted |= unhandled;
+    let attributes = WorkflowTaskFailedEventAttributes {
+        cause: invalid.cause.into(),
+        failure: Some(retry::server_failure(&text, false)),
+        identity,
+        ..WorkflowTaskFailedEventAttributes::default()
+    };
+    if invalid.terminates {
+        workflow_task::fail_and_close(txn, attributes);
+        terminate_workflow::terminate(txn, text.clone(), None, SERVER_IDENTITY.to_owned(), Vec::new());
+    } else {
+        workflow_task::fail(txn, attributes);
+    }
+    Ok(Err(Rejection::invalid(text)))
+}
+
+#[expect(deprecated, reason = "workers before deployments are known by these fields")]
+fn completed_attributes(
+    request: &RespondWorkflowTaskCompletedRequest,
+    task: &WorkflowTask,
+    started: &WorkflowTaskStarted,
+) -> WorkflowTaskCompletedEventAttributes {
+    let deployment = request.deployment_options.as_ref();
+    let versioned = deployment.filter(|options| options.worker_versioning_mode() == WorkerVersioningMode::Versioned);
+    WorkflowTaskCompletedEventAttributes {
+        scheduled_event_id: task.scheduled_event_id,
+        started_event_id: started.started_event_id,
+        identity: request.identity.clone(),
+        binary_checksum: request.binary_checksum.clone(),
+        worker_version: request.worker_version_stamp.clone(),
+        sdk_metadata: request.sdk_metadata.clone(),
+        metering_metadata: request.metering_metadata,
+        deployment: request.deployment.clone(),
+        versioning_behavior: request.versioning_behavior,
+        worker_deployment_version: String::new(),
+        worker_deployment_name: deployment.map(|options| options.deployment_name.clone()).unwrap_or_default(),
+        deployment_version: versioned.map(|options| WorkerDeploymentVersion {
+            deployment_name: options.deployment_name.clone(),
+            build_id: options.build_id.clone(),
+        }),
+    }
+}
+
+/// Where the worker wants the run's next tasks, which it has cached now.
+fn sticky(attributes: Option<StickyExecutionAttributes>) -> Option<Sticky> {
+    let attributes = attributes?;
+    let task_queue = attributes.worker_task_queue.map(|task_queue| task_queue.name).filter(|name| !name.is_empty())?;
+    let schedule_to_start_timeout = time::positive(attributes.schedule_to_start_timeout.as_ref()).ok().flatten();
+    Some(Sticky { task_queue, schedule_to_start_timeout })
+}
+
+/// Answers the queries that went along with the task; those that the worker has left out stay where they are.
+fn answer_queries(txn: &mut Txn<'_>, mut results: HashMap<String, WorkflowQueryResult>) {
+    let bytes_max = txn.ctx.limits.blob_bytes_max;
+    let mut effects = Vec::new();
+    txn.run.queries.retain(|query| {
+        let Some(result) = results.remove(&query.query_id.to_string()) else { return true };
+        effects.push(Effect::AnswerQuery { query_id: query.query_id, answer: answer(result, bytes_max) });
+        false
+    });
+    txn.effects.extend(effects);
+}
+
+fn answer(
+    result: WorkflowQueryResult,
+    bytes_max: usize,
+) -> Result<Option<everlog_proto::api::common::v1::Payloads>, Rejection> {
+    match result.result_type() {
+        QueryResultType::Answered if result.answer.as_ref().map_or(0, Message::encoded_len) > bytes_max => {
+            Err(Rejection::invalid("Blob data size exceeds limit."))
+        }
+        QueryResultType::Answered => Ok(result.answer),
+        QueryResultType::Failed | QueryResultType::Unspecified => {
+            Err(Rejection::QueryFailed { message: result.error_message, failure: result.failure.map(Box::new) })
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Deadlines of a run that have come: timeouts, timers, retries, the end of a delay, the end of retention.
+//!
+//! Whoever sends the command only knows that something may be due. What is due is decided here, by the run's state and the
+//! time; nothing fires early, and a call for nothing is fine.
+
+use everlog_proto::api::enums::v1::{RetryState, TimeoutType, WorkflowExecutionStatus};
+use everlog_proto::api::failure::v1::Failure;
+use everlog_proto::api::failure::v1::failure::FailureInfo;
+use everlog_proto::api::history::v1::history_event::Attributes;
+use everlog_proto::api::history::v1::{
+    ActivityTaskTimedOutEventAttributes, TimerFiredEventAttributes, WorkflowExecutionTimedOutEventAttributes,
+};
+
+use crate::command::Reply;
+use crate::state::{Activity, Run, Workflow};
+use crate::transition::{Transition, VisibilityKey};
+use crate::txn::Txn;
+use crate::{Rejection, RowKey, RunId, Time, activity_task, retry, successor, workflow_task};
+
+/// Does all that is due.
+pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
+    if is_due_for_deletion(&txn.run, txn.now()) {
+        return Ok(Reply::Done); // `delete_run` follows
+    }
+    if txn.run.is_open() && !time_out_run(txn) {
+        let fired = fire_user_timers(txn);
+        let timed_out = time_out_activities(txn);
+        offer_retries(txn);
+        txn.save_activities_if_due();
+        workflow_task::fire_timeouts(txn);
+        if fired || timed_out || is_first_workflow_task_due(&txn.run, txn.now()) {
+            workflow_task::ensure_scheduled(txn);
+        }
+    }
+    // A wake row that has served must go, or move on, even if nothing else has changed.
+    if txn.run.state.wake_at.is_some_and(|time| time <= txn.now()) {
+        txn.touch();
+    }
+    Ok(Reply::Done)
+}
+
+// ---- The run -----------------------------------------------------------------------------------------------------------
+
+/// Closes the run if its time, or that of its chain, is over, and starts the next attempt if its retry policy has one. Returns
+/// whether it did.
+fn time_out_run(txn: &mut Txn<'_>) -> bool {
+    let now = txn.now();
+    let is_due = |time: Option<Time>| time.is_some_and(|time| time <= now);
+    let chain_is_over = is_due(txn.run.info.execution_expiration);
+    if !chain_is_over && !is_due(txn.run.info.run_expiration) {
+        return false;
+    }
+    let failure = retry::timeout_failure("workflow timeout".to_owned(), TimeoutType::StartToClose);
+    let retried = if chain_is_over { Err(RetryState::Timeout) } else { successor::retried(txn, Some(&failure)) };
+    workflow_task::force_close(txn);
+    txn.append(Attributes::WorkflowExecutionTimedOutEventAttributes(WorkflowExecutionTimedOutEventAttributes {
+        retry_state: retried.as_ref().map_or_else(|reason| *reason, |_| RetryState::InProgress).into(),
+        new_execution_run_id: retried.as_ref().map(|run| run.run_id.to_string()).unwrap_or_default(),
+    }));
+    txn.close(WorkflowExecutionStatus::TimedOut);
+    txn.successor = retried.ok();
+    true
+}
+
+fn is_first_workflow_task_due(run: &Run, now: Time) -> bool {
+    !run.state.had_workflow_task && run.info.execution_time <= now
+}
+
+// ---- Timers ------------------------------------------------------------------------------------------------------------
+
+/// Fires all timers that are due, in the order in which they expire. Returns whether there were any.
+fn fire_user_timers(txn: &mut Txn<'_>) -> bool {
+    let now = txn.now();
+    let mut due: Vec<(Time, i64)> = txn
+        .run
+        .timers
+        .values()
+        .filter(|timer| timer.expiry_time <= now)
+        .map(|timer| (timer.expiry_time, timer.started_event_id))
+        .collect();
+    due.sort_unstable();
+    for (_, started_event_id) in &due {
+        let Some(timer) = txn.remove_timer(*started_event_id) else { continue };
+        txn.record(Attributes::TimerFiredEventAttributes(TimerFiredEventAttributes {
+            timer_id: timer.timer_id,
+            started_event_id: timer.started_event_id,
+        }));
+    }
+    !due.is_empty()
+}
+
+// ---- Activities --------------------------------------------------------------------------------------------------------
+
+/// A timeout of an activity. The order is that in which timeouts of the same moment are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timeout {
+    StartToClose,
+    ScheduleToStart,
+    ScheduleToClose,
+    Heartbeat,
+}
+
+impl Timeout {
+    fn to_proto(self) -> TimeoutType {
+        match self {
+            Timeout::StartToClose => TimeoutType::StartToClose,
+            Timeout::ScheduleToStart => TimeoutType::ScheduleToStart,
+            Timeout::ScheduleToClose => TimeoutType::ScheduleToClose,
+            Timeout::Heartbeat => TimeoutType::Heartbeat,
+        }
+    }
+
+    /// The timeouts of an activity with their times.
+    fn of(activity: &Activity) -> impl Iterator<Item = (Time, Timeout)> {
+        [
+            (activity.start_to_close_deadline(), Timeout::StartToClose),
+            (activity.schedule_to_start_deadline(), Timeout::ScheduleToStart),
+            (activity.schedule_to_close_deadline(), Timeout::ScheduleToClose),
+            (activity.heartbeat_deadline(), Timeout::Heartbeat),
+        ]
+        .into_iter()
+        .filter_map(|(deadline, timeout)| Some((deadline?, timeout)))
+    }
+}
+
+/// Times out the attempts whose time is over. Returns whether an activity has ended by it.
+fn time_out_activities(txn: &mut Txn<'_>) -> bool {
+    let now = txn.now();
+    let mut due: Vec<(Time, i64, Timeout, i32)> = Vec::new();
+    for (id, activity) in &txn.run.activities {
+        let timeouts = Timeout::of(activity).filter(|(deadline, _)| *deadline <= now);
+        due.extend(timeouts.map(|(deadline, timeout)| (deadline, *id, timeout, activity.attempt)));
+    }
+    due.sort_unstable();
+    let mut ended = false;
+    for (_, id, timeout, attempt) in due {
+        // An earlier timeout may have ended the activity, or led to the next attempt.
+        if txn.run.activities.get(&id).is_some_and(|activity| activity.attempt == attempt) {
+            ended |= time_out_activity(txn, id, timeout.to_proto());
+        }
+    }
+    ended
+}
+
+/// Times out an attempt: another one follows, or the activity ends. Returns whether it has ended.
+fn time_out_activity(txn: &mut Txn<'_>, scheduled_event_id: i64, timeout_type: TimeoutType) -> bool {
+    let text = format!("activity {} timeout", retry::timeout_name(timeout_type));
+    let mut failure = retry::timeout_failure(text, timeout_type);
+    let Some(retry_state) = activity_task::retry(txn, scheduled_event_id, &failure) else { return false };
+    // There would be a next attempt, had it the time to end: what is over is the time of the activity as a whole.
+    if retry_state == RetryState::Timeout && timeout_type != TimeoutType::ScheduleToStart {
+        let text = "Not enough time to schedule next retry before activity ScheduleToClose timeout, giving up retrying"
+            .to_owned();
+        failure = retry::timeout_failure(text, TimeoutType::ScheduleToClose);
+    }
+    if let Some(activity) = txn.run.activities.get(&scheduled_event_id) {
+        add_causes(&mut failure, activity);
+    }
+    activity_task::end(txn, scheduled_event_id, |started_event_id| {
+        Attributes::ActivityTaskTimedOutEventAttributes(ActivityTaskTimedOutEventAttributes {
+            failure: Some(failure),
+            scheduled_event_id,
+            started_event_id,
+            retry_state: retry_state as i32,
+        })
+    });
+    true
+}
+
+/// Why the last attempt before this one failed, and what the activity said last.
+fn add_causes(failure: &mut Failure, activity: &Activity) {
+    failure.cause = activity.last_failure.as_ref().map(|last| Box::new(last.0.clone()));
+    if let Some(FailureInfo::TimeoutFailureInfo(info)) = &mut failure.failure_info {
+        info.last_heartbeat_details = activity.heartbeat_details.as_ref().map(|details| details.0.clone());
+    }
+}
+
+/// Hands the attempts to matching whose backoff is over.
+fn offer_retries(txn: &mut Txn<'_>) {
+    let now = txn.now();
+    let is_due = |activity: &Activity| activity.retry_time().is_some_and(|time| time <= now);
+    let due: Vec<i64> = txn.run.activities.iter().filter(|(_, activity)| is_due(activity)).map(|(id, _)| *id).collect();
+    for id in due {
+        if let Some(activity) = txn.activity_mut(id) {
+            activity.offered = true;
+        }
+    }
+}
+
+// ---- Retention ---------------------------------------------------------------------------------------------------------
+
+/// Whether the run is closed and has been kept long enough.
+pub(crate) fn is_due_for_deletion(run: &Run, now: Time) -> bool {
+    !run.is_open() && run.state.delete_time.is_some_and(|time| time <= now)
+}
+
+/// Deletes the run: its rows, and what is in memory of it.
+pub(crate) fn delete_run(workflow: &mut Workflow, run_id: RunId, transition: &mut Transition) {
+    let Some(run) = workflow.runs.remove(&run_id) else { return };
+    let visibility = VisibilityKey {
+        close_time: run.state.close_time.unwrap_or(Time::MAX),
+        start_time: run.info.start_time,
+        run_id,
+    };
+    transition.rows.push((RowKey::Visibility(visibility), None));
+    if let Some(wake_at) = run.state.wake_at {
+        transition.rows.push((RowKey::Wake(wake_at, run_id), None));
+    }
+    transition.rows.push((RowKey::Run(run_id), None));
+    if workflow.current.as_ref().is_some_and(|current| current.run_id == run_id) {
+        transition.rows.push((RowKey::Current, None));
+        workflow.current = None;
+    }
+}

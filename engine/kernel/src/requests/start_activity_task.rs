@@ -1,0 +1,95 @@
+//! A poller is at hand for an activity: the attempt is started, and everything that the worker needs is put together.
+
+use everlog_proto::api::common::v1::{Priority, WorkflowExecution};
+use everlog_proto::api::workflowservice::v1::PollActivityTaskQueueResponse;
+
+use crate::Rejection;
+use crate::command::{Reply, StartActivityTask};
+use crate::state::{Activity, ActivityStarted};
+use crate::token::{self, ActivityTaskToken};
+use crate::txn::Txn;
+
+/// Starts the attempt. Refuses with `NotFound` if it is not the one that waits to be started; the same poll is answered the
+/// same way again.
+///
+/// An activity that may be attempted only once is started durably before the worker has it. Any other one can be handed out
+/// before its start is written, because a second start of the attempt does no harm that a retry would not do.
+pub(crate) fn apply(txn: &mut Txn<'_>, start: StartActivityTask) -> Result<Reply, Rejection> {
+    if !txn.run.is_open() {
+        return Err(Rejection::workflow_completed());
+    }
+    let id = start.scheduled_event_id;
+    let activity = txn.run.activities.get(&id).ok_or_else(Rejection::activity_not_found)?;
+    if activity.attempt != start.attempt || !activity.offered {
+        return Err(Rejection::activity_not_found());
+    }
+    match &activity.started {
+        Some(started) if started.request_id == start.request_id => {}
+        Some(_) => return Err(Rejection::activity_not_found()),
+        None => {
+            let now = txn.now();
+            let once = activity.scheduled.retry_policy.as_ref().is_none_or(|policy| policy.maximum_attempts == 1);
+            let activity = if once { txn.activity_mut(id) } else { txn.activity_mut_unsaved(id) };
+            activity.ok_or_else(Rejection::activity_not_found)?.started = Some(ActivityStarted {
+                time: now,
+                identity: start.identity,
+                request_id: start.request_id,
+                last_heartbeat: None,
+            });
+        }
+    }
+    let activity = txn.run.activities.get(&id).ok_or_else(Rejection::activity_not_found)?;
+    Ok(Reply::ActivityTaskStarted(Box::new(poll_response(txn, activity))))
+}
+
+/// What the worker gets.
+fn poll_response(txn: &Txn<'_>, activity: &Activity) -> PollActivityTaskQueueResponse {
+    let token = ActivityTaskToken {
+        namespace_id: txn.ctx.namespace.id,
+        workflow_id: txn.workflow_id.to_owned(),
+        run_id: txn.run.id,
+        scheduled_event_id: activity.scheduled_event_id,
+        attempt: activity.attempt,
+    };
+    let scheduled = &activity.scheduled;
+    PollActivityTaskQueueResponse {
+        task_token: token::encode(&token),
+        workflow_namespace: txn.ctx.namespace.name.clone(),
+        workflow_type: txn.run.info.started.workflow_type.clone(),
+        workflow_execution: Some(WorkflowExecution {
+            workflow_id: txn.workflow_id.to_owned(),
+            run_id: txn.run.id.to_string(),
+        }),
+        activity_type: scheduled.activity_type.clone(),
+        activity_id: scheduled.activity_id.clone(),
+        header: scheduled.header.clone(),
+        input: scheduled.input.clone(),
+        heartbeat_details: activity.heartbeat_details.as_ref().map(|details| details.0.clone()),
+        scheduled_time: Some(activity.scheduled_time.to_proto()),
+        current_attempt_scheduled_time: Some(activity.attempt_scheduled_time.to_proto()),
+        started_time: activity.started.as_ref().map(|started| started.time.to_proto()),
+        attempt: activity.attempt,
+        schedule_to_close_timeout: scheduled.schedule_to_close_timeout,
+        start_to_close_timeout: scheduled.start_to_close_timeout,
+        heartbeat_timeout: scheduled.heartbeat_timeout,
+        retry_policy: scheduled.retry_policy.clone(),
+        priority: merged_priority(txn.run.info.started.priority.as_ref(), scheduled.priority.as_ref()),
+        ..PollActivityTaskQueueResponse::default()
+    }
+}
+
+/// The activity's priority, with the workflow's where it says nothing.
+fn merged_priority(workflow: Option<&Priority>, activity: Option<&Priority>) -> Option<Priority> {
+    let (Some(workflow), Some(activity)) = (workflow, activity) else { return activity.or(workflow).cloned() };
+    let mut merged = activity.clone();
+    if merged.priority_key == 0 {
+        merged.priority_key = workflow.priority_key;
+    }
+    if merged.fairness_key.is_empty() {
+        merged.fairness_key.clone_from(&workflow.fairness_key);
+    }
+    if merged.fairness_weight == 0.0 {
+        merged.fairness_weight = workflow.fairness_weight;
+    }
+    Some(merged)
+}

@@ -1,0 +1,153 @@
+//! A poller is at hand for a workflow task: the task is started, and the poll is answered.
+//!
+//! Nothing is written, unless a former leader left buffered events behind: those come first.
+
+use everlog_proto::api::common::v1::{WorkflowExecution, WorkflowType};
+use everlog_proto::api::enums::v1::{SuggestContinueAsNewReason, TaskQueueKind};
+use everlog_proto::api::history::v1::history_event::Attributes;
+use everlog_proto::api::history::v1::{HistoryEvent, WorkflowTaskStartedEventAttributes};
+use everlog_proto::api::taskqueue::v1::TaskQueue;
+use everlog_proto::api::workflowservice::v1::PollWorkflowTaskQueueResponse;
+
+use crate::command::{Reply, StartWorkflowTask, WorkflowTaskStart};
+use crate::state::{Run, WorkflowTask, WorkflowTaskStarted};
+use crate::token::{self, WorkflowTaskToken};
+use crate::txn::Txn;
+use crate::{Rejection, events, workflow_task};
+
+/// Starts the pending task, if it is the one that the poller was matched with.
+pub(crate) fn apply(txn: &mut Txn<'_>, request: StartWorkflowTask) -> Result<Reply, Rejection> {
+    let pending = txn.run.state.workflow_task.as_ref().filter(|task| {
+        txn.run.is_open()
+            && task.started.is_none()
+            && task.scheduled_event_id == request.scheduled_event_id
+            && task.attempt == request.attempt
+    });
+    if pending.is_none() {
+        return Err(Rejection::workflow_task_not_found());
+    }
+    txn.flush_buffered();
+    // A transient task that was overtaken by events is a normal one now, with another id than the one that was offered.
+    workflow_task::ensure_scheduled(txn);
+    let start = start(txn, request.task_queue, request.identity, request.request_id)?;
+    Ok(Reply::WorkflowTaskStarted(Box::new(start)))
+}
+
+/// Starts the pending task for a worker that polls `task_queue`.
+///
+/// The worker is sent what is new if it has the run cached: that is, if it polls the run's sticky queue. Any other worker gets
+/// the whole history, and the run is not sticky any more.
+pub(crate) fn start(
+    txn: &mut Txn<'_>,
+    task_queue: String,
+    identity: String,
+    request_id: String,
+) -> Result<WorkflowTaskStart, Rejection> {
+    if txn.run.sticky.as_ref().is_none_or(|sticky| sticky.task_queue != task_queue) {
+        txn.run.sticky = None;
+    }
+    let now = txn.now();
+    let next_event_id = txn.run.state.next_event_id;
+    let started_attributes = started_attributes(txn, &identity, &request_id);
+    let run = &mut txn.run;
+    let mut task = run.state.workflow_task.take().ok_or_else(Rejection::workflow_task_not_found)?;
+    let mut tail = Vec::new();
+    let mut started_event_id = next_event_id;
+    if task.is_transient() {
+        let attributes = workflow_task::scheduled_attributes(run, task.attempt, task.start_to_close_timeout);
+        let mut scheduled = HistoryEvent {
+            event_time: Some(task.scheduled_time.to_proto()),
+            attributes: Some(Attributes::WorkflowTaskScheduledEventAttributes(attributes)),
+            ..HistoryEvent::default()
+        };
+        events::complete(&mut scheduled, next_event_id, now);
+        events::encode_into(&scheduled, &mut tail);
+        started_event_id += 1;
+    }
+    let attributes =
+        WorkflowTaskStartedEventAttributes { scheduled_event_id: task.scheduled_event_id, ..started_attributes };
+    let mut started = HistoryEvent {
+        attributes: Some(Attributes::WorkflowTaskStartedEventAttributes(attributes)),
+        ..HistoryEvent::default()
+    };
+    events::complete(&mut started, started_event_id, now);
+    events::encode_into(&started, &mut tail);
+    let started = WorkflowTaskStarted {
+        started_event_id,
+        time: now,
+        tail: tail.into(),
+        task_queue,
+        identity,
+        request_id,
+        query_ids: run.queries.iter().map(|query| query.query_id).collect(),
+    };
+    task.started = Some(started.clone());
+    let answer = answer(txn, &task, &started);
+    txn.run.state.workflow_task = Some(task);
+    Ok(answer)
+}
+
+/// The Started event, but for the scheduled one's id. What it says of the history's size is what the worker is told, and must
+/// be the same at every replay.
+fn started_attributes(txn: &Txn<'_>, identity: &str, request_id: &str) -> WorkflowTaskStartedEventAttributes {
+    let (state, limits) = (&txn.run.state, txn.ctx.limits);
+    let mut reasons = Vec::new();
+    if state.history_bytes >= limits.history_bytes_suggest_continue_as_new {
+        reasons.push(SuggestContinueAsNewReason::HistorySizeTooLarge.into());
+    }
+    if state.next_event_id >= limits.history_events_suggest_continue_as_new {
+        reasons.push(SuggestContinueAsNewReason::TooManyHistoryEvents.into());
+    }
+    WorkflowTaskStartedEventAttributes {
+        identity: identity.to_owned(),
+        request_id: request_id.to_owned(),
+        suggest_continue_as_new: !reasons.is_empty(),
+        suggest_continue_as_new_reasons: reasons,
+        history_size_bytes: i64::try_from(state.history_bytes).unwrap_or(i64::MAX),
+        ..WorkflowTaskStartedEventAttributes::default()
+    }
+}
+
+fn answer(txn: &Txn<'_>, task: &WorkflowTask, started: &WorkflowTaskStarted) -> WorkflowTaskStart {
+    let run = &txn.run;
+    let token = WorkflowTaskToken {
+        namespace_id: txn.ctx.namespace.id,
+        workflow_id: txn.workflow_id.to_owned(),
+        run_id: run.id,
+        scheduled_event_id: task.scheduled_event_id,
+        started_event_id: started.started_event_id,
+        started_time: started.time,
+        attempt: task.attempt,
+    };
+    let response = PollWorkflowTaskQueueResponse {
+        task_token: token::encode(&token),
+        started_event_id: started.started_event_id,
+        attempt: task.attempt,
+        scheduled_time: Some(task.scheduled_time.to_proto()),
+        started_time: Some(started.time.to_proto()),
+        queries: run.queries.iter().map(|query| (query.query_id.to_string(), query.query.clone())).collect(),
+        ..response(run, txn.workflow_id)
+    };
+    let cached = run.sticky.is_some();
+    WorkflowTaskStart {
+        response,
+        history_from: if cached { run.state.last_completed_started_event_id + 1 } else { 1 },
+        history_to: run.state.next_event_id,
+        tail: started.tail.clone(),
+    }
+}
+
+/// What every answer to a poll says of the run.
+pub(super) fn response(run: &Run, workflow_id: &str) -> PollWorkflowTaskQueueResponse {
+    PollWorkflowTaskQueueResponse {
+        workflow_execution: Some(WorkflowExecution { workflow_id: workflow_id.to_owned(), run_id: run.id.to_string() }),
+        workflow_type: Some(WorkflowType { name: run.workflow_type().to_owned() }),
+        previous_started_event_id: run.state.last_completed_started_event_id,
+        workflow_execution_task_queue: Some(TaskQueue {
+            name: run.task_queue().to_owned(),
+            kind: TaskQueueKind::Normal.into(),
+            ..TaskQueue::default()
+        }),
+        ..PollWorkflowTaskQueueResponse::default()
+    }
+}

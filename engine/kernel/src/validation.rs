@@ -1,0 +1,58 @@
+//! Rules for values that requests and commands have in common. Each says what is wrong in Temporal's words.
+
+use everlog_proto::api::common::v1::{Link, Priority};
+use everlog_proto::api::enums::v1::TaskQueueKind;
+use everlog_proto::api::taskqueue::v1::TaskQueue;
+use prost::Message;
+
+/// Names with this prefix belong to the server.
+const RESERVED_PREFIX: &str = "/_sys/";
+const FAIRNESS_KEY_BYTES_MAX: usize = 64;
+/// `frontend.maxlinksPerRequest`.
+const LINKS_MAX: usize = 10;
+/// `frontend.linkMaxSize`, bytes.
+const LINK_BYTES_MAX: usize = 4000;
+
+/// A task queue as a user may name it, with its kind filled in.
+pub(crate) fn task_queue(task_queue: Option<TaskQueue>, bytes_max: usize) -> Result<TaskQueue, String> {
+    let mut task_queue = task_queue.ok_or("taskQueue is not set")?;
+    if task_queue.name.is_empty() {
+        return Err("missing task queue name".into());
+    }
+    if task_queue.name.len() > bytes_max {
+        return Err("taskQueue length exceeds limit".into());
+    }
+    if task_queue.name.starts_with(RESERVED_PREFIX) {
+        return Err(format!("task queue name cannot start with reserved prefix {RESERVED_PREFIX}"));
+    }
+    if task_queue.kind == TaskQueueKind::Unspecified as i32 {
+        task_queue.kind = TaskQueueKind::Normal as i32;
+    }
+    Ok(task_queue)
+}
+
+/// A priority with nothing out of range.
+pub(crate) fn priority(priority: Option<&Priority>) -> Result<(), &'static str> {
+    let Some(priority) = priority else { return Ok(()) };
+    if priority.priority_key < 0 {
+        return Err("priority key can't be negative");
+    }
+    if priority.fairness_key.len() > FAIRNESS_KEY_BYTES_MAX {
+        return Err("fairness key length exceeds limit");
+    }
+    if priority.fairness_weight.is_nan() || priority.fairness_weight < 0.0 {
+        return Err("must be greater than zero");
+    }
+    Ok(())
+}
+
+/// Few and small links.
+pub(crate) fn links(links: &[Link]) -> Result<(), String> {
+    if links.len() > LINKS_MAX {
+        return Err(format!("cannot attach more than {LINKS_MAX} links per request, got {}", links.len()));
+    }
+    match links.iter().map(Message::encoded_len).find(|bytes| *bytes > LINK_BYTES_MAX) {
+        Some(bytes) => Err(format!("link exceeds allowed size of {LINK_BYTES_MAX}, got {bytes}")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,255 @@
+//! The workflow-task engine: when a task is scheduled, and what its end does.
+//!
+//! A run has at most one pending workflow task. Starting one is not written: it lives in the leader's memory and is recorded
+//! with the task's end, because workflow code has no side effects and its answer stands behind the start in the same log.
+//!
+//! ```text
+//!   schedule ──▶ pending ──▶ started ──▶ completed   [Scheduled] Started Completed, commands, what was buffered, next task?
+//!                   ▲           │
+//!                   │           ├──────▶ failed      Started Failed     attempt 1 only: later attempts leave no events
+//!                   │           └──────▶ timed out   Started TimedOut   until one is completed
+//!                   └───────────┴─ what was buffered, then the next task, with attempt + 1
+//! ```
+//!
+//! A task with an attempt above 1 is *transient*: its Scheduled event is written with its Started event, when it is completed.
+//! (Temporal: `workflow_task_state_machine.go`.)
+
+use everlog_proto::api::enums::v1::{TaskQueueKind, TimeoutType, WorkflowTaskFailedCause};
+use everlog_proto::api::history::v1::history_event::Attributes;
+use everlog_proto::api::history::v1::{
+    WorkflowTaskFailedEventAttributes, WorkflowTaskScheduledEventAttributes, WorkflowTaskTimedOutEventAttributes,
+};
+use everlog_proto::api::taskqueue::v1::TaskQueue;
+use prost::Message;
+
+use crate::state::{BufferedQuery, Run, WorkflowTask, WorkflowTaskStarted};
+use crate::token::WorkflowTaskToken;
+use crate::transition::{Effect, QueryTask};
+use crate::txn::Txn;
+use crate::{Rejection, time};
+
+/// Who the events are from that the server writes by itself.
+pub(crate) const SERVER_IDENTITY: &str = "history-service";
+
+/// Makes sure that the run has a workflow task pending, after something happened that the workflow must hear of.
+///
+/// With none pending, one is scheduled: with its event when the attempt is 1, as a transient task otherwise. A transient task
+/// that was overtaken by an event becomes a normal one again, under a new id. While one is started, its end will see to it.
+pub(crate) fn ensure_scheduled(txn: &mut Txn<'_>) {
+    if !txn.run.is_open() {
+        return;
+    }
+    let next_event_id = txn.run.state.next_event_id;
+    if let Some(task) = &txn.run.state.workflow_task {
+        if task.started.is_some() {
+            limit_buffer(txn);
+            return;
+        }
+        let overtaken = task.is_transient() && task.scheduled_event_id != next_event_id;
+        if !overtaken {
+            return;
+        }
+        txn.run.state.workflow_task = None;
+        txn.run.state.next_workflow_task_attempt = 1;
+    }
+    schedule(txn, None);
+}
+
+/// Schedules a workflow task; none must be pending. `original_scheduled_time` continues a row of heartbeat tasks.
+pub(crate) fn schedule(txn: &mut Txn<'_>, original_scheduled_time: Option<crate::Time>) {
+    let now = txn.now();
+    let attempt = txn.run.state.next_workflow_task_attempt;
+    let start_to_close_timeout = start_to_close_timeout(txn, attempt);
+    let scheduled_event_id = if attempt == 1 {
+        let attributes = scheduled_attributes(&txn.run, attempt, start_to_close_timeout);
+        txn.append(Attributes::WorkflowTaskScheduledEventAttributes(attributes))
+    } else {
+        txn.run.state.next_event_id
+    };
+    let offered_sticky = txn.run.sticky.is_some();
+    txn.run.state.had_workflow_task = true;
+    txn.run.state.workflow_task = Some(WorkflowTask {
+        scheduled_event_id,
+        scheduled_time: now,
+        original_scheduled_time: original_scheduled_time.unwrap_or(now),
+        attempt,
+        start_to_close_timeout,
+        started: None,
+        offered_sticky,
+    });
+    txn.touch();
+}
+
+/// How long a worker may take: the run's workflow task timeout, growing from the fourth attempt on by 5 s, 10 s, 20 s, up to
+/// [`crate::Limits::workflow_task_retry_max_interval`], because SDKs report only the first failure and let later ones time out.
+fn start_to_close_timeout(txn: &Txn<'_>, attempt: i32) -> std::time::Duration {
+    let limits = txn.ctx.limits;
+    let timeout = time::positive(txn.run.info.started.workflow_task_timeout.as_ref())
+        .ok()
+        .flatten()
+        .unwrap_or(limits.workflow_task_timeout)
+        .min(limits.workflow_task_timeout_max);
+    let Ok(doublings) = u32::try_from(attempt - 4) else { return timeout };
+    let extra = std::time::Duration::from_secs(5).saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX));
+    timeout + extra.min(limits.workflow_task_retry_max_interval)
+}
+
+/// The attributes of the run's WorkflowTaskScheduled event. It names the sticky queue while the run is sticky.
+pub(crate) fn scheduled_attributes(
+    run: &Run,
+    attempt: i32,
+    start_to_close_timeout: std::time::Duration,
+) -> WorkflowTaskScheduledEventAttributes {
+    let normal = run.task_queue().to_owned();
+    let task_queue = match &run.sticky {
+        Some(sticky) => {
+            TaskQueue { name: sticky.task_queue.clone(), kind: TaskQueueKind::Sticky as i32, normal_name: normal }
+        }
+        None => TaskQueue { name: normal, kind: TaskQueueKind::Normal as i32, normal_name: String::new() },
+    };
+    WorkflowTaskScheduledEventAttributes {
+        task_queue: Some(task_queue),
+        start_to_close_timeout: Some(time::to_proto(start_to_close_timeout)),
+        attempt,
+    }
+}
+
+// ---- The end of a task -----------------------------------------------------------------------------------------------
+
+/// The started workflow task of an open run that `token` names.
+///
+/// # Errors
+///
+/// `NotFound` if it is another one, or none: also after a change of leader, which forgets that the task was started.
+pub(crate) fn find_started(
+    run: &Run,
+    token: &WorkflowTaskToken,
+) -> Result<(WorkflowTask, WorkflowTaskStarted), Rejection> {
+    let task = run.state.workflow_task.as_ref().filter(|_| run.is_open());
+    let named = |(task, started): &(&WorkflowTask, &WorkflowTaskStarted)| {
+        task.scheduled_event_id == token.scheduled_event_id
+            && task.attempt == token.attempt
+            && started.started_event_id == token.started_event_id
+            && started.time == token.started_time
+    };
+    task.and_then(|task| Some((task, task.started.as_ref()?)))
+        .filter(named)
+        .map(|(task, started)| (task.clone(), started.clone()))
+        .ok_or_else(Rejection::workflow_task_not_found)
+}
+
+/// Writes the events of a started task that are kept in memory until its end: Started, and Scheduled of a transient task.
+pub(crate) fn append_tail(txn: &mut Txn<'_>, task: &WorkflowTask) {
+    if let Some(started) = &task.started {
+        txn.append_encoded(&started.tail, if task.is_transient() { 2 } else { 1 });
+    }
+}
+
+/// Ends the pending task for good: what waited for it is appended. Returns whether there was something, which then calls for
+/// a task of its own. With events in between, a task that follows a failed one is a normal one again.
+pub(crate) fn end(txn: &mut Txn<'_>) -> bool {
+    txn.run.state.workflow_task = None;
+    txn.touch();
+    let flushed = txn.flush_buffered();
+    if flushed {
+        txn.run.state.next_workflow_task_attempt = 1;
+    }
+    flushed
+}
+
+/// Fails the started task, and schedules the next. `attributes` say why and who; the ids are filled in.
+pub(crate) fn fail(txn: &mut Txn<'_>, attributes: WorkflowTaskFailedEventAttributes) {
+    append_failed(txn, attributes);
+    end(txn);
+    schedule(txn, None);
+}
+
+/// Fails the started task, if there is one, and schedules none: the caller closes the run.
+pub(crate) fn fail_and_close(txn: &mut Txn<'_>, attributes: WorkflowTaskFailedEventAttributes) {
+    append_failed(txn, attributes);
+    end(txn);
+}
+
+/// Takes the task, if there is one, from its worker, because the run is closed from outside.
+pub(crate) fn force_close(txn: &mut Txn<'_>) {
+    fail_and_close(txn, by_server(WorkflowTaskFailedCause::ForceCloseCommand));
+}
+
+/// Times the pending task out, and schedules the next.
+pub(crate) fn time_out(txn: &mut Txn<'_>, timeout_type: TimeoutType) {
+    let Some(task) = txn.run.state.workflow_task.take() else { return };
+    if !task.is_transient() {
+        append_tail(txn, &task);
+        txn.append(Attributes::WorkflowTaskTimedOutEventAttributes(WorkflowTaskTimedOutEventAttributes {
+            scheduled_event_id: task.scheduled_event_id,
+            started_event_id: task.started.as_ref().map_or(0, |started| started.started_event_id),
+            timeout_type: timeout_type.into(),
+        }));
+    }
+    count_failure(txn, if timeout_type == TimeoutType::ScheduleToStart { 0 } else { task.attempt });
+    end(txn);
+    schedule(txn, None);
+}
+
+/// Times the pending task out if its deadline has passed: in a worker's hands, or waiting for the sticky worker.
+pub(crate) fn fire_timeouts(txn: &mut Txn<'_>) {
+    let Some(task) = &txn.run.state.workflow_task else { return };
+    if task.deadline(txn.run.sticky.as_ref()).is_some_and(|deadline| deadline <= txn.now()) {
+        let started = task.started.is_some();
+        time_out(txn, if started { TimeoutType::StartToClose } else { TimeoutType::ScheduleToStart });
+    }
+}
+
+/// Fails the started task once too much waits for its end: the worker would have to see it all at once.
+fn limit_buffer(txn: &mut Txn<'_>) {
+    let limits = txn.ctx.limits;
+    let bytes: usize = txn.run.buffered.values().map(|event| event.encoded_len()).sum();
+    if txn.run.buffered.len() > limits.buffered_events_max || bytes > limits.buffered_bytes_max {
+        fail(txn, by_server(WorkflowTaskFailedCause::ForceCloseCommand));
+    }
+}
+
+fn by_server(cause: WorkflowTaskFailedCause) -> WorkflowTaskFailedEventAttributes {
+    WorkflowTaskFailedEventAttributes {
+        cause: cause.into(),
+        identity: SERVER_IDENTITY.to_owned(),
+        ..WorkflowTaskFailedEventAttributes::default()
+    }
+}
+
+/// Records that the started task, if there is one, has failed. Only the first attempt's failure is written.
+fn append_failed(txn: &mut Txn<'_>, attributes: WorkflowTaskFailedEventAttributes) {
+    if !txn.run.workflow_task_started() {
+        return;
+    }
+    let Some(task) = txn.run.state.workflow_task.take() else { return };
+    if !task.is_transient() {
+        append_tail(txn, &task);
+        txn.append(Attributes::WorkflowTaskFailedEventAttributes(WorkflowTaskFailedEventAttributes {
+            scheduled_event_id: task.scheduled_event_id,
+            started_event_id: task.started.as_ref().map_or(0, |started| started.started_event_id),
+            ..attributes
+        }));
+    }
+    count_failure(txn, task.attempt);
+}
+
+/// What the failure of a task with this attempt means for the next: the worker that has the run cached is given up first, with
+/// a first attempt of the next task from the whole history; only failures after that are counted.
+fn count_failure(txn: &mut Txn<'_>, attempt: i32) {
+    let was_sticky = txn.run.sticky.take().is_some();
+    txn.run.state.next_workflow_task_attempt = if was_sticky { 1 } else { attempt.saturating_add(1) };
+}
+
+// ---- Queries ---------------------------------------------------------------------------------------------------------
+
+/// Puts a query to a worker by itself: to the sticky one first.
+pub(crate) fn offer_query(run: &Run, query: BufferedQuery) -> Effect {
+    Effect::OfferQuery(QueryTask {
+        query_id: query.query_id,
+        run_id: run.id,
+        query: query.query,
+        task_queue: run.task_queue().to_owned(),
+        sticky: run.sticky.as_ref().map(|sticky| sticky.task_queue.clone()),
+    })
+}

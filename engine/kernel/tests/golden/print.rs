@@ -1,0 +1,280 @@
+//! How decisions are shown in scripts: events on a line each, the other rows together on one, then effects and the reply.
+
+use std::fmt::Write as _;
+
+use everlog_kernel::command::{QueryReply, Reply, WorkflowTaskStart};
+use everlog_kernel::transition::{Effect, TaskKey, TaskKind};
+use everlog_kernel::{Rejection, RowKey, Run, Time, Transition};
+use everlog_proto::api::history::v1::{History, HistoryEvent};
+use everlog_proto::api::workflowservice::v1::DescribeWorkflowExecutionResponse;
+use prost::Message;
+
+use crate::debug::compact;
+
+/// The moment at which every script starts; times are shown relative to it.
+pub(crate) const START: Time = Time(1_700_000_000_000_000_000);
+
+/// A time as seconds since the script's start.
+pub(crate) fn relative_time(ns: i64) -> String {
+    format!("@{}", seconds(ns.saturating_sub(START.0)))
+}
+
+/// A duration in seconds.
+pub(crate) fn seconds(ns: i64) -> String {
+    let sign = if ns < 0 { "-" } else { "" };
+    let (whole, rest) = (ns.unsigned_abs() / 1_000_000_000, ns.unsigned_abs() % 1_000_000_000);
+    let fraction = format!("{rest:09}");
+    let fraction = fraction.trim_end_matches('0');
+    if fraction.is_empty() { format!("{sign}{whole}s") } else { format!("{sign}{whole}.{fraction}s") }
+}
+
+fn time(time: Time) -> String {
+    if time == Time::MAX { "never".to_owned() } else { relative_time(time.0) }
+}
+
+/// An event: id, type, time, and what is set in it.
+pub(crate) fn event(event: &HistoryEvent) -> String {
+    let attributes = event.attributes.as_ref().map(attributes).unwrap_or_default();
+    let at = event.event_time.as_ref().map(compact).unwrap_or_default();
+    let mut line = format!("{} {:?} {at} {attributes}", event.event_id, event.event_type());
+    if let Some(metadata) = &event.user_metadata {
+        let _ = write!(line, " user_metadata={}", compact(metadata));
+    }
+    if !event.links.is_empty() {
+        let _ = write!(line, " links={}", compact(&event.links));
+    }
+    line.trim_end().to_owned()
+}
+
+/// The attributes' fields without the name of their message, which the event's type repeats.
+fn attributes(attributes: &everlog_proto::api::history::v1::history_event::Attributes) -> String {
+    let text = compact(attributes);
+    let fields = text.split_once('{').and_then(|(_, fields)| fields.strip_suffix('}'));
+    fields.map(str::to_owned).unwrap_or(text)
+}
+
+pub(crate) fn events(encoded: &[u8]) -> Vec<HistoryEvent> {
+    History::decode(encoded).expect("the kernel encoded it").events
+}
+
+/// Everything that a transition does.
+pub(crate) fn transition(transition: &Transition) -> String {
+    let mut out = String::new();
+    let mut rows = Vec::new();
+    for (key, value) in &transition.rows {
+        match (key, value) {
+            (RowKey::History(run, _), Some(value)) => {
+                let _ = writeln!(out, "history({run})");
+                for appended in events(value) {
+                    let _ = writeln!(out, "  {}", event(&appended));
+                }
+            }
+            (key, value) => rows.push(format!("{}{}", if value.is_some() { '+' } else { '-' }, row(key))),
+        }
+    }
+    if !rows.is_empty() {
+        let _ = writeln!(out, "rows {}", rows.join(" "));
+    }
+    for shown in &transition.effects {
+        let _ = writeln!(out, "{}", effect(shown));
+    }
+    match &transition.reply {
+        Ok(accepted) => out.push_str(&reply(accepted)),
+        Err(refused) => {
+            let _ = writeln!(out, "recorded, and {}", rejection(refused));
+        }
+    }
+    out
+}
+
+/// A row's key.
+pub(crate) fn row(key: &RowKey) -> String {
+    match key {
+        RowKey::Current => "current".to_owned(),
+        RowKey::Info(run) => format!("info({run})"),
+        RowKey::State(run) => format!("state({run})"),
+        RowKey::History(run, first) => format!("history({run}, {first})"),
+        RowKey::Activity(run, id) => format!("activity({run}, {id})"),
+        RowKey::Timer(run, id) => format!("timer({run}, {id})"),
+        RowKey::BufferedEvent(run, sequence) => format!("buffered({run}, {sequence})"),
+        RowKey::SignalRequest(run, request_id) => format!("signal-request({run}, {request_id})"),
+        RowKey::Task(key) => format!("task({})", task_key(key)),
+        RowKey::Wake(at, run) => format!("wake({}, {run})", time(*at)),
+        RowKey::Visibility(key) => {
+            format!("visibility(closed {}, started {}, {})", time(key.close_time), time(key.start_time), key.run_id)
+        }
+        RowKey::Run(run) => format!("run({run})"),
+    }
+}
+
+fn task_key(key: &TaskKey) -> String {
+    let kind = match key.kind {
+        TaskKind::Workflow => "workflow",
+        TaskKind::Activity => "activity",
+    };
+    let priority = if key.priority == 3 { String::new() } else { format!(" priority {}", key.priority) };
+    let TaskKey { run_id, scheduled_event_id: id, task_queue, .. } = key;
+    format!("{kind} {run_id}/{id} on {task_queue}{priority} {}", time(key.scheduled_time))
+}
+
+fn effect(effect: &Effect) -> String {
+    match effect {
+        Effect::OfferTask(task) => {
+            let sticky = task.sticky.as_ref().map(|queue| format!(", sticky {queue}")).unwrap_or_default();
+            format!("offer {}, attempt {}{sticky}", task_key(&task.key), task.attempt)
+        }
+        Effect::OfferQuery(query) => {
+            let sticky = query.sticky.as_ref().map(|queue| format!(", sticky {queue}")).unwrap_or_default();
+            let name = &query.query.query_type;
+            format!("offer query {} {name} of {} on {}{sticky}", query.query_id, query.run_id, query.task_queue)
+        }
+        Effect::AnswerQuery { query_id, answer } => match answer {
+            Ok(answer) => format!("answer query {query_id} {}", answer.as_ref().map(compact).unwrap_or_default()),
+            Err(refused) => format!("answer query {query_id} {}", rejection(refused)),
+        },
+    }
+}
+
+/// A rejection: its kind and its text.
+pub(crate) fn rejection(rejection: &Rejection) -> String {
+    let kind = format!("{rejection:?}");
+    let kind = kind.split(['(', ' ']).next().unwrap_or_default();
+    let detail = match rejection {
+        Rejection::AlreadyStarted { start_request_id, run_id, first_execution_run_id, .. } => {
+            format!(" (request {start_request_id}, run {run_id}, first {first_execution_run_id})")
+        }
+        Rejection::ResourceExhausted { cause, .. } => format!(" ({cause:?})"),
+        Rejection::QueryFailed { failure, .. } => {
+            failure.as_ref().map(|failure| format!(" ({})", compact(failure))).unwrap_or_default()
+        }
+        _ => String::new(),
+    };
+    format!("refused: {kind}: {rejection}{detail}")
+}
+
+fn reply(reply: &Reply) -> String {
+    match reply {
+        Reply::Done => String::new(),
+        Reply::Started(started) => format!(
+            "reply run={} first={} started={} {:?}\n",
+            started.run_id, started.first_execution_run_id, started.started, started.status
+        ),
+        Reply::WorkflowTaskStarted(start) => workflow_task("workflow task", start),
+        Reply::WorkflowTaskCompleted(completed) => {
+            completed.next.as_ref().map(|next| workflow_task("next workflow task", next)).unwrap_or_default()
+        }
+        Reply::ActivityTaskStarted(response) => {
+            let mut response = response.as_ref().clone();
+            response.task_token.clear();
+            format!("activity task {}\n", compact(&response))
+        }
+        Reply::Heartbeat { cancel_requested } => format!("reply cancel_requested={cancel_requested}\n"),
+        Reply::Query(QueryReply::Rejected(status)) => format!("query rejected: {status:?}\n"),
+        Reply::Query(QueryReply::Asked) => "query asked\n".to_owned(),
+        Reply::QueryTask(start) => workflow_task("query task", start),
+    }
+}
+
+/// What a worker gets: the range of stored events, the events behind them, queries.
+fn workflow_task(what: &str, start: &WorkflowTaskStart) -> String {
+    let mut response = start.response.clone();
+    let mut queries: Vec<_> =
+        response.queries.drain().map(|(id, query)| format!("{id}:{}", query.query_type)).collect();
+    queries.sort();
+    let token = if std::mem::take(&mut response.task_token).is_empty() { " without token" } else { "" };
+    let mut out = format!("{what}{token} {}\n", compact(&response));
+    let _ = write!(out, "  history {}", range(start.history_from, start.history_to));
+    for appended in events(&start.tail) {
+        let _ = write!(out, "\n  and {}", event(&appended));
+    }
+    out.push('\n');
+    if !queries.is_empty() {
+        let _ = writeln!(out, "  queries {}", queries.join(" "));
+    }
+    out
+}
+
+fn range(from: i64, to: i64) -> String {
+    if from < to { format!("{from} to {}", to - 1) } else { "none".to_owned() }
+}
+
+/// A run's state, for the command `state`.
+pub(crate) fn state(run: &Run) -> String {
+    let mut out = format!(
+        "{} {:?} next_event={} attempt={} completed={}",
+        run.id,
+        run.status(),
+        run.state.next_event_id,
+        run.state.next_workflow_task_attempt,
+        run.state.last_completed_started_event_id
+    );
+    if let Some(at) = run.next_deadline() {
+        let _ = write!(out, " deadline={}", time(at));
+    }
+    if let Some(at) = run.state.close_time {
+        let _ = write!(out, " closed={}", time(at));
+    }
+    if let Some(sticky) = &run.sticky {
+        let _ = write!(out, " sticky={}", sticky.task_queue);
+    }
+    out.push('\n');
+    if let Some(task) = &run.state.workflow_task {
+        let timeout = i64::try_from(task.start_to_close_timeout.as_nanos()).expect("a timeout is short");
+        let started = task
+            .started
+            .as_ref()
+            .map(|started| format!(", started {} {}", started.started_event_id, time(started.time)));
+        let _ = writeln!(
+            out,
+            "  workflow task {} attempt {} {} (first {}) timeout {}{}",
+            task.scheduled_event_id,
+            task.attempt,
+            time(task.scheduled_time),
+            time(task.original_scheduled_time),
+            seconds(timeout),
+            started.unwrap_or_default()
+        );
+    }
+    for activity in run.activities.values() {
+        let _ = writeln!(
+            out,
+            "  activity {} ({}) attempt {} {} offered={} started={} cancel={:?} failure={}",
+            activity.scheduled_event_id,
+            activity.activity_id(),
+            activity.attempt,
+            time(activity.attempt_scheduled_time),
+            activity.offered,
+            activity.started.as_ref().map_or("no".to_owned(), |started| time(started.time)),
+            activity.cancel_requested_event_id,
+            activity.last_failure.as_ref().map_or(String::new(), |failure| compact(&***failure)),
+        );
+    }
+    for timer in run.timers.values() {
+        let _ = writeln!(out, "  timer {} ({}) {}", timer.started_event_id, timer.timer_id, time(timer.expiry_time));
+    }
+    for (sequence, event) in &run.buffered {
+        let _ = writeln!(out, "  buffered {sequence} {:?}", event.event_type());
+    }
+    for query in &run.queries {
+        let _ = writeln!(out, "  query {} {}", query.query_id, query.query.query_type);
+    }
+    out
+}
+
+/// What DescribeWorkflowExecution says, a part on each line.
+pub(crate) fn description(description: &DescribeWorkflowExecutionResponse) -> String {
+    let mut out = String::new();
+    let mut part = |name: &str, text: String| {
+        let _ = writeln!(out, "{name} {text}");
+    };
+    part("config", description.execution_config.as_ref().map(compact).unwrap_or_default());
+    part("info", description.workflow_execution_info.as_ref().map(compact).unwrap_or_default());
+    part("extended info", description.workflow_extended_info.as_ref().map(compact).unwrap_or_default());
+    for activity in &description.pending_activities {
+        part("pending activity", compact(activity));
+    }
+    if let Some(task) = &description.pending_workflow_task {
+        part("pending workflow task", compact(task));
+    }
+    out
+}

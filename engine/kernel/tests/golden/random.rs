@@ -1,0 +1,135 @@
+//! Stories that nobody has thought of: commands at random, each checked against the invariants.
+//!
+//! A failing seed is printed with its commands; make a script of them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use goldenscript::Argument;
+
+use crate::arguments::{Arguments, Outcome};
+use crate::runner::Runner;
+
+const SEEDS: u64 = 100;
+const STEPS: usize = 200;
+
+/// What is drawn from: each line, of one or more commands, is as likely as any other. `#` is replaced by a small number, the
+/// same throughout the line.
+const COMMANDS: &[&str] = &[
+    "start request-id=r# retry-initial=1s execution-timeout=1h",
+    "start request-id=r# conflict=terminate-existing run-timeout=30s retry-initial=2s retry-attempts=3",
+    "start request-id=r# delay=3s",
+    "signal-with-start request-id=r#",
+    "signal s request-id=s#",
+    "signal s",
+    "signal s",
+    "cancel",
+    "poll-workflow",
+    "poll-workflow",
+    "poll-workflow",
+    "poll-workflow",
+    "poll-workflow queue=q",
+    "poll-workflow token=old",
+    "complete token=old",
+    "complete",
+    "complete sticky=sticky-1 sticky-timeout=2s",
+    "complete sticky=sticky-1 return-new=true",
+    "complete sticky=sticky-1 return-new=true force-new=true answer-#=x",
+    "complete sticky=sticky-2 answer-#=x",
+    "fail-task failure=x",
+    "reset-sticky",
+    "command start-timer id=t# after=#s",
+    "command cancel-timer id=t#",
+    "command schedule-activity id=a# type=A queue=aq start-to-close=5s heartbeat=2s retry-initial=1s retry-attempts=#",
+    "command schedule-activity id=a# type=A queue=aq schedule-to-close=#s",
+    "command cancel-activity scheduled=5",
+    "command record-marker name=m",
+    "command modify-properties memo-a=# memo-b=null",
+    "command upsert-search-attributes sa-K=#",
+    "command complete-workflow; complete",
+    "command fail-workflow failure=x; complete",
+    "command continue-as-new; complete",
+    "command cancel-workflow; complete",
+    "poll-activity a#",
+    "poll-activity a#",
+    "poll-activity a#",
+    "heartbeat a# details=#",
+    "complete-activity a# result=#",
+    "complete-activity a# by=id",
+    "fail-activity a# failure=x",
+    "cancel-activity a#",
+    "query # type=q",
+    "query # type=q reject=not-open",
+    "abandon-query #",
+    "poll-query queue=sticky-1",
+    "terminate",
+    "poll-workflow; complete sticky=sticky-1",
+    "poll-workflow; complete sticky=sticky-1 return-new=true",
+    "command start-timer id=t# after=#s; poll-workflow; complete",
+    "command schedule-activity id=a# type=A queue=aq start-to-close=5s; poll-workflow; complete",
+    "poll-activity a#; complete-activity a#",
+    "poll-activity a#; fail-activity a# failure=x",
+    "poll-workflow; signal s; complete",
+    "advance deadline; fire",
+    "advance deadline; fire",
+    "advance 500ms",
+    "advance 3s",
+    "advance deadline",
+    "advance deadline",
+    "fire",
+    "fire",
+    "fire",
+    "crash",
+    "limit buffered-events=# history-events=150",
+];
+
+#[test]
+fn invariants_hold_in_random_stories() {
+    for seed in 0..SEEDS {
+        let mut told = Vec::new();
+        let story = AssertUnwindSafe(|| tell(seed, &mut told));
+        if catch_unwind(story).is_err() {
+            panic!("seed {seed}, after:\n{}", told.join("\n"));
+        }
+    }
+}
+
+fn tell(seed: u64, told: &mut Vec<String>) {
+    let mut random = Random(seed);
+    let mut runner = Runner::new();
+    for _ in 0..STEPS {
+        let line = COMMANDS[random.below(COMMANDS.len())].replace('#', &(1 + random.below(3)).to_string());
+        for command in line.split("; ") {
+            told.push(command.to_owned());
+            // What cannot be done now (nothing was polled) is left out of the story.
+            if carry_out(&mut runner, command).is_err() {
+                told.pop();
+            }
+            runner.check();
+        }
+    }
+}
+
+fn carry_out(runner: &mut Runner, command: &str) -> Outcome<String> {
+    let mut words = command.split(' ');
+    let name = words.next().unwrap_or_default();
+    let arguments: Vec<Argument> = words
+        .map(|word| match word.split_once('=') {
+            Some((key, value)) => Argument::KeyValue(key.to_owned(), value.to_owned()),
+            None => Argument::Positional(word.to_owned()),
+        })
+        .collect();
+    runner.carry_out(name, &mut Arguments::of(&arguments))
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % end as u64).expect("below end")
+    }
+}

@@ -1,0 +1,280 @@
+//! Requests and workflow commands from a script's arguments.
+
+use everlog_proto::api::command::v1::command::Attributes;
+use everlog_proto::api::command::v1::{
+    CancelTimerCommandAttributes, CancelWorkflowExecutionCommandAttributes, Command,
+    CompleteWorkflowExecutionCommandAttributes, ContinueAsNewWorkflowExecutionCommandAttributes,
+    FailWorkflowExecutionCommandAttributes, ModifyWorkflowPropertiesCommandAttributes,
+    ProtocolMessageCommandAttributes, RecordMarkerCommandAttributes, RequestCancelActivityTaskCommandAttributes,
+    ScheduleActivityTaskCommandAttributes, StartChildWorkflowExecutionCommandAttributes, StartTimerCommandAttributes,
+    UpsertWorkflowSearchAttributesCommandAttributes,
+};
+use everlog_proto::api::common::v1::{
+    ActivityType, Header, Memo, Payload, Priority, RetryPolicy, SearchAttributes, WorkflowType,
+};
+use everlog_proto::api::enums::v1::{CommandType, WorkflowIdConflictPolicy, WorkflowIdReusePolicy};
+use everlog_proto::api::failure::v1::failure::FailureInfo;
+use everlog_proto::api::failure::v1::{ApplicationFailureInfo, CanceledFailureInfo, Failure};
+use everlog_proto::api::sdk::v1::UserMetadata;
+use everlog_proto::api::taskqueue::v1::TaskQueue;
+use everlog_proto::api::workflowservice::v1::{SignalWithStartWorkflowExecutionRequest, StartWorkflowExecutionRequest};
+
+use crate::arguments::{Arguments, Outcome, payload};
+
+/// `start queue=q type=T input=1 request-id=r run-timeout=10s execution-timeout=20s task-timeout=10s delay=5s reuse=...
+/// conflict=... memo-KEY=... sa-KEY=... summary=... cron=... priority=1` and a retry policy (see [`retry_policy`]).
+pub(crate) fn start(arguments: &mut Arguments<'_>) -> Outcome<StartWorkflowExecutionRequest> {
+    Ok(StartWorkflowExecutionRequest {
+        workflow_id: "wf".to_owned(),
+        workflow_type: Some(WorkflowType { name: arguments.string("type", "T") }),
+        task_queue: Some(task_queue(arguments.text("queue").unwrap_or("q"))),
+        input: arguments.payloads("input"),
+        workflow_execution_timeout: arguments.duration("execution-timeout")?,
+        workflow_run_timeout: arguments.duration("run-timeout")?,
+        workflow_task_timeout: arguments.duration("task-timeout")?,
+        identity: arguments.string("identity", "client"),
+        request_id: arguments.string("request-id", "start-1"),
+        workflow_id_reuse_policy: arguments.enumeration(
+            "reuse",
+            "WORKFLOW_ID_REUSE_POLICY_",
+            WorkflowIdReusePolicy::from_str_name,
+        )?,
+        workflow_id_conflict_policy: arguments.enumeration(
+            "conflict",
+            "WORKFLOW_ID_CONFLICT_POLICY_",
+            WorkflowIdConflictPolicy::from_str_name,
+        )?,
+        retry_policy: retry_policy(arguments)?,
+        cron_schedule: arguments.string("cron", ""),
+        memo: memo(arguments),
+        search_attributes: search_attributes(arguments),
+        header: header(arguments),
+        workflow_start_delay: arguments.duration("delay")?,
+        user_metadata: user_metadata(arguments),
+        priority: arguments.number("priority")?.map(|priority_key| Priority { priority_key, ..Priority::default() }),
+        ..StartWorkflowExecutionRequest::default()
+    })
+}
+
+/// The arguments of [`start`], and `signal=name signal-input=1`.
+pub(crate) fn signal_with_start(arguments: &mut Arguments<'_>) -> Outcome<SignalWithStartWorkflowExecutionRequest> {
+    let signal_name = arguments.string("signal", "s");
+    let signal_input = arguments.payloads("signal-input");
+    let start = start(arguments)?;
+    Ok(SignalWithStartWorkflowExecutionRequest {
+        workflow_id: start.workflow_id,
+        workflow_type: start.workflow_type,
+        task_queue: start.task_queue,
+        input: start.input,
+        workflow_execution_timeout: start.workflow_execution_timeout,
+        workflow_run_timeout: start.workflow_run_timeout,
+        workflow_task_timeout: start.workflow_task_timeout,
+        identity: start.identity,
+        request_id: start.request_id,
+        workflow_id_reuse_policy: start.workflow_id_reuse_policy,
+        workflow_id_conflict_policy: start.workflow_id_conflict_policy,
+        signal_name,
+        signal_input,
+        retry_policy: start.retry_policy,
+        memo: start.memo,
+        search_attributes: start.search_attributes,
+        header: start.header,
+        workflow_start_delay: start.workflow_start_delay,
+        user_metadata: start.user_metadata,
+        priority: start.priority,
+        ..SignalWithStartWorkflowExecutionRequest::default()
+    })
+}
+
+/// `retry-initial=1s retry-coefficient=2 retry-max=10s retry-attempts=3 retry-not=TypeA,TypeB`; none of them: no policy.
+fn retry_policy(arguments: &mut Arguments<'_>) -> Outcome<Option<RetryPolicy>> {
+    let policy = RetryPolicy {
+        initial_interval: arguments.duration("retry-initial")?,
+        backoff_coefficient: arguments.number("retry-coefficient")?.unwrap_or_default(),
+        maximum_interval: arguments.duration("retry-max")?,
+        maximum_attempts: arguments.number("retry-attempts")?.unwrap_or_default(),
+        non_retryable_error_types: arguments
+            .text("retry-not")
+            .map(|types| types.split(',').map(str::to_owned).collect())
+            .unwrap_or_default(),
+    };
+    Ok((policy != RetryPolicy::default()).then_some(policy))
+}
+
+/// `failure=message failure-type=T non-retryable=true retry-delay=5s`; `canceled-failure=message` for a cancellation.
+pub(crate) fn failure(arguments: &mut Arguments<'_>) -> Outcome<Option<Failure>> {
+    if let Some(message) = arguments.text("canceled-failure") {
+        let info = FailureInfo::CanceledFailureInfo(CanceledFailureInfo::default());
+        return Ok(Some(Failure { message: message.to_owned(), failure_info: Some(info), ..Failure::default() }));
+    }
+    let info = ApplicationFailureInfo {
+        r#type: arguments.string("failure-type", ""),
+        non_retryable: arguments.flag("non-retryable")?,
+        next_retry_delay: arguments.duration("retry-delay")?,
+        ..ApplicationFailureInfo::default()
+    };
+    Ok(arguments.text("failure").map(|message| Failure {
+        message: message.to_owned(),
+        failure_info: Some(FailureInfo::ApplicationFailureInfo(info)),
+        ..Failure::default()
+    }))
+}
+
+/// A workflow command: `command NAME key=value...`.
+pub(crate) fn command(arguments: &mut Arguments<'_>) -> Outcome<Command> {
+    let name = arguments.expected("a command")?;
+    let (command_type, attributes) = match name {
+        "start-timer" => (
+            CommandType::StartTimer,
+            Attributes::StartTimerCommandAttributes(StartTimerCommandAttributes {
+                timer_id: arguments.string("id", ""),
+                start_to_fire_timeout: arguments.duration("after")?,
+            }),
+        ),
+        "cancel-timer" => (
+            CommandType::CancelTimer,
+            Attributes::CancelTimerCommandAttributes(CancelTimerCommandAttributes {
+                timer_id: arguments.string("id", ""),
+            }),
+        ),
+        "schedule-activity" => (
+            CommandType::ScheduleActivityTask,
+            Attributes::ScheduleActivityTaskCommandAttributes(schedule_activity(arguments)?),
+        ),
+        "cancel-activity" => (
+            CommandType::RequestCancelActivityTask,
+            Attributes::RequestCancelActivityTaskCommandAttributes(RequestCancelActivityTaskCommandAttributes {
+                scheduled_event_id: arguments.number("scheduled")?.unwrap_or_default(),
+            }),
+        ),
+        "complete-workflow" => (
+            CommandType::CompleteWorkflowExecution,
+            Attributes::CompleteWorkflowExecutionCommandAttributes(CompleteWorkflowExecutionCommandAttributes {
+                result: arguments.payloads("result"),
+            }),
+        ),
+        "fail-workflow" => (
+            CommandType::FailWorkflowExecution,
+            Attributes::FailWorkflowExecutionCommandAttributes(FailWorkflowExecutionCommandAttributes {
+                failure: failure(arguments)?,
+            }),
+        ),
+        "cancel-workflow" => (
+            CommandType::CancelWorkflowExecution,
+            Attributes::CancelWorkflowExecutionCommandAttributes(CancelWorkflowExecutionCommandAttributes {
+                details: arguments.payloads("details"),
+            }),
+        ),
+        "continue-as-new" => (
+            CommandType::ContinueAsNewWorkflowExecution,
+            Attributes::ContinueAsNewWorkflowExecutionCommandAttributes(continue_as_new(arguments)?),
+        ),
+        "record-marker" => (
+            CommandType::RecordMarker,
+            Attributes::RecordMarkerCommandAttributes(RecordMarkerCommandAttributes {
+                marker_name: arguments.string("name", ""),
+                details: arguments
+                    .payloads("details")
+                    .map(|details| ("data".to_owned(), details))
+                    .into_iter()
+                    .collect(),
+                header: header(arguments),
+                failure: failure(arguments)?,
+            }),
+        ),
+        "upsert-search-attributes" => (
+            CommandType::UpsertWorkflowSearchAttributes,
+            Attributes::UpsertWorkflowSearchAttributesCommandAttributes(
+                UpsertWorkflowSearchAttributesCommandAttributes { search_attributes: search_attributes(arguments) },
+            ),
+        ),
+        "modify-properties" => (
+            CommandType::ModifyWorkflowProperties,
+            Attributes::ModifyWorkflowPropertiesCommandAttributes(ModifyWorkflowPropertiesCommandAttributes {
+                upserted_memo: memo(arguments),
+            }),
+        ),
+        "start-child" => (
+            CommandType::StartChildWorkflowExecution,
+            Attributes::StartChildWorkflowExecutionCommandAttributes(StartChildWorkflowExecutionCommandAttributes {
+                workflow_id: arguments.string("id", ""),
+                ..StartChildWorkflowExecutionCommandAttributes::default()
+            }),
+        ),
+        "protocol-message" => (
+            CommandType::ProtocolMessage,
+            Attributes::ProtocolMessageCommandAttributes(ProtocolMessageCommandAttributes {
+                message_id: arguments.string("id", ""),
+            }),
+        ),
+        other => return Err(format!("unknown workflow command {other}").into()),
+    };
+    Ok(Command {
+        command_type: command_type.into(),
+        user_metadata: user_metadata(arguments),
+        attributes: Some(attributes),
+        ..Command::default()
+    })
+}
+
+fn schedule_activity(arguments: &mut Arguments<'_>) -> Outcome<ScheduleActivityTaskCommandAttributes> {
+    Ok(ScheduleActivityTaskCommandAttributes {
+        activity_id: arguments.string("id", ""),
+        activity_type: arguments.text("type").map(|name| ActivityType { name: name.to_owned() }),
+        task_queue: arguments.text("queue").map(task_queue),
+        header: header(arguments),
+        input: arguments.payloads("input"),
+        schedule_to_close_timeout: arguments.duration("schedule-to-close")?,
+        schedule_to_start_timeout: arguments.duration("schedule-to-start")?,
+        start_to_close_timeout: arguments.duration("start-to-close")?,
+        heartbeat_timeout: arguments.duration("heartbeat")?,
+        retry_policy: retry_policy(arguments)?,
+        priority: arguments.number("priority")?.map(|priority_key| Priority { priority_key, ..Priority::default() }),
+        ..ScheduleActivityTaskCommandAttributes::default()
+    })
+}
+
+fn continue_as_new(arguments: &mut Arguments<'_>) -> Outcome<ContinueAsNewWorkflowExecutionCommandAttributes> {
+    Ok(ContinueAsNewWorkflowExecutionCommandAttributes {
+        workflow_type: arguments.text("type").map(|name| WorkflowType { name: name.to_owned() }),
+        task_queue: arguments.text("queue").map(task_queue),
+        input: arguments.payloads("input"),
+        workflow_run_timeout: arguments.duration("run-timeout")?,
+        workflow_task_timeout: arguments.duration("task-timeout")?,
+        backoff_start_interval: arguments.duration("backoff")?,
+        retry_policy: retry_policy(arguments)?,
+        initiator: arguments.number("initiator")?.unwrap_or_default(),
+        failure: failure(arguments)?,
+        last_completion_result: arguments.payloads("last-result"),
+        cron_schedule: arguments.string("cron", ""),
+        header: header(arguments),
+        memo: memo(arguments),
+        search_attributes: search_attributes(arguments),
+        ..ContinueAsNewWorkflowExecutionCommandAttributes::default()
+    })
+}
+
+fn task_queue(name: &str) -> TaskQueue {
+    TaskQueue { name: name.to_owned(), kind: 1, ..TaskQueue::default() }
+}
+
+fn memo(arguments: &mut Arguments<'_>) -> Option<Memo> {
+    fields(arguments, "memo-").map(|fields| Memo { fields })
+}
+
+fn search_attributes(arguments: &mut Arguments<'_>) -> Option<SearchAttributes> {
+    fields(arguments, "sa-").map(|indexed_fields| SearchAttributes { indexed_fields })
+}
+
+fn header(arguments: &mut Arguments<'_>) -> Option<Header> {
+    fields(arguments, "header-").map(|fields| Header { fields })
+}
+
+fn fields(arguments: &mut Arguments<'_>, prefix: &str) -> Option<std::collections::HashMap<String, Payload>> {
+    let found = arguments.prefixed(prefix);
+    (!found.is_empty()).then(|| found.into_iter().map(|(key, value)| (key, payload(&value))).collect())
+}
+
+fn user_metadata(arguments: &mut Arguments<'_>) -> Option<UserMetadata> {
+    arguments.text("summary").map(|summary| UserMetadata { summary: Some(payload(summary)), details: None })
+}

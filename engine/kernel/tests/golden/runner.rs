@@ -1,0 +1,470 @@
+//! The commands of a script, carried out on one workflow called `wf`.
+//!
+//! | command | what it does |
+//! |---|---|
+//! | `start`, `signal-with-start` | see `requests.rs` for the arguments |
+//! | `signal NAME [input= request-id=]`, `cancel [reason=]`, `terminate [reason= details=]` | requests of a client |
+//! | `poll-workflow [queue= scheduled= attempt= request-id= token=NAME]` | a worker takes the workflow task: the pending one, from the sticky queue if there is one, unless told otherwise |
+//! | `command NAME ...` | adds a workflow command to the next `complete` |
+//! | `complete [sticky= sticky-timeout= return-new= force-new= answer-ID= fail-ID= message= token=NAME]` | the worker completes its workflow task; `answer-7=x` answers query 7 |
+//! | `fail-task [cause= failure= token=NAME]`, `reset-sticky` | |
+//! | `poll-activity ID [attempt=]`, `heartbeat ID`, `complete-activity ID`, `fail-activity ID`, `cancel-activity ID` | by the token of the last poll for that activity, with `by=id` by id |
+//! | `query ID [type= reject=]`, `abandon-query ID`, `poll-query [queue=]` | |
+//! | `advance 5s`, `advance deadline` | moves the clock, by a time or to the run's next deadline |
+//! | `fire` | tells the kernel that deadlines are due |
+//! | `crash` | a new leader: only the rows are left |
+//! | `history`, `rows`, `state` | shows what there is |
+//! | `describe` | what DescribeWorkflowExecution says |
+//! | `limit NAME=VALUE` | changes a limit |
+//!
+//! Commands to a run take `run=run2`; without it the current run is meant.
+
+use std::collections::HashMap;
+use std::error::Error;
+
+use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask, StartWorkflowTask, WorkflowTaskStart};
+use everlog_kernel::describe::describe;
+use everlog_kernel::token::{self, ActivityTaskToken, WorkflowTaskToken};
+use everlog_kernel::{
+    Command, Context, Ids, Limits, Namespace, NamespaceId, RowKey, Run, RunId, Time, Transition, Workflow, decide,
+};
+use everlog_proto::api::enums::v1::{EventType, QueryRejectCondition, QueryResultType, WorkflowTaskFailedCause};
+use everlog_proto::api::protocol::v1::Message as ProtocolMessage;
+use everlog_proto::api::query::v1::{WorkflowQuery, WorkflowQueryResult};
+use everlog_proto::api::taskqueue::v1::{StickyExecutionAttributes, TaskQueue};
+use everlog_proto::api::workflowservice::v1::{
+    RequestCancelWorkflowExecutionRequest, RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest,
+    SignalWorkflowExecutionRequest, TerminateWorkflowExecutionRequest,
+};
+
+use crate::arguments::{Arguments, Outcome, parse_duration, payloads};
+use crate::store::Store;
+use crate::{invariants, print, requests};
+
+/// One workflow, its rows, and the worker's side of things.
+pub(crate) struct Runner {
+    now: Time,
+    namespace: Namespace,
+    limits: Limits,
+    ids: Ids,
+    workflow: Workflow,
+    store: Store,
+    /// Runs in the order in which they appeared: the first is shown as `run1`.
+    runs: Vec<RunId>,
+    /// Workflow commands for the next completion.
+    commands: Vec<everlog_proto::api::command::v1::Command>,
+    /// Workflow task tokens by name; that of the last poll is called ``.
+    workflow_tokens: HashMap<String, WorkflowTaskToken>,
+    /// Activity tokens by activity id.
+    activity_tokens: HashMap<String, ActivityTaskToken>,
+}
+
+impl goldenscript::Runner for Runner {
+    type Command = goldenscript::Command;
+
+    fn run(
+        &mut self,
+        command: &goldenscript::Command,
+        _context: &goldenscript::Context,
+    ) -> Result<String, Box<dyn Error>> {
+        let mut arguments = Arguments::new(command);
+        let output = self.carry_out(&command.name, &mut arguments)?;
+        arguments.end()?;
+        self.check();
+        Ok(self.with_run_names(output))
+    }
+}
+
+impl Runner {
+    pub(crate) fn new() -> Runner {
+        Runner {
+            now: print::START,
+            namespace: Namespace {
+                id: NamespaceId([7; 16]),
+                name: "default".to_owned(),
+                retention: std::time::Duration::from_secs(24 * 3600),
+            },
+            limits: Limits { retention_jitter: std::time::Duration::ZERO, ..Limits::default() },
+            ids: Ids::new(1),
+            workflow: Workflow::new("wf"),
+            store: Store::default(),
+            runs: Vec::new(),
+            commands: Vec::new(),
+            workflow_tokens: HashMap::new(),
+            activity_tokens: HashMap::new(),
+        }
+    }
+
+    /// Checks what must hold at any time.
+    pub(crate) fn check(&self) {
+        invariants::hold(&self.workflow, &self.store);
+    }
+
+    /// Carries out one command. An error says what is wrong with the script, not with the kernel.
+    pub(crate) fn carry_out(&mut self, name: &str, arguments: &mut Arguments<'_>) -> Outcome<String> {
+        let run_id = self.named_run(arguments)?;
+        match name {
+            "start" => {
+                let request = requests::start(arguments)?;
+                self.decide(None, Command::StartWorkflow(Box::new(request)))
+            }
+            "signal-with-start" => {
+                let request = requests::signal_with_start(arguments)?;
+                self.decide(None, Command::SignalWithStartWorkflow(Box::new(request)))
+            }
+            "signal" => {
+                let request = SignalWorkflowExecutionRequest {
+                    signal_name: arguments.expected("a signal's name")?.to_owned(),
+                    input: arguments.payloads("input"),
+                    identity: "client".to_owned(),
+                    request_id: arguments.string("request-id", ""),
+                    ..SignalWorkflowExecutionRequest::default()
+                };
+                self.decide(run_id, Command::SignalWorkflow(Box::new(request)))
+            }
+            "cancel" => {
+                let request = RequestCancelWorkflowExecutionRequest {
+                    identity: "client".to_owned(),
+                    request_id: arguments.string("request-id", "cancel-1"),
+                    first_execution_run_id: self.run_text(arguments.text("first-run"))?,
+                    reason: arguments.string("reason", ""),
+                    ..RequestCancelWorkflowExecutionRequest::default()
+                };
+                self.decide(run_id, Command::RequestCancelWorkflow(Box::new(request)))
+            }
+            "terminate" => {
+                let request = TerminateWorkflowExecutionRequest {
+                    reason: arguments.string("reason", ""),
+                    details: arguments.payloads("details"),
+                    identity: "client".to_owned(),
+                    first_execution_run_id: self.run_text(arguments.text("first-run"))?,
+                    ..TerminateWorkflowExecutionRequest::default()
+                };
+                self.decide(run_id, Command::TerminateWorkflow(Box::new(request)))
+            }
+            "command" => {
+                self.commands.push(requests::command(arguments)?);
+                Ok(String::new())
+            }
+            "poll-workflow" => self.poll_workflow(run_id, arguments),
+            "complete" => self.complete(run_id, arguments),
+            "fail-task" => {
+                let request = RespondWorkflowTaskFailedRequest {
+                    cause: arguments.enumeration(
+                        "cause",
+                        "WORKFLOW_TASK_FAILED_CAUSE_",
+                        WorkflowTaskFailedCause::from_str_name,
+                    )?,
+                    failure: requests::failure(arguments)?,
+                    identity: "worker".to_owned(),
+                    ..RespondWorkflowTaskFailedRequest::default()
+                };
+                let token = self.workflow_token(arguments)?;
+                self.decide(Some(token.run_id), Command::FailWorkflowTask(token, Box::new(request)))
+            }
+            "reset-sticky" => self.decide(run_id, Command::ResetStickyTaskQueue),
+            "query" => {
+                let command = Command::QueryWorkflow {
+                    query_id: arguments.expected("a query id")?.parse()?,
+                    query: Box::new(WorkflowQuery {
+                        query_type: arguments.string("type", "status"),
+                        ..WorkflowQuery::default()
+                    }),
+                    reject_condition: arguments.enumeration(
+                        "reject",
+                        "QUERY_REJECT_CONDITION_",
+                        QueryRejectCondition::from_str_name,
+                    )?,
+                };
+                self.decide(run_id, command)
+            }
+            "abandon-query" => {
+                let query_id = arguments.expected("a query id")?.parse()?;
+                self.decide(run_id, Command::AbandonQuery { query_id })
+            }
+            "poll-query" => {
+                let task_queue = arguments.string("queue", "q");
+                self.decide(run_id, Command::StartQueryTask { task_queue })
+            }
+            "poll-activity" => self.poll_activity(run_id, arguments),
+            "heartbeat" => {
+                let (run_id, activity) = self.activity(run_id, arguments)?;
+                let details = arguments.payloads("details");
+                let identity = "worker".to_owned();
+                self.decide(run_id, Command::HeartbeatActivity { activity, details, identity })
+            }
+            "complete-activity" => {
+                let (run_id, activity) = self.activity(run_id, arguments)?;
+                let result = arguments.payloads("result");
+                let identity = "worker".to_owned();
+                self.decide(run_id, Command::CompleteActivity { activity, result, identity })
+            }
+            "fail-activity" => {
+                let (run_id, activity) = self.activity(run_id, arguments)?;
+                let failure = requests::failure(arguments)?.map(Box::new);
+                let last_heartbeat_details = arguments.payloads("details");
+                let identity = "worker".to_owned();
+                self.decide(run_id, Command::FailActivity { activity, failure, last_heartbeat_details, identity })
+            }
+            "cancel-activity" => {
+                let (run_id, activity) = self.activity(run_id, arguments)?;
+                let details = arguments.payloads("details");
+                let identity = "worker".to_owned();
+                self.decide(run_id, Command::CancelActivity { activity, details, identity })
+            }
+            "advance" => {
+                match arguments.expected("a duration, or 'deadline'")? {
+                    "deadline" => {
+                        let deadline = self.run_of(run_id)?.next_deadline().ok_or("the run has no deadline")?;
+                        self.now = self.now.max(deadline);
+                    }
+                    duration => self.now = self.now.plus(parse_duration(duration)?),
+                }
+                Ok(format!("now {}\n", print::relative_time(self.now.0)))
+            }
+            "fire" => self.decide(run_id, Command::FireTimers),
+            "crash" => {
+                self.workflow = self.store.load("wf");
+                Ok(String::new())
+            }
+            "history" => {
+                let run_id = self.run_of(run_id)?.id;
+                Ok(self.store.history(run_id).iter().map(|event| print::event(event) + "\n").collect())
+            }
+            "rows" => Ok(self.store.keys().map(|key| print::row(key) + "\n").collect()),
+            "describe" => Ok(match describe(&self.workflow, run_id) {
+                Ok(description) => print::description(&description),
+                Err(refused) => print::rejection(&refused) + "\n",
+            }),
+            "state" => Ok(print::state(self.run_of(run_id)?)),
+            "limit" => self.set_limits(arguments),
+            other => Err(format!("unknown command {other}").into()),
+        }
+    }
+
+    /// Decides a command, twice, and applies what comes out.
+    fn decide(&mut self, run_id: Option<RunId>, command: Command) -> Outcome<String> {
+        Ok(match self.transition(run_id, command) {
+            Ok(transition) => print::transition(&transition),
+            Err(refused) => print::rejection(&refused) + "\n",
+        })
+    }
+
+    fn transition(&mut self, run_id: Option<RunId>, command: Command) -> Result<Transition, everlog_kernel::Rejection> {
+        let before = self.workflow.clone();
+        let mut twin = self.workflow.clone();
+        let mut twin_ids = self.ids.clone();
+        let again = decide(
+            &mut twin,
+            run_id,
+            command.clone(),
+            &mut Context { now: self.now, namespace: &self.namespace, limits: &self.limits, ids: &mut twin_ids },
+        );
+        let outcome = decide(
+            &mut self.workflow,
+            run_id,
+            command,
+            &mut Context { now: self.now, namespace: &self.namespace, limits: &self.limits, ids: &mut self.ids },
+        );
+        match (&outcome, &again) {
+            (Ok(one), Ok(two)) => invariants::deterministic(one, two),
+            (Err(one), Err(two)) => {
+                assert_eq!(one, two, "a command refused twice is refused for the same reason");
+                invariants::unchanged(&before, &self.workflow);
+            }
+            (one, two) => panic!("a decision taken twice differs: {one:?}, {two:?}"),
+        }
+        let transition = outcome?;
+        for (key, _) in &transition.rows {
+            if let RowKey::Info(run) = key
+                && !self.runs.contains(run)
+            {
+                self.runs.push(*run);
+            }
+        }
+        self.store.apply(&transition.rows);
+        Ok(transition)
+    }
+
+    /// A worker takes the workflow task.
+    fn poll_workflow(&mut self, run_id: Option<RunId>, arguments: &mut Arguments<'_>) -> Outcome<String> {
+        let run = self.run_of(run_id)?;
+        let task = run.state.workflow_task.as_ref();
+        let sticky = run.sticky.as_ref().map_or(run.task_queue(), |sticky| &sticky.task_queue).to_owned();
+        let start = StartWorkflowTask {
+            scheduled_event_id: arguments
+                .number("scheduled")?
+                .or(task.map(|task| task.scheduled_event_id))
+                .ok_or("no workflow task is pending")?,
+            attempt: arguments.number("attempt")?.or(task.map(|task| task.attempt)).unwrap_or(1),
+            task_queue: arguments.string("queue", &sticky),
+            identity: "worker".to_owned(),
+            request_id: arguments.string("request-id", "poll"),
+        };
+        let name = arguments.string("token", "");
+        let run_id = Some(run.id);
+        let transition = match self.transition(run_id, Command::StartWorkflowTask(start)) {
+            Ok(transition) => transition,
+            Err(refused) => return Ok(print::rejection(&refused) + "\n"),
+        };
+        if let Ok(Reply::WorkflowTaskStarted(start)) = &transition.reply {
+            self.take_workflow_task(name, start);
+        }
+        Ok(print::transition(&transition))
+    }
+
+    /// Checks what a worker was given, and keeps its token.
+    fn take_workflow_task(&mut self, name: String, start: &WorkflowTaskStart) {
+        let token: WorkflowTaskToken = token::decode(&start.response.task_token).expect("a task has a token");
+        let tail = print::events(&start.tail);
+        let last = tail.last().expect("a started task has a tail");
+        assert_eq!(last.event_type(), EventType::WorkflowTaskStarted, "the history that a worker gets ends with it");
+        assert_eq!(last.event_id, start.response.started_event_id, "... and has its id");
+        for (id, event) in (start.history_to..).zip(&tail) {
+            assert_eq!(event.event_id, id, "the tail follows the stored events");
+        }
+        let stored = self.store.history(token.run_id).len() as i64;
+        assert_eq!(start.history_to, stored + 1, "every stored event but the first ones is sent");
+        self.workflow_tokens.insert(name, token);
+    }
+
+    fn complete(&mut self, _: Option<RunId>, arguments: &mut Arguments<'_>) -> Outcome<String> {
+        let sticky = arguments.text("sticky");
+        let sticky_timeout = arguments.duration("sticky-timeout")?;
+        let token = self.workflow_token(arguments)?;
+        let mut query_results = HashMap::new();
+        for (id, answer) in arguments.prefixed("answer-") {
+            let result_type = QueryResultType::Answered.into();
+            let result = WorkflowQueryResult { result_type, answer: Some(payloads(&answer)), ..Default::default() };
+            query_results.insert(id, result);
+        }
+        for (id, error_message) in arguments.prefixed("fail-") {
+            let result_type = QueryResultType::Failed.into();
+            query_results.insert(id, WorkflowQueryResult { result_type, error_message, ..Default::default() });
+        }
+        let request = RespondWorkflowTaskCompletedRequest {
+            commands: std::mem::take(&mut self.commands),
+            identity: "worker".to_owned(),
+            sticky_attributes: sticky.map(|name| StickyExecutionAttributes {
+                worker_task_queue: Some(TaskQueue { name: name.to_owned(), kind: 2, normal_name: "q".to_owned() }),
+                schedule_to_start_timeout: sticky_timeout,
+            }),
+            return_new_workflow_task: arguments.flag("return-new")?,
+            force_create_new_workflow_task: arguments.flag("force-new")?,
+            query_results,
+            messages: arguments
+                .text("message")
+                .map(|id| ProtocolMessage { id: id.to_owned(), ..ProtocolMessage::default() })
+                .into_iter()
+                .collect(),
+            ..RespondWorkflowTaskCompletedRequest::default()
+        };
+        let transition =
+            match self.transition(Some(token.run_id), Command::CompleteWorkflowTask(token, Box::new(request))) {
+                Ok(transition) => transition,
+                Err(refused) => return Ok(print::rejection(&refused) + "\n"),
+            };
+        if let Ok(Reply::WorkflowTaskCompleted(completed)) = &transition.reply
+            && let Some(next) = &completed.next
+        {
+            self.take_workflow_task(String::new(), next);
+        }
+        Ok(print::transition(&transition))
+    }
+
+    fn workflow_token(&self, arguments: &mut Arguments<'_>) -> Outcome<WorkflowTaskToken> {
+        let name = arguments.text("token").unwrap_or_default();
+        Ok(self.workflow_tokens.get(name).cloned().ok_or("no workflow task was polled")?)
+    }
+
+    /// A worker takes an activity.
+    fn poll_activity(&mut self, run_id: Option<RunId>, arguments: &mut Arguments<'_>) -> Outcome<String> {
+        let id = arguments.expected("an activity id")?;
+        let run = self.run_of(run_id)?;
+        let scheduled = run.activity_ids.get(id).copied();
+        let attempt = scheduled.and_then(|id| run.activities.get(&id)).map(|activity| activity.attempt);
+        let start = StartActivityTask {
+            scheduled_event_id: arguments.number("scheduled")?.or(scheduled).ok_or("no such activity is pending")?,
+            attempt: arguments.number("attempt")?.or(attempt).unwrap_or(1),
+            identity: "worker".to_owned(),
+            request_id: arguments.string("request-id", "poll"),
+        };
+        let run_id = Some(run.id);
+        let transition = match self.transition(run_id, Command::StartActivityTask(start)) {
+            Ok(transition) => transition,
+            Err(refused) => return Ok(print::rejection(&refused) + "\n"),
+        };
+        if let Ok(Reply::ActivityTaskStarted(response)) = &transition.reply {
+            let token = token::decode(&response.task_token).ok_or("an activity task has a token")?;
+            self.activity_tokens.insert(id.to_owned(), token);
+        }
+        Ok(print::transition(&transition))
+    }
+
+    /// The activity that a worker names, and the run that it names with it.
+    fn activity(&self, run_id: Option<RunId>, arguments: &mut Arguments<'_>) -> Outcome<(Option<RunId>, ActivityRef)> {
+        let id = arguments.expected("an activity id")?;
+        if arguments.text("by") == Some("id") {
+            return Ok((run_id, ActivityRef::Id(id.to_owned())));
+        }
+        let token = self.activity_tokens.get(id).cloned().ok_or("that activity was not polled")?;
+        Ok((Some(token.run_id), ActivityRef::Token(token)))
+    }
+
+    fn set_limits(&mut self, arguments: &mut Arguments<'_>) -> Outcome<String> {
+        let limits = &mut self.limits;
+        if let Some(value) = arguments.number("blob-bytes")? {
+            limits.blob_bytes_max = value;
+        }
+        if let Some(value) = arguments.number("history-bytes")? {
+            limits.history_bytes_max = value;
+        }
+        if let Some(value) = arguments.number("history-events")? {
+            limits.history_events_max = value;
+        }
+        if let Some(value) = arguments.number("suggest-continue-as-new-events")? {
+            limits.history_events_suggest_continue_as_new = value;
+        }
+        if let Some(value) = arguments.number("pending-activities")? {
+            limits.pending_activities_max = value;
+        }
+        if let Some(value) = arguments.number("signals")? {
+            limits.signals_max = value;
+        }
+        if let Some(value) = arguments.number("buffered-events")? {
+            limits.buffered_events_max = value;
+        }
+        if let Some(value) = arguments.number("buffered-queries")? {
+            limits.buffered_queries_max = value;
+        }
+        Ok(String::new())
+    }
+
+    fn named_run(&self, arguments: &mut Arguments<'_>) -> Outcome<Option<RunId>> {
+        let Some(name) = arguments.text("run") else { return Ok(None) };
+        let number: usize = name.strip_prefix("run").ok_or("runs are called run1, run2, ...")?.parse()?;
+        // A run that never was stands for one that is unknown.
+        Ok(Some(self.runs.get(number.wrapping_sub(1)).copied().unwrap_or(RunId([9; 16]))))
+    }
+
+    fn run_text(&self, name: Option<&str>) -> Outcome<String> {
+        let Some(name) = name else { return Ok(String::new()) };
+        let number: usize = name.strip_prefix("run").ok_or("runs are called run1, run2, ...")?.parse()?;
+        Ok(self.runs.get(number.wrapping_sub(1)).copied().unwrap_or(RunId([9; 16])).to_string())
+    }
+
+    fn run_of(&self, run_id: Option<RunId>) -> Outcome<&Run> {
+        match run_id {
+            Some(run_id) => self.workflow.runs.get(&run_id),
+            None => self.workflow.current_run(),
+        }
+        .ok_or_else(|| "there is no such run".into())
+    }
+
+    fn with_run_names(&self, mut output: String) -> String {
+        for (index, run) in self.runs.iter().enumerate() {
+            output = output.replace(&run.to_string(), &format!("run{}", index + 1));
+        }
+        output
+    }
+}

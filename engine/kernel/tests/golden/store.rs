@@ -1,0 +1,104 @@
+//! The rows that were written: what a new leader would find.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use everlog_kernel::state::{Current, RunRow};
+use everlog_kernel::{RowKey, Run, RunId, Workflow};
+use everlog_proto::api::history::v1::{History, HistoryEvent};
+use prost::Message;
+
+/// Rows by key, in an order that is the same in every run of a test.
+#[derive(Clone, Default)]
+pub(crate) struct Store {
+    rows: BTreeMap<String, (RowKey, Bytes)>,
+}
+
+impl Store {
+    /// Applies a transition's rows.
+    pub(crate) fn apply(&mut self, rows: &[(RowKey, Option<Bytes>)]) {
+        for (key, value) in rows {
+            match (key, value) {
+                (RowKey::Run(run_id), None) => self.rows.retain(|_, (key, _)| run_of(key) != Some(*run_id)),
+                (RowKey::Run(_), Some(_)) => panic!("a whole run is only ever deleted"),
+                (key, Some(value)) => {
+                    self.rows.insert(format!("{key:?}"), (key.clone(), value.clone()));
+                }
+                (key, None) => {
+                    self.rows.remove(&format!("{key:?}"));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &RowKey> {
+        self.rows.values().map(|(key, _)| key)
+    }
+
+    /// The events of a run, as they are stored.
+    pub(crate) fn history(&self, run_id: RunId) -> Vec<HistoryEvent> {
+        let mut batches: Vec<(i64, &Bytes)> = Vec::new();
+        for (key, value) in self.rows.values() {
+            if let RowKey::History(run, first) = key
+                && *run == run_id
+            {
+                batches.push((*first, value));
+            }
+        }
+        batches.sort_unstable_by_key(|(first, _)| *first);
+        let mut events = Vec::new();
+        for (first, bytes) in batches {
+            let batch = History::decode(bytes.clone()).expect("a history row is an encoded History").events;
+            assert_eq!(
+                batch.first().map(|event| event.event_id),
+                Some(first),
+                "a batch is stored under its first event"
+            );
+            events.extend(batch);
+        }
+        events
+    }
+
+    /// The workflow as a new leader loads it.
+    pub(crate) fn load(&self, workflow_id: &str) -> Workflow {
+        let mut workflow = Workflow::new(workflow_id);
+        let mut runs: BTreeMap<RunId, Vec<RunRow>> = BTreeMap::new();
+        for (key, value) in self.rows.values() {
+            let value = value.clone();
+            let (run_id, row) = match key {
+                RowKey::Current => {
+                    workflow.current = Some(Current::from_row(&value).expect("the kernel wrote it"));
+                    continue;
+                }
+                RowKey::Info(run) => (run, RunRow::Info(value)),
+                RowKey::State(run) => (run, RunRow::State(value)),
+                RowKey::Activity(run, _) => (run, RunRow::Activity(value)),
+                RowKey::Timer(run, _) => (run, RunRow::Timer(value)),
+                RowKey::BufferedEvent(run, sequence) => (run, RunRow::BufferedEvent(*sequence, value)),
+                RowKey::SignalRequest(run, request_id) => (run, RunRow::SignalRequest(request_id.clone())),
+                _ => continue,
+            };
+            runs.entry(*run_id).or_default().push(row);
+        }
+        for (id, rows) in runs {
+            let run = Run::from_rows(id, rows).expect("the kernel wrote it").expect("every run has a state row");
+            workflow.runs.insert(id, run);
+        }
+        workflow
+    }
+}
+
+/// The run whose range a row lies in; `None` for rows of the partition's indexes.
+fn run_of(key: &RowKey) -> Option<RunId> {
+    match key {
+        RowKey::Info(run)
+        | RowKey::State(run)
+        | RowKey::History(run, _)
+        | RowKey::Activity(run, _)
+        | RowKey::Timer(run, _)
+        | RowKey::BufferedEvent(run, _)
+        | RowKey::SignalRequest(run, _)
+        | RowKey::Run(run) => Some(*run),
+        RowKey::Current | RowKey::Task(_) | RowKey::Wake(..) | RowKey::Visibility(_) => None,
+    }
+}

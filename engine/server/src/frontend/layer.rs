@@ -1,0 +1,235 @@
+//! What stands in front of every method: metrics, a trace line, and the texts of errors that tonic gives itself.
+//!
+//! SDKs tell a server that lacks a method from one that is broken by the text of UNIMPLEMENTED, and a request that is too large
+//! from a bad one by code and text; both are grpc-go's here.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use http::{HeaderValue, Request, Response};
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use super::errors::cut;
+use super::services::is_served;
+
+/// The text of the generated stubs of methods that are not implemented.
+const STUB_TEXT: &str = "Not yet implemented";
+
+/// How tonic begins when a request is larger than allowed.
+const TOO_LARGE_TEXT: &str = "Error, decoded message length too large";
+
+/// What metrics call the methods that are not served: their names are the caller's, and any number of them.
+const OTHER_OPERATION: &str = "other";
+
+/// Longest part of a path that is repeated in a message, bytes.
+const NAME_BYTES_MAX: usize = 200;
+
+/// Puts [`Observed`] in front of a service.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ObserveLayer;
+
+impl<S> Layer<S> for ObserveLayer {
+    type Service = Observed<S>;
+
+    fn layer(&self, inner: S) -> Observed<S> {
+        Observed { inner }
+    }
+}
+
+/// A service whose calls are counted, and whose errors speak as clients expect.
+#[derive(Clone, Debug)]
+pub(super) struct Observed<S> {
+    inner: S,
+}
+
+impl<S, B, R> Service<Request<B>> for Observed<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<R>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let mut timed = Timed::new(request.uri().path());
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let mut response = answer.await?;
+            let code = correct(&mut response, &timed.path);
+            timed.end(code);
+            Ok(response)
+        })
+    }
+}
+
+/// A call that is being counted. Dropped without an end, the caller has gone away.
+struct Timed {
+    path: String,
+    operation: &'static str,
+    started: Instant,
+    ended: bool,
+}
+
+impl Timed {
+    fn new(path: &str) -> Timed {
+        let method = path.rsplit('/').next().unwrap_or("");
+        Timed {
+            path: path.to_owned(),
+            operation: is_served(method).unwrap_or(OTHER_OPERATION),
+            started: Instant::now(),
+            ended: false,
+        }
+    }
+
+    fn end(&mut self, code: Code) {
+        self.ended = true;
+        let (operation, elapsed) = (self.operation, self.started.elapsed());
+        metrics::counter!("everlog_requests_total", "operation" => operation, "code" => code_name(code)).increment(1);
+        metrics::histogram!("everlog_request_seconds", "operation" => operation).record(elapsed.as_secs_f64());
+        tracing::debug!(path = self.path, ?code, ?elapsed, "request");
+    }
+}
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(Code::Cancelled);
+        }
+    }
+}
+
+/// Reads the code of a response, and puts the right text in where tonic has one of its own.
+fn correct<R>(response: &mut Response<R>, path: &str) -> Code {
+    // An error has its status in the headers; a response with a message has it in the trailers, where it says OK.
+    let Some(code) = response.headers().get(Status::GRPC_STATUS) else { return Code::Ok };
+    let code = Code::from_bytes(code.as_bytes());
+    let message = response.headers().get(Status::GRPC_MESSAGE).map_or(b"".as_slice(), HeaderValue::as_bytes);
+    let message = percent_decoded(message);
+    let (code, message) = match code {
+        Code::Unimplemented if message.is_empty() || message == STUB_TEXT => (code, unknown_method(path)),
+        Code::OutOfRange if message.starts_with(TOO_LARGE_TEXT) => (Code::ResourceExhausted, too_large(&message)),
+        _ => return code,
+    };
+    let headers = response.headers_mut();
+    headers.insert(Status::GRPC_STATUS, HeaderValue::from(code as i32));
+    if let Ok(message) = HeaderValue::from_str(&message) {
+        headers.insert(Status::GRPC_MESSAGE, message);
+    }
+    code
+}
+
+fn unknown_method(path: &str) -> String {
+    let (service, method) = path.trim_start_matches('/').rsplit_once('/').unwrap_or((path, ""));
+    format!("unknown method {} for service {}", cut(method, NAME_BYTES_MAX), cut(service, NAME_BYTES_MAX))
+}
+
+/// The first two numbers in tonic's text are the size and the limit.
+fn too_large(message: &str) -> String {
+    let mut numbers = message.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    match (numbers.next(), numbers.next()) {
+        (Some(size), Some(limit)) => format!("grpc: received message larger than max ({size} vs. {limit})"),
+        _ => "grpc: received message larger than max".to_owned(),
+    }
+}
+
+fn percent_decoded(message: &[u8]) -> String {
+    let mut bytes = Vec::with_capacity(message.len());
+    let mut rest = message;
+    while let [first, tail @ ..] = rest {
+        let escaped = (*first == b'%').then(|| std::str::from_utf8(tail.get(..2)?).ok()).flatten();
+        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATH: &str = "/temporal.api.workflowservice.v1.WorkflowService/CreateSchedule";
+
+    fn corrected(code: Code, message: &str) -> (Code, String) {
+        let (mut parts, ()) = Status::new(code, message).into_http::<()>().into_parts();
+        parts.headers.insert("x", HeaderValue::from_static("kept"));
+        let mut response = Response::from_parts(parts, ());
+        let code = correct(&mut response, PATH);
+        let status = Status::from_header_map(response.headers()).unwrap();
+        assert_eq!(status.code(), code);
+        (code, status.message().to_owned())
+    }
+
+    #[test]
+    fn errors_of_tonic_speak_as_grpc_go_does() {
+        let unknown = "unknown method CreateSchedule for service temporal.api.workflowservice.v1.WorkflowService";
+        let too_large = "Error, decoded message length too large: found 5242926 bytes, the limit is: 4194304 bytes";
+        let cases = [
+            (Code::Unimplemented, "", Code::Unimplemented, unknown),
+            (Code::Unimplemented, STUB_TEXT, Code::Unimplemented, unknown),
+            (
+                Code::Unimplemented,
+                "cron schedules are not supported",
+                Code::Unimplemented,
+                "cron schedules are not supported",
+            ),
+            (
+                Code::OutOfRange,
+                too_large,
+                Code::ResourceExhausted,
+                "grpc: received message larger than max (5242926 vs. 4194304)",
+            ),
+            (Code::NotFound, "Namespace ü is not found.", Code::NotFound, "Namespace ü is not found."),
+        ];
+        for (code, message, expected_code, expected_message) in cases {
+            assert_eq!(corrected(code, message), (expected_code, expected_message.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_response_without_status_in_its_headers_is_ok() {
+        assert_eq!(correct(&mut Response::new(()), PATH), Code::Ok);
+    }
+
+    #[test]
+    fn only_methods_that_are_served_name_metrics() {
+        assert_eq!(Timed::new("/a.B/StartWorkflowExecution").operation, "StartWorkflowExecution");
+        assert_eq!(Timed::new(PATH).operation, "other");
+    }
+}

@@ -1,0 +1,113 @@
+//! The implementations of the two gRPC services: each method is handed on to the function of its name.
+//!
+//! A method that is not listed here answers UNIMPLEMENTED.
+
+use std::sync::Arc;
+
+use everlog_proto::api::operatorservice::v1 as operator_api;
+use everlog_proto::api::workflowservice::v1 as workflow_api;
+use everlog_proto::operator_service::OperatorService;
+use everlog_proto::workflow_service::WorkflowService;
+use tokio::time::Instant;
+use tonic::codegen::async_trait;
+use tonic::{Request, Response, Status};
+
+use super::call::Call;
+use super::{
+    Frontend, activity_tasks, history, namespaces, operator, query, system, task_queues, visibility, workers,
+    workflow_control, workflow_start, workflow_tasks,
+};
+
+/// The workflow service.
+#[derive(Clone)]
+pub(super) struct WorkflowApi(pub(super) Arc<Frontend>);
+
+/// The operator service.
+#[derive(Clone)]
+pub(super) struct OperatorApi(pub(super) Arc<Frontend>);
+
+/// Implements a service trait. A line is `Method(file.function: Request) -> Response`.
+macro_rules! service {
+    ($trait:ident for $api:ident as $operations:ident {
+        $($operation:ident($file:ident.$method:ident: $request:ty) -> $response:ty;)*
+    }) => {
+        /// The names of the methods that are served.
+        const $operations: &[&str] = &[$(stringify!($operation)),*];
+
+        #[async_trait]
+        impl $trait for $api {
+            $(
+                async fn $method(&self, request: Request<$request>) -> Result<Response<$response>, Status> {
+                    let call = Call::new(request.metadata(), Instant::now());
+                    let response = $file::$method(&self.0, call, request.into_inner()).await;
+                    response.map(Response::new).map_err(Status::from)
+                }
+            )*
+        }
+    };
+}
+
+service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
+    GetSystemInfo(system.get_system_info: workflow_api::GetSystemInfoRequest) -> workflow_api::GetSystemInfoResponse;
+    GetClusterInfo(system.get_cluster_info: workflow_api::GetClusterInfoRequest) -> workflow_api::GetClusterInfoResponse;
+
+    RegisterNamespace(namespaces.register_namespace: workflow_api::RegisterNamespaceRequest) -> workflow_api::RegisterNamespaceResponse;
+    DescribeNamespace(namespaces.describe_namespace: workflow_api::DescribeNamespaceRequest) -> workflow_api::DescribeNamespaceResponse;
+    ListNamespaces(namespaces.list_namespaces: workflow_api::ListNamespacesRequest) -> workflow_api::ListNamespacesResponse;
+    UpdateNamespace(namespaces.update_namespace: workflow_api::UpdateNamespaceRequest) -> workflow_api::UpdateNamespaceResponse;
+    DeprecateNamespace(namespaces.deprecate_namespace: workflow_api::DeprecateNamespaceRequest) -> workflow_api::DeprecateNamespaceResponse;
+
+    StartWorkflowExecution(workflow_start.start_workflow_execution: workflow_api::StartWorkflowExecutionRequest) -> workflow_api::StartWorkflowExecutionResponse;
+    SignalWithStartWorkflowExecution(workflow_start.signal_with_start_workflow_execution: workflow_api::SignalWithStartWorkflowExecutionRequest) -> workflow_api::SignalWithStartWorkflowExecutionResponse;
+
+    SignalWorkflowExecution(workflow_control.signal_workflow_execution: workflow_api::SignalWorkflowExecutionRequest) -> workflow_api::SignalWorkflowExecutionResponse;
+    RequestCancelWorkflowExecution(workflow_control.request_cancel_workflow_execution: workflow_api::RequestCancelWorkflowExecutionRequest) -> workflow_api::RequestCancelWorkflowExecutionResponse;
+    TerminateWorkflowExecution(workflow_control.terminate_workflow_execution: workflow_api::TerminateWorkflowExecutionRequest) -> workflow_api::TerminateWorkflowExecutionResponse;
+    DescribeWorkflowExecution(workflow_control.describe_workflow_execution: workflow_api::DescribeWorkflowExecutionRequest) -> workflow_api::DescribeWorkflowExecutionResponse;
+    ResetStickyTaskQueue(workflow_control.reset_sticky_task_queue: workflow_api::ResetStickyTaskQueueRequest) -> workflow_api::ResetStickyTaskQueueResponse;
+
+    GetWorkflowExecutionHistory(history.get_workflow_execution_history: workflow_api::GetWorkflowExecutionHistoryRequest) -> everlog_proto::encoded::GetWorkflowExecutionHistoryResponse;
+    GetWorkflowExecutionHistoryReverse(history.get_workflow_execution_history_reverse: workflow_api::GetWorkflowExecutionHistoryReverseRequest) -> workflow_api::GetWorkflowExecutionHistoryReverseResponse;
+
+    QueryWorkflow(query.query_workflow: workflow_api::QueryWorkflowRequest) -> workflow_api::QueryWorkflowResponse;
+    RespondQueryTaskCompleted(query.respond_query_task_completed: workflow_api::RespondQueryTaskCompletedRequest) -> workflow_api::RespondQueryTaskCompletedResponse;
+
+    PollWorkflowTaskQueue(workflow_tasks.poll_workflow_task_queue: workflow_api::PollWorkflowTaskQueueRequest) -> everlog_proto::encoded::PollWorkflowTaskQueueResponse;
+    RespondWorkflowTaskCompleted(workflow_tasks.respond_workflow_task_completed: workflow_api::RespondWorkflowTaskCompletedRequest) -> everlog_proto::encoded::RespondWorkflowTaskCompletedResponse;
+    RespondWorkflowTaskFailed(workflow_tasks.respond_workflow_task_failed: workflow_api::RespondWorkflowTaskFailedRequest) -> workflow_api::RespondWorkflowTaskFailedResponse;
+
+    PollActivityTaskQueue(activity_tasks.poll_activity_task_queue: workflow_api::PollActivityTaskQueueRequest) -> workflow_api::PollActivityTaskQueueResponse;
+    RecordActivityTaskHeartbeat(activity_tasks.record_activity_task_heartbeat: workflow_api::RecordActivityTaskHeartbeatRequest) -> workflow_api::RecordActivityTaskHeartbeatResponse;
+    RecordActivityTaskHeartbeatById(activity_tasks.record_activity_task_heartbeat_by_id: workflow_api::RecordActivityTaskHeartbeatByIdRequest) -> workflow_api::RecordActivityTaskHeartbeatByIdResponse;
+    RespondActivityTaskCompleted(activity_tasks.respond_activity_task_completed: workflow_api::RespondActivityTaskCompletedRequest) -> workflow_api::RespondActivityTaskCompletedResponse;
+    RespondActivityTaskCompletedById(activity_tasks.respond_activity_task_completed_by_id: workflow_api::RespondActivityTaskCompletedByIdRequest) -> workflow_api::RespondActivityTaskCompletedByIdResponse;
+    RespondActivityTaskFailed(activity_tasks.respond_activity_task_failed: workflow_api::RespondActivityTaskFailedRequest) -> workflow_api::RespondActivityTaskFailedResponse;
+    RespondActivityTaskFailedById(activity_tasks.respond_activity_task_failed_by_id: workflow_api::RespondActivityTaskFailedByIdRequest) -> workflow_api::RespondActivityTaskFailedByIdResponse;
+    RespondActivityTaskCanceled(activity_tasks.respond_activity_task_canceled: workflow_api::RespondActivityTaskCanceledRequest) -> workflow_api::RespondActivityTaskCanceledResponse;
+    RespondActivityTaskCanceledById(activity_tasks.respond_activity_task_canceled_by_id: workflow_api::RespondActivityTaskCanceledByIdRequest) -> workflow_api::RespondActivityTaskCanceledByIdResponse;
+
+    ListWorkflowExecutions(visibility.list_workflow_executions: workflow_api::ListWorkflowExecutionsRequest) -> everlog_proto::encoded::ListWorkflowExecutionsResponse;
+    ScanWorkflowExecutions(visibility.scan_workflow_executions: workflow_api::ScanWorkflowExecutionsRequest) -> workflow_api::ScanWorkflowExecutionsResponse;
+    CountWorkflowExecutions(visibility.count_workflow_executions: workflow_api::CountWorkflowExecutionsRequest) -> workflow_api::CountWorkflowExecutionsResponse;
+    ListOpenWorkflowExecutions(visibility.list_open_workflow_executions: workflow_api::ListOpenWorkflowExecutionsRequest) -> workflow_api::ListOpenWorkflowExecutionsResponse;
+    ListClosedWorkflowExecutions(visibility.list_closed_workflow_executions: workflow_api::ListClosedWorkflowExecutionsRequest) -> workflow_api::ListClosedWorkflowExecutionsResponse;
+    GetSearchAttributes(visibility.get_search_attributes: workflow_api::GetSearchAttributesRequest) -> workflow_api::GetSearchAttributesResponse;
+
+    DescribeTaskQueue(task_queues.describe_task_queue: workflow_api::DescribeTaskQueueRequest) -> workflow_api::DescribeTaskQueueResponse;
+    ListTaskQueuePartitions(task_queues.list_task_queue_partitions: workflow_api::ListTaskQueuePartitionsRequest) -> workflow_api::ListTaskQueuePartitionsResponse;
+
+    ShutdownWorker(workers.shutdown_worker: workflow_api::ShutdownWorkerRequest) -> workflow_api::ShutdownWorkerResponse;
+    RecordWorkerHeartbeat(workers.record_worker_heartbeat: workflow_api::RecordWorkerHeartbeatRequest) -> workflow_api::RecordWorkerHeartbeatResponse;
+    PollNexusTaskQueue(workers.poll_nexus_task_queue: workflow_api::PollNexusTaskQueueRequest) -> workflow_api::PollNexusTaskQueueResponse;
+});
+
+service!(OperatorService for OperatorApi as OPERATOR_OPERATIONS {
+    AddSearchAttributes(operator.add_search_attributes: operator_api::AddSearchAttributesRequest) -> operator_api::AddSearchAttributesResponse;
+    RemoveSearchAttributes(operator.remove_search_attributes: operator_api::RemoveSearchAttributesRequest) -> operator_api::RemoveSearchAttributesResponse;
+    ListSearchAttributes(operator.list_search_attributes: operator_api::ListSearchAttributesRequest) -> operator_api::ListSearchAttributesResponse;
+});
+
+/// The name of a method, if it is served, for use as a label.
+pub(super) fn is_served(method: &str) -> Option<&'static str> {
+    WORKFLOW_OPERATIONS.iter().chain(OPERATOR_OPERATIONS).find(|operation| **operation == method).copied()
+}

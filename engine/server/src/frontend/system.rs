@@ -1,0 +1,73 @@
+//! GetSystemInfo and GetClusterInfo: what clients ask first.
+
+use everlog_proto::api::version::v1::{ReleaseInfo, VersionInfo};
+use everlog_proto::api::workflowservice::v1::{
+    GetClusterInfoRequest, GetClusterInfoResponse, GetSystemInfoRequest, GetSystemInfoResponse,
+};
+
+use super::call::Call;
+use super::errors::Error;
+use super::{Frontend, capabilities};
+
+/// The cluster's name: that of a Temporal cluster which has no others beside it.
+pub(super) const CLUSTER_NAME: &str = "active";
+
+/// What stores histories and lists.
+const STORE_NAME: &str = "everlog";
+
+/// Clients that are known to work, with the versions that do.
+const SUPPORTED_CLIENTS: [(&str, &str); 12] = [
+    ("Nexus-go-sdk", "<2.0.0"),
+    ("temporal-cli", "<2.0.0"),
+    ("temporal-dotnet", "<2.0.0"),
+    ("temporal-go", "<2.0.0"),
+    ("temporal-java", "<2.0.0"),
+    ("temporal-php", "<3.0.0"),
+    ("temporal-python", "<2.0.0"),
+    ("temporal-ruby", "<2.0.0"),
+    ("temporal-rust", "<2.0.0"),
+    ("temporal-server", "<2.0.0"),
+    ("temporal-typescript", "<2.0.0"),
+    ("temporal-ui", "<3.0.0"),
+];
+
+/// Tells what the server can do.
+pub(super) async fn get_system_info(
+    _frontend: &Frontend,
+    _call: Call,
+    _request: GetSystemInfoRequest,
+) -> Result<GetSystemInfoResponse, Error> {
+    Ok(GetSystemInfoResponse {
+        server_version: capabilities::SERVER_VERSION.to_owned(),
+        capabilities: Some(capabilities::system()),
+    })
+}
+
+/// Tells what the server is.
+pub(super) async fn get_cluster_info(
+    frontend: &Frontend,
+    _call: Call,
+    _request: GetClusterInfoRequest,
+) -> Result<GetClusterInfoResponse, Error> {
+    let release = ReleaseInfo {
+        version: capabilities::SERVER_VERSION.to_owned(),
+        notes: format!("Everlog {}", env!("CARGO_PKG_VERSION")),
+        ..ReleaseInfo::default()
+    };
+    Ok(GetClusterInfoResponse {
+        supported_clients: SUPPORTED_CLIENTS.map(|(name, versions)| (name.to_owned(), versions.to_owned())).into(),
+        server_version: capabilities::SERVER_VERSION.to_owned(),
+        cluster_id: frontend.cluster_id.clone(),
+        version_info: Some(VersionInfo {
+            current: Some(release.clone()),
+            recommended: Some(release),
+            ..VersionInfo::default()
+        }),
+        cluster_name: CLUSTER_NAME.to_owned(),
+        history_shard_count: i32::try_from(frontend.partitions.iter().count()).unwrap_or(i32::MAX),
+        persistence_store: STORE_NAME.to_owned(),
+        visibility_store: STORE_NAME.to_owned(),
+        initial_failover_version: 1,
+        failover_version_increment: 10,
+    })
+}

@@ -1,0 +1,92 @@
+//! What callers do to a workflow from outside: signal, cancel, terminate, describe, reset stickiness.
+
+use everlog_kernel::{Command, describe};
+use everlog_proto::api::workflowservice::v1::{
+    DescribeWorkflowExecutionRequest, DescribeWorkflowExecutionResponse, RequestCancelWorkflowExecutionRequest,
+    RequestCancelWorkflowExecutionResponse, ResetStickyTaskQueueRequest, ResetStickyTaskQueueResponse,
+    SignalWorkflowExecutionRequest, SignalWorkflowExecutionResponse, TerminateWorkflowExecutionRequest,
+    TerminateWorkflowExecutionResponse,
+};
+
+use super::call::Call;
+use super::commands::explain;
+use super::errors::Error;
+use super::{Frontend, address, validate};
+
+/// Delivers a signal to a run.
+pub(super) async fn signal_workflow_execution(
+    frontend: &Frontend,
+    _call: Call,
+    request: SignalWorkflowExecutionRequest,
+) -> Result<SignalWorkflowExecutionResponse, Error> {
+    let namespace = frontend.namespace(&request.namespace)?;
+    let (workflow_id, run_id) = validate::execution(request.workflow_execution.as_ref())?;
+    let id_bytes_max = frontend.config.limits.id_bytes_max;
+    if request.signal_name.is_empty() {
+        return Err(Error::invalid("SignalName is not set on request."));
+    }
+    validate::length(&request.signal_name, id_bytes_max, "SignalName length exceeds limit.")?;
+    validate::length(&request.request_id, id_bytes_max, "RequestId length exceeds limit.")?;
+    validate::links(&request.links, &frontend.config)?;
+    validate::payloads(request.input.as_ref(), &frontend.config)?;
+    let address = address(&namespace, workflow_id);
+    frontend.execute_done(address, run_id, Command::SignalWorkflow(Box::new(request))).await?;
+    Ok(SignalWorkflowExecutionResponse::default())
+}
+
+/// Asks a run to cancel.
+pub(super) async fn request_cancel_workflow_execution(
+    frontend: &Frontend,
+    _call: Call,
+    request: RequestCancelWorkflowExecutionRequest,
+) -> Result<RequestCancelWorkflowExecutionResponse, Error> {
+    let namespace = frontend.namespace(&request.namespace)?;
+    let (workflow_id, run_id) = validate::execution(request.workflow_execution.as_ref())?;
+    validate::links(&request.links, &frontend.config)?;
+    let address = address(&namespace, workflow_id);
+    frontend.execute_done(address, run_id, Command::RequestCancelWorkflow(Box::new(request))).await?;
+    Ok(RequestCancelWorkflowExecutionResponse::default())
+}
+
+/// Ends a run.
+pub(super) async fn terminate_workflow_execution(
+    frontend: &Frontend,
+    _call: Call,
+    request: TerminateWorkflowExecutionRequest,
+) -> Result<TerminateWorkflowExecutionResponse, Error> {
+    let namespace = frontend.namespace(&request.namespace)?;
+    let (workflow_id, run_id) = validate::execution(request.workflow_execution.as_ref())?;
+    validate::links(&request.links, &frontend.config)?;
+    validate::payloads(request.details.as_ref(), &frontend.config)?;
+    let address = address(&namespace, workflow_id);
+    frontend.execute_done(address, run_id, Command::TerminateWorkflow(Box::new(request))).await?;
+    Ok(TerminateWorkflowExecutionResponse::default())
+}
+
+/// Tells what a run is doing.
+pub(super) async fn describe_workflow_execution(
+    frontend: &Frontend,
+    _call: Call,
+    request: DescribeWorkflowExecutionRequest,
+) -> Result<DescribeWorkflowExecutionResponse, Error> {
+    let namespace = frontend.namespace(&request.namespace)?;
+    let (workflow_id, run_id) = validate::execution(request.execution.as_ref())?;
+    let address = address(&namespace, workflow_id);
+    let partition = frontend.partitions.of(&address);
+    partition
+        .inspect(address.clone(), run_id, move |workflow, _| describe::describe(workflow, run_id))
+        .await
+        .map_err(|error| explain(error, &address, run_id))
+}
+
+/// Forgets where the worker polls that has a run cached.
+pub(super) async fn reset_sticky_task_queue(
+    frontend: &Frontend,
+    _call: Call,
+    request: ResetStickyTaskQueueRequest,
+) -> Result<ResetStickyTaskQueueResponse, Error> {
+    let namespace = frontend.namespace(&request.namespace)?;
+    let (workflow_id, run_id) = validate::execution(request.execution.as_ref())?;
+    frontend.execute_done(address(&namespace, workflow_id), run_id, Command::ResetStickyTaskQueue).await?;
+    Ok(ResetStickyTaskQueueResponse::default())
+}

@@ -1,0 +1,92 @@
+//! Every limit on a queue, a loop or a cache of the server, with its unit and its reason.
+
+use std::time::Duration;
+
+/// Events that may wait for a partition's loop. One event is a few hundred bytes; beyond this, callers wait.
+pub const PARTITION_EVENTS_MAX: usize = 16 * 1024;
+
+/// How long a caller waits for a place among them before it is told RESOURCE_EXHAUSTED: longer than any fsync, shorter than
+/// an SDK's patience.
+pub const PARTITION_ADMISSION_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Events that a loop takes in one turn, before it proposes what they led to.
+pub const PARTITION_TURN_EVENTS_MAX: usize = 1024;
+
+/// Batches of a partition that are proposed and not yet applied. Two keep the log busy; more would make the batches smaller
+/// and every command dearer.
+pub const PARTITION_BATCHES_IN_FLIGHT_MAX: usize = 2;
+
+/// Bytes of rows at which a forming batch takes no more commands: an entry must stay well below what replication sends at once.
+pub const PARTITION_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Partitions of a new data directory: enough to use the cores of a small machine, few enough to share an fsync well.
+pub const PARTITIONS_DEFAULT: u32 = 4;
+
+/// Memory of the workflows that a node keeps, bytes. Beyond it, the least recently used ones are dropped and read again.
+pub const WORKFLOW_CACHE_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+/// History that is kept in memory for a cached run after it was applied, bytes: what the next workflow task of a sticky
+/// worker needs.
+pub const RUN_HISTORY_TAIL_BYTES_MAX: usize = 32 * 1024;
+
+/// Threads that load workflows, for all partitions: reads of a disk's queue depth, not of CPU.
+pub const READER_THREADS: usize = 2;
+
+/// Watchers of one run's history (long polls).
+pub const RUN_WATCHERS_MAX: usize = 1000;
+
+/// How far ahead a partition holds its wake rows in memory.
+pub const WAKE_HORIZON: Duration = Duration::from_secs(60);
+
+/// Wake rows read in one page.
+pub const WAKE_PAGE_ROWS: usize = 4096;
+
+/// Task rows read in one page.
+pub const TASK_PAGE_ROWS: usize = 1024;
+
+/// Events of history in one page: Temporal's default and maximum.
+pub const HISTORY_PAGE_EVENTS_MAX: usize = 256;
+
+/// Tasks of one queue and partition that matching keeps in memory; the others stay rows until there is room.
+pub const QUEUE_TASKS_IN_MEMORY_MAX: usize = 10_000;
+
+/// Polls that may wait on one queue.
+pub const QUEUE_POLLS_MAX: usize = 10_000;
+
+/// Queries that wait for a worker on one queue.
+pub const QUEUE_QUERIES_MAX: usize = 10_000;
+
+/// How long a sticky queue without polls is still offered tasks.
+pub const STICKY_POLLER_WINDOW: Duration = Duration::from_secs(10);
+
+/// How long a queue without polls is remembered.
+pub const QUEUE_IDLE_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// How often matching looks after what time alone changes: deserted sticky queues, idle queues, failed reads of task rows. A
+/// fraction of the sticky window.
+pub const QUEUE_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long after it has caught up with a queue's rows matching reads them once more: a workflow task may be offered before
+/// its row is there, and no commit that succeeds takes longer.
+pub const BACKLOG_SETTLE: Duration = Duration::from_secs(10);
+
+/// How long a poller is told of after its last poll: as long as Temporal does.
+pub const POLLER_REMEMBERED: Duration = Duration::from_secs(5 * 60);
+
+/// Pollers that are remembered for one queue, some hundred bytes each.
+pub const QUEUE_POLLERS_REMEMBERED_MAX: usize = 10_000;
+
+/// Length of a visibility query, bytes: room for a few thousand ids in one `IN`.
+pub const VISIBILITY_QUERY_BYTES_MAX: usize = 64 * 1024;
+
+/// Parentheses and NOTs around each other in a visibility query: reading and evaluating one recurse.
+pub const VISIBILITY_QUERY_DEPTH_MAX: usize = 100;
+
+/// Records in one page of a list; Temporal's `frontend.visibilityMaxPageSize`, which is its default too.
+pub const VISIBILITY_PAGE_SIZE_MAX: usize = 1000;
+
+/// Visibility rows that one step of a list or count examines before it lets others have the thread.
+pub const VISIBILITY_SCAN_ROWS: usize = 500;
+
+/// Steps of lists and counts at a time, for the whole node: what is left of two cores is for workflows.
+pub const VISIBILITY_SCANS_MAX: usize = 4;

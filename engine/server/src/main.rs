@@ -1,0 +1,106 @@
+//! The `everlog` binary: reads the command line, starts a node, and ends it when told to.
+
+mod cli;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use cli::{Cli, Command, Refused};
+use everlog_server::node::{self, NodeError};
+use everlog_server::settings::{DataLocation, Settings, SettingsError};
+use everlog_server::telemetry;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Wrong flags, settings or data directory.
+const EXIT_USAGE: u8 = 2;
+
+/// Everything else.
+const EXIT_FAILURE: u8 = 1;
+
+fn main() -> ExitCode {
+    let cli = match cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(Refused::Help(text)) => return print(&text),
+        Err(Refused::Wrong(line)) => return fail(EXIT_USAGE, &line),
+    };
+    let settings = match cli.command {
+        Command::Version => return print(&format!("everlog {}\n", env!("CARGO_PKG_VERSION"))),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "everlog", &mut script);
+            return print(&String::from_utf8_lossy(&script));
+        }
+        Command::Dev(args) => args.settings(),
+        Command::Server(args) => args.settings(),
+    };
+    match settings.and_then(|settings| telemetry::init_logs(&settings.log).map(|()| settings)) {
+        Ok(settings) => run(settings),
+        Err(SettingsError(line)) => fail(EXIT_USAGE, &line),
+    }
+}
+
+fn run(mut settings: Settings) -> ExitCode {
+    telemetry::install_recorder();
+    // Removed when it is dropped, after the node has let go of it.
+    let mut ephemeral = None;
+    if settings.data == DataLocation::Ephemeral {
+        match tempfile::Builder::new().prefix("everlog-").tempdir() {
+            Ok(directory) => {
+                settings.data = DataLocation::Directory(directory.path().to_owned());
+                ephemeral = Some(directory);
+            }
+            Err(error) => return fail(EXIT_FAILURE, &format!("cannot make a temporary directory: {error}")),
+        }
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("everlog").build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(EXIT_FAILURE, &format!("cannot start threads: {error}")),
+    };
+    let result = runtime.block_on(async {
+        let shutdown = stop_signal().map_err(NodeError::Io)?;
+        node::run(settings, shutdown).await
+    });
+    drop(runtime);
+    drop(ephemeral);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ NodeError::Directory(_)) => fail(EXIT_USAGE, &error.to_string()),
+        Err(error) => fail(EXIT_FAILURE, &error.to_string()),
+    }
+}
+
+/// Resolves at the first SIGTERM or SIGINT; the second one ends the process at once.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        next(&mut terminate, &mut interrupt).await;
+        tracing::info!("stopping; once more to stop at once");
+        tokio::spawn(async move {
+            next(&mut terminate, &mut interrupt).await;
+            std::process::exit(i32::from(EXIT_FAILURE));
+        });
+    })
+}
+
+async fn next(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has gone away, as `head` does.
+        Err(_) => ExitCode::from(EXIT_FAILURE),
+    }
+}
+
+fn fail(code: u8, line: &str) -> ExitCode {
+    // Nothing can be told if the standard error is gone.
+    let _ = writeln!(std::io::stderr(), "everlog: {}", line.replace('\n', " "));
+    ExitCode::from(code)
+}

@@ -1,0 +1,190 @@
+//! Search attributes: which there are, and which values they take.
+
+use everlog_proto::api::common::v1::Payload;
+use everlog_proto::api::enums::v1::IndexedValueType;
+use serde_json::Value;
+
+use IndexedValueType::{Bool, Datetime, Int, Keyword, KeywordList};
+
+/// The search attributes that every namespace has, with their types, by name.
+pub const SYSTEM: &[(&str, IndexedValueType)] = &[
+    ("BatcherNamespace", Keyword),
+    ("BatcherUser", Keyword),
+    ("BinaryChecksums", KeywordList),
+    ("BuildIds", KeywordList),
+    ("CloseTime", Datetime),
+    ("ExecutionDuration", Int),
+    ("ExecutionStatus", Keyword),
+    ("ExecutionTime", Datetime),
+    ("HistoryLength", Int),
+    ("HistorySizeBytes", Int),
+    ("ParentRunId", Keyword),
+    ("ParentWorkflowId", Keyword),
+    ("RootRunId", Keyword),
+    ("RootWorkflowId", Keyword),
+    ("RunId", Keyword),
+    ("StartTime", Datetime),
+    ("StateTransitionCount", Int),
+    ("TaskQueue", Keyword),
+    ("TemporalChangeVersion", KeywordList),
+    ("TemporalExternalPayloadCount", Int),
+    ("TemporalExternalPayloadSizeBytes", Int),
+    ("TemporalNamespaceDivision", Keyword),
+    ("TemporalPauseInfo", KeywordList),
+    ("TemporalReportedProblems", KeywordList),
+    ("TemporalScheduledById", Keyword),
+    ("TemporalScheduledStartTime", Datetime),
+    ("TemporalSchedulePaused", Bool),
+    ("TemporalUsedWorkerDeploymentVersions", KeywordList),
+    ("TemporalWorkerDeployment", Keyword),
+    ("TemporalWorkerDeploymentVersion", Keyword),
+    ("TemporalWorkflowVersioningBehavior", Keyword),
+    ("WorkflowId", Keyword),
+    ("WorkflowType", Keyword),
+];
+
+/// System search attributes that the server alone sets; the others may be given to a start (SDKs do so with some).
+const SET_BY_SERVER_ONLY: [&str; 17] = [
+    "CloseTime",
+    "ExecutionDuration",
+    "ExecutionStatus",
+    "ExecutionTime",
+    "HistoryLength",
+    "HistorySizeBytes",
+    "ParentRunId",
+    "ParentWorkflowId",
+    "RootRunId",
+    "RootWorkflowId",
+    "RunId",
+    "StartTime",
+    "StateTransitionCount",
+    "TaskQueue",
+    "TemporalScheduledById",
+    "WorkflowId",
+    "WorkflowType",
+];
+
+/// Names that begin with this are the system's.
+const RESERVED_PREFIX: &str = "Temporal";
+
+/// The type of a system search attribute.
+pub fn system_type(name: &str) -> Option<IndexedValueType> {
+    SYSTEM.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
+}
+
+/// Whether a namespace may not have a search attribute of its own with that name.
+pub fn is_reserved(name: &str) -> bool {
+    name.starts_with(RESERVED_PREFIX) || system_type(name).is_some()
+}
+
+/// Whether callers may set the attribute.
+pub fn is_settable(name: &str) -> bool {
+    !SET_BY_SERVER_ONLY.contains(&name)
+}
+
+/// The name of a type, as payload metadata and messages have it.
+pub fn type_name(kind: IndexedValueType) -> &'static str {
+    match kind {
+        IndexedValueType::Unspecified => "Unspecified",
+        IndexedValueType::Text => "Text",
+        Keyword => "Keyword",
+        Int => "Int",
+        IndexedValueType::Double => "Double",
+        Bool => "Bool",
+        Datetime => "Datetime",
+        KeywordList => "KeywordList",
+    }
+}
+
+/// Whether a payload holds a value of a type; what is wrong with it otherwise, as Temporal says it. Nothing and an empty list
+/// remove the attribute and fit every type.
+///
+/// # Errors
+///
+/// The value, in the form that messages show it.
+pub fn check_value(payload: &Payload, kind: IndexedValueType) -> Result<(), String> {
+    let unreadable = || format!("value from <{}>", String::from_utf8_lossy(&payload.data));
+    if payload.data.is_empty() {
+        return Ok(());
+    }
+    let value: Value = serde_json::from_slice(&payload.data).map_err(|_| unreadable())?;
+    match &value {
+        Value::Null => Ok(()),
+        Value::Array(values) if kind == KeywordList => {
+            if values.iter().all(Value::is_string) {
+                Ok(())
+            } else {
+                Err(shown(&value))
+            }
+        }
+        // Old SDKs wrap single values.
+        Value::Array(values) if values.is_empty() => Ok(()),
+        Value::Array(values) if values.len() == 1 && is_scalar_of(&values[0], kind) => Ok(()),
+        Value::Array(_) | Value::Object(_) => Err(shown(&value)),
+        scalar if is_scalar_of(scalar, kind) => Ok(()),
+        _ => Err(shown(&value)),
+    }
+}
+
+fn is_scalar_of(value: &Value, kind: IndexedValueType) -> bool {
+    match kind {
+        IndexedValueType::Text | Keyword | KeywordList => value.is_string(),
+        Int => value.is_i64() || value.is_u64(),
+        IndexedValueType::Double => value.is_number(),
+        Bool => value.is_boolean(),
+        // Its form is checked where it is indexed; here it only has to be text.
+        Datetime => value.is_string(),
+        IndexedValueType::Unspecified => false,
+    }
+}
+
+/// A JSON value as Go prints it.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => format!("[{}]", values.iter().map(shown).collect::<Vec<_>>().join(" ")),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_checked_against_types() {
+        let cases = [
+            ("\"x\"", Int, Some("x")),
+            ("[1,2]", Int, Some("[1 2]")),
+            ("1.5", Int, Some("1.5")),
+            ("{", Int, Some("value from <{>")),
+            ("[]", Int, None),
+            ("null", Int, None),
+            ("", Int, None),
+            ("7", Int, None),
+            ("[7]", Int, None),
+            ("7", IndexedValueType::Double, None),
+            ("true", Bool, None),
+            ("\"x\"", Keyword, None),
+            ("[\"a\",\"b\"]", KeywordList, None),
+            ("\"a\"", KeywordList, None),
+            ("[\"a\",1]", KeywordList, Some("[a 1]")),
+            ("[\"a\",\"b\"]", Keyword, Some("[a b]")),
+        ];
+        for (json, kind, expected) in cases {
+            let payload = Payload { data: json.into(), ..Payload::default() };
+            assert_eq!(check_value(&payload, kind).err().as_deref(), expected, "{json} as {}", type_name(kind));
+        }
+    }
+
+    #[test]
+    fn names_of_the_system_are_reserved() {
+        assert!(is_reserved("WorkflowId") && is_reserved("TemporalAnything") && !is_reserved("CustomerId"));
+        assert!(is_settable("TemporalChangeVersion") && !is_settable("RunId") && is_settable("CustomerId"));
+    }
+
+    #[test]
+    fn system_attributes_are_sorted_and_unique() {
+        assert!(SYSTEM.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    }
+}

@@ -1,0 +1,264 @@
+//! One node: its engines, its Raft groups, its partitions, and the servers in front of them.
+//!
+//! ```text
+//!   data directory ─▶ log engine, state engine ─▶ raft node ─▶ group 0: namespaces
+//!                                                          └─▶ groups 1..=n: partition loops ◀─▶ matching ◀─ frontend
+//! ```
+
+use std::future::Future;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use everlog_kernel::Limits;
+use everlog_kernel::transition::{Task, TaskKey};
+use everlog_raft::{Group, Leadership, NodeOptions};
+use everlog_storage::GroupId;
+use everlog_storage::directory::{DataDirectory, DirectoryError};
+use everlog_storage::log::{LogEngine, LogError};
+use everlog_storage::rocks_log::{LogOptions, RocksLog};
+use everlog_storage::rocks_state::{RocksState, StateOptions};
+use everlog_storage::state::{Direction, StateEngine, StateError};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use crate::frontend::queries::Queries;
+use crate::frontend::{self, Listeners, ServeError, Services};
+use crate::matching::{Backlog, Matching, QueueId};
+use crate::meta::{MetaError, Namespaces};
+use crate::partition::{self, Address, Dependencies, NamespaceSource, Partitions};
+use crate::settings::{DataLocation, Settings};
+use crate::{limits, rows};
+
+/// The group of the metadata.
+pub const META_GROUP: GroupId = GroupId(0);
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where its data is.
+    pub data_dir: PathBuf,
+    /// How many partitions a new data directory gets. An existing one keeps the number it was made with.
+    pub partitions: u32,
+    /// Limits of the kernel.
+    pub limits: Limits,
+    /// Memory for workflows, bytes, over all partitions.
+    pub cache_bytes_max: usize,
+}
+
+/// Why a node cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The data directory cannot be used: taken, of another format, or not accessible.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The log engine failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The state engine failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The Raft groups failed.
+    #[error(transparent)]
+    Raft(#[from] everlog_raft::NodeError),
+    /// The metadata cannot be read or written.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// The servers failed.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// A thread or a task cannot be started.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// A running node without its servers.
+pub struct Node {
+    /// The workflows.
+    pub partitions: Partitions,
+    /// The task queues.
+    pub matching: Arc<Matching>,
+    /// The namespaces.
+    pub namespaces: Arc<Namespaces>,
+    /// Who waits for answers to queries.
+    pub queries: Arc<Queries>,
+    raft: everlog_raft::Node,
+    log: Arc<RocksLog>,
+    state: Arc<RocksState>,
+    /// Held until everything else has stopped: it keeps other processes out.
+    directory: DataDirectory,
+}
+
+impl Node {
+    /// Opens the data directory and starts every group; returns when all of them are led here.
+    ///
+    /// # Errors
+    ///
+    /// See [`NodeError`].
+    pub async fn start(options: Options) -> Result<Node, NodeError> {
+        let directory = DataDirectory::open(&options.data_dir)?;
+        let log_path = directory.log_path();
+        let state_path = directory.state_path();
+        // Both open files and replay write-ahead logs; side by side that takes half the time.
+        let (log, state) = tokio::join!(
+            tokio::task::spawn_blocking(move || RocksLog::open(&log_path, LogOptions::default())),
+            tokio::task::spawn_blocking(move || RocksState::open(&state_path, StateOptions::default())),
+        );
+        let log = Arc::new(log.map_err(std::io::Error::other)??);
+        let state = Arc::new(state.map_err(std::io::Error::other)??);
+        let raft = everlog_raft::Node::new(
+            NodeOptions::default(),
+            Arc::clone(&log) as Arc<dyn LogEngine>,
+            Arc::clone(&state) as Arc<dyn StateEngine>,
+        );
+        let meta = raft.open_group(META_GROUP).await?;
+        let namespaces = Namespaces::open(meta).await?;
+        let count = namespaces.partitions_or_set(options.partitions).await?;
+        let mut groups = Vec::new();
+        for id in 1..=count {
+            groups.push(raft.open_group(GroupId(id)).await?);
+        }
+        for group in &groups {
+            until_led(group).await?;
+        }
+        let source: Arc<dyn NamespaceSource> = Arc::clone(&namespaces) as _;
+        let matching =
+            Matching::new(Arc::new(TaskRows { groups: groups.clone(), namespaces: Arc::clone(&source) }) as Arc<dyn Backlog>);
+        let queries = Arc::new(Queries::new());
+        let dependencies = Dependencies {
+            matching: Arc::clone(&matching),
+            queries: Arc::clone(&queries),
+            namespaces: source,
+            limits: Arc::new(options.limits),
+            cache_bytes_max: options.cache_bytes_max / groups.len().max(1),
+        };
+        let partitions = Partitions::new(partition::spawn(groups, &dependencies)?);
+        Ok(Node { partitions, matching, namespaces, queries, raft, log, state, directory })
+    }
+
+    /// Resolves when the node must stop because its disk failed.
+    pub fn fatal(&self) -> impl Future<Output = NodeError> + Send + 'static {
+        self.raft.fatal().map(NodeError::from)
+    }
+
+    /// Names the cluster that the data belongs to.
+    pub fn cluster_id(&self) -> String {
+        self.directory.id().to_string()
+    }
+
+    /// What the log engine has written so far.
+    pub fn log_stats(&self) -> everlog_storage::log::LogStats {
+        self.log.stats()
+    }
+
+    /// What the state engine has written so far.
+    pub fn state_stats(&self) -> everlog_storage::state::StateStats {
+        self.state.stats()
+    }
+
+    /// Stops the partitions once what is in flight is durable, then the groups, and flushes the rows.
+    ///
+    /// # Errors
+    ///
+    /// See [`NodeError`].
+    pub async fn stop(self) -> Result<(), NodeError> {
+        self.matching.drain();
+        for partition in self.partitions.iter() {
+            partition.stop().await;
+        }
+        self.raft.shutdown().await?;
+        Ok(())
+    }
+}
+
+/// Runs a node with its servers until `shutdown` resolves or its disk fails. Prints the line with its addresses once it serves.
+///
+/// # Errors
+///
+/// See [`NodeError`].
+pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) -> Result<(), NodeError> {
+    let DataLocation::Directory(data_dir) = &settings.data else {
+        return Err(NodeError::Io(std::io::Error::other("a temporary data directory was not made")));
+    };
+    // Ports first: a taken one is the likeliest mistake, and costs nothing to find.
+    let listeners = Listeners::bind(&settings.listen).await?;
+    let node = Node::start(Options {
+        data_dir: data_dir.clone(),
+        partitions: limits::PARTITIONS_DEFAULT,
+        limits: settings.dynamic.limits.clone(),
+        cache_bytes_max: limits::WORKFLOW_CACHE_BYTES_MAX,
+    })
+    .await?;
+    node.namespaces.ensure(settings.wanted_namespaces(), &settings.search_attributes).await?;
+    let services = Services {
+        partitions: node.partitions.clone(),
+        matching: Arc::clone(&node.matching),
+        namespaces: Arc::clone(&node.namespaces),
+        queries: Arc::clone(&node.queries),
+        config: Arc::new(settings.dynamic.clone()),
+        cluster_id: node.cluster_id(),
+        request_bytes_max: settings.listen.request_bytes_max,
+    };
+    let line = settings.serving_line(&listeners.addresses());
+    // Whoever started the process may have closed its standard output.
+    let _ = writeln!(std::io::stdout(), "{line}");
+    tracing::info!("{line}");
+    let fatal = node.fatal();
+    let served = tokio::select! {
+        served = frontend::serve(listeners, services, shutdown) => served.map_err(NodeError::from),
+        error = fatal => {
+            tracing::error!(%error, "the disk failed; what it holds is known only after a restart");
+            return Err(error);
+        }
+    };
+    node.stop().await?;
+    served
+}
+
+/// Waits until this node leads a group.
+async fn until_led(group: &Group) -> Result<(), NodeError> {
+    let mut leadership = group.leadership();
+    let led = leadership.wait_for(|now| !matches!(now, Leadership::Follower)).await.map(|now| *now);
+    match led {
+        Ok(Leadership::Leader { .. }) => Ok(()),
+        _ => Err(NodeError::Raft(everlog_raft::NodeError(format!("group {} has stopped", group.id())))),
+    }
+}
+
+/// The tasks that matching does not hold in memory.
+struct TaskRows {
+    groups: Vec<Group>,
+    namespaces: Arc<dyn NamespaceSource>,
+}
+
+impl Backlog for TaskRows {
+    fn ready_tasks(
+        &self,
+        partition: GroupId,
+        queue: QueueId,
+        after: Option<TaskKey>,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<(Address, Task)>, String>> {
+        let group = self.groups.iter().find(|group| group.id() == partition).cloned();
+        let namespace = self.namespaces.by_id(queue.namespace_id);
+        async move {
+            let (Some(group), Some(namespace)) = (group, namespace) else { return Ok(Vec::new()) };
+            tokio::task::spawn_blocking(move || {
+                let range = rows::task_range(&queue, after.as_ref());
+                let found = group
+                    .scan(&range.start..&range.end, Direction::Ascending, limit.min(limits::TASK_PAGE_ROWS))
+                    .map_err(|error| error.to_string())?;
+                found
+                    .iter()
+                    .map(|(key, value)| {
+                        let (_, workflow_id, task) = rows::task(key, value)?;
+                        Ok((Address { namespace: Arc::clone(&namespace), workflow_id }, task))
+                    })
+                    .collect()
+            })
+            .await
+            .map_err(|error| error.to_string())?
+        }
+        .boxed()
+    }
+}

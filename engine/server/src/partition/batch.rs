@@ -1,0 +1,84 @@
+//! A batch: the rows of many commands on their way to the log as one entry, and what waits for them.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use everlog_storage::state::{RowBatch, RowChange};
+
+use super::CallError;
+
+/// Something that may happen once a batch is durable, or is told that it never will be.
+pub(crate) type OnDurable = Box<dyn FnOnce(Result<(), CallError>) + Send>;
+
+/// Rows that become one log entry, and what waits for it.
+#[derive(Default)]
+pub(crate) struct Batch {
+    changes: Vec<RowChange>,
+    /// Where in `changes` a key stands, so that a later change replaces an earlier one.
+    positions: HashMap<Bytes, usize>,
+    bytes: usize,
+    /// Replies and effects, in order.
+    pub(crate) waiting: Vec<OnDurable>,
+}
+
+impl Batch {
+    /// Adds a change. The last change of a key is what stays.
+    pub(crate) fn push(&mut self, change: RowChange) {
+        let (key, bytes) = match &change {
+            RowChange::Put { key, value } => (key.clone(), key.len() + value.len()),
+            RowChange::Delete { key } => (key.clone(), key.len()),
+            RowChange::DeleteRange { start, end } => {
+                // Changes before it must stay before it, those behind it behind it.
+                self.bytes += start.len() + end.len();
+                self.positions.clear();
+                self.changes.push(change);
+                return;
+            }
+        };
+        self.bytes += bytes;
+        match self.positions.get(&key) {
+            Some(position) => self.changes[*position] = change,
+            None => {
+                self.positions.insert(key, self.changes.len());
+                self.changes.push(change);
+            }
+        }
+    }
+
+    /// Whether there is anything to write.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// Bytes of keys and values, counting replaced ones.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The rows for the log, and what waits for them.
+    pub(crate) fn into_parts(self) -> (RowBatch, Vec<OnDurable>) {
+        (RowBatch { changes: self.changes }, self.waiting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &'static str, value: &'static str) -> RowChange {
+        RowChange::Put { key: Bytes::from(key), value: Bytes::from(value) }
+    }
+
+    #[test]
+    fn the_last_change_of_a_key_stays_and_ranges_keep_their_place() {
+        let mut batch = Batch::default();
+        batch.push(put("a", "1"));
+        batch.push(put("b", "1"));
+        batch.push(put("a", "2"));
+        let range = RowChange::DeleteRange { start: Bytes::from("a"), end: Bytes::from("z") };
+        batch.push(range.clone());
+        batch.push(put("b", "3"));
+        let (rows, _) = batch.into_parts();
+        assert_eq!(rows.changes, [put("a", "2"), put("b", "1"), range, put("b", "3")]);
+    }
+}

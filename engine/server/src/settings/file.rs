@@ -1,0 +1,166 @@
+//! The settings file of `everlog server`: TOML, the same settings as the command line has.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{DataLocation, Listen, Log, LogFormat, Mode, Settings, SettingsError, search_attribute_type};
+
+/// The file as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    data_dir: Option<PathBuf>,
+    ephemeral: bool,
+    namespaces: Vec<String>,
+    search_attributes: BTreeMap<String, String>,
+    listen: FileListen,
+    log: FileLog,
+    dynamic_config: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileListen {
+    ip: Option<IpAddr>,
+    port: Option<u16>,
+    http_port: Option<u16>,
+    metrics_port: Option<u16>,
+    max_request_bytes: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileLog {
+    level: Option<String>,
+    format: Option<LogFormat>,
+}
+
+/// Reads the settings file at `path`.
+///
+/// # Errors
+///
+/// One line that says what is wrong with it, and where.
+pub fn load(path: &Path) -> Result<Settings, SettingsError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| SettingsError(format!("cannot read {}: {error}", path.display())))?;
+    parse(&text).map_err(|SettingsError(message)| SettingsError(format!("{}: {message}", path.display())))
+}
+
+fn parse(text: &str) -> Result<Settings, SettingsError> {
+    let file: File = toml::from_str(text).map_err(|error| one_line(text, &error))?;
+    let mut settings = Settings { mode: Mode::Server, namespaces: file.namespaces, ..Settings::default() };
+    settings.data = match (file.data_dir, file.ephemeral) {
+        (Some(_), true) => return Err(SettingsError("data_dir and ephemeral exclude each other".to_owned())),
+        (Some(path), false) => DataLocation::Directory(path),
+        (None, true) => DataLocation::Ephemeral,
+        (None, false) => settings.data,
+    };
+    let (listen, defaults) = (file.listen, Listen::default());
+    settings.listen = Listen {
+        ip: listen.ip.unwrap_or(defaults.ip),
+        grpc_port: listen.port.unwrap_or(defaults.grpc_port),
+        http_port: listen.http_port.unwrap_or(defaults.http_port),
+        metrics_port: listen.metrics_port.unwrap_or(defaults.metrics_port),
+        request_bytes_max: listen.max_request_bytes.unwrap_or(defaults.request_bytes_max),
+    };
+    let defaults = Log::default();
+    settings.log =
+        Log { level: file.log.level.unwrap_or(defaults.level), format: file.log.format.unwrap_or(defaults.format) };
+    for (name, kind) in file.search_attributes {
+        settings.search_attributes.push((name, search_attribute_type(&kind)?));
+    }
+    for (name, value) in &file.dynamic_config {
+        settings.dynamic.set(name, value)?;
+    }
+    Ok(settings)
+}
+
+/// What the parser says, with the line that it means and without its drawing of it.
+fn one_line(text: &str, error: &toml::de::Error) -> SettingsError {
+    let message = error.message().replace('\n', " ");
+    match error.span() {
+        Some(span) => {
+            let line = text[..span.start.min(text.len())].matches('\n').count() + 1;
+            SettingsError(format!("line {line}: {message}"))
+        }
+        None => SettingsError(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dynamic::KEYS;
+    use super::*;
+
+    /// The sample lies outside of the crate, so that operators find it.
+    fn sample() -> String {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/everlog.toml");
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn the_sample_shows_the_defaults() {
+        assert_eq!(parse(&sample()).unwrap(), Settings { mode: Mode::Server, ..Settings::default() });
+    }
+
+    #[test]
+    fn the_sample_documents_every_key_with_its_default() {
+        let sample = sample();
+        for key in KEYS {
+            let line = sample.lines().find(|line| line.contains(&format!("\"{}\"", key.name)));
+            let line = line.unwrap_or_else(|| panic!("deploy/everlog.toml does not mention {}", key.name));
+            let uncommented = format!("[dynamic_config]\n{}", line.trim_start_matches("# "));
+            assert_eq!(parse(&uncommented).unwrap().dynamic, Settings::default().dynamic, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_file_sets_everything() {
+        let settings = parse(
+            r#"
+            ephemeral = true
+            namespaces = ["orders"]
+            [search_attributes]
+            CustomerId = "Keyword"
+            [listen]
+            ip = "0.0.0.0"
+            port = 1
+            http_port = 2
+            metrics_port = 3
+            max_request_bytes = 4
+            [log]
+            level = "debug"
+            format = "json"
+            [dynamic_config]
+            "limit.maxIDLength" = 255
+            "#,
+        )
+        .unwrap();
+        assert_eq!(settings.data, DataLocation::Ephemeral);
+        assert_eq!(settings.namespaces, ["orders"]);
+        assert_eq!(settings.search_attributes.len(), 1);
+        assert_eq!((settings.listen.grpc_port, settings.listen.request_bytes_max), (1, 4));
+        assert_eq!(settings.log, Log { level: "debug".to_owned(), format: LogFormat::Json });
+        assert_eq!(settings.dynamic.limits.id_bytes_max, 255);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_one_line() {
+        let cases = [
+            ("[listen]\nprot = 1", "line 2: unknown field `prot`, expected one of `ip`, `port`"),
+            ("[listen]\nport = 70000", "line 2: "),
+            ("nonsense", "line 1: "),
+            ("[log]\nformat = \"xml\"", "line 2: unknown variant `xml`, expected `pretty` or `json`"),
+            ("data_dir = \"x\"\nephemeral = true", "data_dir and ephemeral exclude each other"),
+            ("[search_attributes]\nA = \"B\"", "search attribute type \"B\" is none of Text, "),
+            ("[dynamic_config]\nfoo = 1", "dynamic configuration key \"foo\" is none of "),
+        ];
+        for (text, expected) in cases {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(expected) && !error.contains('\n'), "{text}: {error}");
+        }
+    }
+}

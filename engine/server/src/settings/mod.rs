@@ -1,0 +1,233 @@
+//! What an operator can set: addresses, the data directory, namespaces, logs, and the dynamic configuration.
+//!
+//! Settings come from the command line (`everlog dev`) or from a TOML file (`everlog server`); both end up in [`Settings`].
+//! `deploy/everlog.toml` documents every one of them, and a test keeps it complete. Whatever is wrong with a value is said in
+//! one line: what, where, and what is allowed.
+
+mod durations;
+mod dynamic;
+mod file;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use everlog_proto::api::enums::v1::IndexedValueType;
+
+pub use durations::parse_duration;
+pub use dynamic::{DynamicConfig, FrontendLimits};
+pub use file::load;
+
+/// Everything that a node is started with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Which subcommand runs: only for what is printed.
+    pub mode: Mode,
+    /// Where the node listens.
+    pub listen: Listen,
+    /// Where the node keeps its data.
+    pub data: DataLocation,
+    /// Namespaces that are created at the start if they are not there, besides `default`.
+    pub namespaces: Vec<String>,
+    /// Search attributes that are added to those namespaces and to `default`.
+    pub search_attributes: Vec<(String, IndexedValueType)>,
+    /// Limits and timeouts.
+    pub dynamic: DynamicConfig,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// The subcommand that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `everlog dev`.
+    Dev,
+    /// `everlog server`.
+    Server,
+}
+
+/// Where the node listens. Port 0 lets the system choose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The address of all three listeners.
+    pub ip: IpAddr,
+    /// gRPC: what SDKs, the CLI and the UI connect to.
+    pub grpc_port: u16,
+    /// HTTP: health.
+    pub http_port: u16,
+    /// Prometheus metrics.
+    pub metrics_port: u16,
+    /// The largest gRPC request, bytes. 4 MiB is what clients of Temporal expect.
+    pub request_bytes_max: usize,
+}
+
+/// Where the node keeps its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataLocation {
+    /// A directory, created if it is not there.
+    Directory(PathBuf),
+    /// A temporary directory, removed when the process ends.
+    Ephemeral,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// A level, or a filter such as `info,everlog_server=debug`.
+    pub level: String,
+    /// The form.
+    pub format: LogFormat,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The addresses that a node really listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// gRPC.
+    pub grpc: SocketAddr,
+    /// HTTP.
+    pub http: SocketAddr,
+    /// Prometheus metrics.
+    pub metrics: SocketAddr,
+}
+
+/// A setting is wrong; the text is one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SettingsError(pub String);
+
+/// The namespace that is always there.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// The data directory where none is set.
+pub const DEFAULT_DATA_DIR: &str = "./everlog-data";
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            mode: Mode::Dev,
+            listen: Listen::default(),
+            data: DataLocation::Directory(PathBuf::from(DEFAULT_DATA_DIR)),
+            namespaces: Vec::new(),
+            search_attributes: Vec::new(),
+            dynamic: DynamicConfig::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Listen {
+        Listen {
+            ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            grpc_port: 7233,
+            http_port: 7243,
+            metrics_port: 9233,
+            request_bytes_max: 4 * 1024 * 1024,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { level: "info".to_owned(), format: LogFormat::Pretty }
+    }
+}
+
+impl Settings {
+    /// The line that tells whoever started the node where it serves.
+    pub fn serving_line(&self, addresses: &Addresses) -> String {
+        let mode = match self.mode {
+            Mode::Dev => "dev",
+            Mode::Server => "server",
+        };
+        let data = match &self.data {
+            DataLocation::Directory(path) => path.display().to_string(),
+            DataLocation::Ephemeral => "ephemeral".to_owned(),
+        };
+        let Addresses { grpc, http, metrics } = addresses;
+        format!("everlog {mode}: grpc={grpc} http={http} metrics={metrics} data={data}")
+    }
+
+    /// The namespaces that must exist once the node serves.
+    pub fn wanted_namespaces(&self) -> impl Iterator<Item = &str> {
+        let others = self.namespaces.iter().map(String::as_str).filter(|name| *name != DEFAULT_NAMESPACE);
+        std::iter::once(DEFAULT_NAMESPACE).chain(others)
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = SettingsError;
+
+    fn from_str(text: &str) -> Result<LogFormat, SettingsError> {
+        match text {
+            "pretty" => Ok(LogFormat::Pretty),
+            "json" => Ok(LogFormat::Json),
+            _ => Err(SettingsError(format!("log format {text:?} is none of pretty, json"))),
+        }
+    }
+}
+
+/// The names that search attribute types have on command lines and in files.
+const SEARCH_ATTRIBUTE_TYPES: [(&str, IndexedValueType); 7] = [
+    ("Text", IndexedValueType::Text),
+    ("Keyword", IndexedValueType::Keyword),
+    ("Int", IndexedValueType::Int),
+    ("Double", IndexedValueType::Double),
+    ("Bool", IndexedValueType::Bool),
+    ("Datetime", IndexedValueType::Datetime),
+    ("KeywordList", IndexedValueType::KeywordList),
+];
+
+/// The search attribute type with a name.
+///
+/// # Errors
+///
+/// A line that lists the types there are.
+pub fn search_attribute_type(name: &str) -> Result<IndexedValueType, SettingsError> {
+    SEARCH_ATTRIBUTE_TYPES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, kind)| *kind).ok_or_else(
+        || {
+            let known: Vec<_> = SEARCH_ATTRIBUTE_TYPES.iter().map(|(name, _)| *name).collect();
+            SettingsError(format!("search attribute type {name:?} is none of {}", known.join(", ")))
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_serving_line_names_mode_addresses_and_data() {
+        let settings = Settings::default();
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let addresses = Addresses { grpc: address(7233), http: address(7243), metrics: address(9233) };
+        assert_eq!(
+            settings.serving_line(&addresses),
+            "everlog dev: grpc=127.0.0.1:7233 http=127.0.0.1:7243 metrics=127.0.0.1:9233 data=./everlog-data"
+        );
+    }
+
+    #[test]
+    fn default_is_wanted_once() {
+        let settings = Settings { namespaces: vec!["default".into(), "a".into()], ..Settings::default() };
+        assert_eq!(settings.wanted_namespaces().collect::<Vec<_>>(), ["default", "a"]);
+    }
+
+    #[test]
+    fn search_attribute_types_are_named() {
+        assert_eq!(search_attribute_type("keywordlist"), Ok(IndexedValueType::KeywordList));
+        let error = search_attribute_type("String").unwrap_err().to_string();
+        assert!(error.contains("Text, Keyword, Int"), "{error}");
+    }
+}

@@ -1,0 +1,30 @@
+//! Logs, on the standard error.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::settings::{Log, LogFormat, SettingsError};
+
+/// Starts logging; once a process.
+///
+/// # Errors
+///
+/// One line if the level is not one, or if logging has been started before.
+pub fn init_logs(log: &Log) -> Result<(), SettingsError> {
+    let filter = EnvFilter::try_new(&log.level).map_err(|error| {
+        SettingsError(format!(
+            "log level {:?} is neither error, warn, info, debug, trace nor a filter: {error}",
+            log.level
+        ))
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    let started = match log.format {
+        LogFormat::Pretty => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|error| SettingsError(format!("logging cannot be started: {error}")))
+}

@@ -1,0 +1,8 @@
+//! What a node tells about itself: logs on the standard error, metrics for Prometheus.
+
+mod logs;
+mod metrics;
+mod process;
+
+pub use logs::init_logs;
+pub use metrics::{install_recorder, render};

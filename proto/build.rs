@@ -1,0 +1,46 @@
+//! Generates the *server* side of Temporal's two public gRPC services.
+//!
+//! The messages come from `temporalio-protos`, which hands on the descriptor set it was compiled from; only the files that
+//! define the two services are kept here, and every message type is taken from that crate. A few responses are replaced by
+//! types of `src/encoded.rs`, which carry a history that is encoded already.
+
+use std::{env, error::Error, fs};
+
+use prost::Message;
+use prost_types_plain::FileDescriptorSet;
+
+/// The files whose services Everlog serves.
+const SERVICE_FILES: [&str; 2] =
+    ["temporal/api/workflowservice/v1/service.proto", "temporal/api/operatorservice/v1/service.proto"];
+
+/// Responses that `src/encoded.rs` replaces.
+const ENCODED: [&str; 4] = [
+    "PollWorkflowTaskQueueResponse",
+    "RespondWorkflowTaskCompletedResponse",
+    "GetWorkflowExecutionHistoryResponse",
+    "ListWorkflowExecutionsResponse",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-env-changed=DEP_TEMPORALIO_PROTOS_DESCRIPTOR_PATH");
+    let path = env::var("DEP_TEMPORALIO_PROTOS_DESCRIPTOR_PATH")?;
+    let all = fs::read(&path).map_err(|error| format!("cannot read the descriptor set {path}: {error}"))?;
+    // Reflection serves the whole set.
+    fs::write(format!("{}/descriptors.bin", env::var("OUT_DIR")?), &all)?;
+    let mut descriptors = FileDescriptorSet::decode(all.as_slice())?;
+    descriptors.file.retain(|file| SERVICE_FILES.contains(&file.name()));
+    if descriptors.file.len() != SERVICE_FILES.len() {
+        return Err(format!("{path} does not define {SERVICE_FILES:?}").into());
+    }
+    let mut builder = tonic_prost_build::configure()
+        .build_client(false)
+        .generate_default_stubs(true)
+        .extern_path(".temporal.api", "::temporalio_protos::temporal::api");
+    for name in ENCODED {
+        builder = builder
+            .extern_path(format!(".temporal.api.workflowservice.v1.{name}"), format!("crate::encoded::{name}"));
+    }
+    builder.compile_fds(descriptors)?;
+    Ok(())
+}

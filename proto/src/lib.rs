@@ -1,0 +1,36 @@
+//! Wire types, no logic.
+//!
+//! The messages of Temporal's public API come from `temporalio-protos` and are re-exported as [`api`]; this crate adds the
+//! *server* stubs of its two services and, in [`encoded`], responses that carry parts which are encoded already.
+
+pub mod encoded;
+
+/// The messages of Temporal's public API, by package.
+pub use temporalio_protos::temporal::api;
+
+/// Protobuf's well-known types as the messages use them.
+pub use prost_types as wkt;
+
+/// The descriptor set of everything that is served, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Server stub of `temporal.api.workflowservice.v1.WorkflowService`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod workflow_service {
+    tonic::include_proto!("temporal.api.workflowservice.v1");
+    pub use workflow_service_server::{WorkflowService, WorkflowServiceServer};
+}
+
+/// Server stub of `temporal.api.operatorservice.v1.OperatorService`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod operator_service {
+    tonic::include_proto!("temporal.api.operatorservice.v1");
+    pub use operator_service_server::{OperatorService, OperatorServiceServer};
+}
+
+/// Client stubs of the two services, for tests and the benchmark.
+#[cfg(feature = "clients")]
+pub mod clients {
+    pub use temporalio_protos::temporal::api::operatorservice::v1::operator_service_client::OperatorServiceClient;
+    pub use temporalio_protos::temporal::api::workflowservice::v1::workflow_service_client::WorkflowServiceClient;
+}

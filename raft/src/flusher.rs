@@ -1,0 +1,151 @@
+//! Decides when applied rows are flushed to disk, and purges each group's log behind them.
+//!
+//! ```text
+//!   read what each group has applied ──▶ flush the state engine ──▶ that is durable now ──▶ purge the log up to it
+//! ```
+//!
+//! The order is the point: a position becomes durable only after a flush that began once it was applied, and an entry leaves
+//! the log only once its rows are durable.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use everlog_storage::state::StateEngine;
+use tokio::sync::{Notify, watch};
+
+use crate::failure::FailureReport;
+use crate::group::Group;
+use crate::node::NodeError;
+use crate::options::NodeOptions;
+use crate::progress::GroupProgress;
+
+/// How long a purge waits for openraft to take note of the durable position; it tries again at the next flush.
+const SNAPSHOT_POSITION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Counts what is applied and wakes the flusher when it is enough. One per node.
+pub(crate) struct FlushTrigger {
+    bytes_max: u64,
+    entries_max: u64,
+    bytes: AtomicU64,
+    entries: AtomicU64,
+    wanted: Notify,
+}
+
+impl FlushTrigger {
+    pub(crate) fn new(options: &NodeOptions) -> FlushTrigger {
+        FlushTrigger {
+            bytes_max: options.flush_bytes,
+            entries_max: options.flush_entries,
+            bytes: AtomicU64::new(0),
+            entries: AtomicU64::new(0),
+            wanted: Notify::new(),
+        }
+    }
+
+    /// To be called after each write to the state engine, with the bytes that went into it.
+    pub(crate) fn applied(&self, progress: &GroupProgress, bytes: u64) {
+        self.entries.fetch_add(1, Ordering::Relaxed);
+        let since_flush = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let undurable = progress.applied_index().saturating_sub(progress.durable_index().unwrap_or(0));
+        if since_flush >= self.bytes_max || undurable >= self.entries_max {
+            self.wanted.notify_one();
+        }
+    }
+
+    fn is_dirty(&self) -> bool {
+        self.entries.load(Ordering::Relaxed) > 0
+    }
+
+    fn reset(&self) {
+        self.bytes.store(0, Ordering::Relaxed);
+        self.entries.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Flushes the rows of all groups of a node and purges their logs.
+pub(crate) struct Flusher {
+    pub(crate) engine: Arc<dyn StateEngine>,
+    pub(crate) trigger: Arc<FlushTrigger>,
+    pub(crate) failure: FailureReport,
+    pub(crate) options: NodeOptions,
+    /// One flush at a time.
+    pub(crate) turn: tokio::sync::Mutex<()>,
+}
+
+impl Flusher {
+    /// Flushes whenever the trigger asks for it, and at least every flush interval while there is something to flush.
+    pub(crate) async fn run(&self, groups: impl Fn() -> Vec<Group>, mut stop: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = self.trigger.wanted.notified() => {}
+                () = tokio::time::sleep(self.options.flush_interval) => {}
+            }
+            if self.trigger.is_dirty() && self.flush_and_purge(&groups()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// One flush, and the purges that it allows.
+    pub(crate) async fn flush_and_purge(&self, groups: &[Group]) -> Result<(), NodeError> {
+        let _turn = self.turn.lock().await;
+        self.flush(groups).await?;
+        for group in groups {
+            self.purge(group).await;
+        }
+        Ok(())
+    }
+
+    /// One flush. Records what it made durable.
+    async fn flush(&self, groups: &[Group]) -> Result<(), NodeError> {
+        let applied: Vec<_> = groups.iter().map(|group| (group, group.progress().applied())).collect();
+        self.trigger.reset();
+        let engine = self.engine.clone();
+        let started = std::time::Instant::now();
+        let flushed = tokio::task::spawn_blocking(move || engine.flush()).await;
+        let flushed =
+            flushed.map_err(|error| error.to_string()).and_then(|flushed| flushed.map_err(|error| error.to_string()));
+        if let Err(error) = flushed {
+            self.failure.report(&error);
+            return Err(NodeError(format!("flush: {error}")));
+        }
+        metrics::histogram!("everlog_raft_flush_seconds").record(started.elapsed());
+        for (group, position) in applied {
+            if let Some(position) = position {
+                group.progress().set_durable(position);
+            }
+        }
+        Ok(())
+    }
+
+    async fn purge(&self, group: &Group) {
+        let Some(durable) = group.progress().durable() else { return };
+        let upto = durable.log_id.index.saturating_sub(self.options.log_tail_entries);
+        let purged = group.log().purged().map_or(0, |purged| purged.index);
+        if upto < purged.saturating_add(self.options.purge_entries_min.max(1)) {
+            return;
+        }
+        // openraft purges only what a snapshot holds, so the durable position becomes a snapshot first. Purging less than it
+        // says is always fine, and a group that is shutting down needs no purge.
+        let raft = group.raft();
+        let mut snapshots = raft.watch_snapshot_progress();
+        if snapshots.get() < Some(durable.log_id) {
+            if raft.trigger().snapshot().await.is_err() {
+                return;
+            }
+            let target = Some(durable.log_id);
+            let known = snapshots.wait_until_ge(&target);
+            if tokio::time::timeout(SNAPSHOT_POSITION_TIMEOUT, known).await.is_err() {
+                tracing::warn!(group = %group.id(), "raft did not take note of the durable position, the log is not purged");
+                return;
+            }
+        }
+        if raft.trigger().purge_log(upto).await.is_ok() {
+            // The core handles its messages in order: once it answers this one, it has purged.
+            let _ = raft.with_raft_state(|_| ()).await;
+            tracing::debug!(group = %group.id(), upto, "raft log purged");
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! The Raft log of one group, as openraft sees it: a cache of the newest entries in front of the node's shared log engine.
+//!
+//! Writes go to the engine in the order in which openraft makes them, and the engine makes them durable in that order. An
+//! entry is readable as soon as `append` returns, from the cache; it leaves the cache only when the engine can serve it. The
+//! committed log id is kept in memory and written in front of the next append: losing it costs nothing but a later replay.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use everlog_storage::GroupId;
+use everlog_storage::log::{LogEngine, LogError, LogRecord};
+use futures::stream::{self, Stream, StreamExt};
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::encoding;
+use crate::entry_cache::EntryCache;
+use crate::failure::FailureReport;
+use crate::progress::GroupProgress;
+use crate::types::{Entry, LogId, Payload, TypeConfig, Vote};
+
+/// Entries per step when a long range is streamed: enough to fill a write to the state engine.
+const STREAM_ENTRIES: u64 = 512;
+/// Bytes per read from the log engine.
+const READ_BYTES: usize = 1 << 20;
+
+/// The log of one group. Clones share it.
+#[derive(Clone)]
+pub(crate) struct GroupLog(Arc<Shared>);
+
+struct Shared {
+    group: GroupId,
+    engine: Arc<dyn LogEngine>,
+    progress: Arc<GroupProgress>,
+    failure: FailureReport,
+    cache_bytes_max: usize,
+    log: Mutex<Log>,
+    /// The last submission that is durable.
+    flushed_submission: AtomicU64,
+}
+
+/// The log as of everything that was submitted.
+struct Log {
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    committed_submitted: Option<LogId>,
+    purged: Option<LogId>,
+    /// Index of the first entry; `None` while there is none.
+    first: Option<u64>,
+    /// The last entry, or what was purged last.
+    last: Option<LogId>,
+    cache: EntryCache,
+    submissions: u64,
+}
+
+impl GroupLog {
+    /// Recovers the log of `group` from its engine. Reads the disk.
+    pub(crate) fn recover(
+        group: GroupId,
+        engine: Arc<dyn LogEngine>,
+        progress: Arc<GroupProgress>,
+        failure: FailureReport,
+        cache_bytes_max: usize,
+    ) -> io::Result<GroupLog> {
+        let recovered = engine.recover(group).map_err(storage_error)?;
+        let purged = recovered.purged.as_deref().map(encoding::decode_log_id).transpose()?;
+        let committed = recovered.committed.as_deref().map(encoding::decode_log_id).transpose()?;
+        let last = match recovered.last_index {
+            Some(last) => {
+                let entries = engine.read(group, last..last + 1, READ_BYTES).map_err(storage_error)?;
+                let bytes = entries.first().ok_or_else(|| missing(group, last))?;
+                Some(encoding::decode_entry(bytes)?.log_id)
+            }
+            None => purged,
+        };
+        let log = Log {
+            vote: recovered.vote.as_deref().map(encoding::decode_vote).transpose()?,
+            committed,
+            committed_submitted: committed,
+            purged,
+            first: recovered.first_index,
+            last,
+            cache: EntryCache::default(),
+            submissions: 0,
+        };
+        Ok(GroupLog(Arc::new(Shared {
+            group,
+            engine,
+            progress,
+            failure,
+            cache_bytes_max,
+            log: Mutex::new(log),
+            flushed_submission: AtomicU64::new(0),
+        })))
+    }
+
+    /// Whether the log never held anything: no vote, no entry.
+    pub(crate) fn is_new(&self) -> bool {
+        let log = self.0.log.lock();
+        log.vote.is_none() && log.last.is_none()
+    }
+
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        self.0.log.lock().vote
+    }
+
+    /// The last purged log id.
+    pub(crate) fn purged(&self) -> Option<LogId> {
+        self.0.log.lock().purged
+    }
+
+    /// The entries in `range` that the log holds.
+    async fn read(&self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        let mut cached = Vec::new();
+        let (start, cached_from) = {
+            let log = self.0.log.lock();
+            // What the engine still holds outside of these bounds is being removed.
+            let (Some(first), Some(last)) = (log.first, log.last) else { return Ok(Vec::new()) };
+            let (start, end) = (start.max(first), end.min(last.index + 1));
+            if start >= end {
+                return Ok(Vec::new());
+            }
+            log.cache.range(start, end, &mut cached);
+            (start, log.cache.first_index().unwrap_or(u64::MAX).clamp(start, end))
+        };
+        if start == cached_from {
+            return Ok(cached);
+        }
+        let mut entries = self.read_engine(start, cached_from).await?;
+        entries.append(&mut cached);
+        Ok(entries)
+    }
+
+    async fn read_engine(&self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        let shared = self.0.clone();
+        let read = move || {
+            let mut entries = Vec::new();
+            let mut next = start;
+            while next < end {
+                let read = shared.engine.read(shared.group, next..end, READ_BYTES).map_err(storage_error)?;
+                // A purge may have overtaken this read at its start; a gap behind that is a broken log.
+                if read.is_empty() {
+                    if !entries.is_empty() || !shared.is_purged(next) {
+                        return Err(missing(shared.group, next));
+                    }
+                    next += 1;
+                }
+                for bytes in &read {
+                    let entry = encoding::decode_entry(bytes)?;
+                    if entry.log_id.index != next {
+                        return Err(missing(shared.group, next));
+                    }
+                    entries.push(entry);
+                    next += 1;
+                }
+            }
+            Ok(entries)
+        };
+        tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+    }
+}
+
+impl Shared {
+    fn is_purged(&self, index: u64) -> bool {
+        self.log.lock().purged.is_some_and(|purged| purged.index >= index)
+    }
+
+    fn storage_failed(&self, error: LogError) -> io::Error {
+        self.failure.report(&error);
+        storage_error(error)
+    }
+}
+
+impl RaftLogReader<TypeConfig> for GroupLog {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<Entry>>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + Send,
+    {
+        let (start, end) = bounds(&range);
+        self.read(start, end).await
+    }
+
+    /// In steps, because a leader that restarts applies everything since the last flush as one range.
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>> + Send
+    where
+        RB: RangeBounds<u64> + Clone + Debug + Send,
+    {
+        let (start, end) = bounds(&range);
+        if end.saturating_sub(start) <= STREAM_ENTRIES {
+            return match self.read(start, end).await {
+                Ok(entries) => stream::iter(entries.into_iter().map(Ok)).boxed(),
+                Err(error) => stream::iter([Err(error)]).boxed(),
+            };
+        }
+        let log = self.clone();
+        stream::unfold(Some(start), move |next| {
+            let log = log.clone();
+            async move {
+                let next = next.filter(|next| *next < end)?;
+                let step_end = end.min(next + STREAM_ENTRIES);
+                match log.read(next, step_end).await {
+                    Ok(entries) if entries.is_empty() => None,
+                    Ok(entries) => {
+                        Some((stream::iter(entries.into_iter().map(Ok).collect::<Vec<_>>()), Some(step_end)))
+                    }
+                    Err(error) => Some((stream::iter(vec![Err(error)]), None)),
+                }
+            }
+        })
+        .flatten()
+        .boxed()
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.vote())
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start, end.min(start.saturating_add(STREAM_ENTRIES))).await
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for GroupLog {
+    type LogReader = GroupLog;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let log = self.0.log.lock();
+        Ok(LogState { last_purged_log_id: log.purged, last_log_id: log.last })
+    }
+
+    async fn get_log_reader(&mut self) -> GroupLog {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let (sender, durable) = oneshot::channel();
+        let record = LogRecord::Vote { group: self.0.group, vote: encoding::encode_vote(vote) };
+        // Nobody waits any more only if the group is being shut down.
+        self.0.engine.submit(record, Some(Box::new(move |result| drop(sender.send(result)))));
+        match durable.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(self.0.storage_failed(error)),
+            Err(_) => return Err(self.0.storage_failed(LogError("a vote's completion was dropped".to_string()))),
+        }
+        self.0.log.lock().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        self.0.log.lock().committed = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.0.log.lock().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let shared = &self.0;
+        let mut encoded = Vec::new();
+        let mut first_index = None;
+        let (submission, committed) = {
+            let mut log = shared.log.lock();
+            log.submissions += 1;
+            let submission = log.submissions;
+            for entry in entries {
+                let index = entry.log_id.index;
+                if let (Some(_), Some(last)) = (log.first, log.last)
+                    && last.index + 1 != index
+                {
+                    return Err(missing(shared.group, last.index + 1));
+                }
+                log.first.get_or_insert(index);
+                if let Payload::Membership(membership) = &entry.payload {
+                    shared.progress.membership_appended(index, membership);
+                }
+                first_index.get_or_insert(index);
+                encoded.push(encoding::encode_entry(&entry));
+                log.last = Some(entry.log_id);
+                log.cache.push(entry, submission);
+            }
+            let flushed = shared.flushed_submission.load(Ordering::Acquire);
+            log.cache.evict(shared.cache_bytes_max, flushed, shared.progress.applied_index());
+            let committed = log.committed.filter(|committed| log.committed_submitted.as_ref() != Some(committed));
+            log.committed_submitted = log.committed;
+            (submission, committed)
+        };
+        let Some(first_index) = first_index else {
+            callback.io_completed(Ok(()));
+            return Ok(());
+        };
+        if let Some(committed) = committed {
+            let log_id = encoding::encode_log_id(&committed);
+            shared.engine.submit(LogRecord::Committed { group: shared.group, log_id }, None);
+        }
+        let flushed = {
+            let shared = shared.clone();
+            move |result: Result<(), LogError>| match result {
+                Ok(()) => {
+                    shared.flushed_submission.fetch_max(submission, Ordering::AcqRel);
+                    callback.io_completed(Ok(()));
+                }
+                Err(error) => callback.io_completed(Err(shared.storage_failed(error))),
+            }
+        };
+        shared
+            .engine
+            .submit(LogRecord::Append { group: shared.group, first_index, entries: encoded }, Some(Box::new(flushed)));
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
+        let from = last_log_id.map_or(0, |last| last.index + 1);
+        {
+            let mut log = self.0.log.lock();
+            log.cache.truncate(from);
+            log.first = log.first.filter(|first| *first < from);
+            if log.last > last_log_id {
+                log.last = last_log_id.max(log.purged);
+            }
+        }
+        self.0.engine.submit(LogRecord::Truncate { group: self.0.group, from }, None);
+        Ok(())
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
+        // The one rule that keeps rows without a write-ahead log safe: what a crash may roll back must still be in the log.
+        let durable = self.0.progress.durable_index();
+        if durable.is_none_or(|durable| log_id.index > durable) {
+            let message =
+                format!("group {}: purge up to {log_id} refused, rows are durable up to {durable:?}", self.0.group);
+            return Err(io::Error::other(message));
+        }
+        {
+            let mut log = self.0.log.lock();
+            log.cache.purge(log_id.index);
+            log.purged = log.purged.max(Some(log_id));
+            log.last = log.last.max(Some(log_id));
+            let kept = log.last > Some(log_id);
+            log.first = log.first.map(|first| first.max(log_id.index + 1)).filter(|_| kept);
+        }
+        let record =
+            LogRecord::Purge { group: self.0.group, upto: log_id.index, log_id: encoding::encode_log_id(&log_id) };
+        self.0.engine.submit(record, None);
+        Ok(())
+    }
+}
+
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}
+
+fn missing(group: GroupId, index: u64) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the log of group {group} has no entry {index}"))
+}
+
+fn storage_error(error: LogError) -> io::Error {
+    io::Error::other(error)
+}

@@ -1,0 +1,69 @@
+//! Watches one group's Raft core: says who leads, and notices when the core dies.
+
+use everlog_storage::GroupId;
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::Fatal;
+use openraft::metrics::RaftServerMetrics;
+use tokio::sync::watch;
+
+use crate::group::{Leadership, RaftGroup};
+use crate::types::{ReplicaId, TypeConfig};
+
+/// Runs until the group's Raft core has ended, for whatever reason, and leaves `leadership` at Stopped.
+pub(crate) async fn supervise(
+    group: GroupId,
+    raft: RaftGroup,
+    mut applied_term: watch::Receiver<u64>,
+    leadership: watch::Sender<Leadership>,
+) {
+    let mut server = raft.server_metrics();
+    let is_leader = metrics::gauge!("everlog_raft_is_leader", "group" => group.to_string());
+    let mut ticks = None;
+    loop {
+        let (now, alone) = {
+            let server = server.borrow_and_update();
+            (leadership_of(&server, *applied_term.borrow_and_update()), is_alone(&server))
+        };
+        let changed = leadership.send_if_modified(|known| std::mem::replace(known, now) != now);
+        if changed {
+            tracing::info!(%group, leadership = ?now, "raft leadership");
+            is_leader.set(if matches!(now, Leadership::Leader { .. }) { 1.0 } else { 0.0 });
+        }
+        // A group without other members has no heartbeats to send and none to miss.
+        if let Some(alone) = alone
+            && ticks != Some(!alone)
+        {
+            raft.runtime_config().tick(!alone);
+            ticks = Some(!alone);
+        }
+        tokio::select! {
+            changed = server.changed() => if changed.is_err() { break },
+            changed = applied_term.changed() => if changed.is_err() { break },
+        }
+    }
+    leadership.send_replace(Leadership::Stopped);
+    is_leader.set(0.0);
+    let running_state = raft.metrics().borrow_watched().running_state.clone();
+    match running_state {
+        Err(Fatal::Stopped) => tracing::info!(%group, "raft group stopped"),
+        Err(error) => tracing::error!(%group, %error, "raft group died"),
+        Ok(()) => tracing::error!(%group, "raft group died: its core panicked"),
+    }
+}
+
+/// A leader is announced once it has applied an entry of its own term: the first of them is its blank entry, behind which all
+/// entries of earlier terms are applied.
+fn leadership_of(server: &RaftServerMetrics<TypeConfig>, applied_term: u64) -> Leadership {
+    let term = server.vote.leader_id.term;
+    let leads =
+        server.state == ServerState::Leader && server.vote.committed && server.vote.leader_id.voted_for == server.id;
+    if leads && applied_term == term { Leadership::Leader { term } } else { Leadership::Follower }
+}
+
+/// Whether this replica is the group's only member; `None` before the group has members.
+fn is_alone(server: &RaftServerMetrics<TypeConfig>) -> Option<bool> {
+    let mut members = server.membership_config.nodes().map(|(replica, _)| *replica);
+    let first: ReplicaId = members.next()?;
+    Some(first == server.id && members.next().is_none())
+}

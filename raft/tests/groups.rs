@@ -1,0 +1,229 @@
+//! Groups on the production engines: create, propose, restart, fence, flush and purge.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::{leads, put};
+use everlog_raft::{Leadership, Node, NodeInfo, NodeOptions, ProposeError, ReadConsistency};
+use everlog_storage::state::Direction;
+use everlog_storage::{GroupId, LogOptions, RocksLog, RocksState, StateOptions};
+
+fn node(dir: &Path, options: NodeOptions) -> Node {
+    let log = RocksLog::open(&dir.join("log"), LogOptions::default()).unwrap();
+    let state = RocksState::open(&dir.join("state"), StateOptions::default()).unwrap();
+    Node::new(options, Arc::new(log), Arc::new(state))
+}
+
+/// Purges as soon as anything can be.
+fn eager() -> NodeOptions {
+    NodeOptions { log_tail_entries: 0, purge_entries_min: 1, ..NodeOptions::default() }
+}
+
+#[tokio::test]
+async fn a_new_group_elects_itself_and_applies() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path(), NodeOptions::default());
+    let group = node.open_group(GroupId(1)).await.unwrap();
+    let term = leads(&group).await;
+
+    let index = group.propose(term, put("a", "1")).await.unwrap().await.unwrap().unwrap();
+    assert_eq!(group.applied_index(), index);
+    assert_eq!(group.get(b"a").unwrap(), Some(Bytes::from_static(b"1")));
+    let rows = group.scan(&b""[..]..&b"z"[..], Direction::Ascending, 10).unwrap();
+    assert_eq!(rows, [(Bytes::from_static(b"a"), Bytes::from_static(b"1"))]);
+    for consistency in [ReadConsistency::Linearizable, ReadConsistency::Lease, ReadConsistency::Stale] {
+        group.read_barrier(consistency).await.unwrap();
+    }
+    node.shutdown().await.unwrap();
+    assert_eq!(*group.leadership().borrow(), Leadership::Stopped);
+    assert!(matches!(group.propose(term, put("b", "1")).await, Err(ProposeError::Stopped(GroupId(1)))));
+    assert!(group.read_barrier(ReadConsistency::Lease).await.is_err());
+}
+
+#[tokio::test]
+async fn pipelined_proposals_resolve_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path(), NodeOptions::default());
+    let group = node.open_group(GroupId(1)).await.unwrap();
+    let term = leads(&group).await;
+    let mut last = 0;
+    for round in 0..50 {
+        let mut outcomes = Vec::new();
+        for i in 0..4 {
+            outcomes.push(group.propose(term, put("key", format!("{round}.{i}"))).await.unwrap());
+        }
+        for outcome in outcomes {
+            let index = outcome.await.unwrap().unwrap();
+            assert!(index > last);
+            last = index;
+        }
+        assert_eq!(group.get(b"key").unwrap(), Some(Bytes::from(format!("{round}.3"))));
+    }
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stale_term_is_refused_and_never_applied() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path(), NodeOptions::default());
+    let group = node.open_group(GroupId(1)).await.unwrap();
+    let term = leads(&group).await;
+    for stale in [0, term - 1, term + 1] {
+        let outcome = group.propose(stale, put("stale", "x")).await.unwrap().await.unwrap();
+        assert_eq!(outcome, Err(ProposeError::NotLeader(GroupId(1))));
+    }
+    let applied = group.propose(term, put("fresh", "x")).await.unwrap().await.unwrap().unwrap();
+    node.shutdown().await.unwrap();
+    drop((node, group));
+
+    let node = self::node(dir.path(), NodeOptions::default());
+    let group = node.open_group(GroupId(1)).await.unwrap();
+    let next_term = leads(&group).await;
+    assert!(next_term > term, "a restart is a new term");
+    assert_eq!(group.applied_index(), applied + 1, "nothing but the new leader's blank entry was added");
+    assert_eq!(group.get(b"stale").unwrap(), None);
+    assert_eq!(group.get(b"fresh").unwrap(), Some(Bytes::from_static(b"x")));
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_restart_replays_and_serves_many_groups() {
+    let dir = tempfile::tempdir().unwrap();
+    for run in 0..4_u64 {
+        let node = node(dir.path(), eager());
+        for id in 0..5 {
+            let group = node.open_group(GroupId(id)).await.unwrap();
+            let term = leads(&group).await;
+            for before in 0..run {
+                let key = format!("run{before}");
+                assert_eq!(group.get(key.as_bytes()).unwrap(), Some(Bytes::from(format!("{id}"))));
+            }
+            let written = group.propose(term, put(&format!("run{run}"), format!("{id}"))).await.unwrap();
+            written.await.unwrap().unwrap();
+            if run % 2 == 0 {
+                node.flush().await.unwrap();
+                assert_eq!(group.purged_index(), group.durable_index());
+            }
+        }
+        if run < 2 {
+            node.shutdown().await.unwrap();
+        } else {
+            node.halt().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_log_is_purged_behind_a_flush_and_only_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path(), eager());
+    let group = node.open_group(GroupId(3)).await.unwrap();
+    let term = leads(&group).await;
+    for i in 0..20 {
+        let index = group.propose(term, put("key", format!("{i}"))).await.unwrap().await.unwrap().unwrap();
+        assert!(group.purged_index().unwrap_or(0) < index);
+        if i % 5 == 4 {
+            node.flush().await.unwrap();
+            assert_eq!(group.durable_index(), Some(index));
+            assert_eq!(group.purged_index(), Some(index));
+        }
+    }
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn enough_applied_bytes_cause_a_flush() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path(), NodeOptions { flush_bytes: 100_000, ..eager() });
+    let group = node.open_group(GroupId(1)).await.unwrap();
+    let term = leads(&group).await;
+    // Never ends unless something flushes and purges.
+    while group.purged_index().unwrap_or(0) < 50 {
+        group.propose(term, put("key", vec![7; 10_000])).await.unwrap().await.unwrap().unwrap();
+    }
+    assert!(group.purged_index() <= group.durable_index());
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_large_log_is_replayed_in_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    let node = node(path, NodeOptions { entry_cache_bytes_max: 0, ..NodeOptions::default() });
+    let group = node.open_group(GroupId(1)).await.unwrap();
+    let term = leads(&group).await;
+    let mut outcomes = Vec::new();
+    for i in 0..3_000 {
+        outcomes.push(group.propose(term, put(&format!("key{i}"), format!("{i}"))).await.unwrap());
+    }
+    for outcome in outcomes {
+        outcome.await.unwrap().unwrap();
+    }
+    node.halt().await;
+    drop((node, group));
+
+    // A lost state directory with a log that was never purged: everything comes back from the log.
+    std::fs::remove_dir_all(path.join("state")).unwrap();
+    let node = self::node(path, NodeOptions::default());
+    let group = node.open_group(GroupId(1)).await.unwrap();
+    leads(&group).await;
+    for i in 0..3_000 {
+        assert_eq!(group.get(format!("key{i}").as_bytes()).unwrap(), Some(Bytes::from(format!("{i}"))));
+    }
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn engines_that_do_not_belong_together_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    let node = node(path, eager());
+    let group = node.open_group(GroupId(1)).await.unwrap();
+    let term = leads(&group).await;
+    group.propose(term, put("a", "1")).await.unwrap().await.unwrap().unwrap();
+    node.flush().await.unwrap();
+    node.shutdown().await.unwrap();
+    drop((node, group));
+
+    std::fs::rename(path.join("state"), path.join("kept")).unwrap();
+    let node = self::node(path, eager());
+    let error = node.open_group(GroupId(1)).await.err().unwrap().to_string();
+    assert!(error.contains("purged up to") && error.contains("no rows"), "{error}");
+    node.shutdown().await.unwrap();
+    drop(node);
+
+    std::fs::remove_dir_all(path.join("state")).unwrap();
+    std::fs::rename(path.join("kept"), path.join("state")).unwrap();
+    let other = NodeOptions { node: NodeInfo { node_id: 2, ..NodeInfo::default() }, ..eager() };
+    let node = self::node(path, other);
+    let error = node.open_group(GroupId(1)).await.err().unwrap().to_string();
+    assert!(error.contains("replica 2 is not a member"), "{error}");
+    node.shutdown().await.unwrap();
+    drop(node);
+
+    std::fs::remove_dir_all(path.join("log")).unwrap();
+    let node = self::node(path, eager());
+    let error = node.open_group(GroupId(1)).await.err().unwrap().to_string();
+    assert!(error.contains("the log is missing"), "{error}");
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_applied_never_reaches_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path(), NodeOptions::default());
+    let group = node.open_group(GroupId(1)).await.unwrap();
+    let term = leads(&group).await;
+    let applied = group.applied_index();
+    for key in ["", "\0"] {
+        assert!(matches!(group.propose(term, put(key, "x")).await, Err(ProposeError::Invalid(GroupId(1), _))));
+    }
+    let index = group.propose(term, put("a", "x")).await.unwrap().await.unwrap().unwrap();
+    assert_eq!(index, applied + 1);
+    node.shutdown().await.unwrap();
+}

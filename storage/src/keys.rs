@@ -1,0 +1,110 @@
+//! The key space: where each row of a partition lies, and why it lies there.
+//!
+//! Keys are relative to a group; the state engine puts the group id (u32, big-endian) before each, so that a partition is one
+//! contiguous range. The first byte is the table:
+//!
+//! ```text
+//! 01 workflow    slot u16 | namespace 16 | workflow id esc | run id 16 | kind u8 | suffix
+//!                  run id 0…0:  00 current run
+//!                  run id:      01 info
+//!                               02 state
+//!                               03 history          first event id i64
+//!                               04 activity         scheduled event id i64
+//!                               05 timer            started event id i64
+//!                               06 buffered event   sequence u64
+//!                               07 signal request   request id, raw to the end of the key
+//!                               08… free (children, external signals, updates)
+//! 02 wake        fire time i64 | slot u16 | namespace 16 | workflow id esc | run id 16
+//! 03 task        namespace 16 | kind u8 | task queue esc | priority u8 | scheduled time i64 | run id 16
+//!                  | scheduled event id i64
+//! 04 visibility  namespace 16 | ~close time i64 | ~start time i64 | run id 16
+//! 05 (free: outbox)
+//! 06 meta        kind u8 | name, raw to the end of the key
+//! 07 partition   name, raw to the end of the key
+//! ```
+//!
+//! - All rows of a workflow are one range, all of a run one range within it, all of a slot (what moves between partitions) one
+//!   range around it.
+//! - Wakes lie in the order in which they are due, tasks in the order in which they are handed out, visibility rows newest
+//!   first: open runs, then by close time. Each is read by an ascending scan from the front.
+//!
+//! Encodings keep the order of what they encode. Integers are big-endian, signed ones with the sign bit flipped, `~` with all bits
+//! inverted (descending). Strings marked `esc` have 00 escaped as `00 ff` and end with `00 01`, so that no string is a prefix of another and
+//! a shorter one sorts first. Times are nanoseconds since the Unix epoch.
+//!
+//! The layout is for ever: rows are on disks. Golden bytes guard it (`tests/golden/keys.txt`).
+
+mod meta;
+mod order;
+mod slot;
+mod task;
+mod visibility;
+mod wake;
+mod workflow;
+
+pub use meta::{MetaKind, meta_range, meta_row, partition_row};
+pub use slot::{SLOTS, slot};
+pub use task::{TaskKey, TaskKind, TaskQueueKey};
+pub use visibility::VisibilityKey;
+pub use wake::WakeKey;
+pub use workflow::{RunKey, RunRow, WorkflowKey, slot_range};
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+/// A namespace id, as its 16 bytes.
+pub type NamespaceId = [u8; 16];
+
+/// A run id, as its 16 bytes. All zeros is no run.
+pub type RunId = [u8; 16];
+
+/// A half-open range of keys, as [`crate::state::StateEngine::scan`] takes it.
+pub type KeyRange = Range<Bytes>;
+
+/// The first byte of a key.
+mod table {
+    pub(super) const WORKFLOW: u8 = 1;
+    pub(super) const WAKE: u8 = 2;
+    pub(super) const TASK: u8 = 3;
+    pub(super) const VISIBILITY: u8 = 4;
+    pub(super) const META: u8 = 6;
+    pub(super) const PARTITION: u8 = 7;
+}
+
+/// A key that is not of the kind that it was taken for: corruption, or a row written by a later version.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a {expected} key: {key}")]
+pub struct KeyError {
+    expected: &'static str,
+    key: String,
+}
+
+impl KeyError {
+    fn new(expected: &'static str, key: &[u8]) -> KeyError {
+        KeyError { expected, key: key.iter().map(|byte| format!("{byte:02x}")).collect() }
+    }
+}
+
+/// The range of all keys that begin with `prefix`.
+pub fn prefix_range(prefix: &[u8]) -> KeyRange {
+    Bytes::copy_from_slice(prefix)..prefix_successor(prefix)
+}
+
+/// The first key beyond all keys that begin with `prefix`.
+///
+/// A prefix of nothing but FF has none; the answer is then the end of the tables, `ff`, since no row begins with that byte.
+pub fn prefix_successor(prefix: &[u8]) -> Bytes {
+    let kept = prefix.iter().rposition(|byte| *byte != 0xff);
+    let Some(last) = kept else {
+        return Bytes::from_static(&[0xff]);
+    };
+    let mut successor = prefix[..=last].to_vec();
+    successor[last] += 1;
+    Bytes::from(successor)
+}
+
+/// The first key after `key`: where a scan goes on whose last row was `key`.
+pub fn after(key: &[u8]) -> Bytes {
+    Bytes::from([key, &[0]].concat())
+}

@@ -1,0 +1,33 @@
+//! Keys of what belongs to no workflow: the metadata of the cluster, and what a partition knows about itself.
+
+use bytes::Bytes;
+
+use super::order::KeyWriter;
+use super::{KeyRange, prefix_range, table};
+
+/// The kinds of metadata rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum MetaKind {
+    /// A namespace under its id.
+    Namespace = 1,
+    /// The id of a namespace under its name.
+    NamespaceName = 2,
+    /// Everything else, under a name that says what it is.
+    Other = 3,
+}
+
+/// The metadata row of a kind and name. Only the meta group has such rows.
+pub fn meta_row(kind: MetaKind, name: &[u8]) -> Bytes {
+    KeyWriter::new(table::META, 2 + name.len()).u8(kind as u8).raw(name).finish()
+}
+
+/// All metadata rows of a kind, by name.
+pub fn meta_range(kind: MetaKind) -> KeyRange {
+    prefix_range(&[table::META, kind as u8])
+}
+
+/// A row of which each partition has one.
+pub fn partition_row(name: &str) -> Bytes {
+    KeyWriter::new(table::PARTITION, 1 + name.len()).raw(name.as_bytes()).finish()
+}

@@ -1,0 +1,115 @@
+//! The contract of the shared Raft log: what is handed in, in which order it becomes durable, and what comes back.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::GroupId;
+
+/// Called exactly once: when the record it was submitted with, and every record submitted before that one, is durable, or with the error
+/// that stopped the log. Runs on the writer thread: it must not block. After `close` it may run on the submitting thread.
+pub type Completion = Box<dyn FnOnce(Result<(), LogError>) + Send>;
+
+/// The Raft log of every group on a node.
+///
+/// Records become durable in the order in which they were submitted, across all groups, and completions run in that order.
+/// A record may be read back through [`LogEngine::read`] or [`LogEngine::recover`] as soon as its completion has run; until
+/// then the caller serves it from its own cache. A log whose disk has failed once stays failed: a failed fsync is never
+/// retried.
+pub trait LogEngine: Send + Sync + 'static {
+    /// Queues a record. Never blocks and never fails by itself; `completion` hears of failures. Whoever submits bounds what it has in
+    /// flight: [`LogStats::queued_bytes`] tells how much is waiting.
+    fn submit(&self, record: LogRecord, completion: Option<Completion>);
+
+    /// What the log holds for `group` after a start: vote, committed, purge point and the range of entries.
+    fn recover(&self, group: GroupId) -> Result<RecoveredGroup, LogError>;
+
+    /// The entries of `group` with indexes in `range`, in order and without gaps, at most `bytes_max` bytes of them but at
+    /// least one. Indexes that are purged or not there end the answer early.
+    fn read(&self, group: GroupId, range: Range<u64>, bytes_max: usize) -> Result<Vec<Bytes>, LogError>;
+
+    /// Waits until everything submitted so far is durable, then stops the writer. Later submissions fail.
+    fn close(&self) -> Result<(), LogError>;
+}
+
+/// One change to the log of one group. Entries, votes and log ids are opaque bytes of the raft crate.
+#[derive(Clone, Debug)]
+pub enum LogRecord {
+    /// Entries with contiguous indexes from `first_index` on.
+    Append {
+        /// The group they belong to.
+        group: GroupId,
+        /// Index of `entries[0]`.
+        first_index: u64,
+        /// The encoded entries.
+        entries: Vec<Bytes>,
+    },
+    /// Removes the entries with an index of `from` and above.
+    Truncate {
+        /// The group.
+        group: GroupId,
+        /// First index to go.
+        from: u64,
+    },
+    /// Removes the entries up to and including `upto`, and remembers `log_id` as the last purged one.
+    Purge {
+        /// The group.
+        group: GroupId,
+        /// Last index to go.
+        upto: u64,
+        /// Encoded log id of `upto`.
+        log_id: Bytes,
+    },
+    /// The group's vote. Whoever sends a vote awaits this record's completion first.
+    Vote {
+        /// The group.
+        group: GroupId,
+        /// Encoded vote.
+        vote: Bytes,
+    },
+    /// The group's committed log id. Lazy: never forces an fsync of its own, it rides on the next record that does.
+    Committed {
+        /// The group.
+        group: GroupId,
+        /// Encoded log id.
+        log_id: Bytes,
+    },
+    /// Removes everything the log holds for the group.
+    Destroy {
+        /// The group.
+        group: GroupId,
+    },
+}
+
+/// What a group finds in the log after a start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveredGroup {
+    /// Encoded vote.
+    pub vote: Option<Bytes>,
+    /// Encoded committed log id; may lag behind what was committed.
+    pub committed: Option<Bytes>,
+    /// Encoded log id of the last purged entry.
+    pub purged: Option<Bytes>,
+    /// Index of the first entry still there.
+    pub first_index: Option<u64>,
+    /// Index of the last entry.
+    pub last_index: Option<u64>,
+}
+
+/// What a log has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Synced writes.
+    pub fsyncs: u64,
+    /// Bytes handed to those writes.
+    pub bytes: u64,
+    /// Records taken from the queue.
+    pub records: u64,
+    /// Bytes waiting for the disk at this moment.
+    pub queued_bytes: u64,
+}
+
+/// The log is unusable from here on; the node must stop.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("raft log: {0}")]
+pub struct LogError(pub String);

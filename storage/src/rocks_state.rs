@@ -1,0 +1,343 @@
+//! The rows of every group in one RocksDB without a write-ahead log.
+//!
+//! ```text
+//! group u32 BE | 00 "applied"    the group's applied position
+//! group u32 BE | key             a row; its first byte is 01..fe
+//! group u32 BE | ff              end of the group, never a row
+//! ```
+//!
+//! **Invariant: exactly one column family.** The rows of a commit and its applied position go into one write batch, a batch goes into
+//! one memtable, and memtables reach the disk whole and in order. So after a crash the rows are those of the applied position found
+//! beside them, though nothing was logged. With a second column family this would no longer hold (their memtables are flushed apart
+//! from each other) unless `atomic_flush` were on.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, FlushOptions, Options, ReadOptions, Snapshot,
+    WriteBatch, WriteOptions,
+};
+
+use crate::GroupId;
+use crate::state::{
+    Direction, Row, RowBatch, RowChange, StateEngine, StateError, StateSnapshot, StateStats, check_row_key,
+};
+
+const GROUP_BYTES: usize = 4;
+/// First key byte that a row may have; below is the engine's own.
+const ROWS_START: u8 = 0x01;
+/// First key byte that a row cannot have any more.
+const ROWS_END: u8 = 0xff;
+const APPLIED: &[u8] = b"\x00applied";
+
+/// Sizes of a [`RocksState`].
+#[derive(Clone, Debug)]
+pub struct StateOptions {
+    /// Size of a memtable, in bytes. What is in memory is replayed from the Raft log after a crash.
+    pub memtable_bytes: usize,
+    /// Memtables that may exist before commits stall.
+    pub memtables_max: i32,
+    /// Cache of table blocks, indexes and filters, in bytes.
+    pub block_cache_bytes: usize,
+    /// Threads for flushes and compactions.
+    pub background_jobs: i32,
+}
+
+impl Default for StateOptions {
+    fn default() -> StateOptions {
+        StateOptions { memtable_bytes: 64 << 20, memtables_max: 4, block_cache_bytes: 128 << 20, background_jobs: 2 }
+    }
+}
+
+#[derive(Default)]
+struct Counters {
+    commits: AtomicU64,
+    rows: AtomicU64,
+    bytes: AtomicU64,
+    flushes: AtomicU64,
+}
+
+/// The rows of every group on a node.
+pub struct RocksState {
+    db: Arc<DB>,
+    counters: Counters,
+    unlogged: WriteOptions,
+}
+
+impl RocksState {
+    /// Opens the rows in `path`, or creates an empty store.
+    pub fn open(path: &Path, options: StateOptions) -> Result<RocksState, StateError> {
+        describe_metrics();
+        let db = DB::open(&rocksdb_options(&options), path).map_err(state_error)?;
+        let mut unlogged = WriteOptions::default();
+        unlogged.disable_wal(true);
+        Ok(RocksState { db: Arc::new(db), counters: Counters::default(), unlogged })
+    }
+
+    /// What the engine has done since it was opened.
+    pub fn stats(&self) -> StateStats {
+        StateStats {
+            commits: self.counters.commits.load(Ordering::Relaxed),
+            rows: self.counters.rows.load(Ordering::Relaxed),
+            bytes: self.counters.bytes.load(Ordering::Relaxed),
+            flushes: self.counters.flushes.load(Ordering::Relaxed),
+        }
+    }
+
+    fn write(&self, batch: WriteBatch, rows: usize) -> Result<(), StateError> {
+        let bytes = batch.size_in_bytes() as u64;
+        self.db.write_opt(batch, &self.unlogged).map_err(state_error)?;
+        let rows = rows as u64;
+        self.counters.commits.fetch_add(1, Ordering::Relaxed);
+        self.counters.rows.fetch_add(rows, Ordering::Relaxed);
+        self.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
+        metrics::counter!("everlog_state_rows_total").increment(rows);
+        metrics::counter!("everlog_state_bytes_total").increment(bytes);
+        Ok(())
+    }
+}
+
+impl StateEngine for RocksState {
+    fn commit(&self, group: GroupId, applied: &[u8], batches: &[RowBatch]) -> Result<(), StateError> {
+        let mut batch = WriteBatch::default();
+        let mut key_buffer = group.0.to_be_bytes().to_vec();
+        let mut rows = 0;
+        for change in batches.iter().flat_map(|batch| &batch.changes) {
+            match change {
+                RowChange::Put { key, value } => {
+                    check_row_key(key)?;
+                    batch.put(prefixed(&mut key_buffer, key), value);
+                }
+                RowChange::Delete { key } => {
+                    check_row_key(key)?;
+                    batch.delete(prefixed(&mut key_buffer, key));
+                }
+                RowChange::DeleteRange { start, end } => {
+                    let range = rows_within(group, start, end);
+                    if !range.is_empty() {
+                        batch.delete_range(range.start, range.end);
+                    }
+                }
+            }
+            rows += 1;
+        }
+        batch.put(prefixed(&mut key_buffer, APPLIED), applied);
+        self.write(batch, rows)
+    }
+
+    fn applied(&self, group: GroupId) -> Result<Option<Bytes>, StateError> {
+        let row = self.db.get(engine_key(group, APPLIED));
+        Ok(row.map_err(state_error)?.map(Bytes::from))
+    }
+
+    fn get(&self, group: GroupId, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        check_row_key(key)?;
+        let row = self.db.get(engine_key(group, key));
+        Ok(row.map_err(state_error)?.map(Bytes::from))
+    }
+
+    fn scan(
+        &self,
+        group: GroupId,
+        range: Range<&[u8]>,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<Row>, StateError> {
+        let range = rows_within(group, range.start, range.end);
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        collect(self.db.raw_iterator_opt(bounded(range)), direction, limit, |_| true)
+    }
+
+    fn snapshot(&self, group: GroupId) -> Result<Box<dyn StateSnapshot>, StateError> {
+        Ok(Box::new(RocksSnapshot::take(Arc::clone(&self.db), group)?))
+    }
+
+    /// All in one write batch, so the rows must fit into memory (about twice their size for a moment).
+    fn replace_group(
+        &self,
+        group: GroupId,
+        applied: &[u8],
+        rows: &mut dyn Iterator<Item = Row>,
+    ) -> Result<(), StateError> {
+        let mut batch = WriteBatch::default();
+        let old = group_range(group);
+        batch.delete_range(old.start, old.end);
+        let mut key_buffer = group.0.to_be_bytes().to_vec();
+        let mut count = 0;
+        for (key, value) in rows {
+            check_row_key(&key)?;
+            batch.put(prefixed(&mut key_buffer, &key), value);
+            count += 1;
+        }
+        batch.put(prefixed(&mut key_buffer, APPLIED), applied);
+        self.write(batch, count)
+    }
+
+    fn drop_group(&self, group: GroupId) -> Result<(), StateError> {
+        // Not `delete_file_in_range`: it acts at once, and a crash before the next flush would leave an applied position
+        // beside the half of its rows.
+        let mut batch = WriteBatch::default();
+        let old = group_range(group);
+        batch.delete_range(old.start, old.end);
+        self.write(batch, 0)
+    }
+
+    fn flush(&self) -> Result<(), StateError> {
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        self.db.flush_opt(&options).map_err(state_error)?;
+        self.counters.flushes.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!("everlog_state_flushes_total").increment(1);
+        Ok(())
+    }
+}
+
+/// A RocksDB snapshot that keeps its database open.
+struct RocksSnapshot {
+    // Before `_db`: fields are dropped in the order of their declaration.
+    snapshot: Snapshot<'static>,
+    _db: Arc<DB>,
+    group: GroupId,
+    applied: Option<Bytes>,
+}
+
+impl RocksSnapshot {
+    #[allow(unsafe_code)]
+    fn take(db: Arc<DB>, group: GroupId) -> Result<RocksSnapshot, StateError> {
+        // SAFETY: the snapshot borrows the `DB` behind the `Arc`, which does not move and which lives until `_db` is dropped,
+        // after the snapshot. The borrow never leaves this struct: `snapshot` is private and handed out only for the lifetime
+        // of `&self`.
+        let borrowed: &'static DB = unsafe { &*Arc::as_ptr(&db) };
+        let snapshot = borrowed.snapshot();
+        let applied = snapshot.get(engine_key(group, APPLIED)).map_err(state_error)?.map(Bytes::from);
+        Ok(RocksSnapshot { snapshot, _db: db, group, applied })
+    }
+}
+
+impl StateSnapshot for RocksSnapshot {
+    fn applied(&self) -> Option<Bytes> {
+        self.applied.clone()
+    }
+
+    fn rows(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StateError> {
+        let after = after.unwrap_or(&[]);
+        let range = rows_within(self.group, after, &[ROWS_END]);
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut options = bounded(range);
+        // A snapshot is read once, front to back: it must not push the working set out of the cache.
+        options.fill_cache(false);
+        options.set_readahead_size(2 << 20);
+        let rows = self.snapshot.raw_iterator_opt(options);
+        collect(rows, Direction::Ascending, limit, |key| key > after)
+    }
+}
+
+/// Reads rows from one end of the iterator's bounds, without those whose key `wanted` refuses.
+fn collect(
+    mut rows: DBRawIterator<'_>,
+    direction: Direction,
+    limit: usize,
+    wanted: impl Fn(&[u8]) -> bool,
+) -> Result<Vec<Row>, StateError> {
+    match direction {
+        Direction::Ascending => rows.seek_to_first(),
+        Direction::Descending => rows.seek_to_last(),
+    }
+    let mut collected = Vec::new();
+    while collected.len() < limit {
+        let Some((key, value)) = rows.item() else {
+            break;
+        };
+        let key = &key[GROUP_BYTES..];
+        if wanted(key) {
+            let row = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+            collected.push(row);
+        }
+        match direction {
+            Direction::Ascending => rows.next(),
+            Direction::Descending => rows.prev(),
+        }
+    }
+    rows.status().map_err(state_error)?;
+    Ok(collected)
+}
+
+fn bounded(range: Range<Vec<u8>>) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(range.start);
+    options.set_iterate_upper_bound(range.end);
+    options
+}
+
+fn engine_key(group: GroupId, key: &[u8]) -> Vec<u8> {
+    [&group.0.to_be_bytes(), key].concat()
+}
+
+/// The same into a buffer that holds the group's prefix already, to spare an allocation per row.
+fn prefixed<'a>(buffer: &'a mut Vec<u8>, key: &[u8]) -> &'a [u8] {
+    buffer.truncate(GROUP_BYTES);
+    buffer.extend_from_slice(key);
+    buffer
+}
+
+/// `[start, end)`, cut down to what can be rows of `group`.
+fn rows_within(group: GroupId, start: &[u8], end: &[u8]) -> Range<Vec<u8>> {
+    let start = start.max(&[ROWS_START]);
+    let end = end.min(&[ROWS_END]);
+    engine_key(group, start)..engine_key(group, end)
+}
+
+/// Rows and applied position of `group`.
+fn group_range(group: GroupId) -> Range<Vec<u8>> {
+    engine_key(group, &[])..engine_key(group, &[ROWS_END])
+}
+
+fn rocksdb_options(options: &StateOptions) -> Options {
+    let mut tables = BlockBasedOptions::default();
+    tables.set_block_cache(&Cache::new_lru_cache(options.block_cache_bytes));
+    tables.set_block_size(16 << 10);
+    tables.set_bloom_filter(10.0, false);
+    // Indexes and filters count against the cache's size, or the memory of a node would grow with its data.
+    tables.set_cache_index_and_filter_blocks(true);
+    tables.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    tables.set_format_version(6);
+    let mut rocksdb = Options::default();
+    rocksdb.create_if_missing(true);
+    rocksdb.set_block_based_table_factory(&tables);
+    rocksdb.set_write_buffer_size(options.memtable_bytes);
+    rocksdb.set_max_write_buffer_number(options.memtables_max);
+    // Many gets are for rows that are not there (is this request id known?): spare them the search in the memtable.
+    rocksdb.set_memtable_whole_key_filtering(true);
+    rocksdb.set_memtable_prefix_bloom_ratio(0.02);
+    rocksdb.set_compression_type(DBCompressionType::Lz4);
+    rocksdb.set_bottommost_compression_type(DBCompressionType::Zstd);
+    rocksdb.set_level_compaction_dynamic_level_bytes(true);
+    rocksdb.set_max_background_jobs(options.background_jobs);
+    rocksdb.set_bytes_per_sync(1 << 20);
+    rocksdb.set_keep_log_file_num(4);
+    rocksdb.set_stats_dump_period_sec(0);
+    rocksdb.set_stats_persist_period_sec(0);
+    rocksdb
+}
+
+fn describe_metrics() {
+    metrics::describe_counter!("everlog_state_rows_total", "Row changes applied to the state store.");
+    metrics::describe_counter!(
+        "everlog_state_bytes_total",
+        metrics::Unit::Bytes,
+        "Bytes of keys and values applied to the state store."
+    );
+    metrics::describe_counter!("everlog_state_flushes_total", "Flushes of the state store that were asked for.");
+}
+
+fn state_error(error: rocksdb::Error) -> StateError {
+    StateError(error.to_string())
+}

@@ -1,0 +1,130 @@
+//! The contract of the state engine: rows of many groups, written in batches that carry the group's applied index.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::GroupId;
+
+/// A batch of row changes of one group, in order; a later change to a key wins over an earlier one.
+///
+/// Keys are relative to the group: the engine adds the group's prefix. Their first byte is the table, from 01 to FE; 00 and FF
+/// belong to the engine. The batch has a stable encoding ([`RowBatch::encode`]) because it is what Raft replicates.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RowBatch {
+    /// The changes.
+    pub changes: Vec<RowChange>,
+}
+
+/// One change to one row (or, for a range, to several).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowChange {
+    /// Sets a row.
+    Put {
+        /// Key, relative to the group.
+        key: Bytes,
+        /// Value.
+        value: Bytes,
+    },
+    /// Removes a row, if it is there.
+    Delete {
+        /// Key, relative to the group.
+        key: Bytes,
+    },
+    /// Removes the rows in `[start, end)`. Costs readers more than point deletes do: for histories and dropped ranges only.
+    DeleteRange {
+        /// First key of the range.
+        start: Bytes,
+        /// First key beyond it.
+        end: Bytes,
+    },
+}
+
+/// A row as a scan returns it.
+pub type Row = (Bytes, Bytes);
+
+/// The rows of every group on a node.
+///
+/// `commit` makes changes visible at once and durable with the next flush; the applied index goes with them atomically, so
+/// after a crash every group's rows are exactly those of the applied index found beside them.
+pub trait StateEngine: Send + Sync + 'static {
+    /// Applies `batches` and the encoded applied position of `group` as one atomic write.
+    fn commit(&self, group: GroupId, applied: &[u8], batches: &[RowBatch]) -> Result<(), StateError>;
+
+    /// The encoded applied position of `group` that `commit` was last given.
+    fn applied(&self, group: GroupId) -> Result<Option<Bytes>, StateError>;
+
+    /// The value of a row.
+    fn get(&self, group: GroupId, key: &[u8]) -> Result<Option<Bytes>, StateError>;
+
+    /// Up to `limit` rows in `range`, which may reach beyond the tables on both sides, ascending, or descending from the range's end when `direction` says so.
+    fn scan(
+        &self,
+        group: GroupId,
+        range: Range<&[u8]>,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<Row>, StateError>;
+
+    /// A view of the group's rows and applied position that later commits do not change.
+    fn snapshot(&self, group: GroupId) -> Result<Box<dyn StateSnapshot>, StateError>;
+
+    /// Replaces all rows of `group` by those of `rows`, atomically with `applied`. Durable with the next flush.
+    fn replace_group(
+        &self,
+        group: GroupId,
+        applied: &[u8],
+        rows: &mut dyn Iterator<Item = Row>,
+    ) -> Result<(), StateError>;
+
+    /// Removes all rows of `group` and its applied position. Durable with the next flush: who also destroys the group's log flushes
+    /// in between, or a crash brings the rows back without their log.
+    fn drop_group(&self, group: GroupId) -> Result<(), StateError>;
+
+    /// Makes everything committed before the call durable. Blocks while it writes.
+    fn flush(&self) -> Result<(), StateError>;
+}
+
+/// A fixed view of one group's rows.
+pub trait StateSnapshot: Send + Sync {
+    /// The applied position that the view was taken at.
+    fn applied(&self) -> Option<Bytes>;
+
+    /// Up to `limit` rows with keys greater than `after` (all, if `None`), ascending.
+    fn rows(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StateError>;
+}
+
+/// Which way a scan goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the first key of the range up.
+    Ascending,
+    /// From the last key of the range down.
+    Descending,
+}
+
+/// What a state engine has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateStats {
+    /// Atomic writes.
+    pub commits: u64,
+    /// Row changes in those writes.
+    pub rows: u64,
+    /// Bytes of keys and values in those writes.
+    pub bytes: u64,
+    /// Flushes that were asked for.
+    pub flushes: u64,
+}
+
+/// The rows cannot be read or written; the node must stop.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("state store: {0}")]
+pub struct StateError(pub String);
+
+/// Refuses keys that belong to the engine.
+pub fn check_row_key(key: &[u8]) -> Result<(), StateError> {
+    match key.first() {
+        Some(0x01..=0xfe) => Ok(()),
+        _ => Err(StateError(format!("not the key of a row: {key:02x?}"))),
+    }
+}

@@ -1,0 +1,103 @@
+//! The data directory: created once, locked while used, refused when it is somebody else's.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+
+use everlog_storage::directory::{DataDirectory, DirectoryError};
+
+fn files(path: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(path).unwrap();
+    let mut files: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_new_directory_is_created_and_keeps_its_id() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("a").join("b");
+    let directory = DataDirectory::open(&path).unwrap();
+    let id = directory.id();
+    assert_eq!(files(&path), ["FORMAT", "LOCK", "log", "state"]);
+    assert!(directory.log_path().is_dir() && directory.state_path().is_dir());
+    assert_eq!(std::fs::read_to_string(path.join("FORMAT")).unwrap(), format!("format 1\nid {id}\n"));
+    drop(directory);
+    assert_eq!(DataDirectory::open(&path).unwrap().id(), id);
+    assert_ne!(DataDirectory::open(&temporary.path().join("other")).unwrap().id(), id);
+}
+
+#[test]
+fn a_directory_in_use_is_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    let first = DataDirectory::open(temporary.path()).unwrap();
+    let error = DataDirectory::open(temporary.path()).unwrap_err();
+    assert!(matches!(error, DirectoryError::InUse { .. }));
+    let path = temporary.path().display();
+    assert_eq!(error.to_string(), format!("data directory {path} is in use by another process"));
+    drop(first);
+    DataDirectory::open(temporary.path()).unwrap();
+}
+
+#[test]
+fn another_format_is_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    drop(DataDirectory::open(temporary.path()).unwrap());
+    std::fs::write(temporary.path().join("FORMAT"), "format 2\nsomething new\n").unwrap();
+    let error = DataDirectory::open(temporary.path()).unwrap_err();
+    let path = temporary.path().display();
+    let expected = format!("data directory {path} has format 2, but this version of everlog reads format 1 only");
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn a_damaged_format_file_is_refused() {
+    for text in ["", "format\n", "format one\nid x\n", "format 1\n", "format 1\nid x\n"] {
+        let temporary = tempfile::tempdir().unwrap();
+        drop(DataDirectory::open(temporary.path()).unwrap());
+        std::fs::write(temporary.path().join("FORMAT"), text).unwrap();
+        let error = DataDirectory::open(temporary.path()).unwrap_err();
+        assert!(matches!(error, DirectoryError::CorruptFormat { .. }), "{error}");
+        assert_eq!(error.to_string().lines().count(), 1);
+    }
+}
+
+#[test]
+fn a_directory_of_something_else_is_refused_and_left_alone() {
+    let temporary = tempfile::tempdir().unwrap();
+    std::fs::write(temporary.path().join("thesis.tex"), "").unwrap();
+    let error = DataDirectory::open(temporary.path()).unwrap_err();
+    assert!(matches!(error, DirectoryError::NotADataDirectory { .. }));
+    assert!(error.to_string().contains("thesis.tex"));
+    assert_eq!(files(temporary.path()), ["thesis.tex"]);
+}
+
+#[test]
+fn rows_without_a_format_file_are_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    let directory = DataDirectory::open(temporary.path()).unwrap();
+    std::fs::write(directory.state_path().join("CURRENT"), "").unwrap();
+    drop(directory);
+    std::fs::remove_file(temporary.path().join("FORMAT")).unwrap();
+    assert!(matches!(DataDirectory::open(temporary.path()), Err(DirectoryError::NotADataDirectory { .. })));
+}
+
+#[test]
+fn an_interrupted_creation_is_finished() {
+    let temporary = tempfile::tempdir().unwrap();
+    for directory in ["log", "lost+found"] {
+        std::fs::create_dir(temporary.path().join(directory)).unwrap();
+    }
+    std::fs::write(temporary.path().join("LOCK"), "").unwrap();
+    std::fs::write(temporary.path().join("FORMAT.new"), "for").unwrap();
+    DataDirectory::open(temporary.path()).unwrap();
+    assert_eq!(files(temporary.path()), ["FORMAT", "LOCK", "log", "lost+found", "state"]);
+}
+
+#[test]
+fn a_file_is_no_directory() {
+    let temporary = tempfile::NamedTempFile::new().unwrap();
+    let error = DataDirectory::open(temporary.path()).unwrap_err();
+    assert!(matches!(error, DirectoryError::Io { .. }), "{error}");
+    assert_eq!(error.to_string().lines().count(), 1);
+}

@@ -1,0 +1,172 @@
+//! How the RocksDB log shares its fsyncs, and how it fails.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, mpsc};
+
+use bytes::Bytes;
+use everlog_storage::log::{LogEngine, LogError, LogRecord};
+use everlog_storage::{GroupId, LogOptions, RocksLog};
+
+fn append(group: u32, index: u64, bytes: usize) -> LogRecord {
+    LogRecord::Append { group: GroupId(group), first_index: index, entries: vec![Bytes::from(vec![7; bytes])] }
+}
+
+fn write(log: &RocksLog, record: LogRecord) -> Result<(), LogError> {
+    let (sender, receiver) = mpsc::channel();
+    log.submit(record, Some(Box::new(move |result| sender.send(result).unwrap())));
+    receiver.recv().unwrap()
+}
+
+/// Occupies the writer thread until the returned sender is dropped.
+fn hold_writer(log: &RocksLog) -> mpsc::Sender<()> {
+    let (release, released) = mpsc::channel::<()>();
+    let (started, has_started) = mpsc::channel();
+    let hold = move |_| {
+        started.send(()).unwrap();
+        let _ = released.recv();
+    };
+    log.submit(append(0, 1, 1), Some(Box::new(hold)));
+    has_started.recv().unwrap();
+    release
+}
+
+#[test]
+fn all_that_waits_shares_one_fsync() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = RocksLog::open(directory.path(), LogOptions::default()).unwrap();
+    let held = hold_writer(&log);
+    let before = log.stats();
+    for index in 1..=1000 {
+        for group in 1..=4 {
+            log.submit(append(group, index, 100), Some(Box::new(|result| result.unwrap())));
+        }
+    }
+    assert!(log.stats().queued_bytes > 4000 * 100);
+    drop(held);
+    log.close().unwrap();
+    let after = log.stats();
+    assert_eq!(after.records - before.records, 4000);
+    assert_eq!(after.fsyncs - before.fsyncs, 1);
+    assert!(after.bytes - before.bytes > 4000 * 100);
+    assert_eq!(after.queued_bytes, 0);
+    assert_eq!(log.recover(GroupId(4)).unwrap().last_index, Some(1000));
+}
+
+#[test]
+fn one_write_gathers_no_more_than_its_limit() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = LogOptions { gather_bytes_max: 10_000, ..LogOptions::default() };
+    let log = RocksLog::open(directory.path(), options).unwrap();
+    let held = hold_writer(&log);
+    let before = log.stats();
+    // Ten fit into a write with their overhead, and one that is larger than a write still gets through.
+    for index in 1..=100 {
+        log.submit(append(1, index, 900), None);
+    }
+    log.submit(append(2, 1, 50_000), None);
+    drop(held);
+    log.close().unwrap();
+    assert_eq!(log.stats().fsyncs - before.fsyncs, 11);
+    assert_eq!(log.recover(GroupId(2)).unwrap().last_index, Some(1));
+}
+
+#[test]
+fn committed_ids_alone_cause_no_fsync() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = RocksLog::open(directory.path(), LogOptions::default()).unwrap();
+    write(&log, append(1, 1, 10)).unwrap();
+    let before = log.stats();
+    for _ in 0..100 {
+        log.submit(LogRecord::Committed { group: GroupId(1), log_id: Bytes::from_static(b"id") }, None);
+    }
+    // Any of them may have been taken alone or together with others; only this one syncs.
+    write(&log, append(1, 2, 10)).unwrap();
+    assert_eq!(log.stats().fsyncs - before.fsyncs, 1);
+    assert_eq!(log.stats().records - before.records, 101);
+}
+
+#[test]
+fn too_much_waiting_fails_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = LogOptions { queued_bytes_max: 10_000, ..LogOptions::default() };
+    let log = RocksLog::open(directory.path(), options).unwrap();
+    let held = hold_writer(&log);
+    for index in 1..=3 {
+        log.submit(append(1, index, 5_000), None);
+    }
+    drop(held);
+    assert!(write(&log, append(1, 4, 1)).unwrap_err().0.contains("queued_bytes_max"));
+    assert!(log.close().is_err());
+}
+
+#[test]
+fn a_completion_may_drop_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = Arc::new(RocksLog::open(directory.path(), LogOptions::default()).unwrap());
+    let slot = Arc::new(Mutex::new(None));
+    let (sender, receiver) = mpsc::channel();
+    let last = Arc::clone(&slot);
+    let held = hold_writer(&log);
+    log.submit(
+        append(1, 1, 1),
+        Some(Box::new(move |_| {
+            drop(last.lock().unwrap().take());
+            sender.send(()).unwrap();
+        })),
+    );
+    *slot.lock().unwrap() = Some(log);
+    drop(held);
+    receiver.recv().unwrap();
+}
+
+#[test]
+fn a_panicking_completion_fails_the_log_and_hangs_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = RocksLog::open(directory.path(), LogOptions::default()).unwrap();
+    let held = hold_writer(&log);
+    log.submit(append(1, 1, 1), Some(Box::new(|_| panic!("a bug, on purpose"))));
+    // Durable together with the first.
+    let (sender, receiver) = mpsc::channel();
+    log.submit(append(2, 1, 1), Some(Box::new(move |result| sender.send(result).unwrap())));
+    drop(held);
+    assert!(receiver.recv().unwrap().is_ok());
+    assert_eq!(write(&log, append(1, 2, 1)).unwrap_err().0, "a completion panicked");
+    assert!(log.close().is_err());
+}
+
+const CHILD: &str = "EVERLOG_TEST_FULL_DISK";
+
+/// A disk that is full: the file size limit makes the write-ahead log's writes fail in the middle of the run.
+#[test]
+#[cfg(unix)]
+fn a_failed_write_fails_everything_after_it() {
+    if let Some(directory) = std::env::var_os(CHILD) {
+        return write_until_it_fails(&PathBuf::from(directory));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let limited = "trap '' XFSZ; ulimit -f 4096; exec \"$0\" --exact a_failed_write_fails_everything_after_it";
+    let status = Command::new("sh")
+        .args(["-c", limited])
+        .arg(std::env::current_exe().unwrap())
+        .env(CHILD, directory.path())
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+fn write_until_it_fails(directory: &Path) {
+    let log = RocksLog::open(directory, LogOptions::default()).unwrap();
+    let failed = (1..1000).find(|index| write(&log, append(1, *index, 100_000)).is_err());
+    let failed = failed.expect("the limit was not reached");
+    assert!(failed > 1);
+    let fsyncs = log.stats().fsyncs;
+    // Small enough to fit, but nobody may try: order would be lost.
+    assert!(write(&log, append(2, 1, 1)).is_err());
+    assert!(log.close().is_err());
+    assert_eq!(log.stats().fsyncs, fsyncs);
+    assert_eq!(log.recover(GroupId(1)).unwrap().last_index, Some(failed - 1));
+    assert_eq!(log.recover(GroupId(2)).unwrap().last_index, None);
+}

@@ -1,0 +1,324 @@
+//! The key space: order, round trips, ranges, and the bytes that are for ever.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use bytes::Bytes;
+use everlog_storage::keys::{
+    self, KeyRange, MetaKind, RunRow, TaskKey, TaskKind, TaskQueueKey, VisibilityKey, WakeKey, WorkflowKey,
+};
+
+const NAMESPACE: [u8; 16] = *b"namespace-is-16b";
+const RUN: [u8; 16] = [0xab; 16];
+
+/// SplitMix64: test data that is the same on every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut value = self.0;
+        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        value ^ (value >> 31)
+    }
+
+    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[(self.next() % from.len() as u64) as usize].clone()
+    }
+
+    fn int(&mut self) -> i64 {
+        let any = self.next() as i64;
+        self.pick(&[any, any % 3, i64::MIN, -1, 0, 1, i64::MAX, i64::MAX - 1])
+    }
+
+    /// Few and close to each other, with all that needs escaping.
+    fn string(&mut self) -> String {
+        let letters = ["\0", "\u{1}", "a", "b", "\u{ff}", "\u{7f}", "ü"];
+        (0..self.next() % 4).map(|_| self.pick(&letters)).collect()
+    }
+
+    fn id(&mut self) -> [u8; 16] {
+        let byte = self.pick(&[0, 1, 0x7f, 0x80, 0xff]);
+        let mut id = [byte; 16];
+        id[15] = self.pick(&[0, 1, 0xff]);
+        id
+    }
+
+    fn wake(&mut self) -> WakeKey {
+        let workflow_id = self.string();
+        let workflow = WorkflowKey::new(self.id(), &workflow_id);
+        WakeKey::new(self.int(), &workflow, self.id())
+    }
+
+    fn task(&mut self) -> TaskKey {
+        TaskKey {
+            queue: TaskQueueKey {
+                namespace: self.id(),
+                kind: self.pick(&[TaskKind::Workflow, TaskKind::Activity]),
+                task_queue: self.string(),
+            },
+            priority: self.pick(&[0, 1, 5, 255]),
+            scheduled_time_ns: self.int(),
+            run_id: self.id(),
+            scheduled_event_id: self.int(),
+        }
+    }
+
+    fn visibility(&mut self) -> VisibilityKey {
+        VisibilityKey {
+            namespace: self.id(),
+            close_time_ns: Some(self.int()).filter(|time| *time != i64::MAX),
+            start_time_ns: self.int(),
+            run_id: self.id(),
+        }
+    }
+
+    fn row(&mut self) -> RunRow {
+        let int = self.int();
+        let rows = [
+            RunRow::Current,
+            RunRow::Info,
+            RunRow::State,
+            RunRow::History { first_event_id: int },
+            RunRow::Activity { scheduled_event_id: int },
+            RunRow::Timer { started_event_id: int },
+            RunRow::BufferedEvent { sequence: int as u64 },
+            RunRow::SignalRequest { request_id: self.string() },
+        ];
+        self.pick(&rows)
+    }
+}
+
+/// Random values, each with its key: the keys must be in the order of `sort_key`, and read back.
+fn check<T: Clone + PartialEq + std::fmt::Debug, O: Ord>(
+    mut make: impl FnMut(&mut Random) -> T,
+    encode: impl Fn(&T) -> Bytes,
+    decode: impl Fn(&[u8]) -> Option<T>,
+    order: impl Fn(&T) -> O,
+) {
+    let mut random = Random(1);
+    for _ in 0..20_000 {
+        let (left, right) = (make(&mut random), make(&mut random));
+        assert_eq!(decode(&encode(&left)).as_ref(), Some(&left));
+        assert_eq!(encode(&left).cmp(&encode(&right)), order(&left).cmp(&order(&right)), "{left:?} and {right:?}");
+        // A key that lost or gained a byte is no key.
+        let key = encode(&left);
+        assert_eq!(decode(&key[..key.len() - 1]), None);
+        assert_eq!(decode(&[&key[..], &[0]].concat()), None);
+    }
+}
+
+#[test]
+fn wakes_are_ordered_by_time() {
+    check(Random::wake, WakeKey::encode, |key| WakeKey::decode(key).ok(), WakeKey::clone);
+}
+
+#[test]
+fn tasks_are_ordered_by_queue_priority_and_time() {
+    check(Random::task, TaskKey::encode, |key| TaskKey::decode(key).ok(), TaskKey::clone);
+}
+
+#[test]
+fn visibility_is_ordered_newest_first() {
+    use std::cmp::Reverse;
+    check(
+        Random::visibility,
+        VisibilityKey::encode,
+        |key| VisibilityKey::decode(key).ok(),
+        |key| {
+            let closed = Reverse(key.close_time_ns.unwrap_or(i64::MAX));
+            (key.namespace, closed, Reverse(key.start_time_ns), key.run_id)
+        },
+    );
+}
+
+#[test]
+fn run_rows_come_back_as_they_were() {
+    let mut random = Random(1);
+    for _ in 0..20_000 {
+        let (workflow_id, run_id, row) = (random.string(), random.id(), random.row());
+        let run = WorkflowKey::new(random.id(), &workflow_id).run(&run_id);
+        let key = run.row(row.clone());
+        assert_eq!(RunRow::decode(&key), Ok((run_id, row)));
+        assert!(run.range().contains(&key) && run.workflow.range().contains(&key));
+    }
+}
+
+#[test]
+fn workflows_and_runs_are_ranges_of_their_own() {
+    let mut random = Random(1);
+    for _ in 0..20_000 {
+        let (left_id, right_id) = (random.string(), random.string());
+        // Of one slot, or the slot alone would keep them apart.
+        let left = WorkflowKey { slot: 7, namespace: NAMESPACE, workflow_id: &left_id };
+        let right = WorkflowKey { slot: 7, namespace: NAMESPACE, workflow_id: &right_id };
+        let (left_run, right_run) = (left.run(&random.id()), right.run(&random.id()));
+        let key = left_run.row(random.row());
+        assert_eq!(right.range().contains(&key), left == right);
+        assert_eq!(right_run.range().contains(&key), left_run == right_run);
+        assert!(keys::slot_range(7..8).contains(&key));
+        assert!(!keys::slot_range(6..7).contains(&key) && !keys::slot_range(8..9).contains(&key));
+        assert_eq!(left.range().start.cmp(&right.range().start), left_id.cmp(&right_id));
+    }
+}
+
+#[test]
+fn the_current_run_comes_first() {
+    let workflow = WorkflowKey::new(NAMESPACE, "workflow");
+    let run_id = RUN;
+    let run = workflow.run(&run_id);
+    assert!(workflow.range().contains(&workflow.current()));
+    assert!(workflow.current() < run.range().start);
+    assert_eq!(RunRow::decode(&workflow.current()), Ok(([0; 16], RunRow::Current)));
+}
+
+#[test]
+fn kinds_of_rows_have_ranges() {
+    let run = WorkflowKey::new(NAMESPACE, "workflow").run(&RUN);
+    let rows = [
+        (run.info(), None),
+        (run.state(), None),
+        (run.history(1), Some(run.histories())),
+        (run.activity(5), Some(run.activities())),
+        (run.timer(6), Some(run.timers())),
+        (run.buffered_event(0), Some(run.buffered_events())),
+        (run.signal_request("request"), Some(run.signal_requests())),
+    ];
+    let ranges: Vec<&KeyRange> = rows.iter().filter_map(|(_, range)| range.as_ref()).collect();
+    for (key, own) in &rows {
+        for range in &ranges {
+            assert_eq!(range.contains(key), own.as_ref() == Some(range));
+        }
+    }
+    assert!(rows.is_sorted_by_key(|(key, _)| key));
+}
+
+#[test]
+fn history_is_found_by_event_id() {
+    let run = WorkflowKey::new(NAMESPACE, "workflow").run(&RUN);
+    let from = run.history_from(10);
+    let upto = run.history_upto(10);
+    assert!(
+        !from.contains(&run.history(9)) && from.contains(&run.history(10)) && from.contains(&run.history(i64::MAX))
+    );
+    assert!(upto.contains(&run.history(1)) && upto.contains(&run.history(10)) && !upto.contains(&run.history(11)));
+    assert!(!from.contains(&run.activity(10)) && !upto.contains(&run.state()));
+}
+
+#[test]
+fn wakes_are_found_by_time() {
+    let workflow = WorkflowKey::new(NAMESPACE, "workflow");
+    let at = |time| WakeKey::new(time, &workflow, [0xff; 16]).encode();
+    let until = WakeKey::until(100);
+    assert!(until.contains(&at(-5)) && until.contains(&at(100)) && !until.contains(&at(101)));
+    let from = WakeKey::from(100);
+    assert!(!from.contains(&at(99)) && from.contains(&at(100)) && from.contains(&at(i64::MAX)));
+    assert!(WakeKey::until(i64::MAX).contains(&at(i64::MAX)));
+    assert!(WakeKey::all().contains(&at(i64::MIN)));
+}
+
+#[test]
+fn tasks_are_found_by_queue_and_position() {
+    let mut random = Random(1);
+    for _ in 0..20_000 {
+        let (left, right) = (random.task(), random.task());
+        let key = right.encode();
+        assert!(TaskKey::all().contains(&key));
+        assert_eq!(left.queue.range().contains(&key), left.queue == right.queue);
+        assert_eq!(left.queue.range_after(&left).contains(&key), left.queue == right.queue && right > left);
+    }
+}
+
+#[test]
+fn visibility_is_found_by_namespace_and_close_time() {
+    let mut random = Random(1);
+    for _ in 0..20_000 {
+        let (namespace, time, run) = (random.id(), random.int(), random.visibility());
+        let key = run.encode();
+        let is_own = run.namespace == namespace;
+        let is_closed = run.close_time_ns.is_some();
+        assert_eq!(VisibilityKey::range(&namespace).contains(&key), is_own);
+        assert_eq!(VisibilityKey::open(&namespace).contains(&key), is_own && !is_closed);
+        assert_eq!(VisibilityKey::closed(&namespace).contains(&key), is_own && is_closed);
+        let closed_by_then = run.close_time_ns.is_some_and(|closed| closed <= time);
+        assert_eq!(VisibilityKey::closed_until(&namespace, time).contains(&key), is_own && closed_by_then);
+    }
+}
+
+#[test]
+fn tables_do_not_mix() {
+    let mut random = Random(1);
+    let (wake, task, visibility) = (random.wake().encode(), random.task().encode(), random.visibility().encode());
+    assert!(WakeKey::decode(&task).is_err() && TaskKey::decode(&visibility).is_err());
+    assert!(VisibilityKey::decode(&wake).is_err() && RunRow::decode(&wake).is_err());
+    assert!(keys::meta_range(MetaKind::Other).contains(&keys::meta_row(MetaKind::Other, b"")));
+    assert!(!keys::meta_range(MetaKind::Other).contains(&keys::meta_row(MetaKind::Namespace, b"x")));
+    let error = WakeKey::decode(b"\x03ab").unwrap_err();
+    assert_eq!(error.to_string(), "not a wake key: 036162");
+}
+
+#[test]
+fn any_bytes_are_a_key_or_an_error() {
+    let mut random = Random(1);
+    for _ in 0..50_000 {
+        let mut key = random.pick(&[random.0 as u8 % 8]).to_be_bytes().to_vec();
+        key.extend((0..random.next() % 60).map(|_| random.pick(&[0, 1, 2, 7, 0xff])));
+        let _ = (WakeKey::decode(&key), TaskKey::decode(&key), VisibilityKey::decode(&key), RunRow::decode(&key));
+    }
+}
+
+#[test]
+fn the_successor_of_a_prefix_is_beyond_all_its_keys() {
+    assert_eq!(keys::prefix_successor(&[1, 2]), [1, 3][..]);
+    assert_eq!(keys::prefix_successor(&[1, 0xff, 0xff]), [2][..]);
+    assert_eq!(keys::prefix_successor(&[0xff]), [0xff][..]);
+    assert_eq!(keys::prefix_successor(&[]), [0xff][..]);
+    assert_eq!(keys::after(&[1, 2]), [1, 2, 0][..]);
+}
+
+#[test]
+fn slots_are_spread_evenly() {
+    let mut filled = vec![0u32; usize::from(keys::SLOTS)];
+    for number in 0..40_960 {
+        filled[usize::from(keys::slot(&NAMESPACE, &format!("order-{number}")))] += 1;
+    }
+    // Ten each on average; a fair hash leaves none empty and none with three times that.
+    assert!(filled.iter().all(|count| (1..30).contains(count)));
+}
+
+#[test]
+fn keys_and_slots_are_what_they_always_were() {
+    let workflow = WorkflowKey::new(NAMESPACE, "order\0-1");
+    let run = workflow.run(&RUN);
+    let queue = TaskQueueKey { namespace: NAMESPACE, kind: TaskKind::Activity, task_queue: "queue".to_owned() };
+    let task = TaskKey { queue, priority: 3, scheduled_time_ns: 1_000_000_007, run_id: RUN, scheduled_event_id: 5 };
+    let visibility =
+        |close_time_ns| VisibilityKey { namespace: NAMESPACE, close_time_ns, start_time_ns: 1_000, run_id: RUN };
+    let slot = |workflow_id| Bytes::copy_from_slice(&keys::slot(&NAMESPACE, workflow_id).to_be_bytes());
+    let cases = [
+        ("slot of the empty id", slot("")),
+        ("slot of order-1", slot("order-1")),
+        ("slot of order-2", slot("order-2")),
+        ("current", workflow.current()),
+        ("info", run.info()),
+        ("state", run.state()),
+        ("history", run.history(1)),
+        ("activity", run.activity(5)),
+        ("timer", run.timer(6)),
+        ("buffered event", run.buffered_event(2)),
+        ("signal request", run.signal_request("request")),
+        ("slots", keys::slot_range(1..2).end),
+        ("wake", WakeKey::new(1_000_000_007, &workflow, RUN).encode()),
+        ("wake before the epoch", WakeKey::new(-1, &workflow, RUN).encode()),
+        ("task", task.encode()),
+        ("visibility, open", visibility(None).encode()),
+        ("visibility, closed", visibility(Some(2_000)).encode()),
+        ("namespace", keys::meta_row(MetaKind::Namespace, &NAMESPACE)),
+        ("namespace name", keys::meta_row(MetaKind::NamespaceName, b"default")),
+        ("other meta row", keys::meta_row(MetaKind::Other, b"slots")),
+        ("partition row", keys::partition_row("outbox-sequence")),
+    ];
+    let hex = |key: &Bytes| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let lines: String = cases.iter().map(|(name, key)| format!("{name}: {}\n", hex(key))).collect();
+    assert_eq!(lines, include_str!("golden/keys.txt"));
+}

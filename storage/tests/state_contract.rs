@@ -1,0 +1,310 @@
+//! What every state engine promises, checked on RocksDB and on the twin.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use bytes::Bytes;
+use everlog_storage::state::{Direction, Row, RowBatch, StateEngine};
+use everlog_storage::twin::CrashState;
+use everlog_storage::{GroupId, RocksState, StateOptions};
+
+const A: GroupId = GroupId(1);
+const B: GroupId = GroupId(2);
+const LAST: GroupId = GroupId(u32::MAX);
+const ALL: usize = usize::MAX;
+
+trait Disk {
+    type State: StateEngine;
+    fn new() -> Self;
+    fn start(&mut self) -> Self::State;
+    /// Flushes, stops and starts again.
+    fn restart(&mut self, state: Self::State) -> Self::State;
+}
+
+struct RocksDisk(tempfile::TempDir);
+
+impl Disk for RocksDisk {
+    type State = RocksState;
+
+    fn new() -> RocksDisk {
+        RocksDisk(tempfile::tempdir().unwrap())
+    }
+
+    fn start(&mut self) -> RocksState {
+        RocksState::open(&self.0.path().join("state"), StateOptions::default()).unwrap()
+    }
+
+    fn restart(&mut self, state: RocksState) -> RocksState {
+        state.flush().unwrap();
+        drop(state);
+        self.start()
+    }
+}
+
+struct TwinDisk;
+
+impl Disk for TwinDisk {
+    type State = CrashState;
+
+    fn new() -> TwinDisk {
+        TwinDisk
+    }
+
+    fn start(&mut self) -> CrashState {
+        CrashState::new(1)
+    }
+
+    fn restart(&mut self, state: CrashState) -> CrashState {
+        state.flush().unwrap();
+        state.crash()
+    }
+}
+
+macro_rules! on_both {
+    ($($test:ident),* $(,)?) => {
+        mod rocks { $(#[test] fn $test() { super::$test::<super::RocksDisk>(); })* }
+        mod twin { $(#[test] fn $test() { super::$test::<super::TwinDisk>(); })* }
+    };
+}
+
+on_both!(
+    an_unknown_group_is_empty,
+    rows_and_applied_position_survive_a_restart,
+    later_changes_win_within_a_commit,
+    ranges_are_deleted,
+    scans_keep_to_their_range_direction_and_limit,
+    groups_do_not_see_each_other,
+    reserved_keys_are_refused,
+    a_snapshot_does_not_change,
+    a_snapshot_is_read_in_pages,
+    a_snapshot_outlives_the_engine,
+    a_replaced_group_has_only_the_new_rows,
+    a_dropped_group_leaves_nothing,
+);
+
+/// `+key=value` puts, `-key` deletes, `-key..key` deletes a range.
+fn batch(changes: &str) -> RowBatch {
+    let mut batch = RowBatch::new();
+    for change in changes.split_whitespace() {
+        let owned = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+        if let Some((key, value)) = change.strip_prefix('+').and_then(|put| put.split_once('=')) {
+            batch.put(owned(key), owned(value));
+        } else if let Some((start, end)) = change.strip_prefix('-').and_then(|range| range.split_once("..")) {
+            batch.delete_range(owned(start), owned(end));
+        } else {
+            batch.delete(owned(change.strip_prefix('-').unwrap()));
+        }
+    }
+    batch
+}
+
+fn commit(state: &impl StateEngine, group: GroupId, applied: &str, changes: &str) {
+    state.commit(group, applied.as_bytes(), &[batch(changes)]).unwrap();
+}
+
+fn show(rows: Vec<Row>) -> String {
+    let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+    let rows: Vec<String> = rows.iter().map(|(key, value)| format!("{}={}", text(key), text(value))).collect();
+    rows.join(" ")
+}
+
+fn scan(
+    state: &impl StateEngine,
+    group: GroupId,
+    start: &str,
+    end: &str,
+    direction: Direction,
+    limit: usize,
+) -> String {
+    show(state.scan(group, start.as_bytes()..end.as_bytes(), direction, limit).unwrap())
+}
+
+fn content(state: &impl StateEngine, group: GroupId) -> String {
+    show(state.scan(group, b""..&[0xff, 0xff], Direction::Ascending, ALL).unwrap())
+}
+
+fn applied(state: &impl StateEngine, group: GroupId) -> Option<String> {
+    state.applied(group).unwrap().map(|applied| String::from_utf8(applied.to_vec()).unwrap())
+}
+
+fn an_unknown_group_is_empty<D: Disk>() {
+    let mut disk = D::new();
+    let state = disk.start();
+    assert_eq!(applied(&state, A), None);
+    assert_eq!(content(&state, A), "");
+    assert_eq!(state.get(A, b"key").unwrap(), None);
+    assert_eq!(state.snapshot(A).unwrap().applied(), None);
+}
+
+fn rows_and_applied_position_survive_a_restart<D: Disk>() {
+    let mut disk = D::new();
+    let state = disk.start();
+    state.commit(A, b"1", &[batch("+a=1 +b=1"), batch("+c=1")]).unwrap();
+    commit(&state, A, "2", "+b=2 -c -nothing");
+    assert_eq!(content(&state, A), "a=1 b=2");
+    let state = disk.restart(state);
+    assert_eq!(content(&state, A), "a=1 b=2");
+    assert_eq!(applied(&state, A).as_deref(), Some("2"));
+    assert_eq!(state.get(A, b"b").unwrap(), Some(Bytes::from_static(b"2")));
+    assert_eq!(state.get(A, b"c").unwrap(), None);
+    // An applied position alone is a commit too.
+    state.commit(A, b"3", &[]).unwrap();
+    assert_eq!(applied(&state, A).as_deref(), Some("3"));
+}
+
+fn later_changes_win_within_a_commit<D: Disk>() {
+    let mut disk = D::new();
+    let state = disk.start();
+    let batches = [batch("+a=1 +a=2 +b=1 -b -c +c=1"), batch("-a..b +a=3 +d=1"), batch("-d..e")];
+    state.commit(A, b"1", &batches).unwrap();
+    assert_eq!(content(&state, A), "a=3 c=1");
+}
+
+fn ranges_are_deleted<D: Disk>() {
+    let mut disk = D::new();
+    let state = disk.start();
+    commit(&state, A, "1", "+a=1 +b=1 +c=1 +d=1");
+    commit(&state, B, "1", "+b=1");
+    commit(&state, A, "2", "-b..d");
+    assert_eq!(content(&state, A), "a=1 d=1");
+    // Nothing lies in an empty or inverted range.
+    commit(&state, A, "3", "-d..a -a..a");
+    assert_eq!(content(&state, A), "a=1 d=1");
+    // The engine's own rows are in no range.
+    let mut everything = RowBatch::new();
+    everything.delete_range(vec![0], vec![0xff, 0xff]);
+    state.commit(A, b"4", &[everything]).unwrap();
+    assert_eq!(content(&state, A), "");
+    assert_eq!(applied(&state, A).as_deref(), Some("4"));
+    assert_eq!(content(&state, B), "b=1");
+}
+
+fn scans_keep_to_their_range_direction_and_limit<D: Disk>() {
+    let mut disk = D::new();
+    use Direction::{Ascending, Descending};
+    let state = disk.start();
+    commit(&state, A, "1", "+a=1 +b=2 +c=3 +d=4");
+    assert_eq!(scan(&state, A, "b", "d", Ascending, ALL), "b=2 c=3");
+    assert_eq!(scan(&state, A, "b", "d", Descending, ALL), "c=3 b=2");
+    assert_eq!(scan(&state, A, "a", "z", Ascending, 2), "a=1 b=2");
+    assert_eq!(scan(&state, A, "a", "z", Descending, 2), "d=4 c=3");
+    assert_eq!(scan(&state, A, "a", "z", Ascending, 0), "");
+    assert_eq!(scan(&state, A, "b", "b", Ascending, ALL), "");
+    assert_eq!(scan(&state, A, "c", "b", Descending, ALL), "");
+    assert_eq!(scan(&state, A, "aa", "az", Ascending, ALL), "");
+}
+
+fn groups_do_not_see_each_other<D: Disk>() {
+    let mut disk = D::new();
+    let state = disk.start();
+    for group in [GroupId(0), A, B, LAST] {
+        commit(&state, group, "1", &format!("+key={group}"));
+    }
+    commit(&state, A, "2", "-key");
+    assert_eq!(content(&state, GroupId(0)), "key=0");
+    assert_eq!(content(&state, A), "");
+    assert_eq!(content(&state, B), "key=2");
+    assert_eq!(content(&state, LAST), "key=4294967295");
+    assert_eq!(applied(&state, LAST).as_deref(), Some("1"));
+}
+
+fn reserved_keys_are_refused<D: Disk>() {
+    let mut disk = D::new();
+    let state = disk.start();
+    commit(&state, A, "1", "+a=1");
+    for key in [&[][..], &[0], b"\x00applied", &[0xff], &[0xff, 1]] {
+        let mut put = RowBatch::new();
+        put.put(b"b".to_vec(), Bytes::new());
+        put.put(key.to_vec(), Bytes::new());
+        assert!(state.commit(A, b"2", &[put]).is_err());
+        let mut delete = RowBatch::new();
+        delete.delete(key.to_vec());
+        assert!(state.commit(A, b"2", &[delete]).is_err());
+        assert!(state.get(A, key).is_err());
+        let row = (Bytes::copy_from_slice(key), Bytes::new());
+        assert!(state.replace_group(A, b"2", &mut [row].into_iter()).is_err());
+    }
+    assert_eq!((content(&state, A), applied(&state, A).as_deref()), ("a=1".to_owned(), Some("1")));
+}
+
+fn a_snapshot_does_not_change<D: Disk>() {
+    let mut disk = D::new();
+    let state = disk.start();
+    commit(&state, A, "1", "+a=1 +b=1");
+    commit(&state, B, "1", "+c=1");
+    let snapshot = state.snapshot(A).unwrap();
+    commit(&state, A, "2", "+a=2 -b +d=2");
+    state.flush().unwrap();
+    state.drop_group(A).unwrap();
+    assert_eq!(snapshot.applied(), Some(Bytes::from_static(b"1")));
+    assert_eq!(show(snapshot.rows(None, ALL).unwrap()), "a=1 b=1");
+}
+
+fn a_snapshot_is_read_in_pages<D: Disk>() {
+    let mut disk = D::new();
+    let state = disk.start();
+    commit(&state, A, "1", "+a=1 +aa=2 +b=3 +c=4");
+    let snapshot = state.snapshot(A).unwrap();
+    assert_eq!(show(snapshot.rows(None, 2).unwrap()), "a=1 aa=2");
+    assert_eq!(show(snapshot.rows(Some(b"a"), 2).unwrap()), "aa=2 b=3");
+    assert_eq!(show(snapshot.rows(Some(b"ab"), 2).unwrap()), "b=3 c=4");
+    assert_eq!(show(snapshot.rows(Some(b"c"), 2).unwrap()), "");
+    assert_eq!(show(snapshot.rows(Some(b"z"), 2).unwrap()), "");
+    assert_eq!(show(snapshot.rows(None, 0).unwrap()), "");
+}
+
+fn a_snapshot_outlives_the_engine<D: Disk>() {
+    let mut disk = D::new();
+    let state = disk.start();
+    commit(&state, A, "1", "+a=1");
+    let snapshot = state.snapshot(A).unwrap();
+    drop(state);
+    let reader = std::thread::spawn(move || show(snapshot.rows(None, ALL).unwrap()));
+    assert_eq!(reader.join().unwrap(), "a=1");
+}
+
+fn a_replaced_group_has_only_the_new_rows<D: Disk>() {
+    let mut disk = D::new();
+    let state = disk.start();
+    commit(&state, A, "1", "+a=1 +b=1");
+    commit(&state, B, "1", "+a=1");
+    let row = |key: &'static str| (Bytes::from_static(key.as_bytes()), Bytes::from_static(b"new"));
+    state.replace_group(A, b"9", &mut [row("b"), row("c")].into_iter()).unwrap();
+    let state = disk.restart(state);
+    assert_eq!(content(&state, A), "b=new c=new");
+    assert_eq!(applied(&state, A).as_deref(), Some("9"));
+    assert_eq!(content(&state, B), "a=1");
+}
+
+fn a_dropped_group_leaves_nothing<D: Disk>() {
+    let mut disk = D::new();
+    let state = disk.start();
+    for group in [A, B, LAST] {
+        commit(&state, group, "1", "+a=1");
+    }
+    state.drop_group(A).unwrap();
+    state.drop_group(LAST).unwrap();
+    let state = disk.restart(state);
+    for group in [A, LAST] {
+        assert_eq!((content(&state, group), applied(&state, group)), (String::new(), None));
+    }
+    assert_eq!(content(&state, B), "a=1");
+    commit(&state, A, "5", "+again=1");
+    assert_eq!(content(&state, A), "again=1");
+}
+
+#[test]
+fn commits_rows_and_flushes_are_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = RocksState::open(directory.path(), StateOptions::default()).unwrap();
+    let twin = CrashState::new(1);
+    for _ in 0..10 {
+        commit(&state, A, "1", "+a=1 -b");
+        commit(&twin, A, "1", "+a=1 -b");
+    }
+    state.flush().unwrap();
+    twin.flush().unwrap();
+    for stats in [state.stats(), twin.stats()] {
+        assert_eq!((stats.commits, stats.rows, stats.flushes), (10, 20, 1));
+        assert!(stats.bytes > 0);
+    }
+}
