@@ -15,8 +15,13 @@ const BOTTOM: f64 = 28.0;
 const COLOURS: [&str; 4] = ["#2f7ed8", "#d9822b", "#3d9970", "#8e5bb5"];
 const TEXT: &str = "#777777";
 
-/// Draws the ratios.
-pub(crate) fn svg(ratios: &[Ratio]) -> String {
+/// Draws the ratios, of each workload those with its highest concurrency.
+pub(crate) fn svg(all: &[Ratio]) -> String {
+    let highest = |ratio: &&Ratio| {
+        let same = all.iter().filter(|other| other.workload == ratio.workload);
+        same.map(|other| other.concurrency).max() == Some(ratio.concurrency)
+    };
+    let ratios: &[Ratio] = &all.iter().filter(highest).cloned().collect::<Vec<_>>();
     let mut servers: Vec<&str> = Vec::new();
     for ratio in ratios {
         if !servers.contains(&ratio.server.as_str()) {

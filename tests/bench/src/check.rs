@@ -106,7 +106,7 @@ pub(crate) fn check(events: &[HistoryEvent], expected: &Expected) -> Result<Read
     same("first event", first, Some(EventType::WorkflowExecutionStarted))?;
     match expected {
         Expected::Unstarted => {
-            same("events", types.as_slice(), &[EventType::WorkflowExecutionStarted, EventType::WorkflowTaskScheduled])?
+            same("events", types.as_slice(), [EventType::WorkflowExecutionStarted, EventType::WorkflowTaskScheduled])?
         }
         Expected::Ran(Program::Sequential { count }) => same("events", types, sequential(*count))?,
         Expected::Ran(Program::FanOut { count }) => {

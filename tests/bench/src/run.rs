@@ -24,7 +24,7 @@ pub(crate) enum Size {
     Count(u64),
     /// As long as that, where a workload can end by the clock.
     Duration(Duration),
-    /// This part of the workload's own number of units.
+    /// This part of what the workload does in a full run.
     Scale(f64),
     /// The workload's small number for smoke tests.
     Smoke,
@@ -35,7 +35,10 @@ impl Size {
         match self {
             Size::Count(count) => Extent::Count(count),
             Size::Duration(duration) => Extent::Duration(duration),
-            Size::Scale(scale) => Extent::Count((workload.count as f64 * scale).ceil() as u64),
+            Size::Scale(scale) => match workload.usual {
+                Extent::Count(count) => Extent::Count((count as f64 * scale).ceil() as u64),
+                Extent::Duration(duration) => Extent::Duration(duration.mul_f64(scale.max(0.0))),
+            },
             Size::Smoke => Extent::Count(workload.smoke_count),
         }
     }
@@ -111,7 +114,7 @@ impl Session {
             server: self.server.take().map(tokio::sync::Mutex::new),
             concurrency,
             extent: size.extent(workload),
-            usual_count: workload.count,
+            usual: workload.usual,
             progress: self.progress.clone(),
             prefix: unique_prefix(workload.name),
         };

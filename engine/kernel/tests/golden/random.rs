@@ -9,7 +9,7 @@ use goldenscript::Argument;
 use crate::arguments::{Arguments, Outcome};
 use crate::runner::Runner;
 
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 60;
 const STEPS: usize = 200;
 
 /// What is drawn from: each line, of one or more commands, is as likely as any other. `#` is replaced by a small number, the

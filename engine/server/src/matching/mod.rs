@@ -14,7 +14,7 @@
 //!
 //! A sticky queue is a line of its own within the normal queue behind it, so that a task is in one place only and one lock
 //! guards all of it. Queues are spread over shards, each with its own lock; nothing waits and nothing is spawned per queue.
-//! What a queue decides is in [`queue`], which tasks stay rows because memory is bounded in [`tasks`], who waits in [`line`].
+//! What a queue decides is in `queue`, which tasks stay rows because memory is bounded in `tasks`, who waits in `line`.
 
 mod lease;
 mod line;

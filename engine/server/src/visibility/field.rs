@@ -3,6 +3,7 @@
 use everlog_proto::api::enums::v1::IndexedValueType;
 
 use super::SearchAttributeTypes;
+use crate::meta::search_attributes::SYSTEM;
 
 /// A field of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,27 +44,6 @@ pub enum Field {
     Attribute(String, IndexedValueType),
 }
 
-/// Search attributes that are there without being declared.
-const PREDEFINED: [(&str, IndexedValueType); 17] = [
-    ("BatcherNamespace", IndexedValueType::Keyword),
-    ("BatcherUser", IndexedValueType::Keyword),
-    ("BinaryChecksums", IndexedValueType::KeywordList),
-    ("BuildIds", IndexedValueType::KeywordList),
-    ("TemporalChangeVersion", IndexedValueType::KeywordList),
-    ("TemporalExternalPayloadCount", IndexedValueType::Int),
-    ("TemporalExternalPayloadSizeBytes", IndexedValueType::Int),
-    ("TemporalNamespaceDivision", IndexedValueType::Keyword),
-    ("TemporalPauseInfo", IndexedValueType::KeywordList),
-    ("TemporalReportedProblems", IndexedValueType::KeywordList),
-    ("TemporalScheduledById", IndexedValueType::Keyword),
-    ("TemporalScheduledStartTime", IndexedValueType::Datetime),
-    ("TemporalSchedulePaused", IndexedValueType::Bool),
-    ("TemporalUsedWorkerDeploymentVersions", IndexedValueType::KeywordList),
-    ("TemporalWorkerDeployment", IndexedValueType::Keyword),
-    ("TemporalWorkerDeploymentVersion", IndexedValueType::Keyword),
-    ("TemporalWorkflowVersioningBehavior", IndexedValueType::Keyword),
-];
-
 impl Field {
     /// The field that a query calls `name`.
     pub(super) fn named(name: &str, types: &SearchAttributeTypes) -> Option<Field> {
@@ -91,8 +71,8 @@ impl Field {
 
     fn attribute(name: &str, types: &SearchAttributeTypes) -> Option<Field> {
         let declared = types.get(name).copied().filter(|declared| *declared != IndexedValueType::Unspecified);
-        let predefined = || PREDEFINED.iter().find(|(known, _)| *known == name).map(|(_, value_type)| *value_type);
-        if let Some(value_type) = declared.or_else(predefined) {
+        let system = || SYSTEM.iter().find(|(known, _)| *known == name).map(|(_, value_type)| *value_type);
+        if let Some(value_type) = declared.or_else(system) {
             return Some(Field::Attribute(name.to_owned(), value_type));
         }
         // A schedule's id is the id of its workflow, unless the namespace has an attribute of that name.

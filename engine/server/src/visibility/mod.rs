@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Records are stored as they are listed and are not decoded on the way; a filter reads the fields that it needs from the
-//! encoded bytes ([`record`]). The grammar, and what it refuses in which words, follows Temporal's (server 1.32).
+//! encoded bytes (`record`). The grammar, and what it refuses in which words, follows Temporal's (server 1.32).
 
 mod evaluate;
 mod field;

@@ -11,20 +11,17 @@ use super::{Context, Outcome, WORKFLOW_PATIENCE};
 use crate::check::{Acknowledged, Expected, read_back};
 use crate::client::{Client, Execution};
 use crate::error::BenchError;
-use crate::load::{Extent, closed_loop};
+use crate::load::closed_loop;
 use crate::measure::rss_bytes;
 use crate::program::Program;
 use crate::worker::Worker;
 
-const USUAL_DURATION: Duration = Duration::from_secs(600);
 const SAMPLE_PERIOD: Duration = Duration::from_secs(1);
 /// Samples that are kept; a day's worth.
 const SAMPLES_MAX: usize = 86_400;
 const SIGNALS: u32 = 5;
 
 pub(super) async fn run(context: &Context) -> Result<Vec<Outcome>, BenchError> {
-    let extent =
-        if matches!(context.extent, Extent::Count(0)) { Extent::Duration(USUAL_DURATION) } else { context.extent };
     let mix = Arc::new(Mix {
         worker: context.worker(),
         client: context.client.clone(),
@@ -46,7 +43,7 @@ pub(super) async fn run(context: &Context) -> Result<Vec<Outcome>, BenchError> {
             async move { mix.operation(number).await }
         }
     };
-    let load = closed_loop(context.concurrency.max(8), extent, &context.progress, operation).await?;
+    let load = closed_loop(context.concurrency.max(8), context.extent, &context.progress, operation).await?;
     let usage = meter.stop().await?;
     if let Some(sampler) = sampler {
         sampler.abort();

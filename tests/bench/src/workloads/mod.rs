@@ -42,8 +42,8 @@ pub(crate) struct Context {
     pub(crate) server: Option<tokio::sync::Mutex<Server>>,
     pub(crate) concurrency: usize,
     pub(crate) extent: Extent,
-    /// The workload's own number of units, for when a duration means nothing to it.
-    pub(crate) usual_count: u64,
+    /// How much the workload does unless told otherwise; its count is used where a duration means nothing to it.
+    pub(crate) usual: Extent,
     pub(crate) progress: Progress,
     /// Begins all ids, queues and types of this run; unique.
     pub(crate) prefix: String,
@@ -52,9 +52,9 @@ pub(crate) struct Context {
 impl Context {
     /// How many units to do, for workloads that cannot end by the clock.
     pub(crate) fn count(&self) -> u64 {
-        match self.extent {
-            Extent::Count(count) => count.max(1),
-            Extent::Duration(_) => self.usual_count,
+        match (self.extent, self.usual) {
+            (Extent::Count(count), _) | (Extent::Duration(_), Extent::Count(count)) => count.max(1),
+            (Extent::Duration(_), Extent::Duration(_)) => 1,
         }
     }
 
@@ -127,8 +127,8 @@ pub(crate) struct Workload {
     pub(crate) number: u32,
     pub(crate) name: &'static str,
     pub(crate) summary: &'static str,
-    /// Units of a full run.
-    pub(crate) count: u64,
+    /// How much a full run does.
+    pub(crate) usual: Extent,
     /// Units of a smoke test.
     pub(crate) smoke_count: u64,
     /// Whether it is run once per concurrency, or once with the highest.
@@ -142,7 +142,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         number: 1,
         name: "single-activity",
         summary: "a workflow with one activity, from start to acknowledged end",
-        count: 2_000,
+        usual: Extent::Count(2_000),
         smoke_count: 40,
         by_concurrency: true,
         run: |context| Box::pin(sequential_activities::run(context, 1)),
@@ -151,7 +151,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         number: 2,
         name: "ten-activities",
         summary: "a workflow with ten activities one after the other",
-        count: 500,
+        usual: Extent::Count(500),
         smoke_count: 10,
         by_concurrency: true,
         run: |context| Box::pin(sequential_activities::run(context, 10)),
@@ -160,7 +160,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         number: 3,
         name: "start-burst",
         summary: "starts of workflows that no worker takes",
-        count: 5_000,
+        usual: Extent::Count(5_000),
         smoke_count: 100,
         by_concurrency: true,
         run: |context| Box::pin(start_burst::run(context)),
@@ -169,7 +169,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         number: 4,
         name: "signals",
         summary: "signals to one workflow from 16 senders",
-        count: 4_000,
+        usual: Extent::Count(4_000),
         smoke_count: 100,
         by_concurrency: false,
         run: |context| Box::pin(signals::run(context)),
@@ -178,7 +178,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         number: 5,
         name: "fan-out",
         summary: "one workflow with 1,000 activities at once",
-        count: 5_000,
+        usual: Extent::Count(5_000),
         smoke_count: 100,
         by_concurrency: false,
         run: |context| Box::pin(fan_out::run(context)),
@@ -187,7 +187,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         number: 6,
         name: "timers",
         summary: "timers due in the same second, ten per workflow",
-        count: 100_000,
+        usual: Extent::Count(100_000),
         smoke_count: 200,
         by_concurrency: false,
         run: |context| Box::pin(timers::run(context)),
@@ -196,7 +196,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         number: 7,
         name: "history-read",
         summary: "reads of a history of 1,001 events",
-        count: 2_000,
+        usual: Extent::Count(2_000),
         smoke_count: 10,
         by_concurrency: true,
         run: |context| Box::pin(history_read::run(context)),
@@ -205,7 +205,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         number: 8,
         name: "visibility",
         summary: "list, filtered list and count over closed workflows",
-        count: 100_000,
+        usual: Extent::Count(100_000),
         smoke_count: 100,
         by_concurrency: false,
         run: |context| Box::pin(visibility::run(context)),
@@ -214,7 +214,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         number: 9,
         name: "idle",
         summary: "memory and disk of idle open workflows",
-        count: 200_000,
+        usual: Extent::Count(200_000),
         smoke_count: 100,
         by_concurrency: false,
         run: |context| Box::pin(idle::run(context)),
@@ -223,7 +223,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         number: 11,
         name: "queries",
         summary: "queries to a workflow that its worker has cached",
-        count: 5_000,
+        usual: Extent::Count(5_000),
         smoke_count: 50,
         by_concurrency: true,
         run: |context| Box::pin(queries::run(context)),
@@ -232,7 +232,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         number: 12,
         name: "mixed",
         summary: "a mixed load; ten minutes unless told otherwise",
-        count: 0,
+        usual: Extent::Duration(Duration::from_secs(600)),
         smoke_count: 60,
         by_concurrency: false,
         run: |context| Box::pin(mixed::run(context)),
@@ -241,7 +241,7 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         number: 10,
         name: "kill-nine",
         summary: "kill -9 with idle open workflows on disk, time to the first acknowledged start",
-        count: 200_000,
+        usual: Extent::Count(200_000),
         smoke_count: 100,
         by_concurrency: false,
         run: |context| Box::pin(kill_nine::run(context)),
