@@ -38,8 +38,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .generate_default_stubs(true)
         .extern_path(".temporal.api", "::temporalio_protos::temporal::api");
     for name in ENCODED {
-        builder = builder
-            .extern_path(format!(".temporal.api.workflowservice.v1.{name}"), format!("crate::encoded::{name}"));
+        builder =
+            builder.extern_path(format!(".temporal.api.workflowservice.v1.{name}"), format!("crate::encoded::{name}"));
     }
     builder.compile_fds(descriptors)?;
     Ok(())

@@ -193,7 +193,8 @@ mod tests {
 
     #[test]
     fn an_empty_history_is_present_and_an_absent_one_is_not() {
-        let empty = GetWorkflowExecutionHistoryResponse { history: Some(EncodedHistory::default()), ..Default::default() };
+        let empty =
+            GetWorkflowExecutionHistoryResponse { history: Some(EncodedHistory::default()), ..Default::default() };
         let decoded = plain::GetWorkflowExecutionHistoryResponse::decode(empty.encode_to_vec().as_slice()).unwrap();
         assert_eq!(decoded.history, Some(History::default()));
         assert!(GetWorkflowExecutionHistoryResponse::default().encode_to_vec().is_empty());

@@ -74,9 +74,7 @@ impl Rejection {
 
     /// The activity that a token or an id names is not there.
     pub fn activity_not_found() -> Rejection {
-        Rejection::NotFound(
-            "invalid activityID or activity already timed out or invoking workflow is completed".into(),
-        )
+        Rejection::NotFound("invalid activityID or activity already timed out or invoking workflow is completed".into())
     }
 
     /// An invalid argument with a fixed text.

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
 use everlog_proto::api::history::v1::HistoryEvent;
-use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::WorkflowExecutionStartedEventAttributes;
+use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::sdk::v1::UserMetadata;
 use prost::Message;
 

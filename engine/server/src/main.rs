@@ -3,6 +3,7 @@
 mod cli;
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
@@ -58,7 +59,8 @@ fn run(mut settings: Settings) -> ExitCode {
         Err(error) => return fail(EXIT_FAILURE, &format!("cannot start threads: {error}")),
     };
     let result = runtime.block_on(async {
-        let shutdown = stop_signal().map_err(NodeError::Io)?;
+        let leftover = ephemeral.as_ref().map(|directory| directory.path().to_owned());
+        let shutdown = stop_signal(leftover).map_err(NodeError::Io)?;
         node::run(settings, shutdown).await
     });
     drop(runtime);
@@ -70,8 +72,8 @@ fn run(mut settings: Settings) -> ExitCode {
     }
 }
 
-/// Resolves at the first SIGTERM or SIGINT; the second one ends the process at once.
-fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
+/// Resolves at the first SIGTERM or SIGINT; the second one ends the process at once, and removes `leftover`.
+fn stop_signal(leftover: Option<PathBuf>) -> std::io::Result<impl Future<Output = ()> + Send> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
@@ -79,6 +81,10 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
         tracing::info!("stopping; once more to stop at once");
         tokio::spawn(async move {
             next(&mut terminate, &mut interrupt).await;
+            if let Some(directory) = leftover {
+                // Files that are written meanwhile may stay; the system clears its temporary directory.
+                let _ = std::fs::remove_dir_all(directory);
+            }
             std::process::exit(i32::from(EXIT_FAILURE));
         });
     })

@@ -122,8 +122,9 @@ impl Node {
             until_led(group).await?;
         }
         let source: Arc<dyn NamespaceSource> = Arc::clone(&namespaces) as _;
-        let matching =
-            Matching::new(Arc::new(TaskRows { groups: groups.clone(), namespaces: Arc::clone(&source) }) as Arc<dyn Backlog>);
+        let matching = Matching::new(
+            Arc::new(TaskRows { groups: groups.clone(), namespaces: Arc::clone(&source) }) as Arc<dyn Backlog>
+        );
         let queries = Arc::new(Queries::new());
         let dependencies = Dependencies {
             matching: Arc::clone(&matching),

@@ -90,8 +90,11 @@ fn task_key(address: &Address, key: TaskKey) -> keys::TaskKey {
 
 /// The task rows of a queue behind `after`.
 pub fn task_range(queue: &QueueId, after: Option<&TaskKey>) -> KeyRange {
-    let key =
-        keys::TaskQueueKey { namespace: queue.namespace_id.0, kind: task_kind(queue.kind), task_queue: queue.name.clone() };
+    let key = keys::TaskQueueKey {
+        namespace: queue.namespace_id.0,
+        kind: task_kind(queue.kind),
+        task_queue: queue.name.clone(),
+    };
     match after {
         None => key.range(),
         Some(after) => key.range_after(&keys::TaskKey {
@@ -126,4 +129,3 @@ pub fn task(key: &[u8], value: &[u8]) -> Result<([u8; 16], Arc<str>, Task), Stri
     };
     Ok((key.queue.namespace, row.workflow_id.into(), task))
 }
-

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::report::Ratio;
+use crate::report::{Ratio, short};
 
 const WIDTH: f64 = 880.0;
 const LEFT: f64 = 330.0;
@@ -72,7 +72,7 @@ pub(crate) fn svg(all: &[Ratio]) -> String {
             "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>\
              <line x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"{colour}\" stroke-width=\"3\" \
              stroke-opacity=\"0.45\"/><circle cx=\"{:.1}\" cy=\"{y:.1}\" r=\"5\" fill=\"{colour}\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\">{:.1}×</text>",
+             <text x=\"{:.1}\" y=\"{:.1}\">{}×</text>",
             LEFT - 10.0,
             y + 4.0,
             x(ratio.minimum),
@@ -80,7 +80,7 @@ pub(crate) fn svg(all: &[Ratio]) -> String {
             x(ratio.median),
             x(ratio.maximum) + 9.0,
             y + 4.0,
-            ratio.median
+            short(ratio.median)
         );
         last = name;
     }
@@ -120,7 +120,7 @@ mod tests {
             pairs: 5,
         };
         let svg = svg(&[ratio("CPU time", 12.0), ratio("fsyncs", 0.5)]);
-        assert!(svg.contains("12.0×") && svg.contains("0.5×") && svg.contains("a&lt;b"), "{svg}");
+        assert!(svg.contains("12.0×") && svg.contains("0.500×") && svg.contains("a&lt;b"), "{svg}");
         assert_eq!(svg.matches("<circle").count(), 3);
     }
 }

@@ -55,7 +55,7 @@ pub(crate) struct Usage {
     pub(crate) counters: HashMap<&'static str, u64>,
     /// Resident memory at the end.
     pub(crate) rss_bytes: Option<u64>,
-    /// Blocks of the data directory at the end.
+    /// What the files of the data directory take at the end.
     pub(crate) disk_bytes: Option<u64>,
     /// Median of fdatasync before and after the section, in microseconds.
     pub(crate) fdatasync_us: Option<(f64, f64)>,
@@ -188,7 +188,8 @@ fn counters(exposition: &str) -> HashMap<&'static str, u64> {
     values
 }
 
-/// Blocks that a directory takes, in bytes. Files that vanish while it is read are not an error: servers compact.
+/// What the files of a directory take, in bytes: their blocks, without those that are only reserved past a file's end, as stores
+/// do for their logs. Files that vanish while it is read are not an error: servers compact.
 pub(crate) fn disk_bytes(directory: &Path) -> Result<u64, BenchError> {
     let mut total = 0;
     let mut pending = vec![directory.to_owned()];
@@ -199,7 +200,7 @@ pub(crate) fn disk_bytes(directory: &Path) -> Result<u64, BenchError> {
             if metadata.is_dir() {
                 pending.push(entry.path());
             } else {
-                total += metadata.blocks() * 512;
+                total += metadata.len().min(metadata.blocks() * 512);
             }
         }
     }

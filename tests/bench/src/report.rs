@@ -43,7 +43,7 @@ pub(crate) struct Figure {
     pub(crate) rss_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) disk_bytes: Option<u64>,
-    /// Blocks of the data directory after the server was stopped.
+    /// What the files of the data directory take after the server was stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) disk_at_rest_bytes: Option<u64>,
     pub(crate) workflows_read_back: u64,
@@ -206,7 +206,7 @@ fn aligned<const N: usize>(header: &[&str; N], rows: &[[String; N]]) -> String {
 }
 
 /// A number with about three digits that count.
-fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     match value.abs() {
         magnitude if magnitude >= 100.0 => format!("{value:.0}"),
         magnitude if magnitude >= 10.0 => format!("{value:.1}"),

@@ -76,7 +76,8 @@ impl Activity {
 
     /// When the activity as a whole must have ended.
     pub fn schedule_to_close_deadline(&self) -> Option<Time> {
-        Self::timeout(self.scheduled.schedule_to_close_timeout.as_ref()).map(|timeout| self.scheduled_time.plus(timeout))
+        Self::timeout(self.scheduled.schedule_to_close_timeout.as_ref())
+            .map(|timeout| self.scheduled_time.plus(timeout))
     }
 
     /// When the current attempt must have been started; `None` once it is.

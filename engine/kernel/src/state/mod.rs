@@ -19,8 +19,8 @@ pub use workflow_task::{BufferedQuery, WorkflowTask, WorkflowTaskStarted};
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::RunId;
 

@@ -69,9 +69,9 @@ impl WorkflowTask {
     pub fn deadline(&self, sticky: Option<&Sticky>) -> Option<Time> {
         match &self.started {
             Some(started) => Some(started.time.plus(self.start_to_close_timeout)),
-            None if self.offered_sticky => {
-                sticky.and_then(|sticky| sticky.schedule_to_start_timeout).map(|timeout| self.scheduled_time.plus(timeout))
-            }
+            None if self.offered_sticky => sticky
+                .and_then(|sticky| sticky.schedule_to_start_timeout)
+                .map(|timeout| self.scheduled_time.plus(timeout)),
             None => None,
         }
     }

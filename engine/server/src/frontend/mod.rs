@@ -23,6 +23,7 @@ mod layer;
 mod namespaces;
 mod operator;
 mod query;
+mod search_attributes;
 mod serve;
 mod services;
 mod system;

@@ -131,10 +131,13 @@ impl Drop for Asked {
         }
         self.services.matching.withdraw_query(query_id);
         let (services, address, run_id) = (self.services.clone(), self.address.clone(), self.run_id);
-        tokio::spawn(async move {
-            // A run that is gone has no query to forget.
-            let _ = services.execute(address, run_id, Command::AbandonQuery { query_id }).await;
-        });
+        // Without a runtime the server is gone, and the query with it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                // A run that is gone has no query to forget.
+                let _ = services.execute(address, run_id, Command::AbandonQuery { query_id }).await;
+            });
+        }
     }
 }
 

@@ -4,15 +4,12 @@ use std::time::Duration;
 
 use everlog_kernel::RunId;
 use everlog_kernel::time::positive;
-use everlog_proto::api::common::v1::{
-    Link, Memo, Payloads, Priority, RetryPolicy, SearchAttributes, WorkflowExecution, WorkflowType,
-};
+use everlog_proto::api::common::v1::{Link, Memo, Payloads, Priority, RetryPolicy, WorkflowExecution, WorkflowType};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::wkt;
 use prost::Message;
 
 use super::errors::Error;
-use crate::meta::{NamespaceRecord, search_attributes};
 use crate::settings::DynamicConfig;
 
 /// Task queues with this prefix are the server's.
@@ -145,47 +142,6 @@ pub(super) fn memo(memo: Option<&Memo>, config: &DynamicConfig) -> Result<(), Er
         }
         _ => Ok(()),
     }
-}
-
-/// Search attributes: known names, values of their types, not too many and not too large.
-pub(super) fn search_attributes(
-    attributes: Option<&SearchAttributes>,
-    namespace: &NamespaceRecord,
-    config: &DynamicConfig,
-) -> Result<(), Error> {
-    let Some(attributes) = attributes else { return Ok(()) };
-    let (count, count_max) = (attributes.indexed_fields.len(), config.frontend.search_attributes_max);
-    if count > count_max {
-        let message = format!("number of search attributes {count} exceeds limit {count_max}");
-        return Err(Error::invalid(message));
-    }
-    let mut total = 0;
-    for (name, payload) in &attributes.indexed_fields {
-        let kind = namespace.search_attribute_type(name).ok_or_else(|| {
-            let namespace = namespace.name();
-            Error::invalid(format!("Namespace {namespace} has no mapping defined for search attribute {name}"))
-        })?;
-        if !search_attributes::is_settable(name) {
-            return Err(Error::invalid(format!("{name} attribute can't be set in SearchAttributes")));
-        }
-        search_attributes::check_value(payload, kind).map_err(|shown| {
-            let kind = search_attributes::type_name(kind);
-            Error::invalid(format!("invalid value for search attribute {name} of type {kind}: {shown}"))
-        })?;
-        let bytes_max = config.frontend.search_attribute_bytes_max;
-        if payload.data.len() > bytes_max {
-            let bytes = payload.data.len();
-            let message = format!("search attribute {name} value size {bytes} exceeds size limit {bytes_max}");
-            return Err(Error::invalid(message));
-        }
-        total += name.len() + payload.data.len();
-    }
-    let total_max = config.frontend.search_attributes_bytes_max;
-    if total > total_max {
-        let message = format!("total size of search attributes {total} exceeds size limit {total_max}");
-        return Err(Error::invalid(message));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

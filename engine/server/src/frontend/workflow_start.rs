@@ -12,7 +12,7 @@ use everlog_proto::api::workflowservice::v1::{
 use super::call::Call;
 use super::commands::unexpected;
 use super::errors::Error;
-use super::{Frontend, address, validate};
+use super::{Frontend, address, search_attributes, validate};
 use crate::meta::NamespaceRecord;
 
 /// Starts a run, or finds the one that stands in its way.
@@ -23,7 +23,8 @@ pub(super) async fn start_workflow_execution(
 ) -> Result<StartWorkflowExecutionResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     check_open(&namespace)?;
-    check_start(frontend, &namespace, &request)?;
+    check_start(frontend, &request)?;
+    search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &frontend.config)?;
     if request.request_id.is_empty() {
         request.request_id = uuid::Uuid::new_v4().to_string();
     }
@@ -50,7 +51,8 @@ pub(super) async fn signal_with_start_workflow_execution(
 ) -> Result<SignalWithStartWorkflowExecutionResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     check_open(&namespace)?;
-    check_signal_with_start(frontend, &namespace, &request)?;
+    check_signal_with_start(frontend, &request)?;
+    search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &frontend.config)?;
     if request.request_id.is_empty() {
         request.request_id = uuid::Uuid::new_v4().to_string();
     }
@@ -74,17 +76,12 @@ fn check_open(namespace: &NamespaceRecord) -> Result<(), Error> {
     Err(Error::NamespaceInvalidState { namespace: namespace.name().to_owned(), state: namespace.state })
 }
 
-fn check_start(
-    frontend: &Frontend,
-    namespace: &NamespaceRecord,
-    request: &StartWorkflowExecutionRequest,
-) -> Result<(), Error> {
+fn check_start(frontend: &Frontend, request: &StartWorkflowExecutionRequest) -> Result<(), Error> {
     let config = &*frontend.config;
     let id_bytes_max = config.limits.id_bytes_max;
     validate::new_workflow_id(&request.workflow_id, id_bytes_max)?;
     validate::retry_policy(request.retry_policy.as_ref())?;
     validate::duration(request.workflow_start_delay.as_ref(), "WorkflowStartDelaySeconds")?;
-    check_cron(&request.cron_schedule, request.workflow_start_delay.is_some())?;
     validate::workflow_type(request.workflow_type.as_ref(), id_bytes_max)?;
     validate::task_queue(request.task_queue.as_ref(), id_bytes_max)?;
     validate::duration(request.workflow_execution_timeout.as_ref(), "WorkflowExecutionTimeoutSeconds")?;
@@ -92,12 +89,6 @@ fn check_start(
     validate::duration(request.workflow_task_timeout.as_ref(), "WorkflowTaskTimeoutSeconds")?;
     validate::length(&request.request_id, id_bytes_max, "RequestId length exceeds limit.")?;
     check_policies(request.workflow_id_reuse_policy, request.workflow_id_conflict_policy)?;
-    if !request.completion_callbacks.is_empty() {
-        return Err(Error::Rejected(everlog_kernel::Rejection::Unimplemented(
-            "completion callbacks are not supported".into(),
-        )));
-    }
-    validate::search_attributes(request.search_attributes.as_ref(), namespace, config)?;
     validate::priority(request.priority.as_ref())?;
     validate::links(&request.links, config)?;
     validate::payloads(request.input.as_ref(), config)?;
@@ -106,7 +97,6 @@ fn check_start(
 
 fn check_signal_with_start(
     frontend: &Frontend,
-    namespace: &NamespaceRecord,
     request: &SignalWithStartWorkflowExecutionRequest,
 ) -> Result<(), Error> {
     let config = &*frontend.config;
@@ -127,30 +117,17 @@ fn check_signal_with_start(
     validate::duration(request.workflow_task_timeout.as_ref(), "WorkflowTaskTimeoutSeconds")?;
     validate::retry_policy(request.retry_policy.as_ref())?;
     validate::duration(request.workflow_start_delay.as_ref(), "WorkflowStartDelaySeconds")?;
-    check_cron(&request.cron_schedule, request.workflow_start_delay.is_some())?;
     if request.workflow_id_conflict_policy() == WorkflowIdConflictPolicy::Fail {
         return Err(Error::invalid(
             "Invalid WorkflowIDConflictPolicy: WORKFLOW_ID_CONFLICT_POLICY_FAIL is not supported for this operation.",
         ));
     }
     check_policies(request.workflow_id_reuse_policy, request.workflow_id_conflict_policy)?;
-    validate::search_attributes(request.search_attributes.as_ref(), namespace, config)?;
     validate::priority(request.priority.as_ref())?;
     validate::links(&request.links, config)?;
     validate::payloads(request.input.as_ref(), config)?;
     validate::payloads(request.signal_input.as_ref(), config)?;
     validate::memo(request.memo.as_ref(), config)
-}
-
-fn check_cron(cron_schedule: &str, has_start_delay: bool) -> Result<(), Error> {
-    if cron_schedule.is_empty() {
-        return Ok(());
-    }
-    if has_start_delay {
-        return Err(Error::invalid("CronSchedule and WorkflowStartDelay may not be used together."));
-    }
-    // A run that silently started once, or never again, would be worse.
-    Err(Error::Rejected(everlog_kernel::Rejection::Unimplemented("cron schedules are not supported".into())))
 }
 
 #[expect(deprecated, reason = "old clients still send TerminateIfRunning")]

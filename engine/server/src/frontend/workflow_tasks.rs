@@ -5,8 +5,9 @@ use std::time::Duration;
 use everlog_kernel::command::StartWorkflowTask;
 use everlog_kernel::token::{self, QueryTaskToken, WorkflowTaskToken};
 use everlog_kernel::transition::TaskKind;
-use everlog_kernel::{Command, RunId};
-use everlog_proto::api::enums::v1::TaskQueueKind;
+use everlog_kernel::{Command, Rejection, RunId};
+use everlog_proto::api::enums::v1::{TaskQueueKind, WorkflowTaskFailedCause};
+use everlog_proto::api::failure::v1::{Failure, ServerFailureInfo, failure};
 use everlog_proto::api::workflowservice::v1::{
     PollWorkflowTaskQueueRequest, RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest,
     RespondWorkflowTaskFailedResponse,
@@ -18,7 +19,7 @@ use super::call::Call;
 use super::commands::explain;
 use super::errors::{Error, UNAVAILABLE_PAUSE};
 use super::history_token::HistoryToken;
-use super::{Frontend, address, validate};
+use super::{Frontend, address, search_attributes, validate};
 use crate::matching::{Matched, Poll, QueryLease, QueueId, TaskLease};
 use crate::meta::NamespaceRecord;
 use crate::partition::{CallError, StartedWorkflowTask};
@@ -146,11 +147,14 @@ fn with_page_token(started: StartedWorkflowTask, run_id: RunId) -> PollWorkflowT
 pub(super) async fn respond_workflow_task_completed(
     frontend: &Frontend,
     _call: Call,
-    request: RespondWorkflowTaskCompletedRequest,
+    mut request: RespondWorkflowTaskCompletedRequest,
 ) -> Result<RespondWorkflowTaskCompletedResponse, Error> {
     let (namespace, token) = read_token(frontend, &request.namespace, &request.task_token)?;
     let id_bytes_max = frontend.config.limits.id_bytes_max;
     validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
+    if let Err(problem) = search_attributes::prepare_commands(&mut request.commands, &namespace, &frontend.config) {
+        return Err(fail_for_search_attributes(frontend, &namespace, token, request.identity, problem).await);
+    }
     let (address, run_id) = (address(&namespace, &token.workflow_id), token.run_id);
     let next = frontend
         .partitions
@@ -162,6 +166,34 @@ pub(super) async fn respond_workflow_task_completed(
         workflow_task: next.map(|started| with_page_token(started, run_id)),
         ..RespondWorkflowTaskCompletedResponse::default()
     })
+}
+
+/// Commands with search attributes that the namespace does not have fail the workflow task, as other wrong commands do. What is
+/// told to the worker is also the failure in the history; like those, later attempts leave no trace.
+async fn fail_for_search_attributes(
+    frontend: &Frontend,
+    namespace: &NamespaceRecord,
+    token: WorkflowTaskToken,
+    identity: String,
+    problem: Error,
+) -> Error {
+    let Error::Rejected(Rejection::InvalidArgument(problem)) = problem else { return problem };
+    let message = format!("BadSearchAttributes: {problem}");
+    if token.attempt == 1 {
+        let failure_info = failure::FailureInfo::ServerFailureInfo(ServerFailureInfo::default());
+        let request = RespondWorkflowTaskFailedRequest {
+            cause: WorkflowTaskFailedCause::BadSearchAttributes as i32,
+            failure: Some(Failure { message: message.clone(), failure_info: Some(failure_info), ..Failure::default() }),
+            identity,
+            ..RespondWorkflowTaskFailedRequest::default()
+        };
+        let (address, run_id) = (address(namespace, &token.workflow_id), token.run_id);
+        let command = Command::FailWorkflowTask(token, Box::new(request));
+        if let Err(error) = frontend.execute_done(address, Some(run_id), command).await {
+            return error;
+        }
+    }
+    Error::invalid(message)
 }
 
 /// A worker could not do a workflow task.

@@ -61,7 +61,8 @@ impl Entry {
 
     /// Rough size, bytes.
     fn measure(&self) -> usize {
-        let runs: usize = self.workflow.iter().flat_map(|workflow| workflow.runs.values()).map(|run| run.memory_bytes()).sum();
+        let runs: usize =
+            self.workflow.iter().flat_map(|workflow| workflow.runs.values()).map(|run| run.memory_bytes()).sum();
         512 + runs + self.tails.values().map(HistoryTail::bytes).sum::<usize>()
     }
 

@@ -216,7 +216,11 @@ impl Loop {
     }
 
     /// Refuses everything until leadership changes.
-    async fn follow(&mut self, events: &mut mpsc::Receiver<Event>, leadership: &mut watch::Receiver<Leadership>) -> End {
+    async fn follow(
+        &mut self,
+        events: &mut mpsc::Receiver<Event>,
+        leadership: &mut watch::Receiver<Leadership>,
+    ) -> End {
         loop {
             tokio::select! {
                 changed = leadership.changed() => {
@@ -395,7 +399,9 @@ impl Loop {
         let entry = self.cache.entry(&key);
         let missing = match (&entry.workflow, job.run_id) {
             (None, run_id) => Some(run_id),
-            (Some(workflow), Some(run_id)) if !workflow.runs.contains_key(&run_id) && !entry.absent.contains(&run_id) => {
+            (Some(workflow), Some(run_id))
+                if !workflow.runs.contains_key(&run_id) && !entry.absent.contains(&run_id) =>
+            {
                 Some(Some(run_id))
             }
             _ => None,
@@ -505,12 +511,8 @@ impl Loop {
         let Some(entry) = self.cache.get_mut(key) else { return };
         let Some(workflow) = &mut entry.workflow else { return };
         let mut ids = Ids::new(self.seeds.seed());
-        let mut context = Context {
-            now: self.now,
-            namespace: &address.namespace,
-            limits: &self.dependencies.limits,
-            ids: &mut ids,
-        };
+        let mut context =
+            Context { now: self.now, namespace: &address.namespace, limits: &self.dependencies.limits, ids: &mut ids };
         let query_id = match &command {
             Command::QueryWorkflow { query_id, .. } => Some(*query_id),
             _ => None,
@@ -610,7 +612,9 @@ impl Loop {
                     last_batch,
                     Box::new(move |durable| match durable {
                         Ok(()) => matching.offer_query(address, query),
-                        Err(error) => queries.answer(query.query_id, Err(Rejection::Unavailable(error.to_string().into()))),
+                        Err(error) => {
+                            queries.answer(query.query_id, Err(Rejection::Unavailable(error.to_string().into())))
+                        }
                     }),
                 );
             }

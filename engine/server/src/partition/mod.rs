@@ -134,12 +134,7 @@ impl Partition {
     /// # Errors
     ///
     /// [`CallError::Rejected`] when the command is refused; the other kinds when its outcome is unknown or it was not tried.
-    pub async fn execute(
-        &self,
-        address: Address,
-        run_id: Option<RunId>,
-        command: Command,
-    ) -> Result<Reply, CallError> {
+    pub async fn execute(&self, address: Address, run_id: Option<RunId>, command: Command) -> Result<Reply, CallError> {
         Ok(self.call(address, run_id, command).await?.reply)
     }
 
@@ -277,15 +272,14 @@ impl Partition {
         if next_page_from.is_none() && !start.tail.is_empty() {
             batches.push(start.tail.clone());
         }
-        let response = PollWorkflowTaskQueueResponse {
-            message: start.response,
-            history: Some(EncodedHistory { batches }),
-        };
+        let response =
+            PollWorkflowTaskQueueResponse { message: start.response, history: Some(EncodedHistory { batches }) };
         Ok(StartedWorkflowTask { response, next_page_from, history_to: start.history_to })
     }
 
     async fn send(&self, job: event_loop::Job) -> Result<(), CallError> {
-        match tokio::time::timeout(limits::PARTITION_ADMISSION_WAIT_MAX, self.events.send(event_loop::Event::Job(job))).await
+        match tokio::time::timeout(limits::PARTITION_ADMISSION_WAIT_MAX, self.events.send(event_loop::Event::Job(job)))
+            .await
         {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(gone()),

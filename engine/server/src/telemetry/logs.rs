@@ -12,7 +12,8 @@ use crate::settings::{Log, LogFormat, SettingsError};
 ///
 /// One line if the level is not one, or if logging has been started before.
 pub fn init_logs(log: &Log) -> Result<(), SettingsError> {
-    let filter = EnvFilter::try_new(&log.level).map_err(|error| {
+    // openraft tells of every timer at `info`; whoever wants that can say so.
+    let filter = EnvFilter::try_new(format!("openraft=warn,{}", log.level)).map_err(|error| {
         SettingsError(format!(
             "log level {:?} is neither error, warn, info, debug, trace nor a filter: {error}",
             log.level
