@@ -156,6 +156,11 @@ impl Group {
         self.0.state.get(self.0.id, key)
     }
 
+    /// Whether an applied row may be there. Never blocks on the disk; `false` is certain.
+    pub fn may_exist(&self, key: &[u8]) -> bool {
+        self.0.state.may_exist(self.0.id, key)
+    }
+
     /// Applied rows in `range`. Blocks on the disk when they are not cached.
     pub fn scan(&self, range: Range<&[u8]>, direction: Direction, limit: usize) -> Result<Vec<Row>, StateError> {
         self.0.state.scan(self.0.id, range, direction, limit)

@@ -140,6 +140,11 @@ impl StateEngine for RocksState {
         Ok(row.map_err(state_error)?.map(Bytes::from))
     }
 
+    fn may_exist(&self, group: GroupId, key: &[u8]) -> bool {
+        // Memtables and bloom filters, which are kept in memory; a block that would have to be read counts as "maybe".
+        self.db.key_may_exist(engine_key(group, key))
+    }
+
     fn scan(
         &self,
         group: GroupId,

@@ -57,6 +57,9 @@ pub trait StateEngine: Send + Sync + 'static {
     /// The value of a row.
     fn get(&self, group: GroupId, key: &[u8]) -> Result<Option<Bytes>, StateError>;
 
+    /// Whether a row may be there. Told from memory alone; `false` is certain.
+    fn may_exist(&self, group: GroupId, key: &[u8]) -> bool;
+
     /// Up to `limit` rows in `range`, which may reach beyond the tables on both sides, ascending, or descending from the range's end when `direction` says so.
     fn scan(
         &self,

@@ -13,6 +13,9 @@ use everlog_server::settings::{DataLocation, Settings, SettingsError};
 use everlog_server::telemetry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Wrong flags, settings or data directory.
 const EXIT_USAGE: u8 = 2;
 

@@ -144,6 +144,10 @@ impl StateEngine for CrashState {
         Ok(self.group(group)?.rows.get(key).cloned())
     }
 
+    fn may_exist(&self, group: GroupId, key: &[u8]) -> bool {
+        self.group(group).is_ok_and(|found| found.rows.contains_key(key))
+    }
+
     fn scan(
         &self,
         group: GroupId,

@@ -101,19 +101,27 @@ impl Figure {
     }
 
     /// The figures that may be compared between servers, by name. All are costs: less is better.
+    ///
+    /// Latencies are compared as they are: the servers of a round ran one after the other, and the cost of an fdatasync can
+    /// change between two probes by more than servers differ. CPU time of a few ticks says nothing and is left out, as are
+    /// bytes of a server that keeps nothing on disk.
     pub(crate) fn costs(&self) -> Vec<(&'static str, f64)> {
+        let cpu_s = self.cpu_ms_per_unit.map_or(0.0, |cpu_ms| cpu_ms * self.units as f64 / 1000.0);
         let all = [
-            ("CPU time", self.cpu_ms_per_unit),
+            ("CPU time", self.cpu_ms_per_unit.filter(|_| cpu_s >= CPU_S_MIN)),
             ("fsyncs", self.fsyncs_per_unit),
-            ("bytes written", self.written_bytes_per_unit),
-            ("latency p50", self.latency_p50_in_fdatasyncs),
-            ("latency p99", self.latency_p99_in_fdatasyncs),
+            ("bytes written", self.written_bytes_per_unit.filter(|_| self.disk_at_rest_bytes.is_some())),
+            ("latency p50", self.latency_p50_ms),
+            ("latency p99", self.latency_p99_ms),
             ("memory", self.rss_bytes.map(|bytes| bytes as f64)),
             ("disk at rest", self.disk_at_rest_bytes.map(|bytes| bytes as f64)),
         ];
         all.into_iter().filter_map(|(name, value)| Some((name, value.filter(|value| *value > 0.0)?))).collect()
     }
 }
+
+/// CPU time below which a comparison is one of clock ticks.
+const CPU_S_MIN: f64 = 0.1;
 
 /// The columns of the table.
 const COLUMNS: [&str; 14] = [
@@ -304,7 +312,7 @@ mod tests {
 
     fn figure(server: &str, cpu_ms: f64) -> Figure {
         let json = format!(
-            "{{\"server\":\"{server}\",\"workload\":\"w\",\"concurrency\":1,\"unit\":\"u\",\"units\":1,\"seconds\":1,\
+            "{{\"server\":\"{server}\",\"workload\":\"w\",\"concurrency\":1,\"unit\":\"u\",\"units\":1000,\"seconds\":1,\
              \"units_per_second\":1,\"cpu_ms_per_unit\":{cpu_ms},\"workflows_read_back\":1,\"events_read_back\":1,\
              \"workflow_tasks_lost\":0}}"
         );

@@ -1,6 +1,6 @@
 //! The gRPC services that SDKs, the CLI and the UI call.
 //!
-//! A request comes in through [`serve`] and the [`layer`](self) in front of every method, is handed on by the thin
+//! A request comes in through [`serve`] and the `layer` in front of every method, is handed on by the thin
 //! implementations in `services`, and is answered by the file of its family. Here is checked what can be checked without a
 //! workflow's state; everything else is a command to a partition. Errors are one type, turned into a status in `errors`.
 //!

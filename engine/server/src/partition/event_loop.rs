@@ -409,6 +409,15 @@ impl Loop {
         let Some(run_id) = missing else { return self.execute(&key, job) };
         let with_current = entry.workflow.is_none();
         let first = entry.waiting.is_empty();
+        if with_current
+            && first
+            && run_id.is_none()
+            && !self.group.may_exist(&rows::workflow_key(&job.address).current())
+        {
+            // Most workflows that are started were never there, and memory says so.
+            entry.workflow = Some(Workflow::new(&*key.workflow_id));
+            return self.execute(&key, job);
+        }
         let new_run = run_id.filter(|run_id| entry.loading.insert(*run_id));
         let address = job.address.clone();
         entry.waiting.push(job);

@@ -1,0 +1,212 @@
+//! The guard for cost: how many log entries, synced writes, rows and bytes a piece of work may take.
+//!
+//! Everything is done one at a time, so the counts are exact and do not depend on how fast the machine is. A change that makes
+//! one of them smaller lowers the number here; one that makes it larger needs a good reason.
+
+mod harness;
+
+use std::time::Duration;
+
+use everlog_proto::api::workflowservice::v1::{PollActivityTaskQueueResponse, RespondWorkflowTaskCompletedResponse};
+use everlog_server::settings::DynamicConfig;
+use harness::requests::{activity_done, complete, poll_activity, respond, schedule_activity, signal};
+use harness::{Client, Server, poll, start_request, within};
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// What a node has written since it started, or what a step has added to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Written {
+    /// Entries of the Raft logs.
+    entries: u64,
+    /// Synced writes of the log.
+    fsyncs: u64,
+    /// Bytes of those writes.
+    log_bytes: u64,
+    /// Row changes applied.
+    rows: u64,
+    /// Bytes of their keys and values.
+    row_bytes: u64,
+}
+
+impl Written {
+    fn so_far(server: &Server) -> Written {
+        let (log, state) = (server.node.log_stats(), server.node.state_stats());
+        Written {
+            entries: server.node.partitions.iter().map(|partition| partition.group().applied_index()).sum(),
+            fsyncs: log.fsyncs,
+            log_bytes: log.bytes,
+            rows: state.rows,
+            row_bytes: state.bytes,
+        }
+    }
+
+    fn since(self, before: Written) -> Written {
+        Written {
+            entries: self.entries - before.entries,
+            fsyncs: self.fsyncs - before.fsyncs,
+            log_bytes: self.log_bytes - before.log_bytes,
+            rows: self.rows - before.rows,
+            row_bytes: self.row_bytes - before.row_bytes,
+        }
+    }
+}
+
+/// A server whose writes are counted step by step.
+struct Counted {
+    server: Server,
+    client: Client,
+    before: Written,
+}
+
+impl Counted {
+    async fn start() -> Counted {
+        let server = Server::with(1, DynamicConfig::default()).await;
+        let client = server.client().await;
+        let before = Written::so_far(&server);
+        Counted { server, client, before }
+    }
+
+    /// What was written since the last call.
+    fn step(&mut self, name: &str) -> Written {
+        let now = Written::so_far(&self.server);
+        let step = now.since(self.before);
+        self.before = now;
+        println!("{name:28} {step:?}");
+        step
+    }
+
+    async fn respond(
+        &mut self,
+        token: Vec<u8>,
+        commands: Vec<everlog_proto::api::command::v1::Command>,
+    ) -> RespondWorkflowTaskCompletedResponse {
+        self.client.respond_workflow_task_completed(respond(token, commands)).await.unwrap().into_inner()
+    }
+
+    async fn poll_activity(&mut self) -> PollActivityTaskQueueResponse {
+        let task =
+            self.client.poll_activity_task_queue(within(LONG, poll_activity("queue"))).await.unwrap().into_inner();
+        assert!(!task.task_token.is_empty());
+        task
+    }
+}
+
+#[tokio::test]
+async fn a_workflow_with_one_activity_takes_four_commits() {
+    let mut counted = Counted::start().await;
+    // The first one meets cold paths; the second one is what every other costs.
+    for workflow_id in ["first", "second"] {
+        let begin = counted.before;
+        println!("-- {workflow_id}");
+        counted.client.start_workflow_execution(start_request(workflow_id)).await.unwrap();
+        let start = counted.step("start");
+        let task = poll(&mut counted.client).await;
+        let first_poll = counted.step("poll workflow task");
+        counted.respond(task.task_token, vec![schedule_activity("a")]).await;
+        let schedule = counted.step("schedule activity");
+        let activity = counted.poll_activity().await;
+        let activity_poll = counted.step("poll activity task");
+        counted.client.respond_activity_task_completed(activity_done(activity.task_token)).await.unwrap();
+        let result = counted.step("complete activity");
+        let task = poll(&mut counted.client).await;
+        let second_poll = counted.step("poll workflow task");
+        counted.respond(task.task_token, vec![complete("done")]).await;
+        let close = counted.step("close");
+        let all = counted.before.since(begin);
+        println!("{:28} {all:?}", "all");
+
+        for poll in [first_poll, activity_poll, second_poll] {
+            assert_eq!(poll, Written::default(), "handing out a task writes nothing");
+        }
+        for commit in [start, schedule, result, close] {
+            assert_eq!(commit.entries, 1);
+            assert!(commit.fsyncs <= 1);
+        }
+        assert_eq!(all.entries, 4);
+        assert_eq!([start, schedule, result, close].map(|commit| commit.rows), [0, 0, 0, 0]);
+        assert!(all.row_bytes < 0);
+        assert!(all.log_bytes < 0);
+    }
+    counted.server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_signal_costs_the_same_however_many_there_were() {
+    const SIGNALS: usize = 100;
+    let mut counted = Counted::start().await;
+    counted.client.start_workflow_execution(start_request("w")).await.unwrap();
+    counted.step("start");
+    let mut steps = Vec::new();
+    for number in 0..SIGNALS {
+        counted.client.signal_workflow_execution(signal("w", &format!("{number:03}"))).await.unwrap();
+        steps.push(counted.step("signal"));
+    }
+    assert!(steps.iter().all(|step| step.entries == 1 && step.fsyncs <= 1 && step.rows == 0));
+    let (first, last) = (steps[1], steps[SIGNALS - 1]);
+    assert!(last.row_bytes <= first.row_bytes + 16, "{first:?} {last:?}");
+
+    // The same request once more changes nothing.
+    counted.client.signal_workflow_execution(signal("w", "007")).await.unwrap();
+    assert_eq!(counted.step("repeated signal").rows, 0);
+
+    let task = poll(&mut counted.client).await;
+    counted.respond(task.task_token, vec![complete("done")]).await;
+    let close = counted.step("close");
+    assert_eq!((close.entries, close.rows), (1, 0));
+    counted.server.stopped().await;
+}
+
+#[tokio::test]
+async fn signals_that_come_at_once_share_entries() {
+    const SIGNALS: usize = 100;
+    let mut counted = Counted::start().await;
+    counted.client.start_workflow_execution(start_request("w")).await.unwrap();
+    counted.step("start");
+    let signals = (0..SIGNALS).map(|number| {
+        let mut client = counted.client.clone();
+        async move { client.signal_workflow_execution(signal("w", &number.to_string())).await.unwrap() }
+    });
+    futures::future::join_all(signals).await;
+    let all = counted.step("signals at once");
+    assert!(all.entries < SIGNALS as u64 / 2, "{all:?}");
+    assert!(all.fsyncs <= all.entries, "{all:?}");
+    counted.server.stopped().await;
+}
+
+#[tokio::test]
+async fn what_a_transition_writes_does_not_grow_with_the_width_of_a_fan_out() {
+    let mut counted = Counted::start().await;
+    let mut by_width = Vec::new();
+    for width in [2_usize, 200] {
+        let workflow_id = format!("{width} wide");
+        counted.client.start_workflow_execution(start_request(&workflow_id)).await.unwrap();
+        let task = poll(&mut counted.client).await;
+        counted.step("start");
+        let commands = (0..width).map(|number| schedule_activity(&format!("a{number:03}"))).collect();
+        counted.respond(task.task_token, commands).await;
+        let schedule = counted.step("schedule activities");
+        let mut results = Vec::new();
+        for _ in 0..width {
+            let activity = counted.poll_activity().await;
+            counted.client.respond_activity_task_completed(activity_done(activity.task_token)).await.unwrap();
+            results.push(counted.step("complete activity"));
+        }
+        let task = poll(&mut counted.client).await;
+        counted.respond(task.task_token, vec![complete("done")]).await;
+        let close = counted.step("close");
+        by_width.push((schedule, results, close));
+    }
+    let [(narrow_schedule, narrow, narrow_close), (wide_schedule, wide, wide_close)] = by_width.as_slice() else {
+        panic!("two widths")
+    };
+    // An activity is a row of its own and a task row; everything else is shared.
+    assert_eq!(wide_schedule.entries, 1);
+    assert_eq!(wide_schedule.rows - narrow_schedule.rows, 198 * 2);
+    for result in wide {
+        assert_eq!((result.entries, result.rows), (1, narrow[1].rows));
+        assert!(result.row_bytes <= narrow[1].row_bytes + 32, "{result:?}, narrow: {:?}", narrow[1]);
+    }
+    assert_eq!((wide_close.entries, wide_close.rows), (1, narrow_close.rows));
+    counted.server.stopped().await;
+}

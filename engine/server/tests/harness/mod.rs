@@ -1,0 +1,138 @@
+//! A node with its servers inside the test's process, and a client of it.
+
+#![allow(dead_code, reason = "each test binary uses its part of the harness")]
+
+pub(crate) mod requests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use everlog_proto::api::common::v1::{Payload, Payloads, WorkflowExecution, WorkflowType};
+use everlog_proto::api::taskqueue::v1::TaskQueue;
+use everlog_proto::api::workflowservice::v1::{
+    PollWorkflowTaskQueueRequest, PollWorkflowTaskQueueResponse, StartWorkflowExecutionRequest,
+};
+use everlog_proto::clients::WorkflowServiceClient;
+use everlog_server::frontend::{Listeners, Services, serve};
+use everlog_server::node::{Node, Options};
+use everlog_server::settings::{Addresses, DynamicConfig, Listen};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::Request;
+use tonic::transport::Channel;
+
+pub(crate) type Client = WorkflowServiceClient<Channel>;
+
+/// A node that serves on ports that the system chose.
+pub(crate) struct Server {
+    pub(crate) addresses: Addresses,
+    pub(crate) node: Node,
+    stop: Option<oneshot::Sender<()>>,
+    serving: JoinHandle<()>,
+    _data: tempfile::TempDir,
+}
+
+impl Server {
+    pub(crate) async fn start() -> Server {
+        Server::with(2, DynamicConfig::default()).await
+    }
+
+    pub(crate) async fn with(partitions: u32, config: DynamicConfig) -> Server {
+        let data = tempfile::tempdir().unwrap();
+        let listen = Listen { grpc_port: 0, http_port: 0, metrics_port: 0, ..Listen::default() };
+        let listeners = Listeners::bind(&listen).await.unwrap();
+        let node = Node::start(Options {
+            data_dir: data.path().to_owned(),
+            partitions,
+            limits: config.limits.clone(),
+            cache_bytes_max: 64 << 20,
+        })
+        .await
+        .unwrap();
+        node.namespaces.ensure(["default"].into_iter(), &[]).await.unwrap();
+        let services = Services {
+            partitions: node.partitions.clone(),
+            matching: Arc::clone(&node.matching),
+            namespaces: Arc::clone(&node.namespaces),
+            queries: Arc::clone(&node.queries),
+            config: Arc::new(config),
+            cluster_id: node.cluster_id(),
+            request_bytes_max: listen.request_bytes_max,
+        };
+        let addresses = listeners.addresses();
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(async move {
+            let shutdown = async {
+                let _ = stopped.await;
+            };
+            serve(listeners, services, shutdown).await.unwrap();
+        });
+        Server { addresses, node, stop: Some(stop), serving, _data: data }
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        let url = format!("http://{}", self.addresses.grpc);
+        Client::new(Channel::from_shared(url).unwrap().connect().await.unwrap())
+    }
+
+    /// Tells the servers to stop; [`Server::stopped`] waits for it.
+    pub(crate) fn stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            stop.send(()).unwrap();
+        }
+    }
+
+    /// Waits until the servers have ended, and ends the node.
+    pub(crate) async fn stopped(mut self) {
+        self.stop();
+        self.serving.await.unwrap();
+        self.node.stop().await.unwrap();
+    }
+}
+
+/// A request with a deadline, as workers and long polls send it.
+pub(crate) fn within<T>(timeout: Duration, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(timeout);
+    request
+}
+
+pub(crate) fn execution(workflow_id: &str) -> Option<WorkflowExecution> {
+    Some(WorkflowExecution { workflow_id: workflow_id.to_owned(), run_id: String::new() })
+}
+
+pub(crate) fn task_queue(name: &str) -> Option<TaskQueue> {
+    Some(TaskQueue { name: name.to_owned(), ..TaskQueue::default() })
+}
+
+pub(crate) fn payloads(text: &str) -> Option<Payloads> {
+    Some(Payloads { payloads: vec![Payload { data: text.into(), ..Payload::default() }] })
+}
+
+pub(crate) fn start_request(workflow_id: &str) -> StartWorkflowExecutionRequest {
+    StartWorkflowExecutionRequest {
+        namespace: "default".to_owned(),
+        workflow_id: workflow_id.to_owned(),
+        workflow_type: Some(WorkflowType { name: "type".to_owned() }),
+        task_queue: task_queue("queue"),
+        request_id: format!("start {workflow_id}"),
+        ..StartWorkflowExecutionRequest::default()
+    }
+}
+
+/// Polls the task queue of [`start_request`] until there is something.
+pub(crate) async fn poll(client: &mut Client) -> PollWorkflowTaskQueueResponse {
+    loop {
+        let request = PollWorkflowTaskQueueRequest {
+            namespace: "default".to_owned(),
+            task_queue: task_queue("queue"),
+            identity: "worker".to_owned(),
+            ..PollWorkflowTaskQueueRequest::default()
+        };
+        let response = client.poll_workflow_task_queue(within(Duration::from_secs(30), request)).await.unwrap();
+        let response = response.into_inner();
+        if !response.task_token.is_empty() {
+            return response;
+        }
+    }
+}
