@@ -19,10 +19,7 @@ use crate::{Rejection, Run, RunId, Workflow, time, visibility};
 ///
 /// `NotFound` if there is no such run.
 pub fn describe(workflow: &Workflow, run_id: Option<RunId>) -> Result<DescribeWorkflowExecutionResponse, Rejection> {
-    let run = match run_id {
-        Some(run_id) => workflow.runs.get(&run_id),
-        None => workflow.current_run(),
-    };
+    let run = workflow.run(run_id);
     let run = run.ok_or_else(Rejection::workflow_not_found)?;
     Ok(DescribeWorkflowExecutionResponse {
         execution_config: Some(config(run)),

@@ -10,6 +10,10 @@ use crate::{NamespaceId, RunId, Time};
 /// Format of the tokens below.
 const VERSION: u8 = 1;
 
+/// What a token may claim to hold, bytes: far more than the longest ids. Without a limit, a few bytes could ask for any amount
+/// of memory.
+const DECODED_BYTES_MAX: usize = 1 << 20;
+
 /// Names one started workflow task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkflowTaskToken {
@@ -64,6 +68,39 @@ pub fn encode<T: Serialize>(token: &T) -> Vec<u8> {
 /// The token that `bytes` encode, or `None` if they are not one of that kind.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let (version, body) = bytes.split_first()?;
-    let (token, len) = bincode::serde::decode_from_slice(body, bincode::config::standard()).ok()?;
+    let config = bincode::config::standard().with_limit::<DECODED_BYTES_MAX>();
+    let (token, len) = bincode::serde::decode_from_slice(body, config).ok()?;
     (*version == VERSION && len == body.len()).then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn activity(workflow_id: &str) -> ActivityTaskToken {
+        ActivityTaskToken {
+            namespace_id: NamespaceId([1; 16]),
+            workflow_id: workflow_id.to_owned(),
+            run_id: RunId([2; 16]),
+            scheduled_event_id: 5,
+            attempt: 1,
+        }
+    }
+
+    #[test]
+    fn a_token_is_read_as_it_was_written() {
+        let token = activity(&"w".repeat(10_000));
+        assert_eq!(decode(&encode(&token)), Some(token));
+    }
+
+    #[test]
+    fn a_token_that_claims_more_memory_than_there_is_is_refused() {
+        let mut bytes = vec![VERSION];
+        bytes.extend([1; 16]);
+        // The workflow id's length: an eight-byte number follows.
+        bytes.push(253);
+        bytes.extend([0x70; 8]);
+        bytes.extend([b'w'; 100]);
+        assert_eq!(decode::<ActivityTaskToken>(&bytes), None);
+    }
 }

@@ -27,7 +27,7 @@ use crate::{Rejection, RowKey, RunId, Time, visibility};
 /// A run under change.
 pub(crate) struct Txn<'a> {
     /// The run.
-    pub(crate) run: Run,
+    pub(crate) run: Box<Run>,
     /// The workflow's id.
     pub(crate) workflow_id: &'a str,
     /// Time, limits, ids.
@@ -70,7 +70,7 @@ pub(crate) struct NewRun {
 
 impl<'a> Txn<'a> {
     /// Starts a change of `run`.
-    pub(crate) fn new(run: Run, workflow_id: &'a str, ctx: Context<'a>) -> Txn<'a> {
+    pub(crate) fn new(run: Box<Run>, workflow_id: &'a str, ctx: Context<'a>) -> Txn<'a> {
         let history_first = run.state.next_event_id;
         let buffered_unwritten = run.state.next_buffered;
         Txn {
@@ -95,12 +95,12 @@ impl<'a> Txn<'a> {
     }
 
     /// Starts a run that has no rows yet.
-    pub(crate) fn create(run: Run, workflow_id: &'a str, ctx: Context<'a>) -> Txn<'a> {
+    pub(crate) fn create(run: Box<Run>, workflow_id: &'a str, ctx: Context<'a>) -> Txn<'a> {
         Txn { created: true, info_changed: true, changed: true, ..Txn::new(run, workflow_id, ctx) }
     }
 
     /// Gives everything up that was done since `run` was as it is handed in; for a workflow task that turns out invalid.
-    pub(crate) fn restart_from(&mut self, run: Run) {
+    pub(crate) fn restart_from(&mut self, run: Box<Run>) {
         self.history.clear();
         self.history_first = run.state.next_event_id;
         self.run = run;
@@ -315,7 +315,7 @@ impl<'a> Txn<'a> {
     }
 
     /// Ends the change: the run as it is now, and the rows and effects that follow from what was done.
-    pub(crate) fn finish(mut self, reply: Result<Reply, Rejection>) -> (Run, Transition, Option<NewRun>) {
+    pub(crate) fn finish(mut self, reply: Result<Reply, Rejection>) -> (Box<Run>, Transition, Option<NewRun>) {
         let mut rows = Vec::new();
         if self.changed {
             self.run.state.transition_count += 1;

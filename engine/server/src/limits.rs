@@ -12,9 +12,19 @@ pub const PARTITION_ADMISSION_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Events that a loop takes in one turn, before it proposes what they led to.
 pub const PARTITION_TURN_EVENTS_MAX: usize = 1024;
 
-/// Batches of a partition that are proposed and not yet applied. Two keep the log busy; more would make the batches smaller
-/// and every command dearer.
+/// Batches of a partition that are proposed and not yet applied. A second one is proposed only when it is full; more would
+/// make the batches smaller and every command dearer.
 pub const PARTITION_BATCHES_IN_FLIGHT_MAX: usize = 2;
+
+/// Commands of a batch from which on the next one waits for company: fewer come from callers who wait for each other.
+pub const PARTITION_BATCH_COMMANDS_BUSY: usize = 4;
+
+/// Commands at which a batch is large enough: what a batch costs by itself is then small against its commands.
+pub const PARTITION_BATCH_COMMANDS_FULL: usize = 16;
+
+/// The longest that a batch waits for company under load. It waits as long as the one before took, which on most disks is less:
+/// a command then takes twice as long at worst.
+pub const PARTITION_BATCH_LINGER_MAX: Duration = Duration::from_millis(3);
 
 /// Bytes of rows at which a forming batch takes no more commands: an entry must stay well below what replication sends at once.
 pub const PARTITION_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -28,7 +28,7 @@ use crate::matching::{Backlog, Matching, QueueId};
 use crate::meta::{MetaError, Namespaces};
 use crate::partition::{self, Address, Dependencies, NamespaceSource, Partitions};
 use crate::settings::{DataLocation, Settings};
-use crate::{limits, rows};
+use crate::{limits, rows, telemetry};
 
 /// The group of the metadata.
 pub const META_GROUP: GroupId = GroupId(0);
@@ -207,6 +207,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
     let fatal = node.fatal();
     let served = tokio::select! {
         served = frontend::serve(listeners, services, shutdown) => served.map_err(NodeError::from),
+        () = telemetry::fold_histograms() => Ok(()),
         error = fatal => {
             tracing::error!(%error, "the disk failed; what it holds is known only after a restart");
             return Err(error);

@@ -1,7 +1,9 @@
 //! The guard for cost: how many log entries, synced writes, rows and bytes a piece of work may take.
 //!
-//! Everything is done one at a time, so the counts are exact and do not depend on how fast the machine is. A change that makes
-//! one of them smaller lowers the number here; one that makes it larger needs a good reason.
+//! Everything is done one at a time, so the counts are the same on every machine and in every run. A change that makes one of
+//! them smaller lowers the number here; one that makes it larger needs a good reason.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // a test fails by panicking, also in its helpers
 
 mod harness;
 
@@ -124,9 +126,10 @@ async fn a_workflow_with_one_activity_takes_four_commits() {
             assert!(commit.fsyncs <= 1);
         }
         assert_eq!(all.entries, 4);
-        assert_eq!([start, schedule, result, close].map(|commit| commit.rows), [0, 0, 0, 0]);
-        assert!(all.row_bytes < 0);
-        assert!(all.log_bytes < 0);
+        let rows = [start, schedule, result, close].map(|commit| commit.rows);
+        assert!(rows.iter().zip([6, 5, 5, 6]).all(|(rows, rows_max)| *rows <= rows_max), "{rows:?}");
+        assert!(all.row_bytes <= 3_000, "{all:?}");
+        assert!(all.log_bytes <= 3_000, "{all:?}");
     }
     counted.server.stopped().await;
 }
@@ -142,8 +145,9 @@ async fn a_signal_costs_the_same_however_many_there_were() {
         counted.client.signal_workflow_execution(signal("w", &format!("{number:03}"))).await.unwrap();
         steps.push(counted.step("signal"));
     }
-    assert!(steps.iter().all(|step| step.entries == 1 && step.fsyncs <= 1 && step.rows == 0));
-    let (first, last) = (steps[1], steps[SIGNALS - 1]);
+    // Its event, its request id, and the state of the run.
+    assert!(steps.iter().all(|step| step.entries == 1 && step.fsyncs <= 1 && step.rows <= 3), "{steps:?}");
+    let (first, last) = (steps[0], steps[SIGNALS - 1]);
     assert!(last.row_bytes <= first.row_bytes + 16, "{first:?} {last:?}");
 
     // The same request once more changes nothing.
@@ -153,7 +157,7 @@ async fn a_signal_costs_the_same_however_many_there_were() {
     let task = poll(&mut counted.client).await;
     counted.respond(task.task_token, vec![complete("done")]).await;
     let close = counted.step("close");
-    assert_eq!((close.entries, close.rows), (1, 0));
+    assert!(close.entries == 1 && close.rows <= 6, "{close:?}");
     counted.server.stopped().await;
 }
 
@@ -202,11 +206,16 @@ async fn what_a_transition_writes_does_not_grow_with_the_width_of_a_fan_out() {
     };
     // An activity is a row of its own and a task row; everything else is shared.
     assert_eq!(wide_schedule.entries, 1);
-    assert_eq!(wide_schedule.rows - narrow_schedule.rows, 198 * 2);
-    for result in wide {
-        assert_eq!((result.entries, result.rows), (1, narrow[1].rows));
-        assert!(result.row_bytes <= narrow[1].row_bytes + 32, "{result:?}, narrow: {:?}", narrow[1]);
+    assert!(wide_schedule.rows - narrow_schedule.rows <= 198 * 2);
+    assert!(wide_schedule.row_bytes / 200 <= 350);
+    // The first result schedules a workflow task, the others find it there.
+    for (index, result) in wide.iter().enumerate() {
+        let alike = narrow[index.min(1)];
+        assert_eq!((result.entries, result.rows), (1, alike.rows));
+        assert!(result.row_bytes <= alike.row_bytes + 32, "{result:?}, narrow: {alike:?}");
     }
+    assert!(wide.iter().all(|result| result.rows <= 5));
     assert_eq!((wide_close.entries, wide_close.rows), (1, narrow_close.rows));
+    assert!(wide_close.row_bytes <= narrow_close.row_bytes + 48);
     counted.server.stopped().await;
 }

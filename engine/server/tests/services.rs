@@ -6,62 +6,19 @@ mod harness;
 
 use std::time::Duration;
 
-use everlog_proto::api::command::v1::{Command, CompleteWorkflowExecutionCommandAttributes, command::Attributes};
-use everlog_proto::api::enums::v1::{CommandType, EventType, HistoryEventFilterType, QueryResultType};
+use everlog_proto::api::enums::v1::{EventType, HistoryEventFilterType, QueryResultType};
 use everlog_proto::api::query::v1::WorkflowQuery;
 use everlog_proto::api::workflowservice::v1::{
-    CreateScheduleRequest, GetSystemInfoRequest, GetWorkflowExecutionHistoryRequest,
-    GetWorkflowExecutionHistoryResponse, ListNamespacesRequest, QueryWorkflowRequest, RegisterNamespaceRequest,
-    RespondQueryTaskCompletedRequest, RespondWorkflowTaskCompletedRequest, SignalWorkflowExecutionRequest,
+    CreateScheduleRequest, GetSystemInfoRequest, GetWorkflowExecutionHistoryRequest, ListNamespacesRequest,
+    QueryWorkflowRequest, RegisterNamespaceRequest, RespondQueryTaskCompletedRequest,
     TerminateWorkflowExecutionRequest,
 };
 use everlog_proto::wkt;
+use harness::requests::{complete, event_ids, history, respond, signal};
 use harness::{Client, Server, execution, payloads, poll, start_request, task_queue, within};
 use tonic::Code;
 
 const LONG: Duration = Duration::from_secs(30);
-
-fn complete(result: &str) -> Command {
-    Command {
-        command_type: CommandType::CompleteWorkflowExecution as i32,
-        attributes: Some(Attributes::CompleteWorkflowExecutionCommandAttributes(
-            CompleteWorkflowExecutionCommandAttributes { result: payloads(result) },
-        )),
-        ..Command::default()
-    }
-}
-
-fn respond(task_token: Vec<u8>, commands: Vec<Command>) -> RespondWorkflowTaskCompletedRequest {
-    RespondWorkflowTaskCompletedRequest {
-        namespace: "default".to_owned(),
-        task_token,
-        commands,
-        ..RespondWorkflowTaskCompletedRequest::default()
-    }
-}
-
-fn signal(workflow_id: &str, request_id: &str) -> SignalWorkflowExecutionRequest {
-    SignalWorkflowExecutionRequest {
-        namespace: "default".to_owned(),
-        workflow_execution: execution(workflow_id),
-        signal_name: "signal".to_owned(),
-        request_id: request_id.to_owned(),
-        ..SignalWorkflowExecutionRequest::default()
-    }
-}
-
-fn history(workflow_id: &str, next_page_token: Vec<u8>) -> GetWorkflowExecutionHistoryRequest {
-    GetWorkflowExecutionHistoryRequest {
-        namespace: "default".to_owned(),
-        execution: execution(workflow_id),
-        next_page_token,
-        ..GetWorkflowExecutionHistoryRequest::default()
-    }
-}
-
-fn event_ids(response: &GetWorkflowExecutionHistoryResponse) -> Vec<i64> {
-    response.history.as_ref().unwrap().events.iter().map(|event| event.event_id).collect()
-}
 
 async fn register(client: &mut Client, namespace: &str) {
     let request = RegisterNamespaceRequest {

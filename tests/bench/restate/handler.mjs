@@ -1,4 +1,6 @@
 // The workloads of the benchmark that Restate has an equivalent for: a durable step is what an activity is elsewhere.
+import http2 from "node:http2";
+
 import * as restate from "@restatedev/restate-sdk";
 
 // The SDK needs this from Node 22; supply it to older ones.
@@ -23,4 +25,4 @@ const bench = restate.service({
   options: { journalRetention: { hours: 1 }, idempotencyRetention: { hours: 1 } },
 });
 
-await restate.serve({ services: [bench], port: Number(process.argv[2]) });
+http2.createServer(restate.createEndpointHandler({ services: [bench] })).listen(Number(process.argv[2]), "127.0.0.1");

@@ -1,8 +1,9 @@
 //! Compares Everlog with other servers. Each measurement has a fresh server with an empty directory; the servers take turns
 //! (A B A B ...), so that whatever the machine does to one it does to the other, and a ratio is taken within each round.
 //!
-//! fsyncs are counted in one more, shorter round under strace, for all servers with the same instrument; that round times
-//! nothing.
+//! fsyncs are a server's own count where it has one. For the others they are counted in one more, shorter round under strace,
+//! which times nothing. strace slows a server down, and one that shares syncs between callers then shares fewer: no such
+//! server may be counted that way.
 
 use std::path::PathBuf;
 
@@ -69,7 +70,12 @@ impl Comparison {
             }
         }
         if self.strace {
+            let own_count =
+                |figures: &&mut Vec<Vec<Figure>>| figures.iter().flatten().any(|one| one.fsyncs_per_unit.is_some());
             for (kind, of_kind) in kinds.iter().zip(&mut rounds) {
+                if own_count(&of_kind) {
+                    continue;
+                }
                 let counted =
                     self.once(*kind, workload, concurrency, Size::Count(STRACE_COUNT), true, progress).await?;
                 for figure in of_kind.iter_mut().flatten() {

@@ -109,7 +109,7 @@ struct RunArgs {
     /// Its data directory, for disk use.
     #[arg(long, value_name = "DIR", requires = "target")]
     data_dir: Option<PathBuf>,
-    /// Its Prometheus endpoint, if it has Everlog's counters.
+    /// Its Prometheus endpoint, for Everlog's and Restate's own counters.
     #[arg(long, value_name = "URL", requires = "target")]
     metrics: Option<String>,
     /// Start this server for the run instead.
@@ -135,7 +135,7 @@ struct CompareArgs {
     /// Rounds; every round gives one pair per server.
     #[arg(long, value_name = "N", default_value_t = 5)]
     pairs: usize,
-    /// Do not count fsyncs with strace in a round of its own.
+    /// Do not use strace, in a round of its own, for servers that do not count their fsyncs.
     #[arg(long)]
     no_strace: bool,
     /// Where the data directories are made; decides the file system.

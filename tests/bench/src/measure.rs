@@ -32,7 +32,7 @@ pub(crate) struct Target {
     pub(crate) pid: Option<u32>,
     /// Where the server keeps its data, if on disk.
     pub(crate) data_dir: Option<PathBuf>,
-    /// URL of its Prometheus endpoint, if it has Everlog's counters.
+    /// URL of its Prometheus endpoint, if it has counters that are known here.
     pub(crate) metrics: Option<String>,
     /// Count fsyncs with strace. Costs so much that CPU and latency are then left out.
     pub(crate) strace: bool,
@@ -51,7 +51,7 @@ pub(crate) struct Usage {
     pub(crate) write_bytes: Option<u64>,
     /// fsync and fdatasync calls, and who counted them.
     pub(crate) fsyncs: Option<(u64, &'static str)>,
-    /// Everlog's counters, by name, those that moved.
+    /// The server's own counters, by name.
     pub(crate) counters: HashMap<&'static str, u64>,
     /// Resident memory at the end.
     pub(crate) rss_bytes: Option<u64>,
@@ -96,7 +96,7 @@ impl Meter {
             .iter()
             .map(|(name, value)| (*name, value.saturating_sub(self.before.counters.get(name).copied().unwrap_or(0))))
             .collect();
-        let own = counters.get(LOG_FSYNCS).map(|fsyncs| (*fsyncs, "log counter"));
+        let own = FSYNC_COUNTERS.iter().find_map(|name| Some((*counters.get(name)?, "own counter")));
         Ok(Usage {
             elapsed,
             cpu_s: difference(self.before.cpu_s, after.cpu_s).filter(|_| !self.target.strace),
@@ -114,10 +114,12 @@ fn difference(before: Option<f64>, after: Option<f64>) -> Option<f64> {
     before.zip(after).map(|(before, after)| after - before)
 }
 
-const LOG_FSYNCS: &str = "everlog_log_fsyncs_total";
-/// Everlog's counters that are read.
-const COUNTERS: [&str; 5] = [
-    LOG_FSYNCS,
+/// Counters of synced log writes. Everlog's was compared with strace and is equal to it.
+const FSYNC_COUNTERS: [&str; 2] = ["everlog_log_fsyncs_total", "restate_rocksdb_wal_synced_total"];
+/// The servers' own counters that are read.
+const COUNTERS: [&str; 6] = [
+    FSYNC_COUNTERS[0],
+    FSYNC_COUNTERS[1],
     "everlog_log_bytes_total",
     "everlog_log_records_total",
     "everlog_state_rows_total",
@@ -174,7 +176,7 @@ fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }
 
-/// Everlog's counters from a Prometheus exposition, summed over their labels.
+/// The known counters of a Prometheus exposition, summed over their labels.
 fn counters(exposition: &str) -> HashMap<&'static str, u64> {
     let mut values = HashMap::new();
     for line in exposition.lines() {

@@ -17,8 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::{normal_queue, payloads, wire_duration};
 
-/// How long an activity may run. Long, so that an overloaded machine does not turn into retries.
-const ACTIVITY_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long an attempt of an activity may take; the server then tries again. Attempts are lost when an overloaded server hands
+/// one to a poll that has timed out, as workflow tasks are, and those have ten seconds too.
+const ACTIVITY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The input of a workflow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -49,7 +49,7 @@ pub(crate) struct Figure {
     pub(crate) workflows_read_back: u64,
     pub(crate) events_read_back: u64,
     pub(crate) workflow_tasks_lost: u64,
-    /// Everlog's own counters, per unit.
+    /// The server's own counters, per unit.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) counters_per_unit: BTreeMap<String, f64>,
     /// Figures of this workload alone.

@@ -99,6 +99,8 @@ struct Ports {
     main: u16,
     second: u16,
     third: u16,
+    /// Restate's fourth: its node-to-node port, which serves its metrics.
+    node: u16,
 }
 
 impl Server {
@@ -143,11 +145,15 @@ impl Server {
 
     /// What to measure.
     pub(crate) fn target(&self) -> Target {
+        let metrics = match self.kind {
+            ServerKind::Everlog => Some(self.ports.third),
+            ServerKind::Restate => Some(self.ports.node),
+            ServerKind::TemporalFile | ServerKind::TemporalMemory => None,
+        };
         Target {
             pid: self.child.id(),
             data_dir: self.kind.durable().then(|| self.directory.clone()),
-            metrics: (self.kind == ServerKind::Everlog)
-                .then(|| format!("http://127.0.0.1:{}/metrics", self.ports.third)),
+            metrics: metrics.map(|port| format!("http://127.0.0.1:{port}/metrics")),
             strace: false,
             probe_dir: self.directory.clone(),
         }
@@ -181,7 +187,7 @@ impl Server {
     async fn accepting(&mut self) -> Result<(), BenchError> {
         let mut waiting: Vec<u16> = vec![self.ports.main];
         if self.kind == ServerKind::Restate {
-            waiting.extend([self.ports.second, self.ports.third]);
+            waiting.extend([self.ports.second, self.ports.third, self.ports.node]);
         }
         let began = Instant::now();
         while let Some(port) = waiting.last() {
@@ -226,14 +232,19 @@ impl Server {
 }
 
 impl Ports {
-    /// Three ports that were free a moment ago. All are held together, so that they differ.
+    /// Ports that were free a moment ago. All are held together, so that they differ.
     fn free() -> Result<Self, BenchError> {
         let listen = || TcpListener::bind(("127.0.0.1", 0)).map_err(|error| BenchError::io("bind", error));
-        let listeners = [listen()?, listen()?, listen()?];
+        let listeners = [listen()?, listen()?, listen()?, listen()?];
         let port = |listener: &TcpListener| {
             listener.local_addr().map(|address| address.port()).map_err(|error| BenchError::io("bind", error))
         };
-        Ok(Ports { main: port(&listeners[0])?, second: port(&listeners[1])?, third: port(&listeners[2])? })
+        Ok(Ports {
+            main: port(&listeners[0])?,
+            second: port(&listeners[1])?,
+            third: port(&listeners[2])?,
+            node: port(&listeners[3])?,
+        })
     }
 }
 
@@ -274,7 +285,8 @@ fn temporal(binaries: &Binaries, ports: Ports, directory: Option<&Path>) -> Comm
 
 fn restate(binaries: &Binaries, directory: &Path, ports: Ports) -> Result<Command, BenchError> {
     let mut command = Command::new(restate_binary(&binaries.restate_dir)?);
-    command.args(["--no-logo", "--node-name", "bench", "--listen-mode", "tcp", "--use-random-ports", "true"]);
+    command.args(["--no-logo", "--node-name", "bench", "--listen-mode", "tcp", "--bind-ip", "127.0.0.1"]);
+    command.args(["--bind-port", &ports.node.to_string()]);
     command.arg("--base-dir").arg(directory.join("data"));
     command.env("RESTATE_INGRESS__BIND_ADDRESS", format!("127.0.0.1:{}", ports.main));
     command.env("RESTATE_ADMIN__BIND_ADDRESS", format!("127.0.0.1:{}", ports.second));

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use everlog_proto::api::enums::v1::{QueryResultType, TaskQueueKind};
+use everlog_proto::api::enums::v1::{EventType, QueryResultType, TaskQueueKind};
 use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::query::v1::WorkflowQueryResult;
 use everlog_proto::api::taskqueue::v1::{StickyExecutionAttributes, TaskQueue};
@@ -173,15 +173,14 @@ impl Shared {
                 Ok(response) => response,
                 Err(error) => {
                     lock(&self.cache).remove(&execution.run_id);
-                    return self.unless_dropped(error);
+                    self.unless_dropped(error)?;
+                    return if closing { self.confirm_closed(&execution).await } else { Ok(()) };
                 }
             };
             self.workflow_tasks.fetch_add(1, Ordering::Relaxed);
             if closing {
                 lock(&self.cache).remove(&execution.run_id);
-                if let Some(waiting) = lock(&self.completions).remove(&execution.workflow_id) {
-                    let _ = waiting.send(Instant::now()); // nobody waits any more: fine
-                }
+                self.tell_completed(&execution);
                 return Ok(());
             }
             if self.options.sticky {
@@ -194,6 +193,22 @@ impl Shared {
             }
         }
         Err(BenchError::Limit(format!("{TASKS_IN_A_ROW_MAX} workflow tasks in a row without a poll")))
+    }
+
+    fn tell_completed(&self, execution: &Execution) {
+        if let Some(waiting) = lock(&self.completions).remove(&execution.workflow_id) {
+            let _ = waiting.send(Instant::now()); // nobody waits any more: fine
+        }
+    }
+
+    /// A completion whose first attempt was not answered in time may have counted, although its second is told that the task
+    /// is gone. The history knows.
+    async fn confirm_closed(&self, execution: &Execution) -> Result<(), BenchError> {
+        let events = self.client.history(execution).await?;
+        if events.last().is_some_and(|event| event.event_type() == EventType::WorkflowExecutionCompleted) {
+            self.tell_completed(execution);
+        }
+        Ok(())
     }
 
     /// The state at the task: cached plus the task's events, or from the whole history.

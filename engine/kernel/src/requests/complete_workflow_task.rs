@@ -102,7 +102,7 @@ fn complete(
 /// is slowed down. A run that asks for more than it may have is terminated.
 fn refuse(
     txn: &mut Txn<'_>,
-    before: Run,
+    before: Box<Run>,
     task: &WorkflowTask,
     identity: String,
     invalid: Invalid,

@@ -286,7 +286,7 @@ pub(crate) fn begin<'a>(new_run: NewRun, workflow_id: &'a str, ctx: Context<'a>)
         run_expiration: run_expiration.map(|time| execution_expiration.map_or(time, |expiration| time.min(expiration))),
         execution_expiration,
     };
-    let mut txn = Txn::create(Run::new(run_id, info), workflow_id, ctx);
+    let mut txn = Txn::create(Box::new(Run::new(run_id, info)), workflow_id, ctx);
     txn.append_event(HistoryEvent {
         attributes: Some(Attributes::WorkflowExecutionStartedEventAttributes(started)),
         user_metadata,

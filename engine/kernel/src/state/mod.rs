@@ -33,8 +33,8 @@ pub struct Workflow {
     pub id: String,
     /// The current run: the last one started. `None` if there is none, or none any more.
     pub current: Option<Current>,
-    /// Runs in memory.
-    pub runs: BTreeMap<RunId, Run>,
+    /// Runs in memory. Boxed: most workflows have one run, and a node of the map has room for eleven.
+    pub runs: BTreeMap<RunId, Box<Run>>,
 }
 
 /// The row that names a workflow's current run.
@@ -50,9 +50,15 @@ impl Workflow {
         Workflow { id: id.into(), ..Workflow::default() }
     }
 
+    /// A run by its id, or the current one (if it is there and loaded).
+    pub fn run(&self, run_id: Option<RunId>) -> Option<&Run> {
+        let run_id = run_id.or(self.current.as_ref().map(|current| current.run_id))?;
+        self.runs.get(&run_id).map(|run| &**run)
+    }
+
     /// The current run, if there is one (and it is loaded).
     pub fn current_run(&self) -> Option<&Run> {
-        self.runs.get(&self.current.as_ref()?.run_id)
+        self.run(None)
     }
 }
 

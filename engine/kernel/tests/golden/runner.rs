@@ -454,11 +454,7 @@ impl Runner {
     }
 
     fn run_of(&self, run_id: Option<RunId>) -> Outcome<&Run> {
-        match run_id {
-            Some(run_id) => self.workflow.runs.get(&run_id),
-            None => self.workflow.current_run(),
-        }
-        .ok_or_else(|| "there is no such run".into())
+        self.workflow.run(run_id).ok_or_else(|| "there is no such run".into())
     }
 
     fn with_run_names(&self, mut output: String) -> String {

@@ -82,7 +82,7 @@ impl Store {
         }
         for (id, rows) in runs {
             let run = Run::from_rows(id, rows).expect("the kernel wrote it").expect("every run has a state row");
-            workflow.runs.insert(id, run);
+            workflow.runs.insert(id, Box::new(run));
         }
         workflow
     }

@@ -17,10 +17,10 @@ pub(super) async fn add_search_attributes(
     _call: Call,
     request: AddSearchAttributesRequest,
 ) -> Result<AddSearchAttributesResponse, Error> {
+    check_namespace(frontend, &request.namespace)?;
     if request.search_attributes.is_empty() {
         return Err(Error::invalid("SearchAttributes are not set on request."));
     }
-    check_namespace(frontend, &request.namespace)?;
     let kind = |kind| IndexedValueType::try_from(kind).unwrap_or(IndexedValueType::Unspecified);
     let attributes = request.search_attributes.into_iter().map(|(name, number)| (name, kind(number))).collect();
     frontend.namespaces.add_search_attributes(&request.namespace, attributes).await?;
@@ -33,10 +33,10 @@ pub(super) async fn remove_search_attributes(
     _call: Call,
     request: RemoveSearchAttributesRequest,
 ) -> Result<RemoveSearchAttributesResponse, Error> {
+    check_namespace(frontend, &request.namespace)?;
     if request.search_attributes.is_empty() {
         return Err(Error::invalid("SearchAttributes are not set on request."));
     }
-    check_namespace(frontend, &request.namespace)?;
     frontend.namespaces.remove_search_attributes(&request.namespace, &request.search_attributes).await?;
     Ok(RemoveSearchAttributesResponse::default())
 }

@@ -104,10 +104,7 @@ impl Asked {
         let run_id = self.run_id;
         let partition = self.services.partitions.of(&self.address);
         let view = partition.inspect(self.address.clone(), run_id, move |workflow, _| {
-            let run = match run_id {
-                Some(run_id) => workflow.runs.get(&run_id),
-                None => workflow.current_run(),
-            };
+            let run = workflow.run(run_id);
             let run = run.ok_or_else(Rejection::workflow_not_found)?;
             Ok((run.task_queue().to_owned(), run.state.workflow_task.is_some()))
         });

@@ -227,11 +227,11 @@ impl Frontend {
         namespace: &str,
         task_token: &[u8],
     ) -> Result<T, Error> {
-        if task_token.is_empty() {
-            return Err(Error::invalid("Task token not set on request."));
-        }
         if !namespace.is_empty() {
             self.namespace(namespace)?;
+        }
+        if task_token.is_empty() {
+            return Err(Error::invalid("Task token not set on request."));
         }
         token::decode(task_token).ok_or_else(|| Error::invalid("Error deserializing task token."))
     }

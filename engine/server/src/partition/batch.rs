@@ -1,6 +1,7 @@
 //! A batch: the rows of many commands on their way to the log as one entry, and what waits for them.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use bytes::Bytes;
 use everlog_storage::state::{RowBatch, RowChange};
@@ -17,6 +18,10 @@ pub(crate) struct Batch {
     /// Where in `changes` a key stands, so that a later change replaces an earlier one.
     positions: HashMap<Bytes, usize>,
     bytes: usize,
+    /// How many commands have put rows in.
+    commands: usize,
+    /// When the first of them did.
+    since: Option<Instant>,
     /// Replies and effects, in order.
     pub(crate) waiting: Vec<OnDurable>,
 }
@@ -43,6 +48,22 @@ impl Batch {
                 self.changes.push(change);
             }
         }
+    }
+
+    /// Counts a command whose rows were added.
+    pub(crate) fn count_command(&mut self) {
+        self.commands += 1;
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// How many commands have put rows in.
+    pub(crate) fn commands(&self) -> usize {
+        self.commands
+    }
+
+    /// When the first of them did.
+    pub(crate) fn since(&self) -> Option<Instant> {
+        self.since
     }
 
     /// Whether there is anything to write.

@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use everlog_kernel::command::{QueryReply, Reply};
 use everlog_kernel::transition::{Effect, TaskKind};
@@ -114,6 +114,7 @@ impl Partition {
 /// A batch on its way.
 struct InFlight {
     sequence: u64,
+    proposed: Instant,
     outcome: ProposalOutcome,
     waiting: Vec<OnDurable>,
     touched: Vec<CacheKey>,
@@ -144,6 +145,10 @@ struct Loop {
     touched: Vec<CacheKey>,
     views: HashMap<(CacheKey, RunId), RunView>,
     in_flight: VecDeque<InFlight>,
+    /// Commands in the batch that was proposed last.
+    last_commands: usize,
+    /// How long the last batch took to become durable and applied.
+    last_latency: Duration,
     watchers: HashMap<(CacheKey, RunId), Vec<Watcher>>,
     now: Time,
     /// Where the seeds of decisions come from; itself seeded by the system.
@@ -181,6 +186,8 @@ impl Loop {
             touched: Vec::new(),
             views: HashMap::new(),
             in_flight: VecDeque::new(),
+            last_commands: 0,
+            last_latency: Duration::ZERO,
             watchers: HashMap::new(),
             now: Time(0),
             seeds: Ids::new(system_seed()),
@@ -256,7 +263,7 @@ impl Loop {
             if self.stopping.is_some() && self.in_flight.is_empty() && self.forming.is_empty() {
                 return End::Stopped;
             }
-            let sleep = self.until_next_wake();
+            let sleep = self.until_next_wake().min(self.patience().unwrap_or(Duration::MAX));
             let accepting = self.forming.bytes() < limits::PARTITION_BATCH_BYTES_MAX;
             tokio::select! {
                 biased;
@@ -309,10 +316,29 @@ impl Loop {
 
     // ---- Batches -----------------------------------------------------------------------------------------------------
 
+    /// How long the forming batch is to wait for more commands; `None` if there is nothing to propose, or no room in flight.
+    ///
+    /// A lone command never waits. Under load, when the batch before carried several commands, a moment's patience makes
+    /// batches larger, and all that is paid by the batch (an entry in Raft, a share of an fsync) cheaper. It waits no longer
+    /// than the batch before took to become durable, and not at all once it is as large as that one: whoever was answered by
+    /// it is back then.
+    fn patience(&self) -> Option<Duration> {
+        let since = self.forming.since().filter(|_| !self.forming.is_empty())?;
+        let commands = self.forming.commands();
+        let full = commands >= self.last_commands.max(limits::PARTITION_BATCH_COMMANDS_FULL);
+        match self.in_flight.len() {
+            0 if full || self.last_commands < limits::PARTITION_BATCH_COMMANDS_BUSY => Some(Duration::ZERO),
+            0 => Some(self.last_latency.min(limits::PARTITION_BATCH_LINGER_MAX).saturating_sub(since.elapsed())),
+            in_flight if full && in_flight < limits::PARTITION_BATCHES_IN_FLIGHT_MAX => Some(Duration::ZERO),
+            _ => None,
+        }
+    }
+
     async fn propose(&mut self, term: u64) -> Result<(), ()> {
-        if self.forming.is_empty() || self.in_flight.len() >= limits::PARTITION_BATCHES_IN_FLIGHT_MAX {
+        if self.patience() != Some(Duration::ZERO) {
             return Ok(());
         }
+        self.last_commands = self.forming.commands();
         let (rows, waiting) = std::mem::take(&mut self.forming).into_parts();
         self.batch_rows.record(rows.changes.len() as f64);
         let sequence = self.sequence;
@@ -321,7 +347,14 @@ impl Loop {
             Ok(outcome) => {
                 let touched = std::mem::take(&mut self.touched);
                 let views = std::mem::take(&mut self.views);
-                self.in_flight.push_back(InFlight { sequence, outcome, waiting, touched, views });
+                self.in_flight.push_back(InFlight {
+                    sequence,
+                    proposed: Instant::now(),
+                    outcome,
+                    waiting,
+                    touched,
+                    views,
+                });
                 Ok(())
             }
             Err(error) => {
@@ -340,6 +373,7 @@ impl Loop {
             return Err(());
         }
         self.committed = batch.sequence;
+        self.last_latency = batch.proposed.elapsed();
         for waiting in batch.waiting {
             waiting(Ok(()));
         }
@@ -563,6 +597,9 @@ impl Loop {
         let wrote = !rows.is_empty();
         let sequence = self.sequence;
         if let Some(entry) = self.cache.get_mut(key) {
+            if wrote {
+                self.forming.count_command();
+            }
             if wrote && entry.last_batch != sequence {
                 entry.last_batch = sequence;
                 self.touched.push(key.clone());
@@ -654,10 +691,7 @@ impl Loop {
     ) {
         let Some(entry) = self.cache.get_mut(key) else { return };
         let last_batch = entry.last_batch;
-        let run = entry.workflow.as_ref().and_then(|workflow| match run_id {
-            Some(run_id) => workflow.runs.get(&run_id),
-            None => workflow.current_run(),
-        });
+        let run = entry.workflow.as_ref().and_then(|workflow| workflow.run(run_id));
         let first = run.map(view).ok_or_else(|| CallError::Rejected(Rejection::workflow_not_found()));
         if let (Some(seen), Ok(first)) = (seen, &first)
             && first.is_open

@@ -92,7 +92,7 @@ fn load(group: &Group, address: &Address, runs: &[RunId], with_current: bool) ->
     }
     for run_id in wanted {
         if let Some(run) = load_run(group, address, run_id)? {
-            workflow.runs.insert(run_id, run);
+            workflow.runs.insert(run_id, Box::new(run));
         }
     }
     Ok(workflow)

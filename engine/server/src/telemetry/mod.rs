@@ -5,4 +5,4 @@ mod metrics;
 mod process;
 
 pub use logs::init_logs;
-pub use metrics::{install_recorder, render};
+pub use metrics::{fold_histograms, install_recorder, render};

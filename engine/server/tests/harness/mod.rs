@@ -2,7 +2,9 @@
 
 #![allow(dead_code, reason = "each test binary uses its part of the harness")]
 
+pub(crate) mod process;
 pub(crate) mod requests;
+pub(crate) mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,9 +72,13 @@ impl Server {
         Server { addresses, node, stop: Some(stop), serving, _data: data }
     }
 
-    pub(crate) async fn client(&self) -> Client {
+    pub(crate) async fn channel(&self) -> Channel {
         let url = format!("http://{}", self.addresses.grpc);
-        Client::new(Channel::from_shared(url).unwrap().connect().await.unwrap())
+        Channel::from_shared(url).unwrap().connect().await.unwrap()
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        Client::new(self.channel().await)
     }
 
     /// Tells the servers to stop; [`Server::stopped`] waits for it.
