@@ -12,7 +12,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 source deploy/toolchain.sh
 
-all_steps=(fmt clippy rust-tests doc deny build sdk-python sdk-typescript sdk-go crash)
+all_steps=(fmt clippy rust-tests doc deny build sdk-python sdk-typescript sdk-go crash bench-smoke)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/everlog
 logs=$(mktemp -d "${TMPDIR:-/tmp}/everlog-tests.XXXXXX")
 serve_s_max=60
@@ -86,6 +86,12 @@ step_crash() {
 	"$python" tests/crash/crash.py
 }
 
+# Every workload of the benchmark at a small size: histories are read back, nothing is timed.
+step_bench-smoke() {
+	require_rust
+	cargo run --locked -q -p everlog-bench -- smoke --everlog-bin "$EVERLOG_BIN"
+}
+
 # --- what steps need ---------------------------------------------------------------------------------------------
 
 # prepare_python: a virtual environment with the pinned packages; sets `python`.
@@ -108,7 +114,7 @@ once() {
 	cp "$input" "$stamp"
 }
 
-# The binary that the SDK suites and the crash test run; the one just built unless EVERLOG_BIN says otherwise.
+# The binary that the SDK suites, the crash test and the benchmark run; the one just built unless EVERLOG_BIN says otherwise.
 find_binary() {
 	[ -z "${EVERLOG_BIN:-}" ] || return 0
 	require_rust
@@ -168,7 +174,7 @@ count() {
 		step == "sdk-typescript" && /^(#|ℹ) (fail|cancelled) [0-9]+/ { failed += $3 }
 		step == "sdk-go" && /^ *--- PASS/ { passed++ }
 		step == "sdk-go" && /^ *--- FAIL/ { failed++ }
-		step == "crash" && /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 }
+		(step == "crash" || step == "bench-smoke") && /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 }
 		END { print passed + 0, failed + 0 }' "$logs/$1.log")
 	passed=$((passed + ${found% *}))
 	failed=$((failed + ${found#* }))
@@ -181,7 +187,7 @@ run() {
 	echo "=== $step"
 	case $step in
 	sdk-*) start_server ;;
-	crash)
+	crash | bench-smoke)
 		stop_server || finish 1
 		find_binary
 		;;

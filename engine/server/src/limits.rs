@@ -32,8 +32,9 @@ pub const PARTITION_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Partitions of a new data directory: enough to use the cores of a small machine, few enough to share an fsync well.
 pub const PARTITIONS_DEFAULT: u32 = 4;
 
-/// Memory of the workflows that a node keeps, bytes. Beyond it, the least recently used ones are dropped and read again.
-pub const WORKFLOW_CACHE_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Memory of the workflows that a node keeps, bytes: about 30,000 of them. Beyond it, the least recently used ones are dropped
+/// and read again.
+pub const WORKFLOW_CACHE_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// History that is kept in memory for a cached run after it was applied, bytes: what the next workflow task of a sticky
 /// worker needs.

@@ -269,7 +269,10 @@ impl Run {
     pub fn memory_bytes(&self) -> usize {
         let activities: usize = self.activities.values().map(|activity| activity.memory_bytes()).sum();
         let buffered: usize = self.buffered.values().map(|event| prost::Message::encoded_len(&**event) + 64).sum();
-        1024 + prost::Message::encoded_len(&*self.info.started)
+        // The fields of a decoded message are about as large again as its encoding.
+        size_of::<Run>()
+            + size_of::<RunInfo>()
+            + 2 * prost::Message::encoded_len(&*self.info.started)
             + activities
             + buffered
             + 96 * self.timers.len()

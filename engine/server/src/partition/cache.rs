@@ -63,7 +63,10 @@ impl Entry {
     fn measure(&self) -> usize {
         let runs: usize =
             self.workflow.iter().flat_map(|workflow| workflow.runs.values()).map(|run| run.memory_bytes()).sum();
-        512 + runs + self.tails.values().map(HistoryTail::bytes).sum::<usize>()
+        // The maps' tables, the key (which the cache has twice), and what the allocator rounds up.
+        const OVERHEAD_BYTES: usize = 1024;
+        let tails: usize = self.tails.values().map(HistoryTail::bytes).sum();
+        size_of::<Entry>() + OVERHEAD_BYTES + runs + tails
     }
 
     /// Whether dropping it loses nothing that rows do not have or that somebody waits for.
