@@ -106,6 +106,32 @@ pub enum Command {
     FireTimers,
 }
 
+impl Command {
+    /// What it is called in logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Command::StartWorkflow(_) => "StartWorkflow",
+            Command::SignalWithStartWorkflow(_) => "SignalWithStartWorkflow",
+            Command::SignalWorkflow(_) => "SignalWorkflow",
+            Command::RequestCancelWorkflow(_) => "RequestCancelWorkflow",
+            Command::TerminateWorkflow(_) => "TerminateWorkflow",
+            Command::StartWorkflowTask(_) => "StartWorkflowTask",
+            Command::CompleteWorkflowTask(..) => "CompleteWorkflowTask",
+            Command::FailWorkflowTask(..) => "FailWorkflowTask",
+            Command::ResetStickyTaskQueue => "ResetStickyTaskQueue",
+            Command::StartActivityTask(_) => "StartActivityTask",
+            Command::HeartbeatActivity { .. } => "HeartbeatActivity",
+            Command::CompleteActivity { .. } => "CompleteActivity",
+            Command::FailActivity { .. } => "FailActivity",
+            Command::CancelActivity { .. } => "CancelActivity",
+            Command::QueryWorkflow { .. } => "QueryWorkflow",
+            Command::AbandonQuery { .. } => "AbandonQuery",
+            Command::StartQueryTask { .. } => "StartQueryTask",
+            Command::FireTimers => "FireTimers",
+        }
+    }
+}
+
 /// A poller for a workflow task.
 #[derive(Clone, Debug)]
 pub struct StartWorkflowTask {

@@ -7,24 +7,27 @@
 //!
 //! When leadership or a proposal is lost, everything in memory is dropped and read again from the rows.
 
+mod refill;
+mod time;
+mod watching;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use everlog_kernel::command::{QueryReply, Reply};
+use everlog_kernel::command::Reply;
 use everlog_kernel::transition::{Effect, TaskKind};
 use everlog_kernel::{Command, Context, Ids, Limits, Rejection, RowKey, RunId, Time, Transition, Workflow, decide};
 use everlog_raft::group::ProposalOutcome;
 use everlog_raft::{Group, Leadership};
 use everlog_storage::GroupId;
-use everlog_storage::keys::TaskKey as TaskRowKey;
-use everlog_storage::state::Direction;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::watching::{Watcher, view};
 use super::batch::{Batch, OnDurable};
 use super::cache::{Cache, CacheKey, Entry};
 use super::load::{LoadRequest, Loaded, Readers};
-use super::wakes::{self, Wake, WakePage, Wakes};
+use super::wakes::{WakePage, Wakes};
 use super::{Address, Answer, CallError, NamespaceSource, Partition, RunView, history};
 use crate::frontend::queries::Queries;
 use crate::matching::Matching;
@@ -119,12 +122,6 @@ struct InFlight {
     waiting: Vec<OnDurable>,
     touched: Vec<CacheKey>,
     views: HashMap<(CacheKey, RunId), RunView>,
-}
-
-/// Who waits for a run's history to grow.
-struct Watcher {
-    seen: i64,
-    reply: mpsc::Sender<Result<RunView, CallError>>,
 }
 
 struct Loop {
@@ -556,11 +553,17 @@ impl Loop {
         let mut ids = Ids::new(self.seeds.seed());
         let mut context =
             Context { now: self.now, namespace: &address.namespace, limits: &self.dependencies.limits, ids: &mut ids };
-        let query_id = match &command {
-            Command::QueryWorkflow { query_id, .. } => Some(*query_id),
-            _ => None,
-        };
+        let name = command.name();
         let decided = decide(workflow, run_id, command, &mut context);
+        let run = run_id.or(workflow.current.as_ref().map(|current| current.run_id));
+        tracing::debug!(
+            command = name,
+            namespace = address.namespace.name,
+            workflow_id = &*address.workflow_id,
+            run_id = run.map(tracing::field::display),
+            rejection = decided.as_ref().err().map(tracing::field::display),
+            "decided"
+        );
         let (result, wrote) = match decided {
             Ok(transition) => self.carry_out(key, address, transition),
             Err(rejection) => (Err(CallError::Rejected(rejection)), false),
@@ -573,9 +576,6 @@ impl Loop {
         let last_batch = entry.last_batch;
         self.arm(key, address);
         let Some(reply) = reply else { return };
-        if matches!(&answer, Ok(Answer { reply: Reply::Query(QueryReply::Asked), .. })) {
-            tracing::trace!(query_id, "a query was asked");
-        }
         let wait = if starts_task && (is_workflow_task || !wrote) { 0 } else { last_batch };
         self.when_durable(
             wait,
@@ -679,194 +679,6 @@ impl Loop {
             }
         }
     }
-
-    // ---- Watching ----------------------------------------------------------------------------------------------------
-
-    fn watch(
-        &mut self,
-        key: &CacheKey,
-        run_id: Option<RunId>,
-        seen: Option<i64>,
-        reply: mpsc::Sender<Result<RunView, CallError>>,
-    ) {
-        let Some(entry) = self.cache.get_mut(key) else { return };
-        let last_batch = entry.last_batch;
-        let run = entry.workflow.as_ref().and_then(|workflow| workflow.run(run_id));
-        let first = run.map(view).ok_or_else(|| CallError::Rejected(Rejection::workflow_not_found()));
-        if let (Some(seen), Ok(first)) = (seen, &first)
-            && first.is_open
-            && first.next_event_id <= seen
-        {
-            let watchers = self.watchers.entry((key.clone(), first.run_id)).or_default();
-            watchers.retain(|watcher| !watcher.reply.is_closed());
-            if watchers.len() < limits::RUN_WATCHERS_MAX {
-                watchers.push(Watcher { seen, reply: reply.clone() });
-            }
-        }
-        self.when_durable(
-            last_batch,
-            Box::new(move |durable| {
-                let _ = reply.try_send(durable.and(first));
-            }),
-        );
-    }
-
-    fn notify(&mut self, key: &(CacheKey, RunId), view: &RunView) {
-        let Some(watchers) = self.watchers.get_mut(key) else { return };
-        watchers.retain(|watcher| {
-            if view.is_open && view.next_event_id <= watcher.seen {
-                return !watcher.reply.is_closed();
-            }
-            let _ = watcher.reply.try_send(Ok(view.clone()));
-            false
-        });
-        if watchers.is_empty() {
-            self.watchers.remove(key);
-        }
-    }
-
-    // ---- Time --------------------------------------------------------------------------------------------------------
-
-    /// Sees to it that each run of the workflow is woken at its next deadline, unless a wake row will do that in good time.
-    fn arm(&mut self, key: &CacheKey, address: &Address) {
-        // Rows that are due not long after the horizon may be in flight when the next page is read: those are kept in memory.
-        let near = self.horizon.plus(2 * limits::WAKE_HORIZON);
-        let Some(entry) = self.cache.get_mut(key) else { return };
-        let Some(workflow) = &entry.workflow else { return };
-        for (run_id, run) in &workflow.runs {
-            let Some(time) = run.next_deadline() else { continue };
-            if time > near && run.next_durable_deadline() == Some(time) {
-                continue;
-            }
-            if entry.armed.get(run_id).is_some_and(|armed| *armed <= time) {
-                continue;
-            }
-            entry.armed.insert(*run_id, time);
-            self.wakes.push(Wake {
-                time,
-                namespace_id: address.namespace.id,
-                workflow_id: Arc::clone(&key.workflow_id),
-                run_id: *run_id,
-            });
-        }
-    }
-
-    fn until_next_wake(&self) -> Duration {
-        let page = Time(self.horizon.0.saturating_sub(i64::try_from(limits::WAKE_HORIZON.as_nanos() / 2).unwrap_or(0)));
-        let page = (!self.reading_wakes).then_some(page);
-        match self.wakes.next().into_iter().chain(page).min() {
-            // One millisecond late rather than a busy loop: the timer's resolution.
-            Some(time) if time > self.now => time.since(self.now).saturating_add(Duration::from_millis(1)),
-            Some(_) => Duration::ZERO,
-            None => limits::WAKE_HORIZON,
-        }
-    }
-
-    /// Looks at every run that is due, and reads the next page of wake rows in time.
-    fn wake(&mut self) {
-        let half = limits::WAKE_HORIZON / 2;
-        if !self.reading_wakes && self.now.plus(half) >= self.horizon {
-            let from = everlog_storage::keys::WakeKey::from(self.horizon.0).start;
-            self.read_wakes(Some(from));
-        }
-        for _ in 0..limits::PARTITION_TURN_EVENTS_MAX {
-            let Some(wake) = self.wakes.pop_due(self.now) else { return };
-            let Some(namespace) = self.dependencies.namespaces.by_id(wake.namespace_id) else { continue };
-            let address = Address { namespace, workflow_id: Arc::clone(&wake.workflow_id) };
-            let key = CacheKey::of(&address);
-            if let Some(entry) = self.cache.get_mut(&key)
-                && let Some(workflow) = &entry.workflow
-            {
-                if entry.armed.get(&wake.run_id).is_some_and(|armed| *armed <= wake.time) {
-                    entry.armed.remove(&wake.run_id);
-                }
-                let due = workflow.runs.get(&wake.run_id).map(|run| run.next_deadline());
-                if let Some(due) = due
-                    && due.is_none_or(|due| due > self.now)
-                {
-                    self.arm(&key, &address);
-                    continue;
-                }
-            }
-            let work = Work::Command { command: Command::FireTimers, reply: None };
-            self.admit(Job { address, run_id: Some(wake.run_id), work });
-        }
-    }
-
-    /// Reads wake rows up to a new horizon, from `start` or from the first one.
-    fn read_wakes(&mut self, start: Option<bytes::Bytes>) {
-        let horizon = self.now.max(self.horizon).plus(limits::WAKE_HORIZON);
-        self.horizon = horizon;
-        self.read_wake_page(start, horizon);
-    }
-
-    fn read_wake_page(&mut self, start: Option<bytes::Bytes>, horizon: Time) {
-        self.reading_wakes = true;
-        let group = self.group.clone();
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            let page = tokio::task::spawn_blocking(move || wakes::read_page(&group, start, horizon)).await;
-            let page = page.unwrap_or_else(|error| Err(error.to_string()));
-            if let Some(events) = events.upgrade() {
-                let _ = events.send(Event::Wakes(page)).await;
-            }
-        });
-    }
-
-    fn add_wakes(&mut self, page: Result<WakePage, String>) {
-        match page {
-            Ok(page) => {
-                for wake in page.wakes {
-                    self.wakes.push(wake);
-                }
-                match page.next {
-                    Some(next) => self.read_wake_page(Some(next), page.horizon),
-                    None => self.reading_wakes = false,
-                }
-            }
-            Err(error) => {
-                tracing::error!(partition = %self.group.id(), error, "wake rows cannot be read");
-                self.reading_wakes = false;
-                // Everything from the first row on is read again with the next page.
-                self.horizon = self.now;
-            }
-        }
-    }
-
-    // ---- Matching ----------------------------------------------------------------------------------------------------
-
-    /// Offers every task whose row is there, as a new leader: matching forgot those of the old one.
-    fn refill_matching(&self) {
-        let group = self.group.clone();
-        let dependencies = self.dependencies.clone();
-        tokio::task::spawn_blocking(move || {
-            let mut range = TaskRowKey::all();
-            loop {
-                let page = match group.scan(&range.start..&range.end, Direction::Ascending, limits::TASK_PAGE_ROWS) {
-                    Ok(page) => page,
-                    Err(error) => {
-                        tracing::error!(partition = %group.id(), %error, "task rows cannot be read");
-                        return;
-                    }
-                };
-                let Some((last, _)) = page.last() else { return };
-                range.start = everlog_storage::keys::after(last);
-                for (key, value) in &page {
-                    let (namespace_id, workflow_id, task) = match rows::task(key, value) {
-                        Ok(task) => task,
-                        Err(error) => {
-                            tracing::error!(partition = %group.id(), error, "a task row cannot be read");
-                            continue;
-                        }
-                    };
-                    let namespace_id = everlog_kernel::NamespaceId(namespace_id);
-                    if let Some(namespace) = dependencies.namespaces.by_id(namespace_id) {
-                        dependencies.matching.offer(group.id(), Address { namespace, workflow_id }, task);
-                    }
-                }
-            }
-        });
-    }
 }
 
 /// The outcome of the oldest batch in flight; never, if there is none.
@@ -892,20 +704,6 @@ fn history_of(reply: &Reply, run_id: Option<RunId>, entry: &Entry) -> Option<his
     match entry.tails.get(&run_id) {
         Some(tail) => Some(tail.source(run_id, start.history_from, start.history_to)),
         None => Some(history::HistoryTail::default().source(run_id, start.history_from, start.history_to)),
-    }
-}
-
-/// What is known of a run.
-fn view(run: &everlog_kernel::Run) -> RunView {
-    let started = run.state.workflow_task.as_ref().and_then(|task| Some((task, task.started.as_ref()?)));
-    let tail = started.map(|(_, started)| started.tail.clone()).unwrap_or_default();
-    RunView {
-        run_id: run.id,
-        next_event_id: run.state.next_event_id,
-        is_open: run.is_open(),
-        tail_events: history::count_events(&tail),
-        tail_is_transient: started.is_some_and(|(task, _)| task.is_transient()),
-        tail,
     }
 }
 
