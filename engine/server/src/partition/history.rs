@@ -194,7 +194,7 @@ pub(crate) fn count_events(events: &Bytes) -> i64 {
 }
 
 /// Events number `from` (0 is the first) up to but without number `to` of an encoded `History`.
-pub fn slice_events(events: &Bytes, from: i64, to: i64) -> Bytes {
+pub(crate) fn slice_events(events: &Bytes, from: i64, to: i64) -> Bytes {
     let mut rest = events.clone();
     let mut number = 0;
     while number < from && skip_event(&mut rest).is_some() {
@@ -205,11 +205,6 @@ pub fn slice_events(events: &Bytes, from: i64, to: i64) -> Bytes {
         number += 1;
     }
     events.slice(start..events.len() - rest.len())
-}
-
-/// The encoded `HistoryEvent` that an encoded `History` starts with, without its frame.
-pub fn first_event(events: &Bytes) -> Option<Bytes> {
-    skip_event(&mut events.clone())
 }
 
 /// Takes one event off the front: a field header, a length, and the event.
@@ -245,7 +240,7 @@ mod tests {
         assert_eq!(ids(&slice_events(&events, 0, 2)), [1, 2]);
         assert_eq!(ids(&slice_events(&events, 297, 1000)), [298, 299]);
         assert!(ids(&slice_events(&events, 5, 5)).is_empty());
-        assert_eq!(HistoryEvent::decode(first_event(&events).unwrap()).unwrap().event_id, 1);
+        assert_eq!(ids(&slice_events(&events, 0, 1)), [1]);
     }
 
     #[test]

@@ -22,12 +22,11 @@ use everlog_kernel::command::{Reply, WorkflowTaskStart};
 use everlog_kernel::{Command, Context, Namespace, NamespaceId, Rejection, RunId, Workflow};
 use everlog_proto::encoded::{EncodedHistory, PollWorkflowTaskQueueResponse};
 use everlog_raft::Group;
-use everlog_storage::GroupId;
 use everlog_storage::keys;
 use tokio::sync::{mpsc, oneshot};
 
 pub use event_loop::{Dependencies, spawn};
-pub use history::{HistoryPage, first_event, slice_events};
+pub use history::HistoryPage;
 
 use crate::limits;
 
@@ -72,8 +71,6 @@ pub struct RunView {
     pub is_open: bool,
     /// Encoded events behind the stored history: those of the workflow task that a worker has in hand.
     pub tail: Bytes,
-    /// Number of events in `tail`.
-    pub tail_events: i64,
     /// Whether that workflow task is transient (its events may never be stored).
     pub tail_is_transient: bool,
 }
@@ -94,11 +91,6 @@ impl Partitions {
     /// The partition of a workflow.
     pub fn of(&self, address: &Address) -> &Partition {
         &self.partitions[usize::from(address.slot()) % self.partitions.len()]
-    }
-
-    /// The partition that is a Raft group.
-    pub fn by_group(&self, group: GroupId) -> Option<&Partition> {
-        self.partitions.iter().find(|partition| partition.group.id() == group)
     }
 
     /// All of them.

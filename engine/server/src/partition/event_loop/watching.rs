@@ -4,7 +4,7 @@ use everlog_kernel::{Rejection, RunId};
 use tokio::sync::mpsc;
 
 use super::super::cache::CacheKey;
-use super::super::{CallError, RunView, history};
+use super::super::{CallError, RunView};
 use super::Loop;
 use crate::limits;
 
@@ -67,7 +67,6 @@ pub(super) fn view(run: &everlog_kernel::Run) -> RunView {
         run_id: run.id,
         next_event_id: run.state.next_event_id,
         is_open: run.is_open(),
-        tail_events: history::count_events(&tail),
         tail_is_transient: started.is_some_and(|(task, _)| task.is_transient()),
         tail,
     }
