@@ -35,6 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let mut builder = tonic_prost_build::configure()
         .build_client(false)
+        .codec_path("crate::codec::SmallBufferCodec")
         .generate_default_stubs(true)
         .extern_path(".temporal.api", "::temporalio_protos::temporal::api");
     for name in ENCODED {

@@ -3,6 +3,7 @@
 //! The messages of Temporal's public API come from `temporalio-protos` and are re-exported as [`api`]; this crate adds the
 //! *server* stubs of its two services and, in [`encoded`], responses that carry parts which are encoded already.
 
+mod codec;
 pub mod encoded;
 
 /// The messages of Temporal's public API, by package.

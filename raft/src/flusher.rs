@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use everlog_storage::log::LogEngine;
 use everlog_storage::state::StateEngine;
 use tokio::sync::{Notify, watch};
 
@@ -66,6 +67,7 @@ impl FlushTrigger {
 /// Flushes the rows of all groups of a node and purges their logs.
 pub(crate) struct Flusher {
     pub(crate) engine: Arc<dyn StateEngine>,
+    pub(crate) log: Arc<dyn LogEngine>,
     pub(crate) trigger: Arc<FlushTrigger>,
     pub(crate) failure: FailureReport,
     pub(crate) options: NodeOptions,
@@ -74,18 +76,33 @@ pub(crate) struct Flusher {
 }
 
 impl Flusher {
-    /// Flushes whenever the trigger asks for it, and at least every flush interval while there is something to flush.
+    /// Flushes whenever the trigger asks for it, and at least every flush interval while there is something to flush. When an
+    /// interval passes without being asked, there is little to do, and the log too gives back what it does not need.
     pub(crate) async fn run(&self, groups: impl Fn() -> Vec<Group>, mut stop: watch::Receiver<bool>) {
         loop {
-            tokio::select! {
+            let quiet = tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return,
-                () = self.trigger.wanted.notified() => {}
-                () = tokio::time::sleep(self.options.flush_interval) => {}
-            }
+                () = self.trigger.wanted.notified() => false,
+                () = tokio::time::sleep(self.options.flush_interval) => true,
+            };
             if self.trigger.is_dirty() && self.flush_and_purge(&groups()).await.is_err() {
                 return;
             }
+            if quiet && self.compact_log().await.is_err() {
+                return;
+            }
         }
+    }
+
+    async fn compact_log(&self) -> Result<(), NodeError> {
+        let log = self.log.clone();
+        let compacted = tokio::task::spawn_blocking(move || log.compact()).await;
+        compacted.map_err(|error| error.to_string()).and_then(|done| done.map_err(|error| error.to_string())).map_err(
+            |error| {
+                self.failure.report(&error);
+                NodeError(format!("compacting the log: {error}"))
+            },
+        )
     }
 
     /// One flush, and the purges that it allows.

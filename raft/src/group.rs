@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use everlog_storage::GroupId;
-use everlog_storage::state::{Direction, Row, RowBatch, RowChange, StateEngine, StateError, check_row_key};
+use everlog_storage::state::{Direction, Row, RowBatch, RowChange, StateEngine, StateError, Visitor, check_row_key};
+use everlog_storage::{GroupId, Watch};
 use metrics::Counter;
 use openraft::errors::ClientWriteError;
 use openraft::raft::ClientWriteResult;
@@ -164,6 +164,17 @@ impl Group {
     /// Applied rows in `range`. Blocks on the disk when they are not cached.
     pub fn scan(&self, range: Range<&[u8]>, direction: Direction, limit: usize) -> Result<Vec<Row>, StateError> {
         self.0.state.scan(self.0.id, range, direction, limit)
+    }
+
+    /// Shows the applied rows in `range` to `visit`, ascending, until it breaks; see [`everlog_storage::state::StateEngine::visit`].
+    /// Blocks on the disk when they are not cached.
+    pub fn visit(&self, range: Range<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError> {
+        self.0.state.visit(self.0.id, range, visit)
+    }
+
+    /// Watches the applied rows in `range` for changes from now on.
+    pub fn watch_rows(&self, range: Range<&[u8]>) -> Watch {
+        self.0.state.watch(self.0.id, range)
     }
 
     /// Index of the last applied entry.

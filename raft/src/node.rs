@@ -55,6 +55,7 @@ impl Node {
         let failure = FailureReport::new();
         let flusher = Arc::new(Flusher {
             engine: state.clone(),
+            log: log.clone(),
             trigger: Arc::new(FlushTrigger::new(&options)),
             failure: failure.clone(),
             options: options.clone(),

@@ -46,7 +46,7 @@ impl Default for NodeOptions {
             heartbeat_interval: Duration::from_millis(100),
             election_timeout_min: Duration::from_millis(400),
             election_timeout_max: Duration::from_millis(800),
-            entry_cache_bytes_max: 8 << 20,
+            entry_cache_bytes_max: 2 << 20,
             apply_entries_max: 512,
             apply_bytes_max: 1 << 20,
             flush_bytes: 64 << 20,

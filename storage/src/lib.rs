@@ -19,10 +19,12 @@ pub mod rocks_state;
 mod row_batch;
 pub mod state;
 pub mod twin;
+mod watch;
 
 pub use directory::{DataDirectory, DirectoryError};
 pub use rocks_log::{LogOptions, RocksLog};
 pub use rocks_state::{RocksState, StateOptions};
+pub use watch::Watch;
 
 /// A Raft group: the meta group is 0, partitions count from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]

@@ -28,6 +28,10 @@ pub trait LogEngine: Send + Sync + 'static {
     /// least one. Indexes that are purged or not there end the answer early.
     fn read(&self, group: GroupId, range: Range<u64>, bytes_max: usize) -> Result<Vec<Bytes>, LogError>;
 
+    /// Gives back the memory and disk that purged entries still take, if that is worth the writing. Nothing changes that a caller
+    /// could read. Blocks on the disk.
+    fn compact(&self) -> Result<(), LogError>;
+
     /// Waits until everything submitted so far is durable, then stops the writer. Later submissions fail.
     fn close(&self) -> Result<(), LogError>;
 }

@@ -24,13 +24,16 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Options, ReadOptions};
+use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Options, ReadOptions, properties};
 
 use crate::GroupId;
 use crate::log::{Completion, LogEngine, LogError, LogRecord, LogStats, RecoveredGroup};
 
 use queue::{Pushed, Queue, Submission};
 use writer::Writer;
+
+/// Memory of entries, in bytes, below which [`LogEngine::compact`] does nothing: less is not worth another table.
+const COMPACT_BYTES_MIN: u64 = 4 << 20;
 
 /// Sizes and limits of a [`RocksLog`].
 #[derive(Clone, Debug)]
@@ -199,6 +202,15 @@ impl LogEngine for RocksLog {
         Ok(entries)
     }
 
+    fn compact(&self) -> Result<(), LogError> {
+        let memtable = self.db.property_int_value(properties::CUR_SIZE_ALL_MEM_TABLES).map_err(log_error)?;
+        if memtable.is_none_or(|bytes| bytes < COMPACT_BYTES_MIN) {
+            return Ok(());
+        }
+        // Purged entries are dropped on the way, and the file that the memtable was recovered from goes with it.
+        self.db.flush().map_err(log_error)
+    }
+
     fn close(&self) -> Result<(), LogError> {
         self.stop_writer();
         self.failure.check()
@@ -257,4 +269,36 @@ fn describe_metrics() {
 
 fn log_error(error: rocksdb::Error) -> LogError {
     LogError(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    #[allow(clippy::unwrap_used)]
+    fn compaction_gives_back_memory_and_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = RocksLog::open(directory.path(), LogOptions::default()).unwrap();
+        let write = |record| {
+            let (sender, receiver) = mpsc::channel();
+            log.submit(record, Some(Box::new(move |result| sender.send(result).unwrap())));
+            receiver.recv().unwrap().unwrap();
+        };
+        let memtables = || log.db.property_int_value(properties::CUR_SIZE_ALL_MEM_TABLES).unwrap().unwrap();
+        let group = GroupId(1);
+        let entries = vec![Bytes::from(vec![7; 64 << 10]); 200];
+        write(LogRecord::Append { group, first_index: 1, entries });
+        write(LogRecord::Purge { group, upto: 199, log_id: Bytes::from_static(b"199") });
+        assert!(memtables() > 200 * (64 << 10));
+        log.compact().unwrap();
+        assert!(memtables() < COMPACT_BYTES_MIN, "{}", memtables());
+        // One entry of two hundred was worth keeping.
+        let tables: u64 = log.db.live_files().unwrap().iter().map(|file| file.size as u64).sum();
+        assert!(tables < 2 * (64 << 10), "{tables}");
+        log.compact().unwrap();
+        assert_eq!(log.db.live_files().unwrap().len(), 1);
+    }
 }

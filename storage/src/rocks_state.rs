@@ -11,21 +11,27 @@
 //! beside them, though nothing was logged. With a second column family this would no longer hold (their memtables are flushed apart
 //! from each other) unless `atomic_flush` were on.
 
-use std::ops::Range;
+mod gaps;
+
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, FlushOptions, Options, ReadOptions, Snapshot,
     WriteBatch, WriteOptions,
 };
 
+use self::gaps::{GAP_ROWS_MIN, Gap, Gaps};
 use crate::GroupId;
+use crate::keys::{KeyRange, after};
 use crate::state::{
-    Direction, Row, RowBatch, RowChange, StateEngine, StateError, StateSnapshot, StateStats, check_row_key,
+    Direction, Row, RowBatch, RowChange, StateEngine, StateError, StateSnapshot, StateStats, Visitor, check_row_key,
 };
+use crate::watch::{Watch, Watches};
 
 const GROUP_BYTES: usize = 4;
 /// First key byte that a row may have; below is the engine's own.
@@ -59,6 +65,7 @@ struct Counters {
     rows: AtomicU64,
     bytes: AtomicU64,
     flushes: AtomicU64,
+    deleted_rows_visited: AtomicU64,
 }
 
 /// The rows of every group on a node.
@@ -66,6 +73,8 @@ pub struct RocksState {
     db: Arc<DB>,
     counters: Counters,
     unlogged: WriteOptions,
+    watches: Watches,
+    gaps: Gaps,
 }
 
 impl RocksState {
@@ -75,7 +84,13 @@ impl RocksState {
         let db = DB::open(&rocksdb_options(&options), path).map_err(state_error)?;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
-        Ok(RocksState { db: Arc::new(db), counters: Counters::default(), unlogged })
+        Ok(RocksState {
+            db: Arc::new(db),
+            counters: Counters::default(),
+            unlogged,
+            watches: Watches::default(),
+            gaps: Gaps::default(),
+        })
     }
 
     /// What the engine has done since it was opened.
@@ -85,6 +100,7 @@ impl RocksState {
             rows: self.counters.rows.load(Ordering::Relaxed),
             bytes: self.counters.bytes.load(Ordering::Relaxed),
             flushes: self.counters.flushes.load(Ordering::Relaxed),
+            deleted_rows_visited: self.counters.deleted_rows_visited.load(Ordering::Relaxed),
         }
     }
 
@@ -98,6 +114,12 @@ impl RocksState {
         metrics::counter!("everlog_state_rows_total").increment(rows);
         metrics::counter!("everlog_state_bytes_total").increment(bytes);
         Ok(())
+    }
+
+    /// To be called after all rows of a group were replaced. Watches first, as the gaps ask for.
+    fn replaced(&self, group: GroupId) {
+        self.watches.replaced(group);
+        self.gaps.replaced(group);
     }
 }
 
@@ -126,7 +148,11 @@ impl StateEngine for RocksState {
             rows += 1;
         }
         batch.put(prefixed(&mut key_buffer, APPLIED), applied);
-        self.write(batch, rows)
+        self.write(batch, rows)?;
+        // Once the rows can be read, and watches first: both are what `gaps` and `watch` rely on.
+        self.watches.changed(group, batches);
+        self.gaps.changed(group, batches);
+        Ok(())
     }
 
     fn applied(&self, group: GroupId) -> Result<Option<Bytes>, StateError> {
@@ -159,6 +185,30 @@ impl StateEngine for RocksState {
         collect(self.db.raw_iterator_opt(bounded(range)), direction, limit, |_| true)
     }
 
+    fn visit(&self, group: GroupId, range: Range<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError> {
+        // Before anything is read, so that it knows of everything that is written meanwhile.
+        let watch = self.watches.watch(group, range.clone());
+        let deleted_rows = DeletedRows::start();
+        let mut gaps = Vec::new();
+        for part in self.gaps.around(group, range) {
+            let within = rows_within(group, &part.start, &part.end);
+            if within.is_empty() {
+                continue;
+            }
+            let rows = self.db.raw_iterator_opt(bounded(within));
+            if visit_part(rows, &part, &deleted_rows, &mut gaps, visit)?.is_break() {
+                break;
+            }
+        }
+        self.counters.deleted_rows_visited.fetch_add(deleted_rows.stepped_over(), Ordering::Relaxed);
+        self.gaps.found(group, &watch, gaps);
+        Ok(())
+    }
+
+    fn watch(&self, group: GroupId, range: Range<&[u8]>) -> Watch {
+        self.watches.watch(group, range)
+    }
+
     fn snapshot(&self, group: GroupId) -> Result<Box<dyn StateSnapshot>, StateError> {
         Ok(Box::new(RocksSnapshot::take(Arc::clone(&self.db), group)?))
     }
@@ -181,7 +231,9 @@ impl StateEngine for RocksState {
             count += 1;
         }
         batch.put(prefixed(&mut key_buffer, APPLIED), applied);
-        self.write(batch, count)
+        self.write(batch, count)?;
+        self.replaced(group);
+        Ok(())
     }
 
     fn drop_group(&self, group: GroupId) -> Result<(), StateError> {
@@ -190,7 +242,9 @@ impl StateEngine for RocksState {
         let mut batch = WriteBatch::default();
         let old = group_range(group);
         batch.delete_range(old.start, old.end);
-        self.write(batch, 0)
+        self.write(batch, 0)?;
+        self.replaced(group);
+        Ok(())
     }
 
     fn flush(&self) -> Result<(), StateError> {
@@ -242,6 +296,65 @@ impl StateSnapshot for RocksSnapshot {
         options.set_readahead_size(2 << 20);
         let rows = self.snapshot.raw_iterator_opt(options);
         collect(rows, Direction::Ascending, limit, |key| key > after)
+    }
+}
+
+/// Shows the rows between the iterator's bounds, which are those of `part`, to `visit`, and notes in `gaps` what lay between them: at the
+/// front and at the end in any case, since it may make a gap longer that is known already.
+fn visit_part(
+    mut rows: DBRawIterator<'_>,
+    part: &KeyRange,
+    deleted_rows: &DeletedRows,
+    gaps: &mut Vec<Gap>,
+    visit: Visitor<'_>,
+) -> Result<ControlFlow<()>, StateError> {
+    let behind = |last: &[u8]| if last.is_empty() { part.start.clone() } else { after(last) };
+    let mut last = Vec::new();
+    let mut stepped_over = deleted_rows.stepped_over();
+    rows.seek_to_first();
+    while let Some((key, value)) = rows.item() {
+        let key = &key[GROUP_BYTES..];
+        let so_far = deleted_rows.stepped_over();
+        if last.is_empty() || so_far - stepped_over >= GAP_ROWS_MIN {
+            let range = behind(&last)..Bytes::copy_from_slice(key);
+            gaps.push(Gap { range, deleted_rows: so_far - stepped_over });
+        }
+        stepped_over = so_far;
+        if visit(key, value).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        last.clear();
+        last.extend_from_slice(key);
+        rows.next();
+    }
+    rows.status().map_err(state_error)?;
+    let deleted_rows = deleted_rows.stepped_over() - stepped_over;
+    gaps.push(Gap { range: behind(&last)..part.end.clone(), deleted_rows });
+    Ok(ControlFlow::Continue(()))
+}
+
+/// Counts the deleted rows that iterators of this thread step over, while it lives.
+struct DeletedRows {
+    context: PerfContext,
+    before: u64,
+}
+
+impl DeletedRows {
+    fn start() -> DeletedRows {
+        set_perf_stats(PerfStatsLevel::EnableCount);
+        let context = PerfContext::default();
+        let before = context.metric(PerfMetric::InternalDeleteSkippedCount);
+        DeletedRows { context, before }
+    }
+
+    fn stepped_over(&self) -> u64 {
+        self.context.metric(PerfMetric::InternalDeleteSkippedCount) - self.before
+    }
+}
+
+impl Drop for DeletedRows {
+    fn drop(&mut self) {
+        set_perf_stats(PerfStatsLevel::Disable);
     }
 }
 

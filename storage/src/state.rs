@@ -1,10 +1,10 @@
 //! The contract of the state engine: rows of many groups, written in batches that carry the group's applied index.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
 
-use crate::GroupId;
+use crate::{GroupId, Watch};
 
 /// A batch of row changes of one group, in order; a later change to a key wins over an earlier one.
 ///
@@ -43,6 +43,9 @@ pub enum RowChange {
 /// A row as a scan returns it.
 pub type Row = (Bytes, Bytes);
 
+/// What a visit calls with the key and value of each row.
+pub type Visitor<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
 /// The rows of every group on a node.
 ///
 /// `commit` makes changes visible at once and durable with the next flush; the applied index goes with them atomically, so
@@ -68,6 +71,15 @@ pub trait StateEngine: Send + Sync + 'static {
         direction: Direction,
         limit: usize,
     ) -> Result<Vec<Row>, StateError>;
+
+    /// Shows the rows in `range` to `visit`, ascending, until it breaks or there are no more. Nothing is copied, and where nothing but
+    /// deleted rows lay is remembered: for ranges that are read again and again while rows come and go at their front.
+    ///
+    /// Every row is seen that was there before the call; of those written meanwhile, some may be.
+    fn visit(&self, group: GroupId, range: Range<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError>;
+
+    /// Watches `range` for changes from now on.
+    fn watch(&self, group: GroupId, range: Range<&[u8]>) -> Watch;
 
     /// A view of the group's rows and applied position that later commits do not change.
     fn snapshot(&self, group: GroupId) -> Result<Box<dyn StateSnapshot>, StateError>;
@@ -117,6 +129,8 @@ pub struct StateStats {
     pub bytes: u64,
     /// Flushes that were asked for.
     pub flushes: u64,
+    /// Deleted rows that visits had to step over.
+    pub deleted_rows_visited: u64,
 }
 
 /// The rows cannot be read or written; the node must stop.

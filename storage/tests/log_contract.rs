@@ -82,6 +82,7 @@ on_both!(
     a_purge_beyond_the_end_moves_the_start,
     an_older_purge_changes_nothing,
     a_long_log_is_purged_in_steps,
+    compaction_changes_nothing_that_can_be_read,
     votes_are_replaced,
     a_committed_id_comes_with_the_next_record,
     a_committed_id_is_written_at_close,
@@ -264,6 +265,27 @@ fn a_long_log_is_purged_in_steps<D: Disk>() {
     }
     assert_eq!(log.read(A, 2000..2001, ALL).unwrap(), entries(2000..2001));
     assert_eq!(range(&log, B), (Some(1), Some(2000)));
+}
+
+fn compaction_changes_nothing_that_can_be_read<D: Disk>() {
+    /// Enough for there to be something to compact.
+    const ENTRIES: u64 = 200;
+    let large = |index: u64| Bytes::from(vec![index as u8; 64 << 10]);
+    let mut disk = D::new();
+    let log = disk.start();
+    write(&log, vote(A, "vote"));
+    let all: Vec<_> = (1..=ENTRIES).map(large).collect();
+    write(&log, LogRecord::Append { group: A, first_index: 1, entries: all.clone() });
+    write(&log, purge(A, ENTRIES - 10));
+    for _ in 0..2 {
+        log.compact().unwrap();
+        let recovered = log.recover(A).unwrap();
+        assert_eq!((recovered.first_index, recovered.last_index), (Some(ENTRIES - 9), Some(ENTRIES)));
+        assert_eq!(recovered.vote, Some(Bytes::from_static(b"vote")));
+        assert_eq!(log.read(A, ENTRIES - 9..ENTRIES + 1, ALL).unwrap(), all[all.len() - 10..]);
+    }
+    let log = disk.restart(log);
+    assert_eq!(range(&log, A), (Some(ENTRIES - 9), Some(ENTRIES)));
 }
 
 fn votes_are_replaced<D: Disk>() {

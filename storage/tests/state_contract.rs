@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use everlog_storage::state::{Direction, Row, RowBatch, StateEngine};
 use everlog_storage::twin::CrashState;
@@ -73,6 +76,8 @@ on_both!(
     later_changes_win_within_a_commit,
     ranges_are_deleted,
     scans_keep_to_their_range_direction_and_limit,
+    visits_show_what_scans_show,
+    a_watch_tells_of_changes,
     groups_do_not_see_each_other,
     reserved_keys_are_refused,
     a_snapshot_does_not_change,
@@ -212,6 +217,63 @@ fn scans_keep_to_their_range_direction_and_limit<D: Disk>() {
     assert_eq!(scan(&state, A, "aa", "az", Ascending, ALL), "");
 }
 
+/// The first `limit` rows of a visit.
+fn visit(state: &impl StateEngine, group: GroupId, start: &str, end: &str, limit: usize) -> String {
+    let mut rows = Vec::new();
+    let mut take = |key: &[u8], value: &[u8]| {
+        rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+        if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    state.visit(group, start.as_bytes()..end.as_bytes(), &mut take).unwrap();
+    show(rows)
+}
+
+fn row(key: &'static str, value: &'static str) -> Row {
+    (Bytes::from_static(key.as_bytes()), Bytes::from_static(value.as_bytes()))
+}
+
+fn visits_show_what_scans_show<D: Disk>() {
+    let mut disk = D::new();
+    let state = disk.start();
+    commit(&state, B, "1", "+c=other");
+    for (n, changes) in ["+a=1 +b=2 +c=3 +e=5", "-b", "+b=2 +d=4", "-a -e", "-b..d", "+b=6"].iter().enumerate() {
+        commit(&state, A, &n.to_string(), changes);
+        for (start, end) in [("a", "z"), ("b", "d"), ("bb", "c"), ("", "zz"), ("c", "c"), ("d", "a")] {
+            let expected = scan(&state, A, start, end, Direction::Ascending, ALL);
+            assert_eq!(visit(&state, A, start, end, ALL), expected, "{start}..{end} after {changes}");
+            let first = scan(&state, A, start, end, Direction::Ascending, 1);
+            assert_eq!(visit(&state, A, start, end, 1), first, "{start}..{end} after {changes}");
+        }
+    }
+    state.replace_group(A, b"9", &mut [row("a", "9")].into_iter()).unwrap();
+    assert_eq!(visit(&state, A, "a", "z", ALL), "a=9");
+    state.drop_group(A).unwrap();
+    assert_eq!(visit(&state, A, "a", "z", ALL), "");
+}
+
+fn a_watch_tells_of_changes<D: Disk>() {
+    let mut disk = D::new();
+    let state = disk.start();
+    let watch = || state.watch(A, b"c"..b"f");
+    let (put, deleted, replaced, dropped) = (watch(), watch(), watch(), watch());
+    commit(&state, A, "1", "+a=1 -f");
+    commit(&state, B, "1", "+d=1");
+    state.replace_group(B, b"2", &mut std::iter::empty()).unwrap();
+    assert!(!put.is_changed());
+    commit(&state, A, "2", "+d=1");
+    assert!(put.is_changed());
+    let watch = || state.watch(A, b"c"..b"f");
+    let later = watch();
+    commit(&state, A, "3", "-d");
+    assert!(deleted.is_changed() && later.is_changed());
+    let later = watch();
+    state.replace_group(A, b"4", &mut [row("a", "9")].into_iter()).unwrap();
+    assert!(replaced.is_changed() && later.is_changed());
+    let later = watch();
+    state.drop_group(A).unwrap();
+    assert!(dropped.is_changed() && later.is_changed());
+}
+
 fn groups_do_not_see_each_other<D: Disk>() {
     let mut disk = D::new();
     let state = disk.start();
@@ -326,4 +388,80 @@ fn commits_rows_and_flushes_are_counted() {
         assert_eq!((stats.commits, stats.rows, stats.flushes), (10, 20, 1));
         assert!(stats.bytes > 0);
     }
+}
+
+/// Rows that come and go at the front, a few that stay, and visits in between.
+#[test]
+fn deleted_rows_are_stepped_over_once() {
+    let mut disk = RocksDisk::new();
+    let mut state = disk.start();
+    let name = |n: usize| format!("m{:04}", 9999 - n);
+    let (mut newest, mut expected) = (0, vec!["m9999=stays".to_owned()]);
+    commit(&state, A, "0", "+m9999=stays");
+    for round in 0..5 {
+        for _ in 0..1000 {
+            newest += 1;
+            commit(&state, A, "1", &format!("+{}=1", name(newest)));
+            commit(&state, A, "2", &format!("-{}", name(newest)));
+        }
+        newest += 1;
+        commit(&state, A, "3", &format!("+{}=stays", name(newest)));
+        expected.insert(0, format!("{}=stays", name(newest)));
+        let before = state.stats().deleted_rows_visited;
+        assert_eq!(visit(&state, A, "a", "z", ALL), expected.join(" "));
+        let first = state.stats().deleted_rows_visited - before;
+        assert!((1000..1100).contains(&first), "round {round} stepped over {first}");
+        assert_eq!(visit(&state, A, "a", "z", ALL), expected.join(" "));
+        assert_eq!(visit(&state, A, "m", "n", ALL), expected.join(" "));
+        assert_eq!(state.stats().deleted_rows_visited - before, first, "round {round}");
+    }
+    // A row that goes away between two gaps makes them one.
+    let (key, _) = expected.remove(2).split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())).unwrap();
+    commit(&state, A, "4", &format!("-{key}"));
+    let before = state.stats().deleted_rows_visited;
+    for _ in 0..3 {
+        assert_eq!(visit(&state, A, "a", "z", ALL), expected.join(" "));
+    }
+    assert_eq!(state.stats().deleted_rows_visited - before, 1);
+    // A row in the midst of a gap is seen.
+    commit(&state, A, "5", "+m9500=new");
+    expected.insert(expected.len() - 1, "m9500=new".to_owned());
+    assert_eq!(visit(&state, A, "a", "z", ALL), expected.join(" "));
+    // What is known of gaps is gone after a restart; the rows are not.
+    state = disk.restart(state);
+    assert_eq!(visit(&state, A, "a", "z", ALL), expected.join(" "));
+}
+
+/// A visitor that knows of gaps sees every row whose commit had returned before it began, however the two interleave.
+#[test]
+fn a_visit_sees_what_was_committed_before_it() {
+    const ROUNDS: usize = 20;
+    const ROWS: usize = 300;
+    let mut disk = RocksDisk::new();
+    let state = disk.start();
+    let stays = |round: usize| format!("m{:06}", 999_999 - round * (ROWS + 1));
+    let committed = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..ROUNDS {
+                for n in 1..=ROWS {
+                    let key = format!("m{:06}", 999_999 - round * (ROWS + 1) - n);
+                    commit(&state, A, "1", &format!("+{key}=1"));
+                    commit(&state, A, "2", &format!("-{key}"));
+                }
+                // Behind all that has just been deleted.
+                commit(&state, A, "3", &format!("+{}=stays", stays(round)));
+                committed.store(round + 1, Ordering::SeqCst);
+            }
+        });
+        while committed.load(Ordering::SeqCst) < ROUNDS {
+            let before = committed.load(Ordering::SeqCst);
+            let seen = visit(&state, A, "a", "z", ALL);
+            for round in 0..before {
+                assert!(seen.contains(&stays(round)), "round {round} of {before}: {seen}");
+            }
+        }
+    });
+    let rows: Vec<String> = (0..ROUNDS).rev().map(|round| format!("{}=stays", stays(round))).collect();
+    assert_eq!(visit(&state, A, "a", "z", ALL), rows.join(" "));
 }

@@ -9,6 +9,7 @@ use everlog_proto::api::workflow::v1::{
     WorkflowExecutionExtendedInfo, WorkflowExecutionInfo,
 };
 use everlog_proto::api::workflowservice::v1::DescribeWorkflowExecutionResponse;
+use prost::Message;
 
 use crate::state::{Activity, WorkflowTask};
 use crate::{Rejection, Run, RunId, Workflow, time, visibility};
@@ -32,7 +33,7 @@ pub fn describe(workflow: &Workflow, run_id: Option<RunId>) -> Result<DescribeWo
 }
 
 fn config(run: &Run) -> WorkflowExecutionConfig {
-    let started = &run.info.started;
+    let started = run.info.started.decode();
     WorkflowExecutionConfig {
         task_queue: Some(TaskQueue {
             name: run.task_queue().to_owned(),
@@ -48,7 +49,8 @@ fn config(run: &Run) -> WorkflowExecutionConfig {
 
 /// The record that lists show, with what only a description has.
 fn info(run: &Run, workflow_id: &str) -> WorkflowExecutionInfo {
-    let record = visibility::record(run, workflow_id);
+    let record = visibility::record(run, workflow_id).encode_to_vec();
+    let record = WorkflowExecutionInfo::decode(record.as_slice()).expect("a record is a message of that kind");
     let root = record
         .root_execution
         .clone()

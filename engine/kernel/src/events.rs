@@ -23,9 +23,14 @@ pub(crate) fn complete(event: &mut HistoryEvent, id: i64, now: Time) {
 
 /// Appends an event to an encoded `History`: field 1 of that message.
 pub(crate) fn encode_into(event: &HistoryEvent, history: &mut Vec<u8>) {
-    encode_key(1, WireType::LengthDelimited, history);
-    encode_varint(event.encoded_len() as u64, history);
+    // The length stands in front. To know it beforehand costs nearly as much as to encode, so room is made for it afterwards.
+    let start = history.len();
     event.encode_raw(history);
+    let event_bytes = history.len() - start;
+    encode_key(1, WireType::LengthDelimited, history);
+    encode_varint(event_bytes as u64, history);
+    let event_with_prefix = &mut history[start..];
+    event_with_prefix.rotate_left(event_bytes);
 }
 
 /// The buffered events in the order in which they get their ids, the first of which is `next_event_id`: completions of

@@ -30,6 +30,18 @@ macro_rules! uuid_id {
                 Ok(Self(uuid::Uuid::try_parse(text)?.into_bytes()))
             }
         }
+
+        impl From<u128> for $name {
+            fn from(number: u128) -> Self {
+                Self(number.to_be_bytes())
+            }
+        }
+
+        impl From<$name> for u128 {
+            fn from(id: $name) -> u128 {
+                u128::from_be_bytes(id.0)
+            }
+        }
     };
 }
 

@@ -1,16 +1,48 @@
 //! Memo and search attributes: maps of payloads that a workflow changes key by key.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
+use bytes::Bytes;
 use everlog_proto::api::common::v1::Payload;
+use prost::Message;
 
-/// Puts `changes` into `map`. A payload that is nil or an empty list deletes its key.
-pub(crate) fn merge(map: &mut HashMap<String, Payload>, changes: HashMap<String, Payload>) {
-    for (key, value) in changes {
-        if is_nil(&value) {
-            map.remove(&key);
-        } else {
-            map.insert(key, value);
+/// A `Memo` or `SearchAttributes` message as it is on the wire. Decoded, its map would come out in another order each time, and
+/// the same decision would not give the same bytes.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct PayloadMap {
+    #[prost(message, repeated, tag = "1")]
+    entries: Vec<Entry>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Entry {
+    #[prost(string, tag = "1")]
+    key: String,
+    /// A [`Payload`], encoded.
+    #[prost(bytes = "bytes", tag = "2")]
+    payload: Bytes,
+}
+
+impl PayloadMap {
+    /// The map in an encoded message, which is a valid one; empty if there is none.
+    pub(crate) fn of(message: Option<&Bytes>) -> PayloadMap {
+        let decoded = message.map(|message| PayloadMap::decode(message.clone()));
+        decoded.map_or_else(PayloadMap::default, |decoded| decoded.expect("the message was decoded or encoded before"))
+    }
+
+    /// Puts `changes` in. A payload that is nil or an empty list deletes its key.
+    pub(crate) fn merge(&mut self, changes: &HashMap<String, Payload>) {
+        for (key, payload) in changes.iter().collect::<BTreeMap<_, _>>() {
+            let position = self.entries.iter().position(|entry| entry.key == *key);
+            if is_nil(payload) {
+                position.map(|position| self.entries.remove(position));
+                continue;
+            }
+            let entry = Entry { key: key.clone(), payload: payload.encode_to_vec().into() };
+            match position {
+                Some(position) => self.entries[position] = entry,
+                None => self.entries.push(entry),
+            }
         }
     }
 }
@@ -27,11 +59,21 @@ fn is_nil(payload: &Payload) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use everlog_proto::api::common::v1::Memo;
+
     use super::*;
 
     fn payload(encoding: &str, data: &str) -> Payload {
         let metadata = [("encoding".to_owned(), encoding.as_bytes().to_vec())].into();
         Payload { metadata, data: data.as_bytes().to_vec(), ..Payload::default() }
+    }
+
+    fn merged<const N: usize, const M: usize>(map: [(&str, Payload); N], changes: [(&str, Payload); M]) -> Memo {
+        let fields = |entries: &[(&str, Payload)]| entries.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
+        let memo = Bytes::from(Memo { fields: fields(&map) }.encode_to_vec());
+        let mut map = PayloadMap::of(Some(&memo));
+        map.merge(&fields(&changes));
+        Memo::decode(map.encode_to_vec().as_slice()).expect("a memo")
     }
 
     #[test]
@@ -47,17 +89,16 @@ mod tests {
             (Payload::default(), false),
         ];
         for (change, deletes) in cases {
-            let mut map = HashMap::from([("key".to_owned(), payload("json/plain", "0"))]);
-            merge(&mut map, HashMap::from([("key".to_owned(), change.clone())]));
+            let memo = merged([("key", payload("json/plain", "0"))], [("key", change.clone())]);
             let expected = (!deletes).then_some(&change);
-            assert_eq!(map.get("key"), expected, "{:?} {:?}", change.metadata, change.data);
+            assert_eq!(memo.fields.get("key"), expected, "{:?} {:?}", change.metadata, change.data);
         }
     }
 
     #[test]
     fn other_keys_stay() {
-        let mut map = HashMap::from([("a".to_owned(), payload("json/plain", "1"))]);
-        merge(&mut map, HashMap::from([("b".to_owned(), payload("json/plain", "2"))]));
-        assert_eq!(map.len(), 2);
+        let memo = merged([("a", payload("json/plain", "1"))], [("b", payload("json/plain", "2"))]);
+        assert_eq!(memo.fields.len(), 2);
+        assert_eq!(memo.fields["a"], payload("json/plain", "1"));
     }
 }

@@ -8,6 +8,7 @@ use everlog_proto::api::enums::v1::{ContinueAsNewInitiator, RetryState};
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::history::v1::WorkflowExecutionStartedEventAttributes;
 
+use crate::proto::Encoded;
 use crate::txn::{NewRun, Txn};
 use crate::{retry, time};
 
@@ -20,24 +21,28 @@ const RUN_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// The caller writes the closing event, with the new run's id, and hands the new run on as [`Txn::successor`].
 pub(crate) fn retried(txn: &mut Txn<'_>, failure: Option<&Failure>) -> Result<NewRun, RetryState> {
     let info = &txn.run.info;
-    let policy = info.started.retry_policy.as_ref().ok_or(RetryState::RetryPolicyNotSet)?;
+    if !info.started.has_retry_policy() {
+        return Err(RetryState::RetryPolicyNotSet);
+    }
+    let started = info.started.decode();
+    let policy = started.retry_policy.as_ref().ok_or(RetryState::RetryPolicyNotSet)?;
     if failure.is_some_and(|failure| !retry::is_retryable(failure, &policy.non_retryable_error_types)) {
         return Err(RetryState::NonRetryableFailure);
     }
     let interval = retry::next_interval(
         policy,
-        info.started.attempt,
+        started.attempt,
         failure.and_then(retry::requested_delay),
         txn.now(),
         info.execution_expiration,
     )?;
     let mut first = next(txn);
     if let Some(original) = &info.original_properties {
-        first.memo = original.memo.as_ref().map(|memo| memo.0.clone());
-        first.search_attributes = original.search_attributes.as_ref().map(|attributes| attributes.0.clone());
+        first.memo = original.memo.as_ref().map(Encoded::decode);
+        first.search_attributes = original.search_attributes.as_ref().map(Encoded::decode);
     }
     let started = WorkflowExecutionStartedEventAttributes {
-        attempt: info.started.attempt + 1,
+        attempt: started.attempt + 1,
         initiator: ContinueAsNewInitiator::Retry.into(),
         continued_failure: failure.cloned(),
         first_workflow_task_backoff: Some(time::to_proto(backoff(txn, interval))),
@@ -56,7 +61,7 @@ pub(crate) fn next(txn: &Txn<'_>) -> WorkflowExecutionStartedEventAttributes {
         identity: String::new(),
         attempt: 1,
         eager_execution_accepted: false,
-        ..(*txn.run.info.started).clone()
+        ..txn.run.info.started.decode()
     }
 }
 

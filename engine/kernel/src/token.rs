@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{NamespaceId, RunId, Time};
 
 /// Format of the tokens below.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What a token may claim to hold, bytes: far more than the longest ids. Without a limit, a few bytes could ask for any amount
 /// of memory.
@@ -18,10 +18,12 @@ const DECODED_BYTES_MAX: usize = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkflowTaskToken {
     /// Namespace.
+    #[serde(with = "as_number")]
     pub namespace_id: NamespaceId,
     /// Workflow.
     pub workflow_id: String,
     /// Run.
+    #[serde(with = "as_number")]
     pub run_id: RunId,
     /// Id of the WorkflowTaskScheduled event (virtual for transient tasks).
     pub scheduled_event_id: i64,
@@ -37,10 +39,12 @@ pub struct WorkflowTaskToken {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActivityTaskToken {
     /// Namespace.
+    #[serde(with = "as_number")]
     pub namespace_id: NamespaceId,
     /// Workflow.
     pub workflow_id: String,
     /// Run.
+    #[serde(with = "as_number")]
     pub run_id: RunId,
     /// Id of the ActivityTaskScheduled event.
     pub scheduled_event_id: i64,
@@ -52,14 +56,30 @@ pub struct ActivityTaskToken {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueryTaskToken {
     /// Namespace.
+    #[serde(with = "as_number")]
     pub namespace_id: NamespaceId,
     /// Number of the query at the frontend that waits for the answer.
     pub query_id: u64,
 }
 
+/// Ids as one number each: their bytes would be written one by one, and a token is made and read for every task.
+mod as_number {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Copy + Into<u128>, S: Serializer>(id: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        (*id).into().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, T: From<u128>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+        u128::deserialize(deserializer).map(T::from)
+    }
+}
+
 /// The token's bytes.
 pub fn encode<T: Serialize>(token: &T) -> Vec<u8> {
-    let mut bytes = vec![VERSION];
+    // Room for everything but a long workflow id.
+    let mut bytes = Vec::with_capacity(96);
+    bytes.push(VERSION);
     bincode::serde::encode_into_std_write(token, &mut bytes, bincode::config::standard())
         .expect("a token is encoded into memory");
     bytes
@@ -95,7 +115,8 @@ mod tests {
 
     #[test]
     fn a_token_that_claims_more_memory_than_there_is_is_refused() {
-        let mut bytes = vec![VERSION];
+        // A number of sixteen bytes follows: the namespace.
+        let mut bytes = vec![VERSION, 254];
         bytes.extend([1; 16]);
         // The workflow id's length: an eight-byte number follows.
         bytes.push(253);

@@ -138,6 +138,10 @@ impl<'a> Txn<'a> {
         let id = self.run.state.next_event_id;
         events::complete(&mut event, id, self.ctx.now);
         let before = self.history.len();
+        if before == 0 {
+            // Most transitions have few and small events.
+            self.history.reserve(256);
+        }
         events::encode_into(&event, &mut self.history);
         self.run.state.history_bytes += (self.history.len() - before) as u64;
         self.run.state.next_event_id += 1;

@@ -1,17 +1,85 @@
 //! What lists show of a run.
 
+use bytes::Bytes;
 use everlog_proto::api::common::v1::WorkflowExecution;
-use everlog_proto::api::workflow::v1::WorkflowExecutionInfo;
+use everlog_proto::wkt;
+use prost::Message;
 
 use crate::{Run, time};
 
-/// The record of a run as it is now. Stored as it is encoded here, and listed without being decoded.
-pub(crate) fn record(run: &Run, workflow_id: &str) -> WorkflowExecutionInfo {
+/// `WorkflowExecutionInfo`, as far as it is filled in. Stored as it is encoded here, and listed without being decoded.
+///
+/// Messages that come from the run's first event stay encoded. On the wire an embedded message is a field of bytes, so they are
+/// handed on without being looked at, and their maps keep the order in which they were encoded first.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Record {
+    #[prost(message, optional, tag = "1")]
+    execution: Option<WorkflowExecution>,
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    workflow_type: Option<Bytes>,
+    #[prost(message, optional, tag = "3")]
+    start_time: Option<wkt::Timestamp>,
+    #[prost(message, optional, tag = "4")]
+    close_time: Option<wkt::Timestamp>,
+    #[prost(int32, tag = "5")]
+    status: i32,
+    #[prost(int64, tag = "6")]
+    history_length: i64,
+    #[prost(bytes = "bytes", tag = "7")]
+    parent_namespace_id: Bytes,
+    #[prost(bytes = "bytes", optional, tag = "8")]
+    parent_execution: Option<Bytes>,
+    #[prost(message, optional, tag = "9")]
+    execution_time: Option<wkt::Timestamp>,
+    #[prost(bytes = "bytes", optional, tag = "10")]
+    memo: Option<Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "11")]
+    search_attributes: Option<Bytes>,
+    #[prost(string, tag = "13")]
+    task_queue: String,
+    #[prost(int64, tag = "14")]
+    state_transition_count: i64,
+    #[prost(int64, tag = "15")]
+    history_size_bytes: i64,
+    #[prost(message, optional, tag = "17")]
+    execution_duration: Option<wkt::Duration>,
+    #[prost(bytes = "bytes", optional, tag = "18")]
+    root_execution: Option<Bytes>,
+    #[prost(bytes = "bytes", tag = "21")]
+    first_run_id: Bytes,
+    #[prost(bytes = "bytes", optional, tag = "24")]
+    priority: Option<Bytes>,
+}
+
+/// What [`Record`] takes from `WorkflowExecutionStartedEventAttributes`.
+#[derive(Clone, PartialEq, Message)]
+struct Shown {
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    workflow_type: Option<Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    parent_workflow_execution: Option<Bytes>,
+    #[prost(bytes = "bytes", tag = "16")]
+    first_execution_run_id: Bytes,
+    #[prost(bytes = "bytes", optional, tag = "22")]
+    memo: Option<Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "23")]
+    search_attributes: Option<Bytes>,
+    #[prost(bytes = "bytes", tag = "27")]
+    parent_workflow_namespace_id: Bytes,
+    #[prost(bytes = "bytes", optional, tag = "31")]
+    root_workflow_execution: Option<Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "35")]
+    priority: Option<Bytes>,
+}
+
+/// The record of a run as it is now.
+pub(crate) fn record(run: &Run, workflow_id: &str) -> Record {
     let info = &run.info;
     let closed = run.state.close_time;
-    WorkflowExecutionInfo {
+    let shown = Shown::decode(info.started.encoded().clone()).expect("the attributes that are kept of a run are valid");
+    Record {
         execution: Some(WorkflowExecution { workflow_id: workflow_id.to_owned(), run_id: run.id.to_string() }),
-        r#type: info.started.workflow_type.clone(),
+        workflow_type: shown.workflow_type,
         start_time: Some(info.start_time.to_proto()),
         execution_time: Some(info.execution_time.to_proto()),
         close_time: closed.map(|time| time.to_proto()),
@@ -20,14 +88,13 @@ pub(crate) fn record(run: &Run, workflow_id: &str) -> WorkflowExecutionInfo {
         history_length: run.state.next_event_id - 1,
         history_size_bytes: i64::try_from(run.state.history_bytes).unwrap_or(i64::MAX),
         state_transition_count: run.state.transition_count,
-        parent_namespace_id: info.started.parent_workflow_namespace_id.clone(),
-        parent_execution: info.started.parent_workflow_execution.clone(),
-        root_execution: info.started.root_workflow_execution.clone(),
-        memo: info.started.memo.clone(),
-        search_attributes: info.started.search_attributes.clone(),
+        parent_namespace_id: shown.parent_workflow_namespace_id,
+        parent_execution: shown.parent_workflow_execution,
+        root_execution: shown.root_workflow_execution,
+        memo: shown.memo,
+        search_attributes: shown.search_attributes,
         task_queue: run.task_queue().to_owned(),
-        first_run_id: info.started.first_execution_run_id.clone(),
-        priority: info.started.priority.clone(),
-        ..WorkflowExecutionInfo::default()
+        first_run_id: shown.first_execution_run_id,
+        priority: shown.priority,
     }
 }

@@ -84,11 +84,9 @@ pub(crate) fn schedule(txn: &mut Txn<'_>, original_scheduled_time: Option<crate:
 /// [`crate::Limits::workflow_task_retry_max_interval`], because SDKs report only the first failure and let later ones time out.
 fn start_to_close_timeout(txn: &Txn<'_>, attempt: i32) -> std::time::Duration {
     let limits = txn.ctx.limits;
-    let timeout = time::positive(txn.run.info.started.workflow_task_timeout.as_ref())
-        .ok()
-        .flatten()
-        .unwrap_or(limits.workflow_task_timeout)
-        .min(limits.workflow_task_timeout_max);
+    let started = &txn.run.info.started;
+    let timeout =
+        started.workflow_task_timeout().unwrap_or(limits.workflow_task_timeout).min(limits.workflow_task_timeout_max);
     let Ok(doublings) = u32::try_from(attempt - 4) else { return timeout };
     let extra = std::time::Duration::from_secs(5).saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX));
     timeout + extra.min(limits.workflow_task_retry_max_interval)

@@ -248,7 +248,7 @@ fn timeouts() {
         };
         Server::new().decide(&mut workflow, start(request));
         let run = workflow.current_run().expect("the run");
-        let started = &run.info.started;
+        let started = run.info.started.decode();
         let actual =
             [&started.workflow_execution_timeout, &started.workflow_run_timeout, &started.workflow_task_timeout]
                 .map(|timeout| timeout.as_ref().map_or(0, |timeout| timeout.seconds));

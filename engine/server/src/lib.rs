@@ -6,6 +6,7 @@
 pub mod frontend;
 pub mod limits;
 pub mod matching;
+pub mod memory;
 pub mod meta;
 pub mod node;
 pub mod partition;

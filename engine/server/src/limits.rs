@@ -22,9 +22,13 @@ pub const PARTITION_BATCH_COMMANDS_BUSY: usize = 4;
 /// Commands at which a batch is large enough: what a batch costs by itself is then small against its commands.
 pub const PARTITION_BATCH_COMMANDS_FULL: usize = 16;
 
-/// The longest that a batch waits for company under load. It waits as long as the one before took, which on most disks is less:
-/// a command then takes twice as long at worst.
-pub const PARTITION_BATCH_LINGER_MAX: Duration = Duration::from_millis(3);
+/// Commands of a node that wait for an fsync from which on batches wait for company, whatever their own size: the partitions
+/// share the fsync. More than a handful of callers who wait for each other.
+pub const NODE_COMMANDS_BUSY: usize = 16;
+
+/// The longest that a batch waits for company under load, and how far apart the common departures of a node's batches are: a
+/// few fsyncs of a fast disk. On a slow one the batches in flight make the next ones wait anyway.
+pub const PARTITION_BATCH_LINGER_MAX: Duration = Duration::from_millis(4);
 
 /// Bytes of rows at which a forming batch takes no more commands: an entry must stay well below what replication sends at once.
 pub const PARTITION_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -32,9 +36,22 @@ pub const PARTITION_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Partitions of a new data directory: enough to use the cores of a small machine, few enough to share an fsync well.
 pub const PARTITIONS_DEFAULT: u32 = 4;
 
-/// Memory of the workflows that a node keeps, bytes: about 30,000 of them. Beyond it, the least recently used ones are dropped
+/// Memory of the workflows that a node keeps, bytes: about 50,000 of them. Beyond it, the least recently used ones are dropped
 /// and read again.
 pub const WORKFLOW_CACHE_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// How long a workflow that nobody touches stays in memory, at least; at most twice as long. Longer than the usual workflow task
+/// timeout, so that what memory alone waits for is over by then.
+pub const WORKFLOW_IDLE_MAX: Duration = Duration::from_secs(20);
+
+/// Workflows that a partition looks at in one go to find idle ones: about as many as a turn can have brought in.
+pub const WORKFLOW_CACHE_LOOKS_MAX: usize = 1024;
+
+/// How often free memory goes back to the system: often enough to be seen soon after a burst, and far too rarely to cost anything.
+pub const MEMORY_COLLECT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Runs out of memory of which a partition remembers the sticky queue, about 30 bytes each.
+pub const STICKY_RUNS_REMEMBERED_MAX: usize = 100_000;
 
 /// History that is kept in memory for a cached run after it was applied, bytes: what the next workflow task of a sticky
 /// worker needs.
@@ -96,8 +113,18 @@ pub const VISIBILITY_QUERY_DEPTH_MAX: usize = 100;
 /// Records in one page of a list; Temporal's `frontend.visibilityMaxPageSize`, which is its default too.
 pub const VISIBILITY_PAGE_SIZE_MAX: usize = 1000;
 
-/// Visibility rows that one step of a list or count examines before it lets others have the thread.
-pub const VISIBILITY_SCAN_ROWS: usize = 500;
+/// Visibility rows that one step of a list or count examines before it lets others have the thread: about a millisecond.
+pub const VISIBILITY_SCAN_ROWS: usize = 4000;
+
+/// Visibility rows that are counted as one remembered segment: what has to be read again when one of them changes.
+pub const VISIBILITY_TALLY_SEGMENT_ROWS: usize = 16_000;
+
+/// Remembered segments of counts, about a kilobyte each, for all partitions: every commit looks for those that it changes. Those of
+/// the counts that were not asked for longest are forgotten.
+pub const VISIBILITY_TALLY_SEGMENTS_MAX: usize = 512;
+
+/// Length of a filter whose counts are remembered, bytes: longer ones name single runs, and are not asked again.
+pub const VISIBILITY_TALLY_FILTER_BYTES_MAX: usize = 2048;
 
 /// Steps of lists and counts at a time, for the whole node: what is left of two cores is for workflows.
 pub const VISIBILITY_SCANS_MAX: usize = 4;

@@ -60,12 +60,13 @@ fn run(mut settings: Settings) -> ExitCode {
     // One core is left to the threads that write the log and the rows: with as many workers as cores they take turns, which
     // costs more than it gains (measured on two cores: a tenth of the CPU).
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cores.saturating_sub(1).max(1))
-        .enable_all()
-        .thread_name("everlog")
-        .build();
-    let runtime = match runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(cores.saturating_sub(1).max(1)).enable_all().thread_name("everlog");
+    // Tasks run in the order in which they are woken, so that a partition finds all commands that have arrived, and a connection
+    // all answers that are ready (measured: a fifth of the CPU). The repository's cargo configuration turns this on.
+    #[cfg(tokio_unstable)]
+    builder.disable_lifo_slot();
+    let runtime = match builder.build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(EXIT_FAILURE, &format!("cannot start threads: {error}")),
     };

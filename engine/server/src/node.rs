@@ -28,7 +28,7 @@ use crate::matching::{Backlog, Matching, QueueId};
 use crate::meta::{MetaError, Namespaces};
 use crate::partition::{self, Address, Dependencies, NamespaceSource, Partitions};
 use crate::settings::{DataLocation, Settings};
-use crate::{limits, rows, telemetry};
+use crate::{limits, memory, rows, telemetry};
 
 /// The group of the metadata.
 pub const META_GROUP: GroupId = GroupId(0);
@@ -205,6 +205,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
     let _ = writeln!(std::io::stdout(), "{line}");
     tracing::info!("{line}");
     let fatal = node.fatal();
+    // A task of its own: it is to run where the partition loops run.
+    let giving_back = tokio::spawn(memory::give_back());
     let served = tokio::select! {
         served = frontend::serve(listeners, services, shutdown) => served.map_err(NodeError::from),
         () = telemetry::fold_histograms() => Ok(()),
@@ -213,6 +215,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
             return Err(error);
         }
     };
+    giving_back.abort();
     node.stop().await?;
     served
 }

@@ -370,3 +370,25 @@ async fn a_task_leaves_the_sticky_queue_of_a_worker_that_went_away() {
     client.respond_workflow_task_completed(respond(task.task_token, vec![complete("done")])).await.unwrap();
     server.stopped().await;
 }
+
+#[tokio::test]
+async fn a_worker_that_has_a_workflow_cached_keeps_it_when_the_server_does_not() {
+    // No memory for workflows: each leaves it as soon as its rows are written.
+    let server = Server::with_cache(2, DynamicConfig::default(), 0).await;
+    let mut client = server.client().await;
+    client.start_workflow_execution(start_request("w")).await.unwrap();
+    let task = poll(&mut client).await;
+    client.respond_workflow_task_completed(stay(task, LONG)).await.unwrap();
+    for request_id in ["1", "2"] {
+        let mut worker = client.clone();
+        let polling = tokio::spawn(async move { worker.poll_workflow_task_queue(within(LONG, poll_sticky())).await });
+        // Any answer to another request of the connection comes after the poll has arrived.
+        let before = described(&mut client, "w").await.workflow_execution_info.unwrap().history_length;
+        client.signal_workflow_execution(signal("w", request_id)).await.unwrap();
+        let task = polling.await.unwrap().unwrap().into_inner();
+        assert_eq!(first_event(&task), task.previous_started_event_id + 1);
+        assert_eq!(task.history.as_ref().unwrap().events.last().unwrap().event_id, before + 3);
+        client.respond_workflow_task_completed(stay(task, LONG)).await.unwrap();
+    }
+    server.stopped().await;
+}

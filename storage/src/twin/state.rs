@@ -1,7 +1,7 @@
 //! The rows that can crash.
 
 use std::collections::BTreeMap;
-use std::ops::{Bound, Range};
+use std::ops::{Bound, ControlFlow, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,12 +10,14 @@ use parking_lot::Mutex;
 use super::random_upto;
 use crate::GroupId;
 use crate::state::{
-    Direction, Row, RowBatch, RowChange, StateEngine, StateError, StateSnapshot, StateStats, check_row_key,
+    Direction, Row, RowBatch, RowChange, StateEngine, StateError, StateSnapshot, StateStats, Visitor, check_row_key,
 };
+use crate::watch::{Watch, Watches};
 
 /// A [`StateEngine`] in memory.
 pub struct CrashState {
     inner: Mutex<Inner>,
+    watches: Watches,
 }
 
 #[derive(Default)]
@@ -51,7 +53,7 @@ enum Write {
 impl CrashState {
     /// An empty store. `seed` decides what [`CrashState::crash_anywhere`] leaves.
     pub fn new(seed: u64) -> CrashState {
-        CrashState { inner: Mutex::new(Inner { seed, ..Inner::default() }) }
+        CrashState::holding(Inner { seed, ..Inner::default() })
     }
 
     /// Pulls the plug, and returns the rows as a restarted node finds them if nothing but [`StateEngine::flush`] ever wrote to the
@@ -79,7 +81,11 @@ impl CrashState {
         for write in inner.unflushed.iter().take(kept) {
             apply(&mut durable, write);
         }
-        CrashState { inner: Mutex::new(Inner { live: durable.clone(), durable, seed: inner.seed, ..Inner::default() }) }
+        CrashState::holding(Inner { live: durable.clone(), durable, seed: inner.seed, ..Inner::default() })
+    }
+
+    fn holding(inner: Inner) -> CrashState {
+        CrashState { inner: Mutex::new(inner), watches: Watches::default() }
     }
 
     /// Makes the next flush fail, and with it the store.
@@ -132,7 +138,9 @@ impl StateEngine for CrashState {
         }
         let bytes = batches.iter().map(RowBatch::encoded_len).sum();
         let commit = Write::Commit { group, applied: Bytes::copy_from_slice(applied), batches: batches.to_vec() };
-        self.write(commit, rows, bytes)
+        self.write(commit, rows, bytes)?;
+        self.watches.changed(group, batches);
+        Ok(())
     }
 
     fn applied(&self, group: GroupId) -> Result<Option<Bytes>, StateError> {
@@ -169,6 +177,24 @@ impl StateEngine for CrashState {
         })
     }
 
+    fn visit(&self, group: GroupId, range: Range<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let group = self.group(group)?;
+        let rows = group.rows.range::<[u8], _>((Bound::Included(range.start), Bound::Excluded(range.end)));
+        for (key, value) in rows {
+            if let ControlFlow::Break(()) = visit(key, value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn watch(&self, group: GroupId, range: Range<&[u8]>) -> Watch {
+        self.watches.watch(group, range)
+    }
+
     fn snapshot(&self, group: GroupId) -> Result<Box<dyn StateSnapshot>, StateError> {
         Ok(Box::new(CrashSnapshot(self.group(group)?)))
     }
@@ -184,11 +210,15 @@ impl StateEngine for CrashState {
         let bytes = rows.iter().map(|(key, value)| key.len() + value.len());
         let (count, bytes) = (rows.len(), bytes.sum());
         let content = Arc::new(Group { applied: Some(Bytes::copy_from_slice(applied)), rows });
-        self.write(Write::Replace { group, content }, count, bytes)
+        self.write(Write::Replace { group, content }, count, bytes)?;
+        self.watches.replaced(group);
+        Ok(())
     }
 
     fn drop_group(&self, group: GroupId) -> Result<(), StateError> {
-        self.write(Write::Drop { group }, 0, 0)
+        self.write(Write::Drop { group }, 0, 0)?;
+        self.watches.replaced(group);
+        Ok(())
     }
 
     fn flush(&self) -> Result<(), StateError> {

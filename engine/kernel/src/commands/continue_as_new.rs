@@ -117,7 +117,7 @@ fn started(
         memo: attributes.memo,
         search_attributes: attributes.search_attributes,
         attempt: match initiator {
-            ContinueAsNewInitiator::Retry => txn.run.info.started.attempt + 1,
+            ContinueAsNewInitiator::Retry => txn.run.info.started.decode().attempt + 1,
             _ => 1,
         },
         first_workflow_task_backoff: Some(time::to_proto(successor::backoff(txn, backoff))),

@@ -19,17 +19,16 @@ use std::fmt;
 
 use everlog_proto::api::command::v1::Command;
 use everlog_proto::api::command::v1::command::Attributes as CommandAttributes;
-use everlog_proto::api::common::v1::Memo;
 use everlog_proto::api::enums::v1::{CommandType, WorkflowTaskFailedCause};
+use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::history::v1::history_event::Attributes;
-use everlog_proto::api::history::v1::{HistoryEvent, WorkflowExecutionStartedEventAttributes};
 use everlog_proto::api::sdk::v1::{EventGroupMarker, UserMetadata};
 
 use prost::Message;
 
 use crate::Rejection;
-use crate::proto::Proto;
-use crate::state::OriginalProperties;
+use crate::proto::Encoded;
+use crate::state::{OriginalProperties, Properties};
 use crate::txn::Txn;
 
 /// What the commands of one workflow task have in common with each other and with their events.
@@ -186,16 +185,17 @@ fn unsupported(command: CommandType) -> Result<(), Invalid> {
     Err(Invalid::unsupported(&format!("{command:?}")))
 }
 
-/// Memo and search attributes of the run, to be changed. A retry begins with what the first event says, so that is kept.
-fn properties_mut<'t>(txn: &'t mut Txn<'_>) -> &'t mut WorkflowExecutionStartedEventAttributes {
+/// Gives the run other memo and search attributes. A retry begins with what the first event says, so that is kept.
+fn set_properties(txn: &mut Txn<'_>, properties: &Properties) {
     let info = txn.info_mut();
-    if info.started.retry_policy.is_some() && info.original_properties.is_none() {
-        info.original_properties = Some(OriginalProperties {
-            memo: info.started.memo.clone().map(Proto),
-            search_attributes: info.started.search_attributes.clone().map(Proto),
-        });
+    if info.started.has_retry_policy() && info.original_properties.is_none() {
+        let Properties { memo, search_attributes } = info.started.properties();
+        info.original_properties = Some(Box::new(OriginalProperties {
+            memo: memo.map(Encoded::new),
+            search_attributes: search_attributes.map(Encoded::new),
+        }));
     }
-    &mut info.started
+    info.started = info.started.with_properties(properties);
 }
 
 /// Checks that a part of a command is not larger than [`crate::Limits::blob_bytes_max`].
@@ -212,9 +212,9 @@ fn check_size<M: Message>(
 }
 
 /// Checks that a memo is not larger than [`crate::Limits::memo_bytes_max`].
-fn check_memo_size(
+fn check_memo_size<M: Message>(
     txn: &Txn<'_>,
-    memo: Option<&Memo>,
+    memo: Option<&M>,
     cause: WorkflowTaskFailedCause,
     message: &str,
 ) -> Result<(), Invalid> {

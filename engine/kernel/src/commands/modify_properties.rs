@@ -4,9 +4,11 @@ use everlog_proto::api::command::v1::ModifyWorkflowPropertiesCommandAttributes;
 use everlog_proto::api::enums::v1::WorkflowTaskFailedCause;
 use everlog_proto::api::history::v1::WorkflowPropertiesModifiedEventAttributes;
 use everlog_proto::api::history::v1::history_event::Attributes;
+use prost::Message;
 
 use super::{CommandContext, Invalid};
-use crate::payload_map;
+use crate::payload_map::PayloadMap;
+use crate::state::Properties;
 use crate::txn::Txn;
 
 const CAUSE: WorkflowTaskFailedCause = WorkflowTaskFailedCause::BadModifyWorkflowPropertiesAttributes;
@@ -24,8 +26,9 @@ pub(super) fn apply(
         return Err(Invalid::new(CAUSE, "UpsertedMemo.Fields is not set on ModifyWorkflowPropertiesCommand."));
     }
     super::check_size(txn, Some(&changes), CAUSE, "ModifyWorkflowPropertiesCommandAttributes exceeds size limit.")?;
-    let mut memo = txn.run.info.started.memo.clone().unwrap_or_default();
-    payload_map::merge(&mut memo.fields, changes.fields.clone());
+    let properties = txn.run.info.started.properties();
+    let mut memo = PayloadMap::of(properties.memo.as_ref());
+    memo.merge(&changes.fields);
     super::check_memo_size(
         txn,
         Some(&memo),
@@ -39,6 +42,6 @@ pub(super) fn apply(
             upserted_memo: Some(changes),
         }),
     );
-    super::properties_mut(txn).memo = Some(memo);
+    super::set_properties(txn, &Properties { memo: Some(memo.encode_to_vec().into()), ..properties });
     Ok(())
 }

@@ -95,7 +95,7 @@ fn normalized(
     }
     validation::priority(attributes.priority.as_ref()).map_err(|message| format!("invalid priorities: {message}"))?;
 
-    let run_timeout = time::positive(txn.run.info.started.workflow_run_timeout.as_ref()).ok().flatten();
+    let run_timeout = txn.run.info.started.run_timeout();
     let timeouts = Timeouts {
         schedule_to_close: given(attributes.schedule_to_close_timeout, "ScheduleToCloseTimeout")?,
         schedule_to_start: given(attributes.schedule_to_start_timeout, "ScheduleToStartTimeout")?,

@@ -4,9 +4,11 @@ use everlog_proto::api::command::v1::UpsertWorkflowSearchAttributesCommandAttrib
 use everlog_proto::api::enums::v1::WorkflowTaskFailedCause;
 use everlog_proto::api::history::v1::UpsertWorkflowSearchAttributesEventAttributes;
 use everlog_proto::api::history::v1::history_event::Attributes;
+use prost::Message;
 
 use super::{CommandContext, Invalid};
-use crate::payload_map;
+use crate::payload_map::PayloadMap;
+use crate::state::Properties;
 use crate::txn::Txn;
 
 const CAUSE: WorkflowTaskFailedCause = WorkflowTaskFailedCause::BadSearchAttributes;
@@ -36,7 +38,10 @@ pub(super) fn apply(
             search_attributes: Some(changes.clone()),
         }),
     );
-    let current = super::properties_mut(txn).search_attributes.get_or_insert_default();
-    payload_map::merge(&mut current.indexed_fields, changes.indexed_fields);
+    let properties = txn.run.info.started.properties();
+    let mut search_attributes = PayloadMap::of(properties.search_attributes.as_ref());
+    search_attributes.merge(&changes.indexed_fields);
+    let search_attributes = Some(search_attributes.encode_to_vec().into());
+    super::set_properties(txn, &Properties { search_attributes, ..properties });
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! A poller is at hand for an activity: the attempt is started, and everything that the worker needs is put together.
 
-use everlog_proto::api::common::v1::{Priority, WorkflowExecution};
+use everlog_proto::api::common::v1::{Priority, WorkflowExecution, WorkflowType};
 use everlog_proto::api::workflowservice::v1::PollActivityTaskQueueResponse;
 
 use crate::Rejection;
@@ -55,7 +55,7 @@ fn poll_response(txn: &Txn<'_>, activity: &Activity) -> PollActivityTaskQueueRes
     PollActivityTaskQueueResponse {
         task_token: token::encode(&token),
         workflow_namespace: txn.ctx.namespace.name.clone(),
-        workflow_type: txn.run.info.started.workflow_type.clone(),
+        workflow_type: Some(WorkflowType { name: txn.run.workflow_type().to_owned() }),
         workflow_execution: Some(WorkflowExecution {
             workflow_id: txn.workflow_id.to_owned(),
             run_id: txn.run.id.to_string(),
@@ -73,7 +73,7 @@ fn poll_response(txn: &Txn<'_>, activity: &Activity) -> PollActivityTaskQueueRes
         start_to_close_timeout: scheduled.start_to_close_timeout,
         heartbeat_timeout: scheduled.heartbeat_timeout,
         retry_policy: scheduled.retry_policy.clone(),
-        priority: merged_priority(txn.run.info.started.priority.as_ref(), scheduled.priority.as_ref()),
+        priority: merged_priority(txn.run.info.started.priority(), scheduled.priority.as_ref()),
         ..PollActivityTaskQueueResponse::default()
     }
 }

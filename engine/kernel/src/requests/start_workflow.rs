@@ -14,7 +14,7 @@ use super::terminate_workflow;
 use crate::command::{Reply, Started};
 use crate::decide::{on_run, start_run};
 use crate::proto::Proto;
-use crate::state::{Run, RunInfo, Workflow};
+use crate::state::{FirstEvent, Run, RunInfo, Workflow};
 use crate::transition::Transition;
 use crate::txn::{NewRun, Txn};
 use crate::{Context, Limits, Rejection, RunId, Time, activity_task, retry, time, validation, workflow_task};
@@ -279,8 +279,8 @@ pub(crate) fn begin<'a>(new_run: NewRun, workflow_id: &'a str, ctx: Context<'a>)
     let info = RunInfo {
         start_time: now,
         execution_time,
-        started: Proto(kept(&mut started)),
-        user_metadata: user_metadata.clone().map(Proto),
+        started: kept(&mut started),
+        user_metadata: user_metadata.clone().map(|metadata| Box::new(Proto(metadata))),
         original_properties: None,
         start_request_id,
         run_expiration: run_expiration.map(|time| execution_expiration.map_or(time, |expiration| time.min(expiration))),
@@ -321,13 +321,13 @@ fn normalize_timeouts(started: &mut WorkflowExecutionStartedEventAttributes, lim
 
 /// What is kept at hand of the first event. Payloads are large, and only needed again if the run is retried; they are not even
 /// copied otherwise.
-fn kept(started: &mut WorkflowExecutionStartedEventAttributes) -> WorkflowExecutionStartedEventAttributes {
+fn kept(started: &mut WorkflowExecutionStartedEventAttributes) -> FirstEvent {
     let continued_failure = started.continued_failure.take();
     let kept = if started.retry_policy.is_some() {
-        started.clone()
+        FirstEvent::new(started)
     } else {
         let payloads = (started.input.take(), started.header.take(), started.last_completion_result.take());
-        let kept = started.clone();
+        let kept = FirstEvent::new(started);
         (started.input, started.header, started.last_completion_result) = payloads;
         kept
     };

@@ -5,12 +5,15 @@
 //! started workflow task, the sticky queue, buffered queries.
 
 mod activity;
+mod first_event;
 mod load;
 mod run;
 mod timer;
 mod workflow_task;
 
 pub use activity::{Activity, ActivityStarted};
+pub use first_event::FirstEvent;
+pub(crate) use first_event::Properties;
 pub use load::{CorruptRow, RunRow};
 pub use run::{OriginalProperties, Run, RunInfo, RunState, Sticky};
 pub use timer::UserTimer;

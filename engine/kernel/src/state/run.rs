@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use everlog_proto::api::common::v1::{Memo, SearchAttributes};
 use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
-use everlog_proto::api::history::v1::{HistoryEvent, WorkflowExecutionStartedEventAttributes};
+use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::sdk::v1::UserMetadata;
 use serde::{Deserialize, Serialize};
 
-use super::{Activity, BufferedQuery, UserTimer, WorkflowTask};
-use crate::proto::{self, Proto};
+use super::{Activity, BufferedQuery, FirstEvent, UserTimer, WorkflowTask};
+use crate::proto::{Encoded, Proto};
 use crate::transition::{TaskKey, TaskKind};
 use crate::{RunId, Time};
 
@@ -59,11 +59,11 @@ pub struct RunInfo {
     pub execution_time: Time,
     /// The started event, which has type, task queue, timeouts, retry policy, memo, search attributes, parent and chain. The
     /// input, header and last completion result are kept only where a retry will need them again.
-    pub started: Proto<WorkflowExecutionStartedEventAttributes>,
+    pub started: FirstEvent,
     /// Memo and search attributes as the first event has them, once the workflow has changed them, if a retry will need them.
-    pub original_properties: Option<OriginalProperties>,
+    pub original_properties: Option<Box<OriginalProperties>>,
     /// Summary and details given at the start.
-    pub user_metadata: Option<Proto<UserMetadata>>,
+    pub user_metadata: Option<Box<Proto<UserMetadata>>>,
     /// The request id of the start.
     pub start_request_id: String,
     /// When the run times out.
@@ -76,9 +76,9 @@ pub struct RunInfo {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct OriginalProperties {
     /// The memo.
-    pub memo: Option<Proto<Memo>>,
+    pub memo: Option<Encoded<Memo>>,
     /// The search attributes.
-    pub search_attributes: Option<Proto<SearchAttributes>>,
+    pub search_attributes: Option<Encoded<SearchAttributes>>,
 }
 
 /// The part of a run that changes with every transition. Kept small: it is written every time.
@@ -146,7 +146,7 @@ impl Default for RunState {
 }
 
 /// Where the worker polls that has a run cached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Sticky {
     /// Its queue.
     pub task_queue: String,
@@ -187,17 +187,17 @@ impl Run {
 
     /// The run's normal task queue.
     pub fn task_queue(&self) -> &str {
-        self.info.started.task_queue.as_ref().map_or("", |queue| &queue.name)
+        self.info.started.task_queue()
     }
 
     /// The workflow type's name.
     pub fn workflow_type(&self) -> &str {
-        self.info.started.workflow_type.as_ref().map_or("", |workflow_type| &workflow_type.name)
+        self.info.started.workflow_type()
     }
 
     /// The first run of the chain.
     pub fn first_run_id(&self) -> RunId {
-        self.info.started.first_execution_run_id.parse().unwrap_or(self.id)
+        self.info.started.first_run_id().unwrap_or(self.id)
     }
 
     /// Whether a worker has a workflow task of the run in hand, so that events from outside must wait.
@@ -262,17 +262,17 @@ impl Run {
 
     /// The run's priority, 1 to 5.
     pub fn priority(&self) -> u8 {
-        self.info.started.priority.as_ref().map_or(3, |priority| proto::priority_level(priority.priority_key))
+        self.info.started.priority_level()
     }
 
     /// Rough size in memory, bytes; the cache is bounded by it.
     pub fn memory_bytes(&self) -> usize {
         let activities: usize = self.activities.values().map(|activity| activity.memory_bytes()).sum();
         let buffered: usize = self.buffered.values().map(|event| prost::Message::encoded_len(&**event) + 64).sum();
-        // The fields of a decoded message are about as large again as its encoding.
         size_of::<Run>()
             + size_of::<RunInfo>()
-            + 2 * prost::Message::encoded_len(&*self.info.started)
+            + self.info.started.heap_bytes()
+            + self.info.start_request_id.len()
             + activities
             + buffered
             + 96 * self.timers.len()

@@ -16,6 +16,7 @@ mod call;
 mod capabilities;
 mod commands;
 mod errors;
+mod gathered;
 mod history;
 mod history_token;
 mod http;
@@ -48,6 +49,7 @@ use crate::matching::Matching;
 use crate::meta::{NamespaceRecord, Namespaces};
 use crate::partition::{Address, Partitions};
 use crate::settings::DynamicConfig;
+use crate::visibility::Tallies;
 
 /// What the frontend works with.
 #[derive(Clone)]
@@ -71,6 +73,8 @@ pub struct Services {
 /// What every handler is given.
 struct Frontend {
     services: Services,
+    /// Counts of executions that are remembered.
+    tallies: Arc<Tallies>,
     /// True once the server is to stop: whoever waits for something to happen answers what it has.
     draining: watch::Receiver<bool>,
 }

@@ -11,6 +11,7 @@ use everlog_proto::operator_service::OperatorServiceServer;
 use everlog_proto::workflow_service::WorkflowServiceServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_stream::StreamExt;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -18,6 +19,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use super::gathered::Gathered;
 use super::layer::ObserveLayer;
 use super::services::{OperatorApi, WorkflowApi};
 use super::{Frontend, Services, http};
@@ -122,9 +124,10 @@ pub async fn serve(
         // The sender lives as long as this function.
         let _ = draining.wait_for(|draining| *draining).await;
     };
-    let incoming = TcpIncoming::from(listeners.grpc).with_nodelay(Some(true));
-    let grpc = grpc_server(&routes.keepalive)
-        .add_routes(routes.routes)
+    let incoming =
+        TcpIncoming::from(listeners.grpc).with_nodelay(Some(true)).map(|accepted| accepted.map(Gathered::new));
+    let grpc = grpc_server(&routes.keepalive, ObserveLayer { workflow: routes.workflow })
+        .add_routes(routes.others)
         .serve_with_incoming_shutdown(incoming, drained(draining.clone()));
     let api =
         axum::serve(listeners.http, http::api(Arc::clone(&serving))).with_graceful_shutdown(drained(draining.clone()));
@@ -169,7 +172,8 @@ struct Keepalive {
 }
 
 struct GrpcRoutes {
-    routes: Routes,
+    workflow: WorkflowServiceServer<WorkflowApi>,
+    others: Routes,
     keepalive: Keepalive,
 }
 
@@ -182,7 +186,7 @@ fn routes(
     let limits = &services.config.frontend;
     let keepalive = Keepalive { interval: limits.keepalive_interval, timeout: limits.keepalive_timeout };
     let request_bytes_max = services.request_bytes_max;
-    let frontend = Arc::new(Frontend { services, draining });
+    let frontend = Arc::new(Frontend { services, tallies: Arc::default(), draining });
     let workflow = WorkflowServiceServer::new(WorkflowApi(Arc::clone(&frontend)))
         // SDKs built on the Rust core compress what they send.
         .accept_compressed(CompressionEncoding::Gzip)
@@ -201,17 +205,19 @@ fn routes(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let failed = |error: tonic_reflection::server::Error| ServeError::Reflection(error.to_string());
-    let routes = Routes::new(workflow)
-        .add_service(operator)
+    let others = Routes::new(operator)
         .add_service(health)
         .add_service(reflection().build_v1().map_err(failed)?)
         .add_service(reflection().build_v1alpha().map_err(failed)?)
         .prepare();
-    Ok(GrpcRoutes { routes, keepalive })
+    Ok(GrpcRoutes { workflow, others, keepalive })
 }
 
 /// Clients may ping as often as they like: SDKs do so every 10 to 30 seconds, and hyper does not count pings.
-fn grpc_server(keepalive: &Keepalive) -> Server<tower::layer::util::Stack<ObserveLayer, tower::layer::util::Identity>> {
+fn grpc_server(
+    keepalive: &Keepalive,
+    layer: ObserveLayer,
+) -> Server<tower::layer::util::Stack<ObserveLayer, tower::layer::util::Identity>> {
     Server::builder()
         .http2_keepalive_interval(Some(keepalive.interval))
         .http2_keepalive_timeout(Some(keepalive.timeout))
@@ -220,5 +226,5 @@ fn grpc_server(keepalive: &Keepalive) -> Server<tower::layer::util::Stack<Observ
         .http2_max_local_error_reset_streams(Some(CONNECTION_RESETS_MAX))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .layer(ObserveLayer)
+        .layer(layer)
 }

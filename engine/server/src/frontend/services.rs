@@ -107,7 +107,7 @@ service!(OperatorService for OperatorApi as OPERATOR_OPERATIONS {
     ListSearchAttributes(operator.list_search_attributes: operator_api::ListSearchAttributesRequest) -> operator_api::ListSearchAttributesResponse;
 });
 
-/// The name of a method, if it is served, for use as a label.
-pub(super) fn is_served(method: &str) -> Option<&'static str> {
-    WORKFLOW_OPERATIONS.iter().chain(OPERATOR_OPERATIONS).find(|operation| **operation == method).copied()
+/// The names of the methods that are served, of both services.
+pub(super) fn served() -> impl Iterator<Item = &'static str> {
+    WORKFLOW_OPERATIONS.iter().chain(OPERATOR_OPERATIONS).copied()
 }

@@ -49,9 +49,10 @@ pub(super) async fn count_workflow_executions(
     request: CountWorkflowExecutionsRequest,
 ) -> Result<CountWorkflowExecutionsResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
+    let types = types(&namespace);
     let counted =
-        visibility::count(&frontend.partitions, &namespace.namespace, &request.query, &types(&namespace)).await?;
-    Ok(counted)
+        visibility::count(&frontend.partitions, &frontend.tallies, &namespace.namespace, &request.query, &types);
+    Ok(counted.await?)
 }
 
 /// Lists open executions by a filter.

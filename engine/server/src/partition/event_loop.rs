@@ -27,6 +27,7 @@ use self::watching::{Watcher, view};
 use super::batch::{Batch, OnDurable};
 use super::cache::{Cache, CacheKey, Entry};
 use super::load::{LoadRequest, Loaded, Readers};
+use super::pace::{Commands, Pace};
 use super::wakes::{WakePage, Wakes};
 use super::{Address, Answer, CallError, NamespaceSource, Partition, RunView, history};
 use crate::frontend::queries::Queries;
@@ -92,11 +93,13 @@ pub struct Dependencies {
 /// When the reading threads cannot be started.
 pub fn spawn(groups: Vec<Group>, dependencies: &Dependencies) -> std::io::Result<Vec<Partition>> {
     let readers = Readers::start(limits::READER_THREADS)?;
+    let pace = Pace::new();
     let partitions = groups
         .into_iter()
         .map(|group| {
             let (events, receiver) = mpsc::channel(limits::PARTITION_EVENTS_MAX);
-            let event_loop = Loop::new(group.clone(), dependencies.clone(), readers.clone(), events.downgrade());
+            let event_loop =
+                Loop::new(group.clone(), dependencies.clone(), readers.clone(), Arc::clone(&pace), events.downgrade());
             tokio::spawn(event_loop.run(receiver));
             Partition { group, events }
         })
@@ -117,9 +120,10 @@ impl Partition {
 /// A batch on its way.
 struct InFlight {
     sequence: u64,
-    proposed: Instant,
     outcome: ProposalOutcome,
     waiting: Vec<OnDurable>,
+    /// They count as waiting until this is dropped.
+    _commands: Commands,
     touched: Vec<CacheKey>,
     views: HashMap<(CacheKey, RunId), RunView>,
 }
@@ -135,6 +139,7 @@ struct Loop {
     horizon: Time,
     reading_wakes: bool,
     forming: Batch,
+    pace: Arc<Pace>,
     /// Sequence number of the forming batch.
     sequence: u64,
     /// Every batch up to this one is durable and applied.
@@ -144,8 +149,6 @@ struct Loop {
     in_flight: VecDeque<InFlight>,
     /// Commands in the batch that was proposed last.
     last_commands: usize,
-    /// How long the last batch took to become durable and applied.
-    last_latency: Duration,
     watchers: HashMap<(CacheKey, RunId), Vec<Watcher>>,
     now: Time,
     /// Where the seeds of decisions come from; itself seeded by the system.
@@ -163,7 +166,13 @@ enum End {
 }
 
 impl Loop {
-    fn new(group: Group, dependencies: Dependencies, readers: Readers, events: mpsc::WeakSender<Event>) -> Loop {
+    fn new(
+        group: Group,
+        dependencies: Dependencies,
+        readers: Readers,
+        pace: Arc<Pace>,
+        events: mpsc::WeakSender<Event>,
+    ) -> Loop {
         let partition = group.id().to_string();
         Loop {
             batch_rows: metrics::histogram!("everlog_batch_rows"),
@@ -177,14 +186,14 @@ impl Loop {
             wakes: Wakes::default(),
             horizon: Time(0),
             reading_wakes: false,
-            forming: Batch::default(),
+            forming: Batch::new(&pace),
+            pace,
             sequence: 1,
             committed: 0,
             touched: Vec::new(),
             views: HashMap::new(),
             in_flight: VecDeque::new(),
             last_commands: 0,
-            last_latency: Duration::ZERO,
             watchers: HashMap::new(),
             now: Time(0),
             seeds: Ids::new(system_seed()),
@@ -290,6 +299,7 @@ impl Loop {
                 () = tokio::time::sleep(sleep), if accepting => {
                     self.tick();
                     self.wake();
+                    self.evict();
                 }
             }
         }
@@ -315,17 +325,18 @@ impl Loop {
 
     /// How long the forming batch is to wait for more commands; `None` if there is nothing to propose, or no room in flight.
     ///
-    /// A lone command never waits. Under load, when the batch before carried several commands, a moment's patience makes
-    /// batches larger, and all that is paid by the batch (an entry in Raft, a share of an fsync) cheaper. It waits no longer
-    /// than the batch before took to become durable, and not at all once it is as large as that one: whoever was answered by
-    /// it is back then.
+    /// A lone command never waits. Under load, when the batch before carried several commands or many wait in the whole node, a
+    /// moment's patience makes batches larger, and all that is paid by the batch (an entry in Raft, a share of an fsync) cheaper.
+    /// It leaves with the other partitions' batches, or once it is as large as the one before: whoever was answered by that one
+    /// is back then.
     fn patience(&self) -> Option<Duration> {
         let since = self.forming.since().filter(|_| !self.forming.is_empty())?;
         let commands = self.forming.commands();
         let full = commands >= self.last_commands.max(limits::PARTITION_BATCH_COMMANDS_FULL);
+        let busy = self.last_commands >= limits::PARTITION_BATCH_COMMANDS_BUSY || self.pace.is_busy();
         match self.in_flight.len() {
-            0 if full || self.last_commands < limits::PARTITION_BATCH_COMMANDS_BUSY => Some(Duration::ZERO),
-            0 => Some(self.last_latency.min(limits::PARTITION_BATCH_LINGER_MAX).saturating_sub(since.elapsed())),
+            0 if full || !busy => Some(Duration::ZERO),
+            0 => Some(self.pace.until_departure(since, Instant::now())),
             in_flight if full && in_flight < limits::PARTITION_BATCHES_IN_FLIGHT_MAX => Some(Duration::ZERO),
             _ => None,
         }
@@ -336,7 +347,7 @@ impl Loop {
             return Ok(());
         }
         self.last_commands = self.forming.commands();
-        let (rows, waiting) = std::mem::take(&mut self.forming).into_parts();
+        let (rows, waiting, commands) = self.forming.take();
         self.batch_rows.record(rows.changes.len() as f64);
         let sequence = self.sequence;
         self.sequence += 1;
@@ -344,14 +355,7 @@ impl Loop {
             Ok(outcome) => {
                 let touched = std::mem::take(&mut self.touched);
                 let views = std::mem::take(&mut self.views);
-                self.in_flight.push_back(InFlight {
-                    sequence,
-                    proposed: Instant::now(),
-                    outcome,
-                    waiting,
-                    touched,
-                    views,
-                });
+                self.in_flight.push_back(InFlight { sequence, outcome, waiting, _commands: commands, touched, views });
                 Ok(())
             }
             Err(error) => {
@@ -370,7 +374,6 @@ impl Loop {
             return Err(());
         }
         self.committed = batch.sequence;
-        self.last_latency = batch.proposed.elapsed();
         for waiting in batch.waiting {
             waiting(Ok(()));
         }
@@ -379,15 +382,11 @@ impl Loop {
         }
         for key in batch.touched {
             let Some(entry) = self.cache.get_mut(&key) else { continue };
-            for tail in entry.tails.values_mut() {
-                tail.trim(self.committed);
-            }
+            entry.runs.trim_tails(self.committed);
             entry.forget_closed_runs(self.committed);
             self.cache.recount(&key);
         }
-        self.cache.evict(self.dependencies.cache_bytes_max, self.committed);
-        self.cached_workflows.set(self.cache.len() as f64);
-        self.cached_bytes.set(self.cache.bytes() as f64);
+        self.evict();
         Ok(())
     }
 
@@ -410,7 +409,7 @@ impl Loop {
         for batch in std::mem::take(&mut self.in_flight) {
             fail(batch.waiting, &error);
         }
-        fail(std::mem::take(&mut self.forming).into_parts().1, &error);
+        fail(self.forming.take().1, &error);
         for job in self.cache.drain() {
             refuse(job, &error);
         }
@@ -427,7 +426,7 @@ impl Loop {
     /// Does a job, or sets it aside while rows are read.
     fn admit(&mut self, job: Job) {
         let key = CacheKey::of(&job.address);
-        let entry = self.cache.entry(&key);
+        let entry = self.cache.entry(&key, self.now);
         let missing = match (&entry.workflow, job.run_id) {
             (None, run_id) => Some(run_id),
             (Some(workflow), Some(run_id))
@@ -492,18 +491,11 @@ impl Loop {
                 entry.absent.insert(run_id);
             }
         }
-        match &mut entry.workflow {
-            // Only runs that are not in memory were asked for, so nothing newer is replaced.
-            Some(workflow) => {
-                for (run_id, run) in found.runs {
-                    workflow.runs.entry(run_id).or_insert(run);
-                }
-            }
-            None if loaded.with_current => entry.workflow = Some(found),
-            None => return,
+        if entry.workflow.is_none() && !loaded.with_current {
+            return;
         }
         let waiting = std::mem::take(&mut entry.waiting);
-        self.cache.recount(&key);
+        self.cache.add_runs(&key, found);
         for job in waiting {
             self.admit(job);
         }
@@ -607,11 +599,10 @@ impl Loop {
             for (row, value) in rows {
                 match (&row, &value) {
                     (RowKey::History(run_id, first), Some(events)) => {
-                        entry.tails.entry(*run_id).or_default().push(*first, events.clone(), sequence);
+                        entry.runs.tail_mut(*run_id).push(*first, events.clone(), sequence);
                     }
                     (RowKey::Run(run_id), None) => {
-                        entry.absent.insert(*run_id);
-                        entry.tails.remove(run_id);
+                        entry.remove_run(*run_id);
                     }
                     _ => {}
                 }
@@ -701,7 +692,7 @@ fn history_of(reply: &Reply, run_id: Option<RunId>, entry: &Entry) -> Option<his
         _ => return None,
     };
     let run_id = run_id?;
-    match entry.tails.get(&run_id) {
+    match entry.runs.tail(run_id) {
         Some(tail) => Some(tail.source(run_id, start.history_from, start.history_to)),
         None => Some(history::HistoryTail::default().source(run_id, start.history_from, start.history_to)),
     }

@@ -12,6 +12,8 @@ mod cache;
 mod event_loop;
 mod history;
 mod load;
+mod pace;
+mod sticky_memory;
 mod wakes;
 
 use std::sync::Arc;

@@ -42,7 +42,14 @@ impl Wakes {
         if self.next()? > now {
             return None;
         }
-        self.heap.pop().map(|Reverse(wake)| wake)
+        let due = self.heap.pop().map(|Reverse(wake)| wake);
+        // Give back what was taken when there were many more.
+        const WAKES_MIN: usize = 1024;
+        let wanted = (2 * self.heap.len()).max(WAKES_MIN);
+        if self.heap.capacity() > 4 * wanted {
+            self.heap.shrink_to(wanted);
+        }
+        due
     }
 }
 

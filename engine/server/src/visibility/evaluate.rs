@@ -10,6 +10,7 @@ use everlog_proto::api::enums::v1::IndexedValueType;
 use serde_json::Value as Json;
 
 use super::query::words;
+use super::record::field;
 use super::times::parse_time;
 use super::{Comparison, Field, Filter, Record, Value};
 
@@ -17,6 +18,21 @@ impl Filter {
     /// Whether the record is one of those asked for.
     pub fn matches(&self, record: &Record<'_>) -> bool {
         self.evaluate(record) == Some(true)
+    }
+
+    /// The last field of an encoded record that has to be read for it.
+    pub(super) fn last_field(&self) -> u32 {
+        match self {
+            Filter::And(operands) | Filter::Or(operands) => {
+                operands.iter().map(Filter::last_field).max().unwrap_or_default()
+            }
+            Filter::Not(operand) => operand.last_field(),
+            Filter::IsNull(field)
+            | Filter::Compare(field, ..)
+            | Filter::In(field, _)
+            | Filter::Between(field, ..)
+            | Filter::StartsWith(field, _) => stored_in(field),
+        }
     }
 
     /// `None` is SQL's unknown.
@@ -112,6 +128,26 @@ fn stored<'a>(field: &Field, record: &Record<'a>) -> Stored<'a> {
                 (stored, _) => stored,
             }
         }
+    }
+}
+
+/// The field of an encoded record that has the value of `field`.
+fn stored_in(field: &Field) -> u32 {
+    match field {
+        Field::WorkflowId | Field::RunId => field::EXECUTION,
+        Field::WorkflowType => field::WORKFLOW_TYPE,
+        Field::StartTime => field::START_TIME,
+        Field::ExecutionTime => field::EXECUTION_TIME,
+        Field::CloseTime => field::CLOSE_TIME,
+        Field::ExecutionStatus => field::STATUS,
+        Field::TaskQueue => field::TASK_QUEUE,
+        Field::HistoryLength => field::HISTORY_LENGTH,
+        Field::ExecutionDuration => field::EXECUTION_DURATION,
+        Field::StateTransitionCount => field::STATE_TRANSITION_COUNT,
+        Field::HistorySizeBytes => field::HISTORY_SIZE_BYTES,
+        Field::ParentWorkflowId | Field::ParentRunId => field::PARENT_EXECUTION,
+        Field::RootWorkflowId | Field::RootRunId => field::ROOT_EXECUTION,
+        Field::Attribute(..) => field::SEARCH_ATTRIBUTES,
     }
 }
 
@@ -240,7 +276,8 @@ mod tests {
     fn matching(query: &str) -> String {
         let filter = Query::parse(query, &types()).unwrap().filter.unwrap();
         let records = records();
-        let matches = |index: &usize| filter.matches(&Record::parse(&records[*index]).unwrap());
+        let matches =
+            |index: &usize| filter.matches(&Record::parse_until(&records[*index], filter.last_field()).unwrap());
         (0..records.len()).filter(matches).map(|index| index.to_string()).collect()
     }
 

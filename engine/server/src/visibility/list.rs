@@ -1,6 +1,7 @@
 //! Lists and counts over all partitions.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,13 +11,14 @@ use everlog_proto::api::workflowservice::v1::CountWorkflowExecutionsResponse;
 use everlog_proto::api::workflowservice::v1::count_workflow_executions_response::AggregationGroup;
 use everlog_raft::{Group, ReadConsistency};
 use everlog_storage::keys::{KeyRange, VisibilityKey, after};
-use everlog_storage::state::{Direction, Row};
+use everlog_storage::state::Row;
 use futures::future::try_join_all;
 
 use super::field::status_name;
 use super::plan;
-use super::scan::{ReadRows, Scan};
-use super::{Query, SearchAttributeTypes, VisibilityError};
+use super::scan::{Rows, Scan, step};
+use super::tallies::{ByStatus, Segment, Tallies, TallyKey, add};
+use super::{Filter, Query, SearchAttributeTypes, VisibilityError};
 use crate::limits;
 use crate::partition::{Address, Partitions};
 
@@ -54,7 +56,10 @@ pub async fn list_matching(
         Ok(size) if size > 0 => size.min(limits::VISIBILITY_PAGE_SIZE_MAX),
         _ => limits::VISIBILITY_PAGE_SIZE_MAX,
     };
-    let scans = scans(partitions, namespace, query, position).await?;
+    let ranges = |ranges| behind(ranges, namespace, position);
+    let (groups, ranges) = within(partitions, namespace, query.filter.as_ref(), ranges).await?;
+    let filter = Arc::new(query.filter);
+    let scans = groups.iter().map(|group| Scan::new(rows(group), ranges.clone(), filter.clone())).collect();
     let (rows, has_more) = page(scans, page_size).await?;
     let token = rows.last().filter(|_| has_more).map(|(key, _)| encode_token(key)).unwrap_or_default();
     Ok((rows.into_iter().map(|(_, record)| record).collect(), token))
@@ -67,14 +72,24 @@ pub async fn list_matching(
 /// As [`list`].
 pub async fn count(
     partitions: &Partitions,
+    tallies: &Arc<Tallies>,
     namespace: &Arc<Namespace>,
     query: &str,
     types: &SearchAttributeTypes,
 ) -> Result<CountWorkflowExecutionsResponse, VisibilityError> {
     let query = Query::parse(query, types)?;
     let is_grouped = query.group_by.is_some();
-    let scans = scans(partitions, namespace, query, None).await?;
-    let by_status = count_by_status(scans).await?;
+    let (groups, ranges) = within(partitions, namespace, query.filter.as_ref(), |ranges| ranges).await?;
+    let written_out = format!("{:?}", query.filter);
+    let filter = Arc::new(query.filter);
+    let count = |group: &Group| {
+        let key = TallyKey { group: group.id(), namespace: namespace.id, filter: written_out.clone() };
+        count_by_status(tallies.clone(), key, rows(group), ranges.clone(), filter.clone())
+    };
+    let mut by_status = ByStatus::new();
+    for counted in try_join_all(groups.iter().map(count)).await? {
+        add(&mut by_status, &counted);
+    }
     let groups =
         if is_grouped { by_status.iter().map(|(status, count)| group(*status, *count)).collect() } else { Vec::new() };
     Ok(CountWorkflowExecutionsResponse { count: by_status.values().sum(), groups })
@@ -91,14 +106,14 @@ fn group(status: i64, count: i64) -> AggregationGroup {
     AggregationGroup { group_values: vec![payload], count }
 }
 
-/// The scans of the partitions that a query concerns, behind `position`, once they see all that was acknowledged before.
-async fn scans(
+/// The partitions that a filter concerns, once they see all that was acknowledged before, and the part of `cut`'s ranges of their rows.
+async fn within(
     partitions: &Partitions,
     namespace: &Arc<Namespace>,
-    query: Query,
-    position: Option<Position>,
-) -> Result<Vec<Scan>, VisibilityError> {
-    let bound = plan::bound(query.filter.as_ref());
+    filter: Option<&Filter>,
+    cut: impl FnOnce(Vec<KeyRange>) -> Vec<KeyRange>,
+) -> Result<(Vec<Group>, Vec<KeyRange>), VisibilityError> {
+    let bound = plan::bound(filter);
     let groups: Vec<Group> = match &bound.workflow_id {
         Some(workflow_id) => {
             let address = Address { namespace: namespace.clone(), workflow_id: workflow_id.as_str().into() };
@@ -108,16 +123,15 @@ async fn scans(
     };
     let barriers = groups.iter().map(|group| group.read_barrier(ReadConsistency::Lease));
     try_join_all(barriers).await.map_err(|error| VisibilityError::Unavailable(error.to_string()))?;
+    Ok((groups, cut(bound.ranges(namespace.id))))
+}
 
-    let ranges = behind(bound.ranges(namespace.id), namespace, position);
-    let filter = Arc::new(query.filter);
-    let scan = |group: Group| {
-        let read: ReadRows = Arc::new(move |range: &KeyRange, limit| {
-            group.scan(&range.start[..]..&range.end[..], Direction::Ascending, limit)
-        });
-        Scan::new(read, ranges.clone(), filter.clone())
-    };
-    Ok(groups.into_iter().map(scan).collect())
+fn rows(group: &Group) -> Rows {
+    let (visited, watched) = (group.clone(), group.clone());
+    Rows {
+        visit: Arc::new(move |range, visit| visited.visit(&range.start[..]..&range.end[..], visit)),
+        watch: Arc::new(move |range| watched.watch_rows(&range.start[..]..&range.end[..])),
+    }
 }
 
 /// The ranges without what lies before and at `position`.
@@ -141,8 +155,7 @@ async fn page(scans: Vec<Scan>, page_size: usize) -> Result<(Vec<Row>, bool), Vi
             Some(row) => rows.push(row),
             None => {
                 let missing = page_size - rows.len();
-                let waiting = sources.iter_mut().filter(|source| source.found.is_empty());
-                try_join_all(waiting.map(|source| source.find(missing))).await?;
+                sources = step(move || find(sources, missing)).await?;
             }
         }
     }
@@ -158,55 +171,72 @@ struct Source {
 impl Source {
     /// No row before this key can come.
     fn next_key(&self) -> Option<&Bytes> {
-        self.found.front().map(|(key, _)| key).or_else(|| self.scan.frontier())
+        self.found.front().map(|(key, _)| key).or_else(|| self.scan.next_range().map(|range| &range.start))
     }
 
     fn compare(self: &&mut Source, other: &&mut Source) -> std::cmp::Ordering {
         self.next_key().cmp(&other.next_key())
     }
-
-    /// Goes one step on.
-    async fn find(&mut self, missing: usize) -> Result<(), VisibilityError> {
-        if self.scan.frontier().is_some() {
-            // Without a filter, more than are missing would be read for nothing.
-            let rows_max = if self.scan.takes_all() {
-                missing.min(limits::VISIBILITY_SCAN_ROWS)
-            } else {
-                limits::VISIBILITY_SCAN_ROWS
-            };
-            self.found = self.scan.step(rows_max, |rows| rows.map(|(row, _)| row).collect()).await?;
-        }
-        Ok(())
-    }
 }
 
-/// Matching rows by status.
-async fn count_by_status(scans: Vec<Scan>) -> Result<BTreeMap<i64, i64>, VisibilityError> {
-    let counts = try_join_all(scans.into_iter().map(|mut scan| async move {
-        let mut total = BTreeMap::new();
-        while scan.frontier().is_some() {
-            let step = scan.step(limits::VISIBILITY_SCAN_ROWS, |rows| {
-                let mut counts: BTreeMap<i64, i64> = BTreeMap::new();
-                for (_, status) in rows {
-                    *counts.entry(status).or_default() += 1;
-                }
-                counts
-            });
-            add(&mut total, step.await?);
+/// Takes every source that has run dry one step on. Blocks.
+fn find(mut sources: Vec<Source>, missing: usize) -> Result<Vec<Source>, VisibilityError> {
+    let wanted = share(missing, sources.len());
+    let is_dry = |source: &Source| source.found.is_empty() && source.scan.next_range().is_some();
+    let rows_max = limits::VISIBILITY_SCAN_ROWS / sources.iter().filter(|source| is_dry(source)).count().max(1);
+    for source in sources.iter_mut().filter(|source| is_dry(source)) {
+        let (scan, found) = (&mut source.scan, &mut source.found);
+        let mut rows_left = rows_max.max(1);
+        while found.len() < wanted && rows_left > 0 && scan.next_range().is_some() {
+            rows_left -= scan.examine(rows_left, |key, record, _| {
+                found.push_back((Bytes::copy_from_slice(key), Bytes::copy_from_slice(record)));
+                if found.len() < wanted { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
         }
-        Ok(total)
-    }));
-    let mut total = BTreeMap::new();
-    for count in counts.await? {
-        add(&mut total, count);
+    }
+    Ok(sources)
+}
+
+/// How many of `missing` rows to look for in each of `sources`. They are spread evenly, but for chance: with twice the square root on
+/// top it is seldom that one has more to give, which would take another step.
+fn share(missing: usize, sources: usize) -> usize {
+    let even = missing.div_ceil(sources.max(1));
+    missing.min(even + 2 * even.isqrt() + 2)
+}
+
+/// The rows of a partition that match, by status.
+async fn count_by_status(
+    tallies: Arc<Tallies>,
+    key: TallyKey,
+    rows: Rows,
+    ranges: Vec<KeyRange>,
+    filter: Arc<Option<Filter>>,
+) -> Result<ByStatus, VisibilityError> {
+    let (mut total, unknown) = tallies.known(&key, ranges);
+    let mut scan = Scan::new(rows, unknown, filter);
+    while scan.next_range().is_some() {
+        let segment;
+        (scan, segment) = step(move || count_segment(scan)).await?;
+        add(&mut total, &segment.by_status);
+        tallies.remember(&key, segment, &scan.rows);
     }
     Ok(total)
 }
 
-fn add(total: &mut BTreeMap<i64, i64>, more: BTreeMap<i64, i64>) {
-    for (status, count) in more {
-        *total.entry(status).or_default() += count;
+/// Counts up to [`limits::VISIBILITY_SCAN_ROWS`] rows. Blocks.
+fn count_segment(mut scan: Scan) -> Result<(Scan, Segment), VisibilityError> {
+    let mut range = scan.next_range().cloned().unwrap_or_default();
+    let watch = (scan.rows.watch)(&range);
+    let mut by_status = ByStatus::new();
+    let rows = scan.examine(limits::VISIBILITY_SCAN_ROWS, |_, _, status| {
+        *by_status.entry(status).or_default() += 1;
+        ControlFlow::Continue(())
+    })?;
+    if let Some(rest) = scan.next_range().filter(|rest| rest.end == range.end) {
+        range.end = rest.start.clone();
+        watch.end_at(&range.end);
     }
+    Ok((scan, Segment { range, watch, rows, by_status }))
 }
 
 /// The part of a visibility key behind the namespace: close time, start time, run id.

@@ -8,6 +8,7 @@
 //!   query text ──syntax──▶ Syntax ──query──▶ Filter ──plan──▶ key ranges and partitions
 //!                                               │                      │
 //!                                               └──────▶ list: scan, filter, merge ──▶ a page of encoded records
+//!                                                              or count, and remember (tallies)
 //! ```
 //!
 //! Records are stored as they are listed and are not decoded on the way; a filter reads the fields that it needs from the
@@ -22,6 +23,7 @@ mod query;
 mod record;
 mod scan;
 mod syntax;
+mod tallies;
 mod times;
 
 use std::collections::HashMap;
@@ -33,6 +35,7 @@ pub use legacy::{closed_query, open_query};
 pub use list::{count, list, list_matching};
 pub use query::{Comparison, Filter, Query, Value};
 pub use record::Record;
+pub use tallies::Tallies;
 
 /// The declared types of a namespace's own search attributes, by name.
 pub type SearchAttributeTypes = HashMap<String, IndexedValueType>;

@@ -1,7 +1,24 @@
 //! Records read from their encoded bytes, only as far as a filter asks.
 
-use bytes::Buf;
 use everlog_kernel::Time;
+
+/// Field numbers of `WorkflowExecutionInfo`.
+pub(super) mod field {
+    pub(in super::super) const EXECUTION: u32 = 1;
+    pub(in super::super) const WORKFLOW_TYPE: u32 = 2;
+    pub(in super::super) const START_TIME: u32 = 3;
+    pub(in super::super) const CLOSE_TIME: u32 = 4;
+    pub(in super::super) const STATUS: u32 = 5;
+    pub(in super::super) const HISTORY_LENGTH: u32 = 6;
+    pub(in super::super) const PARENT_EXECUTION: u32 = 8;
+    pub(in super::super) const EXECUTION_TIME: u32 = 9;
+    pub(in super::super) const SEARCH_ATTRIBUTES: u32 = 11;
+    pub(in super::super) const TASK_QUEUE: u32 = 13;
+    pub(in super::super) const STATE_TRANSITION_COUNT: u32 = 14;
+    pub(in super::super) const HISTORY_SIZE_BYTES: u32 = 15;
+    pub(in super::super) const EXECUTION_DURATION: u32 = 17;
+    pub(in super::super) const ROOT_EXECUTION: u32 = 18;
+}
 
 /// An encoded `WorkflowExecutionInfo`, taken apart one level deep. Where a field is there more than once, the last one counts;
 /// [`everlog_kernel`] never writes such a record.
@@ -31,24 +48,35 @@ pub struct Record<'a> {
 impl<'a> Record<'a> {
     /// Takes a record apart. `None` if it is none.
     pub fn parse(encoded: &'a [u8]) -> Option<Record<'a>> {
+        Record::parse_until(encoded, u32::MAX)
+    }
+
+    /// Takes a record apart up to the field `last`, and up to the status in any case: fields lie in the order of their numbers, since
+    /// that is how [`everlog_kernel`] writes them. What lies behind is left out, and not looked at.
+    pub(super) fn parse_until(encoded: &'a [u8], last: u32) -> Option<Record<'a>> {
+        let last = last.max(field::STATUS);
         let mut record = Record::default();
         let mut rest = encoded;
         while !rest.is_empty() {
-            match next_field(&mut rest)? {
-                (1, Wire::Bytes(bytes)) => record.execution = Some(bytes),
-                (2, Wire::Bytes(bytes)) => record.workflow_type = Some(bytes),
-                (3, Wire::Bytes(bytes)) => record.start_time = Some(bytes),
-                (4, Wire::Bytes(bytes)) => record.close_time = Some(bytes),
-                (5, Wire::Varint(number)) => record.status = number as i64,
-                (6, Wire::Varint(number)) => record.history_length = number as i64,
-                (8, Wire::Bytes(bytes)) => record.parent_execution = Some(bytes),
-                (9, Wire::Bytes(bytes)) => record.execution_time = Some(bytes),
-                (11, Wire::Bytes(bytes)) => record.search_attributes = Some(bytes),
-                (13, Wire::Bytes(bytes)) => record.task_queue = std::str::from_utf8(bytes).ok()?,
-                (14, Wire::Varint(number)) => record.state_transition_count = number as i64,
-                (15, Wire::Varint(number)) => record.history_size_bytes = number as i64,
-                (17, Wire::Bytes(bytes)) => record.execution_duration = Some(bytes),
-                (18, Wire::Bytes(bytes)) => record.root_execution = Some(bytes),
+            let (number, value) = next_field(&mut rest)?;
+            if number > last {
+                break;
+            }
+            match (number, value) {
+                (field::EXECUTION, Wire::Bytes(bytes)) => record.execution = Some(bytes),
+                (field::WORKFLOW_TYPE, Wire::Bytes(bytes)) => record.workflow_type = Some(bytes),
+                (field::START_TIME, Wire::Bytes(bytes)) => record.start_time = Some(bytes),
+                (field::CLOSE_TIME, Wire::Bytes(bytes)) => record.close_time = Some(bytes),
+                (field::STATUS, Wire::Varint(number)) => record.status = number as i64,
+                (field::HISTORY_LENGTH, Wire::Varint(number)) => record.history_length = number as i64,
+                (field::PARENT_EXECUTION, Wire::Bytes(bytes)) => record.parent_execution = Some(bytes),
+                (field::EXECUTION_TIME, Wire::Bytes(bytes)) => record.execution_time = Some(bytes),
+                (field::SEARCH_ATTRIBUTES, Wire::Bytes(bytes)) => record.search_attributes = Some(bytes),
+                (field::TASK_QUEUE, Wire::Bytes(bytes)) => record.task_queue = std::str::from_utf8(bytes).ok()?,
+                (field::STATE_TRANSITION_COUNT, Wire::Varint(number)) => record.state_transition_count = number as i64,
+                (field::HISTORY_SIZE_BYTES, Wire::Varint(number)) => record.history_size_bytes = number as i64,
+                (field::EXECUTION_DURATION, Wire::Bytes(bytes)) => record.execution_duration = Some(bytes),
+                (field::ROOT_EXECUTION, Wire::Bytes(bytes)) => record.root_execution = Some(bytes),
                 _ => {}
             }
         }
@@ -132,6 +160,7 @@ enum Wire<'a> {
 }
 
 /// Takes the next field off an encoded message.
+#[inline]
 fn next_field<'a>(rest: &mut &'a [u8]) -> Option<(u32, Wire<'a>)> {
     let key = varint(rest)?;
     let wire = match key & 7 {
@@ -147,21 +176,32 @@ fn next_field<'a>(rest: &mut &'a [u8]) -> Option<(u32, Wire<'a>)> {
     Some((u32::try_from(key >> 3).ok()?, wire))
 }
 
+#[inline]
 fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
     let (taken, left) = rest.split_at_checked(length)?;
     *rest = left;
     Some(taken)
 }
 
+#[inline]
 fn varint(rest: &mut &[u8]) -> Option<u64> {
+    match *rest {
+        // Keys, lengths and most numbers.
+        [byte @ ..0x80, behind @ ..] => {
+            *rest = behind;
+            Some(u64::from(*byte))
+        }
+        _ => long_varint(rest),
+    }
+}
+
+fn long_varint(rest: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {
-        if rest.is_empty() {
-            return None;
-        }
-        let byte = rest.get_u8();
+        let (byte, behind) = rest.split_first()?;
+        *rest = behind;
         value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
+        if *byte < 0x80 {
             return Some(value);
         }
     }

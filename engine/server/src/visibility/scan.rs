@@ -1,87 +1,97 @@
 //! A scan through one partition's visibility rows, step by step.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use everlog_storage::Watch;
 use everlog_storage::keys::{KeyRange, after};
-use everlog_storage::state::{Row, StateError};
+use everlog_storage::state::{StateError, Visitor};
 use tokio::sync::Semaphore;
 
 use super::{Filter, Record, VisibilityError};
 use crate::limits;
 
-/// Reads up to a number of rows of a range, in order. Blocks.
-pub(super) type ReadRows = Arc<dyn Fn(&KeyRange, usize) -> Result<Vec<Row>, StateError> + Send + Sync>;
-
 /// Steps at a time, of all lists and counts of this process.
 static STEPS: Semaphore = Semaphore::const_new(limits::VISIBILITY_SCANS_MAX);
 
+/// Shows the rows of a range, in order, until the visitor breaks. Blocks.
+type VisitRows = dyn Fn(&KeyRange, Visitor<'_>) -> Result<(), StateError> + Send + Sync;
+
+/// Access to the rows of a partition.
+#[derive(Clone)]
+pub(super) struct Rows {
+    /// Reads them.
+    pub(super) visit: Arc<VisitRows>,
+    /// Watches a range for changes.
+    pub(super) watch: Arc<dyn Fn(&KeyRange) -> Watch + Send + Sync>,
+}
+
 /// The rows of one partition that are still to be examined.
 pub(super) struct Scan {
-    read: ReadRows,
+    pub(super) rows: Rows,
     /// In order; the first one shrinks as it is read.
     ranges: VecDeque<KeyRange>,
     filter: Arc<Option<Filter>>,
+    last_field: u32,
 }
 
 impl Scan {
-    pub(super) fn new(read: ReadRows, ranges: Vec<KeyRange>, filter: Arc<Option<Filter>>) -> Scan {
-        Scan { read, ranges: ranges.into(), filter }
+    pub(super) fn new(rows: Rows, ranges: Vec<KeyRange>, filter: Arc<Option<Filter>>) -> Scan {
+        let last_field = (*filter).as_ref().map_or(0, Filter::last_field);
+        Scan { rows, ranges: ranges.into(), filter, last_field }
     }
 
-    /// No row before this key is left to be examined; `None` if none is left at all.
-    pub(super) fn frontier(&self) -> Option<&Bytes> {
-        self.ranges.front().map(|range| &range.start)
+    /// The range that is examined next, without what has been examined of it; `None` if nothing is left. No row before it is left
+    /// to be examined.
+    pub(super) fn next_range(&self) -> Option<&KeyRange> {
+        self.ranges.front()
     }
 
-    /// Whether every row matches.
-    pub(super) fn takes_all(&self) -> bool {
-        self.filter.is_none()
-    }
-
-    /// Examines up to `rows_max` rows and hands those that match, in order, to `sift`, on a thread for blocking work.
-    ///
-    /// Returns what `sift` made of them.
-    pub(super) async fn step<T: Send + 'static>(
+    /// Examines rows of the next range, `rows_max` at most, and shows key, record and status of those that match to `take`, in order,
+    /// until it breaks. Blocks. Returns how many rows were examined.
+    pub(super) fn examine(
         &mut self,
         rows_max: usize,
-        sift: impl FnOnce(&mut dyn Iterator<Item = (Row, i64)>) -> T + Send + 'static,
-    ) -> Result<T, VisibilityError> {
-        let range = self.ranges.front().cloned().unwrap_or_default();
-        let (read, filter) = (self.read.clone(), self.filter.clone());
-        let _step = STEPS.acquire().await.map_err(|_| internal("scans have been shut down"))?;
-        let blocking = tokio::task::spawn_blocking(move || {
-            let rows = read(&range, rows_max).map_err(|error| internal(error.to_string()))?;
-            let last = rows.last().map(|(key, _)| key.clone()).filter(|_| rows.len() >= rows_max);
-            let mut corrupt = None;
-            let mut matching = rows.into_iter().filter_map(|row| match examine(&row.1, &filter) {
-                Some(status) => status.map(|status| (row, status)),
-                None => {
-                    corrupt = Some(row.0);
-                    None
-                }
-            });
-            let sifted = sift(&mut matching);
-            match corrupt {
-                None => Ok((sifted, last)),
-                Some(key) => Err(internal(format!("the visibility row {key:02x?} is no record"))),
+        mut take: impl FnMut(&[u8], &[u8], i64) -> ControlFlow<()>,
+    ) -> Result<usize, VisibilityError> {
+        let Some(mut range) = self.ranges.pop_front() else { return Ok(0) };
+        let mut examined = 0;
+        let mut stopped_at: Option<Bytes> = None;
+        let mut corrupt = None;
+        let mut examine = |key: &[u8], encoded: &[u8]| {
+            let Some(record) = Record::parse_until(encoded, self.last_field) else {
+                corrupt = Some(Bytes::copy_from_slice(key));
+                return ControlFlow::Break(());
+            };
+            examined += 1;
+            let matches = (*self.filter).as_ref().is_none_or(|filter| filter.matches(&record));
+            let taken = if matches { take(key, encoded, record.status) } else { ControlFlow::Continue(()) };
+            if taken.is_continue() && examined < rows_max {
+                return ControlFlow::Continue(());
             }
-        });
-        let (sifted, last) = blocking.await.map_err(|error| internal(error.to_string()))??;
-        match (last, self.ranges.front_mut()) {
-            (Some(last), Some(range)) => range.start = after(&last),
-            _ => drop(self.ranges.pop_front()),
+            stopped_at = Some(after(key));
+            ControlFlow::Break(())
+        };
+        (self.rows.visit)(&range, &mut examine).map_err(|error| internal(error.to_string()))?;
+        if let Some(key) = corrupt {
+            return Err(internal(format!("the visibility row {key:02x?} is no record")));
         }
-        Ok(sifted)
+        if let Some(next) = stopped_at {
+            range.start = next;
+            self.ranges.push_front(range);
+        }
+        Ok(examined)
     }
 }
 
-/// The record's status if it matches; the outer `None` is for what is no record.
-fn examine(encoded: &[u8], filter: &Option<Filter>) -> Option<Option<i64>> {
-    let record = Record::parse(encoded)?;
-    let matches = filter.as_ref().is_none_or(|filter| filter.matches(&record));
-    Some(matches.then_some(record.status))
+/// Runs one step of a list or count on a thread for blocking work, when its turn comes.
+pub(super) async fn step<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, VisibilityError> + Send + 'static,
+) -> Result<T, VisibilityError> {
+    let _step = STEPS.acquire().await.map_err(|_| internal("scans have been shut down"))?;
+    tokio::task::spawn_blocking(work).await.map_err(|error| internal(error.to_string()))?
 }
 
 fn internal(problem: impl Into<String>) -> VisibilityError {

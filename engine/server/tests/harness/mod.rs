@@ -40,6 +40,11 @@ impl Server {
     }
 
     pub(crate) async fn with(partitions: u32, config: DynamicConfig) -> Server {
+        Server::with_cache(partitions, config, 64 << 20).await
+    }
+
+    /// With this much memory for workflows, in bytes.
+    pub(crate) async fn with_cache(partitions: u32, config: DynamicConfig, cache_bytes_max: usize) -> Server {
         let data = tempfile::tempdir().unwrap();
         let listen = Listen { grpc_port: 0, http_port: 0, metrics_port: 0, ..Listen::default() };
         let listeners = Listeners::bind(&listen).await.unwrap();
@@ -47,7 +52,7 @@ impl Server {
             data_dir: data.path().to_owned(),
             partitions,
             limits: config.limits.clone(),
-            cache_bytes_max: 64 << 20,
+            cache_bytes_max,
         })
         .await
         .unwrap();

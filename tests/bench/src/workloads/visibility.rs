@@ -1,5 +1,6 @@
-//! Workload 8: a page of the list, a page of a filtered list, and a filtered count, over many closed workflows of ten types.
-//! The filtered answers are checked: right type, right number. Servers whose visibility lags get time to catch up first.
+//! Workload 8: a page of the list, a page of a filtered list, a filtered count, and one with a filter that was never asked for before,
+//! over many closed workflows of ten types. The filtered answers are checked: right type, right number. Servers whose visibility
+//! lags get time to catch up first.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,11 +27,13 @@ pub(super) async fn run(context: &Context) -> Result<Vec<Outcome>, BenchError> {
     let lag = wait_until_visible(context, workflows).await?;
     let calls = Extent::Count(CALLS_MAX.min(workflows));
     let mut outcomes = Vec::new();
-    for (part, call) in [("list", Call::List), ("filtered", Call::Filtered), ("count", Call::Count)] {
+    for (part, call) in
+        [("list", Call::List), ("filtered", Call::Filtered), ("count", Call::Count), ("count-new", Call::CountNew)]
+    {
         let (client, prefix, each) = (context.client.clone(), context.prefix.clone(), workflows / TYPES);
         let one = move |number: u64| {
             let (client, prefix) = (client.clone(), prefix.clone());
-            async move { call.send(&client, &type_name(&prefix, number), workflows, each).await }
+            async move { call.send(&client, number, &type_name(&prefix, number), workflows, each).await }
         };
         let meter = context.meter().await?;
         context.progress.phase(part, CALLS_MAX.min(workflows));
@@ -53,10 +56,19 @@ enum Call {
     List,
     Filtered,
     Count,
+    /// One that a server which remembers counts cannot have made yet.
+    CountNew,
 }
 
 impl Call {
-    async fn send(self, client: &Client, workflow_type: &str, workflows: u64, each: u64) -> Result<(), BenchError> {
+    async fn send(
+        self,
+        client: &Client,
+        number: u64,
+        workflow_type: &str,
+        workflows: u64,
+        each: u64,
+    ) -> Result<(), BenchError> {
         let query = format!("WorkflowType = '{workflow_type}' AND ExecutionStatus = 'Completed'");
         match self {
             Call::List => {
@@ -71,6 +83,10 @@ impl Call {
                 same("workflows of the right type", right.count(), page.len())
             }
             Call::Count => same("workflows counted", client.count(&query).await?, each),
+            Call::CountNew => {
+                let query = format!("{query} AND HistoryLength < {}", 1_000_000 + number);
+                same("workflows counted by a new filter", client.count(&query).await?, each)
+            }
         }
     }
 }

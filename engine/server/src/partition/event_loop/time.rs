@@ -23,10 +23,10 @@ impl Loop {
             if time > near && run.next_durable_deadline() == Some(time) {
                 continue;
             }
-            if entry.armed.get(run_id).is_some_and(|armed| *armed <= time) {
+            if entry.runs.armed(*run_id).is_some_and(|armed| armed <= time) {
                 continue;
             }
-            entry.armed.insert(*run_id, time);
+            entry.runs.set_armed(*run_id, Some(time));
             self.wakes.push(Wake {
                 time,
                 namespace_id: address.namespace.id,
@@ -39,12 +39,19 @@ impl Loop {
     pub(super) fn until_next_wake(&self) -> Duration {
         let page = Time(self.horizon.0.saturating_sub(i64::try_from(limits::WAKE_HORIZON.as_nanos() / 2).unwrap_or(0)));
         let page = (!self.reading_wakes).then_some(page);
-        match self.wakes.next().into_iter().chain(page).min() {
+        match self.wakes.next().into_iter().chain(page).chain(self.cache.next_look()).min() {
             // One millisecond late rather than a busy loop: the timer's resolution.
             Some(time) if time > self.now => time.since(self.now).saturating_add(Duration::from_millis(1)),
             Some(_) => Duration::ZERO,
             None => limits::WAKE_HORIZON,
         }
+    }
+
+    /// Drops workflows from memory: the idle ones, and more where there are too many.
+    pub(super) fn evict(&mut self) {
+        self.cache.evict(self.now, self.dependencies.cache_bytes_max, self.committed);
+        self.cached_workflows.set(self.cache.len() as f64);
+        self.cached_bytes.set(self.cache.bytes() as f64);
     }
 
     /// Looks at every run that is due, and reads the next page of wake rows in time.
@@ -62,8 +69,8 @@ impl Loop {
             if let Some(entry) = self.cache.get_mut(&key)
                 && let Some(workflow) = &entry.workflow
             {
-                if entry.armed.get(&wake.run_id).is_some_and(|armed| *armed <= wake.time) {
-                    entry.armed.remove(&wake.run_id);
+                if entry.runs.armed(wake.run_id).is_some_and(|armed| armed <= wake.time) {
+                    entry.runs.set_armed(wake.run_id, None);
                 }
                 let due = workflow.runs.get(&wake.run_id).map(|run| run.next_deadline());
                 if let Some(due) = due
@@ -73,6 +80,8 @@ impl Loop {
                     continue;
                 }
             }
+            // A workflow that left memory is read again, also where only memory knew of what was due: a later deadline of
+            // its rows may count on this wake.
             let work = Work::Command { command: Command::FireTimers, reply: None };
             self.admit(Job { address, run_id: Some(wake.run_id), work });
         }

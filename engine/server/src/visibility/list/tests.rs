@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -6,6 +5,9 @@ use everlog_kernel::NamespaceId;
 use everlog_proto::api::common::v1::WorkflowExecution;
 use everlog_proto::api::workflow::v1::WorkflowExecutionInfo;
 use everlog_proto::wkt;
+use everlog_storage::GroupId;
+use everlog_storage::state::{Direction, RowBatch, StateEngine};
+use everlog_storage::twin::CrashState;
 use prost::Message;
 
 use super::*;
@@ -14,33 +16,64 @@ fn namespace() -> Namespace {
     Namespace { id: NamespaceId([7; 16]), name: "default".to_owned(), retention: Duration::ZERO }
 }
 
-/// Partitions in memory, by key.
-struct Rows {
-    partitions: Vec<Arc<BTreeMap<Bytes, Bytes>>>,
+/// Partitions in memory.
+struct Store {
+    state: Arc<CrashState>,
+    groups: Vec<GroupId>,
     read: Arc<AtomicUsize>,
 }
 
-impl Rows {
-    /// Runs `0..runs`, spread over the partitions: every third is open, start times repeat.
-    fn new(partitions: usize, runs: i64) -> Rows {
-        let mut rows = vec![BTreeMap::new(); partitions];
+/// The row of run `n`: every third is open, start times repeat.
+fn row(n: i64) -> (VisibilityKey, Vec<u8>) {
+    let close = (n % 3 != 0).then_some((n * 7919) % 1000);
+    let start = n % 50;
+    let mut run_id = [0; 16];
+    run_id[..8].copy_from_slice(&n.to_be_bytes());
+    let key = VisibilityKey { namespace: namespace().id.0, close_time_ns: close, start_time_ns: start, run_id };
+    let time = |nanos: i64| wkt::Timestamp { seconds: 0, nanos: nanos as i32 };
+    let info = WorkflowExecutionInfo {
+        execution: Some(WorkflowExecution { workflow_id: format!("w{n}"), run_id: n.to_string() }),
+        start_time: Some(time(start)),
+        close_time: close.map(time),
+        status: if close.is_some() { 2 + (n % 2) as i32 } else { 1 },
+        ..WorkflowExecutionInfo::default()
+    };
+    (key, info.encode_to_vec())
+}
+
+impl Store {
+    /// Runs `0..runs`, spread over the partitions.
+    fn new(partitions: usize, runs: i64) -> Store {
+        let state = Arc::new(CrashState::new(1));
+        let groups = (1..=partitions as u32).map(GroupId).collect();
+        let store = Store { state, groups, read: Arc::default() };
+        let mut batches = vec![RowBatch::new(); partitions];
         for n in 0..runs {
-            let close = (n % 3 != 0).then_some((n * 7919) % 1000);
-            let start = n % 50;
-            let mut run_id = [0; 16];
-            run_id[..8].copy_from_slice(&n.to_be_bytes());
-            let key = VisibilityKey { namespace: namespace().id.0, close_time_ns: close, start_time_ns: start, run_id };
-            let time = |nanos: i64| wkt::Timestamp { seconds: 0, nanos: nanos as i32 };
-            let info = WorkflowExecutionInfo {
-                execution: Some(WorkflowExecution { workflow_id: format!("w{n}"), run_id: n.to_string() }),
-                start_time: Some(time(start)),
-                close_time: close.map(time),
-                status: if close.is_some() { 2 + (n % 2) as i32 } else { 1 },
-                ..WorkflowExecutionInfo::default()
-            };
-            rows[n as usize * 31 % partitions].insert(key.encode(), Bytes::from(info.encode_to_vec()));
+            let (key, record) = row(n);
+            batches[n as usize * 31 % partitions].put(key.encode(), record);
         }
-        Rows { partitions: rows.into_iter().map(Arc::new).collect(), read: Arc::default() }
+        for (group, batch) in store.groups.iter().zip(batches) {
+            store.commit(*group, batch);
+        }
+        store
+    }
+
+    fn commit(&self, group: GroupId, batch: RowBatch) {
+        self.state.commit(group, b"", &[batch]).unwrap();
+    }
+
+    fn rows(&self, group: GroupId) -> Rows {
+        let (visited, watched, read) = (self.state.clone(), self.state.clone(), self.read.clone());
+        Rows {
+            visit: Arc::new(move |range, visit| {
+                let mut counted = |key: &[u8], value: &[u8]| {
+                    read.fetch_add(1, Ordering::Relaxed);
+                    visit(key, value)
+                };
+                visited.visit(group, &range.start[..]..&range.end[..], &mut counted)
+            }),
+            watch: Arc::new(move |range| watched.watch(group, &range.start[..]..&range.end[..])),
+        }
     }
 
     fn scans(&self, query: &str, token: &[u8]) -> Vec<Scan> {
@@ -48,17 +81,24 @@ impl Rows {
         let ranges = plan::bound(query.filter.as_ref()).ranges(namespace().id);
         let ranges = behind(ranges, &namespace(), decode_token(token).unwrap());
         let filter = Arc::new(query.filter);
-        let scan = |rows: &Arc<BTreeMap<Bytes, Bytes>>| {
-            let (rows, read) = (rows.clone(), self.read.clone());
-            let read: ReadRows = Arc::new(move |range: &KeyRange, limit| {
-                let rows: Vec<Row> =
-                    rows.range(range.clone()).take(limit).map(|(key, value)| (key.clone(), value.clone())).collect();
-                read.fetch_add(rows.len(), Ordering::Relaxed);
-                Ok(rows)
-            });
-            Scan::new(read, ranges.clone(), filter.clone())
-        };
-        self.partitions.iter().map(scan).collect()
+        self.groups.iter().map(|group| Scan::new(self.rows(*group), ranges.clone(), filter.clone())).collect()
+    }
+
+    async fn count(&self, tallies: &Arc<Tallies>, query: &str) -> Result<ByStatus, VisibilityError> {
+        let filter = Arc::new(Query::parse(query, &SearchAttributeTypes::new()).unwrap().filter);
+        let ranges = plan::bound((*filter).as_ref()).ranges(namespace().id);
+        let mut total = ByStatus::new();
+        for group in &self.groups {
+            let key = TallyKey { group: *group, namespace: namespace().id, filter: format!("{filter:?}") };
+            let rows = self.rows(*group);
+            add(&mut total, &count_by_status(tallies.clone(), key, rows, ranges.clone(), filter.clone()).await?);
+        }
+        Ok(total)
+    }
+
+    /// Rows that were read since the last call.
+    fn read(&self) -> usize {
+        self.read.swap(0, Ordering::Relaxed)
     }
 
     /// Keys of all pages, page by page.
@@ -77,7 +117,11 @@ impl Rows {
     }
 
     fn all_keys(&self) -> Vec<Bytes> {
-        let mut keys: Vec<Bytes> = self.partitions.iter().flat_map(|rows| rows.keys().cloned()).collect();
+        let keys = |group: &GroupId| {
+            let rows = self.state.scan(*group, &[1]..&[0xff], Direction::Ascending, usize::MAX).unwrap();
+            rows.into_iter().map(|(key, _)| key)
+        };
+        let mut keys: Vec<Bytes> = self.groups.iter().flat_map(keys).collect();
         keys.sort();
         keys
     }
@@ -89,7 +133,7 @@ fn decoded(key: &Bytes) -> VisibilityKey {
 
 #[tokio::test]
 async fn pages_are_in_global_order_and_join_on_to_each_other() {
-    let rows = Rows::new(4, 2000);
+    let rows = Store::new(4, 2000);
     let all = rows.all_keys();
     for page_size in [1000, 999, 137, 2000, 5000] {
         let pages = rows.pages("", page_size).await;
@@ -109,7 +153,7 @@ async fn pages_are_in_global_order_and_join_on_to_each_other() {
 
 #[tokio::test]
 async fn a_filter_leaves_the_order_and_the_pages_as_they_are() {
-    let rows = Rows::new(3, 2000);
+    let rows = Store::new(3, 2000);
     let is_asked = |key: &Bytes| decoded(key).close_time_ns.is_some_and(|time| (100..=300).contains(&time));
     let expected: Vec<Bytes> = rows.all_keys().into_iter().filter(is_asked).collect();
     assert!(expected.len() > 200);
@@ -121,41 +165,124 @@ async fn a_filter_leaves_the_order_and_the_pages_as_they_are() {
 }
 
 #[tokio::test]
-async fn no_more_rows_are_read_than_are_asked_for() {
-    let rows = Rows::new(4, 2000);
-    let read = |rows: &Rows| rows.read.swap(0, Ordering::Relaxed);
-    page(rows.scans("", &[]), 10).await.unwrap();
-    assert!(read(&rows) <= 80);
-    page(rows.scans("ExecutionStatus = 'Running'", &[]), 1000).await.unwrap();
-    assert!(read(&rows) <= 2000_usize.div_ceil(3));
-    page(rows.scans("CloseTime > 900", &[]), 1000).await.unwrap();
-    assert!(read(&rows) <= 150);
+async fn few_more_rows_are_read_than_are_asked_for() {
+    let store = Store::new(4, 2000);
+    page(store.scans("", &[]), 10).await.unwrap();
+    assert!(store.read() <= 40);
+    page(store.scans("", &[]), 100).await.unwrap();
+    assert!(store.read() <= 160);
+    page(store.scans("ExecutionStatus = 'Running'", &[]), 1000).await.unwrap();
+    assert!(store.read() <= 2000_usize.div_ceil(3));
+    page(store.scans("CloseTime > 900", &[]), 1000).await.unwrap();
+    assert!(store.read() <= 150);
+    // Every second one matches.
+    let store = Store::new(5, 2000);
+    page(store.scans("ExecutionStatus = 'Failed'", &[]), 100).await.unwrap();
+    assert!(store.read() <= 400);
 }
 
 #[tokio::test]
 async fn counts_by_status() {
-    let rows = Rows::new(4, 2000);
-    let counted = count_by_status(rows.scans("", &[])).await.unwrap();
+    let (store, tallies) = (Store::new(4, 2000), Arc::default());
+    let counted = store.count(&tallies, "").await.unwrap();
     assert_eq!(counted, [(1, 667), (2, 666), (3, 667)].into());
-    let counted = count_by_status(rows.scans("ExecutionStatus != 2 AND StartTime < 10", &[])).await.unwrap();
+    let counted = store.count(&tallies, "ExecutionStatus != 2 AND StartTime < 10").await.unwrap();
     assert_eq!(counted.values().sum::<i64>(), 267);
     let group = group(1, 667);
     assert_eq!(group.group_values[0].data, b"\"Running\"");
 }
 
 #[tokio::test]
-async fn a_row_that_is_no_record_is_an_error() {
-    let rows = Rows {
-        partitions: vec![Arc::new([(Rows::new(1, 1).all_keys().remove(0), Bytes::from_static(&[0xff]))].into())],
-        read: Arc::default(),
+async fn a_count_reads_rows_again_only_where_something_changed() {
+    let (store, tallies) = (Store::new(1, 50_000), Arc::default());
+    let group = store.groups[0];
+    let closed = "ExecutionStatus = 'Completed'";
+    assert_eq!(store.count(&tallies, closed).await.unwrap(), [(2, 16_666)].into());
+    assert_eq!(store.read(), 33_333);
+    assert_eq!(store.count(&tallies, closed).await.unwrap(), [(2, 16_666)].into());
+    assert_eq!(store.read(), 0);
+    // What another filter finds is its own.
+    assert_eq!(store.count(&tallies, "ExecutionStatus = 'Failed'").await.unwrap(), [(3, 16_667)].into());
+    assert_eq!(store.read(), 33_333);
+    // An open run starts: no closed one is read. One closes, and closed ones are deleted: those around them are read.
+    let put = |n: i64, close_time_ns: Option<i64>| {
+        let (key, record) = row(n);
+        let mut batch = RowBatch::new();
+        batch.put(VisibilityKey { close_time_ns, ..key }.encode(), record);
+        batch
     };
-    assert!(matches!(page(rows.scans("", &[]), 10).await, Err(VisibilityError::Internal(_))));
-    assert!(matches!(count_by_status(rows.scans("", &[])).await, Err(VisibilityError::Internal(_))));
+    store.commit(group, put(60_000, None));
+    assert_eq!(store.count(&tallies, closed).await.unwrap(), [(2, 16_666)].into());
+    assert_eq!(store.read(), 0);
+    for (n, expected) in [(60_002, 16_667), (60_004, 16_668), (60_008, 16_669)] {
+        store.commit(group, put(n, Some(2000 + n)));
+        assert_eq!(store.count(&tallies, closed).await.unwrap(), [(2, expected)].into());
+        assert!((1..=limits::VISIBILITY_TALLY_SEGMENT_ROWS + 4).contains(&store.read()));
+    }
+    let oldest = VisibilityKey::range(&namespace().id.0).end;
+    let last = store.all_keys().pop().unwrap();
+    let mut batch = RowBatch::new();
+    batch.delete_range(last, oldest);
+    store.commit(group, batch);
+    let left = store.count(&tallies, closed).await.unwrap();
+    assert!((1..=limits::VISIBILITY_TALLY_SEGMENT_ROWS + 4).contains(&store.read()));
+    assert_eq!(left, store.count(&Arc::default(), closed).await.unwrap());
+}
+
+/// Rows come and go at random, and counts with and without a memory agree.
+#[tokio::test]
+async fn remembered_counts_are_exact() {
+    let (store, tallies) = (Store::new(2, 9000), Arc::default());
+    let queries = ["", "ExecutionStatus = 2", "StartTime < 25", "CloseTime BETWEEN 100 AND 300", "WorkflowId = 'w77'"];
+    let mut seed = 7_u64;
+    let mut random = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    for _ in 0..200 {
+        let group = store.groups[random(2) as usize];
+        let mut batch = RowBatch::new();
+        let (key, record) = row(random(12_000) as i64);
+        match random(3) {
+            0 => batch.put(key.encode(), record),
+            1 => batch.delete(key.encode()),
+            _ => batch.delete_range(key.encode(), row(random(12_000) as i64).0.encode()[..30].to_vec()),
+        }
+        if random(4) > 0 {
+            store.commit(group, batch);
+        }
+        let query = queries[random(queries.len() as u64) as usize];
+        let remembered = store.count(&tallies, query).await.unwrap();
+        assert_eq!(remembered, store.count(&Arc::default(), query).await.unwrap(), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn no_more_counts_are_remembered_than_may_be() {
+    let (store, tallies) = (Store::new(1, 10), Arc::new(Tallies::default()));
+    for n in 0..limits::VISIBILITY_TALLY_SEGMENTS_MAX + 10 {
+        store.count(&tallies, &format!("ExecutionStatus = 2 AND StartTime < {n}")).await.unwrap();
+    }
+    store.read();
+    store.count(&tallies, "ExecutionStatus = 2 AND StartTime < 20").await.unwrap();
+    assert_eq!(store.read(), 0);
+    store.count(&tallies, "ExecutionStatus = 2 AND StartTime < 5").await.unwrap();
+    assert_eq!(store.read(), 6);
+}
+
+#[tokio::test]
+async fn a_row_that_is_no_record_is_an_error() {
+    let store = Store::new(1, 1);
+    let mut batch = RowBatch::new();
+    batch.put(row(0).0.encode(), Bytes::from_static(&[0xff]));
+    store.commit(store.groups[0], batch);
+    assert!(matches!(page(store.scans("", &[]), 10).await, Err(VisibilityError::Internal(_))));
+    assert!(matches!(store.count(&Arc::default(), "").await, Err(VisibilityError::Internal(_))));
 }
 
 #[test]
 fn tokens() {
-    let key = Rows::new(1, 1).all_keys().remove(0);
+    let key = Store::new(1, 1).all_keys().remove(0);
     let token = encode_token(&key);
     assert_eq!(decode_token(&token).unwrap().unwrap(), key[17..]);
     assert_eq!(decode_token(&[]).unwrap(), None);

@@ -1,0 +1,236 @@
+//! What a run was started with: its first event, encoded, with the few fields at hand that most transitions look at.
+//!
+//! Decoded, the attributes take about 2 kB a run, most of it for fields that nobody asks for before the run ends. So they are
+//! kept as the bytes that the run's row has, and decoded where something rare wants more: a successor, a description, a change
+//! of memo or search attributes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use everlog_proto::api::common::v1::Priority;
+use everlog_proto::api::history::v1::WorkflowExecutionStartedEventAttributes;
+use prost::Message;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::{RunId, proto, time};
+
+/// The attributes of a run's WorkflowExecutionStarted event, as far as they are kept. See [`super::RunInfo::started`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FirstEvent {
+    encoded: Bytes,
+    task_queue: Box<str>,
+    workflow_type: Box<str>,
+    first_run_id: Option<RunId>,
+    priority: Option<Box<Priority>>,
+    run_timeout: Option<Duration>,
+    workflow_task_timeout: Option<Duration>,
+    has_retry_policy: bool,
+}
+
+/// The fields of the attributes that a workflow can change later, each an encoded message.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Properties {
+    /// A `Memo`.
+    #[prost(bytes = "bytes", optional, tag = "22")]
+    pub(crate) memo: Option<Bytes>,
+    /// `SearchAttributes`.
+    #[prost(bytes = "bytes", optional, tag = "23")]
+    pub(crate) search_attributes: Option<Bytes>,
+}
+
+impl Properties {
+    /// Their field numbers, between which there are no others.
+    const TAGS: std::ops::RangeInclusive<u32> = 22..=23;
+}
+
+impl FirstEvent {
+    /// Keeps `attributes`.
+    pub(crate) fn new(attributes: &WorkflowExecutionStartedEventAttributes) -> FirstEvent {
+        FirstEvent::from_parts(attributes.encode_to_vec().into(), attributes)
+    }
+
+    /// Keeps what `encoded` holds.
+    fn decode_from(encoded: Bytes) -> Result<FirstEvent, prost::DecodeError> {
+        let attributes = WorkflowExecutionStartedEventAttributes::decode(encoded.clone())?;
+        Ok(FirstEvent::from_parts(encoded, &attributes))
+    }
+
+    fn from_parts(encoded: Bytes, attributes: &WorkflowExecutionStartedEventAttributes) -> FirstEvent {
+        let timeout = |given| time::positive(given).ok().flatten();
+        FirstEvent {
+            encoded,
+            task_queue: attributes.task_queue.as_ref().map_or("", |queue| &queue.name).into(),
+            workflow_type: attributes.workflow_type.as_ref().map_or("", |workflow_type| &workflow_type.name).into(),
+            first_run_id: attributes.first_execution_run_id.parse().ok(),
+            priority: attributes.priority.clone().map(Box::new),
+            run_timeout: timeout(attributes.workflow_run_timeout.as_ref()),
+            workflow_task_timeout: timeout(attributes.workflow_task_timeout.as_ref()),
+            has_retry_policy: attributes.retry_policy.is_some(),
+        }
+    }
+
+    /// All that is kept of the attributes. Takes about a microsecond.
+    pub fn decode(&self) -> WorkflowExecutionStartedEventAttributes {
+        WorkflowExecutionStartedEventAttributes::decode(self.encoded.clone())
+            .expect("these bytes were encoded here, or were decoded when they were read")
+    }
+
+    /// Memo and search attributes.
+    pub(crate) fn properties(&self) -> Properties {
+        Properties::decode(self.encoded.clone()).expect("whatever decodes as a whole decodes in part")
+    }
+
+    /// The same with other memo and search attributes.
+    pub(crate) fn with_properties(&self, properties: &Properties) -> FirstEvent {
+        // Fields lie in the order of their numbers.
+        let before = self.fields_until(|tag| tag >= *Properties::TAGS.start());
+        let behind = self.fields_until(|tag| tag > *Properties::TAGS.end());
+        let encoded = [&self.encoded[..before], &properties.encode_to_vec(), &self.encoded[behind..]].concat();
+        FirstEvent { encoded: encoded.into(), ..self.clone() }
+    }
+
+    /// Bytes in front of the first field for which `is_behind` holds.
+    fn fields_until(&self, is_behind: impl Fn(u32) -> bool) -> usize {
+        let mut rest = self.encoded.clone();
+        while !rest.is_empty() {
+            let position = self.encoded.len() - rest.len();
+            let (tag, wire_type) = decode_key(&mut rest).expect("the fields of a message that was decoded before");
+            if is_behind(tag) {
+                return position;
+            }
+            skip_field(wire_type, tag, &mut rest, DecodeContext::default()).expect("as above");
+        }
+        self.encoded.len()
+    }
+
+    /// The attributes, encoded.
+    pub(crate) fn encoded(&self) -> &Bytes {
+        &self.encoded
+    }
+
+    /// The run's normal task queue.
+    pub fn task_queue(&self) -> &str {
+        &self.task_queue
+    }
+
+    /// The workflow type's name.
+    pub fn workflow_type(&self) -> &str {
+        &self.workflow_type
+    }
+
+    /// The first run of the chain.
+    pub(crate) fn first_run_id(&self) -> Option<RunId> {
+        self.first_run_id
+    }
+
+    /// The priority that was given.
+    pub(crate) fn priority(&self) -> Option<&Priority> {
+        self.priority.as_deref()
+    }
+
+    /// The level of the priority: 1 to 5.
+    pub(crate) fn priority_level(&self) -> u8 {
+        self.priority.as_ref().map_or(3, |priority| proto::priority_level(priority.priority_key))
+    }
+
+    /// How long the run may take; `None` for "not limited".
+    pub(crate) fn run_timeout(&self) -> Option<Duration> {
+        self.run_timeout
+    }
+
+    /// How long its workflow tasks may take.
+    pub(crate) fn workflow_task_timeout(&self) -> Option<Duration> {
+        self.workflow_task_timeout
+    }
+
+    /// Whether the run has a retry policy.
+    pub(crate) fn has_retry_policy(&self) -> bool {
+        self.has_retry_policy
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let priority = self.priority.as_ref().map_or(0, |priority| size_of::<Priority>() + priority.fairness_key.len());
+        self.encoded.len() + self.task_queue.len() + self.workflow_type.len() + priority
+    }
+}
+
+/// In a row it is what `Proto` of the attributes would be.
+impl Serialize for FirstEvent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.encoded)
+    }
+}
+
+impl<'de> Deserialize<'de> for FirstEvent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        FirstEvent::decode_from(proto::deserialize_bytes(deserializer)?.into()).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use everlog_proto::api::common::v1::{Memo, Payload, WorkflowType};
+    use everlog_proto::api::taskqueue::v1::TaskQueue;
+    use everlog_proto::wkt;
+
+    use super::*;
+    use crate::proto::Proto;
+    use crate::state::{decode_row, encode_row};
+
+    fn attributes() -> WorkflowExecutionStartedEventAttributes {
+        WorkflowExecutionStartedEventAttributes {
+            workflow_type: Some(WorkflowType { name: "type".into() }),
+            task_queue: Some(TaskQueue { name: "queue".into(), ..TaskQueue::default() }),
+            first_execution_run_id: RunId([7; 16]).to_string(),
+            workflow_task_timeout: Some(wkt::Duration { seconds: 5, nanos: 0 }),
+            priority: Some(Priority { priority_key: 2, ..Priority::default() }),
+            identity: "starter".into(),
+            workflow_id: "a field behind the properties".into(),
+            ..WorkflowExecutionStartedEventAttributes::default()
+        }
+    }
+
+    #[test]
+    fn what_is_at_hand_is_what_is_encoded() {
+        let event = FirstEvent::new(&attributes());
+        assert_eq!(event.decode(), attributes());
+        assert_eq!((event.task_queue(), event.workflow_type()), ("queue", "type"));
+        assert_eq!((event.first_run_id(), event.priority_level()), (Some(RunId([7; 16])), 2));
+        assert_eq!((event.run_timeout(), event.workflow_task_timeout()), (None, Some(Duration::from_secs(5))));
+        let none = FirstEvent::new(&WorkflowExecutionStartedEventAttributes::default());
+        assert_eq!((none.task_queue(), none.first_run_id(), none.priority_level()), ("", None, 3));
+    }
+
+    #[test]
+    fn properties_are_replaced_in_their_place() {
+        let memo = |text: &str| Memo { fields: [(text.to_owned(), Payload::default())].into() };
+        let first = FirstEvent::new(&attributes());
+        assert_eq!(first.properties(), Properties::default());
+        let mut expected = attributes();
+        let mut changed = first.clone();
+        for text in ["one", "another"] {
+            let properties = Properties { memo: Some(memo(text).encode_to_vec().into()), ..changed.properties() };
+            changed = changed.with_properties(&properties);
+            expected.memo = Some(memo(text));
+            assert_eq!(changed, FirstEvent::new(&expected));
+            assert_eq!(changed.properties(), properties);
+        }
+        assert_eq!(changed.with_properties(&Properties::default()), first);
+    }
+
+    #[test]
+    fn a_row_has_the_same_bytes_as_the_message_has() {
+        let row = encode_row(&FirstEvent::new(&attributes()));
+        assert_eq!(row, encode_row(&Proto(attributes())));
+        assert_eq!(decode_row::<FirstEvent>(&row).expect("a row"), FirstEvent::new(&attributes()));
+        let broken = encode_row(&not_a_message(b"\xff"));
+        assert!(decode_row::<FirstEvent>(&broken).is_err());
+    }
+
+    /// A row of bytes that are no message.
+    fn not_a_message(bytes: &[u8]) -> FirstEvent {
+        FirstEvent { encoded: Bytes::copy_from_slice(bytes), ..FirstEvent::default() }
+    }
+}

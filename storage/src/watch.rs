@@ -1,0 +1,202 @@
+//! Key ranges that are watched for changes: what was read there holds for as long as nobody writes there.
+//!
+//! A watch is set before the read and asked after it. Engines report a commit once its rows can be read, and before they return: so
+//! who begins to read after a commit has returned either sees the rows or is told of the change.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::GroupId;
+use crate::keys::{KeyRange, after};
+use crate::state::{RowBatch, RowChange};
+
+/// Every watch on the rows of an engine.
+#[derive(Clone, Default)]
+pub(crate) struct Watches(Arc<Mutex<Registry>>);
+
+#[derive(Default)]
+struct Registry {
+    watched: HashMap<GroupId, Vec<Watched>>,
+    next_id: u64,
+}
+
+struct Watched {
+    id: u64,
+    unchanged: KeyRange,
+    is_changed: bool,
+}
+
+/// A watch on a range of rows, until it is dropped.
+///
+/// A change takes away what lies before it too: rows come newest first in the tables that are worth watching, so that the changes
+/// come at the front.
+pub struct Watch {
+    watches: Watches,
+    group: GroupId,
+    id: u64,
+}
+
+impl Watches {
+    /// Sets a watch.
+    pub(crate) fn watch(&self, group: GroupId, range: Range<&[u8]>) -> Watch {
+        let unchanged = Bytes::copy_from_slice(range.start)..Bytes::copy_from_slice(range.end);
+        let mut registry = self.0.lock();
+        let id = registry.next_id;
+        registry.next_id += 1;
+        registry.watched.entry(group).or_default().push(Watched { id, unchanged, is_changed: false });
+        Watch { watches: self.clone(), group, id }
+    }
+
+    /// To be called after a commit.
+    pub(crate) fn changed(&self, group: GroupId, batches: &[RowBatch]) {
+        let mut registry = self.0.lock();
+        let Some(watched) = registry.watched.get_mut(&group) else { return };
+        // Most changes are to tables that nobody watches.
+        let start = watched.iter().map(|watch| watch.unchanged.start.clone()).min().unwrap_or_default();
+        let end = watched.iter().map(|watch| watch.unchanged.end.clone()).max().unwrap_or_default();
+        let may_be_watched = |change: &&RowChange| match change {
+            RowChange::Put { key, .. } | RowChange::Delete { key } => start <= *key && *key < end,
+            RowChange::DeleteRange { .. } => true,
+        };
+        for change in batches.iter().flat_map(|batch| &batch.changes).filter(may_be_watched) {
+            for watch in watched.iter_mut() {
+                watch.is_changed |= cut(&mut watch.unchanged, change);
+            }
+        }
+    }
+
+    /// To be called after all rows of a group were replaced.
+    pub(crate) fn replaced(&self, group: GroupId) {
+        for watch in self.0.lock().watched.get_mut(&group).into_iter().flatten() {
+            watch.unchanged.start = watch.unchanged.end.clone();
+            watch.is_changed = true;
+        }
+    }
+}
+
+impl Watch {
+    /// What lies behind the last change that there was since the watch was set; empty, if nothing is left.
+    pub fn unchanged(&self) -> KeyRange {
+        self.with(|watched| watched.unchanged.clone())
+    }
+
+    /// Whether there was a change in the watched range.
+    pub fn is_changed(&self) -> bool {
+        self.with(|watched| watched.is_changed)
+    }
+
+    /// Watches only what lies before `end` from now on.
+    pub fn end_at(&self, end: &Bytes) {
+        self.with(|watched| watched.unchanged.end = (&watched.unchanged.end).min(end).clone());
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Watched) -> T) -> T {
+        let mut registry = self.watches.0.lock();
+        let watched =
+            registry.watched.get_mut(&self.group).and_then(|all| all.iter_mut().find(|one| one.id == self.id));
+        look(watched.expect("a watch is taken off the list only when it is dropped"))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut registry = self.watches.0.lock();
+        if let Some(watched) = registry.watched.get_mut(&self.group) {
+            watched.retain(|one| one.id != self.id);
+            if watched.is_empty() {
+                registry.watched.remove(&self.group);
+            }
+        }
+    }
+}
+
+/// Takes a change and what lies before it out of a range. Whether there was anything to take.
+pub(crate) fn cut(range: &mut KeyRange, change: &RowChange) -> bool {
+    match change {
+        RowChange::Put { key, .. } | RowChange::Delete { key } => {
+            let is_within = range.contains(key);
+            if is_within {
+                range.start = after(key);
+            }
+            is_within
+        }
+        RowChange::DeleteRange { start, end } => {
+            let overlaps = start < end && *start < range.end && range.start < *end;
+            if overlaps {
+                // A copy: the change is a slice of a whole log entry.
+                range.start = Bytes::copy_from_slice(end);
+            }
+            overlaps
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: GroupId = GroupId(1);
+
+    fn changed(watches: &Watches, change: impl FnOnce(&mut RowBatch)) {
+        let mut batch = RowBatch::new();
+        change(&mut batch);
+        watches.changed(A, &[batch]);
+    }
+
+    fn range(start: &'static str, end: &'static str) -> KeyRange {
+        Bytes::from(start)..Bytes::from(end)
+    }
+
+    #[test]
+    fn only_what_lies_behind_a_change_is_unchanged() {
+        let watches = Watches::default();
+        let watch = watches.watch(A, b"b"..b"y");
+        changed(&watches, |batch| {
+            batch.put("a", "1");
+            batch.delete("y");
+            batch.delete_range("y", "z");
+            batch.delete_range("a", "b");
+            batch.delete_range("d", "c");
+        });
+        watches.changed(GroupId(2), &[]);
+        watches.replaced(GroupId(2));
+        assert!(!watch.is_changed());
+        assert_eq!(watch.unchanged(), range("b", "y"));
+        changed(&watches, |batch| batch.put("d", "1"));
+        assert!(watch.is_changed());
+        assert_eq!(watch.unchanged(), range("d\0", "y"));
+        changed(&watches, |batch| batch.delete("f"));
+        changed(&watches, |batch| batch.delete("e"));
+        assert_eq!(watch.unchanged(), range("f\0", "y"));
+        changed(&watches, |batch| batch.delete_range("g", "i"));
+        assert_eq!(watch.unchanged(), range("i", "y"));
+        watches.replaced(A);
+        assert!(watch.unchanged().is_empty());
+    }
+
+    #[test]
+    fn a_range_that_ends_earlier_is_not_changed_by_what_lies_behind() {
+        let watches = Watches::default();
+        let watch = watches.watch(A, b"b"..b"y");
+        watch.end_at(&Bytes::from("e"));
+        changed(&watches, |batch| batch.put("e", "1"));
+        assert!(!watch.is_changed());
+        changed(&watches, |batch| batch.put("d", "1"));
+        assert!(watch.is_changed());
+    }
+
+    #[test]
+    fn dropped_watches_are_forgotten() {
+        let watches = Watches::default();
+        let (first, second) = (watches.watch(A, b"b"..b"y"), watches.watch(A, b"b"..b"y"));
+        drop(first);
+        changed(&watches, |batch| batch.put("d", "1"));
+        assert!(second.is_changed());
+        drop(second);
+        assert!(watches.0.lock().watched.is_empty());
+    }
+}
