@@ -96,13 +96,21 @@ impl Flusher {
 
     async fn compact_log(&self) -> Result<(), NodeError> {
         let log = self.log.clone();
-        let compacted = tokio::task::spawn_blocking(move || log.compact()).await;
-        compacted.map_err(|error| error.to_string()).and_then(|done| done.map_err(|error| error.to_string())).map_err(
-            |error| {
-                self.failure.report(&error);
-                NodeError(format!("compacting the log: {error}"))
-            },
-        )
+        self.blocking("compacting the log", move || log.compact()).await
+    }
+
+    /// Does `work` on a thread for blocking work. When it fails, the node has failed.
+    async fn blocking<E: std::fmt::Display + Send + 'static>(
+        &self,
+        what: &str,
+        work: impl FnOnce() -> Result<(), E> + Send + 'static,
+    ) -> Result<(), NodeError> {
+        let done = tokio::task::spawn_blocking(work).await;
+        let done = done.map_err(|error| error.to_string()).and_then(|done| done.map_err(|error| error.to_string()));
+        done.map_err(|error| {
+            self.failure.report(&error);
+            NodeError(format!("{what}: {error}"))
+        })
     }
 
     /// One flush, and the purges that it allows.
@@ -121,13 +129,7 @@ impl Flusher {
         self.trigger.reset();
         let engine = self.engine.clone();
         let started = std::time::Instant::now();
-        let flushed = tokio::task::spawn_blocking(move || engine.flush()).await;
-        let flushed =
-            flushed.map_err(|error| error.to_string()).and_then(|flushed| flushed.map_err(|error| error.to_string()));
-        if let Err(error) = flushed {
-            self.failure.report(&error);
-            return Err(NodeError(format!("flush: {error}")));
-        }
+        self.blocking("flush", move || engine.flush()).await?;
         metrics::histogram!("everlog_raft_flush_seconds").record(started.elapsed());
         for (group, position) in applied {
             if let Some(position) = position {

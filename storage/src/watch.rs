@@ -56,8 +56,8 @@ impl Watches {
         let mut registry = self.0.lock();
         let Some(watched) = registry.watched.get_mut(&group) else { return };
         // Most changes are to tables that nobody watches.
-        let start = watched.iter().map(|watch| watch.unchanged.start.clone()).min().unwrap_or_default();
-        let end = watched.iter().map(|watch| watch.unchanged.end.clone()).max().unwrap_or_default();
+        let start = watched.iter().map(|watch| &watch.unchanged.start).min().cloned().unwrap_or_default();
+        let end = watched.iter().map(|watch| &watch.unchanged.end).max().cloned().unwrap_or_default();
         let may_be_watched = |change: &&RowChange| match change {
             RowChange::Put { key, .. } | RowChange::Delete { key } => start <= *key && *key < end,
             RowChange::DeleteRange { .. } => true,

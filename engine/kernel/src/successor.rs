@@ -36,13 +36,14 @@ pub(crate) fn retried(txn: &mut Txn<'_>, failure: Option<&Failure>) -> Result<Ne
         txn.now(),
         info.execution_expiration,
     )?;
-    let mut first = next(txn);
+    let attempt = started.attempt + 1;
+    let mut first = next(txn, started);
     if let Some(original) = &info.original_properties {
         first.memo = original.memo.as_ref().map(Encoded::decode);
         first.search_attributes = original.search_attributes.as_ref().map(Encoded::decode);
     }
     let started = WorkflowExecutionStartedEventAttributes {
-        attempt: started.attempt + 1,
+        attempt,
         initiator: ContinueAsNewInitiator::Retry.into(),
         continued_failure: failure.cloned(),
         first_workflow_task_backoff: Some(time::to_proto(backoff(txn, interval))),
@@ -51,9 +52,12 @@ pub(crate) fn retried(txn: &mut Txn<'_>, failure: Option<&Failure>) -> Result<Ne
     Ok(new_run(txn, started))
 }
 
-/// What the next run's first event says whatever has led to it: it is this run's, but for what follows from its place in the
-/// chain. Parent, root, priority and the chain's expiration are carried along.
-pub(crate) fn next(txn: &Txn<'_>) -> WorkflowExecutionStartedEventAttributes {
+/// What the next run's first event says whatever has led to it: it is this run's, `started`, but for what follows from its place
+/// in the chain. Parent, root, priority and the chain's expiration are carried along.
+pub(crate) fn next(
+    txn: &Txn<'_>,
+    started: WorkflowExecutionStartedEventAttributes,
+) -> WorkflowExecutionStartedEventAttributes {
     WorkflowExecutionStartedEventAttributes {
         continued_execution_run_id: txn.run.id.to_string(),
         continued_failure: None,
@@ -61,7 +65,7 @@ pub(crate) fn next(txn: &Txn<'_>) -> WorkflowExecutionStartedEventAttributes {
         identity: String::new(),
         attempt: 1,
         eager_execution_accepted: false,
-        ..txn.run.info.started.decode()
+        ..started
     }
 }
 

@@ -71,7 +71,9 @@ fn started(
     txn: &Txn<'_>,
     attributes: ContinueAsNewWorkflowExecutionCommandAttributes,
 ) -> Result<WorkflowExecutionStartedEventAttributes, String> {
-    let current = successor::next(txn);
+    let current = txn.run.info.started.decode();
+    let attempt = current.attempt;
+    let current = successor::next(txn, current);
     let initiator = match attributes.initiator() {
         ContinueAsNewInitiator::Unspecified => ContinueAsNewInitiator::Workflow,
         initiator => initiator,
@@ -117,7 +119,7 @@ fn started(
         memo: attributes.memo,
         search_attributes: attributes.search_attributes,
         attempt: match initiator {
-            ContinueAsNewInitiator::Retry => txn.run.info.started.decode().attempt + 1,
+            ContinueAsNewInitiator::Retry => attempt + 1,
             _ => 1,
         },
         first_workflow_task_backoff: Some(time::to_proto(successor::backoff(txn, backoff))),

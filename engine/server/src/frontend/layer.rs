@@ -11,7 +11,7 @@ use std::sync::{LazyLock, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use everlog_proto::workflow_service::WorkflowServiceServer;
+use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
 use http::{HeaderValue, Request, Response, Uri};
 use metrics::{Counter, Histogram};
 use tonic::body::Body;
@@ -32,9 +32,6 @@ const OTHER_OPERATION: &str = "other";
 
 /// Longest part of a path that is repeated in a message, bytes.
 const NAME_BYTES_MAX: usize = 200;
-
-/// What nearly every path begins with.
-const WORKFLOW_SERVICE_PREFIX: &str = "/temporal.api.workflowservice.v1.WorkflowService/";
 
 /// Puts [`Observed`] in front of the other services.
 #[derive(Clone)]
@@ -75,12 +72,17 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let uri = request.uri().clone();
         let timed = Timed::new(uri.path());
-        if uri.path().starts_with(WORKFLOW_SERVICE_PREFIX) {
+        if is_of_workflow_service(uri.path()) {
             Box::pin(observe(timed, uri, self.workflow.call(request)))
         } else {
             Box::pin(observe(timed, uri, self.others.call(request)))
         }
     }
+}
+
+fn is_of_workflow_service(path: &str) -> bool {
+    let behind = path.strip_prefix('/').and_then(|path| path.strip_prefix(workflow_service_server::SERVICE_NAME));
+    behind.is_some_and(|method| method.starts_with('/'))
 }
 
 async fn observe(

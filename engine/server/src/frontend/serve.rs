@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use everlog_proto::operator_service::OperatorServiceServer;
-use everlog_proto::workflow_service::WorkflowServiceServer;
+use everlog_proto::operator_service::{OperatorServiceServer, operator_service_server};
+use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::StreamExt;
@@ -40,8 +40,7 @@ const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
 
 /// The services whose health is told, besides the empty name that means the server.
-const HEALTH_NAMES: [&str; 3] =
-    ["", "temporal.api.workflowservice.v1.WorkflowService", "temporal.api.operatorservice.v1.OperatorService"];
+const HEALTH_NAMES: [&str; 3] = ["", workflow_service_server::SERVICE_NAME, operator_service_server::SERVICE_NAME];
 
 /// Why the servers ended before they were told to, or did not begin.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use super::Address;
 use super::event_loop::Job;
 use super::history::HistoryTail;
 use super::sticky_memory::StickyMemory;
-use crate::limits;
+use crate::{limits, memory};
 
 /// A workflow in the cache.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -265,11 +265,9 @@ impl Cache {
 
     /// Gives back what the tables took when there were many more entries.
     fn shrink(&mut self) {
-        const ENTRIES_MIN: usize = 1024;
-        let wanted = (2 * self.entries.len()).max(ENTRIES_MIN);
-        if self.entries.capacity() > 4 * wanted {
-            self.entries.shrink_to(wanted);
-            self.hand.shrink_to(wanted);
+        if let Some(entries) = memory::shrunk_capacity(self.entries.len(), self.entries.capacity()) {
+            self.entries.shrink_to(entries);
+            self.hand.shrink_to(entries);
         }
     }
 

@@ -9,7 +9,7 @@ use everlog_raft::Group;
 use everlog_storage::keys::WakeKey;
 use everlog_storage::state::Direction;
 
-use crate::limits;
+use crate::{limits, memory};
 
 /// A run to be looked at.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,11 +43,8 @@ impl Wakes {
             return None;
         }
         let due = self.heap.pop().map(|Reverse(wake)| wake);
-        // Give back what was taken when there were many more.
-        const WAKES_MIN: usize = 1024;
-        let wanted = (2 * self.heap.len()).max(WAKES_MIN);
-        if self.heap.capacity() > 4 * wanted {
-            self.heap.shrink_to(wanted);
+        if let Some(wakes) = memory::shrunk_capacity(self.heap.len(), self.heap.capacity()) {
+            self.heap.shrink_to(wakes);
         }
         due
     }

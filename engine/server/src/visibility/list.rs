@@ -56,8 +56,8 @@ pub async fn list_matching(
         Ok(size) if size > 0 => size.min(limits::VISIBILITY_PAGE_SIZE_MAX),
         _ => limits::VISIBILITY_PAGE_SIZE_MAX,
     };
-    let ranges = |ranges| behind(ranges, namespace, position);
-    let (groups, ranges) = within(partitions, namespace, query.filter.as_ref(), ranges).await?;
+    let (groups, ranges) = within(partitions, namespace, query.filter.as_ref()).await?;
+    let ranges = behind(ranges, namespace, position);
     let filter = Arc::new(query.filter);
     let scans = groups.iter().map(|group| Scan::new(rows(group), ranges.clone(), filter.clone())).collect();
     let (rows, has_more) = page(scans, page_size).await?;
@@ -79,7 +79,7 @@ pub async fn count(
 ) -> Result<CountWorkflowExecutionsResponse, VisibilityError> {
     let query = Query::parse(query, types)?;
     let is_grouped = query.group_by.is_some();
-    let (groups, ranges) = within(partitions, namespace, query.filter.as_ref(), |ranges| ranges).await?;
+    let (groups, ranges) = within(partitions, namespace, query.filter.as_ref()).await?;
     let written_out = format!("{:?}", query.filter);
     let filter = Arc::new(query.filter);
     let count = |group: &Group| {
@@ -106,12 +106,11 @@ fn group(status: i64, count: i64) -> AggregationGroup {
     AggregationGroup { group_values: vec![payload], count }
 }
 
-/// The partitions that a filter concerns, once they see all that was acknowledged before, and the part of `cut`'s ranges of their rows.
+/// The partitions that a filter concerns, once they see all that was acknowledged before, and the ranges of their rows.
 async fn within(
     partitions: &Partitions,
     namespace: &Arc<Namespace>,
     filter: Option<&Filter>,
-    cut: impl FnOnce(Vec<KeyRange>) -> Vec<KeyRange>,
 ) -> Result<(Vec<Group>, Vec<KeyRange>), VisibilityError> {
     let bound = plan::bound(filter);
     let groups: Vec<Group> = match &bound.workflow_id {
@@ -123,7 +122,7 @@ async fn within(
     };
     let barriers = groups.iter().map(|group| group.read_barrier(ReadConsistency::Lease));
     try_join_all(barriers).await.map_err(|error| VisibilityError::Unavailable(error.to_string()))?;
-    Ok((groups, cut(bound.ranges(namespace.id))))
+    Ok((groups, bound.ranges(namespace.id)))
 }
 
 fn rows(group: &Group) -> Rows {
