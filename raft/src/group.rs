@@ -118,6 +118,7 @@ impl Group {
         let responder = CallbackResponder::new(move |result| pending.complete(result));
         let write = self.0.raft.write(EncodedRows(batch.encode()));
         self.0.proposals.increment(1);
+        self.0.log.announce_append();
         match write.with_leader(CommittedLeaderId::new(term)).responder(responder).await {
             Ok(()) => Ok(outcome),
             Err(_) => Err(ProposeError::Stopped(self.0.id)),

@@ -104,6 +104,11 @@ impl GroupLog {
         log.vote.is_none() && log.last.is_none()
     }
 
+    /// Says that a proposal is on its way to [`RaftLogStorage::append`].
+    pub(crate) fn announce_append(&self) {
+        self.0.engine.announce(self.0.group);
+    }
+
     pub(crate) fn vote(&self) -> Option<Vote> {
         self.0.log.lock().vote
     }

@@ -14,6 +14,7 @@
 pub mod directory;
 pub mod keys;
 pub mod log;
+mod memory;
 pub mod rocks_log;
 pub mod rocks_state;
 mod row_batch;
@@ -22,6 +23,7 @@ pub mod twin;
 mod watch;
 
 pub use directory::{DataDirectory, DirectoryError};
+pub use memory::EngineMemory;
 pub use rocks_log::{LogOptions, RocksLog};
 pub use rocks_state::{RocksState, StateOptions};
 pub use watch::Watch;

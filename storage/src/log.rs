@@ -21,6 +21,10 @@ pub trait LogEngine: Send + Sync + 'static {
     /// flight: [`LogStats::queued_bytes`] tells how much is waiting.
     fn submit(&self, record: LogRecord, completion: Option<Completion>);
 
+    /// Says that an append of `group` is on its way. A write that would begin meanwhile may wait a moment, so that it is synced together
+    /// with what is waiting already. Nothing depends on it: an append may come without it, and need not come after it.
+    fn announce(&self, _group: GroupId) {}
+
     /// What the log holds for `group` after a start: vote, committed, purge point and the range of entries.
     fn recover(&self, group: GroupId) -> Result<RecoveredGroup, LogError>;
 

@@ -6,8 +6,9 @@
 //! group 3 ─submit─▶┘        thread   └▶ meanwhile the queue fills again: that is the next batch
 //! ```
 //!
-//! There is no timer and no batch size to tune: a batch is what arrived during the fsync before it. A committed log id never
-//! causes a write; it rides on the next one.
+//! A batch is what arrived during the fsync before it, and what was announced by then: batches of several groups that leave at the
+//! same time reach the queue one after the other, and without a look at who is still on the way the first would be synced alone. A
+//! lone append has nobody to wait for. A committed log id never causes a write; it rides on the next one.
 //!
 //! RocksDB is a log of moderate cost (its own write-ahead log is the log; the tables behind it are overhead). Purged entries
 //! are dropped when their memtable is flushed, so the tables stay small while groups are purged often.
@@ -21,13 +22,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Options, ReadOptions, properties};
 
-use crate::GroupId;
 use crate::log::{Completion, LogEngine, LogError, LogRecord, LogStats, RecoveredGroup};
+use crate::{EngineMemory, GroupId};
 
 use queue::{Pushed, Queue, Submission};
 use writer::Writer;
@@ -40,6 +42,9 @@ const COMPACT_BYTES_MIN: u64 = 4 << 20;
 pub struct LogOptions {
     /// The most that one write gathers, in bytes. Bounds the latency that one group's large append adds to another's.
     pub gather_bytes_max: usize,
+    /// The longest that a write waits for appends that were announced. Longer than it takes a busy node to get from the
+    /// announcement to the append, and nothing against the fsync that it saves.
+    pub announced_wait_max: Duration,
     /// The most that may wait for the disk, in bytes. Upstream is to stay far below it by limiting what it has in flight
     /// (see [`LogStats::queued_bytes`]); beyond it the log fails, since the alternative is to run out of memory.
     pub queued_bytes_max: usize,
@@ -55,6 +60,7 @@ impl Default for LogOptions {
     fn default() -> LogOptions {
         LogOptions {
             gather_bytes_max: 8 << 20,
+            announced_wait_max: Duration::from_millis(1),
             queued_bytes_max: 1 << 30,
             memtable_bytes: 64 << 20,
             memtables_max: 4,
@@ -102,7 +108,7 @@ impl RocksLog {
     pub fn open(path: &Path, options: LogOptions) -> Result<RocksLog, LogError> {
         describe_metrics();
         let db = Arc::new(DB::open(&rocksdb_options(&options), path).map_err(log_error)?);
-        let queue = Arc::new(Queue::new(options.queued_bytes_max));
+        let queue = Arc::new(Queue::new(options.queued_bytes_max, options.announced_wait_max));
         let counters = Arc::new(Counters::default());
         let failure = Arc::new(Failure::default());
         let writer = Writer::new(
@@ -129,6 +135,11 @@ impl RocksLog {
         }
     }
 
+    /// Memory in use at this moment.
+    pub fn memory(&self) -> EngineMemory {
+        EngineMemory::of(&self.db)
+    }
+
     fn get(&self, key: [u8; 5]) -> Result<Option<Bytes>, LogError> {
         Ok(self.db.get(key).map_err(log_error)?.map(Bytes::from))
     }
@@ -150,6 +161,10 @@ impl LogEngine for RocksLog {
         if let Pushed::Stopped(submission) = self.queue.push(Submission::new(record, completion)) {
             submission.complete(&Err(LogError("closed".to_owned())));
         }
+    }
+
+    fn announce(&self, group: GroupId) {
+        self.queue.announce(group);
     }
 
     fn recover(&self, group: GroupId) -> Result<RecoveredGroup, LogError> {

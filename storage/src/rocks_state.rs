@@ -26,8 +26,8 @@ use rocksdb::{
 };
 
 use self::gaps::{GAP_ROWS_MIN, Gap, Gaps};
-use crate::GroupId;
 use crate::keys::{KeyRange, after};
+use crate::{EngineMemory, GroupId};
 use crate::state::{
     Direction, Row, RowBatch, RowChange, StateEngine, StateError, StateSnapshot, StateStats, Visitor, check_row_key,
 };
@@ -39,6 +39,10 @@ const ROWS_START: u8 = 0x01;
 /// First key byte that a row cannot have any more.
 const ROWS_END: u8 = 0xff;
 const APPLIED: &[u8] = b"\x00applied";
+
+/// Reads between two calls of [`RocksState::rest`] up to which the block cache is not worth its memory: pages of timers that an idle
+/// node reads ahead, and somebody who looks at it now and then. The system's own cache still serves them, at the cost of unpacking.
+const REST_READS_MAX: u64 = 256;
 
 /// Sizes of a [`RocksState`].
 #[derive(Clone, Debug)]
@@ -66,11 +70,16 @@ struct Counters {
     bytes: AtomicU64,
     flushes: AtomicU64,
     deleted_rows_visited: AtomicU64,
+    reads: AtomicU64,
 }
 
 /// The rows of every group on a node.
 pub struct RocksState {
     db: Arc<DB>,
+    block_cache: Cache,
+    block_cache_bytes: usize,
+    /// What `reads` was when the engine was last asked to rest.
+    reads_at_rest: AtomicU64,
     counters: Counters,
     unlogged: WriteOptions,
     watches: Watches,
@@ -81,11 +90,15 @@ impl RocksState {
     /// Opens the rows in `path`, or creates an empty store.
     pub fn open(path: &Path, options: StateOptions) -> Result<RocksState, StateError> {
         describe_metrics();
-        let db = DB::open(&rocksdb_options(&options), path).map_err(state_error)?;
+        let block_cache = Cache::new_lru_cache(options.block_cache_bytes);
+        let db = DB::open(&rocksdb_options(&options, &block_cache), path).map_err(state_error)?;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
         Ok(RocksState {
             db: Arc::new(db),
+            block_cache,
+            block_cache_bytes: options.block_cache_bytes,
+            reads_at_rest: AtomicU64::new(0),
             counters: Counters::default(),
             unlogged,
             watches: Watches::default(),
@@ -102,6 +115,27 @@ impl RocksState {
             flushes: self.counters.flushes.load(Ordering::Relaxed),
             deleted_rows_visited: self.counters.deleted_rows_visited.load(Ordering::Relaxed),
         }
+    }
+
+    /// Memory in use at this moment.
+    pub fn memory(&self) -> EngineMemory {
+        EngineMemory::of(&self.db)
+    }
+
+    /// Gives the block cache's memory back if hardly anything was read since the last call. To be called from time to time: an idle
+    /// node is then as small as what its workflows wait for. Takes some milliseconds.
+    pub fn rest(&self) {
+        let reads = self.counters.reads.load(Ordering::Relaxed);
+        if reads - self.reads_at_rest.swap(reads, Ordering::Relaxed) <= REST_READS_MAX {
+            // Without room, all goes that is not in use.
+            let mut cache = self.block_cache.clone();
+            cache.set_capacity(0);
+            cache.set_capacity(self.block_cache_bytes);
+        }
+    }
+
+    fn count_read(&self) {
+        self.counters.reads.fetch_add(1, Ordering::Relaxed);
     }
 
     fn write(&self, batch: WriteBatch, rows: usize) -> Result<(), StateError> {
@@ -162,6 +196,7 @@ impl StateEngine for RocksState {
 
     fn get(&self, group: GroupId, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         check_row_key(key)?;
+        self.count_read();
         let row = self.db.get(engine_key(group, key));
         Ok(row.map_err(state_error)?.map(Bytes::from))
     }
@@ -182,10 +217,12 @@ impl StateEngine for RocksState {
         if range.is_empty() {
             return Ok(Vec::new());
         }
+        self.count_read();
         collect(self.db.raw_iterator_opt(bounded(range)), direction, limit, |_| true)
     }
 
     fn visit(&self, group: GroupId, range: Range<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError> {
+        self.count_read();
         // Before anything is read, so that it knows of everything that is written meanwhile.
         let watch = self.watches.watch(group, range.clone());
         let deleted_rows = DeletedRows::start();
@@ -418,9 +455,9 @@ fn group_range(group: GroupId) -> Range<Vec<u8>> {
     engine_key(group, &[])..engine_key(group, &[ROWS_END])
 }
 
-fn rocksdb_options(options: &StateOptions) -> Options {
+fn rocksdb_options(options: &StateOptions, block_cache: &Cache) -> Options {
     let mut tables = BlockBasedOptions::default();
-    tables.set_block_cache(&Cache::new_lru_cache(options.block_cache_bytes));
+    tables.set_block_cache(block_cache);
     tables.set_block_size(16 << 10);
     tables.set_bloom_filter(10.0, false);
     // Indexes and filters count against the cache's size, or the memory of a node would grow with its data.

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use bytes::Bytes;
 use everlog_storage::log::{LogEngine, LogError, LogRecord};
@@ -53,6 +54,52 @@ fn all_that_waits_shares_one_fsync() {
     assert!(after.bytes - before.bytes > 4000 * 100);
     assert_eq!(after.queued_bytes, 0);
     assert_eq!(log.recover(GroupId(4)).unwrap().last_index, Some(1000));
+}
+
+#[test]
+fn a_write_waits_for_appends_that_were_announced() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = LogOptions { announced_wait_max: Duration::from_secs(60), ..LogOptions::default() };
+    let log = RocksLog::open(directory.path(), options).unwrap();
+    let before = log.stats();
+    for group in 1..=4 {
+        log.announce(GroupId(group));
+    }
+    let (sender, receiver) = mpsc::channel();
+    for group in 1..=4 {
+        assert_eq!(log.stats().fsyncs, before.fsyncs);
+        let sender = sender.clone();
+        log.submit(append(group, 1, 100), Some(Box::new(move |result| sender.send(result).unwrap())));
+        if group == 1 {
+            // The writer has seen it, and does not take it alone.
+            assert!(receiver.recv_timeout(Duration::from_millis(50)).is_err());
+        }
+    }
+    for _ in 1..=4 {
+        receiver.recv().unwrap().unwrap();
+    }
+    assert_eq!(log.stats().fsyncs - before.fsyncs, 1);
+    // What was not announced has nobody to wait for.
+    write(&log, append(1, 2, 100)).unwrap();
+    assert_eq!(log.stats().fsyncs - before.fsyncs, 2);
+}
+
+#[test]
+fn an_append_that_never_comes_is_waited_for_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = RocksLog::open(directory.path(), LogOptions::default()).unwrap();
+    log.announce(GroupId(9));
+    write(&log, append(1, 1, 100)).unwrap();
+    log.close().unwrap();
+    let patient = LogOptions { announced_wait_max: Duration::from_secs(60), ..LogOptions::default() };
+    drop(log);
+    let log = RocksLog::open(directory.path(), patient).unwrap();
+    log.announce(GroupId(9));
+    let (sender, receiver) = mpsc::channel();
+    log.submit(append(1, 2, 100), Some(Box::new(move |result| sender.send(result).unwrap())));
+    // Closing is no reason to wait.
+    log.close().unwrap();
+    receiver.recv().unwrap().unwrap();
 }
 
 #[test]

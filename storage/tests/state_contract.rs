@@ -465,3 +465,32 @@ fn a_visit_sees_what_was_committed_before_it() {
     let rows: Vec<String> = (0..ROUNDS).rev().map(|round| format!("{}=stays", stays(round))).collect();
     assert_eq!(visit(&state, A, "a", "z", ALL), rows.join(" "));
 }
+
+/// What was read stays in memory while there are readers, and goes when there are none.
+#[test]
+fn an_engine_at_rest_gives_back_what_was_read() {
+    const ROWS: usize = 2000;
+    let mut disk = RocksDisk::new();
+    let state = disk.start();
+    let rows: Vec<String> = (0..ROWS).map(|n| format!("+m{n:06}={n}{}", "x".repeat(500))).collect();
+    commit(&state, A, "1", &rows.join(" "));
+    state.flush().unwrap();
+    let read_all = || {
+        for n in 0..ROWS {
+            assert!(state.get(A, format!("m{n:06}").as_bytes()).unwrap().is_some());
+        }
+    };
+    let cached = || state.memory().block_cache;
+    state.rest();
+    let empty = cached();
+    read_all();
+    let full = cached();
+    assert!(full > empty + 500_000, "{empty} and {full}");
+    // It was busy until now.
+    state.rest();
+    assert_eq!(cached(), full);
+    state.rest();
+    assert!(cached() <= empty + 100_000, "{} left of {full}", cached());
+    read_all();
+    assert_eq!(cached(), full);
+}

@@ -50,6 +50,10 @@ pub const WORKFLOW_CACHE_LOOKS_MAX: usize = 1024;
 /// How often free memory goes back to the system: often enough to be seen soon after a burst, and far too rarely to cost anything.
 pub const MEMORY_COLLECT_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How often a node looks whether rows are read at all, and gives back the memory of those it has read if not. As long as workflows
+/// stay in memory: a pause between two steps is no rest.
+pub const BLOCK_CACHE_REST_INTERVAL: Duration = Duration::from_secs(30);
+
 /// Runs out of memory of which a partition remembers the sticky queue, about 30 bytes each.
 pub const STICKY_RUNS_REMEMBERED_MAX: usize = 100_000;
 

@@ -3,6 +3,12 @@
 //! After a burst most of the memory that it took is free, but still the process's: the allocator returns it when it is next asked
 //! for some, and an idle node does not ask. So it is told to from time to time.
 
+use std::sync::Arc;
+
+use everlog_storage::EngineMemory;
+use everlog_storage::rocks_log::RocksLog;
+use everlog_storage::rocks_state::RocksState;
+
 use crate::limits;
 
 /// Entries for which a table always keeps room.
@@ -14,13 +20,38 @@ pub(crate) fn shrunk_capacity(entries: usize, capacity: usize) -> Option<usize> 
     (capacity > 4 * wanted).then_some(wanted)
 }
 
-/// Returns free memory to the system every [`limits::MEMORY_COLLECT_INTERVAL`], for ever.
-pub async fn give_back() {
-    let mut interval = tokio::time::interval(limits::MEMORY_COLLECT_INTERVAL);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// Returns memory to the system that is free, and what the caches of a node at rest hold, for ever. Tells what the engines hold.
+pub async fn give_back(log: Arc<RocksLog>, state: Arc<RocksState>) {
+    let mut collecting = tokio::time::interval(limits::MEMORY_COLLECT_INTERVAL);
+    let mut resting = tokio::time::interval(limits::BLOCK_CACHE_REST_INTERVAL);
+    for interval in [&mut collecting, &mut resting] {
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    }
     loop {
-        interval.tick().await;
-        collect();
+        tokio::select! {
+            _ = collecting.tick() => {
+                collect();
+                for (engine, memory) in [("log", log.memory()), ("state", state.memory())] {
+                    tell(engine, &memory);
+                }
+            }
+            _ = resting.tick() => {
+                let state = Arc::clone(&state);
+                // A panic in there is told by its thread.
+                let _ = tokio::task::spawn_blocking(move || state.rest()).await;
+            }
+        }
+    }
+}
+
+fn tell(engine: &'static str, memory: &EngineMemory) {
+    let parts = [
+        ("memtables", memory.memtables),
+        ("block_cache", memory.block_cache),
+        ("table_readers", memory.table_readers),
+    ];
+    for (part, bytes) in parts {
+        metrics::gauge!("everlog_storage_memory_bytes", "engine" => engine, "part" => part).set(bytes as f64);
     }
 }
 

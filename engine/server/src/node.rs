@@ -206,7 +206,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
     tracing::info!("{line}");
     let fatal = node.fatal();
     // A task of its own: it is to run where the partition loops run.
-    let giving_back = tokio::spawn(memory::give_back());
+    let giving_back = tokio::spawn(memory::give_back(Arc::clone(&node.log), Arc::clone(&node.state)));
     let served = tokio::select! {
         served = frontend::serve(listeners, services, shutdown) => served.map_err(NodeError::from),
         () = telemetry::fold_histograms() => Ok(()),

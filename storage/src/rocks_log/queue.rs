@@ -4,9 +4,11 @@
 //! takes everything that is waiting at once.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::GroupId;
 use crate::log::{Completion, LogError, LogRecord};
 
 /// What a record costs beside its payload: keys, vector and bookkeeping, roughly.
@@ -51,17 +53,30 @@ pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
     bytes_max: usize,
+    announced_wait_max: Duration,
 }
 
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Submission>,
+    /// Groups whose appends are on their way. A handful: a list is as fast as anything.
+    announced: Vec<GroupId>,
     bytes: usize,
     /// Some push found more than `bytes_max` waiting. Dropping that one record would break the order of the log, so the log
     /// as a whole fails.
     overflowed: bool,
     closing: bool,
     stopped: bool,
+}
+
+impl State {
+    /// Notes that a record is there. Whether it was the last one that had been announced.
+    fn arrived(&mut self, record: &LogRecord) -> bool {
+        let LogRecord::Append { group, .. } = record else { return false };
+        let Some(position) = self.announced.iter().position(|announced| announced == group) else { return false };
+        self.announced.swap_remove(position);
+        self.announced.is_empty()
+    }
 }
 
 /// What the writer takes in one go.
@@ -71,8 +86,16 @@ pub(super) struct Taken {
 }
 
 impl Queue {
-    pub(super) fn new(bytes_max: usize) -> Queue {
-        Queue { state: Mutex::default(), changed: Condvar::new(), bytes_max }
+    pub(super) fn new(bytes_max: usize, announced_wait_max: Duration) -> Queue {
+        Queue { state: Mutex::default(), changed: Condvar::new(), bytes_max, announced_wait_max }
+    }
+
+    /// An append of `group` is on its way: whoever takes may wait for it.
+    pub(super) fn announce(&self, group: GroupId) {
+        let mut state = self.state.lock();
+        if !state.announced.contains(&group) {
+            state.announced.push(group);
+        }
     }
 
     pub(super) fn push(&self, submission: Submission) -> Pushed {
@@ -84,16 +107,20 @@ impl Queue {
             state.overflowed = true;
         }
         state.bytes += submission.bytes;
+        let was_last_announced = state.arrived(&submission.record);
         state.waiting.push_back(submission);
-        // The writer sleeps on an empty queue only.
-        if state.waiting.len() == 1 {
+        // The writer sleeps on an empty queue, or until all that was announced is there.
+        let wanted = state.waiting.len() == 1 || was_last_announced;
+        // Whoever wakes up needs the lock at once.
+        drop(state);
+        if wanted {
             self.changed.notify_one();
         }
         Pushed::Queued
     }
 
-    /// Waits for submissions and takes them in order: all of them, or as many as make up `bytes_max`, but at least one.
-    /// `None` once the queue is closed and empty.
+    /// Waits for submissions, and for those that were announced, and takes them in order: all of them, or as many as make up
+    /// `bytes_max`, but at least one. `None` once the queue is closed and empty.
     pub(super) fn take(&self, bytes_max: usize) -> Option<Taken> {
         let mut state = self.state.lock();
         while state.waiting.is_empty() {
@@ -102,6 +129,7 @@ impl Queue {
             }
             self.changed.wait(&mut state);
         }
+        self.wait_for_announced(&mut state, bytes_max);
         let overflowed = state.overflowed;
         if state.bytes <= bytes_max {
             state.bytes = 0;
@@ -119,6 +147,19 @@ impl Queue {
         }
         state.bytes -= bytes;
         Some(Taken { submissions, overflowed })
+    }
+
+    fn wait_for_announced(&self, state: &mut MutexGuard<'_, State>, bytes_max: usize) {
+        if state.announced.is_empty() {
+            return;
+        }
+        let deadline = Instant::now() + self.announced_wait_max;
+        while !state.announced.is_empty() && !state.closing && state.bytes < bytes_max {
+            if self.changed.wait_until(state, deadline).timed_out() {
+                // Whatever keeps them, it is not worth another wait.
+                state.announced.clear();
+            }
+        }
     }
 
     /// Bytes waiting, for back-pressure upstream.
