@@ -16,19 +16,19 @@ pub const PARTITION_TURN_EVENTS_MAX: usize = 1024;
 /// make the batches smaller and every command dearer.
 pub const PARTITION_BATCHES_IN_FLIGHT_MAX: usize = 2;
 
-/// Commands of a batch from which on the next one waits for company: fewer come from callers who wait for each other.
-pub const PARTITION_BATCH_COMMANDS_BUSY: usize = 4;
-
 /// Commands at which a batch is large enough: what a batch costs by itself is then small against its commands.
 pub const PARTITION_BATCH_COMMANDS_FULL: usize = 16;
 
-/// Commands of a node that wait for an fsync from which on batches wait for company, whatever their own size: the partitions
-/// share the fsync. More than a handful of callers who wait for each other.
-pub const NODE_COMMANDS_BUSY: usize = 16;
-
-/// The longest that a batch waits for company under load, and how far apart the common departures of a node's batches are: a
-/// few fsyncs of a fast disk. On a slow one the batches in flight make the next ones wait anyway.
+/// The longest that a batch waits for company, and how far apart the common departures of a node's batches then are: a few fsyncs
+/// of a fast disk. On a slow one the batches in flight make the next ones wait anyway.
 pub const PARTITION_BATCH_LINGER_MAX: Duration = Duration::from_millis(4);
+
+/// Shares of the time of the threads that run tasks: below the first, batches do not wait for company; from the second on they wait
+/// the longest. A node that is loaded evenly settles in between.
+pub const NODE_LOAD_LINGER: (f64, f64) = (0.7, 0.9);
+
+/// How often that share is looked at, at most: some hundred turns of tasks.
+pub const NODE_LOAD_SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Bytes of rows at which a forming batch takes no more commands: an entry must stay well below what replication sends at once.
 pub const PARTITION_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;

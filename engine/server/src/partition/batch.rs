@@ -1,26 +1,25 @@
 //! A batch: the rows of many commands on their way to the log as one entry, and what waits for them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use everlog_storage::state::{RowBatch, RowChange};
 
 use super::CallError;
-use super::pace::{Commands, Pace};
 
 /// Something that may happen once a batch is durable, or is told that it never will be.
 pub(crate) type OnDurable = Box<dyn FnOnce(Result<(), CallError>) + Send>;
 
 /// Rows that become one log entry, and what waits for it.
+#[derive(Default)]
 pub(crate) struct Batch {
     changes: Vec<RowChange>,
     /// Where in `changes` a key stands, so that a later change replaces an earlier one.
     positions: HashMap<Bytes, usize, foldhash::fast::RandomState>,
     bytes: usize,
     /// The commands that have put rows in.
-    commands: Commands,
+    commands: usize,
     /// When the first of them did.
     since: Option<Instant>,
     /// Replies and effects, in order.
@@ -28,17 +27,6 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    pub(crate) fn new(pace: &Arc<Pace>) -> Batch {
-        Batch {
-            changes: Vec::new(),
-            positions: HashMap::default(),
-            bytes: 0,
-            commands: Commands::none(pace),
-            since: None,
-            waiting: Vec::new(),
-        }
-    }
-
     /// Adds a change. The last change of a key is what stays.
     pub(crate) fn push(&mut self, change: RowChange) {
         let (key, bytes) = match &change {
@@ -64,13 +52,13 @@ impl Batch {
 
     /// Counts a command whose rows were added.
     pub(crate) fn count_command(&mut self) {
-        self.commands.add();
+        self.commands += 1;
         self.since.get_or_insert_with(Instant::now);
     }
 
     /// How many commands have put rows in.
     pub(crate) fn commands(&self) -> usize {
-        self.commands.count()
+        self.commands
     }
 
     /// When the first of them did.
@@ -88,14 +76,15 @@ impl Batch {
         self.bytes
     }
 
-    /// Takes the rows for the log, what waits for them, and the commands. The batch is empty then, with room for as much again.
-    pub(crate) fn take(&mut self) -> (RowBatch, Vec<OnDurable>, Commands) {
+    /// Takes the rows for the log, and what waits for them. The batch is empty then, with room for as much again.
+    pub(crate) fn take(&mut self) -> (RowBatch, Vec<OnDurable>) {
         self.positions.clear();
         self.bytes = 0;
+        self.commands = 0;
         self.since = None;
         let (changes, waiting) = (Vec::with_capacity(self.changes.len()), Vec::with_capacity(self.waiting.len()));
         let changes = std::mem::replace(&mut self.changes, changes);
-        (RowBatch { changes }, std::mem::replace(&mut self.waiting, waiting), self.commands.take())
+        (RowBatch { changes }, std::mem::replace(&mut self.waiting, waiting))
     }
 }
 
@@ -109,14 +98,14 @@ mod tests {
 
     #[test]
     fn the_last_change_of_a_key_stays_and_ranges_keep_their_place() {
-        let mut batch = Batch::new(&Pace::new());
+        let mut batch = Batch::default();
         batch.push(put("a", "1"));
         batch.push(put("b", "1"));
         batch.push(put("a", "2"));
         let range = RowChange::DeleteRange { start: Bytes::from("a"), end: Bytes::from("z") };
         batch.push(range.clone());
         batch.push(put("b", "3"));
-        let (rows, ..) = batch.take();
+        let (rows, _) = batch.take();
         assert_eq!(rows.changes, [put("a", "2"), put("b", "1"), range, put("b", "3")]);
     }
 }

@@ -27,7 +27,7 @@ use self::watching::{Watcher, view};
 use super::batch::{Batch, OnDurable};
 use super::cache::{Cache, CacheKey, Entry};
 use super::load::{LoadRequest, Loaded, Readers};
-use super::pace::{Commands, Pace};
+use super::pace::Pace;
 use super::wakes::{WakePage, Wakes};
 use super::{Address, Answer, CallError, NamespaceSource, Partition, RunView, history};
 use crate::frontend::queries::Queries;
@@ -122,8 +122,6 @@ struct InFlight {
     sequence: u64,
     outcome: ProposalOutcome,
     waiting: Vec<OnDurable>,
-    /// They count as waiting until this is dropped.
-    _commands: Commands,
     touched: Vec<CacheKey>,
     views: HashMap<(CacheKey, RunId), RunView>,
 }
@@ -186,7 +184,7 @@ impl Loop {
             wakes: Wakes::default(),
             horizon: Time(0),
             reading_wakes: false,
-            forming: Batch::new(&pace),
+            forming: Batch::default(),
             pace,
             sequence: 1,
             committed: 0,
@@ -325,18 +323,14 @@ impl Loop {
 
     /// How long the forming batch is to wait for more commands; `None` if there is nothing to propose, or no room in flight.
     ///
-    /// A lone command never waits. Under load, when the batch before carried several commands or many wait in the whole node, a
-    /// moment's patience makes batches larger, and all that is paid by the batch (an entry in Raft, a share of an fsync) cheaper.
-    /// It leaves with the other partitions' batches, or once it is as large as the one before: whoever was answered by that one
-    /// is back then.
+    /// On a node that has time to spare none waits but for room in flight (see [`Pace`]). Where one does wait, it leaves with the other
+    /// partitions' batches, or once it is as large as the one before: whoever was answered by that one is back then.
     fn patience(&self) -> Option<Duration> {
         let since = self.forming.since().filter(|_| !self.forming.is_empty())?;
-        let commands = self.forming.commands();
-        let full = commands >= self.last_commands.max(limits::PARTITION_BATCH_COMMANDS_FULL);
-        let busy = self.last_commands >= limits::PARTITION_BATCH_COMMANDS_BUSY || self.pace.is_busy();
+        let full = self.forming.commands() >= self.last_commands.max(limits::PARTITION_BATCH_COMMANDS_FULL);
         match self.in_flight.len() {
-            0 if full || !busy => Some(Duration::ZERO),
-            0 => Some(self.pace.until_departure(since, Instant::now())),
+            0 if full => Some(Duration::ZERO),
+            0 => Some(self.pace.patience(since, Instant::now())),
             in_flight if full && in_flight < limits::PARTITION_BATCHES_IN_FLIGHT_MAX => Some(Duration::ZERO),
             _ => None,
         }
@@ -347,7 +341,7 @@ impl Loop {
             return Ok(());
         }
         self.last_commands = self.forming.commands();
-        let (rows, waiting, commands) = self.forming.take();
+        let (rows, waiting) = self.forming.take();
         self.batch_rows.record(rows.changes.len() as f64);
         let sequence = self.sequence;
         self.sequence += 1;
@@ -355,7 +349,7 @@ impl Loop {
             Ok(outcome) => {
                 let touched = std::mem::take(&mut self.touched);
                 let views = std::mem::take(&mut self.views);
-                self.in_flight.push_back(InFlight { sequence, outcome, waiting, _commands: commands, touched, views });
+                self.in_flight.push_back(InFlight { sequence, outcome, waiting, touched, views });
                 Ok(())
             }
             Err(error) => {
