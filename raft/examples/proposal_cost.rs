@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use everlog_raft::{Group, Leadership, Node, NodeOptions};
 use everlog_storage::state::{RowBatch, RowChange};
-use everlog_storage::{GroupId, LogOptions, RocksLog, RocksState, StateOptions};
+use everlog_storage::{GroupId, LogOptions, RocksState, SegmentLog, StateOptions};
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -25,7 +25,7 @@ const ROW_BYTES: usize = 256;
 async fn main() -> Outcome<()> {
     let temporary = tempfile::tempdir()?;
     let path = std::env::args().nth(1).map_or_else(|| temporary.path().to_path_buf(), PathBuf::from);
-    let log = RocksLog::open(&path.join("log"), LogOptions::default())?;
+    let log = SegmentLog::open(&path.join("log"), LogOptions::default())?;
     let state = RocksState::open(&path.join("state"), StateOptions::default())?;
     let node = Node::new(NodeOptions::default(), Arc::new(log), Arc::new(state));
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use everlog_storage::log::LogEngine;
 use everlog_storage::state::StateEngine;
 use everlog_storage::twin::{CrashLog, CrashState};
-use everlog_storage::{GroupId, LogOptions, RocksLog, RocksState, StateOptions};
+use everlog_storage::{GroupId, LogOptions, RocksState, SegmentLog, StateOptions};
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 
@@ -47,9 +47,9 @@ impl StoreBuilder<TypeConfig, GroupLog, GroupStateMachine> for Builder {
 }
 
 #[tokio::test]
-async fn rocks_engines_pass() {
+async fn disk_engines_pass() {
     let dir = tempfile::tempdir().unwrap();
-    let log = RocksLog::open(&dir.path().join("log"), LogOptions::default()).unwrap();
+    let log = SegmentLog::open(&dir.path().join("log"), LogOptions::default()).unwrap();
     let state = RocksState::open(&dir.path().join("state"), StateOptions::default()).unwrap();
     Suite::test_all(Builder::new(log, state)).await.unwrap();
 }

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use common::{leads, put};
 use everlog_raft::{Leadership, Node, NodeInfo, NodeOptions, ProposeError, ReadConsistency};
 use everlog_storage::state::Direction;
-use everlog_storage::{GroupId, LogOptions, RocksLog, RocksState, StateOptions};
+use everlog_storage::{GroupId, LogOptions, RocksState, SegmentLog, StateOptions};
 
 fn node(dir: &Path, options: NodeOptions) -> Node {
-    let log = RocksLog::open(&dir.join("log"), LogOptions::default()).unwrap();
+    let log = SegmentLog::open(&dir.join("log"), LogOptions::default()).unwrap();
     let state = RocksState::open(&dir.join("state"), StateOptions::default()).unwrap();
     Node::new(options, Arc::new(log), Arc::new(state))
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! <path>/FORMAT    format version and id of this directory; written last, so its presence means that the rest is there
 //! <path>/LOCK      locked while a process uses the directory; empty
-//! <path>/log/      the log engine's RocksDB
+//! <path>/log/      the log engine's segments
 //! <path>/state/    the state engine's RocksDB
 //! ```
 
@@ -13,7 +13,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// The format version that this binary writes, and the only one that it reads.
-pub const FORMAT_VERSION: u32 = 1;
+///
+/// 1 had the log in a RocksDB; 2 has it in segments.
+pub const FORMAT_VERSION: u32 = 2;
 
 const FORMAT: &str = "FORMAT";
 const FORMAT_UNFINISHED: &str = "FORMAT.new";

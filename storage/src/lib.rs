@@ -1,4 +1,4 @@
-//! RocksDB and nothing but RocksDB: the key space, the shared Raft log, the rows of every partition.
+//! What is on a node's disk, and nothing else: the key space, the shared Raft log, the rows of every partition.
 //!
 //! Two engines make up a node's disk. The *log* engine ([`log`]) holds the Raft log, vote and committed index of every
 //! group behind one writer, so that the fsync is shared by the node. The *state* engine ([`state`]) holds the rows of every
@@ -8,24 +8,24 @@
 //! engine), and it is the only crate that names rocksdb.
 //!
 //! Start reading at [`keys`] for the layout of the key space, then [`log`] and [`state`] for the two contracts. Each contract
-//! has two implementations: one on RocksDB ([`rocks_log`], [`rocks_state`]) and one in memory that can crash ([`twin`]).
+//! has two implementations: one on a disk ([`segment_log`], and [`rocks_state`] on RocksDB) and one in memory that can crash ([`twin`]).
 //! [`directory`] is where they lie on a disk.
 
 pub mod directory;
 pub mod keys;
 pub mod log;
 mod memory;
-pub mod rocks_log;
 pub mod rocks_state;
 mod row_batch;
+pub mod segment_log;
 pub mod state;
 pub mod twin;
 mod watch;
 
 pub use directory::{DataDirectory, DirectoryError};
 pub use memory::EngineMemory;
-pub use rocks_log::{LogOptions, RocksLog};
 pub use rocks_state::{RocksState, StateOptions};
+pub use segment_log::{LogOptions, SegmentLog};
 pub use watch::Watch;
 
 /// A Raft group: the meta group is 0, partitions count from 1.

@@ -27,11 +27,11 @@ use rocksdb::{
 
 use self::gaps::{GAP_ROWS_MIN, Gap, Gaps};
 use crate::keys::{KeyRange, after};
-use crate::{EngineMemory, GroupId};
 use crate::state::{
     Direction, Row, RowBatch, RowChange, StateEngine, StateError, StateSnapshot, StateStats, Visitor, check_row_key,
 };
 use crate::watch::{Watch, Watches};
+use crate::{EngineMemory, GroupId};
 
 const GROUP_BYTES: usize = 4;
 /// First key byte that a row may have; below is the engine's own.

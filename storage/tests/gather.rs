@@ -1,4 +1,4 @@
-//! How the RocksDB log shares its fsyncs, and how it fails.
+//! How the log shares its fsyncs, and how it fails.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,20 +9,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use everlog_storage::log::{LogEngine, LogError, LogRecord};
-use everlog_storage::{GroupId, LogOptions, RocksLog};
+use everlog_storage::{GroupId, LogOptions, SegmentLog};
 
 fn append(group: u32, index: u64, bytes: usize) -> LogRecord {
     LogRecord::Append { group: GroupId(group), first_index: index, entries: vec![Bytes::from(vec![7; bytes])] }
 }
 
-fn write(log: &RocksLog, record: LogRecord) -> Result<(), LogError> {
+fn write(log: &SegmentLog, record: LogRecord) -> Result<(), LogError> {
     let (sender, receiver) = mpsc::channel();
     log.submit(record, Some(Box::new(move |result| sender.send(result).unwrap())));
     receiver.recv().unwrap()
 }
 
 /// Occupies the writer thread until the returned sender is dropped.
-fn hold_writer(log: &RocksLog) -> mpsc::Sender<()> {
+fn hold_writer(log: &SegmentLog) -> mpsc::Sender<()> {
     let (release, released) = mpsc::channel::<()>();
     let (started, has_started) = mpsc::channel();
     let hold = move |_| {
@@ -37,7 +37,7 @@ fn hold_writer(log: &RocksLog) -> mpsc::Sender<()> {
 #[test]
 fn all_that_waits_shares_one_fsync() {
     let directory = tempfile::tempdir().unwrap();
-    let log = RocksLog::open(directory.path(), LogOptions::default()).unwrap();
+    let log = SegmentLog::open(directory.path(), LogOptions::default()).unwrap();
     let held = hold_writer(&log);
     let before = log.stats();
     for index in 1..=1000 {
@@ -60,7 +60,7 @@ fn all_that_waits_shares_one_fsync() {
 fn a_write_waits_for_appends_that_were_announced() {
     let directory = tempfile::tempdir().unwrap();
     let options = LogOptions { announced_wait_max: Duration::from_secs(60), ..LogOptions::default() };
-    let log = RocksLog::open(directory.path(), options).unwrap();
+    let log = SegmentLog::open(directory.path(), options).unwrap();
     let before = log.stats();
     for group in 1..=4 {
         log.announce(GroupId(group));
@@ -87,13 +87,13 @@ fn a_write_waits_for_appends_that_were_announced() {
 #[test]
 fn an_append_that_never_comes_is_waited_for_once() {
     let directory = tempfile::tempdir().unwrap();
-    let log = RocksLog::open(directory.path(), LogOptions::default()).unwrap();
+    let log = SegmentLog::open(directory.path(), LogOptions::default()).unwrap();
     log.announce(GroupId(9));
     write(&log, append(1, 1, 100)).unwrap();
     log.close().unwrap();
     let patient = LogOptions { announced_wait_max: Duration::from_secs(60), ..LogOptions::default() };
     drop(log);
-    let log = RocksLog::open(directory.path(), patient).unwrap();
+    let log = SegmentLog::open(directory.path(), patient).unwrap();
     log.announce(GroupId(9));
     let (sender, receiver) = mpsc::channel();
     log.submit(append(1, 2, 100), Some(Box::new(move |result| sender.send(result).unwrap())));
@@ -106,7 +106,7 @@ fn an_append_that_never_comes_is_waited_for_once() {
 fn one_write_gathers_no_more_than_its_limit() {
     let directory = tempfile::tempdir().unwrap();
     let options = LogOptions { gather_bytes_max: 10_000, ..LogOptions::default() };
-    let log = RocksLog::open(directory.path(), options).unwrap();
+    let log = SegmentLog::open(directory.path(), options).unwrap();
     let held = hold_writer(&log);
     let before = log.stats();
     // Ten fit into a write with their overhead, and one that is larger than a write still gets through.
@@ -123,7 +123,7 @@ fn one_write_gathers_no_more_than_its_limit() {
 #[test]
 fn committed_ids_alone_cause_no_fsync() {
     let directory = tempfile::tempdir().unwrap();
-    let log = RocksLog::open(directory.path(), LogOptions::default()).unwrap();
+    let log = SegmentLog::open(directory.path(), LogOptions::default()).unwrap();
     write(&log, append(1, 1, 10)).unwrap();
     let before = log.stats();
     for _ in 0..100 {
@@ -139,7 +139,7 @@ fn committed_ids_alone_cause_no_fsync() {
 fn too_much_waiting_fails_the_log() {
     let directory = tempfile::tempdir().unwrap();
     let options = LogOptions { queued_bytes_max: 10_000, ..LogOptions::default() };
-    let log = RocksLog::open(directory.path(), options).unwrap();
+    let log = SegmentLog::open(directory.path(), options).unwrap();
     let held = hold_writer(&log);
     for index in 1..=3 {
         log.submit(append(1, index, 5_000), None);
@@ -152,7 +152,7 @@ fn too_much_waiting_fails_the_log() {
 #[test]
 fn a_completion_may_drop_the_log() {
     let directory = tempfile::tempdir().unwrap();
-    let log = Arc::new(RocksLog::open(directory.path(), LogOptions::default()).unwrap());
+    let log = Arc::new(SegmentLog::open(directory.path(), LogOptions::default()).unwrap());
     let slot = Arc::new(Mutex::new(None));
     let (sender, receiver) = mpsc::channel();
     let last = Arc::clone(&slot);
@@ -172,7 +172,7 @@ fn a_completion_may_drop_the_log() {
 #[test]
 fn a_panicking_completion_fails_the_log_and_hangs_nobody() {
     let directory = tempfile::tempdir().unwrap();
-    let log = RocksLog::open(directory.path(), LogOptions::default()).unwrap();
+    let log = SegmentLog::open(directory.path(), LogOptions::default()).unwrap();
     let held = hold_writer(&log);
     log.submit(append(1, 1, 1), Some(Box::new(|_| panic!("a bug, on purpose"))));
     // Durable together with the first.
@@ -186,7 +186,7 @@ fn a_panicking_completion_fails_the_log_and_hangs_nobody() {
 
 const CHILD: &str = "EVERLOG_TEST_FULL_DISK";
 
-/// A disk that is full: the file size limit makes the write-ahead log's writes fail in the middle of the run.
+/// A disk that is full: the file size limit makes writes to a segment fail in the middle of the run.
 #[test]
 #[cfg(unix)]
 fn a_failed_write_fails_everything_after_it() {
@@ -205,7 +205,7 @@ fn a_failed_write_fails_everything_after_it() {
 }
 
 fn write_until_it_fails(directory: &Path) {
-    let log = RocksLog::open(directory, LogOptions::default()).unwrap();
+    let log = SegmentLog::open(directory, LogOptions::default()).unwrap();
     let failed = (1..1000).find(|index| write(&log, append(1, *index, 100_000)).is_err());
     let failed = failed.expect("the limit was not reached");
     assert!(failed > 1);

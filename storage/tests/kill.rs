@@ -1,4 +1,4 @@
-//! Both RocksDB engines in a process that is killed: what was promised is there, and rows match their applied position.
+//! Both engines of a disk in a process that is killed: what was promised is there, and rows match their applied position.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use everlog_storage::log::{LogEngine, LogRecord};
 use everlog_storage::state::{Direction, RowBatch, StateEngine};
-use everlog_storage::{GroupId, LogOptions, RocksLog, RocksState, StateOptions};
+use everlog_storage::{GroupId, LogOptions, RocksState, SegmentLog, StateOptions};
 
 const CHILD: &str = "EVERLOG_TEST_KILLED";
 const GROUPS: u32 = 5;
@@ -114,7 +114,7 @@ fn acknowledged_records_are_there_after_a_kill() {
     let temporary = tempfile::tempdir().unwrap();
     run_and_kill("acknowledged_records_are_there_after_a_kill", temporary.path());
     let acknowledged = std::fs::read(temporary.path().join("acknowledged")).unwrap();
-    let log = RocksLog::open(&temporary.path().join("log"), LogOptions::default()).unwrap();
+    let log = SegmentLog::open(&temporary.path().join("log"), LogOptions::default()).unwrap();
     let mut last = BTreeMap::new();
     for line in acknowledged.chunks_exact(12) {
         let (group, index) = line.split_at(4);
@@ -139,9 +139,9 @@ fn nth_entry(index: u64) -> Bytes {
 }
 
 fn append_until_killed(directory: &Path) {
-    // Small memtables: the write-ahead log is rolled and its files are used again many times.
-    let options = LogOptions { memtable_bytes: 64 << 10, ..LogOptions::default() };
-    let log = RocksLog::open(&directory.join("log"), options).unwrap();
+    // Small segments: files are used again many times.
+    let options = LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() };
+    let log = SegmentLog::open(&directory.join("log"), options).unwrap();
     let acknowledged = Arc::new(File::create(directory.join("acknowledged")).unwrap());
     for index in 1..=2000u64 {
         for group in 1..=GROUPS {

@@ -1,4 +1,4 @@
-//! What every Raft log promises, checked on RocksDB and on the twin.
+//! What every Raft log promises, checked on segments and on the twin.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use bytes::Bytes;
 use everlog_storage::log::{LogEngine, LogError, LogRecord, RecoveredGroup};
 use everlog_storage::twin::CrashLog;
-use everlog_storage::{GroupId, LogOptions, RocksLog};
+use everlog_storage::{GroupId, LogOptions, SegmentLog};
 
 const A: GroupId = GroupId(1);
 const B: GroupId = GroupId(2);
@@ -24,20 +24,20 @@ trait Disk {
     fn restart(&mut self, log: Self::Log) -> Self::Log;
 }
 
-struct RocksDisk(tempfile::TempDir);
+struct SegmentDisk(tempfile::TempDir);
 
-impl Disk for RocksDisk {
-    type Log = RocksLog;
+impl Disk for SegmentDisk {
+    type Log = SegmentLog;
 
-    fn new() -> RocksDisk {
-        RocksDisk(tempfile::tempdir().unwrap())
+    fn new() -> SegmentDisk {
+        SegmentDisk(tempfile::tempdir().unwrap())
     }
 
-    fn start(&mut self) -> RocksLog {
-        RocksLog::open(&self.0.path().join("log"), LogOptions::default()).unwrap()
+    fn start(&mut self) -> SegmentLog {
+        SegmentLog::open(&self.0.path().join("log"), LogOptions::default()).unwrap()
     }
 
-    fn restart(&mut self, log: RocksLog) -> RocksLog {
+    fn restart(&mut self, log: SegmentLog) -> SegmentLog {
         log.close().unwrap();
         drop(log);
         self.start()
@@ -65,7 +65,7 @@ impl Disk for TwinDisk {
 
 macro_rules! on_both {
     ($($test:ident),* $(,)?) => {
-        mod rocks { $(#[test] fn $test() { super::$test::<super::RocksDisk>(); })* }
+        mod segments { $(#[test] fn $test() { super::$test::<super::SegmentDisk>(); })* }
         mod twin { $(#[test] fn $test() { super::$test::<super::TwinDisk>(); })* }
     };
 }

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use everlog_storage::EngineMemory;
-use everlog_storage::rocks_log::RocksLog;
 use everlog_storage::rocks_state::RocksState;
 
 use crate::limits;
@@ -20,8 +19,8 @@ pub(crate) fn shrunk_capacity(entries: usize, capacity: usize) -> Option<usize> 
     (capacity > 4 * wanted).then_some(wanted)
 }
 
-/// Returns memory to the system that is free, and what the caches of a node at rest hold, for ever. Tells what the engines hold.
-pub async fn give_back(log: Arc<RocksLog>, state: Arc<RocksState>) {
+/// Returns memory to the system that is free, and what the caches of a node at rest hold, for ever. Tells what the rows take.
+pub async fn give_back(state: Arc<RocksState>) {
     let mut collecting = tokio::time::interval(limits::MEMORY_COLLECT_INTERVAL);
     let mut resting = tokio::time::interval(limits::BLOCK_CACHE_REST_INTERVAL);
     for interval in [&mut collecting, &mut resting] {
@@ -31,9 +30,7 @@ pub async fn give_back(log: Arc<RocksLog>, state: Arc<RocksState>) {
         tokio::select! {
             _ = collecting.tick() => {
                 collect();
-                for (engine, memory) in [("log", log.memory()), ("state", state.memory())] {
-                    tell(engine, &memory);
-                }
+                tell(&state.memory());
             }
             _ = resting.tick() => {
                 let state = Arc::clone(&state);
@@ -44,14 +41,11 @@ pub async fn give_back(log: Arc<RocksLog>, state: Arc<RocksState>) {
     }
 }
 
-fn tell(engine: &'static str, memory: &EngineMemory) {
-    let parts = [
-        ("memtables", memory.memtables),
-        ("block_cache", memory.block_cache),
-        ("table_readers", memory.table_readers),
-    ];
+fn tell(memory: &EngineMemory) {
+    let parts =
+        [("memtables", memory.memtables), ("block_cache", memory.block_cache), ("table_readers", memory.table_readers)];
     for (part, bytes) in parts {
-        metrics::gauge!("everlog_storage_memory_bytes", "engine" => engine, "part" => part).set(bytes as f64);
+        metrics::gauge!("everlog_state_memory_bytes", "part" => part).set(bytes as f64);
     }
 }
 

@@ -16,8 +16,8 @@ use everlog_raft::{Group, Leadership, NodeOptions};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, DirectoryError};
 use everlog_storage::log::{LogEngine, LogError};
-use everlog_storage::rocks_log::{LogOptions, RocksLog};
 use everlog_storage::rocks_state::{RocksState, StateOptions};
+use everlog_storage::segment_log::{LogOptions, SegmentLog};
 use everlog_storage::state::{Direction, StateEngine, StateError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -83,7 +83,7 @@ pub struct Node {
     /// Who waits for answers to queries.
     pub queries: Arc<Queries>,
     raft: everlog_raft::Node,
-    log: Arc<RocksLog>,
+    log: Arc<SegmentLog>,
     state: Arc<RocksState>,
     /// Held until everything else has stopped: it keeps other processes out.
     directory: DataDirectory,
@@ -101,7 +101,7 @@ impl Node {
         let state_path = directory.state_path();
         // Both open files and replay write-ahead logs; side by side that takes half the time.
         let (log, state) = tokio::join!(
-            tokio::task::spawn_blocking(move || RocksLog::open(&log_path, LogOptions::default())),
+            tokio::task::spawn_blocking(move || SegmentLog::open(&log_path, LogOptions::default())),
             tokio::task::spawn_blocking(move || RocksState::open(&state_path, StateOptions::default())),
         );
         let log = Arc::new(log.map_err(std::io::Error::other)??);
@@ -206,7 +206,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
     tracing::info!("{line}");
     let fatal = node.fatal();
     // A task of its own: it is to run where the partition loops run.
-    let giving_back = tokio::spawn(memory::give_back(Arc::clone(&node.log), Arc::clone(&node.state)));
+    let giving_back = tokio::spawn(memory::give_back(Arc::clone(&node.state)));
     let served = tokio::select! {
         served = frontend::serve(listeners, services, shutdown) => served.map_err(NodeError::from),
         () = telemetry::fold_histograms() => Ok(()),

@@ -1,0 +1,287 @@
+//! The shared Raft log: segments of one file after the other, in gather mode.
+//!
+//! ```text
+//! group 1 ─submit─▶┐                 ┌▶ one frame ▶ one fsync ▶ completions, first in first out
+//! group 2 ─submit─▶├▶ queue ─ writer ┤
+//! group 3 ─submit─▶┘        thread   └▶ meanwhile the queue fills again: that is the next frame
+//! ```
+//!
+//! A frame is what arrived during the fsync before it, and what was announced by then: batches of several groups that leave at the
+//! same time reach the queue one after the other, and without a look at who is still on the way the first would be synced alone. A
+//! lone append has nobody to wait for. A committed log id never causes a write; it rides on the next one.
+//!
+//! Where entries are is kept in memory (`index.rs`) and found again at a start by reading the segments (`recovery.rs`). `format.rs` draws
+//! the bytes, `segments.rs` says how files come and go. One stream for all groups, an index in memory, and entries of idle groups that are
+//! written anew are learnt from TiKV's raft-engine.
+
+mod format;
+mod index;
+mod queue;
+mod recovery;
+mod segments;
+mod writer;
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use metrics::{Counter, Histogram};
+use parking_lot::Mutex;
+
+use self::index::Location;
+use self::queue::{Pushed, Queue, Submission};
+use self::segments::{Segment, Segments, Shared, Slack};
+use self::writer::Writer;
+use crate::GroupId;
+use crate::log::{Completion, LogEngine, LogError, LogRecord, LogStats, RecoveredGroup};
+
+/// Most that is read from a segment at once: entries that follow each other mostly lie behind each other.
+const READ_AHEAD_BYTES: u64 = 256 << 10;
+
+/// Sizes and limits of a [`SegmentLog`].
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// The most that one write gathers, in bytes. Bounds the latency that one group's large append adds to another's.
+    pub gather_bytes_max: usize,
+    /// The longest that a write waits for appends that were announced. Longer than it takes a busy node to get from the
+    /// announcement to the append, and nothing against the fsync that it saves.
+    pub announced_wait_max: Duration,
+    /// The most that may wait for the disk, in bytes. Upstream is to stay far below it by limiting what it has in flight
+    /// (see [`LogStats::queued_bytes`]); beyond it the log fails, since the alternative is to run out of memory.
+    pub queued_bytes_max: usize,
+    /// Bytes of a segment; a larger write gets one for itself. What is purged gives its disk back in these units.
+    pub segment_bytes: u64,
+}
+
+impl Default for LogOptions {
+    fn default() -> LogOptions {
+        LogOptions {
+            gather_bytes_max: 8 << 20,
+            announced_wait_max: Duration::from_millis(1),
+            queued_bytes_max: 1 << 30,
+            segment_bytes: 16 << 20,
+        }
+    }
+}
+
+struct Counters {
+    fsyncs: AtomicU64,
+    bytes: AtomicU64,
+    records: AtomicU64,
+    fsyncs_total: Counter,
+    bytes_total: Counter,
+    records_total: Counter,
+    batch_records: Histogram,
+    batch_bytes: Histogram,
+}
+
+/// Why the log is unusable. Set once: after a failed fsync nobody knows what is on disk, so there is no second try.
+#[derive(Default)]
+struct Failure(OnceLock<LogError>);
+
+impl Failure {
+    fn set(&self, why: String) -> LogError {
+        let error = self.0.get_or_init(|| {
+            tracing::error!(%why, "the raft log has failed; no record will be accepted any more");
+            LogError(why)
+        });
+        error.clone()
+    }
+
+    fn check(&self) -> Result<(), LogError> {
+        self.0.get().map_or(Ok(()), |error| Err(error.clone()))
+    }
+}
+
+/// The log of every group on a node, in one sequence of segments with one writer thread.
+pub struct SegmentLog {
+    shared: Arc<Mutex<Shared>>,
+    segments: Arc<Mutex<Segments>>,
+    queue: Arc<Queue>,
+    counters: Arc<Counters>,
+    failure: Arc<Failure>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl SegmentLog {
+    /// Opens the log in `path`, or creates it. What a crash cut off at the end of the log was never completed, and is dropped; a log
+    /// that is damaged anywhere else is not opened.
+    ///
+    /// # Errors
+    ///
+    /// Says which file is damaged or missing, or cannot be read or written.
+    pub fn open(path: &Path, options: LogOptions) -> Result<SegmentLog, LogError> {
+        recovery::create(path)?;
+        let recovered = recovery::recover(path)?;
+        let shared = Arc::new(Mutex::new(recovered.shared));
+        let next = recovered.newest + 1;
+        let segments = Segments::begin(path, Arc::clone(&shared), options.segment_bytes, next, recovered.spares)
+            .map_err(log_error)?;
+        let segments = Arc::new(Mutex::new(segments));
+        let queue = Arc::new(Queue::new(options.queued_bytes_max, options.announced_wait_max));
+        let counters = Arc::new(Counters::new());
+        counters.count_syncs(segments.lock().take_syncs());
+        let failure = Arc::new(Failure::default());
+        let writer = Writer {
+            segments: Arc::clone(&segments),
+            queue: Arc::clone(&queue),
+            counters: Arc::clone(&counters),
+            failure: Arc::clone(&failure),
+            gather_bytes_max: options.gather_bytes_max,
+            committed: HashMap::new(),
+        };
+        let writer = std::thread::Builder::new()
+            .name("log-writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|error| LogError(format!("cannot start the writer thread: {error}")))?;
+        Ok(SegmentLog { shared, segments, queue, counters, failure, writer: Mutex::new(Some(writer)) })
+    }
+
+    /// What the log has done since it was opened.
+    pub fn stats(&self) -> LogStats {
+        LogStats {
+            fsyncs: self.counters.fsyncs.load(Ordering::Relaxed),
+            bytes: self.counters.bytes.load(Ordering::Relaxed),
+            records: self.counters.records.load(Ordering::Relaxed),
+            queued_bytes: self.queue.bytes() as u64,
+        }
+    }
+
+    /// Where entries are that follow each other, up to `bytes_max` bytes of them but at least one.
+    fn locate(&self, group: GroupId, range: Range<u64>, bytes_max: usize) -> Vec<(Arc<Segment>, Location)> {
+        let shared = self.shared.lock();
+        let mut located: Vec<(Arc<Segment>, Location)> = Vec::new();
+        let mut bytes = 0;
+        for location in shared.index.locations(group, range) {
+            bytes += format::entry_bytes(location.bytes);
+            if bytes > bytes_max && !located.is_empty() {
+                break;
+            }
+            let segment = match located.last() {
+                Some((last, _)) if last.sequence == location.segment => Arc::clone(last),
+                _ => match shared.segments.get(&location.segment) {
+                    Some(segment) => Arc::clone(segment),
+                    None => break,
+                },
+            };
+            located.push((segment, location));
+        }
+        located
+    }
+
+    fn stop_writer(&self) {
+        self.queue.close();
+        let Some(writer) = self.writer.lock().take() else {
+            return;
+        };
+        // A completion may hold the last reference to the log: the writer cannot wait for itself.
+        if writer.thread().id() != std::thread::current().id() && writer.join().is_err() {
+            self.failure.set("the writer thread panicked".to_owned());
+        }
+    }
+}
+
+impl LogEngine for SegmentLog {
+    fn submit(&self, record: LogRecord, completion: Option<Completion>) {
+        if let Pushed::Stopped(submission) = self.queue.push(Submission::new(record, completion)) {
+            submission.complete(&Err(LogError("closed".to_owned())));
+        }
+    }
+
+    fn announce(&self, group: GroupId) {
+        self.queue.announce(group);
+    }
+
+    fn recover(&self, group: GroupId) -> Result<RecoveredGroup, LogError> {
+        Ok(self.shared.lock().index.recovered(group))
+    }
+
+    fn read(&self, group: GroupId, range: Range<u64>, bytes_max: usize) -> Result<Vec<Bytes>, LogError> {
+        read_entries(&self.locate(group, range, bytes_max)).map_err(log_error)
+    }
+
+    fn compact(&self) -> Result<(), LogError> {
+        self.failure.check()?;
+        let mut segments = self.segments.lock();
+        let tidied = segments.tidy(Slack::Least);
+        self.counters.count_syncs(segments.take_syncs());
+        tidied.map_err(|error| self.failure.set(error.to_string()))
+    }
+
+    fn close(&self) -> Result<(), LogError> {
+        self.stop_writer();
+        self.failure.check()
+    }
+}
+
+impl Drop for SegmentLog {
+    fn drop(&mut self) {
+        self.stop_writer();
+    }
+}
+
+impl Counters {
+    fn new() -> Counters {
+        describe_metrics();
+        Counters {
+            fsyncs: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            records: AtomicU64::new(0),
+            fsyncs_total: metrics::counter!("everlog_log_fsyncs_total"),
+            bytes_total: metrics::counter!("everlog_log_bytes_total"),
+            records_total: metrics::counter!("everlog_log_records_total"),
+            batch_records: metrics::histogram!("everlog_log_batch_records"),
+            batch_bytes: metrics::histogram!("everlog_log_batch_bytes"),
+        }
+    }
+}
+
+/// The bytes of entries, read a stretch at a time.
+fn read_entries(located: &[(Arc<Segment>, Location)]) -> io::Result<Vec<Bytes>> {
+    let mut entries = Vec::with_capacity(located.len());
+    let mut rest = located;
+    while let Some((segment, first)) = rest.first() {
+        let begin = u64::from(first.offset);
+        let end = |location: &Location| u64::from(location.offset) + u64::from(location.bytes);
+        let together = rest.iter().take_while(|(of, location)| {
+            of.sequence == segment.sequence
+                && location.offset >= first.offset
+                && (end(location) - begin <= READ_AHEAD_BYTES || location == first)
+        });
+        let (stretch, behind) = rest.split_at(together.count());
+        let length = stretch.iter().map(|(_, location)| end(location) - begin).max().unwrap_or(0);
+        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        segment.read(begin, &mut bytes)?;
+        for (_, location) in stretch {
+            let from = (location.offset - first.offset) as usize;
+            entries.push(entry_of(segment, &bytes[from..from + location.bytes as usize])?);
+        }
+        rest = behind;
+    }
+    Ok(entries)
+}
+
+fn entry_of(segment: &Segment, span: &[u8]) -> io::Result<Bytes> {
+    let entry = format::read_entry(span).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{}: an entry is damaged", segment.path.display()))
+    })?;
+    Ok(Bytes::copy_from_slice(entry))
+}
+
+fn log_error(error: io::Error) -> LogError {
+    LogError(error.to_string())
+}
+
+fn describe_metrics() {
+    metrics::describe_counter!("everlog_log_fsyncs_total", "Synced writes of the Raft log.");
+    metrics::describe_counter!("everlog_log_bytes_total", metrics::Unit::Bytes, "Bytes written to the Raft log.");
+    metrics::describe_counter!("everlog_log_records_total", "Records submitted to the Raft log.");
+    metrics::describe_histogram!("everlog_log_batch_records", "Records that shared one synced write.");
+    metrics::describe_histogram!("everlog_log_batch_bytes", metrics::Unit::Bytes, "Size of one synced write.");
+}

@@ -1,0 +1,357 @@
+//! The bytes of a segment file. Numbers are little-endian.
+//!
+//! ```text
+//! segment  header | frame | frame | ...
+//! header   magic "EVLS" | version u32 | sequence u64 | stamp u64 | zero u32 | crc32c u32 of what is before
+//! frame    crc32c u32 of what follows | length u32 of the body | stamp u64 | body | zeros up to a multiple of 8
+//! body     record | record | ...
+//!
+//! append    01 | group u32 | first index u64 | count u32 | count times: length u32 | crc32c u32 of the bytes | bytes
+//! truncate  02 | group u32 | first index to go u64
+//! purge     03 | group u32 | last index to go u64 | log id
+//! vote      04 | group u32 | vote
+//! committed 05 | group u32 | log id
+//! destroy   06 | group u32
+//! end       07                     nothing follows in this segment
+//! log id, vote: length u32 | bytes
+//! ```
+//!
+//! A frame is what one write makes durable: after a crash it is there as a whole, or not at all. The stamp is drawn anew whenever a
+//! file becomes a segment, so what an earlier life of the file left behind is no frame of this one, and no caller who chooses bytes
+//! can make them look like one.
+
+use bytes::Bytes;
+
+use crate::GroupId;
+use crate::log::LogRecord;
+
+pub(super) const HEADER_BYTES: usize = 32;
+const MAGIC: [u8; 4] = *b"EVLS";
+const VERSION: u32 = 1;
+
+pub(super) const FRAME_HEADER_BYTES: usize = 16;
+/// Frames begin at multiples of this.
+pub(super) const FRAME_ALIGNMENT: usize = 8;
+/// In front of the bytes of an entry: their length and checksum.
+const ENTRY_HEADER_BYTES: usize = 8;
+
+/// What a frame holds, once it is known where its entries stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Entries with contiguous indexes.
+    Append { group: GroupId, first_index: u64, entries: Vec<Span> },
+    /// The entries with this index and above are gone.
+    Truncate { group: GroupId, from: u64 },
+    /// The entries up to this index are gone.
+    Purge { group: GroupId, upto: u64, log_id: Bytes },
+    /// The group's vote.
+    Vote { group: GroupId, vote: Bytes },
+    /// The group's committed log id.
+    Committed { group: GroupId, log_id: Bytes },
+    /// All of the group is gone.
+    Destroy { group: GroupId },
+    /// Nothing follows in the segment.
+    End,
+}
+
+/// Where an entry stands in a frame: its header, then its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    /// From the frame's begin.
+    pub(super) offset: u32,
+    /// With the entry's header.
+    pub(super) bytes: u32,
+}
+
+/// The header of a segment.
+pub(super) fn header(sequence: u64, stamp: u64) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    header[0..4].copy_from_slice(&MAGIC);
+    header[4..8].copy_from_slice(&VERSION.to_le_bytes());
+    header[8..16].copy_from_slice(&sequence.to_le_bytes());
+    header[16..24].copy_from_slice(&stamp.to_le_bytes());
+    let crc = crc32c::crc32c(&header[..28]);
+    header[28..].copy_from_slice(&crc.to_le_bytes());
+    header
+}
+
+/// Sequence and stamp in a header, or what is wrong with it.
+pub(super) fn read_header(segment: &[u8]) -> Result<(u64, u64), &'static str> {
+    let header = segment.get(..HEADER_BYTES).ok_or("it is too short for a segment of the log")?;
+    let mut reader = Reader(header);
+    let (magic, version) = (reader.take(4), reader.u32());
+    let (sequence, stamp, _, crc) = (reader.u64(), reader.u64(), reader.u32(), reader.u32());
+    if magic != Some(&MAGIC) || crc != Some(crc32c::crc32c(&header[..28])) {
+        return Err("it does not begin like a segment of the log");
+    }
+    if version != Some(VERSION) {
+        return Err("it is of a version that is not known here");
+    }
+    sequence.zip(stamp).ok_or("it does not begin like a segment of the log")
+}
+
+/// A frame that is being made.
+#[derive(Debug)]
+pub(super) struct Frame {
+    buffer: Vec<u8>,
+    changes: Vec<Change>,
+}
+
+impl Frame {
+    pub(super) fn new() -> Frame {
+        Frame::with(Vec::new())
+    }
+
+    /// A frame that uses the memory of `buffer`.
+    pub(super) fn with(mut buffer: Vec<u8>) -> Frame {
+        buffer.clear();
+        buffer.resize(FRAME_HEADER_BYTES, 0);
+        Frame { buffer, changes: Vec::new() }
+    }
+
+    pub(super) fn push(&mut self, record: &LogRecord) {
+        match record {
+            LogRecord::Append { group, first_index, entries } => self.append(*group, *first_index, entries),
+            LogRecord::Truncate { group, from } => {
+                self.begin(2, *group);
+                self.u64(*from);
+                self.changes.push(Change::Truncate { group: *group, from: *from });
+            }
+            LogRecord::Purge { group, upto, log_id } => {
+                self.begin(3, *group);
+                self.u64(*upto);
+                self.bytes(log_id);
+                self.changes.push(Change::Purge { group: *group, upto: *upto, log_id: log_id.clone() });
+            }
+            LogRecord::Vote { group, vote } => {
+                self.begin(4, *group);
+                self.bytes(vote);
+                self.changes.push(Change::Vote { group: *group, vote: vote.clone() });
+            }
+            LogRecord::Committed { group, log_id } => {
+                self.begin(5, *group);
+                self.bytes(log_id);
+                self.changes.push(Change::Committed { group: *group, log_id: log_id.clone() });
+            }
+            LogRecord::Destroy { group } => {
+                self.begin(6, *group);
+                self.changes.push(Change::Destroy { group: *group });
+            }
+        }
+    }
+
+    pub(super) fn end() -> Frame {
+        let mut frame = Frame::new();
+        frame.buffer.push(7);
+        frame.changes.push(Change::End);
+        frame
+    }
+
+    /// Bytes that it will take in the segment.
+    pub(super) fn len(&self) -> usize {
+        self.buffer.len().next_multiple_of(FRAME_ALIGNMENT)
+    }
+
+    /// The bytes for the segment with `stamp`, and what they hold.
+    pub(super) fn finish(mut self, stamp: u64) -> (Vec<u8>, Vec<Change>) {
+        let body = u32::try_from(self.buffer.len() - FRAME_HEADER_BYTES).expect("what is queued is far below 4 GiB");
+        self.buffer[4..8].copy_from_slice(&body.to_le_bytes());
+        self.buffer[8..16].copy_from_slice(&stamp.to_le_bytes());
+        let crc = crc32c::crc32c(&self.buffer[4..]);
+        self.buffer[0..4].copy_from_slice(&crc.to_le_bytes());
+        self.buffer.resize(self.len(), 0);
+        (self.buffer, self.changes)
+    }
+
+    fn append(&mut self, group: GroupId, first_index: u64, entries: &[Bytes]) {
+        self.begin(1, group);
+        self.u64(first_index);
+        self.u32(entries.len());
+        let mut spans = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let offset = u32::try_from(self.buffer.len()).expect("what is queued is far below 4 GiB");
+            self.u32(entry.len());
+            self.buffer.extend_from_slice(&crc32c::crc32c(entry).to_le_bytes());
+            self.buffer.extend_from_slice(entry);
+            spans.push(Span { offset, bytes: (ENTRY_HEADER_BYTES + entry.len()) as u32 });
+        }
+        self.changes.push(Change::Append { group, first_index, entries: spans });
+    }
+
+    fn begin(&mut self, kind: u8, group: GroupId) {
+        self.buffer.push(kind);
+        self.buffer.extend_from_slice(&group.0.to_le_bytes());
+    }
+
+    fn u32(&mut self, number: usize) {
+        let number = u32::try_from(number).expect("what is queued is far below 4 GiB");
+        self.buffer.extend_from_slice(&number.to_le_bytes());
+    }
+
+    fn u64(&mut self, number: u64) {
+        self.buffer.extend_from_slice(&number.to_le_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.u32(bytes.len());
+        self.buffer.extend_from_slice(bytes);
+    }
+}
+
+/// The frame at the begin of `bytes`: what it holds, and its length. `None` if there is no whole one of that stamp.
+pub(super) fn read_frame(bytes: &[u8], stamp: u64) -> Option<(Vec<Change>, usize)> {
+    let mut reader = Reader(bytes);
+    let (crc, length) = (reader.u32()?, reader.u32()? as usize);
+    if reader.u64()? != stamp {
+        return None;
+    }
+    let end = FRAME_HEADER_BYTES.checked_add(length)?;
+    let frame = bytes.get(..end)?;
+    if crc32c::crc32c(&frame[4..]) != crc {
+        return None;
+    }
+    Some((read_changes(frame)?, end.next_multiple_of(FRAME_ALIGNMENT)))
+}
+
+fn read_changes(frame: &[u8]) -> Option<Vec<Change>> {
+    let mut reader = Reader(&frame[FRAME_HEADER_BYTES..]);
+    let mut changes = Vec::new();
+    while let Some(kind) = reader.take(1) {
+        if kind == [7] {
+            changes.push(Change::End);
+            continue;
+        }
+        let group = GroupId(reader.u32()?);
+        changes.push(match kind {
+            [1] => {
+                let (first_index, count) = (reader.u64()?, reader.u32()?);
+                let mut entries = Vec::new();
+                for _ in 0..count {
+                    let offset = frame.len() - reader.0.len();
+                    let (length, _crc) = (reader.u32()?, reader.u32()?);
+                    reader.take(length as usize)?;
+                    entries.push(Span { offset: offset as u32, bytes: ENTRY_HEADER_BYTES as u32 + length });
+                }
+                Change::Append { group, first_index, entries }
+            }
+            [2] => Change::Truncate { group, from: reader.u64()? },
+            [3] => Change::Purge { group, upto: reader.u64()?, log_id: reader.bytes()? },
+            [4] => Change::Vote { group, vote: reader.bytes()? },
+            [5] => Change::Committed { group, log_id: reader.bytes()? },
+            [6] => Change::Destroy { group },
+            _ => return None,
+        });
+    }
+    Some(changes)
+}
+
+/// The bytes of an entry that stands in `span`, if they are what was written.
+pub(super) fn read_entry(span: &[u8]) -> Option<&[u8]> {
+    let mut reader = Reader(span);
+    let (length, crc) = (reader.u32()?, reader.u32()?);
+    let entry = reader.0;
+    (entry.len() == length as usize && crc32c::crc32c(entry) == crc).then_some(entry)
+}
+
+/// Bytes of an entry without its header.
+pub(super) fn entry_bytes(span_bytes: u32) -> usize {
+    span_bytes as usize - ENTRY_HEADER_BYTES
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(bytes)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    fn bytes(&mut self) -> Option<Bytes> {
+        let length = self.u32()? as usize;
+        self.take(length).map(Bytes::copy_from_slice)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    const GROUP: GroupId = GroupId(7);
+    const STAMP: u64 = 0x1122_3344_5566_7788;
+
+    fn records() -> Vec<LogRecord> {
+        let bytes = Bytes::from_static;
+        vec![
+            LogRecord::Append { group: GROUP, first_index: 5, entries: vec![bytes(b"five"), bytes(b""), bytes(b"7")] },
+            LogRecord::Truncate { group: GROUP, from: 6 },
+            LogRecord::Purge { group: GROUP, upto: 4, log_id: bytes(b"id 4") },
+            LogRecord::Vote { group: GROUP, vote: bytes(b"vote") },
+            LogRecord::Committed { group: GROUP, log_id: bytes(b"id 5") },
+            LogRecord::Destroy { group: GroupId(8) },
+        ]
+    }
+
+    fn frame() -> (Vec<u8>, Vec<Change>) {
+        let mut frame = Frame::new();
+        records().iter().for_each(|record| frame.push(record));
+        let length = frame.len();
+        let (bytes, changes) = frame.finish(STAMP);
+        assert_eq!(bytes.len(), length);
+        (bytes, changes)
+    }
+
+    #[test]
+    fn a_frame_is_read_as_it_was_written() {
+        let (mut bytes, changes) = frame();
+        let length = bytes.len();
+        bytes.extend_from_slice(&[0xff; 100]);
+        assert_eq!(read_frame(&bytes, STAMP), Some((changes.clone(), length)));
+        let Change::Append { entries, .. } = &changes[0] else { panic!("{changes:?}") };
+        let entries = entries.iter().map(|span| {
+            let (offset, end) = (span.offset as usize, (span.offset + span.bytes) as usize);
+            read_entry(&bytes[offset..end]).unwrap()
+        });
+        assert_eq!(entries.collect::<Vec<_>>(), [&b"five"[..], b"", b"7"]);
+        let (end, changes) = Frame::end().finish(STAMP);
+        assert_eq!(read_frame(&end, STAMP), Some((changes, end.len())));
+    }
+
+    #[test]
+    fn a_frame_that_is_cut_or_changed_anywhere_is_none() {
+        let (bytes, changes) = frame();
+        let body = FRAME_HEADER_BYTES + u32::from_le_bytes(bytes[4..8].try_into().unwrap()) as usize;
+        for length in 0..body {
+            assert_eq!(read_frame(&bytes[..length], STAMP), None, "{length}");
+        }
+        for changed in 0..body {
+            let mut bytes = bytes.clone();
+            bytes[changed] ^= 0x10;
+            assert_eq!(read_frame(&bytes, STAMP), None, "{changed}");
+        }
+        assert_eq!(read_frame(&bytes, STAMP + 1), None);
+        assert_eq!(read_frame(&bytes, STAMP).unwrap().0, changes);
+    }
+
+    #[test]
+    fn the_format_stays_as_it_is() {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let golden = include_str!("../../tests/golden/segment.txt");
+        let now = format!("header {}\nframe {}\n", hex(&header(3, STAMP)), hex(&frame().0));
+        assert_eq!(now, golden);
+        assert_eq!(read_header(&header(3, STAMP)), Ok((3, STAMP)));
+        let mut changed = header(3, STAMP);
+        changed[9] ^= 1;
+        assert!(read_header(&changed).is_err());
+        assert!(read_header(&changed[..20]).is_err());
+    }
+}
