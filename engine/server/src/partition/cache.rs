@@ -141,6 +141,11 @@ impl Entry {
             })
     }
 
+    /// Whether nothing of it runs any more.
+    fn is_closed(&self) -> bool {
+        self.workflow.as_ref().is_some_and(|workflow| workflow.runs.values().all(|run| !run.is_open()))
+    }
+
     /// Drops closed runs that are not the current one, of a workflow whose rows are all durable.
     pub(crate) fn forget_closed_runs(&mut self, committed: u64) {
         const RUNS_KEPT: usize = 3;
@@ -163,6 +168,8 @@ impl Entry {
 pub(crate) struct Cache {
     entries: HashMap<CacheKey, Box<Entry>>,
     hand: VecDeque<Looked>,
+    /// Workflows that were found closed, in that order: they need not stay for as long.
+    closed: VecDeque<Looked>,
     bytes: usize,
     sticky: StickyMemory,
 }
@@ -224,6 +231,14 @@ impl Cache {
         }
     }
 
+    /// Counts an entry anew, all rows of which are durable at `now`, and takes note if the workflow has closed.
+    pub(crate) fn settle(&mut self, key: CacheKey, now: Time) {
+        self.recount(&key);
+        if self.entries.get(&key).is_some_and(|entry| entry.is_closed()) {
+            self.closed.push_back(Looked { at: now, key });
+        }
+    }
+
     /// Drops clean entries: some of those that nobody has used for [`limits::WORKFLOW_IDLE_MAX`], and the ones used least
     /// recently until at most `bytes_max` bytes are left, or all were looked at.
     pub(crate) fn evict(&mut self, now: Time, bytes_max: usize, committed: u64) {
@@ -234,17 +249,34 @@ impl Cache {
             self.look(now, committed);
         }
         for _ in 0..limits::WORKFLOW_CACHE_LOOKS_MAX {
-            if self.next_look().is_none_or(|due| due > now) {
+            if self.hand.front().is_none_or(|looked| looked.at.plus(limits::WORKFLOW_IDLE_MAX) > now) {
                 break;
             }
             self.look(now, committed);
+        }
+        for _ in 0..limits::WORKFLOW_CACHE_LOOKS_MAX {
+            match self.closed.front() {
+                Some(closed) if closed.at.plus(limits::WORKFLOW_CLOSED_IDLE_MAX) <= now => self.look_closed(committed),
+                _ => break,
+            }
         }
         self.shrink();
     }
 
     /// When [`Cache::evict`] has something to do for idle entries.
     pub(crate) fn next_look(&self) -> Option<Time> {
-        self.hand.front().map(|looked| looked.at.plus(limits::WORKFLOW_IDLE_MAX))
+        let idle = self.hand.front().map(|looked| looked.at.plus(limits::WORKFLOW_IDLE_MAX));
+        let closed = self.closed.front().map(|closed| closed.at.plus(limits::WORKFLOW_CLOSED_IDLE_MAX));
+        idle.into_iter().chain(closed).min()
+    }
+
+    /// Looks at the workflow that was found closed first: drops it, unless somebody was there since.
+    fn look_closed(&mut self, committed: u64) {
+        let Some(Looked { at, key }) = self.closed.pop_front() else { return };
+        let Some(entry) = self.entries.get(&key) else { return };
+        if entry.used <= at && entry.is_closed() && entry.is_clean(committed) {
+            self.remove(&key);
+        }
     }
 
     /// Looks at the first entry of the queue: drops it, or gives it another turn.
@@ -268,6 +300,7 @@ impl Cache {
         if let Some(entries) = memory::shrunk_capacity(self.entries.len(), self.entries.capacity()) {
             self.entries.shrink_to(entries);
             self.hand.shrink_to(entries);
+            self.closed.shrink_to(entries);
         }
     }
 
@@ -295,6 +328,7 @@ mod tests {
 
     use everlog_kernel::Run;
     use everlog_kernel::state::{Current, RunInfo, Sticky, WorkflowTask};
+    use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
 
     use super::*;
 
@@ -348,6 +382,32 @@ mod tests {
         assert_eq!(cache.next_look(), Some(at(2 * idle())));
         cache.evict(at(2 * idle()), usize::MAX, 0);
         assert_eq!((cache.len(), cache.bytes(), cache.next_look()), (0, 0, None));
+    }
+
+    #[test]
+    fn closed_workflows_leave_earlier() {
+        let closed = limits::WORKFLOW_CLOSED_IDLE_MAX.as_secs();
+        let mut cache = cache(3);
+        for number in 0..2 {
+            run(&mut cache, number).state.status = WorkflowExecutionStatus::Completed as i32;
+        }
+        for number in 0..3 {
+            cache.settle(key(number), at(1));
+        }
+        assert_eq!(cache.next_look(), Some(at(1 + closed)));
+        // Somebody wants to know how one of them ended.
+        cache.entry(&key(1), at(2));
+        cache.evict(at(closed), usize::MAX, 0);
+        assert_eq!(cache.len(), 3);
+        cache.evict(at(1 + closed), usize::MAX, 0);
+        assert!(cache.get_mut(&key(0)).is_none() && cache.len() == 2);
+        assert_eq!(cache.next_look(), Some(at(idle())));
+        // One that was started again is not closed.
+        run(&mut cache, 2).state.status = WorkflowExecutionStatus::Completed as i32;
+        cache.settle(key(2), at(3));
+        run(&mut cache, 2).state.status = WorkflowExecutionStatus::Running as i32;
+        cache.evict(at(3 + closed), usize::MAX, 0);
+        assert_eq!(cache.len(), 2);
     }
 
     #[test]

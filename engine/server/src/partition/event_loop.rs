@@ -378,7 +378,7 @@ impl Loop {
             let Some(entry) = self.cache.get_mut(&key) else { continue };
             entry.runs.trim_tails(self.committed);
             entry.forget_closed_runs(self.committed);
-            self.cache.recount(&key);
+            self.cache.settle(key, self.now);
         }
         self.evict();
         Ok(())
