@@ -34,8 +34,8 @@ const FILL_BYTES: usize = 256 << 10;
 const FILL_FRAME_BYTES_MAX: usize = 8 << 10;
 /// What the system caches and writes at once, bytes.
 const PAGE_BYTES: usize = 4096;
-/// Memory that is kept for the next write, bytes.
-const PAGES_KEPT_BYTES: usize = 256 << 10;
+/// Memory of a write that is kept for the next one, bytes: a large one is rare.
+const KEPT_BYTES: usize = 256 << 10;
 /// Spare files that are kept: as many segments as may go at once when a busy node purges its log.
 const SPARES_MAX: usize = 4;
 /// Segments that the log may have beyond twice what its entries need, before old entries are written anew.
@@ -154,7 +154,9 @@ impl Segments {
         self.position += bytes.len() as u64;
         self.active.file.sync_data()?;
         self.syncs += 1;
-        self.buffer = bytes;
+        if bytes.capacity() <= KEPT_BYTES {
+            self.buffer = bytes;
+        }
         Ok((changes, begin))
     }
 
@@ -343,7 +345,7 @@ fn write_pages(file: &File, page: &mut Vec<u8>, position: u64, bytes: &[u8], len
     }
     page.drain(..written - written % PAGE_BYTES);
     page.truncate(written % PAGE_BYTES);
-    page.shrink_to(PAGES_KEPT_BYTES);
+    page.shrink_to(KEPT_BYTES);
     Ok(length.max(end + fill as u64))
 }
 
