@@ -79,9 +79,7 @@ impl Writer {
         if !must_sync {
             return Ok(());
         }
-        for (group, log_id) in self.committed.drain() {
-            frame.push(&LogRecord::Committed { group, log_id });
-        }
+        add_committed(&mut self.committed, &mut frame);
         let bytes = frame.len();
         let written = segments.append(frame);
         self.counters.count_write(submissions.len(), bytes, segments.take_syncs());
@@ -96,9 +94,7 @@ impl Writer {
         }
         let mut segments = self.segments.lock();
         let mut frame = segments.frame();
-        for (group, log_id) in self.committed.drain() {
-            frame.push(&LogRecord::Committed { group, log_id });
-        }
+        add_committed(&mut self.committed, &mut frame);
         segments.append(frame).map_err(|error| self.failure.set(error.to_string()))
     }
 
@@ -108,6 +104,13 @@ impl Writer {
             self.failure.set(format!("old segments cannot be removed: {error}"));
         }
         self.counters.count_syncs(segments.take_syncs());
+    }
+}
+
+/// Puts the committed log ids that wait for a write into this one.
+fn add_committed(committed: &mut HashMap<GroupId, Bytes>, frame: &mut Frame) {
+    for (group, log_id) in committed.drain() {
+        frame.push(&LogRecord::Committed { group, log_id });
     }
 }
 

@@ -121,7 +121,7 @@ impl Figure {
 }
 
 /// CPU time below which a comparison is one of whatever else the server happens to do.
-const CPU_S_MIN: f64 = 0.02;
+const CPU_S_MIN: f64 = 0.005;
 
 /// The columns of the table.
 const COLUMNS: [&str; 14] = [
