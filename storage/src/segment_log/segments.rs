@@ -29,9 +29,9 @@ use super::index::{Index, Location};
 use crate::log::LogRecord;
 
 /// How far ahead of what is written a new file is filled with zeros, bytes: little enough to go along with a write.
-const FILL_BYTES: usize = 256 << 10;
+const FILL_BYTES: usize = 64 << 10;
 /// Frames up to this size, in bytes, are worth it: a larger one takes more to be written twice than its file's new length does.
-const FILL_FRAME_BYTES_MAX: usize = 8 << 10;
+const FILL_FRAME_BYTES_MAX: usize = 4 << 10;
 /// What the system caches and writes at once, bytes.
 const PAGE_BYTES: usize = 4096;
 /// Memory of a write that is kept for the next one, bytes: a large one is rare.
