@@ -282,6 +282,12 @@ fn describe_metrics() {
     metrics::describe_counter!("everlog_log_fsyncs_total", "Synced writes of the Raft log.");
     metrics::describe_counter!("everlog_log_bytes_total", metrics::Unit::Bytes, "Bytes written to the Raft log.");
     metrics::describe_counter!("everlog_log_records_total", "Records submitted to the Raft log.");
+    metrics::describe_gauge!("everlog_log_segments", "Files that the Raft log consists of.");
+    metrics::describe_gauge!(
+        "everlog_log_entries_bytes",
+        metrics::Unit::Bytes,
+        "Entries of the Raft log that are not purged, when a file last came or went."
+    );
     metrics::describe_histogram!("everlog_log_batch_records", "Records that shared one synced write.");
     metrics::describe_histogram!("everlog_log_batch_bytes", metrics::Unit::Bytes, "Size of one synced write.");
 }

@@ -70,6 +70,14 @@ pub(super) struct Shared {
     pub(super) segments: BTreeMap<u64, Arc<Segment>>,
 }
 
+impl Shared {
+    /// Records how many segments there are and what they are for. Whenever one comes or goes, which is rare.
+    fn tell(&self) {
+        metrics::gauge!("everlog_log_segments").set(self.segments.len() as f64);
+        metrics::gauge!("everlog_log_entries_bytes").set(self.index.live_bytes_total() as f64);
+    }
+}
+
 /// What the writer has to itself.
 pub(super) struct Segments {
     directory: PathBuf,
@@ -209,6 +217,7 @@ impl Segments {
             }
             shared.index.forget(sequence);
             let Some(gone) = shared.segments.remove(&sequence) else { return Ok(()) };
+            shared.tell();
             drop(shared);
             // One that a large write had for itself takes too much disk to be kept.
             let is_usual = gone.file.metadata()?.len() <= 2 * self.segment_bytes + FILL_BYTES as u64;
@@ -319,6 +328,7 @@ fn publish(shared: &Mutex<Shared>, segment: Segment, changes: Vec<Change>) -> Ar
         shared.index.apply(change, segment.sequence, HEADER_BYTES as u32);
     }
     shared.segments.insert(segment.sequence, Arc::clone(&segment));
+    shared.tell();
     segment
 }
 

@@ -88,8 +88,32 @@ impl Comparison {
         Ok(rounds)
     }
 
-    /// One workload on a fresh server.
+    /// One measurement, with a second and a third try where a server did not become usable: that says nothing of what is measured, and
+    /// would take the rounds before with it.
     async fn once(
+        &self,
+        kind: ServerKind,
+        workload: &'static Workload,
+        concurrency: usize,
+        size: Size,
+        strace: bool,
+        progress: &Progress,
+    ) -> Result<Vec<Figure>, BenchError> {
+        const TRIES: usize = 3;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.attempt(kind, workload, concurrency, size, strace, progress).await {
+                Err(error @ BenchError::Connect { .. }) if tries < TRIES => {
+                    say(&format!("{} {}: {error}; once more", kind.name(), workload.name));
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// One workload on a fresh server.
+    async fn attempt(
         &self,
         kind: ServerKind,
         workload: &'static Workload,
