@@ -99,7 +99,7 @@ impl Node {
         let directory = DataDirectory::open(&options.data_dir)?;
         let log_path = directory.log_path();
         let state_path = directory.state_path();
-        // Both open files and replay write-ahead logs; side by side that takes half the time.
+        // Both read their files; side by side that takes half the time.
         let (log, state) = tokio::join!(
             tokio::task::spawn_blocking(move || SegmentLog::open(&log_path, LogOptions::default())),
             tokio::task::spawn_blocking(move || RocksState::open(&state_path, StateOptions::default())),

@@ -206,11 +206,12 @@ pub(super) fn read_frame(bytes: &[u8], stamp: u64) -> Option<(Vec<Change>, usize
         return None;
     }
     let end = FRAME_HEADER_BYTES.checked_add(length)?;
-    let frame = bytes.get(..end)?;
+    let padded = end.checked_next_multiple_of(FRAME_ALIGNMENT)?;
+    let frame = &bytes.get(..padded)?[..end];
     if crc32c::crc32c(&frame[4..]) != crc {
         return None;
     }
-    Some((read_changes(frame)?, end.next_multiple_of(FRAME_ALIGNMENT)))
+    Some((read_changes(frame)?, padded))
 }
 
 fn read_changes(frame: &[u8]) -> Option<Vec<Change>> {

@@ -27,15 +27,11 @@ pub(super) fn recover(directory: &Path) -> Result<Recovered, LogError> {
     let (sequences, spares) = list(directory).map_err(failed)?;
     let newest = sequences.last().copied().unwrap_or(0);
     let mut shared = Shared::default();
-    for (position, sequence) in sequences.iter().enumerate() {
-        let missing = sequence - 1;
-        if position > 0 && sequences[position - 1] != missing {
-            let path = segment_path(directory, missing);
-            return Err(LogError(format!(
-                "{} is missing, but segments before and behind it are there",
-                path.display()
-            )));
-        }
+    if let Some(gap) = sequences.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
+        let path = segment_path(directory, gap[1] - 1);
+        return Err(LogError(format!("{} is missing, but segments before and behind it are there", path.display())));
+    }
+    for sequence in &sequences {
         let path = segment_path(directory, *sequence);
         let segment = recover_segment(&mut shared, path.clone(), *sequence, *sequence == newest)
             .map_err(|error| LogError(format!("{}: {error}", path.display())))?;
@@ -82,9 +78,6 @@ fn recover_segment(shared: &mut Shared, path: PathBuf, sequence: u64, is_newest:
             return Ok(segment);
         }
         position += length;
-        if position > bytes.len() {
-            return Err(corrupt("it ends within a frame".to_owned()));
-        }
     }
     if position == HEADER_BYTES {
         return Err(corrupt("its first frame is damaged".to_owned()));

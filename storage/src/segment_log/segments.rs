@@ -9,8 +9,8 @@
 //!
 //! A file that is overwritten has no new length and no new blocks to be made durable with the data: an fdatasync then costs a third
 //! less. So files are used again, and a new one is filled with zeros a step ahead of what is written to it. What is written are whole
-//! pages, one at a time where they are new: the system need not read a page to change a part of it, and does not put pages together,
-//! all of which it would write when one is changed.
+//! pages, one at a time: the system need not read a page to change a part of it, and does not put pages together, all of which it would
+//! write when one is changed.
 //!
 //! **Invariant: segments go in the order in which they were made.** A later frame may take back what an earlier one says, so none may
 //! go as long as an older one is there. Where a group that is at rest keeps an old segment, its entries are written anew.
@@ -25,7 +25,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::format::{Change, Frame, HEADER_BYTES, header};
-use super::index::{Index, Location};
+use super::index::Index;
 use crate::log::LogRecord;
 
 /// How far ahead of what is written a new file is filled with zeros, bytes: little enough to go along with a write.
@@ -142,8 +142,7 @@ impl Segments {
     /// Makes a frame durable, and what it holds known. After an error nobody knows what is on the disk.
     pub(super) fn append(&mut self, frame: Frame) -> io::Result<()> {
         // A frame that is larger than a segment gets one for itself.
-        let is_full = self.position + frame.len() as u64 > self.segment_bytes;
-        if is_full && self.position > HEADER_BYTES as u64 {
+        if self.position + frame.len() as u64 > self.segment_bytes {
             self.rotate()?;
         }
         let (changes, begin) = self.write(frame)?;
@@ -253,15 +252,16 @@ impl Segments {
         {
             let mut rest = part;
             while let Some((group, first_index, _)) = rest.first() {
-                let mut read = Vec::new();
+                let mut located = Vec::new();
                 let mut bytes = 0;
                 while let Some((_, _, location)) = rest.first().filter(|_| bytes < MOVE_BYTES) {
-                    read.push(read_entry(&oldest, location)?);
+                    located.push((Arc::clone(&oldest), *location));
                     bytes += location.bytes as usize;
                     rest = &rest[1..];
                 }
+                let entries = super::read_entries(&located)?;
                 let mut frame = self.frame();
-                frame.push(&LogRecord::Append { group: *group, first_index: *first_index, entries: read });
+                frame.push(&LogRecord::Append { group: *group, first_index: *first_index, entries });
                 self.append(frame)?;
             }
         }
@@ -330,13 +330,6 @@ fn publish(shared: &Mutex<Shared>, segment: Segment, changes: Vec<Change>) -> Ar
     shared.segments.insert(segment.sequence, Arc::clone(&segment));
     shared.tell();
     segment
-}
-
-/// Reads an entry where it is.
-fn read_entry(segment: &Segment, location: &Location) -> io::Result<bytes::Bytes> {
-    let mut span = vec![0; location.bytes as usize];
-    segment.read(u64::from(location.offset), &mut span)?;
-    super::entry_of(segment, &span)
 }
 
 /// Writes `bytes` at `position` of a file of `length` bytes. `page` is what the page holds that they begin in, and then the one that
