@@ -288,7 +288,8 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
                     shared.progress.membership_appended(index, membership);
                 }
                 first_index.get_or_insert(index);
-                encoded.push(encoding::encode_entry(&entry));
+                let (entry, bytes) = encoding::encode_entry(entry);
+                encoded.push(bytes);
                 log.last = Some(entry.log_id);
                 log.cache.push(entry, submission);
             }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Instant;
 
 use everlog_storage::GroupId;
 use everlog_storage::log::LogEngine;
@@ -15,6 +16,7 @@ use crate::encoding;
 use crate::failure::FailureReport;
 use crate::flusher::{FlushTrigger, Flusher};
 use crate::group::{Group, GroupParts, Leadership, RaftGroup};
+use crate::hold_off::VoteHoldOff;
 use crate::log_store::GroupLog;
 use crate::network::GroupNetwork;
 use crate::options::NodeOptions;
@@ -155,6 +157,7 @@ impl Node {
 
     async fn start(&self, group: GroupId) -> Result<OpenGroup, NodeError> {
         let replica: ReplicaId = self.options.node.node_id;
+        let started = Instant::now();
         let (log, progress) = self.recover(group, replica).await?;
         let is_new = log.is_new() && progress.applied().is_none();
         check_replica(&progress)?;
@@ -180,6 +183,7 @@ impl Node {
             let _ = raft.shutdown().await;
             return Err(error);
         }
+        let data_metrics = raft.data_metrics();
         let group = Group::new(GroupParts {
             id: group,
             raft,
@@ -187,6 +191,10 @@ impl Node {
             state: self.state.clone(),
             progress,
             leadership,
+            data_metrics,
+            hold_off: VoteHoldOff::new(started, is_new, self.options.election_timeout_max),
+            entry_bytes_max: self.options.entry_bytes_max,
+            runtime: tokio::runtime::Handle::current(),
             lease: self.options.election_timeout_max / 2,
             proposals: metrics::counter!("everlog_raft_proposals_total", "group" => group.to_string()),
         });

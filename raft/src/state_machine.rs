@@ -12,6 +12,7 @@ use futures::{Stream, TryStreamExt};
 use metrics::{Counter, Gauge};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
 
+use crate::chain::{Chain, ChainStep};
 use crate::encoding;
 use crate::entry_cache::payload_bytes;
 use crate::failure::FailureReport;
@@ -40,6 +41,8 @@ pub(crate) struct GroupStateMachine {
     flush_trigger: Arc<FlushTrigger>,
     limits: ApplyLimits,
     membership: Arc<StoredMembership>,
+    chain: Chain,
+    skipped_entries: Counter,
     applied_entries: Counter,
     applied_index: Gauge,
 }
@@ -48,7 +51,7 @@ pub(crate) struct GroupStateMachine {
 #[derive(Default)]
 struct Chunk {
     batches: Vec<RowBatch>,
-    responders: Vec<(u64, ApplyResponder<TypeConfig>)>,
+    responders: Vec<(ChainStep, ApplyResponder<TypeConfig>)>,
     last: Option<LogId>,
     entries: usize,
     bytes: usize,
@@ -63,7 +66,8 @@ impl GroupStateMachine {
         flush_trigger: Arc<FlushTrigger>,
         limits: ApplyLimits,
     ) -> GroupStateMachine {
-        let membership = progress.applied().map(|position| position.membership).unwrap_or_default();
+        let (membership, chain) =
+            progress.applied().map(|position| (position.membership, position.chain)).unwrap_or_default();
         let label = group.to_string();
         GroupStateMachine {
             group,
@@ -73,6 +77,8 @@ impl GroupStateMachine {
             flush_trigger,
             limits,
             membership,
+            chain,
+            skipped_entries: metrics::counter!("everlog_raft_skipped_entries_total", "group" => label.clone()),
             applied_entries: metrics::counter!("everlog_raft_applied_entries_total", "group" => label.clone()),
             applied_index: metrics::gauge!("everlog_raft_applied_index", "group" => label),
         }
@@ -87,28 +93,42 @@ impl GroupStateMachine {
         chunk.entries += 1;
         chunk.bytes += payload_bytes(&entry);
         chunk.last = Some(entry.log_id);
+        let mut step = ChainStep::Applied;
         match entry.payload {
             Payload::Blank => {}
-            Payload::Normal(rows) => chunk.batches.push(RowBatch::decode(&rows.0).map_err(|error| self.failed(error))?),
+            Payload::Normal(rows) => {
+                step = self.chain.step(&rows.stamp);
+                match step {
+                    ChainStep::Applied => {
+                        let batch = RowBatch::decode(&rows.rows()).map_err(|error| self.failed(error))?;
+                        chunk.batches.push(batch);
+                    }
+                    ChainStep::Skipped => {
+                        self.skipped_entries.increment(1);
+                        let (group, end) = (self.group, self.chain.end.position);
+                        tracing::info!(%group, entry = %rows.stamp.chain, %end, "an entry is skipped, what it follows is missing");
+                    }
+                }
+            }
             Payload::Membership(membership) => {
                 self.membership = Arc::new(StoredMembership::new(Some(entry.log_id), membership));
             }
         }
-        chunk.responders.extend(responder.map(|responder| (entry.log_id.index, responder)));
+        chunk.responders.extend(responder.map(|responder| (step, responder)));
         Ok(())
     }
 
     fn commit(&mut self, chunk: Chunk) -> io::Result<()> {
         let Some(log_id) = chunk.last else { return Ok(()) };
-        let position = AppliedPosition { log_id, membership: self.membership.clone() };
+        let position = AppliedPosition { log_id, membership: self.membership.clone(), chain: self.chain.clone() };
         // Straight on this task: a write to memory. Handing it to a thread would cost more than it takes.
         let write = self.engine.commit(self.group, &encoding::encode_position(&position), &chunk.batches);
         write.map_err(|error| self.failed(error))?;
         self.progress.set_applied(position);
         self.applied_entries.increment(chunk.entries as u64);
         self.applied_index.set(log_id.index as f64);
-        for (index, responder) in chunk.responders {
-            responder.send(index);
+        for (step, responder) in chunk.responders {
+            responder.send(step);
         }
         self.flush_trigger.applied(&self.progress, chunk.bytes as u64);
         Ok(())
@@ -172,7 +192,8 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
         let Some(log_id) = meta.last_log_id else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a snapshot of nothing cannot be installed"));
         };
-        let position = AppliedPosition::new(log_id, meta.last_membership.clone());
+        let position =
+            AppliedPosition { log_id, membership: Arc::new(meta.last_membership.clone()), chain: snapshot.chain()? };
         let (group, engine, encoded) = (self.group, self.engine.clone(), encoding::encode_position(&position));
         let install = move || {
             // Read in full before the group is touched: half a snapshot must not replace it.
@@ -183,7 +204,7 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
         };
         let installed = tokio::task::spawn_blocking(install).await.map_err(io::Error::other)?;
         installed.inspect_err(|error| self.failure.report(error))?;
-        self.membership = position.membership.clone();
+        (self.membership, self.chain) = (position.membership.clone(), position.chain.clone());
         self.progress.set_applied(position.clone());
         self.progress.set_durable(position);
         Ok(())

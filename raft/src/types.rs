@@ -2,12 +2,14 @@
 
 use std::fmt;
 
-use bytes::Bytes;
 use openraft::impls::{BoxedErrorSource, InlineBatch};
 use openraft::raft::responder::Responder;
 use openraft::vote::leader_id_std;
 use openraft::{RaftTypeConfig, TokioRuntime};
 use serde::{Deserialize, Serialize};
+
+use crate::chain::ChainStep;
+use crate::rows::EncodedRows;
 
 /// Identifies a replica of a group, and is never used twice within it: a replica that left and came back empty under its old
 /// id could vote in elections that it no longer remembers.
@@ -34,24 +36,14 @@ impl fmt::Display for NodeInfo {
     }
 }
 
-/// The encoded [`RowBatch`](everlog_storage::state::RowBatch) of one proposal; shared by cache, log and apply without copies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct EncodedRows(pub(crate) Bytes);
-
-impl fmt::Display for EncodedRows {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rows({} bytes)", self.0.len())
-    }
-}
-
 /// openraft's type configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TypeConfig;
 
 impl RaftTypeConfig for TypeConfig {
     type D = EncodedRows;
-    /// The index that the entry was applied at.
-    type R = u64;
+    /// Whether the entry's rows were applied.
+    type R = ChainStep;
     type NodeId = ReplicaId;
     type Node = NodeInfo;
     type Term = u64;

@@ -21,7 +21,7 @@ fn a_new_directory_is_created_and_keeps_its_id() {
     let id = directory.id();
     assert_eq!(files(&path), ["FORMAT", "LOCK", "log", "state"]);
     assert!(directory.log_path().is_dir() && directory.state_path().is_dir());
-    assert_eq!(std::fs::read_to_string(path.join("FORMAT")).unwrap(), format!("format 2\nid {id}\n"));
+    assert_eq!(std::fs::read_to_string(path.join("FORMAT")).unwrap(), format!("format 3\nid {id}\n"));
     drop(directory);
     assert_eq!(DataDirectory::open(&path).unwrap().id(), id);
     assert_ne!(DataDirectory::open(&temporary.path().join("other")).unwrap().id(), id);
@@ -43,16 +43,18 @@ fn a_directory_in_use_is_refused() {
 fn another_format_is_refused() {
     let temporary = tempfile::tempdir().unwrap();
     drop(DataDirectory::open(temporary.path()).unwrap());
-    std::fs::write(temporary.path().join("FORMAT"), "format 1\nsomething old\n").unwrap();
-    let error = DataDirectory::open(temporary.path()).unwrap_err();
-    let path = temporary.path().display();
-    let expected = format!("data directory {path} has format 1, but this version of everlog reads format 2 only");
-    assert_eq!(error.to_string(), expected);
+    for other in [2, 4] {
+        std::fs::write(temporary.path().join("FORMAT"), format!("format {other}\nsomething else\n")).unwrap();
+        let error = DataDirectory::open(temporary.path()).unwrap_err();
+        let path = temporary.path().display();
+        let expected = format!("data directory {path} has format {other}, but this version of everlog reads format 3");
+        assert_eq!(error.to_string(), expected);
+    }
 }
 
 #[test]
 fn a_damaged_format_file_is_refused() {
-    for text in ["", "format\n", "format two\nid x\n", "format 2\n", "format 2\nid x\n"] {
+    for text in ["", "format\n", "format two\nid x\n", "format 3\n", "format 3\nid x\n"] {
         let temporary = tempfile::tempdir().unwrap();
         drop(DataDirectory::open(temporary.path()).unwrap());
         std::fs::write(temporary.path().join("FORMAT"), text).unwrap();

@@ -19,7 +19,7 @@ use everlog_kernel::command::Reply;
 use everlog_kernel::transition::{Effect, TaskKind};
 use everlog_kernel::{Command, Context, Ids, Limits, Rejection, RowKey, RunId, Time, Transition, Workflow, decide};
 use everlog_raft::group::ProposalOutcome;
-use everlog_raft::{Group, Leadership};
+use everlog_raft::{ChainPosition, EntryStamp, Group, Hlc, LeadEpoch, Leadership};
 use everlog_storage::GroupId;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -138,6 +138,8 @@ struct Loop {
     reading_wakes: bool,
     forming: Batch,
     pace: Arc<Pace>,
+    /// Where the forming batch will stand in the group's chain.
+    chain: ChainPosition,
     /// Sequence number of the forming batch.
     sequence: u64,
     /// Every batch up to this one is durable and applied.
@@ -186,6 +188,7 @@ impl Loop {
             reading_wakes: false,
             forming: Batch::default(),
             pace,
+            chain: ChainPosition::default(),
             sequence: 1,
             committed: 0,
             touched: Vec::new(),
@@ -257,11 +260,15 @@ impl Loop {
         leadership: &mut watch::Receiver<Leadership>,
     ) -> End {
         self.tick();
+        // Beyond whatever this loop or another one has opened in the term.
+        let last = self.chain.epoch.max(self.group.applied_chain().position.epoch);
+        let epoch = if last.term == term { last.reopened() } else { LeadEpoch { term, opening: 0 } };
+        self.chain = epoch.start();
         self.read_wakes(None);
         self.refill_matching();
         let mut turn = Vec::with_capacity(limits::PARTITION_TURN_EVENTS_MAX);
         loop {
-            if self.propose(term).await.is_err() {
+            if self.propose().is_err() {
                 return End::LeadershipChanged;
             }
             if self.stopping.is_some() && self.in_flight.is_empty() && self.forming.is_empty() {
@@ -336,7 +343,7 @@ impl Loop {
         }
     }
 
-    async fn propose(&mut self, term: u64) -> Result<(), ()> {
+    fn propose(&mut self) -> Result<(), ()> {
         if self.patience() != Some(Duration::ZERO) {
             return Ok(());
         }
@@ -345,8 +352,10 @@ impl Loop {
         self.batch_rows.record(rows.changes.len() as f64);
         let sequence = self.sequence;
         self.sequence += 1;
-        match self.group.propose(term, rows).await {
+        let stamp = EntryStamp { chain: self.chain, hlc: Hlc(u64::try_from(self.now.0).unwrap_or(0)) };
+        match self.group.propose(stamp, rows) {
             Ok(outcome) => {
+                self.chain = self.chain.next();
                 let touched = std::mem::take(&mut self.touched);
                 let views = std::mem::take(&mut self.views);
                 self.in_flight.push_back(InFlight { sequence, outcome, waiting, touched, views });
