@@ -108,7 +108,7 @@ pub(crate) const EPOCHS_REMEMBERED: usize = 16;
 
 /// Whether the rows of an entry count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ChainStep {
+pub enum ChainStep {
     /// They do.
     Applied,
     /// They do not: an entry that it was decided on is missing.
@@ -117,7 +117,7 @@ pub(crate) enum ChainStep {
 
 /// The chain of a group as of its applied position. Copied with every position, so its past is shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Chain {
+pub struct Chain {
     pub(crate) end: AppliedChain,
     /// The last entry of each of the epochs before, oldest first.
     pub(crate) before: Arc<[ChainPosition]>,
@@ -125,7 +125,7 @@ pub(crate) struct Chain {
 
 impl Chain {
     /// Takes the next committed entry and says whether its rows are to be applied.
-    pub(crate) fn step(&mut self, stamp: &EntryStamp) -> ChainStep {
+    pub fn step(&mut self, stamp: &EntryStamp) -> ChainStep {
         let (last, entry) = (self.end.position, stamp.chain);
         let opens = entry.sequence == 0 && entry.epoch > last.epoch;
         // The chain of a new group is of term 0, in which nobody leads: it cannot be gone on with.
@@ -140,8 +140,13 @@ impl Chain {
         ChainStep::Applied
     }
 
+    /// Where the chain ends.
+    pub fn end(&self) -> AppliedChain {
+        self.end
+    }
+
     /// Whether the rows of `position` were applied, as far as its epoch is remembered.
-    pub(crate) fn was_applied(&self, position: ChainPosition) -> bool {
+    pub fn was_applied(&self, position: ChainPosition) -> bool {
         let end = self.before.iter().chain([&self.end.position]).find(|end| end.epoch == position.epoch);
         position.epoch.term > 0 && end.is_some_and(|end| position.sequence <= end.sequence)
     }

@@ -105,6 +105,11 @@ impl Node {
         Ok(handle)
     }
 
+    /// Opens a group again whose core has ended.
+    pub async fn reopen_group(&self, group: GroupId) -> Result<Group, NodeError> {
+        self.open_group(group).await
+    }
+
     /// Flushes the rows of all groups and purges their logs now, instead of when enough has gathered.
     pub async fn flush(&self) -> Result<(), NodeError> {
         let groups = open_groups(&self.groups);

@@ -21,12 +21,13 @@ use everlog_storage::segment_log::{LogOptions, SegmentLog};
 use everlog_storage::state::{Direction, StateEngine, StateError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use parking_lot::RwLock;
 
 use crate::frontend::queries::Queries;
 use crate::frontend::{self, Listeners, ServeError, Services};
 use crate::matching::{Backlog, Matching, QueueId};
 use crate::meta::{MetaError, Namespaces};
-use crate::partition::{self, Address, Dependencies, NamespaceSource, Partitions};
+use crate::partition::{self, Address, Dependencies, GroupSlot, NamespaceSource, Partitions};
 use crate::settings::{DataLocation, Settings};
 use crate::{limits, memory, rows, telemetry};
 
@@ -82,7 +83,7 @@ pub struct Node {
     pub namespaces: Arc<Namespaces>,
     /// Who waits for answers to queries.
     pub queries: Arc<Queries>,
-    raft: everlog_raft::Node,
+    raft: Arc<everlog_raft::Node>,
     log: Arc<SegmentLog>,
     state: Arc<RocksState>,
     /// Held until everything else has stopped: it keeps other processes out.
@@ -106,11 +107,11 @@ impl Node {
         );
         let log = Arc::new(log.map_err(std::io::Error::other)??);
         let state = Arc::new(state.map_err(std::io::Error::other)??);
-        let raft = everlog_raft::Node::new(
+        let raft = Arc::new(everlog_raft::Node::new(
             NodeOptions::default(),
             Arc::clone(&log) as Arc<dyn LogEngine>,
             Arc::clone(&state) as Arc<dyn StateEngine>,
-        );
+        ));
         let meta = raft.open_group(META_GROUP).await?;
         let namespaces = Namespaces::open(meta).await?;
         let count = namespaces.partitions_or_set(options.partitions).await?;
@@ -121,6 +122,7 @@ impl Node {
         for group in &groups {
             until_led(group).await?;
         }
+        let groups: Vec<GroupSlot> = groups.into_iter().map(|group| Arc::new(RwLock::new(group))).collect();
         let source: Arc<dyn NamespaceSource> = Arc::clone(&namespaces) as _;
         let matching = Matching::new(
             Arc::new(TaskRows { groups: groups.clone(), namespaces: Arc::clone(&source) }) as Arc<dyn Backlog>
@@ -133,7 +135,7 @@ impl Node {
             limits: Arc::new(options.limits),
             cache_bytes_max: options.cache_bytes_max / groups.len().max(1),
         };
-        let partitions = Partitions::new(partition::spawn(groups, &dependencies)?);
+        let partitions = Partitions::new(partition::spawn(&raft, groups, &dependencies)?);
         Ok(Node { partitions, matching, namespaces, queries, raft, log, state, directory })
     }
 
@@ -232,7 +234,7 @@ async fn until_led(group: &Group) -> Result<(), NodeError> {
 
 /// The tasks that matching does not hold in memory.
 struct TaskRows {
-    groups: Vec<Group>,
+    groups: Vec<GroupSlot>,
     namespaces: Arc<dyn NamespaceSource>,
 }
 
@@ -244,7 +246,7 @@ impl Backlog for TaskRows {
         after: Option<TaskKey>,
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<(Address, Task)>, String>> {
-        let group = self.groups.iter().find(|group| group.id() == partition).cloned();
+        let group = self.groups.iter().map(|group| group.read().clone()).find(|group| group.id() == partition);
         let namespace = self.namespaces.by_id(queue.namespace_id);
         async move {
             let (Some(group), Some(namespace)) = (group, namespace) else { return Ok(Vec::new()) };

@@ -45,6 +45,8 @@ pub(super) enum Error {
     Overloaded(String),
     /// The server's fault, and trying again will not help.
     Internal(String),
+    /// What is stored cannot be read; the same.
+    Corrupt(String),
     /// The caller's time is up.
     DeadlineExceeded(&'static str),
 }
@@ -78,6 +80,8 @@ impl From<CallError> for Error {
             CallError::Rejected(rejection) => Error::Rejected(rejection),
             CallError::Unavailable(message) => Error::Unavailable(message),
             CallError::Overloaded(message) => Error::Overloaded(message),
+            CallError::Failed(message) => Error::Internal(message),
+            CallError::Corrupt(message) => Error::Corrupt(message),
         }
     }
 }
@@ -163,6 +167,7 @@ fn told(error: Error) -> Told {
             Told::exhausted(message.into(), ResourceExhaustedCause::SystemOverloaded, ResourceExhaustedScope::System)
         }
         Error::Internal(message) => Told::new(Code::Internal, message),
+        Error::Corrupt(message) => Told::new(Code::DataLoss, message),
         Error::DeadlineExceeded(message) => Told::new(Code::DeadlineExceeded, message),
     }
 }
@@ -290,6 +295,7 @@ mod tests {
             (Error::Unavailable("m".into()), Code::Unavailable, ""),
             (Error::Overloaded("m".into()), Code::ResourceExhausted, "ResourceExhaustedFailure"),
             (Error::Internal("m".into()), Code::Internal, ""),
+            (Error::Corrupt("m".into()), Code::DataLoss, ""),
             (Error::DeadlineExceeded("m"), Code::DeadlineExceeded, ""),
         ];
         for (error, code, detail) in cases {

@@ -10,6 +10,7 @@ use everlog_kernel::RunId;
 use everlog_raft::Group;
 use everlog_storage::state::Direction;
 
+use super::load::Rows;
 use super::{Address, CallError};
 use crate::{limits, rows};
 
@@ -140,8 +141,8 @@ pub(crate) async fn read(
         .map_err(|error| CallError::Unavailable(format!("reading history: {error}")))?
 }
 
-fn read_blocking(
-    group: &Group,
+pub(crate) fn read_blocking(
+    group: &impl Rows,
     address: &Address,
     run_id: RunId,
     from: i64,
@@ -155,7 +156,7 @@ fn read_blocking(
     if from > 1 {
         // The row that holds `from` may start before it.
         let range = rows::history_range(address, run_id, 1, from + 1);
-        let found = group.scan(&range.start..&range.end, Direction::Descending, 1).map_err(failed)?;
+        let found = group.scan(range, Direction::Descending, 1).map_err(failed)?;
         let (key, _) = found.first().ok_or_else(corrupt)?;
         start = rows::history_first_event(key).ok_or_else(corrupt)?;
     }
@@ -163,7 +164,7 @@ fn read_blocking(
     let events_max = i64::try_from(events_max).unwrap_or(i64::MAX);
     loop {
         let range = rows::history_range(address, run_id, start, to);
-        let found = group.scan(&range.start..&range.end, Direction::Ascending, ROWS).map_err(failed)?;
+        let found = group.scan(range, Direction::Ascending, ROWS).map_err(failed)?;
         if found.is_empty() {
             return Err(corrupt());
         }

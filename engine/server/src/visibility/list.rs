@@ -116,9 +116,9 @@ async fn within(
     let groups: Vec<Group> = match &bound.workflow_id {
         Some(workflow_id) => {
             let address = Address { namespace: namespace.clone(), workflow_id: workflow_id.as_str().into() };
-            vec![partitions.of(&address).group().clone()]
+            vec![partitions.of(&address).group()]
         }
-        None => partitions.iter().map(|partition| partition.group().clone()).collect(),
+        None => partitions.iter().map(|partition| partition.group()).collect(),
     };
     let barriers = groups.iter().map(|group| group.read_barrier(ReadConsistency::Lease));
     try_join_all(barriers).await.map_err(|error| VisibilityError::Unavailable(error.to_string()))?;
