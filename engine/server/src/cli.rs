@@ -90,7 +90,7 @@ pub(crate) struct ServerArgs {
 
 #[derive(Debug, Args)]
 struct LogArgs {
-    /// error, warn, info, debug, trace, or a filter such as info,everlog_server=debug.
+    /// error, warn, info, debug, trace, or a filter such as info,everlog_partition=debug.
     #[arg(long, default_value = "info", value_name = "LEVEL")]
     log_level: String,
     /// pretty or json; logs go to the standard error.

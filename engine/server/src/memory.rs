@@ -5,19 +5,9 @@
 
 use std::sync::Arc;
 
+use everlog_model::limits;
 use everlog_storage::EngineMemory;
 use everlog_storage::rocks_state::RocksState;
-
-use crate::limits;
-
-/// Entries for which a table always keeps room.
-const TABLE_ENTRIES_MIN: usize = 1024;
-
-/// How many entries a table with `entries` is to keep room for, if it has room for so many more that giving it back is worth it.
-pub(crate) fn shrunk_capacity(entries: usize, capacity: usize) -> Option<usize> {
-    let wanted = (2 * entries).max(TABLE_ENTRIES_MIN);
-    (capacity > 4 * wanted).then_some(wanted)
-}
 
 /// Returns memory to the system that is free, and what the caches of a node at rest hold, for ever. Tells what the rows take.
 pub async fn give_back(state: Arc<RocksState>) {

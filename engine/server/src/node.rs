@@ -10,8 +10,14 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use everlog_frontend::{Listeners, ServeError, Services};
 use everlog_kernel::Limits;
 use everlog_kernel::transition::{Task, TaskKey};
+use everlog_matching::query_waiters::Queries;
+use everlog_matching::{Backlog, Matching};
+use everlog_meta::{MetaError, Namespaces};
+use everlog_model::{NamespaceSource, QueueId, WorkflowRef, limits, rows};
+use everlog_partition::{Dependencies, GroupSlot, Partitions};
 use everlog_raft::{Group, Leadership, NodeOptions};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, DirectoryError};
@@ -23,13 +29,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
 
-use crate::frontend::queries::Queries;
-use crate::frontend::{self, Listeners, ServeError, Services};
-use crate::matching::{Backlog, Matching, QueueId};
-use crate::meta::{MetaError, Namespaces};
-use crate::partition::{self, Address, Dependencies, GroupSlot, NamespaceSource, Partitions};
 use crate::settings::{DataLocation, Settings};
-use crate::{limits, memory, rows, telemetry};
+use crate::{memory, telemetry};
 
 /// The group of the metadata.
 pub const META_GROUP: GroupId = GroupId(0);
@@ -135,7 +136,7 @@ impl Node {
             limits: Arc::new(options.limits),
             cache_bytes_max: options.cache_bytes_max / groups.len().max(1),
         };
-        let partitions = Partitions::new(partition::spawn(&raft, groups, &dependencies)?);
+        let partitions = Partitions::new(everlog_partition::spawn(&raft, groups, &dependencies)?);
         Ok(Node { partitions, matching, namespaces, queries, raft, log, state, directory })
     }
 
@@ -201,6 +202,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
         config: Arc::new(settings.dynamic.clone()),
         cluster_id: node.cluster_id(),
         request_bytes_max: settings.listen.request_bytes_max,
+        render_metrics: telemetry::render,
     };
     let line = settings.serving_line(&listeners.addresses());
     // Whoever started the process may have closed its standard output.
@@ -210,7 +212,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
     // A task of its own: it is to run where the partition loops run.
     let giving_back = tokio::spawn(memory::give_back(Arc::clone(&node.state)));
     let served = tokio::select! {
-        served = frontend::serve(listeners, services, shutdown) => served.map_err(NodeError::from),
+        served = everlog_frontend::serve(listeners, services, shutdown) => served.map_err(NodeError::from),
         () = telemetry::fold_histograms() => Ok(()),
         error = fatal => {
             tracing::error!(%error, "the disk failed; what it holds is known only after a restart");
@@ -245,7 +247,7 @@ impl Backlog for TaskRows {
         queue: QueueId,
         after: Option<TaskKey>,
         limit: usize,
-    ) -> BoxFuture<'static, Result<Vec<(Address, Task)>, String>> {
+    ) -> BoxFuture<'static, Result<Vec<(WorkflowRef, Task)>, String>> {
         let group = self.groups.iter().map(|group| group.read().clone()).find(|group| group.id() == partition);
         let namespace = self.namespaces.by_id(queue.namespace_id);
         async move {
@@ -259,7 +261,7 @@ impl Backlog for TaskRows {
                     .iter()
                     .map(|(key, value)| {
                         let (_, workflow_id, task) = rows::task(key, value)?;
-                        Ok((Address { namespace: Arc::clone(&namespace), workflow_id }, task))
+                        Ok((WorkflowRef { namespace: Arc::clone(&namespace), workflow_id }, task))
                     })
                     .collect()
             })

@@ -9,8 +9,8 @@ mod harness;
 
 use std::time::Duration;
 
+use everlog_config::DynamicConfig;
 use everlog_proto::api::workflowservice::v1::{PollActivityTaskQueueResponse, RespondWorkflowTaskCompletedResponse};
-use everlog_server::settings::DynamicConfig;
 use harness::requests::{activity_done, complete, poll_activity, respond, schedule_activity, signal};
 use harness::{Client, Server, poll, start_request, within};
 

@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use everlog_config::DynamicConfig;
 use everlog_proto::api::workflowservice::v1::{
     PollActivityTaskQueueResponse, PollWorkflowTaskQueueResponse, RegisterNamespaceRequest,
     StartWorkflowExecutionRequest,
 };
-use everlog_server::settings::DynamicConfig;
 use harness::requests::{NAMESPACE, complete, poll_activity, poll_workflow, respond, schedule_activity, seconds};
 use harness::wire::{call, descriptors, message, methods};
 use harness::{Server, poll, start_request, task_queue, within};

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use everlog_config::DynamicConfig;
+use everlog_meta::NewNamespace;
 use everlog_proto::api::command::v1::{Command, StartTimerCommandAttributes, command::Attributes};
 use everlog_proto::api::common::v1::WorkflowType;
 use everlog_proto::api::enums::v1::{
@@ -23,8 +25,6 @@ use everlog_proto::api::workflowservice::v1::{
     RespondWorkflowTaskCompletedRequest, ShutdownWorkerRequest, StartWorkflowExecutionRequest,
 };
 use everlog_proto::wkt;
-use everlog_server::meta::NewNamespace;
-use everlog_server::settings::DynamicConfig;
 use everlog_storage::state::Direction;
 use harness::requests::{
     NAMESPACE, activity_done, complete, describe, event_ids, history, list, poll_activity, poll_workflow, respond,

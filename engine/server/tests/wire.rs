@@ -10,12 +10,12 @@ mod harness;
 use std::time::Duration;
 
 use bytes::Bytes;
+use everlog_config::DynamicConfig;
 use everlog_proto::api::common::v1::WorkflowExecution;
 use everlog_proto::api::enums::v1::{QueryRejectCondition, QueryResultType};
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::query::v1::WorkflowQuery;
 use everlog_proto::api::workflowservice::v1::*;
-use everlog_server::settings::DynamicConfig;
 use harness::requests::{
     NAMESPACE, activity_done, complete, describe, history, list, poll_activity, poll_workflow, respond,
     schedule_activity, seconds, signal, terminate,

@@ -92,7 +92,8 @@ fn one_line(text: &str, error: &toml::de::Error) -> SettingsError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::dynamic::KEYS;
+    use everlog_config::DynamicConfig;
+
     use super::*;
 
     /// The sample lies outside of the crate, so that operators find it.
@@ -109,9 +110,9 @@ mod tests {
     #[test]
     fn the_sample_documents_every_key_with_its_default() {
         let sample = sample();
-        for key in KEYS {
-            let line = sample.lines().find(|line| line.contains(&format!("\"{}\"", key.name)));
-            let line = line.unwrap_or_else(|| panic!("deploy/everlog.toml does not mention {}", key.name));
+        for key in DynamicConfig::keys() {
+            let line = sample.lines().find(|line| line.contains(&format!("\"{key}\"")));
+            let line = line.unwrap_or_else(|| panic!("deploy/everlog.toml does not mention {key}"));
             let uncommented = format!("[dynamic_config]\n{}", line.trim_start_matches("# "));
             assert_eq!(parse(&uncommented).unwrap().dynamic, Settings::default().dynamic, "{line}");
         }

@@ -4,18 +4,14 @@
 //! `deploy/everlog.toml` documents every one of them, and a test keeps it complete. Whatever is wrong with a value is said in
 //! one line: what, where, and what is allowed.
 
-mod durations;
-mod dynamic;
 mod file;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use everlog_proto::api::enums::v1::IndexedValueType;
 
-pub use durations::parse_duration;
-pub use dynamic::{DynamicConfig, FrontendLimits};
+pub use everlog_config::{Addresses, DynamicConfig, Listen, SettingsError};
 pub use file::load;
 
 /// Everything that a node is started with.
@@ -46,21 +42,6 @@ pub enum Mode {
     Server,
 }
 
-/// Where the node listens. Port 0 lets the system choose.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen {
-    /// The address of all three listeners.
-    pub ip: IpAddr,
-    /// gRPC: what SDKs, the CLI and the UI connect to.
-    pub grpc_port: u16,
-    /// HTTP: health.
-    pub http_port: u16,
-    /// Prometheus metrics.
-    pub metrics_port: u16,
-    /// The largest gRPC request, bytes. 4 MiB is what clients of Temporal expect.
-    pub request_bytes_max: usize,
-}
-
 /// Where the node keeps its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataLocation {
@@ -73,7 +54,7 @@ pub enum DataLocation {
 /// What is logged, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// A level, or a filter such as `info,everlog_server=debug`.
+    /// A level, or a filter such as `info,everlog_partition=debug`.
     pub level: String,
     /// The form.
     pub format: LogFormat,
@@ -89,22 +70,6 @@ pub enum LogFormat {
     /// One JSON object a line.
     Json,
 }
-
-/// The addresses that a node really listens on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Addresses {
-    /// gRPC.
-    pub grpc: SocketAddr,
-    /// HTTP.
-    pub http: SocketAddr,
-    /// Prometheus metrics.
-    pub metrics: SocketAddr,
-}
-
-/// A setting is wrong; the text is one line.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct SettingsError(pub String);
 
 /// The namespace that is always there.
 pub const DEFAULT_NAMESPACE: &str = "default";
@@ -122,18 +87,6 @@ impl Default for Settings {
             search_attributes: Vec::new(),
             dynamic: DynamicConfig::default(),
             log: Log::default(),
-        }
-    }
-}
-
-impl Default for Listen {
-    fn default() -> Listen {
-        Listen {
-            ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            grpc_port: 7233,
-            http_port: 7243,
-            metrics_port: 9233,
-            request_bytes_max: 4 * 1024 * 1024,
         }
     }
 }
@@ -205,6 +158,8 @@ pub fn search_attribute_type(name: &str) -> Result<IndexedValueType, SettingsErr
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]

@@ -9,15 +9,15 @@ pub(crate) mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
+use everlog_config::{Addresses, DynamicConfig, Listen};
+use everlog_frontend::{Listeners, Services, serve};
 use everlog_proto::api::common::v1::{Payload, Payloads, WorkflowExecution, WorkflowType};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::workflowservice::v1::{
     PollWorkflowTaskQueueRequest, PollWorkflowTaskQueueResponse, StartWorkflowExecutionRequest,
 };
 use everlog_proto::clients::WorkflowServiceClient;
-use everlog_server::frontend::{Listeners, Services, serve};
 use everlog_server::node::{Node, Options};
-use everlog_server::settings::{Addresses, DynamicConfig, Listen};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::Request;
@@ -65,6 +65,7 @@ impl Server {
             config: Arc::new(config),
             cluster_id: node.cluster_id(),
             request_bytes_max: listen.request_bytes_max,
+            render_metrics: everlog_server::telemetry::render,
         };
         let addresses = listeners.addresses();
         let (stop, stopped) = oneshot::channel();

@@ -1,0 +1,16 @@
+//! Settings that more than one crate reads: the dynamic configuration, where the node listens, and how durations are written.
+//!
+//! Where settings come from (command line, file) is the binary's business; here is what they mean.
+
+mod durations;
+mod dynamic;
+mod listen;
+
+pub use durations::parse_duration;
+pub use dynamic::{DynamicConfig, FrontendLimits};
+pub use listen::{Addresses, Listen};
+
+/// A setting is wrong; the text is one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SettingsError(pub String);

@@ -1,0 +1,41 @@
+//! Where a node listens.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// Where the node listens. Port 0 lets the system choose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The address of all three listeners.
+    pub ip: IpAddr,
+    /// gRPC: what SDKs, the CLI and the UI connect to.
+    pub grpc_port: u16,
+    /// HTTP: health.
+    pub http_port: u16,
+    /// Prometheus metrics.
+    pub metrics_port: u16,
+    /// The largest gRPC request, bytes. 4 MiB is what clients of Temporal expect.
+    pub request_bytes_max: usize,
+}
+
+/// The addresses that a node really listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// gRPC.
+    pub grpc: SocketAddr,
+    /// HTTP.
+    pub http: SocketAddr,
+    /// Prometheus metrics.
+    pub metrics: SocketAddr,
+}
+
+impl Default for Listen {
+    fn default() -> Listen {
+        Listen {
+            ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            grpc_port: 7233,
+            http_port: 7243,
+            metrics_port: 9233,
+            request_bytes_max: 4 * 1024 * 1024,
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Activity tasks: polls for them, heartbeats, and how they ended, by token or by id.
+
+use std::sync::Arc;
+
+use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask};
+use everlog_kernel::token::ActivityTaskToken;
+use everlog_kernel::transition::TaskKind;
+use everlog_kernel::{Command, RunId};
+use everlog_matching::{Matched, Poll, TaskLease};
+use everlog_meta::NamespaceRecord;
+use everlog_model::{CallError, QueueId, WorkflowRef};
+use everlog_proto::api::failure::v1::{Failure, failure};
+use everlog_proto::api::workflowservice::v1::{
+    PollActivityTaskQueueRequest, PollActivityTaskQueueResponse, RecordActivityTaskHeartbeatByIdRequest,
+    RecordActivityTaskHeartbeatByIdResponse, RecordActivityTaskHeartbeatRequest, RecordActivityTaskHeartbeatResponse,
+    RespondActivityTaskCanceledByIdRequest, RespondActivityTaskCanceledByIdResponse,
+    RespondActivityTaskCanceledRequest, RespondActivityTaskCanceledResponse, RespondActivityTaskCompletedByIdRequest,
+    RespondActivityTaskCompletedByIdResponse, RespondActivityTaskCompletedRequest,
+    RespondActivityTaskCompletedResponse, RespondActivityTaskFailedByIdRequest, RespondActivityTaskFailedByIdResponse,
+    RespondActivityTaskFailedRequest, RespondActivityTaskFailedResponse,
+};
+use tokio::time::Instant;
+
+use super::call::Call;
+use super::commands::unexpected;
+use super::errors::{Error, UNAVAILABLE_PAUSE};
+use super::{Frontend, address, validate};
+
+/// Waits for an activity task.
+pub(super) async fn poll_activity_task_queue(
+    frontend: &Frontend,
+    call: Call,
+    request: PollActivityTaskQueueRequest,
+) -> Result<PollActivityTaskQueueResponse, Error> {
+    let namespace = frontend.namespace(&request.namespace)?;
+    let until = call.poll_until(frontend.config.frontend.poll_wait_max)?;
+    let poll = read_poll(frontend, &namespace, request)?;
+    loop {
+        match frontend.matching.poll(poll.clone(), until).await {
+            Matched::Nothing => return Ok(PollActivityTaskQueueResponse::default()),
+            // Queries go to workflow workers only.
+            Matched::Query(lease) => drop(lease),
+            Matched::Task(lease) => {
+                if let Some(response) = start_task(frontend, &poll, lease).await? {
+                    return Ok(response);
+                }
+            }
+        }
+        if Instant::now() >= until {
+            return Ok(PollActivityTaskQueueResponse::default());
+        }
+    }
+}
+
+fn read_poll(
+    frontend: &Frontend,
+    namespace: &NamespaceRecord,
+    request: PollActivityTaskQueueRequest,
+) -> Result<Poll, Error> {
+    let id_bytes_max = frontend.config.limits.id_bytes_max;
+    validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
+    let name = validate::task_queue(request.task_queue.as_ref(), id_bytes_max)?.to_owned();
+    Ok(Poll {
+        queue: QueueId { namespace_id: namespace.namespace.id, kind: TaskKind::Activity, name },
+        normal_name: None,
+        identity: request.identity,
+        tasks_per_second_max: request.task_queue_metadata.and_then(|metadata| metadata.max_tasks_per_second),
+        worker_instance_key: request.worker_instance_key,
+    })
+}
+
+/// Starts the task for the worker; `None` if it is not there any more, or cannot be started now and is offered again.
+async fn start_task(
+    frontend: &Frontend,
+    poll: &Poll,
+    lease: TaskLease,
+) -> Result<Option<PollActivityTaskQueueResponse>, Error> {
+    let command = Command::StartActivityTask(StartActivityTask {
+        scheduled_event_id: lease.task.key.scheduled_event_id,
+        attempt: lease.task.attempt,
+        identity: poll.identity.clone(),
+        request_id: uuid::Uuid::new_v4().to_string(),
+    });
+    let address = lease.address.clone();
+    let partition = frontend.partitions.of(&address);
+    match partition.execute(address.clone(), Some(lease.task.key.run_id), command).await {
+        Ok(Reply::ActivityTaskStarted(response)) => {
+            lease.done();
+            Ok(Some(*response))
+        }
+        Ok(reply) => {
+            lease.done();
+            Err(unexpected(&reply))
+        }
+        Err(CallError::Rejected(_)) => {
+            lease.done();
+            Ok(None)
+        }
+        Err(_) => {
+            drop(lease);
+            tokio::time::sleep(UNAVAILABLE_PAUSE).await;
+            Ok(None)
+        }
+    }
+}
+
+/// An activity that a request names, and where it lives.
+struct Target {
+    address: WorkflowRef,
+    run_id: Option<RunId>,
+    activity: ActivityRef,
+}
+
+impl Target {
+    fn by_token(frontend: &Frontend, namespace: &str, task_token: &[u8]) -> Result<Target, Error> {
+        let token: ActivityTaskToken = frontend.decode_token(namespace, task_token)?;
+        let namespace = frontend.token_namespace(namespace, token.namespace_id)?;
+        Ok(Target {
+            address: address(&namespace, &token.workflow_id),
+            run_id: Some(token.run_id),
+            activity: ActivityRef::Token(token),
+        })
+    }
+
+    fn by_id(
+        frontend: &Frontend,
+        namespace: &str,
+        workflow_id: &str,
+        run_id: &str,
+        activity_id: String,
+    ) -> Result<Target, Error> {
+        let namespace: Arc<NamespaceRecord> = frontend.namespace(namespace)?;
+        if activity_id.is_empty() {
+            return Err(Error::invalid("ActivityId is not set on request."));
+        }
+        let run_id = validate::run_id(run_id, "RunId is not valid UUID.")?;
+        if workflow_id.is_empty() {
+            // Without a workflow it would be an activity of its own, of which there are none.
+            return Err(Error::not_found(format!("activity not found for ID: {activity_id}")));
+        }
+        Ok(Target { address: address(&namespace, workflow_id), run_id, activity: ActivityRef::Id(activity_id) })
+    }
+
+    /// Carries out the command that `command` makes of the activity.
+    async fn execute(self, frontend: &Frontend, command: impl FnOnce(ActivityRef) -> Command) -> Result<Reply, Error> {
+        frontend.execute(self.address, self.run_id, command(self.activity)).await
+    }
+
+    async fn execute_done(
+        self,
+        frontend: &Frontend,
+        command: impl FnOnce(ActivityRef) -> Command,
+    ) -> Result<(), Error> {
+        match self.execute(frontend, command).await? {
+            Reply::Done => Ok(()),
+            reply => Err(unexpected(&reply)),
+        }
+    }
+}
+
+/// The activity is alive. The answer says whether it is to stop.
+pub(super) async fn record_activity_task_heartbeat(
+    frontend: &Frontend,
+    _call: Call,
+    request: RecordActivityTaskHeartbeatRequest,
+) -> Result<RecordActivityTaskHeartbeatResponse, Error> {
+    let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
+    let (details, identity) = (request.details, request.identity);
+    let reply = target.execute(frontend, |activity| Command::HeartbeatActivity { activity, details, identity }).await?;
+    let cancel_requested = cancel_requested(&reply)?;
+    Ok(RecordActivityTaskHeartbeatResponse { cancel_requested, ..Default::default() })
+}
+
+/// The same for an activity that is named by its id.
+pub(super) async fn record_activity_task_heartbeat_by_id(
+    frontend: &Frontend,
+    _call: Call,
+    request: RecordActivityTaskHeartbeatByIdRequest,
+) -> Result<RecordActivityTaskHeartbeatByIdResponse, Error> {
+    let target =
+        Target::by_id(frontend, &request.namespace, &request.workflow_id, &request.run_id, request.activity_id)?;
+    let (details, identity) = (request.details, request.identity);
+    let reply = target.execute(frontend, |activity| Command::HeartbeatActivity { activity, details, identity }).await?;
+    let cancel_requested = cancel_requested(&reply)?;
+    Ok(RecordActivityTaskHeartbeatByIdResponse { cancel_requested, ..Default::default() })
+}
+
+fn cancel_requested(reply: &Reply) -> Result<bool, Error> {
+    match reply {
+        Reply::Heartbeat { cancel_requested } => Ok(*cancel_requested),
+        reply => Err(unexpected(reply)),
+    }
+}
+
+/// The activity has a result.
+pub(super) async fn respond_activity_task_completed(
+    frontend: &Frontend,
+    _call: Call,
+    request: RespondActivityTaskCompletedRequest,
+) -> Result<RespondActivityTaskCompletedResponse, Error> {
+    let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
+    check_identity(frontend, &request.identity)?;
+    let (result, identity) = (request.result, request.identity);
+    target.execute_done(frontend, |activity| Command::CompleteActivity { activity, result, identity }).await?;
+    Ok(RespondActivityTaskCompletedResponse::default())
+}
+
+/// The same for an activity that is named by its id.
+pub(super) async fn respond_activity_task_completed_by_id(
+    frontend: &Frontend,
+    _call: Call,
+    request: RespondActivityTaskCompletedByIdRequest,
+) -> Result<RespondActivityTaskCompletedByIdResponse, Error> {
+    let target =
+        Target::by_id(frontend, &request.namespace, &request.workflow_id, &request.run_id, request.activity_id)?;
+    check_identity(frontend, &request.identity)?;
+    let (result, identity) = (request.result, request.identity);
+    target.execute_done(frontend, |activity| Command::CompleteActivity { activity, result, identity }).await?;
+    Ok(RespondActivityTaskCompletedByIdResponse::default())
+}
+
+/// The activity's attempt has failed.
+pub(super) async fn respond_activity_task_failed(
+    frontend: &Frontend,
+    _call: Call,
+    request: RespondActivityTaskFailedRequest,
+) -> Result<RespondActivityTaskFailedResponse, Error> {
+    let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
+    check_failure(request.failure.as_ref())?;
+    check_identity(frontend, &request.identity)?;
+    let (identity, last_heartbeat_details) = (request.identity, request.last_heartbeat_details);
+    let failure = request.failure.map(Box::new);
+    let command = |activity| Command::FailActivity { activity, failure, last_heartbeat_details, identity };
+    target.execute_done(frontend, command).await?;
+    Ok(RespondActivityTaskFailedResponse::default())
+}
+
+/// The same for an activity that is named by its id.
+pub(super) async fn respond_activity_task_failed_by_id(
+    frontend: &Frontend,
+    _call: Call,
+    request: RespondActivityTaskFailedByIdRequest,
+) -> Result<RespondActivityTaskFailedByIdResponse, Error> {
+    let target =
+        Target::by_id(frontend, &request.namespace, &request.workflow_id, &request.run_id, request.activity_id)?;
+    check_identity(frontend, &request.identity)?;
+    let (identity, last_heartbeat_details) = (request.identity, request.last_heartbeat_details);
+    let failure = request.failure.map(Box::new);
+    let command = |activity| Command::FailActivity { activity, failure, last_heartbeat_details, identity };
+    target.execute_done(frontend, command).await?;
+    Ok(RespondActivityTaskFailedByIdResponse::default())
+}
+
+/// The activity has stopped because it was asked to.
+pub(super) async fn respond_activity_task_canceled(
+    frontend: &Frontend,
+    _call: Call,
+    request: RespondActivityTaskCanceledRequest,
+) -> Result<RespondActivityTaskCanceledResponse, Error> {
+    let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
+    check_identity(frontend, &request.identity)?;
+    let (details, identity) = (request.details, request.identity);
+    target.execute_done(frontend, |activity| Command::CancelActivity { activity, details, identity }).await?;
+    Ok(RespondActivityTaskCanceledResponse::default())
+}
+
+/// The same for an activity that is named by its id.
+pub(super) async fn respond_activity_task_canceled_by_id(
+    frontend: &Frontend,
+    _call: Call,
+    request: RespondActivityTaskCanceledByIdRequest,
+) -> Result<RespondActivityTaskCanceledByIdResponse, Error> {
+    let target =
+        Target::by_id(frontend, &request.namespace, &request.workflow_id, &request.run_id, request.activity_id)?;
+    check_identity(frontend, &request.identity)?;
+    let (details, identity) = (request.details, request.identity);
+    target.execute_done(frontend, |activity| Command::CancelActivity { activity, details, identity }).await?;
+    Ok(RespondActivityTaskCanceledByIdResponse::default())
+}
+
+fn check_identity(frontend: &Frontend, identity: &str) -> Result<(), Error> {
+    validate::length(identity, frontend.config.limits.id_bytes_max, "Identity length exceeds limit.")
+}
+
+/// Workers report failures of application code; the other kinds are the server's.
+fn check_failure(failure: Option<&Failure>) -> Result<(), Error> {
+    match failure.map(|failure| &failure.failure_info) {
+        None | Some(Some(failure::FailureInfo::ApplicationFailureInfo(_))) => Ok(()),
+        Some(_) => Err(Error::invalid("Failure must have ApplicationFailureInfo.")),
+    }
+}

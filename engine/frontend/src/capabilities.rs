@@ -1,0 +1,43 @@
+//! What this server says it can do. Every entry is a fact: SDKs turn features on by them, and a feature that is turned on and
+//! not there hangs or corrupts workers, while one that is there and not turned on only costs its comfort.
+
+use everlog_config::DynamicConfig;
+use everlog_proto::api::namespace::v1::namespace_info;
+use everlog_proto::api::workflowservice::v1::get_system_info_response;
+
+/// The version of Temporal's server whose behaviour this one has; the UI shows and hides pages by it.
+pub(super) const SERVER_VERSION: &str = "1.32.0";
+
+/// What connections are told.
+pub(super) fn system() -> get_system_info_response::Capabilities {
+    get_system_info_response::Capabilities {
+        signal_and_query_header: true,
+        internal_error_differentiation: true,
+        activity_failure_include_heartbeat: true,
+        encoded_failure_attributes: true,
+        upsert_memo: true,
+        sdk_metadata: true,
+        count_group_by_execution_status: true,
+        // Not built: schedules, eager starts, worker versioning, Nexus, deployments.
+        ..get_system_info_response::Capabilities::default()
+    }
+}
+
+/// What is told of each namespace. Not built: updates, worker heartbeats, poller scaling, standalone activities, pausing; and
+/// polls that a worker's shutdown completes are not promised.
+pub(super) fn namespace() -> namespace_info::Capabilities {
+    namespace_info::Capabilities::default()
+}
+
+/// Whether schedules work.
+pub(super) const SUPPORTS_SCHEDULES: bool = false;
+
+/// Limits that SDKs keep themselves, so that a payload that is too large fails early.
+pub(super) fn limits(config: &DynamicConfig) -> namespace_info::Limits {
+    let bytes = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+    namespace_info::Limits {
+        blob_size_limit_error: bytes(config.limits.blob_bytes_max),
+        memo_size_limit_error: bytes(config.limits.memo_bytes_max),
+        ..namespace_info::Limits::default()
+    }
+}

@@ -1,0 +1,323 @@
+//! Everything that can go wrong with a request, and the one table that turns it into a gRPC status.
+//!
+//! Besides code and message a status carries a message of `temporal.api.errordetails.v1` inside a `google.rpc.Status`: SDKs look
+//! at that first. Codes, texts and details are Temporal's.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use everlog_kernel::Rejection;
+use everlog_meta::MetaError;
+use everlog_model::CallError;
+use everlog_proto::api::enums::v1::{NamespaceState, ResourceExhaustedCause, ResourceExhaustedScope};
+use everlog_proto::api::errordetails::v1 as details;
+use prost::{Message, Name};
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Code, Status};
+
+/// Longer messages are cut: they travel in headers, whose size is limited.
+const MESSAGE_BYTES_MAX: usize = 4000;
+
+/// How long to wait before another try at something that is briefly not there.
+pub(super) const UNAVAILABLE_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Error {
+    /// The workflow's rules, or a check of the same kind.
+    Rejected(Rejection),
+    /// There is no such namespace.
+    NamespaceNotFound(String),
+    /// There is one already.
+    NamespaceAlreadyExists(String),
+    /// The namespace is deprecated or deleted.
+    NamespaceInvalidState {
+        /// Its name.
+        namespace: String,
+        /// Its state.
+        state: NamespaceState,
+    },
+    /// Not now; the caller may try again.
+    Unavailable(String),
+    /// Too much is waiting already.
+    Overloaded(String),
+    /// The server's fault, and trying again will not help.
+    Internal(String),
+    /// What is stored cannot be read; the same.
+    Corrupt(String),
+    /// The caller's time is up.
+    DeadlineExceeded(&'static str),
+}
+
+impl Error {
+    /// The request can never succeed as it is.
+    pub(super) fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
+        Error::Rejected(Rejection::InvalidArgument(message.into()))
+    }
+
+    /// What was asked for is not there.
+    pub(super) fn not_found(message: impl Into<Cow<'static, str>>) -> Error {
+        Error::Rejected(Rejection::NotFound(message.into()))
+    }
+
+    /// A precondition does not hold.
+    pub(super) fn failed_precondition(message: impl Into<Cow<'static, str>>) -> Error {
+        Error::Rejected(Rejection::FailedPrecondition(message.into()))
+    }
+}
+
+impl From<Rejection> for Error {
+    fn from(rejection: Rejection) -> Error {
+        Error::Rejected(rejection)
+    }
+}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Error {
+        match error {
+            CallError::Rejected(rejection) => Error::Rejected(rejection),
+            CallError::Unavailable(message) => Error::Unavailable(message),
+            CallError::Overloaded(message) => Error::Overloaded(message),
+            CallError::Failed(message) => Error::Internal(message),
+            CallError::Corrupt(message) => Error::Corrupt(message),
+        }
+    }
+}
+
+impl From<MetaError> for Error {
+    fn from(error: MetaError) -> Error {
+        match error {
+            MetaError::NotFound(name) => Error::NamespaceNotFound(name),
+            MetaError::AlreadyExists(name) => Error::NamespaceAlreadyExists(name),
+            MetaError::Invalid(message) => Error::invalid(message),
+            MetaError::Unavailable(_) | MetaError::Corrupt(_) => Error::Unavailable(error.to_string()),
+        }
+    }
+}
+
+/// A row of the table: what a client is told.
+struct Told {
+    code: Code,
+    message: Cow<'static, str>,
+    detail: Option<Detail>,
+    exhausted: Option<(ResourceExhaustedCause, ResourceExhaustedScope)>,
+}
+
+/// `google.protobuf.Any`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Detail {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// `google.rpc.Status`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Detail>,
+}
+
+impl Told {
+    fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Told {
+        Told { code, message: message.into(), detail: None, exhausted: None }
+    }
+
+    fn with<M: Message + Name>(self, detail: &M) -> Told {
+        let type_url = format!("type.googleapis.com/{}", M::full_name());
+        Told { detail: Some(Detail { type_url, value: detail.encode_to_vec() }), ..self }
+    }
+
+    fn exhausted(message: Cow<'static, str>, cause: ResourceExhaustedCause, scope: ResourceExhaustedScope) -> Told {
+        let detail = details::ResourceExhaustedFailure { cause: cause as i32, scope: scope as i32 };
+        Told { exhausted: Some((cause, scope)), ..Told::new(Code::ResourceExhausted, message).with(&detail) }
+    }
+}
+
+/// The table.
+fn told(error: Error) -> Told {
+    match error {
+        Error::Rejected(rejection) => told_rejection(rejection),
+        Error::NamespaceNotFound(namespace) => {
+            Told::new(Code::NotFound, format!("Namespace {namespace} is not found."))
+                .with(&details::NamespaceNotFoundFailure { namespace })
+        }
+        Error::NamespaceAlreadyExists(namespace) => {
+            Told::new(Code::AlreadyExists, format!("Namespace \"{namespace}\" already exists"))
+                .with(&details::NamespaceAlreadyExistsFailure {})
+        }
+        Error::NamespaceInvalidState { namespace, state } => {
+            let (name, allowed) = (state_name(state), state_name(NamespaceState::Registered));
+            let message = format!("Namespace has invalid state: {name}. Must be {allowed}.");
+            Told::new(Code::FailedPrecondition, message).with(&details::NamespaceInvalidStateFailure {
+                namespace,
+                state: state as i32,
+                allowed_states: vec![NamespaceState::Registered as i32],
+            })
+        }
+        Error::Unavailable(message) => Told::new(Code::Unavailable, message),
+        Error::Overloaded(message) => {
+            Told::exhausted(message.into(), ResourceExhaustedCause::SystemOverloaded, ResourceExhaustedScope::System)
+        }
+        Error::Internal(message) => Told::new(Code::Internal, message),
+        Error::Corrupt(message) => Told::new(Code::DataLoss, message),
+        Error::DeadlineExceeded(message) => Told::new(Code::DeadlineExceeded, message),
+    }
+}
+
+fn told_rejection(rejection: Rejection) -> Told {
+    match rejection {
+        Rejection::InvalidArgument(message) => Told::new(Code::InvalidArgument, message),
+        Rejection::NotFound(message) => Told::new(Code::NotFound, message).with(&details::NotFoundFailure::default()),
+        Rejection::AlreadyStarted { message, start_request_id, run_id, first_execution_run_id } => {
+            Told::new(Code::AlreadyExists, message).with(&details::WorkflowExecutionAlreadyStartedFailure {
+                start_request_id,
+                run_id,
+                first_execution_run_id,
+            })
+        }
+        Rejection::WorkflowNotReady(message) => {
+            Told::new(Code::FailedPrecondition, message).with(&details::WorkflowNotReadyFailure {})
+        }
+        Rejection::FailedPrecondition(message) => Told::new(Code::FailedPrecondition, message),
+        Rejection::ResourceExhausted { cause, message } => {
+            Told::exhausted(message, cause, ResourceExhaustedScope::Namespace)
+        }
+        Rejection::QueryFailed { message, failure } => Told::new(Code::InvalidArgument, message)
+            .with(&details::QueryFailedFailure { failure: failure.map(|failure| *failure) }),
+        Rejection::Unimplemented(message) => Told::new(Code::Unimplemented, message),
+        Rejection::Unavailable(message) => Told::new(Code::Unavailable, message),
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Status {
+        let Told { code, message, detail, exhausted } = told(error);
+        let message = cut(&message, MESSAGE_BYTES_MAX).to_owned();
+        let details = match detail {
+            Some(detail) => {
+                let status = RpcStatus { code: code as i32, message: message.clone(), details: vec![detail] };
+                Bytes::from(status.encode_to_vec())
+            }
+            None => Bytes::new(),
+        };
+        let mut metadata = MetadataMap::new();
+        if let Some((cause, scope)) = exhausted {
+            insert(
+                &mut metadata,
+                "x-resource-exhausted-cause",
+                &short_name(cause.as_str_name(), "RESOURCE_EXHAUSTED_CAUSE_"),
+            );
+            insert(
+                &mut metadata,
+                "x-resource-exhausted-scope",
+                &short_name(scope.as_str_name(), "RESOURCE_EXHAUSTED_SCOPE_"),
+            );
+        }
+        Status::with_details_and_metadata(code, message, details, metadata)
+    }
+}
+
+fn insert(metadata: &mut MetadataMap, name: &'static str, value: &str) {
+    if let Ok(value) = MetadataValue::try_from(value) {
+        metadata.insert(name, value);
+    }
+}
+
+fn state_name(state: NamespaceState) -> String {
+    short_name(state.as_str_name(), "NAMESPACE_STATE_")
+}
+
+/// An enum's name as Temporal shows it: `RESOURCE_EXHAUSTED_CAUSE_BUSY_WORKFLOW` is `BusyWorkflow`.
+fn short_name(name: &str, prefix: &str) -> String {
+    let words = name.strip_prefix(prefix).unwrap_or(name).split('_');
+    words.flat_map(|word| word.chars().take(1).chain(word.chars().skip(1).map(|c| c.to_ascii_lowercase()))).collect()
+}
+
+/// As much of the front of `text` as fits, whole characters.
+pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
+    let end = (0..=bytes_max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}
+
+#[cfg(test)]
+mod tests {
+    use everlog_proto::api::failure::v1::Failure;
+
+    use super::*;
+
+    fn detail_name(status: &Status) -> String {
+        if status.details().is_empty() {
+            return String::new();
+        }
+        let decoded = RpcStatus::decode(status.details()).unwrap();
+        assert_eq!((decoded.code, decoded.message.as_str()), (status.code() as i32, status.message()));
+        let [detail] = decoded.details.as_slice() else { panic!("one detail") };
+        detail.type_url.strip_prefix("type.googleapis.com/temporal.api.errordetails.v1.").unwrap().to_owned()
+    }
+
+    #[test]
+    fn each_error_has_its_status() {
+        let rejected = Error::Rejected;
+        let already_started = Rejection::AlreadyStarted {
+            message: "m".into(),
+            start_request_id: "s".into(),
+            run_id: "r".into(),
+            first_execution_run_id: "f".into(),
+        };
+        let cases = [
+            (Error::invalid("m"), Code::InvalidArgument, ""),
+            (Error::not_found("m"), Code::NotFound, "NotFoundFailure"),
+            (rejected(already_started), Code::AlreadyExists, "WorkflowExecutionAlreadyStartedFailure"),
+            (rejected(Rejection::WorkflowNotReady("m".into())), Code::FailedPrecondition, "WorkflowNotReadyFailure"),
+            (Error::failed_precondition("m"), Code::FailedPrecondition, ""),
+            (
+                rejected(Rejection::QueryFailed { message: "m".into(), failure: Some(Box::new(Failure::default())) }),
+                Code::InvalidArgument,
+                "QueryFailedFailure",
+            ),
+            (rejected(Rejection::Unimplemented("m".into())), Code::Unimplemented, ""),
+            (rejected(Rejection::Unavailable("m".into())), Code::Unavailable, ""),
+            (Error::NamespaceNotFound("n".into()), Code::NotFound, "NamespaceNotFoundFailure"),
+            (Error::NamespaceAlreadyExists("n".into()), Code::AlreadyExists, "NamespaceAlreadyExistsFailure"),
+            (
+                Error::NamespaceInvalidState { namespace: "n".into(), state: NamespaceState::Deprecated },
+                Code::FailedPrecondition,
+                "NamespaceInvalidStateFailure",
+            ),
+            (Error::Unavailable("m".into()), Code::Unavailable, ""),
+            (Error::Overloaded("m".into()), Code::ResourceExhausted, "ResourceExhaustedFailure"),
+            (Error::Internal("m".into()), Code::Internal, ""),
+            (Error::Corrupt("m".into()), Code::DataLoss, ""),
+            (Error::DeadlineExceeded("m"), Code::DeadlineExceeded, ""),
+        ];
+        for (error, code, detail) in cases {
+            let status = Status::from(error.clone());
+            assert_eq!((status.code(), detail_name(&status).as_str()), (code, detail), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn exhaustion_is_also_told_in_headers() {
+        let status = Status::from(Error::Rejected(Rejection::ResourceExhausted {
+            cause: ResourceExhaustedCause::BusyWorkflow,
+            message: "Workflow is busy.".into(),
+        }));
+        let header = |name| status.metadata().get(name).unwrap().to_str().unwrap();
+        assert_eq!(header("x-resource-exhausted-cause"), "BusyWorkflow");
+        assert_eq!(header("x-resource-exhausted-scope"), "Namespace");
+    }
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        let status = Status::from(Error::invalid("ü".repeat(3000)));
+        assert_eq!(status.message().len(), 4000);
+        assert_eq!(cut("aü", 2), "a");
+    }
+}

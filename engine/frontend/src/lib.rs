@@ -1,0 +1,121 @@
+//! The gRPC services that SDKs, the CLI and the UI call.
+//!
+//! A request comes in through [`serve`] and the `layer` in front of every method, is handed on by the thin
+//! implementations in `services`, and is answered by the file of its family. Here is checked what can be checked without a
+//! workflow's state; everything else is a command to a partition. Errors are one type, turned into a status in `errors`.
+//!
+//! ```text
+//!   serve ─▶ layer ─▶ services ─▶ workflow_start, workflow_control, workflow_tasks, activity_tasks, history, query,
+//!                                 visibility, namespaces, operator, system, task_queues, workers
+//! ```
+
+mod activity_tasks;
+mod call;
+mod capabilities;
+mod commands;
+mod errors;
+mod gathered;
+mod history;
+mod history_token;
+mod http;
+mod layer;
+mod namespaces;
+mod operator;
+mod query;
+mod search_attributes;
+mod serve;
+mod services;
+mod system;
+mod task_queues;
+mod validate;
+mod visibility;
+mod workers;
+mod workflow_control;
+mod workflow_start;
+mod workflow_tasks;
+
+pub use serve::{Listeners, ServeError, serve};
+
+use std::sync::Arc;
+
+use everlog_config::DynamicConfig;
+use everlog_kernel::NamespaceId;
+use everlog_matching::Matching;
+use everlog_matching::query_waiters::Queries;
+use everlog_meta::{NamespaceRecord, Namespaces};
+use everlog_model::WorkflowRef;
+use everlog_partition::Partitions;
+use everlog_visibility::Tallies;
+use tokio::sync::watch;
+
+use self::errors::Error;
+
+/// What the frontend works with.
+#[derive(Clone)]
+pub struct Services {
+    /// The workflows.
+    pub partitions: Partitions,
+    /// The task queues.
+    pub matching: Arc<Matching>,
+    /// The namespaces.
+    pub namespaces: Arc<Namespaces>,
+    /// Queries that wait for a worker's answer.
+    pub queries: Arc<Queries>,
+    /// Limits and timeouts.
+    pub config: Arc<DynamicConfig>,
+    /// Names the cluster, for `GetClusterInfo`.
+    pub cluster_id: String,
+    /// The largest request, bytes.
+    pub request_bytes_max: usize,
+    /// Everything that was measured, in Prometheus' text form.
+    pub render_metrics: fn() -> String,
+}
+
+/// What every handler is given.
+struct Frontend {
+    services: Services,
+    /// Counts of executions that are remembered.
+    tallies: Arc<Tallies>,
+    /// True once the server is to stop: whoever waits for something to happen answers what it has.
+    draining: watch::Receiver<bool>,
+}
+
+impl std::ops::Deref for Frontend {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.services
+    }
+}
+
+impl Frontend {
+    /// The namespace with a name.
+    fn namespace(&self, name: &str) -> Result<Arc<NamespaceRecord>, Error> {
+        if name.is_empty() {
+            return Err(Error::invalid("Namespace is empty."));
+        }
+        self.namespaces.by_name(name).ok_or_else(|| Error::NamespaceNotFound(name.to_owned()))
+    }
+
+    /// The namespace of a task token, which must be the one that the request names, if it names one.
+    fn token_namespace(&self, name: &str, token: NamespaceId) -> Result<Arc<NamespaceRecord>, Error> {
+        let of_token =
+            self.namespaces.record_by_id(token).ok_or_else(|| Error::NamespaceNotFound(token.to_string()))?;
+        if !name.is_empty() && self.namespace(name)?.namespace.id != token {
+            return Err(Error::invalid("Operation requested with a token from a different namespace."));
+        }
+        Ok(of_token)
+    }
+
+    /// Resolves once the server is to stop.
+    async fn drained(&self) {
+        let mut draining = self.draining.clone();
+        // An error means that the server is gone, which is as good.
+        let _ = draining.wait_for(|draining| *draining).await;
+    }
+}
+
+/// Where a workflow of a namespace lives.
+fn address(namespace: &NamespaceRecord, workflow_id: &str) -> WorkflowRef {
+    WorkflowRef { namespace: Arc::clone(&namespace.namespace), workflow_id: workflow_id.into() }
+}

@@ -1,0 +1,230 @@
+//! The listeners, and the servers behind them: gRPC, HTTP, metrics.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use everlog_config::{Addresses, Listen};
+use everlog_proto::operator_service::{OperatorServiceServer, operator_service_server};
+use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::StreamExt;
+use tonic::codec::CompressionEncoding;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use super::gathered::Gathered;
+use super::layer::ObserveLayer;
+use super::services::{OperatorApi, WorkflowApi};
+use super::{Frontend, Services, http};
+
+/// How long requests in flight may take once the server is to stop.
+const DRAIN_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Streams of one connection. A worker with many pollers has as many open streams, and SDKs share one connection.
+const CONNECTION_STREAMS_MAX: u32 = 100_000;
+
+/// Streams of a connection that were reset and are not forgotten yet: a worker that stops resets all its polls at once, which
+/// must not look like an attack.
+const CONNECTION_RESETS_MAX: usize = 10_000;
+
+/// Flow control windows, bytes: a stream takes a largest request without waiting, a connection several.
+const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+
+/// The services whose health is told, besides the empty name that means the server.
+const HEALTH_NAMES: [&str; 3] = ["", workflow_service_server::SERVICE_NAME, operator_service_server::SERVICE_NAME];
+
+/// Why the servers ended before they were told to, or did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} for {what}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What for.
+        what: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The gRPC server failed.
+    #[error("the gRPC server failed: {0}")]
+    Grpc(#[from] tonic::transport::Error),
+    /// An HTTP server failed.
+    #[error("the HTTP server failed: {0}")]
+    Http(#[from] io::Error),
+    /// The descriptors for reflection are not readable.
+    #[error("gRPC reflection: {0}")]
+    Reflection(String),
+}
+
+/// The sockets that a node listens on.
+#[derive(Debug)]
+pub struct Listeners {
+    grpc: TcpListener,
+    http: TcpListener,
+    metrics: TcpListener,
+    addresses: Addresses,
+}
+
+impl Listeners {
+    /// Listens. Nothing is answered before [`serve`].
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError::Listen`] if an address is taken or not this machine's.
+    pub async fn bind(listen: &Listen) -> Result<Listeners, ServeError> {
+        let bind = async |port: u16, what: &'static str| {
+            let address = SocketAddr::new(listen.ip, port);
+            let failed = |source| ServeError::Listen { address, what, source };
+            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            let address = listener.local_addr().map_err(failed)?;
+            Ok::<_, ServeError>((listener, address))
+        };
+        let (grpc, grpc_address) = bind(listen.grpc_port, "gRPC").await?;
+        let (http, http_address) = bind(listen.http_port, "HTTP").await?;
+        let (metrics, metrics_address) = bind(listen.metrics_port, "metrics").await?;
+        let addresses = Addresses { grpc: grpc_address, http: http_address, metrics: metrics_address };
+        Ok(Listeners { grpc, http, metrics, addresses })
+    }
+
+    /// The addresses, with the ports that the system chose.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+}
+
+/// Serves until `shutdown` resolves; then ends polls, lets requests in flight finish for a while, and returns.
+///
+/// # Errors
+///
+/// See [`ServeError`].
+pub async fn serve(
+    listeners: Listeners,
+    services: Services,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let (drain, draining) = watch::channel(false);
+    let serving = Arc::new(AtomicBool::new(true));
+    let health = HealthReporter::new();
+    tell_health(&health, ServingStatus::Serving).await;
+
+    let matching = Arc::clone(&services.matching);
+    let metrics = http::metrics(services.render_metrics);
+    let routes = routes(services, draining.clone(), &health)?;
+    let drained = |mut draining: watch::Receiver<bool>| async move {
+        // The sender lives as long as this function.
+        let _ = draining.wait_for(|draining| *draining).await;
+    };
+    let incoming =
+        TcpIncoming::from(listeners.grpc).with_nodelay(Some(true)).map(|accepted| accepted.map(Gathered::new));
+    let grpc = grpc_server(&routes.keepalive, ObserveLayer { workflow: routes.workflow })
+        .add_routes(routes.others)
+        .serve_with_incoming_shutdown(incoming, drained(draining.clone()));
+    let api =
+        axum::serve(listeners.http, http::api(Arc::clone(&serving))).with_graceful_shutdown(drained(draining.clone()));
+    let metrics = axum::serve(listeners.metrics, metrics).with_graceful_shutdown(drained(draining));
+
+    let servers = async {
+        tokio::try_join!(
+            async { grpc.await.map_err(ServeError::from) },
+            async { api.await.map_err(ServeError::from) },
+            async { metrics.await.map_err(ServeError::from) },
+        )
+        .map(|_| ())
+    };
+    tokio::pin!(servers);
+    tokio::select! {
+        ended = &mut servers => return ended,
+        () = shutdown => {}
+    }
+    serving.store(false, Ordering::Relaxed);
+    tell_health(&health, ServingStatus::NotServing).await;
+    matching.drain();
+    // The receivers are in the servers; without any, there is nothing to drain.
+    let _ = drain.send(true);
+    match tokio::time::timeout(DRAIN_WAIT_MAX, servers).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            tracing::warn!("requests were still in flight {DRAIN_WAIT_MAX:?} after the server was told to stop");
+            Ok(())
+        }
+    }
+}
+
+async fn tell_health(health: &HealthReporter, status: ServingStatus) {
+    for name in HEALTH_NAMES {
+        health.set_service_status(name, status).await;
+    }
+}
+
+struct Keepalive {
+    interval: Duration,
+    timeout: Duration,
+}
+
+struct GrpcRoutes {
+    workflow: WorkflowServiceServer<WorkflowApi>,
+    others: Routes,
+    keepalive: Keepalive,
+}
+
+/// Newer SDKs compress what they send. Answers are not compressed: they would cost this server more than the network.
+fn routes(
+    services: Services,
+    draining: watch::Receiver<bool>,
+    health: &HealthReporter,
+) -> Result<GrpcRoutes, ServeError> {
+    let limits = &services.config.frontend;
+    let keepalive = Keepalive { interval: limits.keepalive_interval, timeout: limits.keepalive_timeout };
+    let request_bytes_max = services.request_bytes_max;
+    let frontend = Arc::new(Frontend { services, tallies: Arc::default(), draining });
+    let workflow = WorkflowServiceServer::new(WorkflowApi(Arc::clone(&frontend)))
+        // SDKs built on the Rust core compress what they send.
+        .accept_compressed(CompressionEncoding::Gzip)
+        .max_decoding_message_size(request_bytes_max)
+        .max_encoding_message_size(usize::MAX);
+    let operator = OperatorServiceServer::new(OperatorApi(frontend))
+        .accept_compressed(CompressionEncoding::Gzip)
+        .max_decoding_message_size(request_bytes_max);
+    let health = tonic_health::pb::health_server::HealthServer::new(
+        tonic_health::server::HealthService::from_health_reporter(health.clone()),
+    )
+    .accept_compressed(CompressionEncoding::Gzip);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(everlog_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let failed = |error: tonic_reflection::server::Error| ServeError::Reflection(error.to_string());
+    let others = Routes::new(operator)
+        .add_service(health)
+        .add_service(reflection().build_v1().map_err(failed)?)
+        .add_service(reflection().build_v1alpha().map_err(failed)?)
+        .prepare();
+    Ok(GrpcRoutes { workflow, others, keepalive })
+}
+
+/// Clients may ping as often as they like: SDKs do so every 10 to 30 seconds, and hyper does not count pings.
+fn grpc_server(
+    keepalive: &Keepalive,
+    layer: ObserveLayer,
+) -> Server<tower::layer::util::Stack<ObserveLayer, tower::layer::util::Identity>> {
+    Server::builder()
+        .http2_keepalive_interval(Some(keepalive.interval))
+        .http2_keepalive_timeout(Some(keepalive.timeout))
+        .max_concurrent_streams(CONNECTION_STREAMS_MAX)
+        .http2_max_pending_accept_reset_streams(Some(CONNECTION_RESETS_MAX))
+        .http2_max_local_error_reset_streams(Some(CONNECTION_RESETS_MAX))
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .layer(layer)
+}

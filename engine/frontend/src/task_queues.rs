@@ -1,0 +1,119 @@
+//! DescribeTaskQueue and ListTaskQueuePartitions.
+
+use everlog_kernel::transition::TaskKind;
+use everlog_kernel::{NamespaceId, time};
+use everlog_matching::{PollerDescription, QueueDescription};
+use everlog_model::QueueId;
+use everlog_proto::api::enums::v1::{DescribeTaskQueueMode, TaskQueueKind, TaskQueueType};
+use everlog_proto::api::taskqueue::v1::{
+    PollerInfo, TaskQueuePartitionMetadata, TaskQueueStats, TaskQueueStatus, TaskQueueTypeInfo, TaskQueueVersionInfo,
+};
+use everlog_proto::api::workflowservice::v1::{
+    DescribeTaskQueueRequest, DescribeTaskQueueResponse, ListTaskQueuePartitionsRequest,
+    ListTaskQueuePartitionsResponse,
+};
+use everlog_proto::wkt;
+
+use super::call::Call;
+use super::errors::Error;
+use super::{Frontend, validate};
+
+/// Tells who polls a task queue and how much waits in it.
+#[expect(deprecated, reason = "the CLI still asks for what it deprecated")]
+pub(super) async fn describe_task_queue(
+    frontend: &Frontend,
+    _call: Call,
+    request: DescribeTaskQueueRequest,
+) -> Result<DescribeTaskQueueResponse, Error> {
+    let namespace = frontend.namespace(&request.namespace)?;
+    let queue = request.task_queue.as_ref();
+    let name = validate::task_queue(queue, frontend.config.limits.id_bytes_max)?;
+    let describe = |kind| describe(frontend, namespace.namespace.id, kind, name);
+    if request.api_mode() == DescribeTaskQueueMode::Enhanced {
+        if queue.is_some_and(|queue| queue.kind() == TaskQueueKind::Sticky) {
+            return Err(Error::invalid(
+                "Enhanced DescribeTaskQueue is not valid for a sticky queue, use api_mode=UNSPECIFIED or a normal queue.",
+            ));
+        }
+        return Ok(enhanced(&request, describe));
+    }
+    let description = describe(kind_of(request.task_queue_type()));
+    let stats = stats(&description);
+    let status = TaskQueueStatus { backlog_count_hint: stats.approximate_backlog_count, ..TaskQueueStatus::default() };
+    Ok(DescribeTaskQueueResponse {
+        pollers: description.pollers.iter().map(poller).collect(),
+        task_queue_status: request.include_task_queue_status.then_some(status),
+        stats: request.report_stats.then_some(stats),
+        ..DescribeTaskQueueResponse::default()
+    })
+}
+
+/// The same by build id and type. Without versioning there is one build id, the empty one.
+#[expect(deprecated, reason = "the CLI still asks for what it deprecated")]
+fn enhanced(
+    request: &DescribeTaskQueueRequest,
+    describe: impl Fn(TaskKind) -> QueueDescription,
+) -> DescribeTaskQueueResponse {
+    let wanted: Vec<TaskQueueType> = request.task_queue_types().filter(|kind| *kind != TaskQueueType::Nexus).collect();
+    let kinds = if request.task_queue_types.is_empty() {
+        vec![TaskQueueType::Workflow, TaskQueueType::Activity]
+    } else {
+        wanted
+    };
+    let types_info = kinds.into_iter().map(|kind| {
+        let description = describe(kind_of(kind));
+        let pollers =
+            if request.report_pollers { description.pollers.iter().map(poller).collect() } else { Vec::new() };
+        (kind as i32, TaskQueueTypeInfo { pollers, stats: request.report_stats.then(|| stats(&description)) })
+    });
+    let version = TaskQueueVersionInfo { types_info: types_info.collect(), ..TaskQueueVersionInfo::default() };
+    DescribeTaskQueueResponse {
+        versions_info: [(String::new(), version)].into(),
+        ..DescribeTaskQueueResponse::default()
+    }
+}
+
+fn describe(frontend: &Frontend, namespace_id: NamespaceId, kind: TaskKind, name: &str) -> QueueDescription {
+    frontend.matching.describe(&QueueId { namespace_id, kind, name: name.to_owned() })
+}
+
+fn kind_of(kind: TaskQueueType) -> TaskKind {
+    match kind {
+        TaskQueueType::Activity => TaskKind::Activity,
+        TaskQueueType::Workflow | TaskQueueType::Nexus | TaskQueueType::Unspecified => TaskKind::Workflow,
+    }
+}
+
+fn poller(poller: &PollerDescription) -> PollerInfo {
+    PollerInfo {
+        last_access_time: Some(wkt::Timestamp::from(poller.last_access)),
+        identity: poller.identity.clone(),
+        rate_per_second: poller.rate_per_second.unwrap_or(0.0),
+        ..PollerInfo::default()
+    }
+}
+
+fn stats(description: &QueueDescription) -> TaskQueueStats {
+    TaskQueueStats {
+        approximate_backlog_count: i64::try_from(description.backlog).unwrap_or(i64::MAX),
+        approximate_backlog_age: Some(time::to_proto(description.backlog_age)),
+        tasks_add_rate: description.add_rate as f32,
+        tasks_dispatch_rate: description.dispatch_rate as f32,
+        ..TaskQueueStats::default()
+    }
+}
+
+/// A task queue is one queue here; partitions of it are never seen.
+pub(super) async fn list_task_queue_partitions(
+    frontend: &Frontend,
+    _call: Call,
+    request: ListTaskQueuePartitionsRequest,
+) -> Result<ListTaskQueuePartitionsResponse, Error> {
+    frontend.namespace(&request.namespace)?;
+    let name = validate::task_queue(request.task_queue.as_ref(), frontend.config.limits.id_bytes_max)?;
+    let whole = TaskQueuePartitionMetadata { key: name.to_owned(), owner_host_name: String::new() };
+    Ok(ListTaskQueuePartitionsResponse {
+        activity_task_queue_partitions: vec![whole.clone()],
+        workflow_task_queue_partitions: vec![whole],
+    })
+}

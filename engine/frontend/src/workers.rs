@@ -1,0 +1,54 @@
+//! Workers that come and go: ShutdownWorker, RecordWorkerHeartbeat, PollNexusTaskQueue.
+
+use everlog_kernel::transition::TaskKind;
+use everlog_model::QueueId;
+use everlog_proto::api::workflowservice::v1::{
+    PollNexusTaskQueueRequest, PollNexusTaskQueueResponse, RecordWorkerHeartbeatRequest, RecordWorkerHeartbeatResponse,
+    ShutdownWorkerRequest, ShutdownWorkerResponse,
+};
+
+use super::call::Call;
+use super::errors::Error;
+use super::{Frontend, validate};
+
+/// A worker stops: what waits in its sticky queue goes to others at once.
+pub(super) async fn shutdown_worker(
+    frontend: &Frontend,
+    _call: Call,
+    request: ShutdownWorkerRequest,
+) -> Result<ShutdownWorkerResponse, Error> {
+    let namespace = frontend.namespace(&request.namespace)?;
+    let sticky = (!request.sticky_task_queue.is_empty()).then(|| QueueId {
+        namespace_id: namespace.namespace.id,
+        kind: TaskKind::Workflow,
+        name: request.sticky_task_queue,
+    });
+    frontend.matching.worker_shutdown(sticky.as_ref(), &request.worker_instance_key);
+    Ok(ShutdownWorkerResponse::default())
+}
+
+/// Taken and forgotten: workers are not listed, and those that heed capabilities do not send heartbeats.
+pub(super) async fn record_worker_heartbeat(
+    frontend: &Frontend,
+    _call: Call,
+    request: RecordWorkerHeartbeatRequest,
+) -> Result<RecordWorkerHeartbeatResponse, Error> {
+    frontend.namespace(&request.namespace)?;
+    Ok(RecordWorkerHeartbeatResponse::default())
+}
+
+/// There are no Nexus tasks. The poll is held like any other, so that workers do not spin.
+pub(super) async fn poll_nexus_task_queue(
+    frontend: &Frontend,
+    call: Call,
+    request: PollNexusTaskQueueRequest,
+) -> Result<PollNexusTaskQueueResponse, Error> {
+    frontend.namespace(&request.namespace)?;
+    let until = call.poll_until(frontend.config.frontend.poll_wait_max)?;
+    validate::task_queue(request.task_queue.as_ref(), frontend.config.limits.id_bytes_max)?;
+    tokio::select! {
+        () = tokio::time::sleep_until(until) => {}
+        () = frontend.drained() => {}
+    }
+    Ok(PollNexusTaskQueueResponse::default())
+}

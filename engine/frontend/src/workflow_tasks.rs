@@ -1,0 +1,239 @@
+//! Workflow tasks: polls for them, and workers' answers to them.
+
+use std::time::Duration;
+
+use everlog_kernel::command::StartWorkflowTask;
+use everlog_kernel::token::{self, QueryTaskToken, WorkflowTaskToken};
+use everlog_kernel::transition::TaskKind;
+use everlog_kernel::{Command, Rejection, RunId};
+use everlog_matching::{Matched, Poll, QueryLease, TaskLease};
+use everlog_meta::NamespaceRecord;
+use everlog_model::{CallError, QueueId};
+use everlog_partition::StartedWorkflowTask;
+use everlog_proto::api::enums::v1::{TaskQueueKind, WorkflowTaskFailedCause};
+use everlog_proto::api::failure::v1::{Failure, ServerFailureInfo, failure};
+use everlog_proto::api::workflowservice::v1::{
+    PollWorkflowTaskQueueRequest, RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest,
+    RespondWorkflowTaskFailedResponse,
+};
+use everlog_proto::encoded::{PollWorkflowTaskQueueResponse, RespondWorkflowTaskCompletedResponse};
+use tokio::time::Instant;
+
+use super::call::Call;
+use super::commands::explain;
+use super::errors::{Error, UNAVAILABLE_PAUSE};
+use super::history_token::HistoryToken;
+use super::{Frontend, address, search_attributes, validate};
+
+/// Waits for a workflow task, or for a query that needs a worker.
+pub(super) async fn poll_workflow_task_queue(
+    frontend: &Frontend,
+    call: Call,
+    request: PollWorkflowTaskQueueRequest,
+) -> Result<PollWorkflowTaskQueueResponse, Error> {
+    let namespace = frontend.namespace(&request.namespace)?;
+    let until = call.poll_until(frontend.config.frontend.poll_wait_max)?;
+    let poll = read_poll(frontend, &namespace, request)?;
+    loop {
+        match frontend.matching.poll(poll.clone(), until).await {
+            Matched::Nothing => return Ok(PollWorkflowTaskQueueResponse::default()),
+            Matched::Task(lease) => match start_task(frontend, &poll, lease).await {
+                Outcome::Started(response) => return Ok(*response),
+                Outcome::Gone => {}
+                Outcome::NotNow(pause) => tokio::time::sleep(pause).await,
+            },
+            Matched::Query(lease) => match start_query(frontend, lease).await {
+                Outcome::Started(response) => return Ok(*response),
+                Outcome::Gone => {}
+                Outcome::NotNow(pause) => tokio::time::sleep(pause).await,
+            },
+        }
+        if Instant::now() >= until {
+            return Ok(PollWorkflowTaskQueueResponse::default());
+        }
+    }
+}
+
+fn read_poll(
+    frontend: &Frontend,
+    namespace: &NamespaceRecord,
+    request: PollWorkflowTaskQueueRequest,
+) -> Result<Poll, Error> {
+    let id_bytes_max = frontend.config.limits.id_bytes_max;
+    validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
+    let name = validate::task_queue(request.task_queue.as_ref(), id_bytes_max)?.to_owned();
+    let queue = request.task_queue.unwrap_or_default();
+    let is_sticky = queue.kind() == TaskQueueKind::Sticky;
+    Ok(Poll {
+        queue: QueueId { namespace_id: namespace.namespace.id, kind: TaskKind::Workflow, name },
+        normal_name: is_sticky.then_some(queue.normal_name),
+        identity: request.identity,
+        tasks_per_second_max: None,
+        worker_instance_key: request.worker_instance_key,
+    })
+}
+
+/// What became of something that matching handed over.
+enum Outcome {
+    /// It goes to the worker.
+    Started(Box<PollWorkflowTaskQueueResponse>),
+    /// It is not there any more.
+    Gone,
+    /// It is offered again; another try makes sense after a pause.
+    NotNow(Duration),
+}
+
+async fn start_task(frontend: &Frontend, poll: &Poll, lease: TaskLease) -> Outcome {
+    let command = Command::StartWorkflowTask(StartWorkflowTask {
+        scheduled_event_id: lease.task.key.scheduled_event_id,
+        attempt: lease.task.attempt,
+        task_queue: lease.queue_name.clone(),
+        identity: poll.identity.clone(),
+        request_id: uuid::Uuid::new_v4().to_string(),
+    });
+    let (address, run_id) = (lease.address.clone(), lease.task.key.run_id);
+    match frontend.partitions.of(&address).start_workflow_task(address.clone(), run_id, command).await {
+        Ok(started) => {
+            let backlog = lease.backlog;
+            lease.done();
+            let mut response = with_page_token(started, run_id);
+            response.message.backlog_count_hint = i64::try_from(backlog).unwrap_or(i64::MAX);
+            Outcome::Started(Box::new(response))
+        }
+        Err(CallError::Rejected(_)) => {
+            lease.done();
+            Outcome::Gone
+        }
+        Err(_) => Outcome::NotNow(UNAVAILABLE_PAUSE),
+    }
+}
+
+async fn start_query(frontend: &Frontend, lease: QueryLease) -> Outcome {
+    let query_id = lease.query.query_id;
+    if !frontend.queries.is_waiting(query_id) {
+        lease.done();
+        return Outcome::Gone;
+    }
+    let command = Command::StartQueryTask { task_queue: lease.queue_name.clone() };
+    let (address, run_id) = (lease.address.clone(), lease.run_id());
+    match frontend.partitions.of(&address).start_workflow_task(address.clone(), run_id, command).await {
+        Ok(started) => {
+            let query = lease.query.query.clone();
+            lease.done();
+            let mut response = with_page_token(started, run_id);
+            let token = QueryTaskToken { namespace_id: address.namespace.id, query_id };
+            response.message.task_token = token::encode(&token);
+            response.message.query = Some(query);
+            Outcome::Started(Box::new(response))
+        }
+        Err(CallError::Rejected(rejection)) => {
+            lease.done();
+            frontend.queries.answer(query_id, Err(rejection));
+            Outcome::Gone
+        }
+        Err(_) => Outcome::NotNow(UNAVAILABLE_PAUSE),
+    }
+}
+
+/// A history that does not fit into the response goes on with `GetWorkflowExecutionHistory`.
+fn with_page_token(started: StartedWorkflowTask, run_id: RunId) -> PollWorkflowTaskQueueResponse {
+    let StartedWorkflowTask { mut response, next_page_from, history_to } = started;
+    if let Some(from) = next_page_from {
+        response.message.next_page_token = HistoryToken::for_task(run_id, from, history_to).encode();
+    }
+    response
+}
+
+/// Takes a worker's commands; hands out the next workflow task of the run if there is one and the worker wants it.
+pub(super) async fn respond_workflow_task_completed(
+    frontend: &Frontend,
+    _call: Call,
+    mut request: RespondWorkflowTaskCompletedRequest,
+) -> Result<RespondWorkflowTaskCompletedResponse, Error> {
+    let (namespace, token) = read_token(frontend, &request.namespace, &request.task_token)?;
+    let id_bytes_max = frontend.config.limits.id_bytes_max;
+    validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
+    if let Err(problem) = search_attributes::prepare_commands(&mut request.commands, &namespace, &frontend.config) {
+        return Err(fail_for_search_attributes(frontend, &namespace, token, request.identity, problem).await);
+    }
+    let (address, run_id) = (address(&namespace, &token.workflow_id), token.run_id);
+    let next = frontend
+        .partitions
+        .of(&address)
+        .complete_workflow_task(address.clone(), run_id, Command::CompleteWorkflowTask(token, Box::new(request)))
+        .await
+        .map_err(|error| explain(error, &address, Some(run_id)))?;
+    Ok(RespondWorkflowTaskCompletedResponse {
+        workflow_task: next.map(|started| with_page_token(started, run_id)),
+        ..RespondWorkflowTaskCompletedResponse::default()
+    })
+}
+
+/// Commands with search attributes that the namespace does not have fail the workflow task, as other wrong commands do. What is
+/// told to the worker is also the failure in the history; like those, later attempts leave no trace.
+async fn fail_for_search_attributes(
+    frontend: &Frontend,
+    namespace: &NamespaceRecord,
+    token: WorkflowTaskToken,
+    identity: String,
+    problem: Error,
+) -> Error {
+    let Error::Rejected(Rejection::InvalidArgument(problem)) = problem else { return problem };
+    let message = format!("BadSearchAttributes: {problem}");
+    if token.attempt == 1 {
+        let failure_info = failure::FailureInfo::ServerFailureInfo(ServerFailureInfo::default());
+        let request = RespondWorkflowTaskFailedRequest {
+            cause: WorkflowTaskFailedCause::BadSearchAttributes as i32,
+            failure: Some(Failure { message: message.clone(), failure_info: Some(failure_info), ..Failure::default() }),
+            identity,
+            ..RespondWorkflowTaskFailedRequest::default()
+        };
+        let (address, run_id) = (address(namespace, &token.workflow_id), token.run_id);
+        let command = Command::FailWorkflowTask(token, Box::new(request));
+        if let Err(error) = frontend.execute_done(address, Some(run_id), command).await {
+            return error;
+        }
+    }
+    Error::invalid(message)
+}
+
+/// A worker could not do a workflow task.
+pub(super) async fn respond_workflow_task_failed(
+    frontend: &Frontend,
+    _call: Call,
+    request: RespondWorkflowTaskFailedRequest,
+) -> Result<RespondWorkflowTaskFailedResponse, Error> {
+    let (namespace, token) = read_token(frontend, &request.namespace, &request.task_token)?;
+    let id_bytes_max = frontend.config.limits.id_bytes_max;
+    validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
+    let (address, run_id) = (address(&namespace, &token.workflow_id), token.run_id);
+    let command = Command::FailWorkflowTask(token, Box::new(request));
+    frontend.execute_done(address, Some(run_id), command).await?;
+    Ok(RespondWorkflowTaskFailedResponse::default())
+}
+
+fn read_token(
+    frontend: &Frontend,
+    namespace: &str,
+    task_token: &[u8],
+) -> Result<(std::sync::Arc<NamespaceRecord>, WorkflowTaskToken), Error> {
+    let token: WorkflowTaskToken = frontend.decode_token(namespace, task_token)?;
+    Ok((frontend.token_namespace(namespace, token.namespace_id)?, token))
+}
+
+impl Frontend {
+    /// Reads a task token. A namespace that the request names must exist before its token is looked at.
+    pub(super) fn decode_token<T: serde::de::DeserializeOwned>(
+        &self,
+        namespace: &str,
+        task_token: &[u8],
+    ) -> Result<T, Error> {
+        if !namespace.is_empty() {
+            self.namespace(namespace)?;
+        }
+        if task_token.is_empty() {
+            return Err(Error::invalid("Task token not set on request."));
+        }
+        token::decode(task_token).ok_or_else(|| Error::invalid("Error deserializing task token."))
+    }
+}

@@ -1,0 +1,32 @@
+//! The metadata of the cluster: namespaces with their search attributes, and how many partitions there are.
+//!
+//! They are rows of the meta group, written through its log like everything else, and read from an index in memory. A change
+//! is answered after it was applied, so that whoever made it sees it at once.
+
+mod namespaces;
+mod record;
+
+pub use namespaces::{DEFAULT_RETENTION, Namespaces, NewNamespace, Page, SYSTEM_NAMESPACE};
+pub use record::NamespaceRecord;
+
+use std::borrow::Cow;
+
+/// Why the metadata could not be read or changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MetaError {
+    /// There is no namespace with that name or id.
+    #[error("Namespace {0} is not found.")]
+    NotFound(String),
+    /// There is one already.
+    #[error("Namespace {0:?} already exists")]
+    AlreadyExists(String),
+    /// The change is not allowed.
+    #[error("{0}")]
+    Invalid(Cow<'static, str>),
+    /// This node cannot change the metadata now. The change may have been made.
+    #[error("the metadata cannot be changed now: {0}")]
+    Unavailable(String),
+    /// A row is not readable.
+    #[error("the metadata is not readable: {0}")]
+    Corrupt(String),
+}

@@ -1,0 +1,39 @@
+//! What a call to a partition ends with.
+
+use bytes::Bytes;
+use everlog_kernel::{Rejection, RunId};
+
+/// Why a call to a partition gave no reply.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CallError {
+    /// The command was refused.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The partition cannot answer now; the caller may try again. The command may have been carried out.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Too much is waiting already.
+    #[error("{0}")]
+    Overloaded(String),
+    /// The server failed on this very command; to try again will not help.
+    #[error("{0}")]
+    Failed(String),
+    /// What is stored cannot be read.
+    #[error("{0}")]
+    Corrupt(String),
+}
+
+/// What is known of a run, as far as it is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunView {
+    /// The run.
+    pub run_id: RunId,
+    /// The first event id that the history does not have yet.
+    pub next_event_id: i64,
+    /// Whether the run is open.
+    pub is_open: bool,
+    /// Encoded events behind the stored history: those of the workflow task that a worker has in hand.
+    pub tail: Bytes,
+    /// Whether that workflow task is transient (its events may never be stored).
+    pub tail_is_transient: bool,
+}

@@ -1,0 +1,14 @@
+//! What the parts of the engine call the same thing: workflows, queues, errors of a call, and how rows are laid out in storage.
+//!
+//! Nothing here decides or waits. Every crate above it speaks in these types, so that matching need not know partitions and
+//! metadata need not know either. Start with [`WorkflowRef`]; [`rows`] maps the kernel's rows to keys, and [`limits`] lists
+//! every bound of the server.
+
+mod call;
+pub mod limits;
+pub mod rows;
+pub mod search_attributes;
+mod workflow_ref;
+
+pub use call::{CallError, RunView};
+pub use workflow_ref::{NamespaceSource, QueueId, WorkflowRef};

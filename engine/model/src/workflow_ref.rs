@@ -1,0 +1,40 @@
+//! What is named by a request: a workflow or a task queue, each within a namespace.
+
+use std::sync::Arc;
+
+use everlog_kernel::transition::TaskKind;
+use everlog_kernel::{Namespace, NamespaceId};
+use everlog_storage::keys;
+
+/// A workflow, wherever it lives.
+#[derive(Clone, Debug)]
+pub struct WorkflowRef {
+    /// Its namespace.
+    pub namespace: Arc<Namespace>,
+    /// Its id.
+    pub workflow_id: Arc<str>,
+}
+
+impl WorkflowRef {
+    /// The hash slot.
+    pub fn slot(&self) -> u16 {
+        keys::slot(&self.namespace.id.0, &self.workflow_id)
+    }
+}
+
+/// A task queue.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct QueueId {
+    /// Its namespace.
+    pub namespace_id: NamespaceId,
+    /// For which kind of worker.
+    pub kind: TaskKind,
+    /// Its name.
+    pub name: String,
+}
+
+/// The namespace of a workflow, for commands that a partition gives itself.
+pub trait NamespaceSource: Send + Sync + 'static {
+    /// The namespace with an id, if there is one.
+    fn by_id(&self, id: NamespaceId) -> Option<Arc<Namespace>>;
+}

@@ -1,0 +1,363 @@
+//! The partitions that this node leads: each is one Raft group, one loop, and the handle that the rest of the server uses.
+//!
+//! ```text
+//!   frontend ──Partition::execute──▶ loop ──decide──▶ batch ──propose──▶ raft ──applied──▶ reply, effects
+//! ```
+//!
+//! [`Partitions`] finds the partition of a workflow; a [`Partition`] runs commands on it and reads its runs. Start reading at
+//! `lead`, the state machine that decides; `event_loop` runs it, and `owner` rebuilds what dies.
+
+mod batch;
+mod cache;
+mod clock;
+mod event_loop;
+mod history;
+mod job;
+mod lead;
+mod load;
+mod memory;
+mod owner;
+mod pace;
+mod refill;
+#[cfg(test)]
+mod simulation;
+mod status;
+mod sticky_memory;
+mod wakes;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use everlog_kernel::command::{Reply, WorkflowTaskStart};
+use everlog_kernel::{Command, Context, Limits, Rejection, RunId, Workflow};
+use everlog_matching::Matching;
+use everlog_matching::query_waiters::Queries;
+use everlog_model::{CallError, NamespaceSource, RunView, WorkflowRef, limits};
+use everlog_proto::encoded::{EncodedHistory, PollWorkflowTaskQueueResponse};
+use everlog_raft::Group;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use history::HistoryPage;
+pub use job::Answer;
+pub use owner::GroupSlot;
+pub use status::Status;
+
+use event_loop::EventLoop;
+use job::{Job, Work, command_bytes};
+use load::Readers;
+use pace::Pace;
+use status::PartitionLoad;
+
+/// Every partition, by hash slot.
+#[derive(Clone)]
+pub struct Partitions {
+    partitions: Arc<[Partition]>,
+}
+
+impl Partitions {
+    /// Spreads the slots over `partitions` evenly; there must be at least one.
+    pub fn new(partitions: Vec<Partition>) -> Partitions {
+        assert!(!partitions.is_empty(), "a node has at least one partition");
+        Partitions { partitions: partitions.into() }
+    }
+
+    /// The partition of a workflow.
+    pub fn of(&self, address: &WorkflowRef) -> &Partition {
+        &self.partitions[usize::from(address.slot()) % self.partitions.len()]
+    }
+
+    /// The Raft groups that hold a workflow, or all of them.
+    pub fn groups(&self, workflow: Option<&WorkflowRef>) -> Vec<Group> {
+        match workflow {
+            Some(workflow) => vec![self.of(workflow).group()],
+            None => self.iter().map(Partition::group).collect(),
+        }
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Partition> {
+        self.partitions.iter()
+    }
+}
+
+/// What the loops work with.
+#[derive(Clone)]
+pub struct Dependencies {
+    /// Where ready tasks go.
+    pub matching: Arc<Matching>,
+    /// Who waits for answers to queries.
+    pub queries: Arc<Queries>,
+    /// Namespaces by id.
+    pub namespaces: Arc<dyn NamespaceSource>,
+    /// Limits of the kernel.
+    pub limits: Arc<Limits>,
+    /// Memory for workflows, bytes a partition.
+    pub cache_bytes_max: usize,
+}
+
+/// Starts a partition on each of `groups`, which are of `node`, and returns their handles.
+///
+/// # Errors
+///
+/// When the reading threads cannot be started.
+pub fn spawn(
+    node: &Arc<everlog_raft::Node>,
+    groups: Vec<GroupSlot>,
+    dependencies: &Dependencies,
+) -> std::io::Result<Vec<Partition>> {
+    let readers = Readers::start(limits::READER_THREADS)?;
+    let pace = Pace::new();
+    let partitions = groups
+        .into_iter()
+        .map(|group| {
+            let (sender, jobs) = mpsc::channel(limits::PARTITION_EVENTS_MAX);
+            let (stop, stop_receiver) = mpsc::channel(1);
+            let (status, status_receiver) = watch::channel(Status::Following);
+            let bytes_max = dependencies.cache_bytes_max + limits::PARTITION_WORK_BYTES_MAX;
+            let load = Arc::new(PartitionLoad::new(bytes_max));
+            let event_loop = EventLoop {
+                dependencies: dependencies.clone(),
+                readers: readers.clone(),
+                pace: Arc::clone(&pace),
+                jobs,
+                stop: stop_receiver,
+                load: Arc::clone(&load),
+                status,
+                stopped: None,
+                turn: VecDeque::new(),
+                poisons: Vec::new(),
+            };
+            tokio::spawn(owner::run(event_loop, Arc::clone(&group), Arc::clone(node)));
+            Partition { group, jobs: sender, stop, load, status: status_receiver }
+        })
+        .collect();
+    Ok(partitions)
+}
+
+/// The handle to one partition. Cheap to clone.
+#[derive(Clone)]
+pub struct Partition {
+    group: GroupSlot,
+    jobs: mpsc::Sender<Job>,
+    stop: mpsc::Sender<oneshot::Sender<()>>,
+    load: Arc<PartitionLoad>,
+    status: watch::Receiver<Status>,
+}
+
+impl Partition {
+    /// The Raft group, for reads of rows. Not to be kept: it is another one after it has died and was opened again.
+    pub fn group(&self) -> Group {
+        self.group.read().clone()
+    }
+
+    /// Whether it serves here.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Stops the loop once what is in flight is durable.
+    pub async fn stop(&self) {
+        let (done, stopped) = oneshot::channel();
+        if self.stop.send(done).await.is_ok() {
+            // An error says that the loop has ended, too.
+            let _ = stopped.await;
+        }
+    }
+
+    /// Carries out a command on a workflow, or on the run that `run_id` names. Returns once its outcome is durable.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Rejected`] when the command is refused; the other kinds when its outcome is unknown or it was not tried.
+    pub async fn execute(
+        &self,
+        address: WorkflowRef,
+        run_id: Option<RunId>,
+        command: Command,
+    ) -> Result<Reply, CallError> {
+        Ok(self.call(address, run_id, command).await?.reply)
+    }
+
+    async fn call(&self, address: WorkflowRef, run_id: Option<RunId>, command: Command) -> Result<Answer, CallError> {
+        let (reply, answer) = oneshot::channel();
+        let bytes = command_bytes(&command);
+        self.send(address, run_id, Work::Command { command, reply: Some(reply) }, bytes).await?;
+        answer.await.map_err(|_| self.dropped())?
+    }
+
+    /// Looks at a workflow's state once everything that `view` can see is durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`Partition::execute`]; the rejection is the one that `view` returns.
+    pub async fn inspect<T: Send + 'static>(
+        &self,
+        address: WorkflowRef,
+        run_id: Option<RunId>,
+        view: impl FnOnce(&Workflow, &Context<'_>) -> Result<T, Rejection> + Send + 'static,
+    ) -> Result<T, CallError> {
+        let (reply, answer) = oneshot::channel();
+        let work = Work::Inspect(Box::new(move |outcome| {
+            let result = match outcome {
+                Ok((workflow, context)) => view(workflow, context).map_err(CallError::from),
+                Err(error) => Err(error),
+            };
+            // The result leaves only when what it was computed from is durable.
+            Box::new(move |durable| {
+                let _ = reply.send(durable.and(result));
+            })
+        }));
+        self.send(address, run_id, work, job::VIEW_BYTES).await?;
+        answer.await.map_err(|_| self.dropped())?
+    }
+
+    /// What is known of a run. With `seen` set, waits until its history has grown beyond that event id or it has closed, but
+    /// not longer than `wait`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Partition::execute`]; NotFound when there is no such run.
+    pub async fn view(
+        &self,
+        address: WorkflowRef,
+        run_id: Option<RunId>,
+        seen: Option<i64>,
+        wait: Duration,
+    ) -> Result<RunView, CallError> {
+        let (reply, mut answer) = mpsc::channel(2);
+        self.send(address, run_id, Work::Watch { seen, reply }, job::VIEW_BYTES).await?;
+        // The first answer is what is known now; a second one comes when the wait is over early.
+        let now = answer.recv().await.ok_or_else(|| self.dropped())??;
+        let fresh = seen.is_none_or(|seen| now.next_event_id > seen) || !now.is_open;
+        if fresh {
+            return Ok(now);
+        }
+        let until = tokio::time::Instant::now() + wait;
+        match tokio::time::timeout_at(until, answer.recv()).await {
+            Ok(Some(later)) => later,
+            // Nobody will tell: the lead is lost, or too many wait for this run. Either way the caller asks again.
+            Ok(None) => {
+                tokio::time::sleep_until(until).await;
+                Ok(now)
+            }
+            Err(_) => Ok(now),
+        }
+    }
+
+    /// Reads stored events `[from, to)` of a run, whole rows at a time, until at least `events_max` events are there.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Unavailable`] when the rows cannot be read.
+    pub async fn read_history(
+        &self,
+        address: &WorkflowRef,
+        run_id: RunId,
+        from: i64,
+        to: i64,
+        events_max: usize,
+    ) -> Result<HistoryPage, CallError> {
+        history::read(self.group(), address.clone(), run_id, from, to, events_max).await
+    }
+
+    /// Starts a workflow task for a poller: the poll response, with up to a page of history and the event id that the next page
+    /// starts at, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Partition::execute`]; NotFound when the task is not there any more.
+    pub async fn start_workflow_task(
+        &self,
+        address: WorkflowRef,
+        run_id: RunId,
+        command: Command,
+    ) -> Result<StartedWorkflowTask, CallError> {
+        let answer = self.call(address.clone(), Some(run_id), command).await?;
+        match answer.reply {
+            Reply::WorkflowTaskStarted(start) | Reply::QueryTask(start) => {
+                self.with_history(&address, *start, answer.history).await
+            }
+            reply => Err(CallError::Unavailable(format!("unexpected reply to the start of a task: {reply:?}"))),
+        }
+    }
+
+    /// Completes a workflow task; the next one comes back if the worker asked for it and there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Partition::execute`].
+    pub async fn complete_workflow_task(
+        &self,
+        address: WorkflowRef,
+        run_id: RunId,
+        command: Command,
+    ) -> Result<Option<StartedWorkflowTask>, CallError> {
+        let answer = self.call(address.clone(), Some(run_id), command).await?;
+        match answer.reply {
+            Reply::WorkflowTaskCompleted(completed) => match completed.next {
+                Some(start) => Ok(Some(self.with_history(&address, *start, answer.history).await?)),
+                None => Ok(None),
+            },
+            reply => Err(CallError::Unavailable(format!("unexpected reply to a completed task: {reply:?}"))),
+        }
+    }
+
+    async fn with_history(
+        &self,
+        address: &WorkflowRef,
+        start: WorkflowTaskStart,
+        source: Option<history::HistorySource>,
+    ) -> Result<StartedWorkflowTask, CallError> {
+        let (mut batches, next_page_from) = match source {
+            Some(source) => source.read(&self.group(), address).await?,
+            None => (Vec::new(), None),
+        };
+        // The events of the task itself stand behind the whole history, so they go with the last page.
+        if next_page_from.is_none() && !start.tail.is_empty() {
+            batches.push(start.tail.clone());
+        }
+        let response =
+            PollWorkflowTaskQueueResponse { message: start.response, history: Some(EncodedHistory { batches }) };
+        Ok(StartedWorkflowTask { response, next_page_from, history_to: start.history_to })
+    }
+
+    /// Sends a job of about `bytes` once there is room for it.
+    async fn send(
+        &self,
+        address: WorkflowRef,
+        run_id: Option<RunId>,
+        work: Work,
+        bytes: usize,
+    ) -> Result<(), CallError> {
+        let admitted = async {
+            let charge = self.load.admit(bytes).await;
+            self.jobs.send(Job { address, run_id, work, charge }).await
+        };
+        match tokio::time::timeout(limits::PARTITION_ADMISSION_WAIT_MAX, admitted).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(CallError::Unavailable("the partition is stopping".to_owned())),
+            Err(_) => Err(CallError::Overloaded(format!("partition {} is overloaded", self.group.read().id()))),
+        }
+    }
+
+    /// What a caller is told whose job was dropped without an answer: it made the partition panic, or the partition has stopped.
+    fn dropped(&self) -> CallError {
+        if self.jobs.is_closed() {
+            CallError::Unavailable("the partition is stopping".to_owned())
+        } else {
+            CallError::Failed("the command failed; see the server's log".to_owned())
+        }
+    }
+}
+
+/// A workflow task for a worker.
+#[derive(Clone, Debug)]
+pub struct StartedWorkflowTask {
+    /// The poll response. Its `next_page_token` is for the caller to fill in.
+    pub response: PollWorkflowTaskQueueResponse,
+    /// The event that the next page of history starts at, if this is not the last page.
+    pub next_page_from: Option<i64>,
+    /// The first event id that the stored history did not have when the task was started.
+    pub history_to: i64,
+}

@@ -1,0 +1,99 @@
+//! A scan through one partition's visibility rows, step by step.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use everlog_model::limits;
+use everlog_storage::Watch;
+use everlog_storage::keys::{KeyRange, after};
+use everlog_storage::state::{StateError, Visitor};
+use tokio::sync::Semaphore;
+
+use super::{Filter, Record, VisibilityError};
+
+/// Steps at a time, of all lists and counts of this process.
+static STEPS: Semaphore = Semaphore::const_new(limits::VISIBILITY_SCANS_MAX);
+
+/// Shows the rows of a range, in order, until the visitor breaks. Blocks.
+type VisitRows = dyn Fn(&KeyRange, Visitor<'_>) -> Result<(), StateError> + Send + Sync;
+
+/// Access to the rows of a partition.
+#[derive(Clone)]
+pub(super) struct Rows {
+    /// Reads them.
+    pub(super) visit: Arc<VisitRows>,
+    /// Watches a range for changes.
+    pub(super) watch: Arc<dyn Fn(&KeyRange) -> Watch + Send + Sync>,
+}
+
+/// The rows of one partition that are still to be examined.
+pub(super) struct Scan {
+    pub(super) rows: Rows,
+    /// In order; the first one shrinks as it is read.
+    ranges: VecDeque<KeyRange>,
+    filter: Arc<Option<Filter>>,
+    last_field: u32,
+}
+
+impl Scan {
+    pub(super) fn new(rows: Rows, ranges: Vec<KeyRange>, filter: Arc<Option<Filter>>) -> Scan {
+        let last_field = (*filter).as_ref().map_or(0, Filter::last_field);
+        Scan { rows, ranges: ranges.into(), filter, last_field }
+    }
+
+    /// The range that is examined next, without what has been examined of it; `None` if nothing is left. No row before it is left
+    /// to be examined.
+    pub(super) fn next_range(&self) -> Option<&KeyRange> {
+        self.ranges.front()
+    }
+
+    /// Examines rows of the next range, `rows_max` at most, and shows key, record and status of those that match to `take`, in order,
+    /// until it breaks. Blocks. Returns how many rows were examined.
+    pub(super) fn examine(
+        &mut self,
+        rows_max: usize,
+        mut take: impl FnMut(&[u8], &[u8], i64) -> ControlFlow<()>,
+    ) -> Result<usize, VisibilityError> {
+        let Some(mut range) = self.ranges.pop_front() else { return Ok(0) };
+        let mut examined = 0;
+        let mut stopped_at: Option<Bytes> = None;
+        let mut corrupt = None;
+        let mut examine = |key: &[u8], encoded: &[u8]| {
+            let Some(record) = Record::parse_until(encoded, self.last_field) else {
+                corrupt = Some(Bytes::copy_from_slice(key));
+                return ControlFlow::Break(());
+            };
+            examined += 1;
+            let matches = (*self.filter).as_ref().is_none_or(|filter| filter.matches(&record));
+            let taken = if matches { take(key, encoded, record.status) } else { ControlFlow::Continue(()) };
+            if taken.is_continue() && examined < rows_max {
+                return ControlFlow::Continue(());
+            }
+            stopped_at = Some(after(key));
+            ControlFlow::Break(())
+        };
+        (self.rows.visit)(&range, &mut examine).map_err(|error| internal(error.to_string()))?;
+        if let Some(key) = corrupt {
+            return Err(internal(format!("the visibility row {key:02x?} is no record")));
+        }
+        if let Some(next) = stopped_at {
+            range.start = next;
+            self.ranges.push_front(range);
+        }
+        Ok(examined)
+    }
+}
+
+/// Runs one step of a list or count on a thread for blocking work, when its turn comes.
+pub(super) async fn step<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, VisibilityError> + Send + 'static,
+) -> Result<T, VisibilityError> {
+    let _step = STEPS.acquire().await.map_err(|_| internal("scans have been shut down"))?;
+    tokio::task::spawn_blocking(work).await.map_err(|error| internal(error.to_string()))?
+}
+
+fn internal(problem: impl Into<String>) -> VisibilityError {
+    VisibilityError::Internal(problem.into())
+}

@@ -1,0 +1,479 @@
+//! The grammar of queries: text to a tree, without knowing what the names mean.
+//!
+//! ```text
+//!   query      := [or] [GROUP BY column]
+//!   or         := and ((OR | ||) and)*
+//!   and        := not ((AND | &&) not)*
+//!   not        := NOT not | '(' or ')' | comparison
+//!   comparison := column operator value
+//!               | column [NOT] IN '(' value (, value)* ')'
+//!               | column [NOT] BETWEEN value AND value
+//!               | column [NOT] STARTS_WITH value
+//!               | column IS [NOT] NULL
+//! ```
+//!
+//! Keywords have no case, columns do. A column may stand in backticks, a string in either kind of quotes.
+
+mod lexer;
+
+use std::fmt;
+
+use everlog_model::limits;
+use lexer::{Token, TokenKind};
+
+/// A parsed query.
+#[derive(Debug, PartialEq)]
+pub(super) struct Statement {
+    pub(super) condition: Option<Syntax>,
+    pub(super) group_by: Vec<String>,
+}
+
+/// A condition.
+#[derive(Debug, PartialEq)]
+pub(super) enum Syntax {
+    And(Vec<Syntax>),
+    Or(Vec<Syntax>),
+    Not(Box<Syntax>),
+    /// `operator` as it is written, in capitals.
+    Compare {
+        column: String,
+        operator: &'static str,
+        value: Literal,
+    },
+    In {
+        column: String,
+        values: Vec<Literal>,
+        negated: bool,
+    },
+    Between {
+        column: String,
+        low: Literal,
+        high: Literal,
+        negated: bool,
+    },
+    IsNull {
+        column: String,
+        negated: bool,
+    },
+}
+
+/// A value.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Literal {
+    String(String),
+    Integer(i64),
+    Double(f64),
+    Bool(bool),
+}
+
+/// What is wrong with a query, in the words that Temporal uses (without those that name its parser's types).
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum QueryError {
+    /// It cannot be read.
+    Malformed { position: usize, near: Option<String> },
+    /// It can be read, but says nothing that can be done.
+    NotSupported(String),
+    /// A part of it makes no sense.
+    InvalidExpression(String),
+    /// It names a column that is not there.
+    InvalidSearchAttribute(String),
+}
+
+impl fmt::Display for QueryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            QueryError::Malformed { position, near } => {
+                write!(f, "malformed SQL query: syntax error at position {position}")?;
+                near.as_ref().map_or(Ok(()), |near| write!(f, " near '{near}'"))
+            }
+            QueryError::NotSupported(what) => write!(f, "operation is not supported: {what}"),
+            QueryError::InvalidExpression(what) => write!(f, "invalid expression: {what}"),
+            QueryError::InvalidSearchAttribute(name) => write!(f, "invalid search attribute: {name}"),
+        }
+    }
+}
+
+fn not_supported<T>(what: impl Into<String>) -> Result<T, QueryError> {
+    Err(QueryError::NotSupported(what.into()))
+}
+
+fn invalid_expression<T>(what: impl Into<String>) -> Result<T, QueryError> {
+    Err(QueryError::InvalidExpression(what.into()))
+}
+
+/// Reads a query.
+pub(super) fn parse(text: &str) -> Result<Statement, QueryError> {
+    if text.len() > limits::VISIBILITY_QUERY_BYTES_MAX {
+        return invalid_expression(format!("query is longer than {} bytes", limits::VISIBILITY_QUERY_BYTES_MAX));
+    }
+    let tokens = lexer::tokens(text)?;
+    Parser { tokens, next: 0, depth: 0 }.statement()
+}
+
+struct Parser<'a> {
+    tokens: Vec<Token<'a>>,
+    next: usize,
+    /// Open parentheses and NOTs around the next token.
+    depth: usize,
+}
+
+impl<'a> Parser<'a> {
+    fn statement(mut self) -> Result<Statement, QueryError> {
+        let ends_here =
+            self.peek().is_end() || ["GROUP", "ORDER", "LIMIT"].iter().any(|word| self.peek().is_word(word));
+        let condition = if ends_here { None } else { Some(self.or()?) };
+        let mut group_by = Vec::new();
+        if self.take_word("GROUP") {
+            self.expect_word("BY")?;
+            group_by.push(self.column()?);
+            while self.take_symbol(",") {
+                group_by.push(self.column()?);
+            }
+        }
+        for (word, clause) in
+            [("HAVING", "'HAVING' clause"), ("ORDER", "'ORDER BY' clause"), ("LIMIT", "'LIMIT' clause")]
+        {
+            if self.peek().is_word(word) {
+                return not_supported(clause);
+            }
+        }
+        if self.peek().is_end() { Ok(Statement { condition, group_by }) } else { Err(self.malformed()) }
+    }
+
+    fn or(&mut self) -> Result<Syntax, QueryError> {
+        let mut operands = vec![self.and()?];
+        while self.take_word("OR") || self.take_symbol("||") {
+            operands.push(self.and()?);
+        }
+        Ok(one_or(operands, Syntax::Or))
+    }
+
+    fn and(&mut self) -> Result<Syntax, QueryError> {
+        let mut operands = vec![self.not()?];
+        while self.take_word("AND") || self.take_symbol("&&") {
+            operands.push(self.not()?);
+        }
+        Ok(one_or(operands, Syntax::And))
+    }
+
+    fn not(&mut self) -> Result<Syntax, QueryError> {
+        if self.peek().is_symbol("!") {
+            return not_supported("operator '!' (did you mean NOT?)");
+        }
+        let is_not = self.take_word("NOT");
+        if !is_not && !self.peek().is_symbol("(") {
+            return self.comparison();
+        }
+        self.depth += 1;
+        if self.depth > limits::VISIBILITY_QUERY_DEPTH_MAX {
+            return invalid_expression(format!("nested deeper than {}", limits::VISIBILITY_QUERY_DEPTH_MAX));
+        }
+        let inner = if is_not { Syntax::Not(Box::new(self.not()?)) } else { self.in_parentheses()? };
+        self.depth -= 1;
+        Ok(inner)
+    }
+
+    fn in_parentheses(&mut self) -> Result<Syntax, QueryError> {
+        self.expect_symbol("(")?;
+        let inner = self.or()?;
+        self.expect_symbol(")")?;
+        Ok(inner)
+    }
+
+    fn comparison(&mut self) -> Result<Syntax, QueryError> {
+        let column = self.column()?;
+        if self.take_word("IS") {
+            let negated = self.take_word("NOT");
+            if self.take_word("NULL") {
+                return Ok(Syntax::IsNull { column, negated });
+            }
+            return invalid_expression("'IS' operator can only be used as 'IS NULL' or 'IS NOT NULL'");
+        }
+        if let Some(operator) = self.take_one_of(&["=", "!=", "<>", "<=>", "<=", ">=", "<", ">"]) {
+            let operator = if operator == "<>" { "!=" } else { operator };
+            return Ok(Syntax::Compare { column, operator, value: self.value()? });
+        }
+        let negated = self.take_word("NOT");
+        if self.take_word("IN") {
+            return Ok(Syntax::In { column, values: self.values()?, negated });
+        }
+        if self.take_word("BETWEEN") {
+            let low = self.value()?;
+            self.expect_word("AND")?;
+            return Ok(Syntax::Between { column, low, high: self.value()?, negated });
+        }
+        for (word, operator, negation) in [
+            ("STARTS_WITH", "STARTS_WITH", "NOT STARTS_WITH"),
+            ("LIKE", "LIKE", "NOT LIKE"),
+            ("REGEXP", "REGEXP", "NOT REGEXP"),
+        ] {
+            if self.take_word(word) {
+                let operator = if negated { negation } else { operator };
+                return Ok(Syntax::Compare { column, operator, value: self.value()? });
+            }
+        }
+        if negated || !self.ends_an_expression() {
+            return Err(self.malformed());
+        }
+        invalid_expression("incomplete expression")
+    }
+
+    fn ends_an_expression(&self) -> bool {
+        let token = self.peek();
+        token.is_end()
+            || [")", "&&", "||"].iter().any(|symbol| token.is_symbol(symbol))
+            || ["AND", "OR", "GROUP", "ORDER", "LIMIT", "HAVING"].iter().any(|word| token.is_word(word))
+    }
+
+    /// The left side of a comparison.
+    fn column(&mut self) -> Result<String, QueryError> {
+        let column = match &self.peek().kind {
+            TokenKind::Word(word) if !lexer::is_reserved(word) => (*word).to_owned(),
+            TokenKind::Quoted(name) => name.clone(),
+            TokenKind::String(_) | TokenKind::Number(_) => {
+                return invalid_expression("must be a column name but was a value");
+            }
+            TokenKind::Word(word) if ["TRUE", "FALSE", "NULL"].iter().any(|value| word.eq_ignore_ascii_case(value)) => {
+                return invalid_expression("must be a column name but was a value");
+            }
+            _ => return Err(self.malformed()),
+        };
+        self.next += 1;
+        if self.peek().is_symbol("(") {
+            return invalid_expression("must be a column name but was a function call");
+        }
+        Ok(column)
+    }
+
+    fn values(&mut self) -> Result<Vec<Literal>, QueryError> {
+        self.expect_symbol("(")?;
+        let mut values = vec![self.value()?];
+        while self.take_symbol(",") {
+            values.push(self.value()?);
+        }
+        self.expect_symbol(")")?;
+        Ok(values)
+    }
+
+    /// The right side of a comparison.
+    fn value(&mut self) -> Result<Literal, QueryError> {
+        let sign = self.take_one_of(&["-", "+"]);
+        let literal = match &self.peek().kind {
+            TokenKind::Number(text) => number(text, sign == Some("-"))?,
+            TokenKind::String(text) if sign.is_some() => {
+                return invalid_expression(format!("unary operator not supported in {text:?}"));
+            }
+            TokenKind::String(text) => Literal::String(text.clone()),
+            TokenKind::Word(word) if word.eq_ignore_ascii_case("TRUE") => Literal::Bool(true),
+            TokenKind::Word(word) if word.eq_ignore_ascii_case("FALSE") => Literal::Bool(false),
+            TokenKind::Word(word) if word.eq_ignore_ascii_case("NULL") => {
+                return invalid_expression("unexpected value NULL (did you mean IS NULL?)");
+            }
+            TokenKind::Word(word) if !lexer::is_reserved(word) => return right_column(word),
+            TokenKind::Quoted(name) => return right_column(name),
+            TokenKind::Symbol("(") => return invalid_expression("unexpected value in parentheses"),
+            _ => return Err(self.malformed()),
+        };
+        self.next += 1;
+        Ok(literal)
+    }
+
+    fn peek(&self) -> &Token<'a> {
+        // The last token is the end, which nothing takes.
+        &self.tokens[self.next]
+    }
+
+    fn take_word(&mut self, word: &str) -> bool {
+        let found = self.peek().is_word(word);
+        self.next += usize::from(found);
+        found
+    }
+
+    fn take_symbol(&mut self, symbol: &str) -> bool {
+        let found = self.peek().is_symbol(symbol);
+        self.next += usize::from(found);
+        found
+    }
+
+    fn take_one_of(&mut self, symbols: &[&'static str]) -> Option<&'static str> {
+        symbols.iter().copied().find(|symbol| self.take_symbol(symbol))
+    }
+
+    fn expect_word(&mut self, word: &str) -> Result<(), QueryError> {
+        if self.take_word(word) { Ok(()) } else { Err(self.malformed()) }
+    }
+
+    fn expect_symbol(&mut self, symbol: &str) -> Result<(), QueryError> {
+        if self.take_symbol(symbol) { Ok(()) } else { Err(self.malformed()) }
+    }
+
+    /// The next token should not be there.
+    fn malformed(&self) -> QueryError {
+        let token = self.peek();
+        QueryError::Malformed { position: token.position, near: token.text() }
+    }
+}
+
+fn one_or(mut operands: Vec<Syntax>, several: fn(Vec<Syntax>) -> Syntax) -> Syntax {
+    match (operands.len(), operands.pop()) {
+        (1, Some(only)) => only,
+        (_, last) => {
+            operands.extend(last);
+            several(operands)
+        }
+    }
+}
+
+fn right_column(name: &str) -> Result<Literal, QueryError> {
+    not_supported(format!("column name on the right side of comparison expression (did you forget to quote {name:?}?)"))
+}
+
+fn number(text: &str, is_negative: bool) -> Result<Literal, QueryError> {
+    let signed = if is_negative { format!("-{text}") } else { text.to_owned() };
+    if let Ok(integer) = signed.parse() {
+        return Ok(Literal::Integer(integer));
+    }
+    match signed.parse() {
+        Ok(double) => Ok(Literal::Double(double)),
+        Err(_) => invalid_expression(format!("unable to parse value {text:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn error(text: &str, expected: &str) {
+        match parse(text) {
+            Ok(statement) => panic!("{text} is {statement:?}"),
+            Err(error) => assert_eq!(error.to_string(), expected, "{text}"),
+        }
+    }
+
+    fn equals(column: &str, value: &str) -> Syntax {
+        Syntax::Compare { column: column.to_owned(), operator: "=", value: Literal::String(value.to_owned()) }
+    }
+
+    #[test]
+    fn precedence() {
+        let [a, b, c] = ["a", "b", "c"].map(|name| move || equals(name, "x"));
+        for (text, expected) in [
+            ("a = 'x'", a()),
+            ("`a`=\"x\"", a()),
+            ("(((a = 'x')))", a()),
+            ("a='x'AND b='x'", Syntax::And(vec![a(), b()])),
+            ("a = 'x' && b = 'x' and c = 'x'", Syntax::And(vec![a(), b(), c()])),
+            ("a = 'x' OR b = 'x' AND c = 'x'", Syntax::Or(vec![a(), Syntax::And(vec![b(), c()])])),
+            ("(a = 'x' || b = 'x') AND c = 'x'", Syntax::And(vec![Syntax::Or(vec![a(), b()]), c()])),
+            ("NOT a = 'x' AND b = 'x'", Syntax::And(vec![Syntax::Not(Box::new(a())), b()])),
+            ("not not a = 'x' -- so\n /* it is */", Syntax::Not(Box::new(Syntax::Not(Box::new(a()))))),
+        ] {
+            let statement = parse(text).unwrap();
+            assert_eq!((statement.condition, statement.group_by), (Some(expected), vec![]), "{text}");
+        }
+    }
+
+    #[test]
+    fn literals() {
+        let value = |text: &str| match parse(&format!("a = {text}")).unwrap().condition {
+            Some(Syntax::Compare { value, .. }) => value,
+            other => panic!("{text}: {other:?}"),
+        };
+        for (text, expected) in [
+            (r"'w''1'", "w'1"),
+            (r"'w\'1'", "w'1"),
+            (r#""w'1""#, "w'1"),
+            (r"'a\nb\\'", "a\nb\\"),
+            ("'é'", "é"),
+            ("''", ""),
+        ] {
+            assert_eq!(value(text), Literal::String(expected.to_owned()), "{text}");
+        }
+        assert_eq!(value("- 1"), Literal::Integer(-1));
+        assert_eq!(value("+3"), Literal::Integer(3));
+        assert_eq!(value("-9223372036854775808"), Literal::Integer(i64::MIN));
+        assert_eq!(value("1.5e3"), Literal::Double(1500.0));
+        assert_eq!(value("99999999999999999999"), Literal::Double(1e20));
+        assert_eq!(value("True"), Literal::Bool(true));
+        assert_eq!(value("FALSE"), Literal::Bool(false));
+    }
+
+    #[test]
+    fn operators() {
+        let column = || "a".to_owned();
+        let (one, two) = (Literal::Integer(1), Literal::Integer(2));
+        let compare = |operator, value: &Literal| Syntax::Compare { column: column(), operator, value: value.clone() };
+        for (text, expected) in [
+            ("a <> 1", compare("!=", &one)),
+            ("a<=1", compare("<=", &one)),
+            ("a NOT STARTS_WITH 1", compare("NOT STARTS_WITH", &one)),
+            ("a like 1", compare("LIKE", &one)),
+            ("a NOT IN (1, 2)", Syntax::In { column: column(), values: vec![one.clone(), two.clone()], negated: true }),
+            ("a between 1 and 2", Syntax::Between { column: column(), low: one, high: two, negated: false }),
+            ("a IS NOT NULL", Syntax::IsNull { column: column(), negated: true }),
+        ] {
+            assert_eq!(parse(text).unwrap().condition, Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn grouping() {
+        assert_eq!(parse("  ").unwrap(), Statement { condition: None, group_by: vec![] });
+        assert_eq!(parse("group by `a`, b").unwrap().group_by, ["a", "b"]);
+        let both = parse("a = 'x' GROUP BY a").unwrap();
+        assert_eq!((both.condition, both.group_by), (Some(equals("a", "x")), vec!["a".to_owned()]));
+    }
+
+    #[test]
+    fn refusals() {
+        error("a = 'x' ORDER BY b", "operation is not supported: 'ORDER BY' clause");
+        error("order by b desc", "operation is not supported: 'ORDER BY' clause");
+        error("a = 'x' LIMIT 1", "operation is not supported: 'LIMIT' clause");
+        error("GROUP BY a LIMIT 1", "operation is not supported: 'LIMIT' clause");
+        error("GROUP BY a ORDER BY b", "operation is not supported: 'ORDER BY' clause");
+        error("GROUP BY", "malformed SQL query: syntax error at position 9");
+        error("group a", "malformed SQL query: syntax error at position 7 near 'a'");
+        error("a", "invalid expression: incomplete expression");
+        error("a AND b = 'x'", "invalid expression: incomplete expression");
+        error("a =", "malformed SQL query: syntax error at position 4");
+        error("= 'x'", "malformed SQL query: syntax error at position 1 near '='");
+        error("'x'", "invalid expression: must be a column name but was a value");
+        error("'x' = a", "invalid expression: must be a column name but was a value");
+        error("true", "invalid expression: must be a column name but was a value");
+        let right = "operation is not supported: column name on the right side of comparison expression";
+        error("a = w1", &format!("{right} (did you forget to quote \"w1\"?)"));
+        error("a = `w1`", &format!("{right} (did you forget to quote \"w1\"?)"));
+        error("a = 'x", "malformed SQL query: syntax error at position 5 near 'x'");
+        error("`a = 'x'", "malformed SQL query: syntax error at position 1 near 'a = 'x''");
+        error("a == 'x'", "malformed SQL query: syntax error at position 4 near '='");
+        error("a = 'x' AND", "malformed SQL query: syntax error at position 12");
+        error("a = 'x' AND AND", "malformed SQL query: syntax error at position 13 near 'AND'");
+        error("(a = 'x'", "malformed SQL query: syntax error at position 9");
+        error("a = 'x')", "malformed SQL query: syntax error at position 8 near ')'");
+        error("()", "malformed SQL query: syntax error at position 2 near ')'");
+        error("a = ('x')", "invalid expression: unexpected value in parentheses");
+        error("a = 'x' XOR b = 'x'", "malformed SQL query: syntax error at position 9 near 'XOR'");
+        error("a = 'x' 'y'", "malformed SQL query: syntax error at position 9 near 'y'");
+        error("!(a = 'x')", "operation is not supported: operator '!' (did you mean NOT?)");
+        error("a IN 'x'", "malformed SQL query: syntax error at position 6 near 'x'");
+        error("a IN ()", "malformed SQL query: syntax error at position 7 near ')'");
+        error("a IN (SELECT 1)", &format!("{right} (did you forget to quote \"SELECT\"?)"));
+        error("a = 1+1", "malformed SQL query: syntax error at position 6 near '+'");
+        error("a = null", "invalid expression: unexpected value NULL (did you mean IS NULL?)");
+        error("a IS TRUE", "invalid expression: 'IS' operator can only be used as 'IS NULL' or 'IS NOT NULL'");
+        error("a BETWEEN 'a'", "malformed SQL query: syntax error at position 14");
+        error("a NOT 'a'", "malformed SQL query: syntax error at position 7 near 'a'");
+        error("a = 0x10", "invalid expression: unable to parse value \"0x10\"");
+        error("a = -'x'", "invalid expression: unary operator not supported in \"x\"");
+        error("foo(a) = 'x'", "invalid expression: must be a column name but was a function call");
+        error("a = 'x' @", "malformed SQL query: syntax error at position 9 near '@'");
+        error("a = 'x'; DROP", "malformed SQL query: syntax error at position 8 near ';'");
+        error("a = ?", "malformed SQL query: syntax error at position 5 near '?'");
+        error("select * from x", "malformed SQL query: syntax error at position 8 near '*'");
+        error("WHERE a = 'x'", "malformed SQL query: syntax error at position 7 near 'a'");
+        error(&"(".repeat(5000), "invalid expression: nested deeper than 100");
+        error(&"NOT ".repeat(5000), "invalid expression: nested deeper than 100");
+        error(&" ".repeat(100_000), "invalid expression: query is longer than 65536 bytes");
+    }
+}
