@@ -14,11 +14,14 @@
 //! the bytes, `segments.rs` says how files come and go. One stream for all groups, an index in memory, and entries of idle groups that are
 //! written anew are learnt from TiKV's raft-engine.
 
+mod disk;
 mod format;
 mod index;
 mod queue;
 mod recovery;
 mod segments;
+#[cfg(test)]
+mod simulation;
 mod writer;
 
 use std::collections::HashMap;
@@ -34,6 +37,7 @@ use bytes::Bytes;
 use metrics::{Counter, Histogram};
 use parking_lot::Mutex;
 
+pub use self::disk::{Disk, DiskFile, FileDisk};
 use self::index::Location;
 use self::queue::{Pushed, Queue, Submission};
 use self::segments::{Segment, Segments, Shared, Slack};
@@ -117,11 +121,26 @@ impl SegmentLog {
     ///
     /// Says which file is damaged or missing, or cannot be read or written.
     pub fn open(path: &Path, options: LogOptions) -> Result<SegmentLog, LogError> {
-        recovery::create(path)?;
-        let recovered = recovery::recover(path)?;
+        SegmentLog::open_on(Arc::new(FileDisk::new(path)), options)
+    }
+
+    /// The same on any disk.
+    pub fn open_on(disk: Arc<dyn Disk>, options: LogOptions) -> Result<SegmentLog, LogError> {
+        let (log, writer) = SegmentLog::begin(disk, options)?;
+        let writer = std::thread::Builder::new()
+            .name("log-writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|error| LogError(format!("cannot start the writer thread: {error}")))?;
+        *log.writer.lock() = Some(writer);
+        Ok(log)
+    }
+
+    /// A log whose writer has no thread yet.
+    fn begin(disk: Arc<dyn Disk>, options: LogOptions) -> Result<(SegmentLog, Writer), LogError> {
+        let recovered = recovery::recover(&*disk)?;
         let shared = Arc::new(Mutex::new(recovered.shared));
         let next = recovered.newest + 1;
-        let segments = Segments::begin(path, Arc::clone(&shared), options.segment_bytes, next, recovered.spares)
+        let segments = Segments::begin(disk, Arc::clone(&shared), options.segment_bytes, next, recovered.spares)
             .map_err(log_error)?;
         let segments = Arc::new(Mutex::new(segments));
         let queue = Arc::new(Queue::new(options.queued_bytes_max, options.announced_wait_max));
@@ -136,11 +155,7 @@ impl SegmentLog {
             gather_bytes_max: options.gather_bytes_max,
             committed: HashMap::new(),
         };
-        let writer = std::thread::Builder::new()
-            .name("log-writer".to_owned())
-            .spawn(move || writer.run())
-            .map_err(|error| LogError(format!("cannot start the writer thread: {error}")))?;
-        Ok(SegmentLog { shared, segments, queue, counters, failure, writer: Mutex::new(Some(writer)) })
+        Ok((SegmentLog { shared, segments, queue, counters, failure, writer: Mutex::new(None) }, writer))
     }
 
     /// What the log has done since it was opened.

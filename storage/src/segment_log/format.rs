@@ -198,6 +198,11 @@ impl Frame {
     }
 }
 
+/// Whether `bytes` may begin with a frame of that stamp: a quick look.
+pub(super) fn has_stamp(bytes: &[u8], stamp: u64) -> bool {
+    bytes.len() >= FRAME_HEADER_BYTES && bytes[8..FRAME_HEADER_BYTES] == stamp.to_le_bytes()
+}
+
 /// The frame at the begin of `bytes`: what it holds, and its length. `None` if there is no whole one of that stamp.
 pub(super) fn read_frame(bytes: &[u8], stamp: u64) -> Option<(Vec<Change>, usize)> {
     let mut reader = Reader(bytes);

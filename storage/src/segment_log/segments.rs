@@ -16,14 +16,14 @@
 //! go as long as an older one is there. Where a group that is at rest keeps an old segment, its entries are written anew.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fmt;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::disk::{Disk, DiskFile};
 use super::format::{Change, Frame, HEADER_BYTES, header};
 use super::index::Index;
 use crate::log::LogRecord;
@@ -48,17 +48,23 @@ pub(super) const SPARE: &str = "spare-";
 pub(super) const SEGMENT: &str = ".seg";
 
 /// A file of the log.
-#[derive(Debug)]
 pub(super) struct Segment {
     pub(super) sequence: u64,
     pub(super) stamp: u64,
+    /// For messages.
     pub(super) path: PathBuf,
-    pub(super) file: File,
+    pub(super) file: Arc<dyn DiskFile>,
+}
+
+impl fmt::Debug for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())
+    }
 }
 
 impl Segment {
     pub(super) fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
+        self.file.read_at(buffer, offset)
     }
 }
 
@@ -80,7 +86,7 @@ impl Shared {
 
 /// What the writer has to itself.
 pub(super) struct Segments {
-    directory: PathBuf,
+    disk: Arc<dyn Disk>,
     shared: Arc<Mutex<Shared>>,
     segment_bytes: u64,
     active: Arc<Segment>,
@@ -90,7 +96,7 @@ pub(super) struct Segments {
     page: Vec<u8>,
     /// The segment's length; it is filled up to here.
     length: u64,
-    spares: Vec<PathBuf>,
+    spares: Vec<String>,
     /// The memory of the last frame.
     buffer: Vec<u8>,
     syncs: u64,
@@ -99,34 +105,23 @@ pub(super) struct Segments {
 impl Segments {
     /// Begins a new segment behind `sequence`. `spares` are files that may be used.
     pub(super) fn begin(
-        directory: &Path,
+        disk: Arc<dyn Disk>,
         shared: Arc<Mutex<Shared>>,
         segment_bytes: u64,
         sequence: u64,
-        spares: Vec<PathBuf>,
+        spares: Vec<String>,
     ) -> io::Result<Segments> {
         let mut spares = spares;
         while spares.len() > SPARES_MAX {
-            spares.pop().map(std::fs::remove_file).transpose()?;
+            spares.pop().map(|spare| disk.remove(&spare)).transpose()?;
         }
         let hard_state = shared.lock().index.hard_state();
-        let new = NewSegment::make(directory, sequence, hard_state, spares.pop())?;
+        let new = NewSegment::make(&*disk, sequence, hard_state, spares.pop())?;
         let syncs = NewSegment::SYNCS;
         let NewSegment { position, page, length, .. } = new;
         let active = publish(&shared, new.segment, new.changes);
         let buffer = Vec::new();
-        Ok(Segments {
-            directory: directory.to_owned(),
-            shared,
-            segment_bytes,
-            active,
-            position,
-            page,
-            length,
-            spares,
-            buffer,
-            syncs,
-        })
+        Ok(Segments { disk, shared, segment_bytes, active, position, page, length, spares, buffer, syncs })
     }
 
     /// An empty frame.
@@ -157,7 +152,7 @@ impl Segments {
     fn write(&mut self, frame: Frame) -> io::Result<(Vec<Change>, u32)> {
         let begin = u32::try_from(self.position).map_err(|_| io::Error::other("a segment of the log beyond 4 GiB"))?;
         let (bytes, changes) = frame.finish(self.active.stamp);
-        self.length = write_pages(&self.active.file, &mut self.page, self.position, &bytes, self.length)?;
+        self.length = write_pages(&*self.active.file, &mut self.page, self.position, &bytes, self.length)?;
         self.position += bytes.len() as u64;
         self.active.file.sync_data()?;
         self.syncs += 1;
@@ -171,7 +166,7 @@ impl Segments {
     fn rotate(&mut self) -> io::Result<()> {
         self.write(Frame::end())?;
         let hard_state = self.shared.lock().index.hard_state();
-        let new = NewSegment::make(&self.directory, self.active.sequence + 1, hard_state, self.spares.pop())?;
+        let new = NewSegment::make(&*self.disk, self.active.sequence + 1, hard_state, self.spares.pop())?;
         self.syncs += NewSegment::SYNCS;
         (self.position, self.page, self.length) = (new.position, new.page, new.length);
         self.active = publish(&self.shared, new.segment, new.changes);
@@ -190,7 +185,7 @@ impl Segments {
         }
         if slack == Slack::Least {
             while self.spares.len() > 1 {
-                self.spares.pop().map(std::fs::remove_file).transpose()?;
+                self.spares.pop().map(|spare| self.disk.remove(&spare)).transpose()?;
             }
         }
         Ok(())
@@ -219,20 +214,17 @@ impl Segments {
             shared.tell();
             drop(shared);
             // One that a large write had for itself takes too much disk to be kept.
-            let is_usual = gone.file.metadata()?.len() <= 2 * self.segment_bytes + FILL_BYTES as u64;
+            let is_usual = gone.file.length()? <= 2 * self.segment_bytes + FILL_BYTES as u64;
             // Whoever still reads it must not see it change.
-            if is_usual
-                && self.spares.len() < SPARES_MAX
-                && let Ok(segment) = Arc::try_unwrap(gone)
-            {
-                let spare = self.directory.join(format!("{SPARE}{sequence:016x}"));
-                std::fs::rename(&segment.path, &spare)?;
+            if is_usual && self.spares.len() < SPARES_MAX && Arc::into_inner(gone).is_some() {
+                let spare = format!("{SPARE}{sequence:016x}");
+                self.disk.rename(&segment_name(sequence), &spare)?;
                 self.spares.push(spare);
             } else {
-                std::fs::remove_file(segment_path(&self.directory, sequence))?;
+                self.disk.remove(&segment_name(sequence))?;
             }
             // Before the next one goes: what is there after a crash must have no gaps.
-            sync_directory(&self.directory)?;
+            self.disk.sync()?;
             self.syncs += 1;
         }
     }
@@ -294,28 +286,28 @@ impl NewSegment {
 
     /// Makes a segment of a spare file or a new one. It has its name only once all that it begins with is durable.
     fn make(
-        directory: &Path,
+        disk: &dyn Disk,
         sequence: u64,
         hard_state: Vec<LogRecord>,
-        spare: Option<PathBuf>,
+        spare: Option<String>,
     ) -> io::Result<NewSegment> {
-        let unnamed = spare.unwrap_or_else(|| directory.join(format!("{SPARE}new")));
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(&unnamed)?;
+        let unnamed = spare.unwrap_or_else(|| format!("{SPARE}new"));
+        let file = disk.open_or_create(&unnamed)?;
         // It must not be found under an earlier name with what it becomes now.
-        sync_directory(directory)?;
+        disk.sync()?;
         let stamp = random()?;
         let mut frame = Frame::new();
         hard_state.iter().for_each(|record| frame.push(record));
         let (bytes, changes) = frame.finish(stamp);
         let bytes = [&header(sequence, stamp)[..], &bytes].concat();
         let mut page = Vec::new();
-        let length = write_pages(&file, &mut page, 0, &bytes, file.metadata()?.len())?;
+        let length = write_pages(&*file, &mut page, 0, &bytes, file.length()?)?;
         let position = bytes.len() as u64;
-        file.sync_all()?;
-        let path = segment_path(directory, sequence);
-        std::fs::rename(&unnamed, &path)?;
-        sync_directory(directory)?;
-        let segment = Segment { sequence, stamp, path, file };
+        file.sync_data()?;
+        let name = segment_name(sequence);
+        disk.rename(&unnamed, &name)?;
+        disk.sync()?;
+        let segment = Segment { sequence, stamp, path: disk.path(&name), file };
         Ok(NewSegment { segment, position, page, length, changes })
     }
 }
@@ -334,16 +326,16 @@ fn publish(shared: &Mutex<Shared>, segment: Segment, changes: Vec<Change>) -> Ar
 
 /// Writes `bytes` at `position` of a file of `length` bytes. `page` is what the page holds that they begin in, and then the one that
 /// they end in. Returns the file's length, which has grown by more than was written if it has grown.
-fn write_pages(file: &File, page: &mut Vec<u8>, position: u64, bytes: &[u8], length: u64) -> io::Result<u64> {
+fn write_pages(file: &dyn DiskFile, page: &mut Vec<u8>, position: u64, bytes: &[u8], length: u64) -> io::Result<u64> {
     const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
     let mut at = position - page.len() as u64;
     page.extend_from_slice(bytes);
     let written = page.len();
-    page.resize(written.next_multiple_of(PAGE_BYTES), 0);
+    page.extend_from_slice(&ZEROS[..written.next_multiple_of(PAGE_BYTES) - written]);
     let end = at + page.len() as u64;
     let fill = if end > length && bytes.len() <= FILL_FRAME_BYTES_MAX { FILL_BYTES } else { 0 };
     for bytes in page.chunks(PAGE_BYTES).chain(std::iter::repeat_n(&ZEROS[..], fill / PAGE_BYTES)) {
-        file.write_all_at(bytes, at)?;
+        file.write_at(bytes, at)?;
         at += PAGE_BYTES as u64;
     }
     page.drain(..written - written % PAGE_BYTES);
@@ -352,12 +344,8 @@ fn write_pages(file: &File, page: &mut Vec<u8>, position: u64, bytes: &[u8], len
     Ok(length.max(end + fill as u64))
 }
 
-pub(super) fn segment_path(directory: &Path, sequence: u64) -> PathBuf {
-    directory.join(format!("{sequence:016x}{SEGMENT}"))
-}
-
-pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+pub(super) fn segment_name(sequence: u64) -> String {
+    format!("{sequence:016x}{SEGMENT}")
 }
 
 fn random() -> io::Result<u64> {

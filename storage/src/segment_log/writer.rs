@@ -29,22 +29,27 @@ impl Writer {
     /// Runs until the queue is closed and empty.
     pub(super) fn run(mut self) {
         let _stop = StopOnDrop(Arc::clone(&self.queue));
-        while let Some(taken) = self.queue.take(self.gather_bytes_max) {
-            if taken.overflowed {
-                self.failure.set("more bytes are waiting for the disk than queued_bytes_max allows".to_owned());
-            }
-            let result = self.write(&taken.submissions);
-            for submission in taken.submissions {
-                self.complete(submission, &result);
-            }
-            // Once nobody waits for it.
-            if result.is_ok() {
-                self.tidy();
-            }
-        }
+        while self.turn() {}
         if let Err(error) = self.write_committed() {
             tracing::error!(%error, "could not write committed indexes at close");
         }
+    }
+
+    /// Waits for submissions, writes them, and completes them. False once the queue is closed and empty.
+    pub(super) fn turn(&mut self) -> bool {
+        let Some(taken) = self.queue.take(self.gather_bytes_max) else { return false };
+        if taken.overflowed {
+            self.failure.set("more bytes are waiting for the disk than queued_bytes_max allows".to_owned());
+        }
+        let result = self.write(&taken.submissions);
+        for submission in taken.submissions {
+            self.complete(submission, &result);
+        }
+        // Once nobody waits for it.
+        if result.is_ok() {
+            self.tidy();
+        }
+        true
     }
 
     /// A completion that panics has left its group in a state that nobody knows, but the others in the batch must still hear of theirs.
