@@ -10,6 +10,9 @@ use crate::GroupId;
 /// that stopped the log. Runs on the writer thread: it must not block. After `close` it may run on the submitting thread.
 pub type Completion = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
+/// Called once when there is room in the log's queue. May run on the writer thread: it must not block.
+pub type Resume = Box<dyn FnOnce() + Send>;
+
 /// The Raft log of every group on a node.
 ///
 /// Records become durable in the order in which they were submitted, across all groups, and completions run in that order.
@@ -17,9 +20,19 @@ pub type Completion = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 /// then the caller serves it from its own cache. A log whose disk has failed once stays failed: a failed fsync is never
 /// retried.
 pub trait LogEngine: Send + Sync + 'static {
-    /// Queues a record. Never blocks and never fails by itself; `completion` hears of failures. Whoever submits bounds what it has in
-    /// flight: [`LogStats::queued_bytes`] tells how much is waiting.
+    /// Queues a record. Never blocks and never fails by itself; `completion` hears of failures. Before an append, ask
+    /// [`LogEngine::has_room`] and wait if there is none: the log takes the record in any case, and keeps it in memory.
     fn submit(&self, record: LogRecord, completion: Option<Completion>);
+
+    /// Whether what waits for the disk is within its bound. Costs next to nothing.
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    /// Calls `resume` once there is room, or at once if there is or if the log has stopped.
+    fn when_room(&self, resume: Resume) {
+        resume();
+    }
 
     /// Says that an append of `group` is on its way. A write that would begin meanwhile may wait a moment, so that it is synced together
     /// with what is waiting already. Nothing depends on it: an append may come without it, and need not come after it.
@@ -87,6 +100,20 @@ pub enum LogRecord {
         /// The group.
         group: GroupId,
     },
+}
+
+impl LogRecord {
+    /// The group that it belongs to.
+    pub fn group(&self) -> GroupId {
+        match self {
+            LogRecord::Append { group, .. }
+            | LogRecord::Truncate { group, .. }
+            | LogRecord::Purge { group, .. }
+            | LogRecord::Vote { group, .. }
+            | LogRecord::Committed { group, .. }
+            | LogRecord::Destroy { group } => *group,
+        }
+    }
 }
 
 /// What a group finds in the log after a start.

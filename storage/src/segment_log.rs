@@ -39,11 +39,12 @@ use parking_lot::Mutex;
 
 pub use self::disk::{Disk, DiskFile, FileDisk};
 use self::index::Location;
+pub use self::queue::RECORD_BYTES_MAX;
 use self::queue::{Pushed, Queue, Submission};
 use self::segments::{Segment, Segments, Shared, Slack};
 use self::writer::Writer;
 use crate::GroupId;
-use crate::log::{Completion, LogEngine, LogError, LogRecord, LogStats, RecoveredGroup};
+use crate::log::{Completion, LogEngine, LogError, LogRecord, LogStats, RecoveredGroup, Resume};
 
 /// Most that is read from a segment at once: entries that follow each other mostly lie behind each other.
 const READ_AHEAD_BYTES: u64 = 256 << 10;
@@ -56,8 +57,8 @@ pub struct LogOptions {
     /// The longest that a write waits for appends that were announced. Longer than it takes a busy node to get from the
     /// announcement to the append, and nothing against the fsync that it saves.
     pub announced_wait_max: Duration,
-    /// The most that may wait for the disk, in bytes. Upstream is to stay far below it by limiting what it has in flight
-    /// (see [`LogStats::queued_bytes`]); beyond it the log fails, since the alternative is to run out of memory.
+    /// How much may wait for the disk before submitters are to wait themselves ([`LogEngine::has_room`]), in bytes. Some writes'
+    /// worth: more would only add latency and memory.
     pub queued_bytes_max: usize,
     /// Bytes of a segment; a larger write gets one for itself. What is purged gives its disk back in these units.
     pub segment_bytes: u64,
@@ -68,7 +69,7 @@ impl Default for LogOptions {
         LogOptions {
             gather_bytes_max: 8 << 20,
             announced_wait_max: Duration::from_millis(1),
-            queued_bytes_max: 1 << 30,
+            queued_bytes_max: 64 << 20,
             segment_bytes: 16 << 20,
         }
     }
@@ -204,9 +205,17 @@ impl SegmentLog {
 
 impl LogEngine for SegmentLog {
     fn submit(&self, record: LogRecord, completion: Option<Completion>) {
-        if let Pushed::Stopped(submission) = self.queue.push(Submission::new(record, completion)) {
-            submission.complete(&Err(LogError("closed".to_owned())));
+        if let Pushed::Refused(submission, error) = self.queue.push(Submission::new(record, completion)) {
+            submission.complete(&Err(error));
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.queue.has_room()
+    }
+
+    fn when_room(&self, resume: Resume) {
+        self.queue.when_room(resume);
     }
 
     fn announce(&self, group: GroupId) {

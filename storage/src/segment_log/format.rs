@@ -154,7 +154,7 @@ impl Frame {
 
     /// The bytes for the segment with `stamp`, and what they hold.
     pub(super) fn finish(mut self, stamp: u64) -> (Vec<u8>, Vec<Change>) {
-        let body = u32::try_from(self.buffer.len() - FRAME_HEADER_BYTES).expect("what is queued is far below 4 GiB");
+        let body = u32::try_from(self.buffer.len() - FRAME_HEADER_BYTES).expect("the queue takes no record that large");
         self.buffer[4..8].copy_from_slice(&body.to_le_bytes());
         self.buffer[8..16].copy_from_slice(&stamp.to_le_bytes());
         let crc = crc32c::crc32c(&self.buffer[4..]);
@@ -169,7 +169,7 @@ impl Frame {
         self.u32(entries.len());
         let mut spans = Vec::with_capacity(entries.len());
         for entry in entries {
-            let offset = u32::try_from(self.buffer.len()).expect("what is queued is far below 4 GiB");
+            let offset = u32::try_from(self.buffer.len()).expect("the queue takes no record that large");
             self.u32(entry.len());
             self.buffer.extend_from_slice(&crc32c::crc32c(entry).to_le_bytes());
             self.buffer.extend_from_slice(entry);
@@ -184,7 +184,7 @@ impl Frame {
     }
 
     fn u32(&mut self, number: usize) {
-        let number = u32::try_from(number).expect("what is queued is far below 4 GiB");
+        let number = u32::try_from(number).expect("the queue takes no record that large");
         self.buffer.extend_from_slice(&number.to_le_bytes());
     }
 

@@ -38,11 +38,8 @@ impl Writer {
     /// Waits for submissions, writes them, and completes them. False once the queue is closed and empty.
     pub(super) fn turn(&mut self) -> bool {
         let Some(taken) = self.queue.take(self.gather_bytes_max) else { return false };
-        if taken.overflowed {
-            self.failure.set("more bytes are waiting for the disk than queued_bytes_max allows".to_owned());
-        }
-        let result = self.write(&taken.submissions);
-        for submission in taken.submissions {
+        let result = self.write(&taken);
+        for submission in taken {
             self.complete(submission, &result);
         }
         // Once nobody waits for it.
