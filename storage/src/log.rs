@@ -18,7 +18,8 @@ pub type Resume = Box<dyn FnOnce() + Send>;
 /// Records become durable in the order in which they were submitted, across all groups, and completions run in that order.
 /// A record may be read back through [`LogEngine::read`] or [`LogEngine::recover`] as soon as its completion has run; until
 /// then the caller serves it from its own cache. A log whose disk has failed once stays failed: a failed fsync is never
-/// retried.
+/// retried. Running out of space or descriptors is no failure: what was submitted waits until there is room ([`LogEngine::room`]), or until
+/// the log is closed. Whoever would rather refuse work than wait looks at the room before it proposes.
 pub trait LogEngine: Send + Sync + 'static {
     /// Queues a record. Never blocks and never fails by itself; `completion` hears of failures. Before an append, ask
     /// [`LogEngine::has_room`] and wait if there is none: the log takes the record in any case, and keeps it in memory.
@@ -48,6 +49,11 @@ pub trait LogEngine: Send + Sync + 'static {
     /// Gives back the memory and disk that purged entries still take, if that is worth the writing. Nothing changes that a caller
     /// could read. Blocks on the disk.
     fn compact(&self) -> Result<(), LogError>;
+
+    /// How much can be written. Asks the file system: not for every append.
+    fn room(&self) -> Result<LogRoom, LogError> {
+        Ok(LogRoom { free_bytes: u64::MAX, reserve_bytes: u64::MAX, is_held: false })
+    }
 
     /// Waits until everything submitted so far is durable, then stops the writer. Later submissions fail.
     fn close(&self) -> Result<(), LogError>;
@@ -142,6 +148,19 @@ pub struct LogStats {
     pub records: u64,
     /// Bytes waiting for the disk at this moment.
     pub queued_bytes: u64,
+    /// Bytes of old entries that were written anew.
+    pub moved_bytes: u64,
+}
+
+/// How much can be written to a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogRoom {
+    /// Bytes that the log's file system has left.
+    pub free_bytes: u64,
+    /// Bytes that the log can write although nothing is left.
+    pub reserve_bytes: u64,
+    /// An append waits for space or for a descriptor right now.
+    pub is_held: bool,
 }
 
 /// The log is unusable from here on; the node must stop.

@@ -17,18 +17,20 @@
 mod disk;
 mod format;
 mod index;
+mod moving;
 mod queue;
 mod recovery;
 mod segments;
 #[cfg(test)]
 mod simulation;
+mod spare;
 mod writer;
 
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -41,10 +43,10 @@ pub use self::disk::{Disk, DiskFile, FileDisk};
 use self::index::Location;
 pub use self::queue::RECORD_BYTES_MAX;
 use self::queue::{Pushed, Queue, Submission};
-use self::segments::{Segment, Segments, Shared, Slack};
+use self::segments::{Segment, Segments, Shared, Slack, WriteError};
 use self::writer::Writer;
 use crate::GroupId;
-use crate::log::{Completion, LogEngine, LogError, LogRecord, LogStats, RecoveredGroup, Resume};
+use crate::log::{Completion, LogEngine, LogError, LogRecord, LogRoom, LogStats, RecoveredGroup, Resume};
 
 /// Most that is read from a segment at once: entries that follow each other mostly lie behind each other.
 const READ_AHEAD_BYTES: u64 = 256 << 10;
@@ -60,6 +62,10 @@ pub struct LogOptions {
     /// How much may wait for the disk before submitters are to wait themselves ([`LogEngine::has_room`]), in bytes. Some writes'
     /// worth: more would only add latency and memory.
     pub queued_bytes_max: usize,
+    /// About how much is written anew between two appends to give back old segments, in bytes. Appends wait meanwhile.
+    pub move_bytes_max: usize,
+    /// How long a write waits that found the disk full or no descriptor, before it is tried again.
+    pub retry_interval: Duration,
     /// Bytes of a segment; a larger write gets one for itself. What is purged gives its disk back in these units.
     pub segment_bytes: u64,
 }
@@ -70,6 +76,8 @@ impl Default for LogOptions {
             gather_bytes_max: 8 << 20,
             announced_wait_max: Duration::from_millis(1),
             queued_bytes_max: 64 << 20,
+            move_bytes_max: 1 << 20,
+            retry_interval: Duration::from_millis(100),
             segment_bytes: 16 << 20,
         }
     }
@@ -79,6 +87,8 @@ struct Counters {
     fsyncs: AtomicU64,
     bytes: AtomicU64,
     records: AtomicU64,
+    moved_bytes: AtomicU64,
+    moved_bytes_total: Counter,
     fsyncs_total: Counter,
     bytes_total: Counter,
     records_total: Counter,
@@ -111,6 +121,7 @@ pub struct SegmentLog {
     queue: Arc<Queue>,
     counters: Arc<Counters>,
     failure: Arc<Failure>,
+    is_held: Arc<AtomicBool>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -140,23 +151,25 @@ impl SegmentLog {
     fn begin(disk: Arc<dyn Disk>, options: LogOptions) -> Result<(SegmentLog, Writer), LogError> {
         let recovered = recovery::recover(&*disk)?;
         let shared = Arc::new(Mutex::new(recovered.shared));
-        let next = recovered.newest + 1;
-        let segments = Segments::begin(disk, Arc::clone(&shared), options.segment_bytes, next, recovered.spares)
-            .map_err(log_error)?;
+        let segments = Segments::begin(disk, Arc::clone(&shared), &options, recovered.newest, recovered.spares)
+            .map_err(|error| LogError(error.to_string()))?;
         let segments = Arc::new(Mutex::new(segments));
         let queue = Arc::new(Queue::new(options.queued_bytes_max, options.announced_wait_max));
         let counters = Arc::new(Counters::new());
         counters.count_syncs(segments.lock().take_syncs());
         let failure = Arc::new(Failure::default());
+        let is_held = Arc::new(AtomicBool::new(false));
         let writer = Writer {
             segments: Arc::clone(&segments),
             queue: Arc::clone(&queue),
             counters: Arc::clone(&counters),
             failure: Arc::clone(&failure),
             gather_bytes_max: options.gather_bytes_max,
+            retry_interval: options.retry_interval,
+            is_held: Arc::clone(&is_held),
             committed: HashMap::new(),
         };
-        Ok((SegmentLog { shared, segments, queue, counters, failure, writer: Mutex::new(None) }, writer))
+        Ok((SegmentLog { shared, segments, queue, counters, failure, is_held, writer: Mutex::new(None) }, writer))
     }
 
     /// What the log has done since it was opened.
@@ -166,6 +179,7 @@ impl SegmentLog {
             bytes: self.counters.bytes.load(Ordering::Relaxed),
             records: self.counters.records.load(Ordering::Relaxed),
             queued_bytes: self.queue.bytes() as u64,
+            moved_bytes: self.counters.moved_bytes.load(Ordering::Relaxed),
         }
     }
 
@@ -230,12 +244,31 @@ impl LogEngine for SegmentLog {
         read_entries(&self.locate(group, range, bytes_max)).map_err(log_error)
     }
 
+    fn room(&self) -> Result<LogRoom, LogError> {
+        let segments = self.segments.lock();
+        Ok(LogRoom {
+            free_bytes: segments.free_bytes().map_err(log_error)?,
+            reserve_bytes: segments.reserve_bytes(),
+            is_held: self.is_held.load(Ordering::Relaxed),
+        })
+    }
+
     fn compact(&self) -> Result<(), LogError> {
-        self.failure.check()?;
-        let mut segments = self.segments.lock();
-        let tidied = segments.tidy(Slack::Least);
-        self.counters.count_syncs(segments.take_syncs());
-        tidied.map_err(|error| self.failure.set(error.to_string()))
+        let (_, newest) = self.segments.lock().sequences();
+        loop {
+            self.failure.check()?;
+            // Appends come in between two steps.
+            let mut segments = self.segments.lock();
+            let tidied = segments.tidy(Slack::Least);
+            self.counters.count_tidied(&mut segments);
+            match tidied {
+                // Each segment is looked at once.
+                Ok(goes_on) if goes_on && segments.sequences().0 <= newest => {}
+                // There will be a better time.
+                Ok(_) | Err(WriteError::Exhausted(_)) => return Ok(()),
+                Err(WriteError::Failed(error)) => return Err(self.failure.set(error.to_string())),
+            }
+        }
     }
 
     fn close(&self) -> Result<(), LogError> {
@@ -257,6 +290,8 @@ impl Counters {
             fsyncs: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             records: AtomicU64::new(0),
+            moved_bytes: AtomicU64::new(0),
+            moved_bytes_total: metrics::counter!("everlog_log_moved_bytes_total"),
             fsyncs_total: metrics::counter!("everlog_log_fsyncs_total"),
             bytes_total: metrics::counter!("everlog_log_bytes_total"),
             records_total: metrics::counter!("everlog_log_records_total"),
@@ -306,6 +341,20 @@ fn describe_metrics() {
     metrics::describe_counter!("everlog_log_fsyncs_total", "Synced writes of the Raft log.");
     metrics::describe_counter!("everlog_log_bytes_total", metrics::Unit::Bytes, "Bytes written to the Raft log.");
     metrics::describe_counter!("everlog_log_records_total", "Records submitted to the Raft log.");
+    metrics::describe_counter!(
+        "everlog_log_moved_bytes_total",
+        metrics::Unit::Bytes,
+        "Entries that were written anew so that old files of the Raft log can go."
+    );
+    metrics::describe_histogram!(
+        "everlog_log_move_seconds",
+        metrics::Unit::Seconds,
+        "How long appends may have waited while entries were written anew."
+    );
+    metrics::describe_counter!(
+        "everlog_log_held_total",
+        "How often a write of the Raft log found no space or no descriptor, and waited."
+    );
     metrics::describe_gauge!("everlog_log_segments", "Files that the Raft log consists of.");
     metrics::describe_gauge!(
         "everlog_log_entries_bytes",

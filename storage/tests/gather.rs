@@ -237,7 +237,7 @@ fn a_panicking_completion_fails_the_log_and_hangs_nobody() {
 
 const CHILD: &str = "EVERLOG_TEST_FULL_DISK";
 
-/// A disk that is full: the file size limit makes writes to a segment fail in the middle of the run.
+/// A disk that fails: the file size limit makes the system refuse a large write in the middle of the run.
 #[test]
 #[cfg(unix)]
 fn a_failed_write_fails_everything_after_it() {
@@ -256,8 +256,9 @@ fn a_failed_write_fails_everything_after_it() {
 }
 
 fn write_until_it_fails(directory: &Path) {
-    let log = SegmentLog::open(directory, LogOptions::default()).unwrap();
-    let failed = (1..1000).find(|index| write(&log, append(1, *index, 100_000)).is_err());
+    let options = LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() };
+    let log = SegmentLog::open(directory, options).unwrap();
+    let failed = (1..1000).find(|index| write(&log, append(1, *index, 100_000 * *index as usize)).is_err());
     let failed = failed.expect("the limit was not reached");
     assert!(failed > 1);
     let fsyncs = log.stats().fsyncs;

@@ -7,7 +7,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use nix::errno::Errno;
+use nix::sys::statvfs::statvfs;
 
 /// One directory. Files have names without a path. A change of a name is durable only after [`Disk::sync`].
 pub trait Disk: Send + Sync + 'static {
@@ -34,6 +37,9 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Makes all names durable.
     fn sync(&self) -> io::Result<()>;
+
+    /// Bytes that the file system has left for this process.
+    fn free_bytes(&self) -> io::Result<u64>;
 }
 
 /// An open file. What is written is durable only after a sync.
@@ -47,36 +53,53 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Writes all of `bytes` at `offset`; the file grows as needed.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
+    /// Sees to it that the first `length` bytes can be written without running out of space. Neither changes the file's length nor
+    /// what is in it. A file system that cannot promise that does nothing.
+    fn allocate(&self, length: u64) -> io::Result<()>;
+
     /// Makes what was written durable.
     fn sync_data(&self) -> io::Result<()>;
 }
 
+/// Whether a call was refused before it did anything for want of space or descriptors, so that it may be tried again. That is not so of a
+/// sync, whatever its error is called.
+pub(super) fn is_exhausted(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    const DESCRIPTORS: [Errno; 2] = [Errno::EMFILE, Errno::ENFILE];
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+        || error.raw_os_error().is_some_and(|code| DESCRIPTORS.contains(&Errno::from_raw(code)))
+}
+
 /// A directory of the operating system.
 #[derive(Debug)]
-pub struct FileDisk(PathBuf);
+pub struct FileDisk {
+    path: PathBuf,
+    /// Kept open: a process that has run out of descriptors must still be able to sync it.
+    directory: OnceLock<File>,
+}
 
 impl FileDisk {
     /// The directory at `path`, which need not be there yet.
     pub fn new(path: &Path) -> FileDisk {
-        FileDisk(path.to_owned())
+        FileDisk { path: path.to_owned(), directory: OnceLock::new() }
     }
 }
 
 impl Disk for FileDisk {
     fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.path.join(name)
     }
 
     fn create(&self) -> io::Result<()> {
-        if self.0.is_dir() {
+        if self.path.is_dir() {
             return Ok(());
         }
-        std::fs::create_dir_all(&self.0)?;
-        self.0.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+        std::fs::create_dir_all(&self.path)?;
+        self.path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        std::fs::read_dir(&self.0)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        std::fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
@@ -98,7 +121,18 @@ impl Disk for FileDisk {
     }
 
     fn sync(&self) -> io::Result<()> {
-        File::open(&self.0)?.sync_all()
+        if let Some(directory) = self.directory.get() {
+            return directory.sync_all();
+        }
+        let directory = File::open(&self.path)?;
+        self.directory.get_or_init(|| directory).sync_all()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let found = statvfs(&self.path)?;
+        // Their types differ between systems.
+        #[allow(clippy::unnecessary_cast, reason = "narrower on some systems")]
+        Ok(found.blocks_available() as u64 * found.fragment_size() as u64)
     }
 }
 
@@ -113,6 +147,21 @@ impl DiskFile for File {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.write_all_at(bytes, offset)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        use nix::fcntl::{FallocateFlags, fallocate};
+        let length = i64::try_from(length).map_err(io::Error::other)?;
+        match fallocate(self, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length) {
+            Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn allocate(&self, _length: u64) -> io::Result<()> {
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -95,6 +95,8 @@ pub(super) fn read_header(segment: &[u8]) -> Result<(u64, u64), &'static str> {
 pub(super) struct Frame {
     buffer: Vec<u8>,
     changes: Vec<Change>,
+    /// The body's length, once it is sealed.
+    body: Option<u32>,
 }
 
 impl Frame {
@@ -106,7 +108,7 @@ impl Frame {
     pub(super) fn with(mut buffer: Vec<u8>) -> Frame {
         buffer.clear();
         buffer.resize(FRAME_HEADER_BYTES, 0);
-        Frame { buffer, changes: Vec::new() }
+        Frame { buffer, changes: Vec::new(), body: None }
     }
 
     pub(super) fn push(&mut self, record: &LogRecord) {
@@ -152,15 +154,54 @@ impl Frame {
         self.buffer.len().next_multiple_of(FRAME_ALIGNMENT)
     }
 
-    /// The bytes for the segment with `stamp`, and what they hold.
-    pub(super) fn finish(mut self, stamp: u64) -> (Vec<u8>, Vec<Change>) {
-        let body = u32::try_from(self.buffer.len() - FRAME_HEADER_BYTES).expect("the queue takes no record that large");
+    /// Whether it holds nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// Entries with contiguous indexes as they stand in another frame, each with its header.
+    pub(super) fn push_spans<'a>(
+        &mut self,
+        group: GroupId,
+        first_index: u64,
+        spans: impl ExactSizeIterator<Item = &'a [u8]>,
+    ) {
+        self.begin(1, group);
+        self.u64(first_index);
+        self.u32(spans.len());
+        let mut entries = Vec::with_capacity(spans.len());
+        for span in spans {
+            entries.push(Span { offset: self.buffer.len() as u32, bytes: span.len() as u32 });
+            self.buffer.extend_from_slice(span);
+        }
+        self.changes.push(Change::Append { group, first_index, entries });
+    }
+
+    /// The bytes for the segment with `stamp`. Nothing can be added any more, but it may be sealed for another segment.
+    pub(super) fn seal(&mut self, stamp: u64) -> &[u8] {
+        let length = self.buffer.len();
+        let body = *self.body.get_or_insert_with(|| {
+            u32::try_from(length - FRAME_HEADER_BYTES).expect("the queue takes no record that large")
+        });
+        let end = FRAME_HEADER_BYTES + body as usize;
         self.buffer[4..8].copy_from_slice(&body.to_le_bytes());
         self.buffer[8..16].copy_from_slice(&stamp.to_le_bytes());
-        let crc = crc32c::crc32c(&self.buffer[4..]);
+        let crc = crc32c::crc32c(&self.buffer[4..end]);
         self.buffer[0..4].copy_from_slice(&crc.to_le_bytes());
-        self.buffer.resize(self.len(), 0);
+        self.buffer.resize(end.next_multiple_of(FRAME_ALIGNMENT), 0);
+        &self.buffer
+    }
+
+    /// Its memory, and what it holds.
+    pub(super) fn into_parts(self) -> (Vec<u8>, Vec<Change>) {
         (self.buffer, self.changes)
+    }
+
+    /// The bytes for the segment with `stamp`, and what they hold.
+    #[cfg(test)]
+    fn finish(mut self, stamp: u64) -> (Vec<u8>, Vec<Change>) {
+        self.seal(stamp);
+        self.into_parts()
     }
 
     fn append(&mut self, group: GroupId, first_index: u64, entries: &[Bytes]) {
@@ -201,6 +242,14 @@ impl Frame {
 /// Whether `bytes` may begin with a frame of that stamp: a quick look.
 pub(super) fn has_stamp(bytes: &[u8], stamp: u64) -> bool {
     bytes.len() >= FRAME_HEADER_BYTES && bytes[8..FRAME_HEADER_BYTES] == stamp.to_le_bytes()
+}
+
+/// How long the frame is that begins with `header`, if it has that stamp.
+pub(super) fn frame_bytes(header: &[u8; FRAME_HEADER_BYTES], stamp: u64) -> Option<usize> {
+    let mut reader = Reader(header);
+    let (_crc, length) = (reader.u32()?, reader.u32()? as usize);
+    let end = FRAME_HEADER_BYTES.checked_add(length)?.checked_next_multiple_of(FRAME_ALIGNMENT)?;
+    has_stamp(header, stamp).then_some(end)
 }
 
 /// The frame at the begin of `bytes`: what it holds, and its length. `None` if there is no whole one of that stamp.

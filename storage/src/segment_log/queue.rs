@@ -218,6 +218,18 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// Waits until the queue is closed, or for `timeout`. Whether it is closed.
+    pub(super) fn wait_for_close(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.state.lock();
+        while !state.closing {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
+        }
+        state.closing
+    }
+
     /// The writer is gone: hands back what it did not take.
     pub(super) fn stop(&self) -> VecDeque<Submission> {
         let mut state = self.state.lock();

@@ -2,38 +2,56 @@
 //!
 //! There is one frame on its way to the disk at any time, so a crash leaves at most one that is not whole, at the very end, and
 //! nobody was told that it is durable. Whatever else is not whole was acknowledged once, and the log is not opened.
+//!
+//! The newest segment is written on where its last whole frame ends, so that a start needs no space and no new file.
 
 use std::io;
 use std::sync::Arc;
 
 use super::disk::Disk;
-use super::format::{Change, FRAME_ALIGNMENT, Frame, HEADER_BYTES, has_stamp, read_frame, read_header};
-use super::segments::{SEGMENT, SPARE, Segment, Shared, segment_name};
+use super::format::{Change, FRAME_ALIGNMENT, HEADER_BYTES, has_stamp, read_frame, read_header};
+use super::segments::{PAGE_BYTES, SEGMENT, SPARE, Segment, Shared, segment_name};
 use crate::log::LogError;
 
 /// What a directory holds.
 pub(super) struct Recovered {
     pub(super) shared: Shared,
-    /// Sequence number of the newest segment; 0 if there is none.
-    pub(super) newest: u64,
+    /// Where the newest segment goes on, if there is one.
+    pub(super) newest: Option<Newest>,
     pub(super) spares: Vec<String>,
 }
 
-/// Reads all segments on `disk`. The last one is ended, so that the next one can begin.
+/// The segment that is written to.
+pub(super) struct Newest {
+    pub(super) segment: Arc<Segment>,
+    /// Where its frames end.
+    pub(super) position: u64,
+    /// What is written of the page that they end in.
+    pub(super) page: Vec<u8>,
+    /// The file's length.
+    pub(super) length: u64,
+    /// Nothing may follow in this segment.
+    pub(super) is_ended: bool,
+}
+
+/// Reads all segments on `disk`.
 pub(super) fn recover(disk: &dyn Disk) -> Result<Recovered, LogError> {
     let failed = |error: io::Error| LogError(format!("{}: {error}", disk.path("").display()));
     disk.create().map_err(failed)?;
     let (sequences, spares) = list(disk).map_err(failed)?;
-    let newest = sequences.last().copied().unwrap_or(0);
     let mut shared = Shared::default();
     if let Some(gap) = sequences.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
         let path = disk.path(&segment_name(gap[1] - 1));
         return Err(LogError(format!("{} is missing, but segments before and behind it are there", path.display())));
     }
+    let mut newest = None;
     for sequence in &sequences {
-        let segment = recover_segment(disk, &mut shared, *sequence, *sequence == newest)
-            .map_err(|error| LogError(format!("{}: {error}", disk.path(&segment_name(*sequence)).display())))?;
-        shared.segments.insert(*sequence, Arc::new(segment));
+        let path = disk.path(&segment_name(*sequence));
+        let is_newest = Some(sequence) == sequences.last();
+        let recovered = recover_segment(disk, &mut shared, *sequence, is_newest)
+            .map_err(|error| LogError(format!("{}: {error}", path.display())))?;
+        shared.segments.insert(*sequence, Arc::clone(&recovered.segment));
+        newest = Some(recovered);
     }
     Ok(Recovered { shared, newest, spares })
 }
@@ -53,7 +71,7 @@ fn list(disk: &dyn Disk) -> io::Result<(Vec<u64>, Vec<String>)> {
     Ok((sequences, spares))
 }
 
-fn recover_segment(disk: &dyn Disk, shared: &mut Shared, sequence: u64, is_newest: bool) -> io::Result<Segment> {
+fn recover_segment(disk: &dyn Disk, shared: &mut Shared, sequence: u64, is_newest: bool) -> io::Result<Newest> {
     let corrupt = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
     let name = segment_name(sequence);
     let file = disk.open(&name)?;
@@ -63,7 +81,7 @@ fn recover_segment(disk: &dyn Disk, shared: &mut Shared, sequence: u64, is_newes
     if named != sequence {
         return Err(corrupt(format!("it is segment {named} by its content")));
     }
-    let segment = Segment { sequence, stamp, path: disk.path(&name), file };
+    let segment = Arc::new(Segment { sequence, stamp, path: disk.path(&name), file });
     let (mut last, mut position, mut is_ended) = (HEADER_BYTES, HEADER_BYTES, false);
     while !is_ended && let Some((changes, length)) = read_frame(&bytes[position..], stamp) {
         let frame = u32::try_from(position).map_err(|_| corrupt("it is larger than 4 GiB".to_owned()))?;
@@ -76,9 +94,8 @@ fn recover_segment(disk: &dyn Disk, shared: &mut Shared, sequence: u64, is_newes
     if position == HEADER_BYTES {
         return Err(corrupt("its first frame is damaged".to_owned()));
     }
-    if !is_newest {
-        let complete = is_ended.then_some(segment);
-        return complete.ok_or_else(|| corrupt(format!("it is damaged at byte {position}: it does not end there")));
+    if !is_ended && !is_newest {
+        return Err(corrupt(format!("it is damaged at byte {position}: it does not end there")));
     }
     if !is_ended {
         let behind = (position + FRAME_ALIGNMENT..bytes.len()).step_by(FRAME_ALIGNMENT);
@@ -87,13 +104,12 @@ fn recover_segment(disk: &dyn Disk, shared: &mut Shared, sequence: u64, is_newes
             return Err(corrupt(format!("it is damaged at byte {position}: it goes on at byte {next}")));
         }
     }
-    // A process that was killed may have left the last frame in the system's cache only. A sync that failed leaves it there as if it were
-    // on the disk, so that only writing it again brings it there.
-    let mut tail = bytes[last..position].to_vec();
-    if !is_ended {
-        tail.extend(Frame::end().finish(stamp).0);
+    if is_newest {
+        // A process that was killed may have left the last frame in the system's cache only. A sync that failed leaves it there as if it
+        // were on the disk, so that only writing it again brings it there.
+        segment.file.write_at(&bytes[last..position], last as u64)?;
+        segment.file.sync_data()?;
     }
-    segment.file.write_at(&tail, last as u64)?;
-    segment.file.sync_data()?;
-    Ok(segment)
+    let page = bytes[position - position % PAGE_BYTES..position].to_vec();
+    Ok(Newest { segment, position: position as u64, page, length: bytes.len() as u64, is_ended })
 }

@@ -8,12 +8,13 @@
 //! others: `EVERLOG_SEEDS=20000..90000 cargo test -p everlog-storage random_histories`.
 //!
 //! Each of the log's syncs is needed: `NOTICED` names a seed that notices when it is not done.
-//! What the histories found: a start took the last frame for durable although it was only in the system's cache (seed 697, a process that
-//! was killed; seed 15, a sync that had failed).
+//! The histories have found two faults, both of a start that took the last frame for durable although it was in the system's cache only: of
+//! a process that was killed, and after a sync that had failed.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -32,13 +33,13 @@ const NOTICED: [(SyncKind, u64); 5] = [
     // A frame that was acknowledged, and the end of a segment that has a successor.
     (SyncKind::Segment, 0),
     // What a segment begins with.
-    (SyncKind::Unnamed, 10),
+    (SyncKind::Unnamed, 3),
     // The segment that acknowledged frames are in.
-    (SyncKind::NewName, 1),
+    (SyncKind::NewName, 0),
     // A segment goes while an older one comes back.
-    (SyncKind::OldName, 11),
+    (SyncKind::OldName, 1),
     // A process that was killed had renamed a segment; its successor overwrites the file, and then the old name comes back.
-    (SyncKind::Names, 7081),
+    (SyncKind::Names, 1116),
 ];
 
 type Model = BTreeMap<GroupId, GroupLog>;
@@ -113,8 +114,12 @@ impl History {
         if let Some(kind) = ignored {
             disk.ignore(kind);
         }
-        let options =
-            LogOptions { segment_bytes: [6 << 10, 12 << 10, 24 << 10][random.below(3)], ..LogOptions::default() };
+        let options = LogOptions {
+            segment_bytes: [6 << 10, 12 << 10, 24 << 10][random.below(3)],
+            move_bytes_max: [1, 500, 5000][random.below(3)],
+            retry_interval: Duration::ZERO,
+            ..LogOptions::default()
+        };
         History { random, disk, options, model: Model::new(), lazy: Vec::new(), appended: 0 }
     }
 
@@ -131,6 +136,10 @@ impl History {
 
     /// From one opening to the end of a process.
     fn live(&mut self, before: End) -> Result<End, String> {
+        if self.random.one_in(3) {
+            let (calls, length) = (1 + self.random.below(200) as u64, 1 + self.random.below(20) as u64);
+            self.disk.fill_after(calls, length);
+        }
         match self.random.below(5) {
             0..3 => self.disk.stop_after(1 + self.random.below(200) as u64),
             3 => self.disk.fail_after(1 + self.random.below(200) as u64),
@@ -139,6 +148,8 @@ impl History {
         let (log, mut writer) = match SegmentLog::begin(Arc::new(self.disk.clone()), self.options.clone()) {
             Ok(opened) => opened,
             Err(_) if self.disk.has_failed() => return Ok(before),
+            // Only the first file of all cannot be made on a full disk.
+            Err(error) if error.0.contains("no storage space") && self.model.is_empty() => return Ok(before),
             Err(error) => return Err(error.to_string()),
         };
         let found = self.find(&log, &before);

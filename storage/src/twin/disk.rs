@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -55,6 +56,8 @@ struct State {
     calls: u64,
     stops_at: Option<u64>,
     fails_at: Option<u64>,
+    /// The disk is full for these calls.
+    full_at: Range<u64>,
     ignored: Option<SyncKind>,
 }
 
@@ -80,6 +83,7 @@ enum Fate {
     /// The power fails during the call.
     Stopped,
     Failed,
+    Full,
 }
 
 impl CrashDisk {
@@ -96,6 +100,7 @@ impl CrashDisk {
             calls: 0,
             stops_at: None,
             fails_at: None,
+            full_at: 0..0,
             ignored: None,
         })
     }
@@ -116,6 +121,13 @@ impl CrashDisk {
         state.fails_at = Some(state.calls + calls);
     }
 
+    /// For `length` calls from the `calls`th on, what needs space is refused as on a full disk. A write may be done in part.
+    pub fn fill_after(&self, calls: u64, length: u64) {
+        let mut state = self.0.lock();
+        let begin = state.calls + calls;
+        state.full_at = begin..begin + length;
+    }
+
     /// Whether some call was answered with an error on purpose.
     pub fn has_failed(&self) -> bool {
         let state = self.0.lock();
@@ -132,7 +144,7 @@ impl CrashDisk {
     pub fn kill(&self) -> CrashDisk {
         let mut state = self.0.lock();
         let mut after = state.clone();
-        (after.stops_at, after.fails_at) = (None, None);
+        (after.stops_at, after.fails_at, after.full_at) = (None, None, 0..0);
         after.inherited = after.renamings.len();
         state.stops_at = Some(0);
         CrashDisk::with(after)
@@ -144,7 +156,7 @@ impl CrashDisk {
         state.stops_at = Some(0);
         let mut after = state.clone();
         drop(state);
-        (after.stops_at, after.fails_at) = (None, None);
+        (after.stops_at, after.fails_at, after.full_at) = (None, None, 0..0);
         after.lose();
         CrashDisk::with(after)
     }
@@ -155,7 +167,7 @@ impl CrashDisk {
 
     fn change(&self, renaming: Renaming) -> io::Result<()> {
         let mut state = self.0.lock();
-        let fate = state.call();
+        let fate = if matches!(renaming, Renaming::Create(..)) { state.call_for_space() } else { state.call() };
         if fate == Fate::Done || fate == Fate::Stopped && !state.is_over() {
             if !apply(&mut state.names, &renaming) {
                 return Err(io::ErrorKind::NotFound.into());
@@ -179,6 +191,14 @@ impl State {
         }
     }
 
+    /// The same for a call that needs space.
+    fn call_for_space(&mut self) -> Fate {
+        match self.call() {
+            Fate::Done if self.full_at.contains(&self.calls) => Fate::Full,
+            fate => fate,
+        }
+    }
+
     /// Whether the power was off before this call.
     fn is_over(&self) -> bool {
         self.stops_at.is_some_and(|stops_at| self.calls > stops_at)
@@ -193,7 +213,7 @@ impl State {
         let happens = match fate {
             Fate::Done => true,
             Fate::Stopped => !self.is_over() && self.one_in(2),
-            Fate::Failed => false,
+            Fate::Failed | Fate::Full => false,
         };
         happens && self.ignored != Some(kind)
     }
@@ -290,6 +310,7 @@ impl Fate {
             Fate::Done => Ok(()),
             Fate::Stopped => Err(io::Error::other("the power has failed")),
             Fate::Failed => Err(io::Error::other("injected I/O error")),
+            Fate::Full => Err(io::ErrorKind::StorageFull.into()),
         }
     }
 }
@@ -355,6 +376,11 @@ impl Disk for CrashDisk {
         }
         fate.result()
     }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let state = self.0.lock();
+        Ok(if state.full_at.contains(&state.calls) { 0 } else { u64::MAX })
+    }
 }
 
 struct CrashFile {
@@ -398,6 +424,10 @@ impl DiskFile for CrashFile {
             }
             fate.result()
         })
+    }
+
+    fn allocate(&self, _length: u64) -> io::Result<()> {
+        self.with(|state, _| state.call_for_space().result())
     }
 
     fn sync_data(&self) -> io::Result<()> {
