@@ -17,6 +17,7 @@
 mod disk;
 mod format;
 mod index;
+mod lz4;
 mod moving;
 mod queue;
 mod recovery;
@@ -66,7 +67,8 @@ pub struct LogOptions {
     pub move_bytes_max: usize,
     /// How long a write waits that found the disk full or no descriptor, before it is tried again.
     pub retry_interval: Duration,
-    /// Bytes of a segment; a larger write gets one for itself. What is purged gives its disk back in these units.
+    /// Bytes of a segment; a larger write gets one for itself. What is purged gives its disk back in these units. The log keeps between one
+    /// and two of them in reserve for a full disk: what busy partitions have on its way is that much once it is compressed.
     pub segment_bytes: u64,
 }
 
@@ -78,7 +80,7 @@ impl Default for LogOptions {
             queued_bytes_max: 64 << 20,
             move_bytes_max: 1 << 20,
             retry_interval: Duration::from_millis(100),
-            segment_bytes: 16 << 20,
+            segment_bytes: 8 << 20,
         }
     }
 }
@@ -183,13 +185,13 @@ impl SegmentLog {
         }
     }
 
-    /// Where entries are that follow each other, up to `bytes_max` bytes of them but at least one.
+    /// Where entries are that follow each other, as long as they may be no more than `bytes_max` bytes, but at least one.
     fn locate(&self, group: GroupId, range: Range<u64>, bytes_max: usize) -> Vec<(Arc<Segment>, Location)> {
         let shared = self.shared.lock();
         let mut located: Vec<(Arc<Segment>, Location)> = Vec::new();
         let mut bytes = 0;
         for location in shared.index.locations(group, range) {
-            bytes += format::entry_bytes(location.bytes);
+            bytes += format::stored_bytes(location.bytes);
             if bytes > bytes_max && !located.is_empty() {
                 break;
             }
@@ -241,7 +243,7 @@ impl LogEngine for SegmentLog {
     }
 
     fn read(&self, group: GroupId, range: Range<u64>, bytes_max: usize) -> Result<Vec<Bytes>, LogError> {
-        read_entries(&self.locate(group, range, bytes_max)).map_err(log_error)
+        read_entries(&self.locate(group, range, bytes_max), bytes_max).map_err(log_error)
     }
 
     fn room(&self) -> Result<LogRoom, LogError> {
@@ -301,9 +303,10 @@ impl Counters {
     }
 }
 
-/// The bytes of entries, read a stretch at a time.
-fn read_entries(located: &[(Arc<Segment>, Location)]) -> io::Result<Vec<Bytes>> {
+/// Entries, read a stretch at a time: up to `bytes_max` bytes of them, but at least one.
+fn read_entries(located: &[(Arc<Segment>, Location)], bytes_max: usize) -> io::Result<Vec<Bytes>> {
     let mut entries = Vec::with_capacity(located.len());
+    let mut total = 0;
     let mut rest = located;
     while let Some((segment, first)) = rest.first() {
         let begin = u64::from(first.offset);
@@ -319,7 +322,13 @@ fn read_entries(located: &[(Arc<Segment>, Location)]) -> io::Result<Vec<Bytes>> 
         segment.read(begin, &mut bytes)?;
         for (_, location) in stretch {
             let from = (location.offset - first.offset) as usize;
-            entries.push(entry_of(segment, &bytes[from..from + location.bytes as usize])?);
+            let entry = entry_of(segment, &bytes[from..from + location.bytes as usize])?;
+            total += entry.len();
+            // Only now it is known how long they are.
+            if total > bytes_max && !entries.is_empty() {
+                return Ok(entries);
+            }
+            entries.push(entry);
         }
         rest = behind;
     }
@@ -327,10 +336,9 @@ fn read_entries(located: &[(Arc<Segment>, Location)]) -> io::Result<Vec<Bytes>> 
 }
 
 fn entry_of(segment: &Segment, span: &[u8]) -> io::Result<Bytes> {
-    let entry = format::read_entry(span).ok_or_else(|| {
+    format::read_entry(span).ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{}: an entry is damaged", segment.path.display()))
-    })?;
-    Ok(Bytes::copy_from_slice(entry))
+    })
 }
 
 fn log_error(error: io::Error) -> LogError {

@@ -13,7 +13,13 @@ use everlog_storage::segment_log::RECORD_BYTES_MAX;
 use everlog_storage::{GroupId, LogOptions, SegmentLog};
 
 fn append(group: u32, index: u64, bytes: usize) -> LogRecord {
-    LogRecord::Append { group: GroupId(group), first_index: index, entries: vec![Bytes::from(vec![7; bytes])] }
+    // Cannot be compressed.
+    let mut state = index;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    });
+    LogRecord::Append { group: GroupId(group), first_index: index, entries: vec![noise.take(bytes).collect()] }
 }
 
 fn write(log: &SegmentLog, record: LogRecord) -> Result<(), LogError> {

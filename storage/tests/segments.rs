@@ -20,9 +20,11 @@ fn open(directory: &Path) -> Result<SegmentLog, LogError> {
     SegmentLog::open(directory, LogOptions { segment_bytes: SEGMENT_BYTES, ..LogOptions::default() })
 }
 
+/// Bytes that cannot be compressed.
 fn entry(group: GroupId, index: u64, bytes: usize) -> Bytes {
-    let text = format!("{group}/{index} ");
-    Bytes::from(text.repeat(bytes / text.len() + 1))
+    let mut random = Random(((u64::from(group.0) + 1) << 40) + index + 1);
+    let noise = std::iter::repeat_with(|| random.below(256) as u8);
+    format!("{group}/{index} ").into_bytes().into_iter().chain(noise.take(bytes)).collect()
 }
 
 fn append(group: GroupId, index: u64, bytes: usize) -> LogRecord {
@@ -209,7 +211,7 @@ fn twenty() -> (tempfile::TempDir, PathBuf) {
 fn a_write_that_a_crash_cut_off_is_dropped() {
     let (directory, segment) = twenty();
     let last = find(&segment, 20);
-    let frame = last - 16 - 17 - 8;
+    let frame = last - 16 - 17 - 12;
     let whole = last + entry(BUSY, 20, 100).len();
     // The frame counts as cut off too where only its padding is missing.
     let copy = damaged(directory.path(), &segment, |bytes| bytes.truncate(whole));
@@ -274,6 +276,26 @@ fn a_missing_segment_is_refused() {
     drop(log);
     std::fs::remove_file(&files(directory.path(), ".seg")[1]).unwrap();
     assert!(refusal(directory.path()).contains("0000000000000002.seg is missing"), "{}", refusal(directory.path()));
+}
+
+/// What repeats itself takes less disk, and comes back as it was.
+#[test]
+fn entries_are_compressed() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = open(directory.path()).unwrap();
+    let entry = |index: u64| Bytes::from(format!("entry {index} of a busy partition, ").repeat(100));
+    for index in 1..=100 {
+        write(&log, LogRecord::Append { group: BUSY, first_index: index, entries: vec![entry(index)] });
+    }
+    let whole: usize = (1..=100).map(|index| entry(index).len()).sum();
+    assert!(log.stats().bytes < whole as u64 / 8, "{} of {whole}", log.stats().bytes);
+    drop(log);
+    let log = open(directory.path()).unwrap();
+    assert!(log.read(BUSY, 1..101, ALL).unwrap().into_iter().eq((1..=100).map(entry)));
+    // A limit counts what is read, not what it takes on the disk.
+    let limit = 10 * entry(10).len();
+    let read = log.read(BUSY, 10..101, limit).unwrap();
+    assert_eq!(read.len(), 10);
 }
 
 /// Damage that comes later is noticed when the entry is read.

@@ -37,9 +37,9 @@ const NOTICED: [(SyncKind, u64); 5] = [
     // The segment that acknowledged frames are in.
     (SyncKind::NewName, 0),
     // A segment goes while an older one comes back.
-    (SyncKind::OldName, 1),
+    (SyncKind::OldName, 5),
     // A process that was killed had renamed a segment; its successor overwrites the file, and then the old name comes back.
-    (SyncKind::Names, 1116),
+    (SyncKind::Names, 2535),
 ];
 
 type Model = BTreeMap<GroupId, GroupLog>;
