@@ -270,6 +270,14 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         I::IntoIter: Send,
     {
         let shared = &self.0;
+        if !shared.engine.has_room() {
+            let (sender, room) = oneshot::channel();
+            shared.engine.when_room(Box::new(move || {
+                let _ = sender.send(());
+            }));
+            // A log that is gone says so when the entries are submitted.
+            let _ = room.await;
+        }
         let mut encoded = Vec::new();
         let mut first_index = None;
         let (submission, committed) = {

@@ -49,7 +49,9 @@ impl StoreBuilder<TypeConfig, GroupLog, GroupStateMachine> for Builder {
 #[tokio::test]
 async fn disk_engines_pass() {
     let dir = tempfile::tempdir().unwrap();
-    let log = SegmentLog::open(&dir.path().join("log"), LogOptions::default()).unwrap();
+    // An append waits whenever anything else does.
+    let options = LogOptions { queued_bytes_max: 0, ..LogOptions::default() };
+    let log = SegmentLog::open(&dir.path().join("log"), options).unwrap();
     let state = RocksState::open(&dir.path().join("state"), StateOptions::default()).unwrap();
     Suite::test_all(Builder::new(log, state)).await.unwrap();
 }

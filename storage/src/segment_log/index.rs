@@ -92,14 +92,9 @@ impl Index {
         range.zip(found).take_while(|(expected, (index, _))| expected == *index).map(|(_, (_, location))| *location)
     }
 
-    /// Entries of all groups in a segment, by group and index.
-    pub(super) fn entries_in(&self, segment: u64) -> Vec<(GroupId, u64, Location)> {
-        let mut found = Vec::new();
-        for (group, known) in &self.groups {
-            let here = known.entries.iter().filter(|(_, location)| location.segment == segment);
-            found.extend(here.map(|(index, location)| (*group, *index, *location)));
-        }
-        found
+    /// Whether the entry with this index is the one at this location.
+    pub(super) fn is_at(&self, group: GroupId, index: u64, location: Location) -> bool {
+        self.groups.get(&group).and_then(|group| group.entries.get(&index)) == Some(&location)
     }
 
     /// Bytes of entries in a segment.

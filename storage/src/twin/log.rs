@@ -35,12 +35,13 @@ struct Inner {
     seed: u64,
 }
 
-#[derive(Clone, Default)]
-struct GroupLog {
-    vote: Option<Bytes>,
-    committed: Option<Bytes>,
-    purged: Option<(u64, Bytes)>,
-    entries: BTreeMap<u64, Bytes>,
+/// What a log holds of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct GroupLog {
+    pub(crate) vote: Option<Bytes>,
+    pub(crate) committed: Option<Bytes>,
+    pub(crate) purged: Option<(u64, Bytes)>,
+    pub(crate) entries: BTreeMap<u64, Bytes>,
 }
 
 impl CrashLog {
@@ -238,7 +239,8 @@ fn size(record: &LogRecord) -> u64 {
     bytes as u64
 }
 
-fn apply(groups: &mut BTreeMap<GroupId, GroupLog>, record: &LogRecord) {
+/// Does to all groups what a record says.
+pub(crate) fn apply(groups: &mut BTreeMap<GroupId, GroupLog>, record: &LogRecord) {
     match record {
         LogRecord::Append { group, first_index, entries } => {
             let log = groups.entry(*group).or_default();
