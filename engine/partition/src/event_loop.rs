@@ -29,7 +29,7 @@ use tokio::time::Sleep;
 use super::clock::{PartitionClock, Reading};
 use super::job::Job;
 use super::lead::{Action, Lead, LeadSettings, Outgoing, Poison};
-use super::load::{Read, ReadFor, ReadRows, Readers};
+use super::load::{Read, ReadFor, Readers};
 use super::pace::Pace;
 use super::status::{PartitionLoad, Status};
 use super::{Dependencies, refill};
@@ -362,18 +362,12 @@ impl EventLoop {
         settled: bool,
     ) -> Result<(), LeadEnd> {
         let (pace, turn) = (&self.pace, &mut self.turn);
-        let epoch = leading.epoch;
         let stepped = catch_unwind(AssertUnwindSafe(|| {
             lead.tick(read_clocks());
             if settled {
                 lead.settle();
             }
-            for read in reads.drain(..).filter(|read| read.epoch == epoch) {
-                match read.rows {
-                    ReadRows::Workflow(loaded) => lead.loaded(*loaded),
-                    ReadRows::Wakes(page) => lead.add_wakes(page),
-                }
-            }
+            reads.drain(..).for_each(|read| lead.read(read));
             while lead.accepts()
                 && let Some(job) = turn.pop_front()
             {
