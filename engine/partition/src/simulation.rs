@@ -542,7 +542,7 @@ impl World {
         let rows = TwinRows(&self.state);
         let rows = match what {
             Wanted::Workflow(request) => ReadRows::Workflow(Box::new(serve(&rows, request))),
-            Wanted::Wakes { .. } if self.faults && self.random.percent(5) => {
+            Wanted::Wakes { .. } if self.faults && self.random.percent(20) => {
                 ReadRows::Wakes(Err("the disk does not answer".to_owned()))
             }
             Wanted::Wakes { start, horizon } => ReadRows::Wakes(wakes::read_page(&rows, start, horizon)),
@@ -588,6 +588,14 @@ impl World {
         }
         let delay = self.random.delay(Duration::from_millis(600));
         self.after(delay, Event::Client);
+        // Now and then many at once, so that batches are full and several are in flight.
+        let requests = if self.random.percent(15) { 40 } else { 1 };
+        for _ in 0..requests {
+            self.request();
+        }
+    }
+
+    fn request(&mut self) {
         let workflow_id = format!("w{}", self.random.below(WORKFLOWS));
         let number = self.number();
         match self.random.below(10) {

@@ -21,9 +21,9 @@
 //! Together they would hardly be smaller: a busy partition's entries are 8 KiB in the middle and take 0.21 of that by themselves, 0.19 in
 //! whole frames (0.34 and 0.31 at 1,000 workflows a second).
 //!
-//! A frame is what one write makes durable: after a crash it is there as a whole, or not at all. The stamp is drawn anew whenever a
-//! file becomes a segment, so what an earlier life of the file left behind is no frame of this one, and no caller who chooses bytes
-//! can make them look like one.
+//! A frame is what one write makes durable: after a crash it is there as a whole, or not at all. A file gets a new
+//! random stamp whenever it becomes a segment. Frames left over from its earlier use are told apart by it, and a client cannot forge a
+//! frame inside the bytes of an entry.
 
 use bytes::Bytes;
 
@@ -275,7 +275,7 @@ pub(super) fn frame_bytes(header: &[u8; FRAME_HEADER_BYTES], stamp: u64) -> Opti
     has_stamp(header, stamp).then_some(end)
 }
 
-/// The frame at the begin of `bytes`: what it holds, and its length. `None` if there is no whole one of that stamp.
+/// Reads the frame at the start of `bytes`: its content and its length. `None` if there is no whole frame with that stamp.
 pub(super) fn read_frame(bytes: &[u8], stamp: u64) -> Option<(Vec<Change>, usize)> {
     let mut reader = Reader(bytes);
     let (crc, length) = (reader.u32()?, reader.u32()? as usize);

@@ -1,4 +1,4 @@
-//! What the log holds of each group, and where: in memory, made anew from the segments at every start.
+//! What the log holds for each group, and where. In memory; rebuilt from the segments at every start.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -112,7 +112,7 @@ impl Index {
         self.live.remove(&segment);
     }
 
-    /// All that a new segment must tell so that older ones may go, except for entries.
+    /// What a new segment must begin with so that older ones can go: everything except entries.
     pub(super) fn hard_state(&self) -> Vec<LogRecord> {
         let mut records = Vec::new();
         for (group, known) in &self.groups {
