@@ -37,6 +37,7 @@ struct Inner {
 
 #[derive(Clone, Default)]
 struct GroupLog {
+    replica: Option<Bytes>,
     vote: Option<Bytes>,
     committed: Option<Bytes>,
     purged: Option<(u64, Bytes)>,
@@ -168,6 +169,7 @@ impl LogEngine for CrashLog {
             return Ok(RecoveredGroup::default());
         };
         Ok(RecoveredGroup {
+            replica: log.replica.clone(),
             vote: log.vote.clone(),
             committed: log.committed.clone(),
             purged: log.purged.as_ref().map(|(_, log_id)| log_id.clone()),
@@ -232,6 +234,7 @@ fn size(record: &LogRecord) -> u64 {
     let bytes = match record {
         LogRecord::Append { entries, .. } => entries.iter().map(Bytes::len).sum(),
         LogRecord::Vote { vote, .. } => vote.len(),
+        LogRecord::Replica { replica, .. } => replica.len(),
         LogRecord::Committed { log_id, .. } | LogRecord::Purge { log_id, .. } => log_id.len(),
         LogRecord::Truncate { .. } | LogRecord::Destroy { .. } => 0,
     };
@@ -256,6 +259,9 @@ fn apply(groups: &mut BTreeMap<GroupId, GroupLog>, record: &LogRecord) {
         }
         LogRecord::Vote { group, vote } => {
             groups.entry(*group).or_default().vote = Some(vote.clone());
+        }
+        LogRecord::Replica { group, replica } => {
+            groups.entry(*group).or_default().replica = Some(replica.clone());
         }
         LogRecord::Committed { group, log_id } => {
             groups.entry(*group).or_default().committed = Some(log_id.clone());

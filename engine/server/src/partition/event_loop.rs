@@ -221,7 +221,7 @@ impl Loop {
                         break;
                     }
                 }
-                Leadership::Stopped => break,
+                Leadership::Stopped { .. } => break,
             }
         }
         if let Some(done) = self.stopping.take() {
