@@ -21,7 +21,7 @@ use crate::encoding;
 use crate::entry_cache::EntryCache;
 use crate::failure::FailureReport;
 use crate::progress::GroupProgress;
-use crate::types::{Entry, LogId, Payload, TypeConfig, Vote};
+use crate::types::{Entry, GroupReplica, LogId, Payload, TypeConfig, Vote};
 
 /// Entries per step when a long range is streamed: enough to fill a write to the state engine.
 const STREAM_ENTRIES: u64 = 512;
@@ -45,6 +45,7 @@ struct Shared {
 
 /// The log as of everything that was submitted.
 struct Log {
+    replica: Option<GroupReplica>,
     vote: Option<Vote>,
     committed: Option<LogId>,
     committed_submitted: Option<LogId>,
@@ -77,7 +78,14 @@ impl GroupLog {
             }
             None => purged,
         };
+        let replica = recovered.replica.map(|bytes| encoding::decode_replica(group, &bytes)).transpose()?;
+        // A hole at the start would silently be taken for something that was purged.
+        let expected = purged.map_or(0, |purged| purged.index + 1);
+        if recovered.first_index.is_some_and(|first| first != expected) {
+            return Err(missing(group, expected));
+        }
         let log = Log {
+            replica,
             vote: recovered.vote.as_deref().map(encoding::decode_vote).transpose()?,
             committed,
             committed_submitted: committed,
@@ -96,6 +104,39 @@ impl GroupLog {
             log: Mutex::new(log),
             flushed_submission: AtomicU64::new(0),
         })))
+    }
+
+    /// Which replica this is, as far as it was written down.
+    pub(crate) fn replica(&self) -> Option<GroupReplica> {
+        self.0.log.lock().replica
+    }
+
+    /// Writes down which replica this is.
+    pub(crate) async fn save_replica(&self, replica: GroupReplica) -> io::Result<()> {
+        let record = LogRecord::Replica { group: self.0.group, replica: encoding::encode_replica(&replica) };
+        self.submit_durably(record).await?;
+        self.0.log.lock().replica = Some(replica);
+        Ok(())
+    }
+
+    /// Waits until everything that was submitted so far is durable and can be read from the engine.
+    pub(crate) async fn settle(&self) -> io::Result<()> {
+        match self.replica() {
+            // Any record does; this one changes nothing.
+            Some(replica) => self.save_replica(replica).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn submit_durably(&self, record: LogRecord) -> io::Result<()> {
+        let (sender, durable) = oneshot::channel();
+        // Nobody waits any more only if the group is being shut down.
+        self.0.engine.submit(record, Some(Box::new(move |result| drop(sender.send(result)))));
+        match durable.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.0.storage_failed(error)),
+            Err(_) => Err(self.0.storage_failed(LogError("the completion of a record was dropped".to_string()))),
+        }
     }
 
     /// Whether the log never held anything: no vote, no entry.
@@ -242,15 +283,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        let (sender, durable) = oneshot::channel();
-        let record = LogRecord::Vote { group: self.0.group, vote: encoding::encode_vote(vote) };
-        // Nobody waits any more only if the group is being shut down.
-        self.0.engine.submit(record, Some(Box::new(move |result| drop(sender.send(result)))));
-        match durable.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(self.0.storage_failed(error)),
-            Err(_) => return Err(self.0.storage_failed(LogError("a vote's completion was dropped".to_string()))),
-        }
+        self.submit_durably(LogRecord::Vote { group: self.0.group, vote: encoding::encode_vote(vote) }).await?;
         self.0.log.lock().vote = Some(*vote);
         Ok(())
     }

@@ -101,6 +101,13 @@ pub enum LogRecord {
         /// Encoded log id.
         log_id: Bytes,
     },
+    /// Which replica of the group this is. Whoever creates the group awaits this record's completion before anything else.
+    Replica {
+        /// The group.
+        group: GroupId,
+        /// Encoded replica.
+        replica: Bytes,
+    },
     /// Removes everything the log holds for the group.
     Destroy {
         /// The group.
@@ -116,6 +123,7 @@ impl LogRecord {
             | LogRecord::Truncate { group, .. }
             | LogRecord::Purge { group, .. }
             | LogRecord::Vote { group, .. }
+            | LogRecord::Replica { group, .. }
             | LogRecord::Committed { group, .. }
             | LogRecord::Destroy { group } => *group,
         }
@@ -125,6 +133,8 @@ impl LogRecord {
 /// What a group finds in the log after a start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecoveredGroup {
+    /// Encoded replica.
+    pub replica: Option<Bytes>,
     /// Encoded vote.
     pub vote: Option<Bytes>,
     /// Encoded committed log id; may lag behind what was committed.

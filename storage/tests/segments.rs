@@ -93,6 +93,7 @@ fn a_log_that_is_purged_stays_small() {
     let directory = tempfile::tempdir().unwrap();
     let mut log = open(directory.path()).unwrap();
     write(&log, LogRecord::Vote { group: BUSY, vote: Bytes::from_static(b"vote") });
+    write(&log, LogRecord::Replica { group: BUSY, replica: Bytes::from_static(b"replica") });
     for index in 1..=3000 {
         write(&log, append(BUSY, index, 700));
         if index % 20 == 0 {
@@ -102,7 +103,9 @@ fn a_log_that_is_purged_stays_small() {
             drop(log);
             log = open(directory.path()).unwrap();
             check(&log, BUSY, index - 2..index + 1, 700);
-            assert_eq!(log.recover(BUSY).unwrap().vote, Some(Bytes::from_static(b"vote")));
+            let recovered = log.recover(BUSY).unwrap();
+            assert_eq!(recovered.vote, Some(Bytes::from_static(b"vote")));
+            assert_eq!(recovered.replica, Some(Bytes::from_static(b"replica")));
         }
         let (segments, spares) = (files(directory.path(), ".seg").len(), files(directory.path(), "spare-").len());
         assert!(segments <= 7 && spares <= 4, "{segments} segments and {spares} spare files at {index}");

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use everlog_kernel::{Rejection, Time};
 use everlog_model::{CallError, limits};
 use everlog_raft::group::ProposalOutcome;
-use everlog_raft::{ChainPosition, EntryStamp, Group, LeadEpoch, Leadership, ReadConsistency};
+use everlog_raft::{ChainPosition, EntryStamp, Group, LeadEpoch, Leadership, ReadConsistency, StopReason};
 use everlog_storage::state::RowBatch;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Sleep;
@@ -104,7 +104,14 @@ impl EventLoop {
                     self.status.send_replace(Status::Following);
                     self.follow(group, &mut leadership).await
                 }
-                Leadership::Stopped => LeadEnd::Loop(End::GroupStopped("its core has ended".to_owned())),
+                Leadership::Stopped { reason } => {
+                    let reason = match reason {
+                        StopReason::Shutdown => return End::Stopped,
+                        StopReason::EngineFailed => "an engine has failed",
+                        StopReason::Died => "its Raft core has died",
+                    };
+                    LeadEnd::Loop(End::GroupStopped(reason.to_owned()))
+                }
             };
             let partition = group.id();
             let wait = match end {

@@ -36,6 +36,7 @@ impl Submission {
         let payload = match &record {
             LogRecord::Append { entries, .. } => entries.iter().map(|entry| entry.len() + ENTRY_OVERHEAD_BYTES).sum(),
             LogRecord::Vote { vote, .. } => vote.len(),
+            LogRecord::Replica { replica, .. } => replica.len(),
             LogRecord::Committed { log_id, .. } | LogRecord::Purge { log_id, .. } => log_id.len(),
             LogRecord::Truncate { .. } | LogRecord::Destroy { .. } => 0,
         };
