@@ -38,6 +38,7 @@ pub(super) async fn poll_activity_task_queue(
     loop {
         match frontend.matching.poll(poll.clone(), until).await {
             Matched::Nothing => return Ok(PollActivityTaskQueueResponse::default()),
+            Matched::Full => return Err(Error::TooManyPolls),
             // Queries go to workflow workers only.
             Matched::Query(lease) => drop(lease),
             Matched::Task(lease) => {

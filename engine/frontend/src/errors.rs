@@ -45,6 +45,8 @@ pub(super) enum Error {
     Unavailable(String),
     /// Too much is waiting already.
     Overloaded(String),
+    /// As many polls as may be wait on the queue already.
+    TooManyPolls,
     /// The server's fault, and trying again will not help.
     Internal(String),
     /// What is stored cannot be read; the same.
@@ -170,6 +172,11 @@ fn told(error: Error) -> Told {
         Error::Overloaded(message) => {
             Told::exhausted(message.into(), ResourceExhaustedCause::SystemOverloaded, ResourceExhaustedScope::System)
         }
+        Error::TooManyPolls => Told::exhausted(
+            "namespace concurrent poller limit exceeded".into(),
+            ResourceExhaustedCause::ConcurrentLimit,
+            ResourceExhaustedScope::Namespace,
+        ),
         Error::Internal(message) => Told::new(Code::Internal, message),
         Error::Corrupt(message) => Told::new(Code::DataLoss, message),
         Error::DeadlineExceeded(message) => Told::new(Code::DeadlineExceeded, message),
@@ -305,6 +312,7 @@ mod tests {
             ),
             (Error::Unavailable("m".into()), Code::Unavailable, ""),
             (Error::Overloaded("m".into()), Code::ResourceExhausted, "ResourceExhaustedFailure"),
+            (Error::TooManyPolls, Code::ResourceExhausted, "ResourceExhaustedFailure"),
             (Error::Internal("m".into()), Code::Internal, ""),
             (Error::Corrupt("m".into()), Code::DataLoss, ""),
             (Error::DeadlineExceeded("m"), Code::DeadlineExceeded, ""),

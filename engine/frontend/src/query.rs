@@ -49,7 +49,7 @@ pub(super) async fn query_workflow(
     let address = address(&namespace, workflow_id);
     let deadline = call.deadline.unwrap_or_else(|| Instant::now() + WAIT_MAX);
 
-    let waiting = frontend.queries.register();
+    let waiting = frontend.queries.register(address.namespace.id);
     let command = Command::QueryWorkflow {
         query_id: waiting.id,
         query: Box::new(query),
@@ -145,7 +145,7 @@ pub(super) async fn respond_query_task_completed(
 ) -> Result<RespondQueryTaskCompletedResponse, Error> {
     let token: QueryTaskToken = frontend.decode_token(&request.namespace, &request.task_token)?;
     frontend.token_namespace(&request.namespace, token.namespace_id)?;
-    if !frontend.queries.is_waiting(token.query_id) {
+    if !frontend.queries.is_waiting_in(token.query_id, token.namespace_id) {
         return Err(Error::not_found("query task not found, or already expired"));
     }
     let answer = match request.completed_type() {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use everlog_config::{Addresses, Listen};
+use everlog_partition::{Partitions, Status};
 use everlog_proto::operator_service::{OperatorServiceServer, operator_service_server};
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
 use tokio::net::TcpListener;
@@ -116,6 +117,7 @@ pub async fn serve(
     let serving = Arc::new(AtomicBool::new(true));
     let health = HealthReporter::new();
     tell_health(&health, ServingStatus::Serving).await;
+    let watching = tokio::spawn(watch_partitions(services.partitions.clone(), health.clone(), Arc::clone(&serving)));
 
     let matching = Arc::clone(&services.matching);
     let metrics = http::metrics(services.render_metrics);
@@ -146,6 +148,7 @@ pub async fn serve(
         ended = &mut servers => return ended,
         () = shutdown => {}
     }
+    watching.abort();
     serving.store(false, Ordering::Relaxed);
     tell_health(&health, ServingStatus::NotServing).await;
     matching.drain();
@@ -156,6 +159,37 @@ pub async fn serve(
         Err(_) => {
             tracing::warn!("requests were still in flight {DRAIN_WAIT_MAX:?} after the server was told to stop");
             Ok(())
+        }
+    }
+}
+
+/// Keeps health at what the partitions say: one that cannot serve makes the server say so, since its workflows are reached through no
+/// other.
+async fn watch_partitions(partitions: Partitions, health: HealthReporter, serving: Arc<AtomicBool>) {
+    let mut statuses: Vec<_> =
+        partitions.iter().map(|partition| (partition.group().id(), partition.status())).collect();
+    let gauges: Vec<_> = statuses
+        .iter()
+        .map(|(id, _)| metrics::gauge!("everlog_partition_serving", "partition" => id.to_string()))
+        .collect();
+    let mut told = true;
+    loop {
+        let mut now = true;
+        for ((_, status), gauge) in statuses.iter_mut().zip(&gauges) {
+            let serves = !matches!(*status.borrow_and_update(), Status::NotServing(_));
+            gauge.set(if serves { 1.0 } else { 0.0 });
+            now &= serves;
+        }
+        if now != told {
+            told = now;
+            serving.store(now, Ordering::Relaxed);
+            tell_health(&health, if now { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
+        }
+        let changes = statuses.iter_mut().map(|(_, status)| Box::pin(status.changed()));
+        // The loops end only with the server.
+        let (changed, ..) = futures::future::select_all(changes).await;
+        if changed.is_err() {
+            return;
         }
     }
 }

@@ -37,6 +37,7 @@ pub(super) async fn poll_workflow_task_queue(
     loop {
         match frontend.matching.poll(poll.clone(), until).await {
             Matched::Nothing => return Ok(PollWorkflowTaskQueueResponse::default()),
+            Matched::Full => return Err(Error::TooManyPolls),
             Matched::Task(lease) => match start_task(frontend, &poll, lease).await {
                 Outcome::Started(response) => return Ok(*response),
                 Outcome::Gone => {}

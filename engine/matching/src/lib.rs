@@ -92,6 +92,8 @@ pub enum Matched {
     Query(QueryLease),
     /// Nothing came before the deadline, or the server is draining.
     Nothing,
+    /// As many polls as may be wait already.
+    Full,
 }
 
 /// Where tasks come from that do not fit into memory: the task rows of the partitions.
@@ -191,7 +193,7 @@ impl Matching {
 
     /// Waits for a task until `deadline`. Dropping the future ends the poll at once.
     ///
-    /// A poll beyond [`limits::QUEUE_POLLS_MAX`] ends empty at once.
+    /// A poll beyond [`limits::QUEUE_POLLS_MAX`] is told so at once: a worker that was told "nothing" would be back at once.
     pub async fn poll(self: &Arc<Self>, poll: Poll, deadline: Instant) -> Matched {
         let now = Instant::now();
         if deadline <= now {
@@ -204,7 +206,7 @@ impl Matching {
         let admission = self.with_queue(id, |queue| {
             // Under the lock: a drain that comes later finds this poll in its line.
             if self.draining.load(Ordering::Acquire) {
-                return Admission::Refused;
+                return Admission::Draining;
             }
             queue.poll(&poll, sticky, now)
         });
@@ -214,7 +216,8 @@ impl Matching {
                 let waiting = WaitingPoll::new(self.clone(), ticket);
                 waiting.until(deadline).await.map_or(Matched::Nothing, |grant| self.lease(grant))
             }
-            Admission::Refused => Matched::Nothing,
+            Admission::Draining => Matched::Nothing,
+            Admission::Refused => Matched::Full,
         }
     }
 

@@ -67,7 +67,9 @@ pub(super) enum Admission {
     Granted(Grant),
     /// It stands in the line.
     Waiting(Ticket),
-    /// It ends empty.
+    /// The server is stopping: it ends empty.
+    Draining,
+    /// As many as may be wait already.
     Refused,
 }
 

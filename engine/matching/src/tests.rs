@@ -684,3 +684,13 @@ async fn threads_share_a_queue_without_losing_a_task() {
     }
     assert_eq!(matching.describe(&queue_id("queue")).backlog, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_poll_too_many_is_told_so() {
+    let (matching, _) = matching();
+    let mut polls: Vec<_> = (0..limits::QUEUE_POLLS_MAX).map(|_| start_poll(&matching, normal_poll())).collect();
+    assert!(got(&mut polls[0]).is_none());
+    assert!(matches!(got(&mut start_poll(&matching, normal_poll())), Some(Matched::Full)));
+    polls.pop();
+    assert!(got(&mut start_poll(&matching, normal_poll())).is_none(), "one that left makes room");
+}

@@ -65,10 +65,10 @@ const KEPT: &[(u64, &str)] = &[];
 const WORKFLOWS: usize = 4;
 
 /// How long clients go on and faults happen.
-const STORY: Duration = Duration::from_secs(20);
+const STORY: Duration = Duration::from_secs(10);
 
 /// How long it takes at most until all is quiet then.
-const QUIET: Duration = Duration::from_secs(120);
+const QUIET: Duration = Duration::from_secs(90);
 
 const GROUP: GroupId = GroupId(1);
 
@@ -438,7 +438,7 @@ impl World {
     }
 
     fn fault(&mut self) {
-        let delay = self.random.delay(Duration::from_secs(8));
+        let delay = self.random.delay(Duration::from_secs(4));
         if !self.faults {
             self.wall_offset = 0;
             return;

@@ -57,6 +57,7 @@ fn run(mut settings: Settings) -> ExitCode {
             Err(error) => return fail(EXIT_FAILURE, &format!("cannot make a temporary directory: {error}")),
         }
     }
+    raise_descriptor_limit();
     // One core is left to the threads that write the log and the rows: with as many workers as cores they take turns, which
     // costs more than it gains (measured on two cores: a tenth of the CPU).
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -75,12 +76,28 @@ fn run(mut settings: Settings) -> ExitCode {
         let shutdown = stop_signal(leftover).map_err(NodeError::Io)?;
         node::run(settings, shutdown).await
     });
-    drop(runtime);
+    match &result {
+        // What still runs may hang in the disk that failed, and whoever waits for it would, too.
+        Err(NodeError::Raft(_)) => runtime.shutdown_background(),
+        _ => drop(runtime),
+    }
     drop(ephemeral);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ NodeError::Directory(_)) => fail(EXIT_USAGE, &error.to_string()),
         Err(error) => fail(EXIT_FAILURE, &error.to_string()),
+    }
+}
+
+/// Lets the process have as many descriptors as it may: most shells and systemd start it with 1024, which connections use up, and
+/// then neither the log nor the rows can open a file.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, soft, hard, "the limit of open files cannot be raised");
     }
 }
 
