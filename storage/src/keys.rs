@@ -6,14 +6,7 @@
 //! ```text
 //! 01 workflow    slot u16 | namespace 16 | workflow id esc | run id 16 | kind u8 | suffix
 //!                  run id 0…0:  00 current run
-//!                  run id:      01 info
-//!                               02 state
-//!                               03 history          first event id i64
-//!                               04 activity         scheduled event id i64
-//!                               05 timer            started event id i64
-//!                               06 buffered event   sequence u64
-//!                               07 signal request   request id, raw to the end of the key
-//!                               08… free (children, external signals, updates)
+//!                  run id:      01… what the kernel's table of rows says (engine/kernel/src/rows.rs)
 //! 02 wake        fire time i64 | slot u16 | namespace 16 | workflow id esc | run id 16
 //! 03 task        namespace 16 | kind u8 | task queue esc | priority u8 | scheduled time i64 | run id 16
 //!                  | scheduled event id i64
@@ -47,7 +40,7 @@ pub use slot::{SLOTS, slot};
 pub use task::{TaskKey, TaskKind, TaskQueueKey};
 pub use visibility::VisibilityKey;
 pub use wake::WakeKey;
-pub use workflow::{RunKey, RunRow, WorkflowKey, slot_range};
+pub use workflow::{RunKey, WorkflowKey, decode_run_row, slot_range};
 
 use std::ops::Range;
 

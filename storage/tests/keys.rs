@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use everlog_storage::keys::{
-    self, KeyRange, MetaKind, RunRow, TaskKey, TaskKind, TaskQueueKey, VisibilityKey, WakeKey, WorkflowKey,
+    self, MetaKind, TaskKey, TaskKind, TaskQueueKey, VisibilityKey, WakeKey, WorkflowKey, decode_run_row,
 };
 
 const NAMESPACE: [u8; 16] = *b"namespace-is-16b";
@@ -73,19 +73,10 @@ impl Random {
         }
     }
 
-    fn row(&mut self) -> RunRow {
-        let int = self.int();
-        let rows = [
-            RunRow::Current,
-            RunRow::Info,
-            RunRow::State,
-            RunRow::History { first_event_id: int },
-            RunRow::Activity { scheduled_event_id: int },
-            RunRow::Timer { started_event_id: int },
-            RunRow::BufferedEvent { sequence: int as u64 },
-            RunRow::SignalRequest { request_id: self.string() },
-        ];
-        self.pick(&rows)
+    /// A row of a run: kind and suffix.
+    fn row(&mut self) -> (u8, Vec<u8>) {
+        let suffixes = [Vec::new(), self.int().to_be_bytes().to_vec(), self.string().into_bytes(), vec![0xff; 3]];
+        (self.pick(&[0, 1, 3, 4, 7, 0xfe]), self.pick(&suffixes))
     }
 }
 
@@ -136,10 +127,10 @@ fn visibility_is_ordered_newest_first() {
 fn run_rows_come_back_as_they_were() {
     let mut random = Random(1);
     for _ in 0..20_000 {
-        let (workflow_id, run_id, row) = (random.string(), random.id(), random.row());
+        let (workflow_id, run_id, (kind, suffix)) = (random.string(), random.id(), random.row());
         let run = WorkflowKey::new(random.id(), &workflow_id).run(&run_id);
-        let key = run.row(row.clone());
-        assert_eq!(RunRow::decode(&key), Ok((run_id, row)));
+        let key = run.row(kind, &suffix);
+        assert_eq!(decode_run_row(&key), Ok((run_id, kind, &suffix[..])));
         assert!(run.range().contains(&key) && run.workflow.range().contains(&key));
     }
 }
@@ -153,7 +144,8 @@ fn workflows_and_runs_are_ranges_of_their_own() {
         let left = WorkflowKey { slot: 7, namespace: NAMESPACE, workflow_id: &left_id };
         let right = WorkflowKey { slot: 7, namespace: NAMESPACE, workflow_id: &right_id };
         let (left_run, right_run) = (left.run(&random.id()), right.run(&random.id()));
-        let key = left_run.row(random.row());
+        let (kind, suffix) = random.row();
+        let key = left_run.row(kind, &suffix);
         assert_eq!(right.range().contains(&key), left == right);
         assert_eq!(right_run.range().contains(&key), left_run == right_run);
         assert!(keys::slot_range(7..8).contains(&key));
@@ -169,40 +161,20 @@ fn the_current_run_comes_first() {
     let run = workflow.run(&run_id);
     assert!(workflow.range().contains(&workflow.current()));
     assert!(workflow.current() < run.range().start);
-    assert_eq!(RunRow::decode(&workflow.current()), Ok(([0; 16], RunRow::Current)));
+    assert_eq!(decode_run_row(&workflow.current()), Ok(([0; 16], 0, &[][..])));
 }
 
 #[test]
-fn kinds_of_rows_have_ranges() {
+fn rows_of_a_run_lie_by_kind_and_suffix() {
+    let mut random = Random(1);
     let run = WorkflowKey::new(NAMESPACE, "workflow").run(&RUN);
-    let rows = [
-        (run.info(), None),
-        (run.state(), None),
-        (run.history(1), Some(run.histories())),
-        (run.activity(5), Some(run.activities())),
-        (run.timer(6), Some(run.timers())),
-        (run.buffered_event(0), Some(run.buffered_events())),
-        (run.signal_request("request"), Some(run.signal_requests())),
-    ];
-    let ranges: Vec<&KeyRange> = rows.iter().filter_map(|(_, range)| range.as_ref()).collect();
-    for (key, own) in &rows {
-        for range in &ranges {
-            assert_eq!(range.contains(key), own.as_ref() == Some(range));
-        }
+    for _ in 0..20_000 {
+        let (left, right) = (random.row(), random.row());
+        let key = |(kind, suffix): &(u8, Vec<u8>)| run.row(*kind, suffix);
+        assert_eq!(key(&left).cmp(&key(&right)), left.cmp(&right));
+        assert_eq!(run.kind(left.0).contains(&key(&right)), left.0 == right.0);
+        assert_eq!(run.kinds_from(left.0).contains(&key(&right)), left.0 <= right.0);
     }
-    assert!(rows.is_sorted_by_key(|(key, _)| key));
-}
-
-#[test]
-fn history_is_found_by_event_id() {
-    let run = WorkflowKey::new(NAMESPACE, "workflow").run(&RUN);
-    let from = run.history_from(10);
-    let upto = run.history_upto(10);
-    assert!(
-        !from.contains(&run.history(9)) && from.contains(&run.history(10)) && from.contains(&run.history(i64::MAX))
-    );
-    assert!(upto.contains(&run.history(1)) && upto.contains(&run.history(10)) && !upto.contains(&run.history(11)));
-    assert!(!from.contains(&run.activity(10)) && !upto.contains(&run.state()));
 }
 
 #[test]
@@ -250,7 +222,7 @@ fn tables_do_not_mix() {
     let mut random = Random(1);
     let (wake, task, visibility) = (random.wake().encode(), random.task().encode(), random.visibility().encode());
     assert!(WakeKey::decode(&task).is_err() && TaskKey::decode(&visibility).is_err());
-    assert!(VisibilityKey::decode(&wake).is_err() && RunRow::decode(&wake).is_err());
+    assert!(VisibilityKey::decode(&wake).is_err() && decode_run_row(&wake).is_err());
     assert!(keys::meta_range(MetaKind::Other).contains(&keys::meta_row(MetaKind::Other, b"")));
     assert!(!keys::meta_range(MetaKind::Other).contains(&keys::meta_row(MetaKind::Namespace, b"x")));
     let error = WakeKey::decode(b"\x03ab").unwrap_err();
@@ -263,7 +235,8 @@ fn any_bytes_are_a_key_or_an_error() {
     for _ in 0..50_000 {
         let mut key = random.pick(&[random.0 as u8 % 8]).to_be_bytes().to_vec();
         key.extend((0..random.next() % 60).map(|_| random.pick(&[0, 1, 2, 7, 0xff])));
-        let _ = (WakeKey::decode(&key), TaskKey::decode(&key), VisibilityKey::decode(&key), RunRow::decode(&key));
+        let _ =
+            (WakeKey::decode(&key), TaskKey::decode(&key), VisibilityKey::decode(&key), decode_run_row(&key).is_ok());
     }
 }
 
@@ -300,13 +273,8 @@ fn keys_and_slots_are_what_they_always_were() {
         ("slot of order-1", slot("order-1")),
         ("slot of order-2", slot("order-2")),
         ("current", workflow.current()),
-        ("info", run.info()),
-        ("state", run.state()),
-        ("history", run.history(1)),
-        ("activity", run.activity(5)),
-        ("timer", run.timer(6)),
-        ("buffered event", run.buffered_event(2)),
-        ("signal request", run.signal_request("request")),
+        ("a run's row without a suffix", run.row(1, b"")),
+        ("a run's row with a suffix", run.row(7, b"request")),
         ("slots", keys::slot_range(1..2).end),
         ("wake", WakeKey::new(1_000_000_007, &workflow, RUN).encode()),
         ("wake before the epoch", WakeKey::new(-1, &workflow, RUN).encode()),

@@ -43,7 +43,7 @@ pub(crate) fn find<'r>(run: &'r Run, activity: &ActivityRef) -> Result<&'r Activ
         ActivityRef::Id(id) if id.is_empty() => Err(Rejection::invalid("activityID cannot be empty")),
         ActivityRef::Id(id) => {
             let pending =
-                run.activity_ids.get(id).and_then(|scheduled_event_id| run.activities.get(scheduled_event_id));
+                run.activities.by_name(id).and_then(|scheduled_event_id| run.activities.get(scheduled_event_id));
             pending.map(|activity| &**activity).ok_or_else(|| {
                 let message = format!(
                     "cannot find pending activity with ActivityID {id}, check workflow execution history for more details"
@@ -116,7 +116,7 @@ fn next_interval(activity: &Activity, failure: &Failure, now: crate::Time) -> Re
 /// Ends an activity: records how its last attempt started, if it did, and the closing event, which is given the id of the
 /// started one (0 if there is none, or if it has no id yet).
 pub(crate) fn end(txn: &mut Txn<'_>, scheduled_event_id: i64, closing: impl FnOnce(i64) -> Attributes) {
-    let Some(activity) = txn.remove_activity(scheduled_event_id) else { return };
+    let Some(activity) = txn.run.activities.get(&scheduled_event_id).cloned() else { return };
     let started_event_id = activity.started.as_ref().and_then(|started| {
         txn.record_event(HistoryEvent {
             event_time: Some(started.time.to_proto()),

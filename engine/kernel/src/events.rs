@@ -7,10 +7,9 @@ use everlog_proto::api::enums::v1::EventType;
 use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::history::v1::history_event::Attributes;
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use crate::Time;
-use crate::txn::Buffered;
 
 /// Fills in id, type and, where the event has none yet, time.
 pub(crate) fn complete(event: &mut HistoryEvent, id: i64, now: Time) {
@@ -33,12 +32,21 @@ pub(crate) fn encode_into(event: &HistoryEvent, history: &mut Vec<u8>) {
     event_with_prefix.rotate_left(event_bytes);
 }
 
+/// What [`encode_into`] writes for an event, bytes.
+pub(crate) fn encoded_len(event: &HistoryEvent) -> usize {
+    let len = event.encoded_len();
+    key_len(1) + encoded_len_varint(len as u64) + len
+}
+
 /// The buffered events in the order in which they get their ids, the first of which is `next_event_id`: completions of
 /// activities after everything else, each group in the order of arrival. A completion refers to the started event that is
 /// flushed with it by the id that it gets here. (Temporal: `event_store.go`, `reorderBuffer` and `wireEventIDs`.)
-pub(crate) fn in_flush_order(buffered: Buffered, next_event_id: i64) -> Vec<HistoryEvent> {
+pub(crate) fn in_flush_order(
+    buffered: impl Iterator<Item = Arc<HistoryEvent>>,
+    next_event_id: i64,
+) -> Vec<HistoryEvent> {
     let (mut events, completions): (Vec<_>, Vec<_>) =
-        buffered.into_values().map(Arc::unwrap_or_clone).partition(|event| !is_completion(event));
+        buffered.map(Arc::unwrap_or_clone).partition(|event| !is_completion(event));
     events.extend(completions);
     let mut started: HashMap<i64, i64> = HashMap::new();
     for (id, event) in (next_event_id..).zip(&mut events) {
@@ -60,25 +68,17 @@ pub(crate) fn in_flush_order(buffered: Buffered, next_event_id: i64) -> Vec<Hist
 }
 
 fn is_completion(event: &HistoryEvent) -> bool {
-    matches!(
-        event.attributes,
-        Some(
-            Attributes::ActivityTaskCompletedEventAttributes(_)
-                | Attributes::ActivityTaskFailedEventAttributes(_)
-                | Attributes::ActivityTaskTimedOutEventAttributes(_)
-                | Attributes::ActivityTaskCanceledEventAttributes(_)
-        )
-    )
+    event.attributes.as_ref().and_then(ended_activity).is_some()
 }
 
-/// Whether the event ends the activity that was scheduled by the given one.
-pub(crate) fn ends_activity(event: &HistoryEvent, scheduled_event_id: i64) -> bool {
-    match &event.attributes {
-        Some(Attributes::ActivityTaskCompletedEventAttributes(a)) => a.scheduled_event_id == scheduled_event_id,
-        Some(Attributes::ActivityTaskFailedEventAttributes(a)) => a.scheduled_event_id == scheduled_event_id,
-        Some(Attributes::ActivityTaskTimedOutEventAttributes(a)) => a.scheduled_event_id == scheduled_event_id,
-        Some(Attributes::ActivityTaskCanceledEventAttributes(a)) => a.scheduled_event_id == scheduled_event_id,
-        _ => false,
+/// The scheduled event of the activity that the event ends, if it ends one.
+pub(crate) fn ended_activity(attributes: &Attributes) -> Option<i64> {
+    match attributes {
+        Attributes::ActivityTaskCompletedEventAttributes(a) => Some(a.scheduled_event_id),
+        Attributes::ActivityTaskFailedEventAttributes(a) => Some(a.scheduled_event_id),
+        Attributes::ActivityTaskTimedOutEventAttributes(a) => Some(a.scheduled_event_id),
+        Attributes::ActivityTaskCanceledEventAttributes(a) => Some(a.scheduled_event_id),
+        _ => None,
     }
 }
 

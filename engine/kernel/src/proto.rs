@@ -54,8 +54,13 @@ impl<M: Message + Default> Encoded<M> {
         Encoded { bytes, message: PhantomData }
     }
 
+    /// Bytes of the message.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The message.
-    pub(crate) fn decode(&self) -> M {
+    pub fn decode(&self) -> M {
         M::decode(self.bytes.clone()).expect("it was encoded here, or decoded when it was read")
     }
 }

@@ -5,6 +5,7 @@ use everlog_proto::api::common::v1::Payloads;
 use everlog_proto::api::query::v1::WorkflowQuery;
 
 use crate::command::Reply;
+use crate::rows::RowKey;
 use crate::{Rejection, RunId, Time};
 
 /// The outcome of a command.
@@ -24,36 +25,6 @@ impl Transition {
     pub fn reply(reply: Reply) -> Transition {
         Transition { reply: Ok(reply), rows: Vec::new(), effects: Vec::new() }
     }
-}
-
-/// A row of the workflow that the command was addressed to. The storage layer turns it into bytes; namespace and workflow id
-/// are implied.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum RowKey {
-    /// Which run is the workflow's current one: [`crate::state::Current`].
-    Current,
-    /// What a run was started with: [`crate::state::RunInfo`].
-    Info(RunId),
-    /// What changes with every transition: [`crate::state::RunState`].
-    State(RunId),
-    /// An encoded `History` whose first event has the given id.
-    History(RunId, i64),
-    /// A pending activity, by its scheduled event.
-    Activity(RunId, i64),
-    /// A pending timer, by its started event.
-    Timer(RunId, i64),
-    /// An event that waits for the workflow task in progress, by its sequence number.
-    BufferedEvent(RunId, u64),
-    /// The request id of a signal that was taken. Empty value.
-    SignalRequest(RunId, String),
-    /// A task that is ready for a worker. The value is an encoded [`TaskRow`].
-    Task(TaskKey),
-    /// A run to be looked at by [`crate::Command::FireTimers`] at a time. Empty value.
-    Wake(Time, RunId),
-    /// What lists show of a run. The value is an encoded `WorkflowExecutionInfo`.
-    Visibility(VisibilityKey),
-    /// Every row of a run: history, state and all. Only ever deleted.
-    Run(RunId),
 }
 
 /// Where a task stands in its queue.

@@ -60,16 +60,17 @@ pub(crate) fn schedule(txn: &mut Txn<'_>, original_scheduled_time: Option<crate:
     let now = txn.now();
     let attempt = txn.run.state.next_workflow_task_attempt;
     let start_to_close_timeout = start_to_close_timeout(txn, attempt);
-    let scheduled_event_id = if attempt == 1 {
+    if attempt == 1 {
         let attributes = scheduled_attributes(&txn.run, attempt, start_to_close_timeout);
-        txn.append(Attributes::WorkflowTaskScheduledEventAttributes(attributes))
-    } else {
-        txn.run.state.next_event_id
-    };
+        txn.append(Attributes::WorkflowTaskScheduledEventAttributes(attributes));
+        if let (Some(time), Some(task)) = (original_scheduled_time, &mut txn.run.state.workflow_task) {
+            task.original_scheduled_time = time;
+        }
+        return;
+    }
     let offered_sticky = txn.run.sticky.is_some();
-    txn.run.state.had_workflow_task = true;
     txn.run.state.workflow_task = Some(WorkflowTask {
-        scheduled_event_id,
+        scheduled_event_id: txn.run.state.next_event_id,
         scheduled_time: now,
         original_scheduled_time: original_scheduled_time.unwrap_or(now),
         attempt,
@@ -175,7 +176,7 @@ pub(crate) fn force_close(txn: &mut Txn<'_>) {
 
 /// Times the pending task out, and schedules the next.
 pub(crate) fn time_out(txn: &mut Txn<'_>, timeout_type: TimeoutType) {
-    let Some(task) = txn.run.state.workflow_task.take() else { return };
+    let Some(task) = txn.run.state.workflow_task.clone() else { return };
     if !task.is_transient() {
         append_tail(txn, &task);
         txn.append(Attributes::WorkflowTaskTimedOutEventAttributes(WorkflowTaskTimedOutEventAttributes {
@@ -220,7 +221,7 @@ fn append_failed(txn: &mut Txn<'_>, attributes: WorkflowTaskFailedEventAttribute
     if !txn.run.workflow_task_started() {
         return;
     }
-    let Some(task) = txn.run.state.workflow_task.take() else { return };
+    let Some(task) = txn.run.state.workflow_task.clone() else { return };
     if !task.is_transient() {
         append_tail(txn, &task);
         txn.append(Attributes::WorkflowTaskFailedEventAttributes(WorkflowTaskFailedEventAttributes {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use everlog_kernel::transition::{Task, TaskKey, TaskKind, TaskRow};
-use everlog_kernel::{RowKey, RunId, Time};
+use everlog_kernel::{RowKey, RunId, RunRow, RunRowKind, Time};
 use everlog_storage::keys::{self, KeyRange, RunKey, WakeKey, WorkflowKey};
 use everlog_storage::state::RowChange;
 
@@ -15,13 +15,7 @@ pub fn change(address: &WorkflowRef, key: RowKey, value: Option<Bytes>) -> RowCh
     let workflow = workflow_key(address);
     let key = match key {
         RowKey::Current => workflow.current(),
-        RowKey::Info(run_id) => workflow.run(&run_id.0).info(),
-        RowKey::State(run_id) => workflow.run(&run_id.0).state(),
-        RowKey::History(run_id, first_event_id) => workflow.run(&run_id.0).history(first_event_id),
-        RowKey::Activity(run_id, scheduled_event_id) => workflow.run(&run_id.0).activity(scheduled_event_id),
-        RowKey::Timer(run_id, started_event_id) => workflow.run(&run_id.0).timer(started_event_id),
-        RowKey::BufferedEvent(run_id, sequence) => workflow.run(&run_id.0).buffered_event(sequence),
-        RowKey::SignalRequest(run_id, request_id) => workflow.run(&run_id.0).signal_request(&request_id),
+        RowKey::Run(run_id, row) => run_row(&workflow.run(&run_id.0), &row),
         RowKey::Task(key) => task_key(address, key).encode(),
         RowKey::Wake(time, run_id) => WakeKey::new(time.0, &workflow, run_id.0).encode(),
         RowKey::Visibility(key) => keys::VisibilityKey {
@@ -31,7 +25,7 @@ pub fn change(address: &WorkflowRef, key: RowKey, value: Option<Bytes>) -> RowCh
             run_id: key.run_id.0,
         }
         .encode(),
-        RowKey::Run(run_id) => {
+        RowKey::WholeRun(run_id) => {
             let range = workflow.run(&run_id.0).range();
             return RowChange::DeleteRange { start: range.start, end: range.end };
         }
@@ -55,15 +49,29 @@ pub fn run_key(address: &WorkflowRef, run_id: RunId) -> RunKey<'_> {
 /// The history rows of a run whose first event is one of `[from, to)`.
 pub fn history_range(address: &WorkflowRef, run_id: RunId, from: i64, to: i64) -> KeyRange {
     let run = run_key(address, run_id);
-    run.history(from)..run.history(to)
+    run_row(&run, &RunRow::history(from))..run_row(&run, &RunRow::history(to))
+}
+
+/// The key of a row of a run.
+pub fn run_row(run: &RunKey<'_>, row: &RunRow) -> Bytes {
+    row.suffix.with_bytes(|suffix| run.row(row.kind as u8, suffix))
+}
+
+/// The key of a row of which the run has one.
+pub fn only_row(run: &RunKey<'_>, kind: RunRowKind) -> Bytes {
+    run.row(kind as u8, &[])
+}
+
+/// Which row of which run lies under `key`.
+pub fn decode_run_row(key: &[u8]) -> Result<(RunId, RunRow), String> {
+    let (run_id, kind, suffix) = keys::decode_run_row(key).map_err(|error| error.to_string())?;
+    let row = RunRow::decode(kind, suffix).ok_or_else(|| format!("a row of an unknown kind, {kind}"))?;
+    Ok((RunId(run_id), row))
 }
 
 /// The first event of the history row under `key`.
 pub fn history_first_event(key: &[u8]) -> Option<i64> {
-    match keys::RunRow::decode(key) {
-        Ok((_, keys::RunRow::History { first_event_id })) => Some(first_event_id),
-        _ => None,
-    }
+    decode_run_row(key).ok()?.1.first_event_id()
 }
 
 fn task_kind(kind: TaskKind) -> keys::TaskKind {

@@ -3,8 +3,8 @@
 use std::sync::mpsc as std_mpsc;
 use std::thread;
 
-use everlog_kernel::state::{Current, Run, RunRow};
-use everlog_kernel::{RunId, Time, Workflow};
+use everlog_kernel::state::{Current, Run};
+use everlog_kernel::{RunId, RunRow, RunRowKind, Time, Workflow};
 use everlog_model::{WorkflowRef, rows};
 use everlog_raft::{Group, LeadEpoch};
 use everlog_storage::keys::{self, KeyRange};
@@ -151,12 +151,13 @@ fn load(group: &impl Rows, address: &WorkflowRef, runs: &[RunId], with_current: 
 fn load_run(group: &impl Rows, address: &WorkflowRef, run_id: RunId) -> Result<Option<Run>, String> {
     const ROWS: usize = 1024;
     let key = rows::run_key(address, run_id);
-    let Some(state) = group.get(&key.state()).map_err(|error| error.to_string())? else { return Ok(None) };
-    let info = group.get(&key.info()).map_err(|error| error.to_string())?.ok_or("a run without its info row")?;
-    let mut found = vec![RunRow::State(state), RunRow::Info(info)];
+    let get = |kind| group.get(&rows::only_row(&key, kind)).map_err(|error| error.to_string());
+    let Some(state) = get(RunRowKind::State)? else { return Ok(None) };
+    let info = get(RunRowKind::Info)?.ok_or("a run without its info row")?;
+    let mut found = vec![(RunRow::only(RunRowKind::State), state), (RunRow::only(RunRowKind::Info), info)];
     // Everything behind the history: what is pending.
-    let mut start = key.activities().start;
-    let end = key.range().end;
+    let pending = key.kinds_from(RunRowKind::FIRST_PENDING as u8);
+    let (mut start, end) = (pending.start, pending.end);
     loop {
         let page =
             group.scan(start.clone()..end.clone(), Direction::Ascending, ROWS).map_err(|error| error.to_string())?;
@@ -165,14 +166,7 @@ fn load_run(group: &impl Rows, address: &WorkflowRef, run_id: RunId) -> Result<O
             start = keys::after(last);
         }
         for (key, value) in page {
-            let (_, row) = keys::RunRow::decode(&key).map_err(|error| error.to_string())?;
-            found.push(match row {
-                keys::RunRow::Activity { .. } => RunRow::Activity(value),
-                keys::RunRow::Timer { .. } => RunRow::Timer(value),
-                keys::RunRow::BufferedEvent { sequence } => RunRow::BufferedEvent(sequence, value),
-                keys::RunRow::SignalRequest { request_id } => RunRow::SignalRequest(request_id),
-                other => return Err(format!("an unexpected row among those that are pending: {other:?}")),
-            });
+            found.push((rows::decode_run_row(&key)?.1, value));
         }
         if !full {
             return Run::from_rows(run_id, found).map_err(|error| error.to_string());

@@ -847,7 +847,7 @@ impl World {
 fn runs(rows: &TwinRows<'_>, address: &WorkflowRef) -> BTreeSet<RunId> {
     let range = everlog_model::rows::workflow_key(address).range();
     let found = rows.scan(range, Direction::Ascending, usize::MAX).expect("rows are readable");
-    let runs = found.iter().map(|(key, _)| RunId(keys::RunRow::decode(key).expect("a row of a workflow").0));
+    let runs = found.iter().map(|(key, _)| RunId(keys::decode_run_row(key).expect("a row of a workflow").0));
     runs.filter(|run_id| *run_id != RunId::default()).collect()
 }
 

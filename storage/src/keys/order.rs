@@ -118,9 +118,9 @@ impl<'a> KeyReader<'a> {
         }
     }
 
-    /// The rest of the key, as text.
-    pub(super) fn rest(self) -> Option<&'a str> {
-        std::str::from_utf8(self.0).ok()
+    /// The rest of the key.
+    pub(super) fn raw_rest(self) -> &'a [u8] {
+        self.0
     }
 
     /// `value`, if nothing is left.

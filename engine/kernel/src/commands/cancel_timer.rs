@@ -27,11 +27,8 @@ pub(crate) fn apply(
             timer_id.len()
         )));
     }
-    let started_event_id = match txn.run.timer_ids.get(&timer_id).copied() {
-        Some(started_event_id) => {
-            txn.remove_timer(started_event_id);
-            started_event_id
-        }
+    let started_event_id = match txn.run.timers.by_name(&timer_id).copied() {
+        Some(started_event_id) => started_event_id,
         None => take_fired(txn, &timer_id).ok_or_else(|| {
             bad(format!("invalid history builder state for action: add-timer-canceled-event, TimerID: {timer_id}"))
         })?,

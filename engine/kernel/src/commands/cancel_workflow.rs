@@ -1,7 +1,7 @@
 //! CancelWorkflowExecution: the workflow has obeyed a request to cancel, or cancels by itself.
 
 use everlog_proto::api::command::v1::CancelWorkflowExecutionCommandAttributes;
-use everlog_proto::api::enums::v1::{WorkflowExecutionStatus, WorkflowTaskFailedCause};
+use everlog_proto::api::enums::v1::WorkflowTaskFailedCause;
 use everlog_proto::api::history::v1::WorkflowExecutionCanceledEventAttributes;
 use everlog_proto::api::history::v1::history_event::Attributes;
 
@@ -27,6 +27,6 @@ pub(super) fn apply(
             details: attributes.details,
         }),
     );
-    txn.close(WorkflowExecutionStatus::Canceled);
+    txn.close();
     Ok(())
 }

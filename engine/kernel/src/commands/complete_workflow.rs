@@ -1,7 +1,7 @@
 //! CompleteWorkflowExecution.
 
 use everlog_proto::api::command::v1::CompleteWorkflowExecutionCommandAttributes;
-use everlog_proto::api::enums::v1::{WorkflowExecutionStatus, WorkflowTaskFailedCause};
+use everlog_proto::api::enums::v1::WorkflowTaskFailedCause;
 use everlog_proto::api::history::v1::WorkflowExecutionCompletedEventAttributes;
 use everlog_proto::api::history::v1::history_event::Attributes;
 
@@ -28,6 +28,6 @@ pub(super) fn apply(
             new_execution_run_id: String::new(),
         }),
     );
-    txn.close(WorkflowExecutionStatus::Completed);
+    txn.close();
     Ok(())
 }

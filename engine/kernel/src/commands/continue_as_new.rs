@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use everlog_proto::api::command::v1::ContinueAsNewWorkflowExecutionCommandAttributes;
 use everlog_proto::api::common::v1::WorkflowType;
-use everlog_proto::api::enums::v1::{ContinueAsNewInitiator, WorkflowExecutionStatus, WorkflowTaskFailedCause};
+use everlog_proto::api::enums::v1::{ContinueAsNewInitiator, WorkflowTaskFailedCause};
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::{
     WorkflowExecutionContinuedAsNewEventAttributes, WorkflowExecutionStartedEventAttributes,
@@ -61,7 +61,7 @@ pub(super) fn apply(
             ..WorkflowExecutionContinuedAsNewEventAttributes::default()
         }),
     );
-    txn.close(WorkflowExecutionStatus::ContinuedAsNew);
+    txn.close();
     txn.successor = Some(new_run);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! FailWorkflowExecution.
 
 use everlog_proto::api::command::v1::FailWorkflowExecutionCommandAttributes;
-use everlog_proto::api::enums::v1::{RetryState, WorkflowExecutionStatus, WorkflowTaskFailedCause};
+use everlog_proto::api::enums::v1::{RetryState, WorkflowTaskFailedCause};
 use everlog_proto::api::history::v1::WorkflowExecutionFailedEventAttributes;
 use everlog_proto::api::history::v1::history_event::Attributes;
 
@@ -35,7 +35,7 @@ pub(super) fn apply(
             new_execution_run_id: retried.as_ref().map(|run| run.run_id.to_string()).unwrap_or_default(),
         }),
     );
-    txn.close(WorkflowExecutionStatus::Failed);
+    txn.close();
     txn.successor = retried.ok();
     Ok(())
 }

@@ -27,8 +27,6 @@ use everlog_proto::api::sdk::v1::{EventGroupMarker, UserMetadata};
 use prost::Message;
 
 use crate::Rejection;
-use crate::proto::Encoded;
-use crate::state::{OriginalProperties, Properties};
 use crate::txn::Txn;
 
 /// What the commands of one workflow task have in common with each other and with their events.
@@ -183,19 +181,6 @@ fn apply(txn: &mut Txn<'_>, command: &mut CommandContext, attributes: CommandAtt
 
 fn unsupported(command: CommandType) -> Result<(), Invalid> {
     Err(Invalid::unsupported(&format!("{command:?}")))
-}
-
-/// Gives the run other memo and search attributes. A retry begins with what the first event says, so that is kept.
-fn set_properties(txn: &mut Txn<'_>, properties: &Properties) {
-    let info = txn.info_mut();
-    if info.started.has_retry_policy() && info.original_properties.is_none() {
-        let Properties { memo, search_attributes } = info.started.properties();
-        info.original_properties = Some(Box::new(OriginalProperties {
-            memo: memo.map(Encoded::new),
-            search_attributes: search_attributes.map(Encoded::new),
-        }));
-    }
-    info.started = info.started.with_properties(properties);
 }
 
 /// Checks that a part of a command is not larger than [`crate::Limits::blob_bytes_max`].

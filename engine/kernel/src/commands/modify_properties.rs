@@ -4,11 +4,9 @@ use everlog_proto::api::command::v1::ModifyWorkflowPropertiesCommandAttributes;
 use everlog_proto::api::enums::v1::WorkflowTaskFailedCause;
 use everlog_proto::api::history::v1::WorkflowPropertiesModifiedEventAttributes;
 use everlog_proto::api::history::v1::history_event::Attributes;
-use prost::Message;
 
 use super::{CommandContext, Invalid};
 use crate::payload_map::PayloadMap;
-use crate::state::Properties;
 use crate::txn::Txn;
 
 const CAUSE: WorkflowTaskFailedCause = WorkflowTaskFailedCause::BadModifyWorkflowPropertiesAttributes;
@@ -26,8 +24,7 @@ pub(super) fn apply(
         return Err(Invalid::new(CAUSE, "UpsertedMemo.Fields is not set on ModifyWorkflowPropertiesCommand."));
     }
     super::check_size(txn, Some(&changes), CAUSE, "ModifyWorkflowPropertiesCommandAttributes exceeds size limit.")?;
-    let properties = txn.run.info.started.properties();
-    let mut memo = PayloadMap::of(properties.memo.as_ref());
+    let mut memo = PayloadMap::of(txn.run.info.started.properties().memo.as_ref());
     memo.merge(&changes.fields);
     super::check_memo_size(
         txn,
@@ -42,6 +39,5 @@ pub(super) fn apply(
             upserted_memo: Some(changes),
         }),
     );
-    super::set_properties(txn, &Properties { memo: Some(memo.encode_to_vec().into()), ..properties });
     Ok(())
 }

@@ -28,7 +28,11 @@ pub(crate) fn apply(
     }
     let known = match txn.run.activities.get(&scheduled_event_id) {
         Some(activity) => activity.cancel_requested_event_id.is_none(),
-        None => txn.run.buffered.values().any(|event| events::ends_activity(event, scheduled_event_id)),
+        None => txn
+            .run
+            .buffered
+            .values()
+            .any(|event| event.attributes.as_ref().and_then(events::ended_activity) == Some(scheduled_event_id)),
     };
     if !known {
         return Err(bad(format!(
@@ -43,12 +47,9 @@ pub(crate) fn apply(
             workflow_task_completed_event_id: command.completed_event_id,
         }),
     );
-    let Some(activity) = txn.activity_mut(scheduled_event_id) else { return Ok(()) };
-    activity.cancel_requested_event_id = Some(cancel_requested_event_id);
-    if activity.started.is_some() {
+    if txn.run.activities.get(&scheduled_event_id).is_none_or(|activity| activity.started.is_some()) {
         return Ok(());
     }
-    txn.remove_activity(scheduled_event_id);
     txn.buffer_event(HistoryEvent {
         attributes: Some(Attributes::ActivityTaskCanceledEventAttributes(ActivityTaskCanceledEventAttributes {
             details: Some(activity_task::text_payloads("ACTIVITY_ID_NOT_STARTED")),

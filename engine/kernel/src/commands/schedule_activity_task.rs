@@ -9,8 +9,6 @@ use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::wkt;
 
 use super::{CommandContext, Invalid};
-use crate::proto::{self, Proto};
-use crate::state::Activity;
 use crate::txn::Txn;
 use crate::{retry, time, validation};
 
@@ -40,7 +38,7 @@ pub(crate) fn apply(
             ),
         ));
     }
-    if txn.run.activity_ids.contains_key(&scheduled.activity_id) {
+    if txn.run.activities.by_name(&scheduled.activity_id).is_some() {
         return Err(Invalid::new(
             WorkflowTaskFailedCause::ScheduleActivityDuplicateId,
             format!(
@@ -49,25 +47,7 @@ pub(crate) fn apply(
             ),
         ));
     }
-    let now = txn.now();
-    let scheduled_event_id = command.append(txn, Attributes::ActivityTaskScheduledEventAttributes(scheduled.clone()));
-    let priority = scheduled.priority.as_ref().map_or(0, |priority| priority.priority_key);
-    txn.add_activity(Activity {
-        scheduled_event_id,
-        scheduled_time: now,
-        priority: if priority == 0 { txn.run.priority() } else { proto::priority_level(priority) },
-        scheduled: Proto(scheduled),
-        attempt: 1,
-        attempt_scheduled_time: now,
-        offered: true,
-        started: None,
-        cancel_requested_event_id: None,
-        heartbeat_details: None,
-        last_failure: None,
-        last_worker_identity: String::new(),
-        last_attempt_end: None,
-        task_row_time: None,
-    });
+    command.append(txn, Attributes::ActivityTaskScheduledEventAttributes(scheduled));
     Ok(())
 }
 

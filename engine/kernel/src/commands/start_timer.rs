@@ -6,7 +6,6 @@ use everlog_proto::api::history::v1::TimerStartedEventAttributes;
 use everlog_proto::api::history::v1::history_event::Attributes;
 
 use super::{CommandContext, Invalid};
-use crate::state::UserTimer;
 use crate::time;
 use crate::txn::Txn;
 
@@ -35,21 +34,19 @@ pub(crate) fn apply(
             ))
         })?
         .unwrap_or_default();
-    if txn.run.timer_ids.contains_key(&timer_id) {
+    if txn.run.timers.by_name(&timer_id).is_some() {
         return Err(Invalid::new(
             WorkflowTaskFailedCause::StartTimerDuplicateId,
             format!("invalid history builder state for action: add-timer-started-event, TimerID: {timer_id}"),
         ));
     }
-    let started_event_id = command.append(
+    command.append(
         txn,
         Attributes::TimerStartedEventAttributes(TimerStartedEventAttributes {
-            timer_id: timer_id.clone(),
+            timer_id,
             start_to_fire_timeout: Some(time::to_proto(duration)),
             workflow_task_completed_event_id: command.completed_event_id,
         }),
     );
-    let expiry_time = txn.now().plus(duration);
-    txn.add_timer(UserTimer { timer_id, started_event_id, expiry_time });
     Ok(())
 }

@@ -4,11 +4,8 @@ use everlog_proto::api::command::v1::UpsertWorkflowSearchAttributesCommandAttrib
 use everlog_proto::api::enums::v1::WorkflowTaskFailedCause;
 use everlog_proto::api::history::v1::UpsertWorkflowSearchAttributesEventAttributes;
 use everlog_proto::api::history::v1::history_event::Attributes;
-use prost::Message;
 
 use super::{CommandContext, Invalid};
-use crate::payload_map::PayloadMap;
-use crate::state::Properties;
 use crate::txn::Txn;
 
 const CAUSE: WorkflowTaskFailedCause = WorkflowTaskFailedCause::BadSearchAttributes;
@@ -35,13 +32,8 @@ pub(super) fn apply(
         txn,
         Attributes::UpsertWorkflowSearchAttributesEventAttributes(UpsertWorkflowSearchAttributesEventAttributes {
             workflow_task_completed_event_id: command.completed_event_id,
-            search_attributes: Some(changes.clone()),
+            search_attributes: Some(changes),
         }),
     );
-    let properties = txn.run.info.started.properties();
-    let mut search_attributes = PayloadMap::of(properties.search_attributes.as_ref());
-    search_attributes.merge(&changes.indexed_fields);
-    let search_attributes = Some(search_attributes.encode_to_vec().into());
-    super::set_properties(txn, &Properties { search_attributes, ..properties });
     Ok(())
 }

@@ -68,14 +68,11 @@ fn complete(
     let query_results = std::mem::take(&mut request.query_results);
     let attributes = completed_attributes(&request, task, started);
     let completed_event_id = txn.append(Attributes::WorkflowTaskCompletedEventAttributes(attributes));
-    txn.run.state.last_completed_started_event_id = started.started_event_id;
-    txn.run.state.next_workflow_task_attempt = 1;
-    txn.run.state.close_attempted = false;
     txn.run.sticky = sticky(request.sticky_attributes);
     answer_queries(txn, query_results);
-    // The task counts as started while its commands are carried out: what they cause in the way of outside events (an
-    // activity that is canceled before a worker had it) waits with the others until the commands' own events are in place.
+    txn.set_in_commands(true);
     commands::apply_all(txn, completed_event_id, &request.identity, commands)?;
+    txn.set_in_commands(false);
     if !txn.run.is_open() {
         return Ok(WorkflowTaskCompleted::default());
     }

@@ -3,7 +3,7 @@
 //! Whoever sends the command only knows that something may be due. What is due is decided here, by the run's state and the
 //! time; nothing fires early, and a call for nothing is fine.
 
-use everlog_proto::api::enums::v1::{RetryState, TimeoutType, WorkflowExecutionStatus};
+use everlog_proto::api::enums::v1::{RetryState, TimeoutType};
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::failure::v1::failure::FailureInfo;
 use everlog_proto::api::history::v1::history_event::Attributes;
@@ -12,7 +12,7 @@ use everlog_proto::api::history::v1::{
 };
 
 use crate::command::Reply;
-use crate::state::{Activity, Run, Workflow};
+use crate::state::{Activity, Run, UserTimer, Workflow};
 use crate::transition::{Transition, VisibilityKey};
 use crate::txn::Txn;
 use crate::{Rejection, RowKey, RunId, Time, activity_task, retry, successor, workflow_task};
@@ -57,7 +57,7 @@ fn time_out_run(txn: &mut Txn<'_>) -> bool {
         retry_state: retried.as_ref().map_or_else(|reason| *reason, |_| RetryState::InProgress).into(),
         new_execution_run_id: retried.as_ref().map(|run| run.run_id.to_string()).unwrap_or_default(),
     }));
-    txn.close(WorkflowExecutionStatus::TimedOut);
+    txn.close();
     txn.successor = retried.ok();
     true
 }
@@ -71,22 +71,14 @@ fn is_first_workflow_task_due(run: &Run, now: Time) -> bool {
 /// Fires all timers that are due, in the order in which they expire. Returns whether there were any.
 fn fire_user_timers(txn: &mut Txn<'_>) -> bool {
     let now = txn.now();
-    let mut due: Vec<(Time, i64)> = txn
-        .run
-        .timers
-        .values()
-        .filter(|timer| timer.expiry_time <= now)
-        .map(|timer| (timer.expiry_time, timer.started_event_id))
-        .collect();
-    due.sort_unstable();
-    for (_, started_event_id) in &due {
-        let Some(timer) = txn.remove_timer(*started_event_id) else { continue };
-        txn.record(Attributes::TimerFiredEventAttributes(TimerFiredEventAttributes {
-            timer_id: timer.timer_id,
-            started_event_id: timer.started_event_id,
-        }));
+    let is_due = |timer: &&UserTimer| timer.expiry_time <= now;
+    let mut due: Vec<UserTimer> = txn.run.timers.values().filter(is_due).cloned().collect();
+    due.sort_unstable_by_key(|timer| (timer.expiry_time, timer.started_event_id));
+    let fired = !due.is_empty();
+    for UserTimer { timer_id, started_event_id, .. } in due {
+        txn.record(Attributes::TimerFiredEventAttributes(TimerFiredEventAttributes { timer_id, started_event_id }));
     }
-    !due.is_empty()
+    fired
 }
 
 // ---- Activities --------------------------------------------------------------------------------------------------------
@@ -127,7 +119,7 @@ impl Timeout {
 fn time_out_activities(txn: &mut Txn<'_>) -> bool {
     let now = txn.now();
     let mut due: Vec<(Time, i64, Timeout, i32)> = Vec::new();
-    for (id, activity) in &txn.run.activities {
+    for (id, activity) in txn.run.activities.iter() {
         let timeouts = Timeout::of(activity).filter(|(deadline, _)| *deadline <= now);
         due.extend(timeouts.map(|(deadline, timeout)| (deadline, *id, timeout, activity.attempt)));
     }
@@ -206,7 +198,7 @@ pub(crate) fn delete_run(workflow: &mut Workflow, run_id: RunId, transition: &mu
     if let Some(wake_at) = run.state.wake_at {
         transition.rows.push((RowKey::Wake(wake_at, run_id), None));
     }
-    transition.rows.push((RowKey::Run(run_id), None));
+    transition.rows.push((RowKey::WholeRun(run_id), None));
     if workflow.current.as_ref().is_some_and(|current| current.run_id == run_id) {
         transition.rows.push((RowKey::Current, None));
         workflow.current = None;

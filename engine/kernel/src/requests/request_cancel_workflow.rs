@@ -19,7 +19,6 @@ pub(crate) fn apply(txn: &mut Txn<'_>, request: RequestCancelWorkflowExecutionRe
     if txn.run.state.cancel_requested {
         return Ok(Reply::Done);
     }
-    txn.run.state.cancel_requested = true;
     txn.record_event(HistoryEvent {
         attributes: Some(Attributes::WorkflowExecutionCancelRequestedEventAttributes(
             WorkflowExecutionCancelRequestedEventAttributes {

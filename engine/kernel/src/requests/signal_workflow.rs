@@ -52,7 +52,7 @@ pub(super) fn check(run: &Run, request: &SignalWorkflowExecutionRequest, limits:
     if request.input.as_ref().map_or(0, Message::encoded_len) > limits.blob_bytes_max {
         return Err(Rejection::invalid("Blob data size exceeds limit."));
     }
-    if run.state.signal_count >= limits.signals_max {
+    if run.signal_count() >= limits.signals_max as usize {
         return Err(Rejection::invalid("exceeded workflow execution limit for signal events"));
     }
     // The workflow wanted to close and could not because of an event like this one. Let it close.
@@ -67,10 +67,6 @@ pub(super) fn check(run: &Run, request: &SignalWorkflowExecutionRequest, limits:
 
 /// Records a signal that was checked.
 pub(super) fn record(txn: &mut Txn<'_>, request: SignalWorkflowExecutionRequest) {
-    if !request.request_id.is_empty() {
-        txn.add_signal_request(&request.request_id);
-    }
-    txn.run.state.signal_count += 1;
     txn.record_event(HistoryEvent {
         attributes: Some(Attributes::WorkflowExecutionSignaledEventAttributes(
             WorkflowExecutionSignaledEventAttributes {

@@ -13,8 +13,7 @@ use prost::Message;
 use super::terminate_workflow;
 use crate::command::{Reply, Started};
 use crate::decide::{on_run, start_run};
-use crate::proto::Proto;
-use crate::state::{FirstEvent, Run, RunInfo, Workflow};
+use crate::state::{Run, Workflow};
 use crate::transition::Transition;
 use crate::txn::{NewRun, Txn};
 use crate::{Context, Limits, Rejection, RunId, Time, activity_task, retry, time, validation, workflow_task};
@@ -273,27 +272,13 @@ pub(crate) fn begin<'a>(new_run: NewRun, workflow_id: &'a str, ctx: Context<'a>)
     let backoff = duration(started.first_workflow_task_backoff.as_ref()).unwrap_or_default();
     started.first_workflow_task_backoff = Some(time::to_proto(backoff));
 
-    let execution_time = now.plus(backoff);
-    let execution_expiration = started.workflow_execution_expiration_time.as_ref().map(Time::from_proto);
-    let run_expiration = duration(started.workflow_run_timeout.as_ref()).map(|timeout| execution_time.plus(timeout));
-    let info = RunInfo {
-        start_time: now,
-        execution_time,
-        started: kept(&mut started),
-        user_metadata: user_metadata.clone().map(|metadata| Box::new(Proto(metadata))),
-        original_properties: None,
-        start_request_id,
-        run_expiration: run_expiration.map(|time| execution_expiration.map_or(time, |expiration| time.min(expiration))),
-        execution_expiration,
-    };
-    let mut txn = Txn::create(Box::new(Run::new(run_id, info)), workflow_id, ctx);
-    txn.append_event(HistoryEvent {
+    let first = HistoryEvent {
         attributes: Some(Attributes::WorkflowExecutionStartedEventAttributes(started)),
         user_metadata,
         links,
         ..HistoryEvent::default()
-    });
-    txn
+    };
+    Txn::begin(run_id, first, start_request_id, workflow_id, ctx).expect("that is a WorkflowExecutionStarted")
 }
 
 /// The timeouts that apply: a run ends with its chain, and a workflow task with its run.
@@ -317,22 +302,6 @@ fn normalize_timeouts(started: &mut WorkflowExecutionStartedEventAttributes, lim
         let rounded = expiration.saturating_add(MILLISECOND / 2) / MILLISECOND * MILLISECOND;
         started.workflow_execution_expiration_time = Some(Time(rounded).to_proto());
     }
-}
-
-/// What is kept at hand of the first event. Payloads are large, and only needed again if the run is retried; they are not even
-/// copied otherwise.
-fn kept(started: &mut WorkflowExecutionStartedEventAttributes) -> FirstEvent {
-    let continued_failure = started.continued_failure.take();
-    let kept = if started.retry_policy.is_some() {
-        FirstEvent::new(started)
-    } else {
-        let payloads = (started.input.take(), started.header.take(), started.last_completion_result.take());
-        let kept = FirstEvent::new(started);
-        (started.input, started.header, started.last_completion_result) = payloads;
-        kept
-    };
-    started.continued_failure = continued_failure;
-    kept
 }
 
 fn duration(duration: Option<&wkt::Duration>) -> Option<Duration> {

@@ -10,7 +10,7 @@ use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::workflowservice::v1::PollWorkflowTaskQueueResponse;
 
 use crate::command::{Reply, StartWorkflowTask, WorkflowTaskStart};
-use crate::state::{Run, WorkflowTask, WorkflowTaskStarted};
+use crate::state::Run;
 use crate::token::{self, WorkflowTaskToken};
 use crate::txn::Txn;
 use crate::{Rejection, events, workflow_task};
@@ -48,9 +48,10 @@ pub(crate) fn start(
     }
     let now = txn.now();
     let next_event_id = txn.run.state.next_event_id;
-    let started_attributes = started_attributes(txn, &identity, &request_id);
+    let started_attributes = started_attributes(txn, identity, request_id);
     let run = &mut txn.run;
-    let mut task = run.state.workflow_task.take().ok_or_else(Rejection::workflow_task_not_found)?;
+    let task = run.state.workflow_task.as_ref().ok_or_else(Rejection::workflow_task_not_found)?;
+    let scheduled_event_id = task.scheduled_event_id;
     let mut tail = Vec::new();
     let mut started_event_id = next_event_id;
     if task.is_transient() {
@@ -62,34 +63,35 @@ pub(crate) fn start(
         };
         events::complete(&mut scheduled, next_event_id, now);
         events::encode_into(&scheduled, &mut tail);
+        apply_ahead(run, &scheduled);
         started_event_id += 1;
     }
-    let attributes =
-        WorkflowTaskStartedEventAttributes { scheduled_event_id: task.scheduled_event_id, ..started_attributes };
+    let attributes = WorkflowTaskStartedEventAttributes { scheduled_event_id, ..started_attributes };
     let mut started = HistoryEvent {
         attributes: Some(Attributes::WorkflowTaskStartedEventAttributes(attributes)),
         ..HistoryEvent::default()
     };
     events::complete(&mut started, started_event_id, now);
     events::encode_into(&started, &mut tail);
-    let started = WorkflowTaskStarted {
-        started_event_id,
-        time: now,
-        tail: tail.into(),
-        task_queue,
-        identity,
-        request_id,
-        query_ids: run.queries.iter().map(|query| query.query_id).collect(),
-    };
-    task.started = Some(started.clone());
-    let answer = answer(txn, &task, &started);
-    txn.run.state.workflow_task = Some(task);
-    Ok(answer)
+    apply_ahead(run, &started);
+    let query_ids = run.queries.iter().map(|query| query.query_id).collect();
+    let task = run.state.workflow_task.as_mut().ok_or_else(Rejection::workflow_task_not_found)?;
+    if let Some(started) = &mut task.started {
+        started.tail = tail.into();
+        started.task_queue = task_queue;
+        started.query_ids = query_ids;
+    }
+    answer(txn).ok_or_else(Rejection::workflow_task_not_found)
+}
+
+/// Does to the run what an event means that is written when the task ends.
+fn apply_ahead(run: &mut Run, event: &HistoryEvent) {
+    run.apply(event).expect("the kernel applies the events of workflow tasks");
 }
 
 /// The Started event, but for the scheduled one's id. What it says of the history's size is what the worker is told, and must
 /// be the same at every replay.
-fn started_attributes(txn: &Txn<'_>, identity: &str, request_id: &str) -> WorkflowTaskStartedEventAttributes {
+fn started_attributes(txn: &Txn<'_>, identity: String, request_id: String) -> WorkflowTaskStartedEventAttributes {
     let (state, limits) = (&txn.run.state, txn.ctx.limits);
     let mut reasons = Vec::new();
     if state.history_bytes >= limits.history_bytes_suggest_continue_as_new {
@@ -99,8 +101,8 @@ fn started_attributes(txn: &Txn<'_>, identity: &str, request_id: &str) -> Workfl
         reasons.push(SuggestContinueAsNewReason::TooManyHistoryEvents.into());
     }
     WorkflowTaskStartedEventAttributes {
-        identity: identity.to_owned(),
-        request_id: request_id.to_owned(),
+        identity,
+        request_id,
         suggest_continue_as_new: !reasons.is_empty(),
         suggest_continue_as_new_reasons: reasons,
         history_size_bytes: i64::try_from(state.history_bytes).unwrap_or(i64::MAX),
@@ -108,8 +110,11 @@ fn started_attributes(txn: &Txn<'_>, identity: &str, request_id: &str) -> Workfl
     }
 }
 
-fn answer(txn: &Txn<'_>, task: &WorkflowTask, started: &WorkflowTaskStarted) -> WorkflowTaskStart {
+/// What the worker gets of the started task.
+fn answer(txn: &Txn<'_>) -> Option<WorkflowTaskStart> {
     let run = &txn.run;
+    let task = run.state.workflow_task.as_ref()?;
+    let started = task.started.as_ref()?;
     let token = WorkflowTaskToken {
         namespace_id: txn.ctx.namespace.id,
         workflow_id: txn.workflow_id.to_owned(),
@@ -129,12 +134,12 @@ fn answer(txn: &Txn<'_>, task: &WorkflowTask, started: &WorkflowTaskStarted) -> 
         ..response(run, txn.workflow_id)
     };
     let cached = run.sticky.is_some();
-    WorkflowTaskStart {
+    Some(WorkflowTaskStart {
         response,
         history_from: if cached { run.state.last_completed_started_event_id + 1 } else { 1 },
         history_to: run.state.next_event_id,
         tail: started.tail.clone(),
-    }
+    })
 }
 
 /// What every answer to a poll says of the run.

@@ -1,7 +1,6 @@
 //! The end of a run without its workflow being asked.
 
 use everlog_proto::api::common::v1::{Link, Payloads};
-use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::{HistoryEvent, WorkflowExecutionTerminatedEventAttributes};
 use everlog_proto::api::workflowservice::v1::TerminateWorkflowExecutionRequest;
@@ -41,5 +40,5 @@ pub(crate) fn terminate(
         links,
         ..HistoryEvent::default()
     });
-    txn.close(WorkflowExecutionStatus::Terminated);
+    txn.close();
 }

@@ -1,14 +1,18 @@
 //! A pending activity.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use everlog_proto::api::common::v1::Payloads;
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::history::v1::ActivityTaskScheduledEventAttributes;
 use serde::{Deserialize, Serialize};
 
+use super::{CorruptRow, PendingValue, decode_row, encode_row};
 use crate::Time;
-use crate::proto::Proto;
+use crate::proto::{self, Proto};
+use crate::rows::RunRowKind;
 
 /// An activity between its ActivityTaskScheduled event and its end. Its attempts leave no events.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,6 +63,33 @@ pub struct ActivityStarted {
 }
 
 impl Activity {
+    /// The activity that an ActivityTaskScheduled event schedules, in a run of the given priority: at its first attempt, which
+    /// is ready for a worker.
+    pub(crate) fn scheduled(
+        event_id: i64,
+        time: Time,
+        attributes: ActivityTaskScheduledEventAttributes,
+        run_priority: u8,
+    ) -> Activity {
+        let priority = attributes.priority.as_ref().map_or(0, |priority| priority.priority_key);
+        Activity {
+            scheduled_event_id: event_id,
+            scheduled_time: time,
+            priority: if priority == 0 { run_priority } else { proto::priority_level(priority) },
+            scheduled: Proto(attributes),
+            attempt: 1,
+            attempt_scheduled_time: time,
+            offered: true,
+            started: None,
+            cancel_requested_event_id: None,
+            heartbeat_details: None,
+            last_failure: None,
+            last_worker_identity: String::new(),
+            last_attempt_end: None,
+            task_row_time: None,
+        }
+    }
+
     /// The workflow's name for it.
     pub fn activity_id(&self) -> &str {
         &self.scheduled.activity_id
@@ -127,10 +158,38 @@ impl Activity {
     pub fn next_deadline_without_start(&self) -> Option<Time> {
         self.schedule_to_close_deadline().into_iter().chain(self.unstarted_deadline()).min()
     }
+}
 
-    /// Rough size in memory, bytes.
-    pub fn memory_bytes(&self) -> usize {
-        256 + prost::Message::encoded_len(&*self.scheduled)
-            + self.heartbeat_details.as_ref().map_or(0, |details| prost::Message::encoded_len(&**details))
+impl PendingValue for Arc<Activity> {
+    type Key = i64;
+    const KIND: RunRowKind = RunRowKind::Activity;
+
+    fn name(&self) -> Option<&str> {
+        Some(self.activity_id())
+    }
+
+    fn to_row(&self) -> Bytes {
+        encode_row(&**self)
+    }
+
+    fn from_row(_: &i64, row: Bytes) -> Result<Arc<Activity>, CorruptRow> {
+        let mut activity: Activity = decode_row(&row)?;
+        let ready = activity.offered && activity.started.is_none();
+        activity.task_row_time = ready.then_some(activity.attempt_scheduled_time);
+        Ok(Arc::new(activity))
+    }
+
+    fn memory_bytes(&self) -> usize {
+        let encoded = |details: &Proto<Payloads>| prost::Message::encoded_len(&**details);
+        let started = self.started.as_ref().map_or(0, |started| started.identity.len() + started.request_id.len());
+        size_of::<Activity>()
+            // Decoded, with its fields in allocations of their own, a message takes about that much more.
+            + 256 + prost::Message::encoded_len(&*self.scheduled)
+            + self.heartbeat_details.as_ref().map_or(0, encoded)
+            + self.last_failure.as_ref().map_or(0, |failure| {
+                size_of::<Failure>() + prost::Message::encoded_len(&***failure)
+            })
+            + self.last_worker_identity.len()
+            + started
     }
 }

@@ -50,6 +50,22 @@ impl FirstEvent {
         FirstEvent::from_parts(attributes.encode_to_vec().into(), attributes)
     }
 
+    /// Keeps what is wanted at hand of `started`. Payloads are large, and only needed again if the run is retried; they are not
+    /// even copied otherwise.
+    pub(crate) fn kept(started: &mut WorkflowExecutionStartedEventAttributes) -> FirstEvent {
+        let continued_failure = started.continued_failure.take();
+        let kept = if started.retry_policy.is_some() {
+            FirstEvent::new(started)
+        } else {
+            let payloads = (started.input.take(), started.header.take(), started.last_completion_result.take());
+            let kept = FirstEvent::new(started);
+            (started.input, started.header, started.last_completion_result) = payloads;
+            kept
+        };
+        started.continued_failure = continued_failure;
+        kept
+    }
+
     /// Keeps what `encoded` holds.
     fn decode_from(encoded: Bytes) -> Result<FirstEvent, prost::DecodeError> {
         let attributes = WorkflowExecutionStartedEventAttributes::decode(encoded.clone())?;

@@ -1,36 +1,17 @@
 //! A run from its rows.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use everlog_proto::api::history::v1::HistoryEvent;
-use prost::Message;
 
-use super::{Activity, Current, Run, RunInfo, RunState, UserTimer, decode_row};
+use super::{Current, Run, RunInfo, RunState, decode_row};
 use crate::RunId;
+use crate::rows::{RunRow, RunRowKind};
 
-/// A row does not decode: the disk lies, or another version wrote it.
+/// A row does not decode: the disk lies, or a later version wrote it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("corrupt row: {0}")]
 pub struct CorruptRow(pub String);
-
-/// A row of a run, as storage found it.
-#[derive(Clone, Debug)]
-pub enum RunRow {
-    /// [`crate::RowKey::Info`].
-    Info(Bytes),
-    /// [`crate::RowKey::State`].
-    State(Bytes),
-    /// [`crate::RowKey::Activity`].
-    Activity(Bytes),
-    /// [`crate::RowKey::Timer`].
-    Timer(Bytes),
-    /// [`crate::RowKey::BufferedEvent`] with its sequence number.
-    BufferedEvent(u64, Bytes),
-    /// [`crate::RowKey::SignalRequest`].
-    SignalRequest(String),
-}
 
 impl Current {
     /// From the value of the workflow's `Current` row.
@@ -48,36 +29,20 @@ impl super::super::transition::TaskRow {
 
 impl Run {
     /// Puts a run together from all its rows but the history. `None` if it has no state row: there is no such run.
-    pub fn from_rows(id: RunId, rows: impl IntoIterator<Item = RunRow>) -> Result<Option<Run>, CorruptRow> {
+    pub fn from_rows(id: RunId, rows: impl IntoIterator<Item = (RunRow, Bytes)>) -> Result<Option<Run>, CorruptRow> {
         let mut run = Run::new(id, RunInfo::default());
         let mut state: Option<RunState> = None;
-        let mut signal_requests = BTreeSet::new();
-        for row in rows {
-            match row {
-                RunRow::Info(bytes) => run.info = Arc::new(decode_row(&bytes)?),
-                RunRow::State(bytes) => state = Some(decode_row(&bytes)?),
-                RunRow::Activity(bytes) => {
-                    let mut activity: Activity = decode_row(&bytes)?;
-                    let ready = activity.offered && activity.started.is_none();
-                    activity.task_row_time = ready.then_some(activity.attempt_scheduled_time);
-                    run.activity_ids.insert(activity.activity_id().to_owned(), activity.scheduled_event_id);
-                    run.activities.insert(activity.scheduled_event_id, Arc::new(activity));
-                }
-                RunRow::Timer(bytes) => {
-                    let timer: UserTimer = decode_row(&bytes)?;
-                    run.timer_ids.insert(timer.timer_id.clone(), timer.started_event_id);
-                    run.timers.insert(timer.started_event_id, timer);
-                }
-                RunRow::BufferedEvent(sequence, bytes) => {
-                    let event = HistoryEvent::decode(bytes).map_err(|error| CorruptRow(error.to_string()))?;
-                    run.buffered.insert(sequence, Arc::new(event));
-                }
-                RunRow::SignalRequest(request_id) => {
-                    signal_requests.insert(request_id);
+        for (RunRow { kind, suffix }, value) in rows {
+            match kind {
+                RunRowKind::Info => run.info = Arc::new(decode_row(&value)?),
+                RunRowKind::State => state = Some(decode_row(&value)?),
+                kind => {
+                    let pending = run.pending_mut().into_iter().find(|pending| pending.kind() == kind);
+                    let unexpected = || CorruptRow(format!("a row of kind {} among those of a run", kind.name()));
+                    pending.ok_or_else(unexpected)?.load_row(&suffix, value)?;
                 }
             }
         }
-        run.signal_requests = Arc::new(signal_requests);
         Ok(state.map(|state| {
             run.state = state;
             let attempt = run.state.workflow_task.as_ref().map_or(0, |task| task.attempt);

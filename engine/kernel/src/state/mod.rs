@@ -3,18 +3,27 @@
 //! Everything here has one of three lives: *rows*, which are replicated; *derived* maps, rebuilt on load; and *leader memory*
 //! (`#[serde(skip)]` and the fields of [`Run`] marked so), which a change of leader may lose because nobody was promised it: a
 //! started workflow task, the sticky queue, buffered queries.
+//!
+//! It follows from the run's events: `apply.rs` says how, and what does not.
 
 mod activity;
+mod apply;
+mod buffered;
 mod first_event;
 mod load;
+mod pending;
 mod run;
 mod timer;
 mod workflow_task;
 
 pub use activity::{Activity, ActivityStarted};
+pub use apply::HistoryError;
+pub use buffered::SignalRequest;
 pub use first_event::FirstEvent;
 pub(crate) use first_event::Properties;
-pub use load::{CorruptRow, RunRow};
+pub use load::CorruptRow;
+pub(crate) use pending::PendingRows;
+pub use pending::{Pending, PendingValue};
 pub use run::{OriginalProperties, Run, RunInfo, RunState, Sticky};
 pub use timer::UserTimer;
 pub use workflow_task::{BufferedQuery, WorkflowTask, WorkflowTaskStarted};

@@ -1,16 +1,17 @@
 //! One run.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_proto::api::common::v1::{Memo, SearchAttributes};
-use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
+use everlog_proto::api::enums::v1::{EventType, WorkflowExecutionStatus};
 use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::sdk::v1::UserMetadata;
+use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use super::{Activity, BufferedQuery, FirstEvent, UserTimer, WorkflowTask};
+use super::{Activity, BufferedQuery, FirstEvent, Pending, PendingRows, SignalRequest, UserTimer, WorkflowTask};
 use crate::proto::{Encoded, Proto};
 use crate::transition::{TaskKey, TaskKind};
 use crate::{RunId, Time};
@@ -25,17 +26,13 @@ pub struct Run {
     /// What changes with every transition.
     pub state: RunState,
     /// Pending activities by scheduled event id.
-    pub activities: BTreeMap<i64, Arc<Activity>>,
-    /// Derived: scheduled event id of a pending activity by activity id.
-    pub activity_ids: HashMap<String, i64>,
+    pub activities: Pending<Arc<Activity>>,
     /// Pending timers by started event id.
-    pub timers: BTreeMap<i64, UserTimer>,
-    /// Derived: started event id of a pending timer by timer id.
-    pub timer_ids: HashMap<String, i64>,
+    pub timers: Pending<UserTimer>,
     /// Events without ids that wait for the started workflow task to end, by sequence number.
-    pub buffered: BTreeMap<u64, Arc<HistoryEvent>>,
-    /// Request ids of the signals that were taken.
-    pub signal_requests: Arc<BTreeSet<String>>,
+    pub buffered: Pending<Arc<HistoryEvent>>,
+    /// The signals that were taken, by request id.
+    pub signal_requests: Pending<SignalRequest>,
     /// Leader memory: where the worker that has the run cached polls.
     pub sticky: Option<Sticky>,
     /// Leader memory: queries that go along with the next workflow task.
@@ -46,6 +43,8 @@ pub struct Run {
     pub unsaved_activities: BTreeSet<i64>,
     /// Leader memory: when the starts in `unsaved_activities` must be written.
     pub flush_at: Option<Time>,
+    /// Whether `info` has changed since its row was written.
+    pub(crate) info_changed: bool,
     /// Leader memory: the task row that is written for the pending workflow task, and the attempt in it.
     pub workflow_task_row: Option<(TaskKey, i32)>,
 }
@@ -104,7 +103,7 @@ pub struct RunState {
     pub cancel_requested: bool,
     /// A completion failed because of buffered events: new signals are refused until the workflow has had its chance to close.
     pub close_attempted: bool,
-    /// Signals so far.
+    /// Signals in the history so far.
     pub signal_count: u32,
     /// Sequence number that the next buffered event gets.
     pub next_buffered: u64,
@@ -114,6 +113,23 @@ pub struct RunState {
     pub delete_time: Option<Time>,
     /// The wake row that is written, if any. It may be earlier than the next deadline, never later.
     pub wake_at: Option<Time>,
+}
+
+impl RunInfo {
+    /// Rough size in memory, bytes.
+    fn memory_bytes(&self) -> usize {
+        let metadata = |metadata: &Proto<UserMetadata>| size_of::<UserMetadata>() + metadata.encoded_len();
+        let original = |original: &OriginalProperties| {
+            size_of::<OriginalProperties>()
+                + original.memo.as_ref().map_or(0, Encoded::len)
+                + original.search_attributes.as_ref().map_or(0, Encoded::len)
+        };
+        size_of::<RunInfo>()
+            + self.started.heap_bytes()
+            + self.start_request_id.len()
+            + self.user_metadata.as_deref().map_or(0, metadata)
+            + self.original_properties.as_deref().map_or(0, original)
+    }
 }
 
 impl RunState {
@@ -154,6 +170,25 @@ pub struct Sticky {
     pub schedule_to_start_timeout: Option<Duration>,
 }
 
+/// The fields of [`Run`] in which something is pending.
+macro_rules! pending_kinds {
+    ($($field:ident),*) => {
+        impl Run {
+            /// What is pending, kind by kind.
+            pub(crate) fn pending(&self) -> [&dyn PendingRows; const { [$(stringify!($field)),*].len() }] {
+                [$(&self.$field),*]
+            }
+
+            /// The same, to be changed.
+            pub(crate) fn pending_mut(&mut self) -> [&mut dyn PendingRows; const { [$(stringify!($field)),*].len() }] {
+                [$(&mut self.$field),*]
+            }
+        }
+    };
+}
+
+pending_kinds!(activities, timers, buffered, signal_requests);
+
 impl Run {
     /// A run before its first event.
     pub fn new(id: RunId, info: RunInfo) -> Run {
@@ -161,12 +196,11 @@ impl Run {
             id,
             info: Arc::new(info),
             state: RunState::new(),
-            activities: BTreeMap::new(),
-            activity_ids: HashMap::new(),
-            timers: BTreeMap::new(),
-            timer_ids: HashMap::new(),
-            buffered: BTreeMap::new(),
-            signal_requests: Arc::default(),
+            activities: Pending::default(),
+            timers: Pending::default(),
+            buffered: Pending::default(),
+            signal_requests: Pending::default(),
+            info_changed: false,
             sticky: None,
             queries: Vec::new(),
             unsaved_activities: BTreeSet::new(),
@@ -265,17 +299,30 @@ impl Run {
         self.info.started.priority_level()
     }
 
+    /// Whether something was changed since the rows were written that belongs into a row of its own.
+    pub fn has_unwritten_changes(&self) -> bool {
+        self.info_changed || self.pending().iter().any(|pending| pending.is_touched())
+    }
+
+    /// How many signals were taken, with those that wait for their place in the history.
+    pub fn signal_count(&self) -> usize {
+        let is_signal = |event: &&Arc<HistoryEvent>| event.event_type() == EventType::WorkflowExecutionSignaled;
+        self.state.signal_count as usize + self.buffered.values().filter(is_signal).count()
+    }
+
     /// Rough size in memory, bytes; the cache is bounded by it.
     pub fn memory_bytes(&self) -> usize {
-        let activities: usize = self.activities.values().map(|activity| activity.memory_bytes()).sum();
-        let buffered: usize = self.buffered.values().map(|event| prost::Message::encoded_len(&**event) + 64).sum();
+        let pending: usize = self.pending().iter().map(|pending| pending.size()).sum();
+        let queries: usize = self.queries.iter().map(BufferedQuery::memory_bytes).sum();
+        let started = self.state.workflow_task.as_ref().and_then(|task| task.started.as_ref());
         size_of::<Run>()
-            + size_of::<RunInfo>()
-            + self.info.started.heap_bytes()
-            + self.info.start_request_id.len()
-            + activities
-            + buffered
-            + 96 * self.timers.len()
-            + 64 * self.signal_requests.len()
+            + self.info.memory_bytes()
+            + pending
+            + queries
+            + started.map_or(0, |started| started.memory_bytes())
+            + self.sticky.as_ref().map_or(0, |sticky| sticky.task_queue.len())
+            + self.workflow_task_row.as_ref().map_or(0, |(key, _)| key.task_queue.len())
+            // A node of the set has room for eleven ids.
+            + 16 * self.unsaved_activities.len()
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use everlog_proto::api::query::v1::WorkflowQuery;
+use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use super::Sticky;
@@ -31,7 +32,7 @@ pub struct WorkflowTask {
 }
 
 /// A workflow task in a worker's hands.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct WorkflowTaskStarted {
     /// Id that the WorkflowTaskStarted event has, or will get.
     pub started_event_id: i64,
@@ -57,6 +58,24 @@ pub struct BufferedQuery {
     pub query_id: u64,
     /// The query.
     pub query: WorkflowQuery,
+}
+
+impl WorkflowTaskStarted {
+    /// Bytes on the heap.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.tail.len()
+            + self.task_queue.len()
+            + self.identity.len()
+            + self.request_id.len()
+            + size_of::<u64>() * self.query_ids.len()
+    }
+}
+
+impl BufferedQuery {
+    /// Rough size in memory, bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of::<BufferedQuery>() + self.query.encoded_len()
+    }
 }
 
 impl WorkflowTask {

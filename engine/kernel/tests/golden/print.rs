@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use everlog_kernel::command::{QueryReply, Reply, WorkflowTaskStart};
+use everlog_kernel::rows::Suffix;
 use everlog_kernel::transition::{Effect, TaskKey, TaskKind};
-use everlog_kernel::{Rejection, RowKey, Run, Time, Transition};
+use everlog_kernel::{Rejection, RowKey, Run, RunRow, RunRowKind, Time, Transition};
 use everlog_proto::api::history::v1::{History, HistoryEvent};
 use everlog_proto::api::workflowservice::v1::DescribeWorkflowExecutionResponse;
 use prost::Message;
@@ -63,7 +64,7 @@ pub(crate) fn transition(transition: &Transition) -> String {
     let mut rows = Vec::new();
     for (key, value) in &transition.rows {
         match (key, value) {
-            (RowKey::History(run, _), Some(value)) => {
+            (RowKey::Run(run, RunRow { kind: RunRowKind::History, .. }), Some(value)) => {
                 let _ = writeln!(out, "history({run})");
                 for appended in events(value) {
                     let _ = writeln!(out, "  {}", event(&appended));
@@ -91,19 +92,14 @@ pub(crate) fn transition(transition: &Transition) -> String {
 pub(crate) fn row(key: &RowKey) -> String {
     match key {
         RowKey::Current => "current".to_owned(),
-        RowKey::Info(run) => format!("info({run})"),
-        RowKey::State(run) => format!("state({run})"),
-        RowKey::History(run, first) => format!("history({run}, {first})"),
-        RowKey::Activity(run, id) => format!("activity({run}, {id})"),
-        RowKey::Timer(run, id) => format!("timer({run}, {id})"),
-        RowKey::BufferedEvent(run, sequence) => format!("buffered({run}, {sequence})"),
-        RowKey::SignalRequest(run, request_id) => format!("signal-request({run}, {request_id})"),
+        RowKey::Run(run, RunRow { kind, suffix: Suffix::Nothing }) => format!("{}({run})", kind.name()),
+        RowKey::Run(run, RunRow { kind, suffix }) => format!("{}({run}, {suffix})", kind.name()),
         RowKey::Task(key) => format!("task({})", task_key(key)),
         RowKey::Wake(at, run) => format!("wake({}, {run})", time(*at)),
         RowKey::Visibility(key) => {
             format!("visibility(closed {}, started {}, {})", time(key.close_time), time(key.start_time), key.run_id)
         }
-        RowKey::Run(run) => format!("run({run})"),
+        RowKey::WholeRun(run) => format!("run({run})"),
     }
 }
 
@@ -252,7 +248,7 @@ pub(crate) fn state(run: &Run) -> String {
     for timer in run.timers.values() {
         let _ = writeln!(out, "  timer {} ({}) {}", timer.started_event_id, timer.timer_id, time(timer.expiry_time));
     }
-    for (sequence, event) in &run.buffered {
+    for (sequence, event) in run.buffered.iter() {
         let _ = writeln!(out, "  buffered {sequence} {:?}", event.event_type());
     }
     for query in &run.queries {

@@ -26,7 +26,8 @@ use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask, StartWorkfl
 use everlog_kernel::describe::describe;
 use everlog_kernel::token::{self, ActivityTaskToken, WorkflowTaskToken};
 use everlog_kernel::{
-    Command, Context, Ids, Limits, Namespace, NamespaceId, RowKey, Run, RunId, Time, Transition, Workflow, decide,
+    Command, Context, Ids, Limits, Namespace, NamespaceId, RowKey, Run, RunId, RunRow, RunRowKind, Time, Transition,
+    Workflow, decide,
 };
 use everlog_proto::api::enums::v1::{EventType, QueryRejectCondition, QueryResultType, WorkflowTaskFailedCause};
 use everlog_proto::api::protocol::v1::Message as ProtocolMessage;
@@ -276,7 +277,7 @@ impl Runner {
         }
         let transition = outcome?;
         for (key, _) in &transition.rows {
-            if let RowKey::Info(run) = key
+            if let RowKey::Run(run, RunRow { kind: RunRowKind::Info, .. }) = key
                 && !self.runs.contains(run)
             {
                 self.runs.push(*run);
@@ -381,7 +382,7 @@ impl Runner {
     fn poll_activity(&mut self, run_id: Option<RunId>, arguments: &mut Arguments<'_>) -> Outcome<String> {
         let id = arguments.expected("an activity id")?;
         let run = self.run_of(run_id)?;
-        let scheduled = run.activity_ids.get(id).copied();
+        let scheduled = run.activities.by_name(id).copied();
         let attempt = scheduled.and_then(|id| run.activities.get(&id)).map(|activity| activity.attempt);
         let start = StartActivityTask {
             scheduled_event_id: arguments.number("scheduled")?.or(scheduled).ok_or("no such activity is pending")?,

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use everlog_kernel::state::{Current, RunRow};
-use everlog_kernel::{RowKey, Run, RunId, Workflow};
+use everlog_kernel::state::Current;
+use everlog_kernel::{RowKey, Run, RunId, RunRow, RunRowKind, Workflow};
 use everlog_proto::api::history::v1::{History, HistoryEvent};
 use prost::Message;
 
@@ -19,8 +19,8 @@ impl Store {
     pub(crate) fn apply(&mut self, rows: &[(RowKey, Option<Bytes>)]) {
         for (key, value) in rows {
             match (key, value) {
-                (RowKey::Run(run_id), None) => self.rows.retain(|_, (key, _)| run_of(key) != Some(*run_id)),
-                (RowKey::Run(_), Some(_)) => panic!("a whole run is only ever deleted"),
+                (RowKey::WholeRun(run_id), None) => self.rows.retain(|_, (key, _)| run_of(key) != Some(*run_id)),
+                (RowKey::WholeRun(_), Some(_)) => panic!("a whole run is only ever deleted"),
                 (key, Some(value)) => {
                     self.rows.insert(format!("{key:?}"), (key.clone(), value.clone()));
                 }
@@ -39,10 +39,11 @@ impl Store {
     pub(crate) fn history(&self, run_id: RunId) -> Vec<HistoryEvent> {
         let mut batches: Vec<(i64, &Bytes)> = Vec::new();
         for (key, value) in self.rows.values() {
-            if let RowKey::History(run, first) = key
+            if let RowKey::Run(run, row) = key
+                && let Some(first) = row.first_event_id()
                 && *run == run_id
             {
-                batches.push((*first, value));
+                batches.push((first, value));
             }
         }
         batches.sort_unstable_by_key(|(first, _)| *first);
@@ -62,23 +63,17 @@ impl Store {
     /// The workflow as a new leader loads it.
     pub(crate) fn load(&self, workflow_id: &str) -> Workflow {
         let mut workflow = Workflow::new(workflow_id);
-        let mut runs: BTreeMap<RunId, Vec<RunRow>> = BTreeMap::new();
+        let mut runs: BTreeMap<RunId, Vec<(RunRow, Bytes)>> = BTreeMap::new();
         for (key, value) in self.rows.values() {
             let value = value.clone();
-            let (run_id, row) = match key {
+            match key {
                 RowKey::Current => {
                     workflow.current = Some(Current::from_row(&value).expect("the kernel wrote it"));
-                    continue;
                 }
-                RowKey::Info(run) => (run, RunRow::Info(value)),
-                RowKey::State(run) => (run, RunRow::State(value)),
-                RowKey::Activity(run, _) => (run, RunRow::Activity(value)),
-                RowKey::Timer(run, _) => (run, RunRow::Timer(value)),
-                RowKey::BufferedEvent(run, sequence) => (run, RunRow::BufferedEvent(*sequence, value)),
-                RowKey::SignalRequest(run, request_id) => (run, RunRow::SignalRequest(request_id.clone())),
-                _ => continue,
-            };
-            runs.entry(*run_id).or_default().push(row);
+                RowKey::Run(_, RunRow { kind: RunRowKind::History, .. }) => {}
+                RowKey::Run(run_id, row) => runs.entry(*run_id).or_default().push((row.clone(), value)),
+                _ => {}
+            }
         }
         for (id, rows) in runs {
             let run = Run::from_rows(id, rows).expect("the kernel wrote it").expect("every run has a state row");
@@ -91,14 +86,7 @@ impl Store {
 /// The run whose range a row lies in; `None` for rows of the partition's indexes.
 fn run_of(key: &RowKey) -> Option<RunId> {
     match key {
-        RowKey::Info(run)
-        | RowKey::State(run)
-        | RowKey::History(run, _)
-        | RowKey::Activity(run, _)
-        | RowKey::Timer(run, _)
-        | RowKey::BufferedEvent(run, _)
-        | RowKey::SignalRequest(run, _)
-        | RowKey::Run(run) => Some(*run),
+        RowKey::Run(run, _) | RowKey::WholeRun(run) => Some(*run),
         RowKey::Current | RowKey::Task(_) | RowKey::Wake(..) | RowKey::Visibility(_) => None,
     }
 }

@@ -209,10 +209,12 @@ impl Lead {
             }
             for (row, value) in rows {
                 match (&row, &value) {
-                    (RowKey::History(run_id, first), Some(events)) => {
-                        entry.runs.tail_mut(*run_id).push(*first, events.clone(), sequence);
+                    (RowKey::Run(run_id, row), Some(events)) => {
+                        if let Some(first) = row.first_event_id() {
+                            entry.runs.tail_mut(*run_id).push(first, events.clone(), sequence);
+                        }
                     }
-                    (RowKey::Run(run_id), None) => {
+                    (RowKey::WholeRun(run_id), None) => {
                         entry.remove_run(*run_id);
                     }
                     _ => {}

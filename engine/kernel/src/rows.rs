@@ -1,0 +1,265 @@
+//! Which rows there are, and the keys under which they lie.
+//!
+//! The rows of a run have a kind and a suffix, and this is the one place that says which: storage takes the kind as a byte and
+//! the suffix as bytes, and asks nothing of either but their order. The bytes are for ever: rows are on disks.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::transition::{TaskKey, VisibilityKey};
+use crate::{RunId, Time};
+
+/// A row of the workflow that a command was addressed to. Namespace and workflow id are implied.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RowKey {
+    /// Which run is the workflow's current one: [`crate::state::Current`].
+    Current,
+    /// A row of a run.
+    Run(RunId, RunRow),
+    /// Every row of a run: history, state and all. Only ever deleted.
+    WholeRun(RunId),
+    /// A task that is ready for a worker. The value is an encoded [`crate::transition::TaskRow`].
+    Task(TaskKey),
+    /// A run to be looked at by [`crate::Command::FireTimers`] at a time. Empty value.
+    Wake(Time, RunId),
+    /// What lists show of a run. The value is an encoded `WorkflowExecutionInfo`.
+    Visibility(VisibilityKey),
+}
+
+/// A row of a run: what it is, and which of its kind.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RunRow {
+    /// What it is.
+    pub kind: RunRowKind,
+    /// Which of its kind.
+    pub suffix: Suffix,
+}
+
+macro_rules! run_row_kinds {
+    ($($(#[$doc:meta])* $kind:ident = $byte:literal, $name:literal, $form:ident;)*) => {
+        /// What a row of a run is. In the order of the keys: what is pending lies behind the history.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum RunRowKind {
+            $($(#[$doc])* $kind = $byte,)*
+        }
+
+        impl RunRowKind {
+            /// All kinds.
+            pub const ALL: &[RunRowKind] = &[$(RunRowKind::$kind),*];
+
+            /// What it is called in scripts and messages.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(RunRowKind::$kind => $name,)*
+                }
+            }
+
+            fn form(self) -> Form {
+                match self {
+                    $(RunRowKind::$kind => Form::$form,)*
+                }
+            }
+        }
+    };
+}
+
+// The table. Bytes are never used twice, not even those of kinds that are gone. 0 is the pointer to the current run, which lies
+// before all runs.
+run_row_kinds! {
+    /// What the run was started with: [`crate::state::RunInfo`].
+    Info = 1, "info", Nothing;
+    /// What changes with every transition: [`crate::state::RunState`].
+    State = 2, "state", Nothing;
+    /// An encoded `History`, by the id of its first event.
+    History = 3, "history", Signed;
+    /// A pending activity, by its scheduled event.
+    Activity = 4, "activity", Signed;
+    /// A pending timer, by its started event.
+    Timer = 5, "timer", Signed;
+    /// An event that waits for the workflow task in progress, by its sequence number.
+    BufferedEvent = 6, "buffered", Unsigned;
+    /// The request id of a signal that was taken. Empty value.
+    SignalRequest = 7, "signal-request", Text;
+}
+
+impl RunRowKind {
+    /// The first kind of what is pending; all kinds behind it are pending, too.
+    pub const FIRST_PENDING: RunRowKind = RunRowKind::Activity;
+
+    /// The kind with this byte.
+    pub fn from_byte(byte: u8) -> Option<RunRowKind> {
+        RunRowKind::ALL.iter().copied().find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// The forms that suffixes have.
+enum Form {
+    Nothing,
+    Signed,
+    Unsigned,
+    Text,
+}
+
+/// Tells rows of one kind apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Suffix {
+    /// There is one row of the kind.
+    Nothing,
+    /// An event id.
+    Signed(i64),
+    /// A sequence number.
+    Unsigned(u64),
+    /// An id that a client has given.
+    Text(String),
+}
+
+impl Suffix {
+    /// Its bytes in a key, which are in the order of what they stand for.
+    pub fn with_bytes<T>(&self, then: impl FnOnce(&[u8]) -> T) -> T {
+        const SIGN: u64 = 1 << 63;
+        match self {
+            Suffix::Nothing => then(&[]),
+            Suffix::Signed(number) => then(&(number.cast_unsigned() ^ SIGN).to_be_bytes()),
+            Suffix::Unsigned(number) => then(&number.to_be_bytes()),
+            Suffix::Text(text) => then(text.as_bytes()),
+        }
+    }
+}
+
+impl RunRow {
+    /// The row of a kind that each run has one of.
+    pub fn only(kind: RunRowKind) -> RunRow {
+        RunRow { kind, suffix: Suffix::Nothing }
+    }
+
+    /// The history row that begins with the given event.
+    pub fn history(first_event_id: i64) -> RunRow {
+        RunRow { kind: RunRowKind::History, suffix: Suffix::Signed(first_event_id) }
+    }
+
+    /// The first event of a history row; `None` for rows of other kinds.
+    pub fn first_event_id(&self) -> Option<i64> {
+        match (self.kind, &self.suffix) {
+            (RunRowKind::History, Suffix::Signed(first_event_id)) => Some(*first_event_id),
+            _ => None,
+        }
+    }
+
+    /// The row that lies under a kind's byte and a suffix. `None` if there is no such row: corruption, or a later version.
+    pub fn decode(kind: u8, suffix: &[u8]) -> Option<RunRow> {
+        const SIGN: u64 = 1 << 63;
+        let kind = RunRowKind::from_byte(kind)?;
+        let number = || suffix.try_into().ok().map(u64::from_be_bytes);
+        let suffix = match kind.form() {
+            Form::Nothing => suffix.is_empty().then_some(Suffix::Nothing)?,
+            Form::Signed => Suffix::Signed((number()? ^ SIGN).cast_signed()),
+            Form::Unsigned => Suffix::Unsigned(number()?),
+            Form::Text => Suffix::Text(std::str::from_utf8(suffix).ok()?.to_owned()),
+        };
+        Some(RunRow { kind, suffix })
+    }
+}
+
+impl fmt::Display for Suffix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Suffix::Nothing => Ok(()),
+            Suffix::Signed(number) => number.fmt(f),
+            Suffix::Unsigned(number) => number.fmt(f),
+            Suffix::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+/// What can be the suffix of a key.
+pub trait SuffixKey: Clone + fmt::Debug + Ord {
+    /// As a suffix.
+    fn to_suffix(&self) -> Suffix;
+    /// From a suffix, if it is of this form.
+    fn from_suffix(suffix: &Suffix) -> Option<Self>;
+    /// Bytes that it owns besides itself.
+    fn heap_bytes(&self) -> usize {
+        0
+    }
+}
+
+impl SuffixKey for i64 {
+    fn to_suffix(&self) -> Suffix {
+        Suffix::Signed(*self)
+    }
+
+    fn from_suffix(suffix: &Suffix) -> Option<i64> {
+        match suffix {
+            Suffix::Signed(number) => Some(*number),
+            _ => None,
+        }
+    }
+}
+
+impl SuffixKey for u64 {
+    fn to_suffix(&self) -> Suffix {
+        Suffix::Unsigned(*self)
+    }
+
+    fn from_suffix(suffix: &Suffix) -> Option<u64> {
+        match suffix {
+            Suffix::Unsigned(number) => Some(*number),
+            _ => None,
+        }
+    }
+}
+
+impl SuffixKey for String {
+    fn to_suffix(&self) -> Suffix {
+        Suffix::Text(self.clone())
+    }
+
+    fn from_suffix(suffix: &Suffix) -> Option<String> {
+        match suffix {
+            Suffix::Text(text) => Some(text.clone()),
+            _ => None,
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.len()
+    }
+}
+
+/// Rows to put, or to delete (`None`), in order.
+pub(crate) type Rows = Vec<(RowKey, Option<Bytes>)>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_what_they_always_were() {
+        let hex = |row: &RunRow| {
+            row.suffix.with_bytes(|suffix| suffix.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        };
+        let text = |text: &str| Suffix::Text(text.to_owned());
+        let cases = [
+            (RunRowKind::Info, Suffix::Nothing, 1, ""),
+            (RunRowKind::State, Suffix::Nothing, 2, ""),
+            (RunRowKind::History, Suffix::Signed(1), 3, "8000000000000001"),
+            (RunRowKind::Activity, Suffix::Signed(5), 4, "8000000000000005"),
+            (RunRowKind::Timer, Suffix::Signed(-1), 5, "7fffffffffffffff"),
+            (RunRowKind::BufferedEvent, Suffix::Unsigned(2), 6, "0000000000000002"),
+            (RunRowKind::SignalRequest, text("id"), 7, "6964"),
+        ];
+        assert_eq!(cases.len(), RunRowKind::ALL.len(), "each kind is here");
+        for (kind, suffix, byte, bytes) in cases {
+            let row = RunRow { kind, suffix };
+            assert_eq!((kind as u8, hex(&row).as_str()), (byte, bytes), "{}", kind.name());
+            let read = row.suffix.with_bytes(|suffix| RunRow::decode(byte, suffix));
+            assert_eq!(read, Some(row));
+        }
+        for (kind, suffix) in [(0, &b""[..]), (1, b"x"), (3, b"1234567"), (6, b"123456789"), (7, b"\xff"), (200, b"")] {
+            assert_eq!(RunRow::decode(kind, suffix), None, "{kind} {suffix:?}");
+        }
+        assert!(RunRowKind::ALL.is_sorted(), "kinds are in the order of their keys");
+    }
+}

@@ -1,0 +1,310 @@
+//! From events to state: the one way in which a run changes.
+//!
+//! A handler appends an event, and [`Run::apply`] does to the run what the event means. So the state of a run can be had from
+//! its history alone ([`Run::rebuild`]): as of any event, for a run that comes from elsewhere, or to check what the rows say.
+//!
+//! What no event tells, a rebuilt run does not know. It is little, and each has its reason:
+//!
+//! | not in events | because |
+//! |---|---|
+//! | attempts of activities: number, start, heartbeats, last failure, backoff | attempts leave no events, so that retries do not make histories long; a rebuilt activity is at its first attempt |
+//! | workflow tasks from the second attempt on, and whether one of them wanted to close | nor do they |
+//! | whether a failed task was given up at a sticky worker, which makes the next attempt the first again | the sticky queue is leader memory |
+//! | since when a worker heartbeats a workflow task (`original_scheduled_time`) | Temporal's events do not say it either |
+//! | the sticky queue, buffered queries, tail and poll of a started task | leader memory |
+//! | buffered events, and how many there have been | they have no ids yet; [`Run::arrive`] does what they mean already |
+//! | `start_request_id` | Temporal's first event does not name it; whoever rebuilds a run gives it |
+//! | `delete_time` | follows from the namespace's retention when the run closed |
+//! | `transition_count`, `wake_at`, task rows | about rows, not about the run |
+
+use std::sync::Arc;
+
+use everlog_proto::api::enums::v1::{
+    EventType, TaskQueueKind, TimeoutType, WorkflowExecutionStatus, WorkflowTaskFailedCause,
+};
+use everlog_proto::api::history::v1::history_event::Attributes;
+use everlog_proto::api::history::v1::{
+    HistoryEvent, WorkflowTaskScheduledEventAttributes, WorkflowTaskStartedEventAttributes,
+};
+use prost::Message;
+
+use super::pending::PendingRows;
+use super::{
+    Activity, FirstEvent, OriginalProperties, Properties, Run, RunInfo, UserTimer, WorkflowTask, WorkflowTaskStarted,
+};
+use crate::payload_map::PayloadMap;
+use crate::proto::{Encoded, Proto};
+use crate::{RunId, Time, events, time};
+
+/// A history from which no run can be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HistoryError {
+    /// It does not begin with WorkflowExecutionStarted.
+    #[error("a history begins with WorkflowExecutionStarted")]
+    NoStart,
+    /// An event does not have the id behind that of the one before.
+    #[error("event {found} stands where event {expected} belongs")]
+    Gap {
+        /// The id that belongs there.
+        expected: i64,
+        /// The id that is there.
+        found: i64,
+    },
+    /// An event of a kind that this build does not know how to apply.
+    #[error("events of type {0:?} are not known")]
+    Unknown(EventType),
+}
+
+impl Run {
+    /// The run that `events`, a history from its beginning, lead to. `start_request_id` is the request id of its start, which
+    /// is in no event.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`] if they are no history, or one with events that this build does not know.
+    pub fn rebuild(
+        id: RunId,
+        start_request_id: String,
+        events: impl IntoIterator<Item = HistoryEvent>,
+    ) -> Result<Run, HistoryError> {
+        let mut events = events.into_iter();
+        let mut first = events.next().ok_or(HistoryError::NoStart)?;
+        let mut run = Run::begin(id, &mut first, start_request_id).ok_or(HistoryError::NoStart)?;
+        for event in std::iter::once(first).chain(events) {
+            let expected = run.state.next_event_id;
+            if event.event_id != expected {
+                return Err(HistoryError::Gap { expected, found: event.event_id });
+            }
+            run.apply(&event)?;
+            run.count(1, events::encoded_len(&event));
+        }
+        Ok(run)
+    }
+
+    /// A run that begins with `event`, which is applied but not counted yet. `None` if it is no WorkflowExecutionStarted.
+    ///
+    /// The event is as it was afterwards: payloads that are not kept are taken out while the rest is encoded.
+    pub(crate) fn begin(id: RunId, event: &mut HistoryEvent, start_request_id: String) -> Option<Run> {
+        let start_time = event_time(event);
+        let Some(Attributes::WorkflowExecutionStartedEventAttributes(started)) = &mut event.attributes else {
+            return None;
+        };
+        let positive = |duration| time::positive(duration).ok().flatten();
+        let backoff = positive(started.first_workflow_task_backoff.as_ref()).unwrap_or_default();
+        let execution_time = start_time.plus(backoff);
+        let execution_expiration = started.workflow_execution_expiration_time.as_ref().map(Time::from_proto);
+        let run_expiration = positive(started.workflow_run_timeout.as_ref())
+            .map(|timeout| execution_time.plus(timeout))
+            .map(|time| execution_expiration.map_or(time, |expiration| time.min(expiration)));
+        let info = RunInfo {
+            start_time,
+            execution_time,
+            started: FirstEvent::kept(started),
+            original_properties: None,
+            user_metadata: event.user_metadata.clone().map(|metadata| Box::new(Proto(metadata))),
+            start_request_id,
+            run_expiration,
+            execution_expiration,
+        };
+        let mut run = Run::new(id, info);
+        run.info_changed = true;
+        Some(run)
+    }
+
+    /// Counts events that were appended to the history.
+    pub(crate) fn count(&mut self, events: i64, bytes: usize) {
+        self.state.next_event_id += events;
+        self.state.history_bytes += bytes as u64;
+    }
+
+    /// Does to the run what an event means that has its id. The event is in the history, or will be with the next that is.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError::Unknown`] for an event that the kernel does not write.
+    pub fn apply(&mut self, event: &HistoryEvent) -> Result<(), HistoryError> {
+        use Attributes as A;
+        match event.attributes.as_ref() {
+            // `Run::begin` has done it.
+            Some(A::WorkflowExecutionStartedEventAttributes(_)) => {}
+            Some(A::WorkflowTaskScheduledEventAttributes(a)) => self.workflow_task_scheduled(event, a),
+            Some(A::WorkflowTaskStartedEventAttributes(a)) => self.workflow_task_started_by(event, a),
+            Some(A::WorkflowTaskCompletedEventAttributes(a)) => {
+                self.state.workflow_task = None;
+                self.state.last_completed_started_event_id = a.started_event_id;
+                self.state.next_workflow_task_attempt = 1;
+                self.state.close_attempted = false;
+            }
+            Some(A::WorkflowTaskFailedEventAttributes(a)) => {
+                self.state.close_attempted |= a.cause == WorkflowTaskFailedCause::UnhandledCommand as i32;
+                self.workflow_task_attempt_failed();
+            }
+            Some(A::WorkflowTaskTimedOutEventAttributes(a)) => {
+                self.workflow_task_attempt_failed();
+                if a.timeout_type == TimeoutType::ScheduleToStart as i32 {
+                    self.state.next_workflow_task_attempt = 1;
+                }
+            }
+            Some(A::ActivityTaskScheduledEventAttributes(a)) => {
+                let activity = Activity::scheduled(event.event_id, event_time(event), a.clone(), self.priority());
+                self.activities.insert(event.event_id, Arc::new(activity));
+            }
+            // Tells of the last attempt of an activity that has ended; the event that says so is right behind it.
+            Some(A::ActivityTaskStartedEventAttributes(_)) => {}
+            Some(A::ActivityTaskCancelRequestedEventAttributes(a)) => {
+                if let Some(activity) = self.activities.get_mut(&a.scheduled_event_id) {
+                    Arc::make_mut(activity).cancel_requested_event_id = Some(event.event_id);
+                }
+            }
+            Some(A::TimerStartedEventAttributes(a)) => {
+                let duration = time::positive(a.start_to_fire_timeout.as_ref()).ok().flatten().unwrap_or_default();
+                let timer = UserTimer {
+                    timer_id: a.timer_id.clone(),
+                    started_event_id: event.event_id,
+                    expiry_time: event_time(event).plus(duration),
+                };
+                self.timers.insert(event.event_id, timer);
+            }
+            Some(A::TimerCanceledEventAttributes(a)) => {
+                self.timers.remove(&a.started_event_id);
+            }
+            Some(A::MarkerRecordedEventAttributes(_)) => {}
+            Some(A::UpsertWorkflowSearchAttributesEventAttributes(a)) => {
+                if let Some(changes) = &a.search_attributes {
+                    let properties = self.info.started.properties();
+                    let mut search_attributes = PayloadMap::of(properties.search_attributes.as_ref());
+                    search_attributes.merge(&changes.indexed_fields);
+                    let search_attributes = Some(search_attributes.encode_to_vec().into());
+                    self.set_properties(&Properties { search_attributes, ..properties });
+                }
+            }
+            Some(A::WorkflowPropertiesModifiedEventAttributes(a)) => {
+                if let Some(changes) = &a.upserted_memo {
+                    let properties = self.info.started.properties();
+                    let mut memo = PayloadMap::of(properties.memo.as_ref());
+                    memo.merge(&changes.fields);
+                    self.set_properties(&Properties { memo: Some(memo.encode_to_vec().into()), ..properties });
+                }
+            }
+            Some(A::WorkflowExecutionSignaledEventAttributes(_)) => {
+                self.state.signal_count += 1;
+                self.arrive(event);
+            }
+            Some(
+                A::WorkflowExecutionCancelRequestedEventAttributes(_)
+                | A::TimerFiredEventAttributes(_)
+                | A::ActivityTaskCompletedEventAttributes(_)
+                | A::ActivityTaskFailedEventAttributes(_)
+                | A::ActivityTaskTimedOutEventAttributes(_)
+                | A::ActivityTaskCanceledEventAttributes(_),
+            ) => self.arrive(event),
+            Some(A::WorkflowExecutionCompletedEventAttributes(_)) => {
+                self.close(event, WorkflowExecutionStatus::Completed);
+            }
+            Some(A::WorkflowExecutionFailedEventAttributes(_)) => self.close(event, WorkflowExecutionStatus::Failed),
+            Some(A::WorkflowExecutionTimedOutEventAttributes(_)) => {
+                self.close(event, WorkflowExecutionStatus::TimedOut);
+            }
+            Some(A::WorkflowExecutionCanceledEventAttributes(_)) => {
+                self.close(event, WorkflowExecutionStatus::Canceled);
+            }
+            Some(A::WorkflowExecutionTerminatedEventAttributes(_)) => {
+                self.close(event, WorkflowExecutionStatus::Terminated);
+            }
+            Some(A::WorkflowExecutionContinuedAsNewEventAttributes(_)) => {
+                self.close(event, WorkflowExecutionStatus::ContinuedAsNew);
+            }
+            attributes => {
+                return Err(HistoryError::Unknown(attributes.map_or(EventType::Unspecified, events::event_type)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what an event from outside means as soon as it is taken, though it may have to wait for its place in the history: a
+    /// timer has fired, an activity has ended, a request that is repeated is known. Done again with its place, it does no harm.
+    pub fn arrive(&mut self, event: &HistoryEvent) {
+        use Attributes as A;
+        match event.attributes.as_ref() {
+            Some(A::WorkflowExecutionSignaledEventAttributes(a)) => {
+                let new = !a.request_id.is_empty() && !self.signal_requests.contains(&a.request_id);
+                if new {
+                    self.signal_requests.insert(a.request_id.clone(), super::SignalRequest);
+                }
+            }
+            Some(A::WorkflowExecutionCancelRequestedEventAttributes(_)) => self.state.cancel_requested = true,
+            Some(A::TimerFiredEventAttributes(a)) => {
+                self.timers.remove(&a.started_event_id);
+            }
+            Some(attributes) => {
+                if let Some(scheduled_event_id) = events::ended_activity(attributes) {
+                    self.activities.remove(&scheduled_event_id);
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn workflow_task_scheduled(&mut self, event: &HistoryEvent, attributes: &WorkflowTaskScheduledEventAttributes) {
+        let scheduled_time = event_time(event);
+        let timeout = time::positive(attributes.start_to_close_timeout.as_ref()).ok().flatten().unwrap_or_default();
+        let sticky = attributes.task_queue.as_ref().is_some_and(|queue| queue.kind == TaskQueueKind::Sticky as i32);
+        self.state.had_workflow_task = true;
+        self.state.next_workflow_task_attempt = attributes.attempt;
+        self.state.workflow_task = Some(WorkflowTask {
+            scheduled_event_id: event.event_id,
+            scheduled_time,
+            original_scheduled_time: scheduled_time,
+            attempt: attributes.attempt,
+            start_to_close_timeout: timeout,
+            started: None,
+            offered_sticky: sticky,
+        });
+    }
+
+    /// The worker's side of the start (its poll, what it was sent) is filled in by whoever hands the task out.
+    fn workflow_task_started_by(&mut self, event: &HistoryEvent, attributes: &WorkflowTaskStartedEventAttributes) {
+        let Some(task) = &mut self.state.workflow_task else { return };
+        task.started = Some(WorkflowTaskStarted {
+            started_event_id: event.event_id,
+            time: event_time(event),
+            identity: attributes.identity.clone(),
+            request_id: attributes.request_id.clone(),
+            ..WorkflowTaskStarted::default()
+        });
+    }
+
+    fn workflow_task_attempt_failed(&mut self) {
+        let attempt = self.state.workflow_task.take().map_or(0, |task| task.attempt);
+        self.state.next_workflow_task_attempt = attempt.saturating_add(1);
+    }
+
+    /// Gives the run other memo and search attributes. A retry begins with what the first event says, so that is kept.
+    fn set_properties(&mut self, properties: &Properties) {
+        self.info_changed = true;
+        let info = Arc::make_mut(&mut self.info);
+        if info.started.has_retry_policy() && info.original_properties.is_none() {
+            let Properties { memo, search_attributes } = info.started.properties();
+            info.original_properties = Some(Box::new(OriginalProperties {
+                memo: memo.map(Encoded::new),
+                search_attributes: search_attributes.map(Encoded::new),
+            }));
+        }
+        info.started = info.started.with_properties(properties);
+    }
+
+    /// Nothing is pending any more.
+    fn close(&mut self, event: &HistoryEvent, status: WorkflowExecutionStatus) {
+        self.state.status = status as i32;
+        self.state.close_time = Some(event_time(event));
+        self.state.workflow_task = None;
+        // A closed run still knows the signals that it took.
+        self.activities.clear();
+        self.timers.clear();
+        self.buffered.clear();
+    }
+}
+
+fn event_time(event: &HistoryEvent) -> Time {
+    event.event_time.as_ref().map_or(Time(0), Time::from_proto)
+}
