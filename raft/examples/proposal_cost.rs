@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use everlog_raft::{EntryStamp, Group, Hlc, Leadership, Node, NodeOptions};
+use everlog_raft::{EntryStamp, Group, GroupReplica, Hlc, Leadership, Node, NodeOptions};
 use everlog_storage::state::{RowBatch, RowChange};
 use everlog_storage::{GroupId, LogOptions, RocksState, SegmentLog, StateOptions};
 
@@ -32,7 +32,7 @@ async fn main() -> Outcome<()> {
     let started = Instant::now();
     let mut groups = Vec::new();
     for id in 0..GROUPS {
-        groups.push(node.open_group(GroupId(id)).await?);
+        groups.push(node.create_group(GroupReplica::founding(GroupId(id))).await?);
     }
     for group in &groups {
         term(group).await?;

@@ -9,6 +9,7 @@
 //!   vote      = 01 │ VoteRecord
 //!   log id    = 01 │ LogIdRecord
 //!   position  = 02 │ PositionRecord
+//!   replica   = 01 │ ReplicaRecord
 //! ```
 //!
 //! Version 1 of entry and position knew no chain. No data directory holds it: those of its time are of another format.
@@ -18,17 +19,21 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use everlog_storage::GroupId;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::chain::{AppliedChain, Chain, ChainPosition, EPOCHS_REMEMBERED, EntryStamp, Hlc, LeadEpoch};
 use crate::progress::AppliedPosition;
 use crate::rows::{EncodedRows, HEADER_ROOM};
-use crate::types::{Entry, LeaderId, LogId, Membership, NodeInfo, Payload, ReplicaId, StoredMembership, Vote, log_id};
+use crate::types::{
+    Entry, GroupReplica, LeaderId, LogId, Membership, NodeInfo, Payload, ReplicaId, StoredMembership, Vote, log_id,
+};
 
 const VOTE_VERSION: u8 = 1;
 const LOG_ID_VERSION: u8 = 1;
 const ENTRY_VERSION: u8 = 2;
 const POSITION_VERSION: u8 = 2;
+const REPLICA_VERSION: u8 = 1;
 
 #[derive(Serialize, Deserialize)]
 struct EntryHeader {
@@ -68,6 +73,12 @@ struct VoteRecord {
 struct LogIdRecord {
     term: u64,
     index: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ReplicaRecord {
+    group_epoch: u32,
+    replica: ReplicaId,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -184,6 +195,17 @@ pub(crate) fn encode_log_id(log_id: &LogId) -> Bytes {
 /// Decodes a log id.
 pub(crate) fn decode_log_id(bytes: &[u8]) -> io::Result<LogId> {
     Ok(decode::<LogIdRecord>("log id", LOG_ID_VERSION, bytes)?.into())
+}
+
+/// Encodes which replica of its group this is.
+pub(crate) fn encode_replica(replica: &GroupReplica) -> Bytes {
+    encode(REPLICA_VERSION, &ReplicaRecord { group_epoch: replica.group_epoch, replica: replica.replica })
+}
+
+/// Decodes which replica of `group` this is.
+pub(crate) fn decode_replica(group: GroupId, bytes: &[u8]) -> io::Result<GroupReplica> {
+    let ReplicaRecord { group_epoch, replica } = decode("replica", REPLICA_VERSION, bytes)?;
+    Ok(GroupReplica { group, group_epoch, replica })
 }
 
 /// Encodes the position that the state engine keeps beside a group's rows.
@@ -365,6 +387,10 @@ mod tests {
         assert_eq!(&encode_vote(&vote)[..], [1, 9, 7, 1]);
 
         assert_eq!(&encode_log_id(&log_id(2, 250))[..], [1, 2, 250]);
+
+        let replica = GroupReplica { group: GroupId(3), group_epoch: 2, replica: 1 << 32 };
+        assert_eq!(&encode_replica(&replica)[..], [1, 2, 253, 0, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(decode_replica(GroupId(3), &encode_replica(&replica)).unwrap(), replica);
 
         let before = [stamp(1, 0, 8, 0).chain, stamp(2, 0, 3, 0).chain];
         let position = position(StoredMembership::new(Some(log_id(1, 1)), membership()), &before);

@@ -61,8 +61,22 @@ pub enum Leadership {
         /// The term that proposals are fenced with.
         term: u64,
     },
-    /// The group has stopped (shutdown, or a fatal error that the node's supervisor reports).
-    Stopped,
+    /// The group has stopped, and this handle is of no use any more but for reads.
+    Stopped {
+        /// Why.
+        reason: StopReason,
+    },
+}
+
+/// Why a group has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// It was told to.
+    Shutdown,
+    /// An engine failed. The process must end: [`Node::fatal`](crate::Node::fatal) resolves, too.
+    EngineFailed,
+    /// Its Raft core died, and nothing else: [`Node::reopen_group`](crate::Node::reopen_group) makes it anew from what is on disk.
+    Died,
 }
 
 /// What a read must have seen. See the reads of a placement in ARCHITECTURE.md.
@@ -150,7 +164,7 @@ impl Group {
         if bytes > bytes_max {
             return Err(ProposeError::TooLarge { group: parts.id, bytes, bytes_max });
         }
-        if matches!(*parts.leadership.borrow(), Leadership::Stopped) {
+        if matches!(*parts.leadership.borrow(), Leadership::Stopped { .. }) {
             return Err(ProposeError::Stopped(parts.id));
         }
         let rows = EncodedRows::encode(stamp, &batch, bytes);

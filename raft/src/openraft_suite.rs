@@ -41,7 +41,15 @@ impl StoreBuilder<TypeConfig, GroupLog, GroupStateMachine> for Builder {
         let log = GroupLog::recover(group, self.log.clone(), progress.clone(), failure.clone(), 0).unwrap();
         let trigger = Arc::new(FlushTrigger::new(&NodeOptions::default()));
         let limits = ApplyLimits { entries_max: 2, bytes_max: 1 << 20 };
-        let state_machine = GroupStateMachine::new(group, self.state.clone(), progress, failure, trigger, limits);
+        let state_machine = GroupStateMachine::new(
+            group,
+            self.state.clone(),
+            progress,
+            failure,
+            trigger,
+            limits,
+            tokio::sync::watch::Sender::new(()),
+        );
         Ok(((), log, state_machine))
     }
 }

@@ -59,10 +59,6 @@ impl GroupProgress {
         }
     }
 
-    pub(crate) fn replica(&self) -> ReplicaId {
-        self.replica
-    }
-
     pub(crate) fn applied(&self) -> Option<AppliedPosition> {
         self.applied.lock().clone()
     }

@@ -4,13 +4,15 @@
 //! the position that was flushed last and the log replays the rest. Whoever proposed hears of it after that write.
 
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use everlog_storage::GroupId;
 use everlog_storage::state::{RowBatch, StateEngine, StateError};
-use futures::{Stream, TryStreamExt};
+use futures::{FutureExt, Stream, TryStreamExt};
 use metrics::{Counter, Gauge};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
+use tokio::sync::watch;
 
 use crate::chain::{Chain, ChainStep};
 use crate::encoding;
@@ -42,6 +44,8 @@ pub(crate) struct GroupStateMachine {
     limits: ApplyLimits,
     membership: Arc<StoredMembership>,
     chain: Chain,
+    /// Closed when this state machine is gone, and with it whoever writes to the group's rows.
+    _ended: watch::Sender<()>,
     skipped_entries: Counter,
     applied_entries: Counter,
     applied_index: Gauge,
@@ -65,6 +69,7 @@ impl GroupStateMachine {
         failure: FailureReport,
         flush_trigger: Arc<FlushTrigger>,
         limits: ApplyLimits,
+        ended: watch::Sender<()>,
     ) -> GroupStateMachine {
         let (membership, chain) =
             progress.applied().map(|position| (position.membership, position.chain)).unwrap_or_default();
@@ -78,6 +83,7 @@ impl GroupStateMachine {
             limits,
             membership,
             chain,
+            _ended: ended,
             skipped_entries: metrics::counter!("everlog_raft_skipped_entries_total", "group" => label.clone()),
             applied_entries: metrics::counter!("everlog_raft_applied_entries_total", "group" => label.clone()),
             applied_index: metrics::gauge!("everlog_raft_applied_index", "group" => label),
@@ -116,6 +122,20 @@ impl GroupStateMachine {
         }
         chunk.responders.extend(responder.map(|responder| (step, responder)));
         Ok(())
+    }
+
+    async fn apply_all<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
+    {
+        let mut chunk = Chunk::default();
+        while let Some((entry, responder)) = entries.try_next().await? {
+            self.collect(&mut chunk, entry, responder)?;
+            if chunk.entries >= self.limits.entries_max || chunk.bytes >= self.limits.bytes_max {
+                self.commit(std::mem::take(&mut chunk))?;
+            }
+        }
+        self.commit(chunk)
     }
 
     fn commit(&mut self, chunk: Chunk) -> io::Result<()> {
@@ -160,18 +180,13 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
         Ok(position.map_or_else(Default::default, |position| (Some(position.log_id), (*position.membership).clone())))
     }
 
-    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    /// openraft does not notice when this panics: it would wait for ever. So a panic is made an error, which ends the group's core.
+    async fn apply<Strm>(&mut self, entries: Strm) -> io::Result<()>
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
     {
-        let mut chunk = Chunk::default();
-        while let Some((entry, responder)) = entries.try_next().await? {
-            self.collect(&mut chunk, entry, responder)?;
-            if chunk.entries >= self.limits.entries_max || chunk.bytes >= self.limits.bytes_max {
-                self.commit(std::mem::take(&mut chunk))?;
-            }
-        }
-        self.commit(chunk)
+        let applied = AssertUnwindSafe(self.apply_all(entries)).catch_unwind().await;
+        applied.unwrap_or_else(|_| Err(io::Error::other("applying entries panicked")))
     }
 
     /// Without `force`, which is how the flusher asks, a snapshot is the durable position and holds no rows: it lets openraft

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use common::{lead, put};
-use everlog_raft::{Node, NodeOptions};
+use everlog_raft::{GroupReplica, Node, NodeOptions};
 use everlog_storage::GroupId;
 use everlog_storage::twin::{CrashLog, CrashState};
 
@@ -40,7 +40,7 @@ async fn a_batch_is_encoded_once() {
     const PROPOSALS: usize = 20;
     const BYTES: usize = 1 << 20;
     let node = Node::new(NodeOptions::default(), Arc::new(CrashLog::new(1)), Arc::new(CrashState::new(1)));
-    let group = node.open_group(GroupId(1)).await.expect("a new group");
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.expect("a new group");
     let mut lead = lead(&group).await;
     lead.write(put("key", "warm")).await;
     let value = Bytes::from(vec![7; BYTES]);

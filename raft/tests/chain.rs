@@ -10,7 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use common::{lead, leads, put};
 use everlog_raft::{
-    AppliedChain, ChainPosition, EntryStamp, Group, Hlc, LeadEpoch, Node, NodeOptions, ProposalOutcome, ProposeError,
+    AppliedChain, ChainPosition, EntryStamp, Group, GroupReplica, Hlc, LeadEpoch, Node, NodeOptions, ProposalOutcome,
+    ProposeError,
 };
 use everlog_storage::GroupId;
 use everlog_storage::state::Direction;
@@ -31,7 +32,7 @@ fn propose(group: &Group, chain: ChainPosition) -> ProposalOutcome {
 #[tokio::test]
 async fn a_proposal_behind_one_that_is_missing_is_skipped_and_told_so() {
     let (node, ..) = node(1);
-    let group = node.open_group(GROUP).await.unwrap();
+    let group = node.create_group(GroupReplica::founding(GROUP)).await.unwrap();
     let term = leads(&group).await;
     assert_eq!(group.applied_chain(), AppliedChain::default());
     let opening = LeadEpoch { term, opening: 0 }.start();
@@ -55,7 +56,7 @@ async fn a_proposal_behind_one_that_is_missing_is_skipped_and_told_so() {
 #[tokio::test]
 async fn the_chain_survives_a_restart() {
     let (node, mut log, mut state) = node(1);
-    let group = node.open_group(GROUP).await.unwrap();
+    let group = node.create_group(GroupReplica::founding(GROUP)).await.unwrap();
     let mut first = lead(&group).await;
     for i in 0..5 {
         first.write(put("key", vec![i])).await;
@@ -70,7 +71,7 @@ async fn the_chain_survives_a_restart() {
     for crash in 0..20 {
         (state, log) = (Arc::new(state.crash()), Arc::new(log.crash()));
         let node = Node::new(NodeOptions::default(), log.clone(), state.clone());
-        let group = node.open_group(GROUP).await.unwrap();
+        let group = node.create_group(GroupReplica::founding(GROUP)).await.unwrap();
         let mut next = lead(&group).await;
         assert!(next.next.epoch > last.position.epoch);
         let end = group.applied_chain();
@@ -106,7 +107,7 @@ async fn rows_are_always_those_of_a_chain_without_a_gap() {
     for seed in 0..200 {
         let mut random = Random(seed);
         let (node, ..) = node(seed);
-        let group = node.open_group(GROUP).await.unwrap();
+        let group = node.create_group(GroupReplica::founding(GROUP)).await.unwrap();
         let term = leads(&group).await;
         let refused_in_ten = random.below(6);
         // What each epoch proposed, and what became of it.

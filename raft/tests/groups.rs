@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use common::{lead, leads, put};
 use everlog_raft::{
-    EntryStamp, Hlc, LeadEpoch, Leadership, Node, NodeInfo, NodeOptions, ProposeError, ReadConsistency,
+    EntryStamp, GroupReplica, Hlc, LeadEpoch, Leadership, Node, NodeOptions, ProposeError, ReadConsistency, StopReason,
 };
 use everlog_storage::state::Direction;
 use everlog_storage::{GroupId, LogOptions, RocksState, SegmentLog, StateOptions};
@@ -31,7 +31,7 @@ fn eager() -> NodeOptions {
 async fn a_new_group_elects_itself_and_applies() {
     let dir = tempfile::tempdir().unwrap();
     let node = node(dir.path(), NodeOptions::default());
-    let group = node.open_group(GroupId(1)).await.unwrap();
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
     let mut lead = lead(&group).await;
 
     let index = lead.write(put("a", "1")).await;
@@ -43,7 +43,7 @@ async fn a_new_group_elects_itself_and_applies() {
         group.read_barrier(consistency).await.unwrap();
     }
     node.shutdown().await.unwrap();
-    assert_eq!(*group.leadership().borrow(), Leadership::Stopped);
+    assert_eq!(*group.leadership().borrow(), Leadership::Stopped { reason: StopReason::Shutdown });
     assert!(matches!(lead.propose(put("b", "1")), Err(ProposeError::Stopped(GroupId(1)))));
     assert!(group.read_barrier(ReadConsistency::Lease).await.is_err());
 }
@@ -52,7 +52,7 @@ async fn a_new_group_elects_itself_and_applies() {
 async fn pipelined_proposals_resolve_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let node = node(dir.path(), NodeOptions::default());
-    let group = node.open_group(GroupId(1)).await.unwrap();
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
     let mut lead = lead(&group).await;
     let mut last = 0;
     for round in 0..50 {
@@ -74,7 +74,7 @@ async fn pipelined_proposals_resolve_in_order() {
 async fn a_stale_term_is_refused_and_never_applied() {
     let dir = tempfile::tempdir().unwrap();
     let node = node(dir.path(), NodeOptions::default());
-    let group = node.open_group(GroupId(1)).await.unwrap();
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
     let mut lead = lead(&group).await;
     let term = lead.next.epoch.term;
     for stale in [0, term - 1, term + 1] {
@@ -88,7 +88,7 @@ async fn a_stale_term_is_refused_and_never_applied() {
     drop((node, group, lead));
 
     let node = self::node(dir.path(), NodeOptions::default());
-    let group = node.open_group(GroupId(1)).await.unwrap();
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
     let next_term = leads(&group).await;
     assert!(next_term > term, "a restart is a new term");
     assert_eq!(group.applied_index(), applied + 1, "nothing but the new leader's blank entry was added");
@@ -103,7 +103,7 @@ async fn a_restart_replays_and_serves_many_groups() {
     for run in 0..4_u64 {
         let node = node(dir.path(), eager());
         for id in 0..5 {
-            let group = node.open_group(GroupId(id)).await.unwrap();
+            let group = node.create_group(GroupReplica::founding(GroupId(id))).await.unwrap();
             let mut lead = lead(&group).await;
             for before in 0..run {
                 let key = format!("run{before}");
@@ -127,7 +127,7 @@ async fn a_restart_replays_and_serves_many_groups() {
 async fn the_log_is_purged_behind_a_flush_and_only_there() {
     let dir = tempfile::tempdir().unwrap();
     let node = node(dir.path(), eager());
-    let group = node.open_group(GroupId(3)).await.unwrap();
+    let group = node.create_group(GroupReplica::founding(GroupId(3))).await.unwrap();
     let mut lead = lead(&group).await;
     for i in 0..20 {
         let index = lead.write(put("key", format!("{i}"))).await;
@@ -145,7 +145,7 @@ async fn the_log_is_purged_behind_a_flush_and_only_there() {
 async fn enough_applied_bytes_cause_a_flush() {
     let dir = tempfile::tempdir().unwrap();
     let node = node(dir.path(), NodeOptions { flush_bytes: 100_000, ..eager() });
-    let group = node.open_group(GroupId(1)).await.unwrap();
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
     let mut lead = lead(&group).await;
     // Never ends unless something flushes and purges.
     while group.purged_index().unwrap_or(0) < 50 {
@@ -160,7 +160,7 @@ async fn a_large_log_is_replayed_in_steps() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
     let node = node(path, NodeOptions { entry_cache_bytes_max: 0, ..NodeOptions::default() });
-    let group = node.open_group(GroupId(1)).await.unwrap();
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
     let mut lead = lead(&group).await;
     let mut outcomes = Vec::new();
     for i in 0..3_000 {
@@ -175,7 +175,7 @@ async fn a_large_log_is_replayed_in_steps() {
     // A lost state directory with a log that was never purged: everything comes back from the log.
     std::fs::remove_dir_all(path.join("state")).unwrap();
     let node = self::node(path, NodeOptions::default());
-    let group = node.open_group(GroupId(1)).await.unwrap();
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
     leads(&group).await;
     for i in 0..3_000 {
         assert_eq!(group.get(format!("key{i}").as_bytes()).unwrap(), Some(Bytes::from(format!("{i}"))));
@@ -188,7 +188,7 @@ async fn engines_that_do_not_belong_together_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
     let node = node(path, eager());
-    let group = node.open_group(GroupId(1)).await.unwrap();
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
     let mut lead = lead(&group).await;
     lead.write(put("a", "1")).await;
     node.flush().await.unwrap();
@@ -197,23 +197,40 @@ async fn engines_that_do_not_belong_together_are_refused() {
 
     std::fs::rename(path.join("state"), path.join("kept")).unwrap();
     let node = self::node(path, eager());
-    let error = node.open_group(GroupId(1)).await.err().unwrap().to_string();
+    let error = node.create_group(GroupReplica::founding(GroupId(1))).await.err().unwrap().to_string();
     assert!(error.contains("purged up to") && error.contains("no rows"), "{error}");
     node.shutdown().await.unwrap();
     drop(node);
 
     std::fs::remove_dir_all(path.join("state")).unwrap();
     std::fs::rename(path.join("kept"), path.join("state")).unwrap();
-    let other = NodeOptions { node: NodeInfo { node_id: 2, ..NodeInfo::default() }, ..eager() };
-    let node = self::node(path, other);
-    let error = node.open_group(GroupId(1)).await.err().unwrap().to_string();
-    assert!(error.contains("replica 2 is not a member"), "{error}");
+    let node = self::node(path, eager());
+    let known = GroupReplica::founding(GroupId(1));
+    for (other, error) in [
+        (
+            GroupReplica { replica: 1 << 32, ..known },
+            "group 1: this node has replica 1 of epoch 1, not replica 4294967296 of epoch 1",
+        ),
+        (
+            GroupReplica { group_epoch: 2, ..known },
+            "group 1: this node has replica 1 of epoch 1, not replica 1 of epoch 2",
+        ),
+        (GroupReplica::founding(GroupId(2)), "group 2: it is not on this node"),
+    ] {
+        assert_eq!(node.open_group(other).await.err().unwrap().to_string(), error);
+    }
+    for other in [GroupReplica { replica: 2, ..known }, GroupReplica { group_epoch: 0, ..known }] {
+        assert!(node.create_group(other).await.is_err());
+    }
+    assert!(node.create_group(GroupReplica { group_epoch: 2, ..known }).await.is_err());
+    let group = node.open_group(known).await.unwrap();
+    leads(&group).await;
     node.shutdown().await.unwrap();
-    drop(node);
+    drop((node, group));
 
     std::fs::remove_dir_all(path.join("log")).unwrap();
     let node = self::node(path, eager());
-    let error = node.open_group(GroupId(1)).await.err().unwrap().to_string();
+    let error = node.create_group(GroupReplica::founding(GroupId(1))).await.err().unwrap().to_string();
     assert!(error.contains("the log is missing"), "{error}");
     node.shutdown().await.unwrap();
 }
@@ -222,7 +239,7 @@ async fn engines_that_do_not_belong_together_are_refused() {
 async fn a_batch_that_is_too_large_is_refused_where_it_is_proposed() {
     let dir = tempfile::tempdir().unwrap();
     let node = node(dir.path(), NodeOptions { entry_bytes_max: 1_000, ..NodeOptions::default() });
-    let group = node.open_group(GroupId(1)).await.unwrap();
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
     let mut lead = lead(&group).await;
     let applied = group.applied_index();
     let overhead = put("a", "").encoded_len() + 1;
@@ -237,7 +254,7 @@ async fn a_batch_that_is_too_large_is_refused_where_it_is_proposed() {
 async fn only_a_leader_has_a_lease() {
     let dir = tempfile::tempdir().unwrap();
     let node = node(dir.path(), NodeOptions::default());
-    let group = node.open_group(GroupId(1)).await.unwrap();
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
     leads(&group).await;
     // Alone, it needs nobody to say so.
     let now = Instant::now();
@@ -253,7 +270,7 @@ async fn a_restarted_replica_holds_its_vote_back() {
     for is_new in [true, false] {
         let node = node(dir.path(), options());
         let before = Instant::now();
-        let group = node.open_group(GroupId(1)).await.unwrap();
+        let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
         assert_eq!(group.may_grant_vote(before, false), is_new);
         assert!(group.may_grant_vote(before, true));
         assert!(group.may_grant_vote(Instant::now() + Duration::from_secs(500), false));
@@ -266,7 +283,7 @@ async fn a_restarted_replica_holds_its_vote_back() {
 async fn a_row_that_cannot_be_applied_never_reaches_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let node = node(dir.path(), NodeOptions::default());
-    let group = node.open_group(GroupId(1)).await.unwrap();
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
     let mut lead = lead(&group).await;
     let applied = group.applied_index();
     for key in ["", "\0"] {

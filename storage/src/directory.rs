@@ -2,26 +2,33 @@
 //!
 //! ```text
 //! <path>/FORMAT    format version and id of this directory; written last, so its presence means that the rest is there
+//! <path>/NODE      which node of which cluster this is, and how often it was started
 //! <path>/LOCK      locked while a process uses the directory; empty
 //! <path>/log/      the log engine's segments
 //! <path>/state/    the state engine's RocksDB
 //! ```
+
+mod identity;
 
 use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+pub use identity::NodeIdentity;
+
 /// The newest format that this binary reads, and the one that new directories get. From 3 on formats are only added to, so that a
 /// directory is read by every later binary.
 ///
-/// 1 had the log in a RocksDB; 2 had it in segments; 3 has a chain in entries and applied positions.
+/// 1 had the log in a RocksDB; 2 had it in segments; 3 has a chain in entries and applied
+/// positions, and knows which replicas it holds.
 pub const FORMAT_VERSION: u32 = 3;
 /// The oldest format that this binary reads.
 pub const FORMAT_VERSION_MIN: u32 = 3;
 
 const FORMAT: &str = "FORMAT";
 const FORMAT_UNFINISHED: &str = "FORMAT.new";
+const NODE: &str = "NODE";
 const LOCK: &str = "LOCK";
 const LOG: &str = "log";
 const STATE: &str = "state";
@@ -50,6 +57,14 @@ pub enum DirectoryError {
     #[error("{} is not the FORMAT file of an everlog data directory: {why}", path.display())]
     CorruptFormat {
         /// The FORMAT file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The NODE file makes no sense.
+    #[error("{} is not the NODE file of an everlog data directory: {why}", path.display())]
+    CorruptNode {
+        /// The NODE file.
         path: PathBuf,
         /// What is wrong with it.
         why: String,

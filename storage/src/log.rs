@@ -19,7 +19,7 @@ pub type Resume = Box<dyn FnOnce() + Send>;
 /// A record may be read back through [`LogEngine::read`] or [`LogEngine::recover`] as soon as its completion has run; until
 /// then the caller serves it from its own cache. A log whose disk has failed once stays failed: a failed fsync is never
 /// retried. Running out of space or descriptors is no failure: what was submitted waits until there is room ([`LogEngine::room`]), or until
-/// the log is closed. Whoever would rather refuse work than wait looks at the room before it proposes.
+/// the log is closed. A caller that would rather refuse work than wait checks the room before it proposes.
 pub trait LogEngine: Send + Sync + 'static {
     /// Queues a record. Never blocks and never fails by itself; `completion` hears of failures. Before an append, ask
     /// [`LogEngine::has_room`] and wait if there is none: the log takes the record in any case, and keeps it in memory.
@@ -87,7 +87,7 @@ pub enum LogRecord {
         /// Encoded log id of `upto`.
         log_id: Bytes,
     },
-    /// The group's vote. Whoever sends a vote awaits this record's completion first.
+    /// The group's vote. It must not be sent before this record's completion has run.
     Vote {
         /// The group.
         group: GroupId,
@@ -100,6 +100,13 @@ pub enum LogRecord {
         group: GroupId,
         /// Encoded log id.
         log_id: Bytes,
+    },
+    /// Which replica of the group this is. Whoever creates the group awaits this record's completion before anything else.
+    Replica {
+        /// The group.
+        group: GroupId,
+        /// Encoded replica.
+        replica: Bytes,
     },
     /// Removes everything the log holds for the group.
     Destroy {
@@ -116,6 +123,7 @@ impl LogRecord {
             | LogRecord::Truncate { group, .. }
             | LogRecord::Purge { group, .. }
             | LogRecord::Vote { group, .. }
+            | LogRecord::Replica { group, .. }
             | LogRecord::Committed { group, .. }
             | LogRecord::Destroy { group } => *group,
         }
@@ -125,6 +133,8 @@ impl LogRecord {
 /// What a group finds in the log after a start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecoveredGroup {
+    /// Encoded replica.
+    pub replica: Option<Bytes>,
     /// Encoded vote.
     pub vote: Option<Bytes>,
     /// Encoded committed log id; may lag behind what was committed.
@@ -148,7 +158,7 @@ pub struct LogStats {
     pub records: u64,
     /// Bytes waiting for the disk at this moment.
     pub queued_bytes: u64,
-    /// Bytes of old entries that were written anew.
+    /// Bytes of old entries that were rewritten.
     pub moved_bytes: u64,
 }
 

@@ -6,13 +6,14 @@
 //! group 3 ─submit─▶┘        thread   └▶ meanwhile the queue fills again: that is the next frame
 //! ```
 //!
-//! A frame is what arrived during the fsync before it, and what was announced by then: batches of several groups that leave at the
-//! same time reach the queue one after the other, and without a look at who is still on the way the first would be synced alone. A
-//! lone append has nobody to wait for. A committed log id never causes a write; it rides on the next one.
+//! A frame holds what arrived during the previous fsync, and what was announced by then. Batches that several groups send at the same time
+//! reach the queue one after the other; without the announcements, the first would be synced alone. A lone append waits for nobody. A
+//! committed log id never causes a write of its own; it goes along with the next one.
 //!
-//! Where entries are is kept in memory (`index.rs`) and found again at a start by reading the segments (`recovery.rs`). `format.rs` draws
-//! the bytes, `segments.rs` says how files come and go. One stream for all groups, an index in memory, and entries of idle groups that are
-//! written anew are learnt from TiKV's raft-engine.
+//! The place of every entry is kept in memory (`index.rs`) and rebuilt at a start by reading the segments (`recovery.rs`). `format.rs`
+//! draws the bytes, `segments.rs` says how files come and go, `moving.rs` and `spare.rs` how old ones are emptied and reused. The log
+//! reaches files only through `disk.rs`, so `simulation.rs` can put a disk that crashes under it. One stream for all groups, an index in
+//! memory and rewriting the entries of idle groups come from TiKV's raft-engine.
 
 mod disk;
 mod format;
@@ -63,9 +64,9 @@ pub struct LogOptions {
     /// How much may wait for the disk before submitters are to wait themselves ([`LogEngine::has_room`]), in bytes. Some writes'
     /// worth: more would only add latency and memory.
     pub queued_bytes_max: usize,
-    /// About how much is written anew between two appends to give back old segments, in bytes. Appends wait meanwhile.
+    /// About how many bytes of old entries are rewritten between two appends, so that old segments can go. Appends wait meanwhile.
     pub move_bytes_max: usize,
-    /// How long a write waits that found the disk full or no descriptor, before it is tried again.
+    /// How long to wait before a write that found no space or no descriptor is tried again.
     pub retry_interval: Duration,
     /// Bytes of a segment; a larger write gets one for itself. What is purged gives its disk back in these units. The log keeps between one
     /// and two of them in reserve for a full disk: what busy partitions have on its way is that much once it is compressed.
@@ -98,7 +99,7 @@ struct Counters {
     batch_bytes: Histogram,
 }
 
-/// Why the log is unusable. Set once: after a failed fsync nobody knows what is on disk, so there is no second try.
+/// Why the log is unusable. Set once: after a failed fsync the state of the disk is unknown, so it is not retried.
 #[derive(Default)]
 struct Failure(OnceLock<LogError>);
 
@@ -324,7 +325,7 @@ fn read_entries(located: &[(Arc<Segment>, Location)], bytes_max: usize) -> io::R
             let from = (location.offset - first.offset) as usize;
             let entry = entry_of(segment, &bytes[from..from + location.bytes as usize])?;
             total += entry.len();
-            // Only now it is known how long they are.
+            // The index knows only how long they are on the disk.
             if total > bytes_max && !entries.is_empty() {
                 return Ok(entries);
             }
@@ -352,12 +353,12 @@ fn describe_metrics() {
     metrics::describe_counter!(
         "everlog_log_moved_bytes_total",
         metrics::Unit::Bytes,
-        "Entries that were written anew so that old files of the Raft log can go."
+        "Entries that were rewritten so that old files of the Raft log can go."
     );
     metrics::describe_histogram!(
         "everlog_log_move_seconds",
         metrics::Unit::Seconds,
-        "How long appends may have waited while entries were written anew."
+        "How long appends may have waited while entries were rewritten."
     );
     metrics::describe_counter!(
         "everlog_log_held_total",

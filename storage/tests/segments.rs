@@ -93,6 +93,7 @@ fn a_log_that_is_purged_stays_small() {
     let directory = tempfile::tempdir().unwrap();
     let mut log = open(directory.path()).unwrap();
     write(&log, LogRecord::Vote { group: BUSY, vote: Bytes::from_static(b"vote") });
+    write(&log, LogRecord::Replica { group: BUSY, replica: Bytes::from_static(b"replica") });
     for index in 1..=3000 {
         write(&log, append(BUSY, index, 700));
         if index % 20 == 0 {
@@ -102,7 +103,9 @@ fn a_log_that_is_purged_stays_small() {
             drop(log);
             log = open(directory.path()).unwrap();
             check(&log, BUSY, index - 2..index + 1, 700);
-            assert_eq!(log.recover(BUSY).unwrap().vote, Some(Bytes::from_static(b"vote")));
+            let recovered = log.recover(BUSY).unwrap();
+            assert_eq!(recovered.vote, Some(Bytes::from_static(b"vote")));
+            assert_eq!(recovered.replica, Some(Bytes::from_static(b"replica")));
         }
         let (segments, spares) = (files(directory.path(), ".seg").len(), files(directory.path(), "spare-").len());
         assert!(segments <= 7 && spares <= 4, "{segments} segments and {spares} spare files at {index}");
@@ -114,7 +117,7 @@ fn a_log_that_is_purged_stays_small() {
 
 /// A group that is at rest with a few entries does not keep what others wrote behind them.
 #[test]
-fn entries_of_an_idle_group_are_written_anew() {
+fn entries_of_an_idle_group_are_rewritten() {
     let directory = tempfile::tempdir().unwrap();
     let log = open(directory.path()).unwrap();
     write(&log, LogRecord::Vote { group: IDLE, vote: Bytes::from_static(b"idle") });
@@ -276,6 +279,34 @@ fn a_missing_segment_is_refused() {
     drop(log);
     std::fs::remove_file(&files(directory.path(), ".seg")[1]).unwrap();
     assert!(refusal(directory.path()).contains("0000000000000002.seg is missing"), "{}", refusal(directory.path()));
+}
+
+/// However a segment is damaged, the log is opened or refused.
+#[test]
+fn any_damage_is_found_or_does_no_harm() {
+    let (directory, segment) = twenty();
+    let length = usize::try_from(std::fs::metadata(&segment).unwrap().len()).unwrap();
+    let mut random = Random(7);
+    let mut opened = 0;
+    for _ in 0..300 {
+        let copy = damaged(directory.path(), &segment, |bytes| {
+            for _ in 0..1 + random.below(3) {
+                let at = usize::try_from(random.below(4096.min(length as u64))).unwrap();
+                let end = (at + 1 + usize::try_from(random.below(20)).unwrap()).min(length);
+                bytes[at..end].fill(u8::try_from(random.below(256)).unwrap());
+            }
+            if random.below(4) == 0 {
+                bytes.truncate(usize::try_from(random.below(length as u64)).unwrap());
+            }
+        });
+        let Ok(log) = open(copy.path()) else { continue };
+        opened += 1;
+        // What is found is what was written, up to the damage.
+        let last = log.recover(BUSY).unwrap().last_index.unwrap_or(0);
+        let read = log.read(BUSY, 1..last + 1, ALL).unwrap();
+        assert!(read.into_iter().eq((1..=last).map(|index| entry(BUSY, index, 100))));
+    }
+    assert!((1..300).contains(&opened), "{opened}");
 }
 
 /// What repeats itself takes less disk, and comes back as it was.

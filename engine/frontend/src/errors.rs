@@ -19,6 +19,9 @@ use tonic::{Code, Status};
 /// Longer messages are cut: they travel in headers, whose size is limited.
 const MESSAGE_BYTES_MAX: usize = 4000;
 
+/// What details repeat of a name that the caller gave, bytes: the longest that a namespace can have.
+const NAMED_BYTES_MAX: usize = 1000;
+
 /// How long to wait before another try at something that is briefly not there.
 pub(super) const UNAVAILABLE_PAUSE: Duration = Duration::from_millis(50);
 
@@ -145,8 +148,10 @@ fn told(error: Error) -> Told {
     match error {
         Error::Rejected(rejection) => told_rejection(rejection),
         Error::NamespaceNotFound(namespace) => {
+            // The name is the caller's and as long as it likes; details travel in headers too.
+            let named = cut(&namespace, NAMED_BYTES_MAX).to_owned();
             Told::new(Code::NotFound, format!("Namespace {namespace} is not found."))
-                .with(&details::NamespaceNotFoundFailure { namespace })
+                .with(&details::NamespaceNotFoundFailure { namespace: named })
         }
         Error::NamespaceAlreadyExists(namespace) => {
             Told::new(Code::AlreadyExists, format!("Namespace \"{namespace}\" already exists"))
@@ -260,6 +265,13 @@ mod tests {
         assert_eq!((decoded.code, decoded.message.as_str()), (status.code() as i32, status.message()));
         let [detail] = decoded.details.as_slice() else { panic!("one detail") };
         detail.type_url.strip_prefix("type.googleapis.com/temporal.api.errordetails.v1.").unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_long_name_does_not_outgrow_the_headers() {
+        let status = Status::from(Error::NamespaceNotFound("n".repeat(100_000)));
+        assert_eq!(status.code(), Code::NotFound);
+        assert!(status.message().len() + status.details().len() < 10_000);
     }
 
     #[test]

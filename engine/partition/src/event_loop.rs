@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use everlog_kernel::{Rejection, Time};
 use everlog_model::{CallError, limits};
 use everlog_raft::group::ProposalOutcome;
-use everlog_raft::{ChainPosition, EntryStamp, Group, LeadEpoch, Leadership, ReadConsistency};
+use everlog_raft::{ChainPosition, EntryStamp, Group, LeadEpoch, Leadership, ReadConsistency, StopReason};
 use everlog_storage::state::RowBatch;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Sleep;
@@ -29,7 +29,7 @@ use tokio::time::Sleep;
 use super::clock::{PartitionClock, Reading};
 use super::job::Job;
 use super::lead::{Action, Lead, LeadSettings, Outgoing, Poison};
-use super::load::{Read, ReadFor, ReadRows, Readers};
+use super::load::{Read, ReadFor, Readers};
 use super::pace::Pace;
 use super::status::{PartitionLoad, Status};
 use super::{Dependencies, refill};
@@ -104,7 +104,14 @@ impl EventLoop {
                     self.status.send_replace(Status::Following);
                     self.follow(group, &mut leadership).await
                 }
-                Leadership::Stopped => LeadEnd::Loop(End::GroupStopped("its core has ended".to_owned())),
+                Leadership::Stopped { reason } => {
+                    let reason = match reason {
+                        StopReason::Shutdown => return End::Stopped,
+                        StopReason::EngineFailed => "an engine has failed",
+                        StopReason::Died => "its Raft core has died",
+                    };
+                    LeadEnd::Loop(End::GroupStopped(reason.to_owned()))
+                }
             };
             let partition = group.id();
             let wait = match end {
@@ -362,18 +369,12 @@ impl EventLoop {
         settled: bool,
     ) -> Result<(), LeadEnd> {
         let (pace, turn) = (&self.pace, &mut self.turn);
-        let epoch = leading.epoch;
         let stepped = catch_unwind(AssertUnwindSafe(|| {
             lead.tick(read_clocks());
             if settled {
                 lead.settle();
             }
-            for read in reads.drain(..).filter(|read| read.epoch == epoch) {
-                match read.rows {
-                    ReadRows::Workflow(loaded) => lead.loaded(*loaded),
-                    ReadRows::Wakes(page) => lead.add_wakes(page),
-                }
-            }
+            reads.drain(..).for_each(|read| lead.read(read));
             while lead.accepts()
                 && let Some(job) = turn.pop_front()
             {

@@ -1,7 +1,7 @@
 //! What it means to lead a partition: one object with an identity, which is dropped whole when the lead is lost.
 //!
 //! ```text
-//!            tick(reading)            take(job), loaded(..), add_wakes(..), settle(..)
+//!            tick(reading)            take(job), read(rows), settle()
 //!                 │                                   │
 //!                 ▼                                   ▼
 //!   clock ──▶ ┌ Lead: epoch ────────────────────────────────────────────────┐
@@ -21,6 +21,8 @@
 
 mod batches;
 mod jobs;
+#[cfg(test)]
+mod tests;
 mod time;
 mod watching;
 
@@ -41,7 +43,7 @@ use self::watching::Watcher;
 use super::cache::{Cache, CacheKey};
 use super::clock::{PartitionClock, Reading};
 use super::job::{Answer, ReplyTo, Tell, ViewTo};
-use super::load::LoadRequest;
+use super::load::{LoadRequest, Read, ReadRows};
 use super::wakes::Wakes;
 
 /// What a lead works with.
@@ -206,6 +208,17 @@ impl Lead {
         self.wake();
         self.evict();
         self.propose(linger);
+    }
+
+    /// Takes in rows that were read, unless another lead asked for them: they are of another time then.
+    pub(crate) fn read(&mut self, read: Read) {
+        if read.epoch != self.epoch {
+            return;
+        }
+        match read.rows {
+            ReadRows::Workflow(loaded) => self.loaded(*loaded),
+            ReadRows::Wakes(page) => self.add_wakes(page),
+        }
     }
 
     /// What is to be done, in order.

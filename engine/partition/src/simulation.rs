@@ -16,13 +16,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask, StartWorkflowTask};
 use everlog_kernel::token::{self, ActivityTaskToken, WorkflowTaskToken};
 use everlog_kernel::transition::{Task, TaskKind};
 use everlog_kernel::{Command, Limits, Namespace, NamespaceId, RunId, Time};
-use everlog_model::{CallError, NamespaceSource, WorkflowRef};
+use everlog_model::{CallError, NamespaceSource, WorkflowRef, limits};
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{
     Command as WorkflowCommand, CompleteWorkflowExecutionCommandAttributes,
@@ -44,6 +45,7 @@ use everlog_storage::GroupId;
 use everlog_storage::keys::{self, KeyRange, TaskKey as TaskRowKey};
 use everlog_storage::state::{Direction, Row, RowBatch, StateEngine, StateError};
 use everlog_storage::twin::CrashState;
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::oneshot;
 
@@ -63,7 +65,7 @@ const KEPT: &[(u64, &str)] = &[];
 const WORKFLOWS: usize = 4;
 
 /// How long clients go on and faults happen.
-const STORY: Duration = Duration::from_secs(30);
+const STORY: Duration = Duration::from_secs(20);
 
 /// How long it takes at most until all is quiet then.
 const QUIET: Duration = Duration::from_secs(120);
@@ -197,6 +199,10 @@ struct World {
     in_flight: VecDeque<Flight>,
     jobs: VecDeque<Job>,
     turn_at: Option<u64>,
+    /// When the lead's clock was last moved on.
+    ticked_at: u64,
+    /// When the wall clock was last set.
+    wall_set_at: u64,
 
     // Clients, workers, and what they know.
     namespace: Arc<Namespace>,
@@ -237,6 +243,8 @@ impl World {
             in_flight: VecDeque::new(),
             jobs: VecDeque::new(),
             turn_at: None,
+            ticked_at: 0,
+            wall_set_at: 0,
             namespace,
             calls: Vec::new(),
             tasks: Vec::new(),
@@ -295,13 +303,8 @@ impl World {
             Event::Commit { .. } => {}
             Event::Read { epoch, what } => self.read(epoch, what),
             Event::ReadDone(read) => {
-                if let Some((lead, epoch)) = &mut self.lead
-                    && *epoch == read.epoch
-                {
-                    match read.rows {
-                        ReadRows::Workflow(loaded) => lead.loaded(*loaded),
-                        ReadRows::Wakes(page) => lead.add_wakes(page),
-                    }
+                if let Some((lead, _)) = &mut self.lead {
+                    lead.read(read);
                     self.turn_soon(Duration::ZERO);
                 }
             }
@@ -389,6 +392,8 @@ impl World {
         let seed = (u128::from(self.random.next()) << 64) | u128::from(self.random.next());
         self.lead = Some((Lead::new(GROUP, epoch, clock, settings, may_exist, seed, reading.instant), epoch));
         self.in_flight.clear();
+        self.ticked_at = self.now;
+        assert!(self.chain().end().hlc.0 <= self.lead.as_ref().map_or(0, |(lead, _)| lead.time().0.unsigned_abs()));
         // Matching forgot the tasks of the lead before; every task row is offered.
         self.tasks.clear();
         let mut start = TaskRowKey::all().start;
@@ -448,6 +453,7 @@ impl World {
             4 => self.state.flush().expect("the twin is up"),
             5 => {
                 let hours = self.random.below(3) as i64 - 1;
+                self.wall_set_at = self.now;
                 self.wall_offset = hours * 3_600_000_000_000 + self.random.below(1000) as i64;
             }
             _ => self.wall_offset = 0,
@@ -475,7 +481,13 @@ impl World {
         let reading = self.reading();
         let Some((lead, epoch)) = &mut self.lead else { return };
         let epoch = *epoch;
+        let before = lead.time();
         lead.tick(reading);
+        let elapsed = self.now - std::mem::replace(&mut self.ticked_at, self.now);
+        let believed = self.now - self.wall_set_at >= nanos(limits::CLOCK_STEP_WAIT);
+        let fastest = Duration::from_nanos(elapsed + elapsed / 9 + 1000);
+        assert!(believed || lead.time().since(before) <= fastest, "time passes too fast: timers fire early");
+        assert!(lead.time() >= before, "time goes back");
         match self.in_flight.front().and_then(|flight| flight.outcome) {
             Some(true) => {
                 self.in_flight.pop_front();
@@ -495,6 +507,7 @@ impl World {
         lead.end_turn(|_| Duration::ZERO);
         let (actions, answers) = (lead.actions(), lead.answers());
         let wake = lead.until_next_wake();
+        let mut failed = false;
         for action in actions {
             match action {
                 Action::Propose { stamp, rows } => {
@@ -504,9 +517,13 @@ impl World {
                 }
                 Action::Load(request) => self.ask(epoch, Wanted::Workflow(request)),
                 Action::ReadWakes { start, horizon } => self.ask(epoch, Wanted::Wakes { start, horizon }),
-                Action::Fail(error) => panic!("the lead failed: {error}"),
+                Action::Fail(_) => failed = true,
                 action => self.release(action),
             }
+        }
+        if failed {
+            self.end_lead();
+            return self.again();
         }
         for answer in answers {
             self.release(Action::Release(answer));
@@ -525,6 +542,9 @@ impl World {
         let rows = TwinRows(&self.state);
         let rows = match what {
             Wanted::Workflow(request) => ReadRows::Workflow(Box::new(serve(&rows, request))),
+            Wanted::Wakes { .. } if self.faults && self.random.percent(20) => {
+                ReadRows::Wakes(Err("the disk does not answer".to_owned()))
+            }
             Wanted::Wakes { start, horizon } => ReadRows::Wakes(wakes::read_page(&rows, start, horizon)),
         };
         let longest = if self.random.percent(5) { 3000 } else { 2 };
@@ -568,6 +588,14 @@ impl World {
         }
         let delay = self.random.delay(Duration::from_millis(600));
         self.after(delay, Event::Client);
+        // Now and then many at once, so that batches are full and several are in flight.
+        let requests = if self.random.percent(15) { 40 } else { 1 };
+        for _ in 0..requests {
+            self.request();
+        }
+    }
+
+    fn request(&mut self) {
         let workflow_id = format!("w{}", self.random.below(WORKFLOWS));
         let number = self.number();
         match self.random.below(10) {
@@ -773,6 +801,7 @@ impl World {
         assert!(self.in_flight.is_empty() && self.jobs.is_empty(), "something is still under way");
         let mut signals: HashMap<String, u32> = HashMap::new();
         let mut found = HashSet::new();
+        let time = self.lead.as_ref().map(|(lead, _)| lead.time()).expect("it was looked at above");
         let rows = TwinRows(&self.state);
         for number in 0..WORKFLOWS {
             let workflow_id: Arc<str> = format!("w{number}").into();
@@ -784,6 +813,8 @@ impl World {
             assert!(open <= 1, "{open} runs of {} are open", address.workflow_id);
             for (run_id, run) in &workflow.runs {
                 found.insert(*run_id);
+                let overdue = run.next_durable_deadline().filter(|due| due.plus(Duration::from_secs(5)) < time);
+                assert!(overdue.is_none() || !run.is_open(), "run {run_id} was forgotten by time");
                 let next = run.state.next_event_id;
                 let events = events(&rows, &address, *run_id, next);
                 check_history(&events, next);
@@ -886,25 +917,39 @@ fn run(seed: u64) -> Result<u64, String> {
 
 #[test]
 fn invariants_hold_whatever_log_disk_clock_and_readers_do() {
-    let mut failed = Vec::new();
-    let mut tasks = 0;
-    let mut one = |seed: u64| match run(seed) {
-        Ok(completed) => tasks += completed,
-        Err(error) => failed.push((seed, error)),
-    };
-    if let Ok(minutes) = std::env::var("EVERLOG_SIMULATION_MINUTES") {
-        let minutes: u64 = minutes.parse().expect("a number of minutes");
-        let (begun, mut seed) = (Instant::now(), SEEDS);
-        while begun.elapsed() < Duration::from_secs(60 * minutes) {
-            one(seed);
-            seed += 1;
+    let begun = Instant::now();
+    let minutes = std::env::var("EVERLOG_SIMULATION_MINUTES").ok().map(|minutes| minutes.parse().expect("minutes"));
+    let until = minutes.map(|minutes: u64| begun + Duration::from_secs(60 * minutes));
+    let seeds: Vec<u64> = match std::env::var("EVERLOG_SIMULATION_SEEDS") {
+        Ok(seeds) => {
+            let (first, last) = seeds.split_once("..").expect("FIRST..LAST");
+            (first.parse().expect("a seed")..last.parse().expect("a seed")).collect()
         }
-    } else if let Ok(seeds) = std::env::var("EVERLOG_SIMULATION_SEEDS") {
-        let (first, last) = seeds.split_once("..").expect("FIRST..LAST");
-        (first.parse().expect("a seed")..last.parse().expect("a seed")).for_each(&mut one);
-    } else {
-        (0..SEEDS).chain(KEPT.iter().map(|(seed, _)| *seed)).for_each(&mut one);
-    }
+        Err(_) => KEPT.iter().map(|(seed, _)| *seed).chain(0..SEEDS).collect(),
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (next, tasks) = (AtomicU64::new(0), AtomicU64::new(0));
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let seed = match (until, seeds.get(usize::try_from(number).expect("a small number"))) {
+                        (None, Some(seed)) => *seed,
+                        (Some(until), _) if Instant::now() < until => SEEDS + number,
+                        _ => return,
+                    };
+                    match run(seed) {
+                        Ok(completed) => drop(tasks.fetch_add(completed, Ordering::Relaxed)),
+                        Err(error) => failed.lock().push((seed, error)),
+                    }
+                }
+            });
+        }
+    });
+    let mut failed = failed.into_inner();
+    failed.sort();
     assert!(failed.is_empty(), "{} seeds failed, the first: {:?}", failed.len(), &failed[..failed.len().min(3)]);
-    assert!(tasks > 0, "nothing happened");
+    assert!(tasks.into_inner() > 0, "nothing happened");
 }

@@ -18,9 +18,9 @@ use everlog_matching::{Backlog, Matching};
 use everlog_meta::{MetaError, Namespaces};
 use everlog_model::{NamespaceSource, QueueId, WorkflowRef, limits, rows};
 use everlog_partition::{Dependencies, GroupSlot, Partitions};
-use everlog_raft::{Group, Leadership, NodeOptions};
+use everlog_raft::{Group, GroupReplica, Leadership, NodeOptions};
 use everlog_storage::GroupId;
-use everlog_storage::directory::{DataDirectory, DirectoryError};
+use everlog_storage::directory::{DataDirectory, DirectoryError, NodeIdentity};
 use everlog_storage::log::{LogEngine, LogError};
 use everlog_storage::rocks_state::{RocksState, StateOptions};
 use everlog_storage::segment_log::{LogOptions, SegmentLog};
@@ -99,6 +99,8 @@ impl Node {
     /// See [`NodeError`].
     pub async fn start(options: Options) -> Result<Node, NodeError> {
         let directory = DataDirectory::open(&options.data_dir)?;
+        // A directory that is used for the first time founds a cluster of one, which is named after it.
+        let identity = directory.count_start(directory.id(), 1)?;
         let log_path = directory.log_path();
         let state_path = directory.state_path();
         // Both read their files; side by side that takes half the time.
@@ -113,15 +115,18 @@ impl Node {
             Arc::clone(&log) as Arc<dyn LogEngine>,
             Arc::clone(&state) as Arc<dyn StateEngine>,
         ));
-        let meta = raft.open_group(META_GROUP).await?;
+        let meta = start_group(&raft, &identity, META_GROUP).await?;
         let namespaces = Namespaces::open(meta).await?;
         let count = namespaces.partitions_or_set(options.partitions).await?;
         let mut groups = Vec::new();
         for id in 1..=count {
-            groups.push(raft.open_group(GroupId(id)).await?);
+            groups.push(start_group(&raft, &identity, GroupId(id)).await?);
         }
         for group in &groups {
             until_led(group).await?;
+        }
+        if !identity.is_bootstrapped {
+            directory.finish_bootstrap()?;
         }
         let groups: Vec<GroupSlot> = groups.into_iter().map(|group| Arc::new(RwLock::new(group))).collect();
         let source: Arc<dyn NamespaceSource> = Arc::clone(&namespaces) as _;
@@ -222,6 +227,16 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
     giving_back.abort();
     node.stop().await?;
     served
+}
+
+/// Opens a group that is there; creates it while the groups that a cluster begins with are not all there yet.
+async fn start_group(
+    raft: &everlog_raft::Node,
+    identity: &NodeIdentity,
+    group: GroupId,
+) -> Result<Group, everlog_raft::NodeError> {
+    let replica = GroupReplica::founding(group);
+    if identity.is_bootstrapped { raft.open_group(replica).await } else { raft.create_group(replica).await }
 }
 
 /// Waits until this node leads a group.

@@ -32,7 +32,7 @@ pub trait Disk: Send + Sync + 'static {
     /// Gives a file another name that no file has.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
-    /// Removes a file. Whoever has it open may still read it.
+    /// Removes a file. Those who have it open can still read it.
     fn remove(&self, name: &str) -> io::Result<()>;
 
     /// Makes all names durable.

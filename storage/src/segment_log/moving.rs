@@ -1,4 +1,4 @@
-//! Finds the entries of the oldest segment that are still needed, a step at a time, so that they can be written anew.
+//! Finds the entries of the oldest segment that are still needed, a step at a time, so that they can be rewritten.
 //!
 //! A step reads and moves a bounded amount, because appends wait meanwhile. It reads the segment's frames in order and asks the index
 //! which of their entries are still where the frame has them; nothing needs to search the index.

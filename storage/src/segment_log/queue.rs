@@ -36,6 +36,7 @@ impl Submission {
         let payload = match &record {
             LogRecord::Append { entries, .. } => entries.iter().map(|entry| entry.len() + ENTRY_OVERHEAD_BYTES).sum(),
             LogRecord::Vote { vote, .. } => vote.len(),
+            LogRecord::Replica { replica, .. } => replica.len(),
             LogRecord::Committed { log_id, .. } | LogRecord::Purge { log_id, .. } => log_id.len(),
             LogRecord::Truncate { .. } | LogRecord::Destroy { .. } => 0,
         };
@@ -69,7 +70,7 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Submission>,
-    /// Groups whose appends are on their way. A handful: a list is as fast as anything.
+    /// Groups whose appends are on their way. Few enough for a list.
     announced: Vec<GroupId>,
     bytes: usize,
     /// Who wants to submit once there is room.
@@ -163,7 +164,7 @@ impl Queue {
         state.waiting.push_back(submission);
         // The writer sleeps on an empty queue, or until all that was announced is there.
         let wanted = state.waiting.len() == 1 || was_last_announced;
-        // Whoever wakes up needs the lock at once.
+        // The thread that wakes up needs the lock at once.
         drop(state);
         if wanted {
             self.changed.notify_one();
@@ -201,7 +202,7 @@ impl Queue {
         let deadline = Instant::now() + self.announced_wait_max;
         while !state.announced.is_empty() && !state.closing && state.bytes < bytes_max {
             if self.changed.wait_until(state, deadline).timed_out() {
-                // Whatever keeps them, it is not worth another wait.
+                // They are late. They are not waited for again.
                 state.announced.clear();
             }
         }

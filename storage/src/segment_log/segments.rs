@@ -12,7 +12,7 @@
 //! page to change part of it, and does not join pages into larger units that it would write whole for every small change.
 //!
 //! **Invariant: segments go in the order in which they were made.** A later frame may take back what an earlier one says, so a segment
-//! stays as long as an older one does. When an idle group keeps an old segment, its entries are written anew.
+//! stays as long as an older one does. When an idle group keeps an old segment, its entries are rewritten.
 //!
 //! **Invariant: a frame that was handed in can be written when the disk is full.** The active segment has its space from the beginning, and
 //! a spare file with a segment's space is kept open. Both together are more than what can be on its way when the server begins to refuse
@@ -45,7 +45,7 @@ pub(super) const PAGE_BYTES: usize = 4096;
 const KEPT_BYTES: usize = 256 << 10;
 /// Spare files that are kept: as many segments as may go at once when a busy node purges its log.
 const SPARES_MAX: usize = 4;
-/// Segments that the log may have beyond twice what its entries need, before old entries are written anew.
+/// Segments that the log may have beyond twice what its entries need, before old entries are rewritten.
 const SLACK_SEGMENTS: u64 = 4;
 /// Old segments that go in one step. Each takes a sync of the directory.
 const LET_GO_MAX: usize = 4;
@@ -130,10 +130,10 @@ pub(super) struct Segments {
     /// The active segment has its space up to here.
     allocated: u64,
     spares: Vec<Spare>,
-    /// How far the entries of the oldest segment are written anew.
+    /// How far the oldest segment has been emptied.
     moving: Option<Moving>,
     move_bytes_max: usize,
-    /// Nothing was appended since writing entries anew was found to free nothing.
+    /// Rewriting entries was found to free nothing, and nothing was appended since.
     is_futile: bool,
     /// The memory of the last frame.
     buffer: Vec<u8>,
@@ -213,7 +213,7 @@ impl Segments {
         std::mem::take(&mut self.syncs)
     }
 
-    /// Bytes of entries that were written anew since this was last asked.
+    /// Bytes of entries that were rewritten since this was last asked.
     pub(super) fn take_moved_bytes(&mut self) -> u64 {
         std::mem::take(&mut self.moved_bytes)
     }
@@ -288,7 +288,7 @@ impl Segments {
         Ok(())
     }
 
-    /// A step of giving back what is not needed: a few old segments go, or some entries of the oldest one are written anew if there are
+    /// A step of giving back what is not needed: a few old segments go, or some entries of the oldest one are rewritten if there are
     /// far more segments than entries. `slack` is how many more there may be. Whether another step has something to do.
     pub(super) fn tidy(&mut self, slack: Slack) -> Result<bool, WriteError> {
         let gone = self.let_go()?;
@@ -336,7 +336,7 @@ impl Segments {
             let length = segment.file.length().map_err(WriteError::Failed)?;
             // One that a large write had for itself takes too much disk to be kept.
             let is_usual = length <= 2 * capacity(self.segment_bytes);
-            // Whoever still reads it must not see it change.
+            // A reader that still has it must not see it change.
             let name = format!("{SPARE}{sequence:016x}");
             if is_usual
                 && self.spares.len() < SPARES_MAX
@@ -356,7 +356,7 @@ impl Segments {
         Ok(LET_GO_MAX)
     }
 
-    /// Writes some entries of the oldest segment anew. Returns how many bytes of them.
+    /// Rewrites some entries of the oldest segment. Returns how many bytes of them.
     fn move_entries(&mut self, slack: Slack) -> Result<usize, WriteError> {
         let oldest = {
             let shared = self.shared.lock();
@@ -372,7 +372,7 @@ impl Segments {
         if !frame.is_empty() {
             self.append(&mut frame)?;
         }
-        // It has only filled another one.
+        // Emptying it has only filled another one.
         let is_full = 10 * moving.moved_bytes as u64 > 9 * self.segment_bytes;
         self.is_futile = slack == Slack::Least && collected.is_last && is_full;
         self.moving = Some(moving);

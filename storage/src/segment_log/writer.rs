@@ -47,14 +47,14 @@ impl Writer {
         for submission in taken {
             self.complete(submission, &result);
         }
-        // Once nobody waits for it.
+        // After the completions, so that nobody waits for it.
         if result.is_ok() {
             self.tidy();
         }
         true
     }
 
-    /// A completion that panics has left its group in a state that nobody knows, but the others in the batch must still hear of theirs.
+    /// A completion that panics has left its group in an unknown state, but the rest of the batch must still be completed.
     fn complete(&self, submission: Submission, result: &Result<(), LogError>) {
         let completing = AssertUnwindSafe(|| submission.complete(result));
         if std::panic::catch_unwind(completing).is_err() {
@@ -126,7 +126,7 @@ impl Writer {
             return Err(self.failure.set(format!("closed while it waited for room: {error}")));
         }
         self.failure.check()?;
-        // What is purged is a place to write to.
+        // Purged segments can be written to.
         self.tidy();
         self.failure.check()
     }
@@ -188,7 +188,7 @@ impl Counters {
     }
 }
 
-/// Whatever ends the writer, whoever still waits must hear that nobody writes any more.
+/// However the writer ends, those who still wait must be told.
 struct StopOnDrop(Arc<Queue>);
 
 impl Drop for StopOnDrop {

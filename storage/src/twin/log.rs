@@ -38,6 +38,7 @@ struct Inner {
 /// What a log holds of a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GroupLog {
+    pub(crate) replica: Option<Bytes>,
     pub(crate) vote: Option<Bytes>,
     pub(crate) committed: Option<Bytes>,
     pub(crate) purged: Option<(u64, Bytes)>,
@@ -169,6 +170,7 @@ impl LogEngine for CrashLog {
             return Ok(RecoveredGroup::default());
         };
         Ok(RecoveredGroup {
+            replica: log.replica.clone(),
             vote: log.vote.clone(),
             committed: log.committed.clone(),
             purged: log.purged.as_ref().map(|(_, log_id)| log_id.clone()),
@@ -233,6 +235,7 @@ fn size(record: &LogRecord) -> u64 {
     let bytes = match record {
         LogRecord::Append { entries, .. } => entries.iter().map(Bytes::len).sum(),
         LogRecord::Vote { vote, .. } => vote.len(),
+        LogRecord::Replica { replica, .. } => replica.len(),
         LogRecord::Committed { log_id, .. } | LogRecord::Purge { log_id, .. } => log_id.len(),
         LogRecord::Truncate { .. } | LogRecord::Destroy { .. } => 0,
     };
@@ -258,6 +261,9 @@ pub(crate) fn apply(groups: &mut BTreeMap<GroupId, GroupLog>, record: &LogRecord
         }
         LogRecord::Vote { group, vote } => {
             groups.entry(*group).or_default().vote = Some(vote.clone());
+        }
+        LogRecord::Replica { group, replica } => {
+            groups.entry(*group).or_default().replica = Some(replica.clone());
         }
         LogRecord::Committed { group, log_id } => {
             groups.entry(*group).or_default().committed = Some(log_id.clone());
