@@ -4,10 +4,12 @@
 
 use bytes::Bytes;
 use everlog_kernel::command::{StartActivityTask, StartWorkflowTask};
-use everlog_kernel::state::{Current, Run, RunRow};
-use everlog_kernel::transition::{RowKey, TaskRow};
+use everlog_kernel::rows::Suffix;
+use everlog_kernel::state::{Current, Run};
+use everlog_kernel::transition::TaskRow;
 use everlog_kernel::{
-    Command, Context, Ids, Limits, Namespace, NamespaceId, Reply, RunId, Time, Workflow, decide, token,
+    Command, Context, Ids, Limits, Namespace, NamespaceId, Reply, RowKey, RunId, RunRow, RunRowKind, Time, Workflow,
+    decide, token,
 };
 use everlog_proto::api::command::v1::Command as WorkflowCommand;
 use everlog_proto::api::command::v1::command::Attributes;
@@ -84,13 +86,16 @@ impl Target for Rows {
         let mut outcomes = String::new();
         let mut run = Vec::new();
         for (kind, bytes) in read(input) {
+            let number = run.len() as u64;
             let row = match kind {
-                INFO => RunRow::Info(bytes),
-                STATE => RunRow::State(bytes),
-                ACTIVITY => RunRow::Activity(bytes),
-                TIMER => RunRow::Timer(bytes),
-                BUFFERED_EVENT => RunRow::BufferedEvent(run.len() as u64, bytes),
-                SIGNAL_REQUEST => RunRow::SignalRequest(String::from_utf8_lossy(&bytes).into_owned()),
+                INFO => (RunRowKind::Info, Suffix::Nothing),
+                STATE => (RunRowKind::State, Suffix::Nothing),
+                ACTIVITY => (RunRowKind::Activity, Suffix::Signed(number.cast_signed())),
+                TIMER => (RunRowKind::Timer, Suffix::Signed(number.cast_signed())),
+                BUFFERED_EVENT => (RunRowKind::BufferedEvent, Suffix::Unsigned(number)),
+                SIGNAL_REQUEST => {
+                    (RunRowKind::SignalRequest, Suffix::Text(String::from_utf8_lossy(&bytes).into_owned()))
+                }
                 CURRENT => {
                     outcomes.push_str(if Current::from_row(&bytes).is_ok() { "current " } else { "corrupt current " });
                     continue;
@@ -104,7 +109,8 @@ impl Target for Rows {
                     continue;
                 }
             };
-            run.push(row);
+            let (kind, suffix) = row;
+            run.push((RunRow { kind, suffix }, bytes));
         }
         match Run::from_rows(RunId([9; 16]), run) {
             Ok(Some(run)) => {
@@ -188,15 +194,18 @@ impl Story {
         for (key, value) in transition.rows {
             let Some(value) = value else { continue };
             let kind = match key {
-                RowKey::Info(_) => INFO,
-                RowKey::State(_) => STATE,
-                RowKey::Activity(..) => ACTIVITY,
-                RowKey::Timer(..) => TIMER,
-                RowKey::BufferedEvent(..) => BUFFERED_EVENT,
-                RowKey::SignalRequest(_, request_id) => {
-                    self.rows.push((SIGNAL_REQUEST, Bytes::from(request_id)));
-                    continue;
-                }
+                RowKey::Run(_, row) => match (row.kind, row.suffix) {
+                    (RunRowKind::Info, _) => INFO,
+                    (RunRowKind::State, _) => STATE,
+                    (RunRowKind::Activity, _) => ACTIVITY,
+                    (RunRowKind::Timer, _) => TIMER,
+                    (RunRowKind::BufferedEvent, _) => BUFFERED_EVENT,
+                    (RunRowKind::SignalRequest, Suffix::Text(request_id)) => {
+                        self.rows.push((SIGNAL_REQUEST, Bytes::from(request_id)));
+                        continue;
+                    }
+                    _ => continue,
+                },
                 RowKey::Current => CURRENT,
                 RowKey::Task(_) => TASK,
                 _ => continue,
