@@ -6,4 +6,4 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/deploy/toolchain.sh"
 
 require_rust
-exec cargo run --release --locked --manifest-path "$root/Cargo.toml" -p everlog-server --bin everlog -- dev "$@"
+exec cargo run --profile quick --locked --manifest-path "$root/Cargo.toml" -p everlog-server --bin everlog -- dev "$@"

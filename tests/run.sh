@@ -12,7 +12,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 source deploy/toolchain.sh
 
-all_steps=(fmt clippy rust-tests doc deny build sdk-python sdk-typescript sdk-go crash bench-smoke)
+all_steps=(fmt clippy rust-tests doc deny build sdk-python sdk-typescript sdk-go crash bench-smoke fuzz)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/everlog
 logs=$(mktemp -d "${TMPDIR:-/tmp}/everlog-tests.XXXXXX")
 serve_s_max=60
@@ -90,6 +90,12 @@ step_crash() {
 step_bench-smoke() {
 	require_rust
 	cargo run --locked -q -p everlog-bench -- smoke --everlog-bin "$EVERLOG_BIN"
+}
+
+# Every fuzz target for some seconds: its corpus first, then changed inputs. What is found is kept in tests/fuzz/corpus.
+step_fuzz() {
+	require_rust
+	cargo run --locked -q -p everlog-fuzz -- --seconds 5 --everlog-bin "$EVERLOG_BIN"
 }
 
 # --- what steps need ---------------------------------------------------------------------------------------------
@@ -174,7 +180,7 @@ count() {
 		step == "sdk-typescript" && /^(#|ℹ) (fail|cancelled) [0-9]+/ { failed += $3 }
 		step == "sdk-go" && /^ *--- PASS/ { passed++ }
 		step == "sdk-go" && /^ *--- FAIL/ { failed++ }
-		(step == "crash" || step == "bench-smoke") && /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 }
+		(step == "crash" || step == "bench-smoke" || step == "fuzz") && /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 }
 		END { print passed + 0, failed + 0 }' "$logs/$1.log")
 	passed=$((passed + ${found% *}))
 	failed=$((failed + ${found#* }))
@@ -187,7 +193,7 @@ run() {
 	echo "=== $step"
 	case $step in
 	sdk-*) start_server ;;
-	crash | bench-smoke)
+	crash | bench-smoke | fuzz)
 		stop_server || finish 1
 		find_binary
 		;;

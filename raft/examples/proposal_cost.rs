@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use everlog_raft::{Group, Leadership, Node, NodeOptions};
+use everlog_raft::{EntryStamp, Group, GroupReplica, Hlc, Leadership, Node, NodeOptions};
 use everlog_storage::state::{RowBatch, RowChange};
 use everlog_storage::{GroupId, LogOptions, RocksState, SegmentLog, StateOptions};
 
@@ -32,7 +32,7 @@ async fn main() -> Outcome<()> {
     let started = Instant::now();
     let mut groups = Vec::new();
     for id in 0..GROUPS {
-        groups.push(node.open_group(GroupId(id)).await?);
+        groups.push(node.create_group(GroupReplica::founding(GroupId(id))).await?);
     }
     for group in &groups {
         term(group).await?;
@@ -60,12 +60,14 @@ async fn measure(groups: &[Group], rows: usize, in_flight: usize) -> Outcome<()>
     for group in groups {
         let group = group.clone();
         writers.spawn(async move {
-            let term = term(&group).await?;
+            let mut next = group.applied_chain().next_epoch(term(&group).await?).start();
             let (mut proposals, mut latency) = (0_u32, Duration::ZERO);
             let mut outcomes = VecDeque::new();
             while started.elapsed() < LONG || !outcomes.is_empty() {
                 if outcomes.len() < in_flight && started.elapsed() < LONG {
-                    outcomes.push_back((Instant::now(), group.propose(term, batch(proposals, rows)).await?));
+                    let stamp = EntryStamp { chain: next, hlc: Hlc(u64::from(proposals)) };
+                    outcomes.push_back((Instant::now(), group.propose(stamp, batch(proposals, rows))?));
+                    next = next.next();
                     proposals += 1;
                 } else if let Some((proposed, outcome)) = outcomes.pop_front() {
                     outcome.await??;

@@ -86,7 +86,7 @@ fn cost(entry: &Entry) -> usize {
 /// Bytes of rows in an entry.
 pub(crate) fn payload_bytes(entry: &Entry) -> usize {
     match &entry.payload {
-        Payload::Normal(rows) => rows.0.len(),
+        Payload::Normal(rows) => rows.len(),
         Payload::Blank | Payload::Membership(_) => 0,
     }
 }
@@ -96,10 +96,13 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::types::{EncodedRows, log_id};
+    use crate::chain::EntryStamp;
+    use crate::rows::EncodedRows;
+    use crate::types::log_id;
 
     fn entry(index: u64) -> Entry {
-        Entry { log_id: log_id(1, index), payload: Payload::Normal(EncodedRows(Bytes::from(vec![0; 1_000]))) }
+        let rows = EncodedRows::of_entry(EntryStamp::default(), 0, Bytes::from(vec![0; 1_000]));
+        Entry { log_id: log_id(1, index), payload: Payload::Normal(rows) }
     }
 
     fn cache(indexes: std::ops::Range<u64>) -> EntryCache {

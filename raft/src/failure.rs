@@ -41,6 +41,11 @@ impl FailureReport {
         }
     }
 
+    /// The first failure, if there was one.
+    pub(crate) fn first(&self) -> Option<NodeError> {
+        self.0.first.borrow().clone()
+    }
+
     /// Stops listening: the engines are being closed, and what fails now was not acknowledged.
     pub(crate) fn close(&self) {
         self.0.closing.store(true, Ordering::Release);

@@ -2,21 +2,28 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use everlog_storage::state::{Direction, Row, RowBatch, RowChange, StateEngine, StateError, Visitor, check_row_key};
 use everlog_storage::{GroupId, Watch};
+use futures::FutureExt;
 use metrics::Counter;
+use openraft::async_runtime::{Instant as _, WatchReceiver};
 use openraft::errors::ClientWriteError;
+use openraft::metrics::RaftDataMetrics;
 use openraft::raft::ClientWriteResult;
+use openraft::type_config::alias::{InstantOf, WatchReceiverOf};
 use openraft::{LinearizerOption, Raft, ReadPolicy};
 use tokio::sync::{oneshot, watch};
 
+use crate::chain::{AppliedChain, ChainPosition, ChainStep, EntryStamp};
+use crate::hold_off::VoteHoldOff;
 use crate::log_store::GroupLog;
 use crate::progress::GroupProgress;
+use crate::rows::EncodedRows;
 use crate::state_machine::GroupStateMachine;
-use crate::types::{CallbackResponder, CommittedLeaderId, EncodedRows, TypeConfig};
+use crate::types::{CallbackResponder, CommittedLeaderId, TypeConfig};
 
 pub(crate) type RaftGroup = Raft<TypeConfig, GroupStateMachine>;
 
@@ -32,8 +39,15 @@ pub(crate) struct GroupParts {
     pub(crate) state: Arc<dyn StateEngine>,
     pub(crate) progress: Arc<GroupProgress>,
     pub(crate) leadership: watch::Receiver<Leadership>,
+    /// openraft's view of the log and of who acknowledged what; read for the lease.
+    pub(crate) data_metrics: WatchReceiverOf<TypeConfig, RaftDataMetrics<TypeConfig>>,
     /// How old a quorum's acknowledgement may be for a lease read.
     pub(crate) lease: Duration,
+    pub(crate) hold_off: VoteHoldOff,
+    /// Largest batch that is proposed, in bytes as encoded.
+    pub(crate) entry_bytes_max: usize,
+    /// Where a proposal waits for room, which takes a queue that is full.
+    pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) proposals: Counter,
 }
 
@@ -47,8 +61,22 @@ pub enum Leadership {
         /// The term that proposals are fenced with.
         term: u64,
     },
-    /// The group has stopped (shutdown, or a fatal error that the node's supervisor reports).
-    Stopped,
+    /// The group has stopped, and this handle is of no use any more but for reads.
+    Stopped {
+        /// Why.
+        reason: StopReason,
+    },
+}
+
+/// Why a group has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// It was told to.
+    Shutdown,
+    /// An engine failed. The process must end: [`Node::fatal`](crate::Node::fatal) resolves, too.
+    EngineFailed,
+    /// Its Raft core died, and nothing else: [`Node::reopen_group`](crate::Node::reopen_group) makes it anew from what is on disk.
+    Died,
 }
 
 /// What a read must have seen. See the reads of a placement in ARCHITECTURE.md.
@@ -62,13 +90,17 @@ pub enum ReadConsistency {
     Stale,
 }
 
-/// Why a proposal was not applied.
+/// Why a proposal was not applied. All but [`ProposeError::Unknown`] are certain: the rows will never be there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// This replica does not lead in the term that was given. The proposal is in no log and will never be applied.
+    /// This replica does not lead in the term of the stamp, or may not write at the moment. The proposal is in no log. A later
+    /// proposal of the same epoch may be accepted all the same, and will then be skipped.
     #[error("not the leader of group {0}")]
     NotLeader(GroupId),
-    /// Leadership was lost with the proposal in flight: it may or may not be applied by the next leader.
+    /// The proposal is in the log, but an entry that it was decided on is not, so its rows were not applied and never will be.
+    #[error("a proposal to group {0} was skipped: one before it is missing")]
+    Skipped(GroupId),
+    /// The proposal was lost on its way: it may or may not be applied. [`Group::was_applied`] tells, once a later epoch is open.
     #[error("the outcome of a proposal to group {0} is unknown")]
     Unknown(GroupId),
     /// The group has stopped.
@@ -78,6 +110,16 @@ pub enum ProposeError {
     /// replica, and the group would stop for ever.
     #[error("a proposal to group {0} cannot be applied: {1}")]
     Invalid(GroupId, String),
+    /// The batch is larger than an entry may be. It would be held in memory several times, here and on every other replica.
+    #[error("a proposal to group {group} has {bytes} bytes, at most {bytes_max} are allowed")]
+    TooLarge {
+        /// The group.
+        group: GroupId,
+        /// What the batch takes, encoded.
+        bytes: usize,
+        /// See [`NodeOptions::entry_bytes_max`](crate::NodeOptions::entry_bytes_max).
+        bytes_max: usize,
+    },
 }
 
 /// Why a read barrier failed.
@@ -104,25 +146,43 @@ impl Group {
         self.0.id
     }
 
-    /// Who leads; changes are seen in order and none of leader, not leader, leader is skipped over without a term change.
+    /// Who leads. Only the latest value is kept, so changes in between may be missed; but a replica that leads again after it did not
+    /// does so in another term, which is never missed.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.0.leadership.clone()
     }
 
-    /// Hands `batch` to the log of a leader in `term`. Returns once it is queued, in the order of the calls; the receiver
-    /// resolves when the entry is durable on a quorum and applied here (its rows can be read), or never will be by this leader.
-    pub async fn propose(&self, term: u64, batch: RowBatch) -> Result<ProposalOutcome, ProposeError> {
+    /// Hands `batch` to the log of a leader in the term of `stamp`, without waiting for anything. Proposals reach the log in the order
+    /// of the calls; the receiver resolves when the entry is durable on a quorum and applied here (its rows can be read), or never
+    /// will be by this leader. [`crate::chain`] says which rows are applied.
+    ///
+    /// Never blocks and needs no task of the runtime, so a synchronous core may call it. Whoever calls bounds what it has in flight.
+    pub fn propose(&self, stamp: EntryStamp, batch: RowBatch) -> Result<ProposalOutcome, ProposeError> {
+        let parts = &self.0;
         self.check(&batch)?;
-        let (sender, outcome) = oneshot::channel();
-        let pending = PendingProposal { group: self.0.id, sender: Some(sender) };
-        let responder = CallbackResponder::new(move |result| pending.complete(result));
-        let write = self.0.raft.write(EncodedRows(batch.encode()));
-        self.0.proposals.increment(1);
-        self.0.log.announce_append();
-        match write.with_leader(CommittedLeaderId::new(term)).responder(responder).await {
-            Ok(()) => Ok(outcome),
-            Err(_) => Err(ProposeError::Stopped(self.0.id)),
+        let (bytes, bytes_max) = (batch.encoded_len(), parts.entry_bytes_max);
+        if bytes > bytes_max {
+            return Err(ProposeError::TooLarge { group: parts.id, bytes, bytes_max });
         }
+        if matches!(*parts.leadership.borrow(), Leadership::Stopped { .. }) {
+            return Err(ProposeError::Stopped(parts.id));
+        }
+        let rows = EncodedRows::encode(stamp, &batch, bytes);
+        let (sender, outcome) = oneshot::channel();
+        let pending = PendingProposal { group: parts.id, sender: Some(sender) };
+        let responder = CallbackResponder::new(move |result| pending.complete(result));
+        let leader = CommittedLeaderId::new(stamp.chain.epoch.term);
+        parts.proposals.increment(1);
+        parts.log.announce_append();
+        let raft = parts.raft.clone();
+        // A core that has stopped drops the responder, and the proposer hears of it that way.
+        let mut write = Box::pin(async move { drop(raft.write(rows).with_leader(leader).responder(responder).await) });
+        // The core's queue has room for thousands. Only when it is full, or the core is gone, the rest is left to a task; whoever comes
+        // later still queues behind. Unconstrained, because a caller that has used up its turn would be kept waiting for nothing.
+        if tokio::task::unconstrained(write.as_mut()).now_or_never().is_none() {
+            parts.runtime.spawn(write);
+        }
+        Ok(outcome)
     }
 
     fn check(&self, batch: &RowBatch) -> Result<(), ProposeError> {
@@ -132,6 +192,39 @@ impl Group {
             }
         }
         Ok(())
+    }
+
+    /// The end of the chain of entries whose rows are applied here.
+    pub fn applied_chain(&self) -> AppliedChain {
+        self.0.progress.applied_chain()
+    }
+
+    /// Whether the rows of the proposal at `position` were applied. Certain in both ways once a later epoch is open, for the 16 epochs before
+    /// it; of older ones, and of a proposal that is still on its way, nothing but `false` is said.
+    pub fn was_applied(&self, position: ChainPosition) -> bool {
+        self.0.progress.was_applied(position)
+    }
+
+    /// Whether no other replica can have been elected at `now`, so that what this one has applied or decided is the latest there is. A few
+    /// atomic reads; a replica that does not lead has no lease.
+    pub fn lease_valid(&self, now: Instant) -> bool {
+        if !matches!(*self.0.leadership.borrow(), Leadership::Leader { .. }) {
+            return false;
+        }
+        if self.0.progress.is_sole_voter() {
+            return true;
+        }
+        let Some(acknowledged) = self.0.data_metrics.borrow_watched().last_quorum_acked else { return false };
+        // openraft's instants cannot be turned into the standard library's; how old one is can. In this order it comes out older, never younger.
+        let present = Instant::now();
+        let age = InstantOf::<TypeConfig>::now() - acknowledged.into_inner();
+        present.checked_sub(age).is_some_and(|acknowledged| lease_covers(acknowledged, self.0.lease, now))
+    }
+
+    /// Whether this replica may grant a Vote or PreVote at `now`. Asked for each of them before openraft sees it: openraft forgets in a restart
+    /// what it promised to a leader's lease.
+    pub fn may_grant_vote(&self, now: Instant, is_leadership_transfer: bool) -> bool {
+        self.0.hold_off.permits(now, is_leadership_transfer)
     }
 
     /// Waits until rows read here satisfy `consistency`.
@@ -206,6 +299,11 @@ impl Group {
     }
 }
 
+/// Whether a lease holds at `now` that a quorum's acknowledgement of a message sent at `acknowledged` gives.
+fn lease_covers(acknowledged: Instant, lease: Duration, now: Instant) -> bool {
+    now < acknowledged + lease
+}
+
 /// A proposal whose outcome is awaited. Dropped without one, which happens when the Raft core dies, it says Unknown.
 struct PendingProposal {
     group: GroupId,
@@ -215,6 +313,7 @@ struct PendingProposal {
 impl PendingProposal {
     fn complete(mut self, result: ClientWriteResult<TypeConfig>) {
         self.resolve(match result {
+            Ok(written) if written.data == ChainStep::Skipped => Err(ProposeError::Skipped(self.group)),
             Ok(written) => Ok(written.log_id.index),
             Err(ClientWriteError::ForwardToLeader(_)) => Err(ProposeError::NotLeader(self.group)),
             Err(_) => Err(ProposeError::Unknown(self.group)),
@@ -232,5 +331,19 @@ impl PendingProposal {
 impl Drop for PendingProposal {
     fn drop(&mut self) {
         self.resolve(Err(ProposeError::Unknown(self.group)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_lasts_from_when_the_acknowledged_message_was_sent() {
+        let sent = Instant::now();
+        let lease = Duration::from_millis(400);
+        assert!(lease_covers(sent, lease, sent));
+        assert!(lease_covers(sent, lease, sent + lease - Duration::from_nanos(1)));
+        assert!(!lease_covers(sent, lease, sent + lease));
     }
 }

@@ -15,6 +15,7 @@
 //!
 //! Start reading at [`group`], the handle that the engine works with, then [`node`].
 
+pub mod chain;
 pub mod group;
 pub mod node;
 pub mod options;
@@ -24,9 +25,11 @@ mod encoding;
 mod entry_cache;
 mod failure;
 mod flusher;
+mod hold_off;
 mod log_store;
 mod network;
 mod progress;
+mod rows;
 mod snapshot;
 mod state_machine;
 mod supervisor;
@@ -34,7 +37,8 @@ mod supervisor;
 #[cfg(test)]
 mod openraft_suite;
 
-pub use group::{Group, Leadership, ProposalOutcome, ProposeError, ReadConsistency, ReadError};
+pub use chain::{AppliedChain, ChainPosition, EntryStamp, Hlc, LeadEpoch};
+pub use group::{Group, Leadership, ProposalOutcome, ProposeError, ReadConsistency, ReadError, StopReason};
 pub use node::{Node, NodeError};
 pub use options::NodeOptions;
-pub use types::NodeInfo;
+pub use types::{FOUNDING_REPLICA, GroupReplica, NodeInfo, REPLICA_ID_MIN, ReplicaId};

@@ -18,14 +18,14 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::encoding;
-use crate::entry_cache::EntryCache;
+use crate::entry_cache::{EntryCache, payload_bytes};
 use crate::failure::FailureReport;
 use crate::progress::GroupProgress;
-use crate::types::{Entry, LogId, Payload, TypeConfig, Vote};
+use crate::types::{Entry, GroupReplica, LogId, Payload, TypeConfig, Vote};
 
 /// Entries per step when a long range is streamed: enough to fill a write to the state engine.
 const STREAM_ENTRIES: u64 = 512;
-/// Bytes per read from the log engine.
+/// Bytes per read from the log engine, and of the entries in a message to a follower.
 const READ_BYTES: usize = 1 << 20;
 
 /// The log of one group. Clones share it.
@@ -45,6 +45,7 @@ struct Shared {
 
 /// The log as of everything that was submitted.
 struct Log {
+    replica: Option<GroupReplica>,
     vote: Option<Vote>,
     committed: Option<LogId>,
     committed_submitted: Option<LogId>,
@@ -77,7 +78,14 @@ impl GroupLog {
             }
             None => purged,
         };
+        let replica = recovered.replica.map(|bytes| encoding::decode_replica(group, &bytes)).transpose()?;
+        // A hole at the start would silently be taken for something that was purged.
+        let expected = purged.map_or(0, |purged| purged.index + 1);
+        if recovered.first_index.is_some_and(|first| first != expected) {
+            return Err(missing(group, expected));
+        }
         let log = Log {
+            replica,
             vote: recovered.vote.as_deref().map(encoding::decode_vote).transpose()?,
             committed,
             committed_submitted: committed,
@@ -96,6 +104,39 @@ impl GroupLog {
             log: Mutex::new(log),
             flushed_submission: AtomicU64::new(0),
         })))
+    }
+
+    /// Which replica this is, as far as it was written down.
+    pub(crate) fn replica(&self) -> Option<GroupReplica> {
+        self.0.log.lock().replica
+    }
+
+    /// Writes down which replica this is.
+    pub(crate) async fn save_replica(&self, replica: GroupReplica) -> io::Result<()> {
+        let record = LogRecord::Replica { group: self.0.group, replica: encoding::encode_replica(&replica) };
+        self.submit_durably(record).await?;
+        self.0.log.lock().replica = Some(replica);
+        Ok(())
+    }
+
+    /// Waits until everything that was submitted so far is durable and can be read from the engine.
+    pub(crate) async fn settle(&self) -> io::Result<()> {
+        match self.replica() {
+            // Any record does; this one changes nothing.
+            Some(replica) => self.save_replica(replica).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn submit_durably(&self, record: LogRecord) -> io::Result<()> {
+        let (sender, durable) = oneshot::channel();
+        // Nobody waits any more only if the group is being shut down.
+        self.0.engine.submit(record, Some(Box::new(move |result| drop(sender.send(result)))));
+        match durable.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.0.storage_failed(error)),
+            Err(_) => Err(self.0.storage_failed(LogError("the completion of a record was dropped".to_string()))),
+        }
     }
 
     /// Whether the log never held anything: no vote, no entry.
@@ -118,8 +159,8 @@ impl GroupLog {
         self.0.log.lock().purged
     }
 
-    /// The entries in `range` that the log holds.
-    async fn read(&self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+    /// The entries in `range` that the log holds; fewer, but one, once they have `bytes_max` bytes.
+    async fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let mut cached = Vec::new();
         let (start, cached_from) = {
             let log = self.0.log.lock();
@@ -132,19 +173,30 @@ impl GroupLog {
             log.cache.range(start, end, &mut cached);
             (start, log.cache.first_index().unwrap_or(u64::MAX).clamp(start, end))
         };
-        if start == cached_from {
-            return Ok(cached);
+        let mut entries = Vec::new();
+        if start < cached_from {
+            entries = self.read_engine(start, cached_from, bytes_max).await?;
+            // What is behind a part that is cut short would leave a hole.
+            if entries.last().is_some_and(|last| last.log_id.index + 1 < cached_from) {
+                return Ok(entries);
+            }
         }
-        let mut entries = self.read_engine(start, cached_from).await?;
-        entries.append(&mut cached);
+        let mut bytes: usize = entries.iter().map(payload_bytes).sum();
+        for entry in cached {
+            bytes += payload_bytes(&entry);
+            if bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry);
+        }
         Ok(entries)
     }
 
-    async fn read_engine(&self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+    async fn read_engine(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let shared = self.0.clone();
         let read = move || {
             let mut entries = Vec::new();
-            let mut next = start;
+            let (mut next, mut bytes_read) = (start, 0);
             while next < end {
                 let read = shared.engine.read(shared.group, next..end, READ_BYTES).map_err(storage_error)?;
                 // A purge may have overtaken this read at its start; a gap behind that is a broken log.
@@ -155,6 +207,10 @@ impl GroupLog {
                     next += 1;
                 }
                 for bytes in &read {
+                    bytes_read += bytes.len();
+                    if bytes_read > bytes_max && !entries.is_empty() {
+                        return Ok(entries);
+                    }
                     let entry = encoding::decode_entry(bytes)?;
                     if entry.log_id.index != next {
                         return Err(missing(shared.group, next));
@@ -186,7 +242,7 @@ impl RaftLogReader<TypeConfig> for GroupLog {
         RB: RangeBounds<u64> + Clone + Debug + Send,
     {
         let (start, end) = bounds(&range);
-        self.read(start, end).await
+        self.read(start, end, usize::MAX).await
     }
 
     /// In steps, because a leader that restarts applies everything since the last flush as one range.
@@ -196,7 +252,7 @@ impl RaftLogReader<TypeConfig> for GroupLog {
     {
         let (start, end) = bounds(&range);
         if end.saturating_sub(start) <= STREAM_ENTRIES {
-            return match self.read(start, end).await {
+            return match self.read(start, end, usize::MAX).await {
                 Ok(entries) => stream::iter(entries.into_iter().map(Ok)).boxed(),
                 Err(error) => stream::iter([Err(error)]).boxed(),
             };
@@ -207,7 +263,7 @@ impl RaftLogReader<TypeConfig> for GroupLog {
             async move {
                 let next = next.filter(|next| *next < end)?;
                 let step_end = end.min(next + STREAM_ENTRIES);
-                match log.read(next, step_end).await {
+                match log.read(next, step_end, usize::MAX).await {
                     Ok(entries) if entries.is_empty() => None,
                     Ok(entries) => {
                         Some((stream::iter(entries.into_iter().map(Ok).collect::<Vec<_>>()), Some(step_end)))
@@ -224,8 +280,9 @@ impl RaftLogReader<TypeConfig> for GroupLog {
         Ok(self.vote())
     }
 
+    /// What goes into one message to a follower: bounded in entries and in bytes.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read(start, end.min(start.saturating_add(STREAM_ENTRIES))).await
+        self.read(start, end.min(start.saturating_add(STREAM_ENTRIES)), READ_BYTES).await
     }
 }
 
@@ -242,15 +299,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        let (sender, durable) = oneshot::channel();
-        let record = LogRecord::Vote { group: self.0.group, vote: encoding::encode_vote(vote) };
-        // Nobody waits any more only if the group is being shut down.
-        self.0.engine.submit(record, Some(Box::new(move |result| drop(sender.send(result)))));
-        match durable.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(self.0.storage_failed(error)),
-            Err(_) => return Err(self.0.storage_failed(LogError("a vote's completion was dropped".to_string()))),
-        }
+        self.submit_durably(LogRecord::Vote { group: self.0.group, vote: encoding::encode_vote(vote) }).await?;
         self.0.log.lock().vote = Some(*vote);
         Ok(())
     }
@@ -270,6 +319,14 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         I::IntoIter: Send,
     {
         let shared = &self.0;
+        if !shared.engine.has_room() {
+            let (sender, room) = oneshot::channel();
+            shared.engine.when_room(Box::new(move || {
+                let _ = sender.send(());
+            }));
+            // A log that is gone says so when the entries are submitted.
+            let _ = room.await;
+        }
         let mut encoded = Vec::new();
         let mut first_index = None;
         let (submission, committed) = {
@@ -288,7 +345,8 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
                     shared.progress.membership_appended(index, membership);
                 }
                 first_index.get_or_insert(index);
-                encoded.push(encoding::encode_entry(&entry));
+                let (entry, bytes) = encoding::encode_entry(entry);
+                encoded.push(bytes);
                 log.last = Some(entry.log_id);
                 log.cache.push(entry, submission);
             }
@@ -379,4 +437,48 @@ fn missing(group: GroupId, index: u64) -> io::Error {
 
 fn storage_error(error: LogError) -> io::Error {
     io::Error::other(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use everlog_storage::state::RowBatch;
+    use everlog_storage::twin::CrashLog;
+
+    use super::*;
+    use crate::chain::EntryStamp;
+    use crate::rows::EncodedRows;
+    use crate::types::log_id;
+
+    const ENTRY_BYTES: usize = 300 << 10;
+
+    fn entry(index: u64) -> Entry {
+        let mut batch = RowBatch::new();
+        batch.put(&b"key"[..], vec![index as u8; ENTRY_BYTES]);
+        let rows = EncodedRows::encode(EntryStamp::default(), &batch, batch.encoded_len());
+        Entry { log_id: log_id(1, index), payload: Payload::Normal(rows) }
+    }
+
+    /// Whether entries come from the cache, from the engine, or from both: no more than a message should hold, and no hole.
+    #[tokio::test]
+    async fn reads_for_a_follower_are_bounded_in_bytes() {
+        for cached in [0, 4, 20] {
+            let engine: Arc<dyn LogEngine> = Arc::new(CrashLog::new(1));
+            let progress = Arc::new(GroupProgress::new(1, None));
+            progress.set_applied(crate::progress::AppliedPosition::new(log_id(1, 19), Default::default()));
+            let cache_bytes_max = cached * (ENTRY_BYTES + 200);
+            let mut log =
+                GroupLog::recover(GroupId(1), engine, progress, FailureReport::new(), cache_bytes_max).unwrap();
+            for index in 0..20 {
+                log.append([entry(index)], IOFlushed::noop()).await.unwrap();
+            }
+            for start in 0..20 {
+                let read = log.limited_get_log_entries(start, 20).await.unwrap();
+                let indexes: Vec<u64> = read.iter().map(|entry| entry.log_id.index).collect();
+                assert_eq!(indexes, (start..start + indexes.len() as u64).collect::<Vec<_>>(), "{cached} cached");
+                let bytes: usize = read.iter().map(payload_bytes).sum();
+                assert!(!read.is_empty() && bytes <= READ_BYTES, "{cached} cached, from {start}: {bytes} bytes");
+            }
+            assert_eq!(log.try_get_log_entries(0..20).await.unwrap().len(), 20, "{cached} cached");
+        }
+    }
 }

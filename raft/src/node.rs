@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Instant;
 
 use everlog_storage::GroupId;
 use everlog_storage::log::LogEngine;
@@ -15,13 +16,14 @@ use crate::encoding;
 use crate::failure::FailureReport;
 use crate::flusher::{FlushTrigger, Flusher};
 use crate::group::{Group, GroupParts, Leadership, RaftGroup};
+use crate::hold_off::VoteHoldOff;
 use crate::log_store::GroupLog;
 use crate::network::GroupNetwork;
 use crate::options::NodeOptions;
 use crate::progress::{AppliedPosition, GroupProgress};
 use crate::state_machine::{ApplyLimits, GroupStateMachine};
 use crate::supervisor;
-use crate::types::ReplicaId;
+use crate::types::{FOUNDING_REPLICA, GroupReplica, REPLICA_ID_MIN, ReplicaId};
 
 /// A node's groups.
 ///
@@ -40,8 +42,20 @@ pub struct Node {
 }
 
 struct OpenGroup {
+    replica: GroupReplica,
     group: Group,
     supervisor: JoinHandle<()>,
+    /// Closed once nothing applies entries for this handle any more.
+    ended: watch::Receiver<()>,
+}
+
+/// How a group comes to be on this node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// It is made, or its making is finished.
+    Create,
+    /// It is there.
+    Open,
 }
 
 /// A group or the node could not be opened or closed.
@@ -74,33 +88,92 @@ impl Node {
         }
     }
 
-    /// Opens a group that this node has, or, when neither engine knows it, creates it with this node as its only voter. A
-    /// group that is open already is returned as it is.
+    /// Creates a group with `replica` on this node as its only voter. Only whoever founds a cluster, or a partition, may do so: a node that
+    /// lost its disk would otherwise found a second group under the same id.
     ///
-    /// A group whose only voter is this node elects it at once. (With other voters, whoever restarts has forgotten what it
-    /// promised to a leader's lease and must first sit out an election timeout; that comes with the transport.)
+    /// May be repeated: what an earlier call that was cut off has left undone is done, and a group that is there is opened.
+    pub async fn create_group(&self, replica: GroupReplica) -> Result<Group, NodeError> {
+        let GroupReplica { group, group_epoch, replica: id } = replica;
+        if group_epoch == 0 || (id != FOUNDING_REPLICA && id < REPLICA_ID_MIN) {
+            return Err(NodeError(format!("group {group}: {replica} is nothing that was ever given out")));
+        }
+        self.open(replica, Start::Create).await
+    }
+
+    /// Opens a group that this node has. Never creates one. A group that is open already is returned as it is.
     ///
-    /// Fails when the two engines do not belong together: rows that the log has overtaken, or a log that was lost.
-    pub async fn open_group(&self, group: GroupId) -> Result<Group, NodeError> {
-        let mut baseline = self.opening.lock().await;
-        if let Some(open) = self.groups.lock().get(&group) {
-            return Ok(open.group.clone());
+    /// A group whose only voter is this node elects it at once. With other voters, a replica that was just started grants no vote for
+    /// an election timeout (see [`Group::may_grant_vote`]).
+    ///
+    /// Fails when this node has no such group, or another replica of it, and when the two engines do not belong together: rows
+    /// that the log has overtaken, or a log that was lost.
+    pub async fn open_group(&self, replica: GroupReplica) -> Result<Group, NodeError> {
+        self.open(replica, Start::Open).await
+    }
+
+    /// Makes a group anew from what is on disk, after its Raft core has died ([`StopReason::Died`](crate::StopReason::Died)). The engines stay
+    /// open and other groups are not touched. A group that lives is returned as it is.
+    ///
+    /// Fails for a group that is not open here, and when an engine has failed: then the process must end.
+    pub async fn reopen_group(&self, group: GroupId) -> Result<Group, NodeError> {
+        let failed = |error: String| NodeError(format!("group {group}: {error}"));
+        let _opening = self.opening.lock().await;
+        self.check_running()?;
+        let (replica, dead, mut ended) = match self.groups.lock().get(&group) {
+            Some(open) => (open.replica, open.group.clone(), open.ended.clone()),
+            None => return Err(failed("it is not open on this node".to_string())),
+        };
+        if !matches!(*dead.leadership().borrow(), Leadership::Stopped { .. }) {
+            return Ok(dead);
         }
-        if *self.stop.borrow() {
-            return Err(NodeError("the node is shut down".to_string()));
-        }
-        if !*baseline {
-            // The engines may have been in use by an earlier node of this process: what they serve need not be durable yet,
-            // and recovery below takes it for durable.
-            let state = self.state.clone();
-            blocking(move || state.flush()).await.inspect_err(|error| self.failure.report(error))?;
-            self.spawn_flusher();
-            *baseline = true;
-        }
-        let open = self.start(group).await.map_err(|NodeError(error)| NodeError(format!("group {group}: {error}")))?;
+        tracing::warn!(%group, "raft group is opened again");
+        // Nothing of the dead one may write any more: neither its core, which ends with this, nor its state machine.
+        let _ = dead.raft().shutdown().await;
+        while ended.changed().await.is_ok() {}
+        dead.log().settle().await.map_err(|error| failed(error.to_string()))?;
+        self.flush_rows().await?;
+        self.check_running()?;
+        let open = self.start(replica, Start::Open).await.map_err(|NodeError(error)| failed(error))?;
         let handle = open.group.clone();
         self.groups.lock().insert(group, open);
         Ok(handle)
+    }
+
+    async fn open(&self, replica: GroupReplica, start: Start) -> Result<Group, NodeError> {
+        let group = replica.group;
+        let mut baseline = self.opening.lock().await;
+        let known = self.groups.lock().get(&group).map(|open| (open.replica, open.group.clone()));
+        if let Some((known, open)) = known {
+            check_replica(known, replica)?;
+            return Ok(open);
+        }
+        self.check_running()?;
+        if !*baseline {
+            // The engines may have been in use by an earlier node of this process: what they serve need not be durable yet,
+            // and recovery below takes it for durable.
+            self.flush_rows().await?;
+            self.spawn_flusher();
+            *baseline = true;
+        }
+        let open = self
+            .start(replica, start)
+            .await
+            .map_err(|NodeError(error)| NodeError(format!("group {group}: {error}")))?;
+        let handle = open.group.clone();
+        self.groups.lock().insert(group, open);
+        Ok(handle)
+    }
+
+    fn check_running(&self) -> Result<(), NodeError> {
+        if *self.stop.borrow() {
+            return Err(NodeError("the node is shut down".to_string()));
+        }
+        self.failure.first().map_or(Ok(()), Err)
+    }
+
+    async fn flush_rows(&self) -> Result<(), NodeError> {
+        let state = self.state.clone();
+        blocking(move || state.flush()).await.inspect_err(|error| self.failure.report(error))
     }
 
     /// Flushes the rows of all groups and purges their logs now, instead of when enough has gathered.
@@ -153,12 +226,23 @@ impl Node {
         *self.flusher_task.lock() = Some(task);
     }
 
-    async fn start(&self, group: GroupId) -> Result<OpenGroup, NodeError> {
-        let replica: ReplicaId = self.options.node.node_id;
+    async fn start(&self, identity: GroupReplica, start: Start) -> Result<OpenGroup, NodeError> {
+        let GroupReplica { group, replica, .. } = identity;
+        let started = Instant::now();
         let (log, progress) = self.recover(group, replica).await?;
         let is_new = log.is_new() && progress.applied().is_none();
-        check_replica(&progress)?;
+        match (log.replica(), start) {
+            (Some(known), _) => check_replica(known, identity)?,
+            (None, Start::Open) => return Err(NodeError("it is not on this node".to_string())),
+            (None, Start::Create) if !is_new => {
+                return Err(NodeError("it is here, but not which replica of it".to_string()));
+            }
+            (None, Start::Create) => {
+                log.save_replica(identity).await.map_err(|error| NodeError(error.to_string()))?;
+            }
+        }
 
+        let (ended_sender, ended) = watch::channel(());
         let state_machine = GroupStateMachine::new(
             group,
             self.state.clone(),
@@ -166,6 +250,7 @@ impl Node {
             self.failure.clone(),
             self.flusher.trigger.clone(),
             ApplyLimits { entries_max: self.options.apply_entries_max, bytes_max: self.options.apply_bytes_max },
+            ended_sender,
         );
         // Ticks start when the supervisor sees other members; until then nobody campaigns unless told to.
         let config = Arc::new(self.options.raft_config(false)?);
@@ -173,13 +258,20 @@ impl Node {
             .await
             .map_err(|error| NodeError(error.to_string()))?;
         let (sender, leadership) = watch::channel(Leadership::Follower);
-        let supervisor = tokio::spawn(supervisor::supervise(group, raft.clone(), progress.applied_term(), sender));
+        let supervisor = tokio::spawn(supervisor::supervise(
+            group,
+            raft.clone(),
+            progress.applied_term(),
+            self.failure.clone(),
+            sender,
+        ));
 
-        let elected = self.start_election(&raft, is_new).await;
+        let elected = self.start_election(&raft, is_new && start == Start::Create).await;
         if let Err(error) = elected {
             let _ = raft.shutdown().await;
             return Err(error);
         }
+        let data_metrics = raft.data_metrics();
         let group = Group::new(GroupParts {
             id: group,
             raft,
@@ -187,15 +279,19 @@ impl Node {
             state: self.state.clone(),
             progress,
             leadership,
+            data_metrics,
+            hold_off: VoteHoldOff::new(started, is_new, self.options.election_timeout_max),
+            entry_bytes_max: self.options.entry_bytes_max,
+            runtime: tokio::runtime::Handle::current(),
             lease: self.options.election_timeout_max / 2,
             proposals: metrics::counter!("everlog_raft_proposals_total", "group" => group.to_string()),
         });
-        Ok(OpenGroup { group, supervisor })
+        Ok(OpenGroup { replica: identity, group, supervisor, ended })
     }
 
-    async fn start_election(&self, raft: &RaftGroup, is_new: bool) -> Result<(), NodeError> {
+    async fn start_election(&self, raft: &RaftGroup, found: bool) -> Result<(), NodeError> {
         let replica = *raft.node_id();
-        if is_new {
+        if found {
             let members = BTreeMap::from([(replica, self.options.node.clone())]);
             return raft.initialize(members).await.map_err(|error| NodeError(error.to_string()));
         }
@@ -246,15 +342,12 @@ fn check_engines(log: &GroupLog, position: Option<&AppliedPosition>) -> Result<(
     }
 }
 
-/// Refuses a node id that is not the one the group was created or joined with.
-fn check_replica(progress: &GroupProgress) -> Result<(), NodeError> {
-    let Some(position) = progress.applied() else { return Ok(()) };
-    let replica = progress.replica();
-    if position.membership.log_id().is_none() || position.membership.get_node(&replica).is_some() {
+/// Refuses to take one replica of a group for another: it would vote and acknowledge in the other's name.
+fn check_replica(known: GroupReplica, asked: GroupReplica) -> Result<(), NodeError> {
+    if known == asked {
         return Ok(());
     }
-    let members: Vec<ReplicaId> = position.membership.nodes().map(|(replica, _)| *replica).collect();
-    Err(NodeError(format!("replica {replica} is not a member, {members:?} are: was the node's id changed?")))
+    Err(NodeError(format!("this node has {known}, not {asked}")))
 }
 
 fn open_groups(groups: &Mutex<BTreeMap<GroupId, OpenGroup>>) -> Vec<Group> {

@@ -41,7 +41,15 @@ impl StoreBuilder<TypeConfig, GroupLog, GroupStateMachine> for Builder {
         let log = GroupLog::recover(group, self.log.clone(), progress.clone(), failure.clone(), 0).unwrap();
         let trigger = Arc::new(FlushTrigger::new(&NodeOptions::default()));
         let limits = ApplyLimits { entries_max: 2, bytes_max: 1 << 20 };
-        let state_machine = GroupStateMachine::new(group, self.state.clone(), progress, failure, trigger, limits);
+        let state_machine = GroupStateMachine::new(
+            group,
+            self.state.clone(),
+            progress,
+            failure,
+            trigger,
+            limits,
+            tokio::sync::watch::Sender::new(()),
+        );
         Ok(((), log, state_machine))
     }
 }
@@ -49,7 +57,9 @@ impl StoreBuilder<TypeConfig, GroupLog, GroupStateMachine> for Builder {
 #[tokio::test]
 async fn disk_engines_pass() {
     let dir = tempfile::tempdir().unwrap();
-    let log = SegmentLog::open(&dir.path().join("log"), LogOptions::default()).unwrap();
+    // An append waits whenever anything else does.
+    let options = LogOptions { queued_bytes_max: 0, ..LogOptions::default() };
+    let log = SegmentLog::open(&dir.path().join("log"), options).unwrap();
     let state = RocksState::open(&dir.path().join("state"), StateOptions::default()).unwrap();
     Suite::test_all(Builder::new(log, state)).await.unwrap();
 }

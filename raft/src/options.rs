@@ -22,6 +22,9 @@ pub struct NodeOptions {
     pub election_timeout_max: Duration,
     /// Entry cache of one group, in bytes of payload. Entries that are not yet durable and applied stay beyond it.
     pub entry_cache_bytes_max: usize,
+    /// Largest batch that is proposed, in bytes as encoded. A multiple of what a request may carry; what every replica, and every
+    /// connection between them, must be able to hold at once.
+    pub entry_bytes_max: usize,
     /// Most entries that are applied in one write to the state engine.
     pub apply_entries_max: usize,
     /// Payload bytes after which a write to the state engine is not added to.
@@ -47,6 +50,7 @@ impl Default for NodeOptions {
             election_timeout_min: Duration::from_millis(400),
             election_timeout_max: Duration::from_millis(800),
             entry_cache_bytes_max: 2 << 20,
+            entry_bytes_max: 8 << 20,
             apply_entries_max: 512,
             apply_bytes_max: 1 << 20,
             flush_bytes: 64 << 20,

@@ -6,18 +6,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::chain::{AppliedChain, Chain, ChainPosition};
 use crate::types::{LogId, Membership, ReplicaId, SnapshotMeta, StoredMembership, is_sole_voter};
 
-/// The last applied entry and the membership as of it.
+/// The last applied entry, and membership and chain as of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AppliedPosition {
     pub(crate) log_id: LogId,
     pub(crate) membership: Arc<StoredMembership>,
+    pub(crate) chain: Chain,
 }
 
 impl AppliedPosition {
+    /// A position at which nothing was proposed yet.
+    #[cfg(test)]
     pub(crate) fn new(log_id: LogId, membership: StoredMembership) -> AppliedPosition {
-        AppliedPosition { log_id, membership: Arc::new(membership) }
+        AppliedPosition { log_id, membership: Arc::new(membership), chain: Chain::default() }
     }
 
     pub(crate) fn snapshot_meta(&self) -> SnapshotMeta {
@@ -55,12 +59,18 @@ impl GroupProgress {
         }
     }
 
-    pub(crate) fn replica(&self) -> ReplicaId {
-        self.replica
-    }
-
     pub(crate) fn applied(&self) -> Option<AppliedPosition> {
         self.applied.lock().clone()
+    }
+
+    /// The end of the applied chain.
+    pub(crate) fn applied_chain(&self) -> AppliedChain {
+        self.applied.lock().as_ref().map(|position| position.chain.end).unwrap_or_default()
+    }
+
+    /// See [`Chain::was_applied`].
+    pub(crate) fn was_applied(&self, position: ChainPosition) -> bool {
+        self.applied.lock().as_ref().is_some_and(|applied| applied.chain.was_applied(position))
     }
 
     pub(crate) fn applied_index(&self) -> u64 {

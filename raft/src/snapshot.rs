@@ -8,6 +8,9 @@ use std::io;
 use bytes::Bytes;
 use everlog_storage::state::{Row, RowBatch, RowChange, StateError, StateSnapshot};
 
+use crate::chain::Chain;
+use crate::encoding;
+
 /// Rows read from a view at a time.
 const READ_ROWS: usize = 1_000;
 /// Bytes of keys and values after which a chunk is closed.
@@ -21,10 +24,30 @@ pub(crate) enum GroupSnapshot {
     View(Box<dyn StateSnapshot>),
     /// As received from a peer.
     #[cfg_attr(not(test), expect(dead_code, reason = "peers are reached over the transport, which is not there yet"))]
-    Chunks(Vec<Bytes>),
+    Chunks {
+        /// The sender's encoded applied position.
+        position: Bytes,
+        /// Its rows.
+        chunks: Vec<Bytes>,
+    },
 }
 
 impl GroupSnapshot {
+    /// The chain as of the rows.
+    pub(crate) fn chain(&self) -> io::Result<Chain> {
+        let position = match self {
+            GroupSnapshot::Position => None,
+            GroupSnapshot::View(view) => view.applied(),
+            GroupSnapshot::Chunks { position, .. } => Some(position.clone()),
+        };
+        Ok(position
+            .as_deref()
+            .map(encoding::decode_position)
+            .transpose()?
+            .map(|position| position.chain)
+            .unwrap_or_default())
+    }
+
     /// All rows. Blocks on the disk.
     pub(crate) fn rows(self) -> io::Result<Vec<Row>> {
         match self {
@@ -36,7 +59,7 @@ impl GroupSnapshot {
                 }
                 Ok(rows)
             }
-            GroupSnapshot::Chunks(chunks) => {
+            GroupSnapshot::Chunks { chunks, .. } => {
                 let mut rows = Vec::new();
                 for chunk in &chunks {
                     for change in RowBatch::decode(chunk).map_err(state_error)?.changes {
@@ -59,7 +82,7 @@ impl GroupSnapshot {
     pub(crate) fn into_chunks(self) -> Box<dyn Iterator<Item = io::Result<Bytes>> + Send> {
         match self {
             GroupSnapshot::Position => Box::new(std::iter::empty()),
-            GroupSnapshot::Chunks(chunks) => Box::new(chunks.into_iter().map(Ok)),
+            GroupSnapshot::Chunks { chunks, .. } => Box::new(chunks.into_iter().map(Ok)),
             GroupSnapshot::View(view) => {
                 let mut last: Option<Row> = None;
                 Box::new(std::iter::from_fn(move || next_chunk(view.as_ref(), &mut last).transpose()))
@@ -112,9 +135,10 @@ mod tests {
         let chunks = GroupSnapshot::View(state.snapshot(group).unwrap()).into_chunks();
         let chunks = chunks.collect::<io::Result<Vec<_>>>().unwrap();
         assert!(chunks.len() > 2);
-        assert_eq!(GroupSnapshot::Chunks(chunks).rows().unwrap(), rows);
+        let position = Bytes::from_static(b"position");
+        assert_eq!(GroupSnapshot::Chunks { position: position.clone(), chunks }.rows().unwrap(), rows);
 
-        let cut = GroupSnapshot::Chunks(vec![Bytes::from_static(b"\x01\x05")]);
+        let cut = GroupSnapshot::Chunks { position, chunks: vec![Bytes::from_static(b"\x01\x05")] };
         assert!(cut.rows().is_err());
     }
 }

@@ -4,14 +4,17 @@
 //! the position that was flushed last and the log replays the rest. Whoever proposed hears of it after that write.
 
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use everlog_storage::GroupId;
 use everlog_storage::state::{RowBatch, StateEngine, StateError};
-use futures::{Stream, TryStreamExt};
+use futures::{FutureExt, Stream, TryStreamExt};
 use metrics::{Counter, Gauge};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
+use tokio::sync::watch;
 
+use crate::chain::{Chain, ChainStep};
 use crate::encoding;
 use crate::entry_cache::payload_bytes;
 use crate::failure::FailureReport;
@@ -40,6 +43,10 @@ pub(crate) struct GroupStateMachine {
     flush_trigger: Arc<FlushTrigger>,
     limits: ApplyLimits,
     membership: Arc<StoredMembership>,
+    chain: Chain,
+    /// Closed when this state machine is gone, and with it whoever writes to the group's rows.
+    _ended: watch::Sender<()>,
+    skipped_entries: Counter,
     applied_entries: Counter,
     applied_index: Gauge,
 }
@@ -48,7 +55,7 @@ pub(crate) struct GroupStateMachine {
 #[derive(Default)]
 struct Chunk {
     batches: Vec<RowBatch>,
-    responders: Vec<(u64, ApplyResponder<TypeConfig>)>,
+    responders: Vec<(ChainStep, ApplyResponder<TypeConfig>)>,
     last: Option<LogId>,
     entries: usize,
     bytes: usize,
@@ -62,8 +69,10 @@ impl GroupStateMachine {
         failure: FailureReport,
         flush_trigger: Arc<FlushTrigger>,
         limits: ApplyLimits,
+        ended: watch::Sender<()>,
     ) -> GroupStateMachine {
-        let membership = progress.applied().map(|position| position.membership).unwrap_or_default();
+        let (membership, chain) =
+            progress.applied().map(|position| (position.membership, position.chain)).unwrap_or_default();
         let label = group.to_string();
         GroupStateMachine {
             group,
@@ -73,6 +82,9 @@ impl GroupStateMachine {
             flush_trigger,
             limits,
             membership,
+            chain,
+            _ended: ended,
+            skipped_entries: metrics::counter!("everlog_raft_skipped_entries_total", "group" => label.clone()),
             applied_entries: metrics::counter!("everlog_raft_applied_entries_total", "group" => label.clone()),
             applied_index: metrics::gauge!("everlog_raft_applied_index", "group" => label),
         }
@@ -87,28 +99,56 @@ impl GroupStateMachine {
         chunk.entries += 1;
         chunk.bytes += payload_bytes(&entry);
         chunk.last = Some(entry.log_id);
+        let mut step = ChainStep::Applied;
         match entry.payload {
             Payload::Blank => {}
-            Payload::Normal(rows) => chunk.batches.push(RowBatch::decode(&rows.0).map_err(|error| self.failed(error))?),
+            Payload::Normal(rows) => {
+                step = self.chain.step(&rows.stamp);
+                match step {
+                    ChainStep::Applied => {
+                        let batch = RowBatch::decode(&rows.rows()).map_err(|error| self.failed(error))?;
+                        chunk.batches.push(batch);
+                    }
+                    ChainStep::Skipped => {
+                        self.skipped_entries.increment(1);
+                        let (group, end) = (self.group, self.chain.end.position);
+                        tracing::info!(%group, entry = %rows.stamp.chain, %end, "an entry is skipped, what it follows is missing");
+                    }
+                }
+            }
             Payload::Membership(membership) => {
                 self.membership = Arc::new(StoredMembership::new(Some(entry.log_id), membership));
             }
         }
-        chunk.responders.extend(responder.map(|responder| (entry.log_id.index, responder)));
+        chunk.responders.extend(responder.map(|responder| (step, responder)));
         Ok(())
+    }
+
+    async fn apply_all<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
+    {
+        let mut chunk = Chunk::default();
+        while let Some((entry, responder)) = entries.try_next().await? {
+            self.collect(&mut chunk, entry, responder)?;
+            if chunk.entries >= self.limits.entries_max || chunk.bytes >= self.limits.bytes_max {
+                self.commit(std::mem::take(&mut chunk))?;
+            }
+        }
+        self.commit(chunk)
     }
 
     fn commit(&mut self, chunk: Chunk) -> io::Result<()> {
         let Some(log_id) = chunk.last else { return Ok(()) };
-        let position = AppliedPosition { log_id, membership: self.membership.clone() };
+        let position = AppliedPosition { log_id, membership: self.membership.clone(), chain: self.chain.clone() };
         // Straight on this task: a write to memory. Handing it to a thread would cost more than it takes.
         let write = self.engine.commit(self.group, &encoding::encode_position(&position), &chunk.batches);
         write.map_err(|error| self.failed(error))?;
         self.progress.set_applied(position);
         self.applied_entries.increment(chunk.entries as u64);
         self.applied_index.set(log_id.index as f64);
-        for (index, responder) in chunk.responders {
-            responder.send(index);
+        for (step, responder) in chunk.responders {
+            responder.send(step);
         }
         self.flush_trigger.applied(&self.progress, chunk.bytes as u64);
         Ok(())
@@ -140,18 +180,13 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
         Ok(position.map_or_else(Default::default, |position| (Some(position.log_id), (*position.membership).clone())))
     }
 
-    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    /// openraft does not notice when this panics: it would wait for ever. So a panic is made an error, which ends the group's core.
+    async fn apply<Strm>(&mut self, entries: Strm) -> io::Result<()>
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
     {
-        let mut chunk = Chunk::default();
-        while let Some((entry, responder)) = entries.try_next().await? {
-            self.collect(&mut chunk, entry, responder)?;
-            if chunk.entries >= self.limits.entries_max || chunk.bytes >= self.limits.bytes_max {
-                self.commit(std::mem::take(&mut chunk))?;
-            }
-        }
-        self.commit(chunk)
+        let applied = AssertUnwindSafe(self.apply_all(entries)).catch_unwind().await;
+        applied.unwrap_or_else(|_| Err(io::Error::other("applying entries panicked")))
     }
 
     /// Without `force`, which is how the flusher asks, a snapshot is the durable position and holds no rows: it lets openraft
@@ -172,7 +207,8 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
         let Some(log_id) = meta.last_log_id else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a snapshot of nothing cannot be installed"));
         };
-        let position = AppliedPosition::new(log_id, meta.last_membership.clone());
+        let position =
+            AppliedPosition { log_id, membership: Arc::new(meta.last_membership.clone()), chain: snapshot.chain()? };
         let (group, engine, encoded) = (self.group, self.engine.clone(), encoding::encode_position(&position));
         let install = move || {
             // Read in full before the group is touched: half a snapshot must not replace it.
@@ -183,7 +219,7 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
         };
         let installed = tokio::task::spawn_blocking(install).await.map_err(io::Error::other)?;
         installed.inspect_err(|error| self.failure.report(error))?;
-        self.membership = position.membership.clone();
+        (self.membership, self.chain) = (position.membership.clone(), position.chain.clone());
         self.progress.set_applied(position.clone());
         self.progress.set_durable(position);
         Ok(())

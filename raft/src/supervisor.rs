@@ -7,7 +7,8 @@ use openraft::errors::Fatal;
 use openraft::metrics::RaftServerMetrics;
 use tokio::sync::watch;
 
-use crate::group::{Leadership, RaftGroup};
+use crate::failure::FailureReport;
+use crate::group::{Leadership, RaftGroup, StopReason};
 use crate::types::{ReplicaId, TypeConfig};
 
 /// Runs until the group's Raft core has ended, for whatever reason, and leaves `leadership` at Stopped.
@@ -15,6 +16,7 @@ pub(crate) async fn supervise(
     group: GroupId,
     raft: RaftGroup,
     mut applied_term: watch::Receiver<u64>,
+    failure: FailureReport,
     leadership: watch::Sender<Leadership>,
 ) {
     let mut server = raft.server_metrics();
@@ -42,14 +44,28 @@ pub(crate) async fn supervise(
             changed = applied_term.changed() => if changed.is_err() { break },
         }
     }
-    leadership.send_replace(Leadership::Stopped);
     is_leader.set(0.0);
     let running_state = raft.metrics().borrow_watched().running_state.clone();
-    match running_state {
-        Err(Fatal::Stopped) => tracing::info!(%group, "raft group stopped"),
-        Err(error) => tracing::error!(%group, %error, "raft group died"),
-        Ok(()) => tracing::error!(%group, "raft group died: its core panicked"),
-    }
+    let reason = match running_state {
+        Err(Fatal::Stopped) => {
+            tracing::info!(%group, "raft group stopped");
+            StopReason::Shutdown
+        }
+        // A state machine or log store that failed has said so before its group stopped.
+        Err(error) if failure.first().is_some() => {
+            tracing::error!(%group, %error, "raft group stopped, an engine failed");
+            StopReason::EngineFailed
+        }
+        Err(error) => {
+            tracing::error!(%group, %error, "raft group died");
+            StopReason::Died
+        }
+        Ok(()) => {
+            tracing::error!(%group, "raft group died: its core panicked");
+            StopReason::Died
+        }
+    };
+    leadership.send_replace(Leadership::Stopped { reason });
 }
 
 /// A leader is announced once it has applied an entry of its own term: the first of them is its blank entry, behind which all

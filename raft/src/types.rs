@@ -2,18 +2,50 @@
 
 use std::fmt;
 
-use bytes::Bytes;
+use everlog_storage::GroupId;
 use openraft::impls::{BoxedErrorSource, InlineBatch};
 use openraft::raft::responder::Responder;
 use openraft::vote::leader_id_std;
 use openraft::{RaftTypeConfig, TokioRuntime};
 use serde::{Deserialize, Serialize};
 
+use crate::chain::ChainStep;
+use crate::rows::EncodedRows;
+
 /// Identifies a replica of a group, and is never used twice within it: a replica that left and came back empty under its old
 /// id could vote in elections that it no longer remembers.
 ///
-/// The replica that creates a group takes its node's id, which is below 2^32; ids given out later start there.
+/// The replica that founds a group is [`FOUNDING_REPLICA`]; ids given out later begin at [`REPLICA_ID_MIN`].
 pub type ReplicaId = u64;
+
+/// The replica on the node that founds a group.
+pub const FOUNDING_REPLICA: ReplicaId = 1;
+/// The first of the ids that are given out to replicas that join.
+pub const REPLICA_ID_MIN: ReplicaId = 1 << 32;
+
+/// A replica of a group: what a node is told to create or to open, and what it has written down about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupReplica {
+    /// The group.
+    pub group: GroupId,
+    /// Counts how often the group was made anew from what was left of it; from 1.
+    pub group_epoch: u32,
+    /// The replica's id.
+    pub replica: ReplicaId,
+}
+
+impl GroupReplica {
+    /// The replica that founds `group`.
+    pub fn founding(group: GroupId) -> GroupReplica {
+        GroupReplica { group, group_epoch: 1, replica: FOUNDING_REPLICA }
+    }
+}
+
+impl fmt::Display for GroupReplica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "replica {} of epoch {}", self.replica, self.group_epoch)
+    }
+}
 
 /// The physical node that a replica lives on. Data that travels with the membership, not an identity.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,24 +66,14 @@ impl fmt::Display for NodeInfo {
     }
 }
 
-/// The encoded [`RowBatch`](everlog_storage::state::RowBatch) of one proposal; shared by cache, log and apply without copies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct EncodedRows(pub(crate) Bytes);
-
-impl fmt::Display for EncodedRows {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rows({} bytes)", self.0.len())
-    }
-}
-
 /// openraft's type configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TypeConfig;
 
 impl RaftTypeConfig for TypeConfig {
     type D = EncodedRows;
-    /// The index that the entry was applied at.
-    type R = u64;
+    /// Whether the entry's rows were applied.
+    type R = ChainStep;
     type NodeId = ReplicaId;
     type Node = NodeInfo;
     type Term = u64;

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::{leads, put};
-use everlog_raft::{Group, Leadership, Node, NodeOptions, ProposalOutcome, ProposeError};
+use common::{Lead, lead, put};
+use everlog_raft::{Group, GroupReplica, Leadership, Node, NodeOptions, ProposalOutcome, ProposeError, StopReason};
 use everlog_storage::GroupId;
 use everlog_storage::state::{Direction, Row, RowBatch, RowChange};
 use everlog_storage::twin::{CrashLog, CrashState};
@@ -89,7 +89,7 @@ impl Model {
 /// One group of a running node.
 struct Running {
     group: Group,
-    term: u64,
+    lead: Lead,
     outcomes: VecDeque<ProposalOutcome>,
 }
 
@@ -127,10 +127,13 @@ async fn survive_crashes(seed: u64) {
         let node = Node::new(options, log.clone(), state.clone());
         let mut groups = Vec::new();
         for (id, model) in models.iter_mut().enumerate() {
-            let group = node.open_group(GroupId(id as u32)).await.unwrap_or_else(|error| panic!("{context}: {error}"));
-            let term = leads(&group).await;
+            let group = node
+                .create_group(GroupReplica::founding(GroupId(id as u32)))
+                .await
+                .unwrap_or_else(|error| panic!("{context}: {error}"));
+            let lead = lead(&group).await;
             model.settle(&rows(&group), &context);
-            groups.push(Running { group, term, outcomes: VecDeque::new() });
+            groups.push(Running { group, lead, outcomes: VecDeque::new() });
         }
         run(&mut random, &node, &log, &mut groups, &mut models, &context).await;
 
@@ -173,7 +176,7 @@ async fn run(
             0..5 if running.outcomes.len() < IN_FLIGHT_MAX => {
                 let batch = random.batch();
                 model.pending.push_back(batch.clone());
-                running.outcomes.push_back(running.group.propose(running.term, batch).await.unwrap());
+                running.outcomes.push_back(running.lead.propose(batch).unwrap());
             }
             5..7 if !held => {
                 if let Some(outcome) = running.outcomes.pop_front() {
@@ -201,14 +204,14 @@ async fn run(
 async fn nothing_is_acknowledged_before_it_is_durable() {
     let log = Arc::new(CrashLog::new(1));
     let node = Node::new(NodeOptions::default(), log.clone(), Arc::new(CrashState::new(1)));
-    let group = node.open_group(GroupId(1)).await.unwrap();
-    let term = leads(&group).await;
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
+    let mut lead = lead(&group).await;
     let applied = group.applied_index();
     log.hold_sync();
     let mut outcomes = Vec::new();
     for i in 0..4 {
         let waiting = log.unsynced();
-        outcomes.push(group.propose(term, put("key", vec![i])).await.unwrap());
+        outcomes.push(lead.propose(put("key", vec![i])).unwrap());
         while log.unsynced() == waiting {
             tokio::task::yield_now().await;
         }
@@ -234,21 +237,23 @@ async fn a_failed_fsync_is_fatal() {
     let log = Arc::new(CrashLog::new(1));
     let node = Node::new(NodeOptions::default(), log.clone(), Arc::new(CrashState::new(1)));
     let fatal = node.fatal();
-    let (one, other) = (node.open_group(GroupId(1)).await.unwrap(), node.open_group(GroupId(2)).await.unwrap());
-    let term = leads(&one).await;
-    let other_term = leads(&other).await;
+    let (one, other) = (
+        node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap(),
+        node.create_group(GroupReplica::founding(GroupId(2))).await.unwrap(),
+    );
+    let (mut one_lead, mut other_lead) = (lead(&one).await, lead(&other).await);
     log.fail_sync();
-    let outcome = one.propose(term, put("key", "1")).await.unwrap();
+    let outcome = one_lead.propose(put("key", "1")).unwrap();
     assert_eq!(outcome.await.unwrap(), Err(ProposeError::Unknown(GroupId(1))));
     assert!(!fatal.await.to_string().is_empty());
-    one.leadership().wait_for(|now| *now == Leadership::Stopped).await.unwrap();
-    assert!(matches!(one.propose(term, put("key", "2")).await, Err(ProposeError::Stopped(_))));
+    one.leadership().wait_for(|now| *now == Leadership::Stopped { reason: StopReason::EngineFailed }).await.unwrap();
+    assert!(matches!(one_lead.propose(put("key", "2")), Err(ProposeError::Stopped(_))));
     assert_eq!(one.get(b"key").unwrap(), None);
 
     // The log is shared, so no other group can go on either.
-    let outcome = other.propose(other_term, put("key", "1")).await.unwrap();
+    let outcome = other_lead.propose(put("key", "1")).unwrap();
     assert_eq!(outcome.await.unwrap(), Err(ProposeError::Unknown(GroupId(2))));
-    other.leadership().wait_for(|now| *now == Leadership::Stopped).await.unwrap();
+    other.leadership().wait_for(|now| *now == Leadership::Stopped { reason: StopReason::EngineFailed }).await.unwrap();
     node.halt().await;
 }
 
@@ -257,9 +262,9 @@ async fn a_failed_flush_is_fatal_and_purges_nothing() {
     let state = Arc::new(CrashState::new(1));
     let options = NodeOptions { log_tail_entries: 0, purge_entries_min: 1, ..NodeOptions::default() };
     let node = Node::new(options, Arc::new(CrashLog::new(1)), state.clone());
-    let group = node.open_group(GroupId(1)).await.unwrap();
-    let term = leads(&group).await;
-    group.propose(term, put("key", "1")).await.unwrap().await.unwrap().unwrap();
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
+    let mut lead = lead(&group).await;
+    lead.write(put("key", "1")).await;
     state.fail_flush();
     assert!(node.flush().await.is_err());
     node.fatal().await;

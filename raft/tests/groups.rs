@@ -6,10 +6,13 @@ mod common;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{leads, put};
-use everlog_raft::{Leadership, Node, NodeInfo, NodeOptions, ProposeError, ReadConsistency};
+use common::{lead, leads, put};
+use everlog_raft::{
+    EntryStamp, GroupReplica, Hlc, LeadEpoch, Leadership, Node, NodeOptions, ProposeError, ReadConsistency, StopReason,
+};
 use everlog_storage::state::Direction;
 use everlog_storage::{GroupId, LogOptions, RocksState, SegmentLog, StateOptions};
 
@@ -28,10 +31,10 @@ fn eager() -> NodeOptions {
 async fn a_new_group_elects_itself_and_applies() {
     let dir = tempfile::tempdir().unwrap();
     let node = node(dir.path(), NodeOptions::default());
-    let group = node.open_group(GroupId(1)).await.unwrap();
-    let term = leads(&group).await;
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
+    let mut lead = lead(&group).await;
 
-    let index = group.propose(term, put("a", "1")).await.unwrap().await.unwrap().unwrap();
+    let index = lead.write(put("a", "1")).await;
     assert_eq!(group.applied_index(), index);
     assert_eq!(group.get(b"a").unwrap(), Some(Bytes::from_static(b"1")));
     let rows = group.scan(&b""[..]..&b"z"[..], Direction::Ascending, 10).unwrap();
@@ -40,8 +43,8 @@ async fn a_new_group_elects_itself_and_applies() {
         group.read_barrier(consistency).await.unwrap();
     }
     node.shutdown().await.unwrap();
-    assert_eq!(*group.leadership().borrow(), Leadership::Stopped);
-    assert!(matches!(group.propose(term, put("b", "1")).await, Err(ProposeError::Stopped(GroupId(1)))));
+    assert_eq!(*group.leadership().borrow(), Leadership::Stopped { reason: StopReason::Shutdown });
+    assert!(matches!(lead.propose(put("b", "1")), Err(ProposeError::Stopped(GroupId(1)))));
     assert!(group.read_barrier(ReadConsistency::Lease).await.is_err());
 }
 
@@ -49,13 +52,13 @@ async fn a_new_group_elects_itself_and_applies() {
 async fn pipelined_proposals_resolve_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let node = node(dir.path(), NodeOptions::default());
-    let group = node.open_group(GroupId(1)).await.unwrap();
-    let term = leads(&group).await;
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
+    let mut lead = lead(&group).await;
     let mut last = 0;
     for round in 0..50 {
         let mut outcomes = Vec::new();
         for i in 0..4 {
-            outcomes.push(group.propose(term, put("key", format!("{round}.{i}"))).await.unwrap());
+            outcomes.push(lead.propose(put("key", format!("{round}.{i}"))).unwrap());
         }
         for outcome in outcomes {
             let index = outcome.await.unwrap().unwrap();
@@ -71,18 +74,21 @@ async fn pipelined_proposals_resolve_in_order() {
 async fn a_stale_term_is_refused_and_never_applied() {
     let dir = tempfile::tempdir().unwrap();
     let node = node(dir.path(), NodeOptions::default());
-    let group = node.open_group(GroupId(1)).await.unwrap();
-    let term = leads(&group).await;
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
+    let mut lead = lead(&group).await;
+    let term = lead.next.epoch.term;
     for stale in [0, term - 1, term + 1] {
-        let outcome = group.propose(stale, put("stale", "x")).await.unwrap().await.unwrap();
+        let chain = LeadEpoch { term: stale, opening: 0 }.start();
+        let stamp = EntryStamp { chain, hlc: Hlc(0) };
+        let outcome = group.propose(stamp, put("stale", "x")).unwrap().await.unwrap();
         assert_eq!(outcome, Err(ProposeError::NotLeader(GroupId(1))));
     }
-    let applied = group.propose(term, put("fresh", "x")).await.unwrap().await.unwrap().unwrap();
+    let applied = lead.write(put("fresh", "x")).await;
     node.shutdown().await.unwrap();
-    drop((node, group));
+    drop((node, group, lead));
 
     let node = self::node(dir.path(), NodeOptions::default());
-    let group = node.open_group(GroupId(1)).await.unwrap();
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
     let next_term = leads(&group).await;
     assert!(next_term > term, "a restart is a new term");
     assert_eq!(group.applied_index(), applied + 1, "nothing but the new leader's blank entry was added");
@@ -97,14 +103,13 @@ async fn a_restart_replays_and_serves_many_groups() {
     for run in 0..4_u64 {
         let node = node(dir.path(), eager());
         for id in 0..5 {
-            let group = node.open_group(GroupId(id)).await.unwrap();
-            let term = leads(&group).await;
+            let group = node.create_group(GroupReplica::founding(GroupId(id))).await.unwrap();
+            let mut lead = lead(&group).await;
             for before in 0..run {
                 let key = format!("run{before}");
                 assert_eq!(group.get(key.as_bytes()).unwrap(), Some(Bytes::from(format!("{id}"))));
             }
-            let written = group.propose(term, put(&format!("run{run}"), format!("{id}"))).await.unwrap();
-            written.await.unwrap().unwrap();
+            lead.write(put(&format!("run{run}"), format!("{id}"))).await;
             if run % 2 == 0 {
                 node.flush().await.unwrap();
                 assert_eq!(group.purged_index(), group.durable_index());
@@ -122,10 +127,10 @@ async fn a_restart_replays_and_serves_many_groups() {
 async fn the_log_is_purged_behind_a_flush_and_only_there() {
     let dir = tempfile::tempdir().unwrap();
     let node = node(dir.path(), eager());
-    let group = node.open_group(GroupId(3)).await.unwrap();
-    let term = leads(&group).await;
+    let group = node.create_group(GroupReplica::founding(GroupId(3))).await.unwrap();
+    let mut lead = lead(&group).await;
     for i in 0..20 {
-        let index = group.propose(term, put("key", format!("{i}"))).await.unwrap().await.unwrap().unwrap();
+        let index = lead.write(put("key", format!("{i}"))).await;
         assert!(group.purged_index().unwrap_or(0) < index);
         if i % 5 == 4 {
             node.flush().await.unwrap();
@@ -140,11 +145,11 @@ async fn the_log_is_purged_behind_a_flush_and_only_there() {
 async fn enough_applied_bytes_cause_a_flush() {
     let dir = tempfile::tempdir().unwrap();
     let node = node(dir.path(), NodeOptions { flush_bytes: 100_000, ..eager() });
-    let group = node.open_group(GroupId(1)).await.unwrap();
-    let term = leads(&group).await;
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
+    let mut lead = lead(&group).await;
     // Never ends unless something flushes and purges.
     while group.purged_index().unwrap_or(0) < 50 {
-        group.propose(term, put("key", vec![7; 10_000])).await.unwrap().await.unwrap().unwrap();
+        lead.write(put("key", vec![7; 10_000])).await;
     }
     assert!(group.purged_index() <= group.durable_index());
     node.shutdown().await.unwrap();
@@ -155,22 +160,22 @@ async fn a_large_log_is_replayed_in_steps() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
     let node = node(path, NodeOptions { entry_cache_bytes_max: 0, ..NodeOptions::default() });
-    let group = node.open_group(GroupId(1)).await.unwrap();
-    let term = leads(&group).await;
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
+    let mut lead = lead(&group).await;
     let mut outcomes = Vec::new();
     for i in 0..3_000 {
-        outcomes.push(group.propose(term, put(&format!("key{i}"), format!("{i}"))).await.unwrap());
+        outcomes.push(lead.propose(put(&format!("key{i}"), format!("{i}"))).unwrap());
     }
     for outcome in outcomes {
         outcome.await.unwrap().unwrap();
     }
     node.halt().await;
-    drop((node, group));
+    drop((node, group, lead));
 
     // A lost state directory with a log that was never purged: everything comes back from the log.
     std::fs::remove_dir_all(path.join("state")).unwrap();
     let node = self::node(path, NodeOptions::default());
-    let group = node.open_group(GroupId(1)).await.unwrap();
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
     leads(&group).await;
     for i in 0..3_000 {
         assert_eq!(group.get(format!("key{i}").as_bytes()).unwrap(), Some(Bytes::from(format!("{i}"))));
@@ -183,47 +188,108 @@ async fn engines_that_do_not_belong_together_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
     let node = node(path, eager());
-    let group = node.open_group(GroupId(1)).await.unwrap();
-    let term = leads(&group).await;
-    group.propose(term, put("a", "1")).await.unwrap().await.unwrap().unwrap();
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
+    let mut lead = lead(&group).await;
+    lead.write(put("a", "1")).await;
     node.flush().await.unwrap();
     node.shutdown().await.unwrap();
-    drop((node, group));
+    drop((node, group, lead));
 
     std::fs::rename(path.join("state"), path.join("kept")).unwrap();
     let node = self::node(path, eager());
-    let error = node.open_group(GroupId(1)).await.err().unwrap().to_string();
+    let error = node.create_group(GroupReplica::founding(GroupId(1))).await.err().unwrap().to_string();
     assert!(error.contains("purged up to") && error.contains("no rows"), "{error}");
     node.shutdown().await.unwrap();
     drop(node);
 
     std::fs::remove_dir_all(path.join("state")).unwrap();
     std::fs::rename(path.join("kept"), path.join("state")).unwrap();
-    let other = NodeOptions { node: NodeInfo { node_id: 2, ..NodeInfo::default() }, ..eager() };
-    let node = self::node(path, other);
-    let error = node.open_group(GroupId(1)).await.err().unwrap().to_string();
-    assert!(error.contains("replica 2 is not a member"), "{error}");
+    let node = self::node(path, eager());
+    let known = GroupReplica::founding(GroupId(1));
+    for (other, error) in [
+        (
+            GroupReplica { replica: 1 << 32, ..known },
+            "group 1: this node has replica 1 of epoch 1, not replica 4294967296 of epoch 1",
+        ),
+        (
+            GroupReplica { group_epoch: 2, ..known },
+            "group 1: this node has replica 1 of epoch 1, not replica 1 of epoch 2",
+        ),
+        (GroupReplica::founding(GroupId(2)), "group 2: it is not on this node"),
+    ] {
+        assert_eq!(node.open_group(other).await.err().unwrap().to_string(), error);
+    }
+    for other in [GroupReplica { replica: 2, ..known }, GroupReplica { group_epoch: 0, ..known }] {
+        assert!(node.create_group(other).await.is_err());
+    }
+    assert!(node.create_group(GroupReplica { group_epoch: 2, ..known }).await.is_err());
+    let group = node.open_group(known).await.unwrap();
+    leads(&group).await;
     node.shutdown().await.unwrap();
-    drop(node);
+    drop((node, group));
 
     std::fs::remove_dir_all(path.join("log")).unwrap();
     let node = self::node(path, eager());
-    let error = node.open_group(GroupId(1)).await.err().unwrap().to_string();
+    let error = node.create_group(GroupReplica::founding(GroupId(1))).await.err().unwrap().to_string();
     assert!(error.contains("the log is missing"), "{error}");
     node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_batch_that_is_too_large_is_refused_where_it_is_proposed() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path(), NodeOptions { entry_bytes_max: 1_000, ..NodeOptions::default() });
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
+    let mut lead = lead(&group).await;
+    let applied = group.applied_index();
+    let overhead = put("a", "").encoded_len() + 1;
+    let refused = lead.propose(put("a", vec![7; 1_001 - overhead]));
+    let too_large = ProposeError::TooLarge { group: GroupId(1), bytes: 1_001, bytes_max: 1_000 };
+    assert_eq!(refused.unwrap_err(), too_large);
+    assert_eq!(lead.write(put("a", vec![7; 1_000 - overhead])).await, applied + 1);
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn only_a_leader_has_a_lease() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path(), NodeOptions::default());
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
+    leads(&group).await;
+    // Alone, it needs nobody to say so.
+    let now = Instant::now();
+    assert!(group.lease_valid(now) && group.lease_valid(now + Duration::from_secs(3600)));
+    node.shutdown().await.unwrap();
+    assert!(!group.lease_valid(now));
+}
+
+#[tokio::test]
+async fn a_restarted_replica_holds_its_vote_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || NodeOptions { election_timeout_max: Duration::from_secs(500), ..NodeOptions::default() };
+    for is_new in [true, false] {
+        let node = node(dir.path(), options());
+        let before = Instant::now();
+        let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
+        assert_eq!(group.may_grant_vote(before, false), is_new);
+        assert!(group.may_grant_vote(before, true));
+        assert!(group.may_grant_vote(Instant::now() + Duration::from_secs(500), false));
+        leads(&group).await;
+        node.shutdown().await.unwrap();
+    }
 }
 
 #[tokio::test]
 async fn a_row_that_cannot_be_applied_never_reaches_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let node = node(dir.path(), NodeOptions::default());
-    let group = node.open_group(GroupId(1)).await.unwrap();
-    let term = leads(&group).await;
+    let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
+    let mut lead = lead(&group).await;
     let applied = group.applied_index();
     for key in ["", "\0"] {
-        assert!(matches!(group.propose(term, put(key, "x")).await, Err(ProposeError::Invalid(GroupId(1), _))));
+        assert!(matches!(lead.propose(put(key, "x")), Err(ProposeError::Invalid(GroupId(1), _))));
     }
-    let index = group.propose(term, put("a", "x")).await.unwrap().await.unwrap().unwrap();
+    let index = lead.write(put("a", "x")).await;
     assert_eq!(index, applied + 1);
     node.shutdown().await.unwrap();
 }

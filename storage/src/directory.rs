@@ -2,23 +2,33 @@
 //!
 //! ```text
 //! <path>/FORMAT    format version and id of this directory; written last, so its presence means that the rest is there
+//! <path>/NODE      which node of which cluster this is, and how often it was started
 //! <path>/LOCK      locked while a process uses the directory; empty
 //! <path>/log/      the log engine's segments
 //! <path>/state/    the state engine's RocksDB
 //! ```
+
+mod identity;
 
 use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// The format version that this binary writes, and the only one that it reads.
+pub use identity::NodeIdentity;
+
+/// The newest format that this binary reads, and the one that new directories get. From 3 on formats are only added to, so that a
+/// directory is read by every later binary.
 ///
-/// 1 had the log in a RocksDB; 2 has it in segments.
-pub const FORMAT_VERSION: u32 = 2;
+/// 1 had the log in a RocksDB; 2 had it in segments; 3 has a chain in entries and applied
+/// positions, and knows which replicas it holds.
+pub const FORMAT_VERSION: u32 = 3;
+/// The oldest format that this binary reads.
+pub const FORMAT_VERSION_MIN: u32 = 3;
 
 const FORMAT: &str = "FORMAT";
 const FORMAT_UNFINISHED: &str = "FORMAT.new";
+const NODE: &str = "NODE";
 const LOCK: &str = "LOCK";
 const LOG: &str = "log";
 const STATE: &str = "state";
@@ -35,8 +45,8 @@ pub enum DirectoryError {
         /// The data directory.
         path: PathBuf,
     },
-    /// Written by another version of the binary.
-    #[error("data directory {} has format {found}, but this version of everlog reads format {FORMAT_VERSION} only", path.display())]
+    /// Written by a version of the binary that is too old or too new.
+    #[error("data directory {} has format {found}, but this version of everlog reads {}", path.display(), formats_read())]
     OtherFormat {
         /// The data directory.
         path: PathBuf,
@@ -47,6 +57,14 @@ pub enum DirectoryError {
     #[error("{} is not the FORMAT file of an everlog data directory: {why}", path.display())]
     CorruptFormat {
         /// The FORMAT file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The NODE file makes no sense.
+    #[error("{} is not the NODE file of an everlog data directory: {why}", path.display())]
+    CorruptNode {
+        /// The NODE file.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
@@ -76,6 +94,7 @@ pub enum DirectoryError {
 pub struct DataDirectory {
     path: PathBuf,
     id: uuid::Uuid,
+    format: u32,
     _lock: File,
 }
 
@@ -95,12 +114,18 @@ impl DataDirectory {
                 sync_directory(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
             }
         }
-        Ok(DataDirectory { path: path.to_owned(), id: read_format(path)?, _lock: lock })
+        let (format, id) = read_format(path)?;
+        Ok(DataDirectory { path: path.to_owned(), id, format, _lock: lock })
     }
 
     /// A random id, given to the directory when it was created. A wiped or copied disk is recognised by it.
     pub fn id(&self) -> uuid::Uuid {
         self.id
+    }
+
+    /// The format that it was created with.
+    pub fn format(&self) -> u32 {
+        self.format
     }
 
     /// Where the directory is.
@@ -183,7 +208,7 @@ fn write_format(path: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
-fn read_format(path: &Path) -> Result<uuid::Uuid, DirectoryError> {
+fn read_format(path: &Path) -> Result<(u32, uuid::Uuid), DirectoryError> {
     let format = path.join(FORMAT);
     let corrupt = |why: &str| DirectoryError::CorruptFormat { path: format.clone(), why: why.to_owned() };
     let text = std::fs::read_to_string(&format).map_err(io_error(&format, "read the file"))?;
@@ -192,10 +217,18 @@ fn read_format(path: &Path) -> Result<uuid::Uuid, DirectoryError> {
         .and_then(|version| version.parse().ok())
         .ok_or_else(|| corrupt("no line \"format <number>\""))?;
     // First: only the version tells what else to expect.
-    if version != FORMAT_VERSION {
+    if !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&version) {
         return Err(DirectoryError::OtherFormat { path: path.to_owned(), found: version });
     }
-    value("id").and_then(|id| id.parse().ok()).ok_or_else(|| corrupt("no line \"id <uuid>\""))
+    let id = value("id").and_then(|id| id.parse().ok()).ok_or_else(|| corrupt("no line \"id <uuid>\""))?;
+    Ok((version, id))
+}
+
+fn formats_read() -> String {
+    match FORMAT_VERSION_MIN {
+        FORMAT_VERSION => format!("format {FORMAT_VERSION}"),
+        oldest => format!("formats {oldest} to {FORMAT_VERSION}"),
+    }
 }
 
 fn exists(path: &Path) -> Result<bool, DirectoryError> {

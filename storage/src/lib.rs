@@ -22,7 +22,7 @@ pub mod state;
 pub mod twin;
 mod watch;
 
-pub use directory::{DataDirectory, DirectoryError};
+pub use directory::{DataDirectory, DirectoryError, NodeIdentity};
 pub use memory::EngineMemory;
 pub use rocks_state::{RocksState, StateOptions};
 pub use segment_log::{LogOptions, SegmentLog};

@@ -10,16 +10,30 @@ use crate::GroupId;
 /// that stopped the log. Runs on the writer thread: it must not block. After `close` it may run on the submitting thread.
 pub type Completion = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
+/// Called once when there is room in the log's queue. May run on the writer thread: it must not block.
+pub type Resume = Box<dyn FnOnce() + Send>;
+
 /// The Raft log of every group on a node.
 ///
 /// Records become durable in the order in which they were submitted, across all groups, and completions run in that order.
 /// A record may be read back through [`LogEngine::read`] or [`LogEngine::recover`] as soon as its completion has run; until
 /// then the caller serves it from its own cache. A log whose disk has failed once stays failed: a failed fsync is never
-/// retried.
+/// retried. Running out of space or descriptors is no failure: what was submitted waits until there is room ([`LogEngine::room`]), or until
+/// the log is closed. A caller that would rather refuse work than wait checks the room before it proposes.
 pub trait LogEngine: Send + Sync + 'static {
-    /// Queues a record. Never blocks and never fails by itself; `completion` hears of failures. Whoever submits bounds what it has in
-    /// flight: [`LogStats::queued_bytes`] tells how much is waiting.
+    /// Queues a record. Never blocks and never fails by itself; `completion` hears of failures. Before an append, ask
+    /// [`LogEngine::has_room`] and wait if there is none: the log takes the record in any case, and keeps it in memory.
     fn submit(&self, record: LogRecord, completion: Option<Completion>);
+
+    /// Whether what waits for the disk is within its bound. Costs next to nothing.
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    /// Calls `resume` once there is room, or at once if there is or if the log has stopped.
+    fn when_room(&self, resume: Resume) {
+        resume();
+    }
 
     /// Says that an append of `group` is on its way. A write that would begin meanwhile may wait a moment, so that it is synced together
     /// with what is waiting already. Nothing depends on it: an append may come without it, and need not come after it.
@@ -35,6 +49,11 @@ pub trait LogEngine: Send + Sync + 'static {
     /// Gives back the memory and disk that purged entries still take, if that is worth the writing. Nothing changes that a caller
     /// could read. Blocks on the disk.
     fn compact(&self) -> Result<(), LogError>;
+
+    /// How much can be written. Asks the file system: not for every append.
+    fn room(&self) -> Result<LogRoom, LogError> {
+        Ok(LogRoom { free_bytes: u64::MAX, reserve_bytes: u64::MAX, is_held: false })
+    }
 
     /// Waits until everything submitted so far is durable, then stops the writer. Later submissions fail.
     fn close(&self) -> Result<(), LogError>;
@@ -68,7 +87,7 @@ pub enum LogRecord {
         /// Encoded log id of `upto`.
         log_id: Bytes,
     },
-    /// The group's vote. Whoever sends a vote awaits this record's completion first.
+    /// The group's vote. It must not be sent before this record's completion has run.
     Vote {
         /// The group.
         group: GroupId,
@@ -82,6 +101,13 @@ pub enum LogRecord {
         /// Encoded log id.
         log_id: Bytes,
     },
+    /// Which replica of the group this is. Whoever creates the group awaits this record's completion before anything else.
+    Replica {
+        /// The group.
+        group: GroupId,
+        /// Encoded replica.
+        replica: Bytes,
+    },
     /// Removes everything the log holds for the group.
     Destroy {
         /// The group.
@@ -89,9 +115,26 @@ pub enum LogRecord {
     },
 }
 
+impl LogRecord {
+    /// The group that it belongs to.
+    pub fn group(&self) -> GroupId {
+        match self {
+            LogRecord::Append { group, .. }
+            | LogRecord::Truncate { group, .. }
+            | LogRecord::Purge { group, .. }
+            | LogRecord::Vote { group, .. }
+            | LogRecord::Replica { group, .. }
+            | LogRecord::Committed { group, .. }
+            | LogRecord::Destroy { group } => *group,
+        }
+    }
+}
+
 /// What a group finds in the log after a start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecoveredGroup {
+    /// Encoded replica.
+    pub replica: Option<Bytes>,
     /// Encoded vote.
     pub vote: Option<Bytes>,
     /// Encoded committed log id; may lag behind what was committed.
@@ -115,6 +158,19 @@ pub struct LogStats {
     pub records: u64,
     /// Bytes waiting for the disk at this moment.
     pub queued_bytes: u64,
+    /// Bytes of old entries that were rewritten.
+    pub moved_bytes: u64,
+}
+
+/// How much can be written to a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogRoom {
+    /// Bytes that the log's file system has left.
+    pub free_bytes: u64,
+    /// Bytes that the log can write although nothing is left.
+    pub reserve_bytes: u64,
+    /// An append waits for space or for a descriptor right now.
+    pub is_held: bool,
 }
 
 /// The log is unusable from here on; the node must stop.

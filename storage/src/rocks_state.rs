@@ -73,6 +73,24 @@ struct Counters {
     reads: AtomicU64,
 }
 
+/// Handles of the metrics: to look one up takes longer than to count.
+struct Metrics {
+    rows: metrics::Counter,
+    bytes: metrics::Counter,
+    flushes: metrics::Counter,
+}
+
+impl Metrics {
+    fn new() -> Metrics {
+        describe_metrics();
+        Metrics {
+            rows: metrics::counter!("everlog_state_rows_total"),
+            bytes: metrics::counter!("everlog_state_bytes_total"),
+            flushes: metrics::counter!("everlog_state_flushes_total"),
+        }
+    }
+}
+
 /// The rows of every group on a node.
 pub struct RocksState {
     db: Arc<DB>,
@@ -81,6 +99,7 @@ pub struct RocksState {
     /// What `reads` was when the engine was last asked to rest.
     reads_at_rest: AtomicU64,
     counters: Counters,
+    metrics: Metrics,
     unlogged: WriteOptions,
     watches: Watches,
     gaps: Gaps,
@@ -89,7 +108,6 @@ pub struct RocksState {
 impl RocksState {
     /// Opens the rows in `path`, or creates an empty store.
     pub fn open(path: &Path, options: StateOptions) -> Result<RocksState, StateError> {
-        describe_metrics();
         let block_cache = Cache::new_lru_cache(options.block_cache_bytes);
         let db = DB::open(&rocksdb_options(&options, &block_cache), path).map_err(state_error)?;
         let mut unlogged = WriteOptions::default();
@@ -100,6 +118,7 @@ impl RocksState {
             block_cache_bytes: options.block_cache_bytes,
             reads_at_rest: AtomicU64::new(0),
             counters: Counters::default(),
+            metrics: Metrics::new(),
             unlogged,
             watches: Watches::default(),
             gaps: Gaps::default(),
@@ -145,8 +164,8 @@ impl RocksState {
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
         self.counters.rows.fetch_add(rows, Ordering::Relaxed);
         self.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
-        metrics::counter!("everlog_state_rows_total").increment(rows);
-        metrics::counter!("everlog_state_bytes_total").increment(bytes);
+        self.metrics.rows.increment(rows);
+        self.metrics.bytes.increment(bytes);
         Ok(())
     }
 
@@ -289,7 +308,7 @@ impl StateEngine for RocksState {
         options.set_wait(true);
         self.db.flush_opt(&options).map_err(state_error)?;
         self.counters.flushes.fetch_add(1, Ordering::Relaxed);
-        metrics::counter!("everlog_state_flushes_total").increment(1);
+        self.metrics.flushes.increment(1);
         Ok(())
     }
 }

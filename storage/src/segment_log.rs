@@ -6,26 +6,33 @@
 //! group 3 ─submit─▶┘        thread   └▶ meanwhile the queue fills again: that is the next frame
 //! ```
 //!
-//! A frame is what arrived during the fsync before it, and what was announced by then: batches of several groups that leave at the
-//! same time reach the queue one after the other, and without a look at who is still on the way the first would be synced alone. A
-//! lone append has nobody to wait for. A committed log id never causes a write; it rides on the next one.
+//! A frame holds what arrived during the previous fsync, and what was announced by then. Batches that several groups send at the same time
+//! reach the queue one after the other; without the announcements, the first would be synced alone. A lone append waits for nobody. A
+//! committed log id never causes a write of its own; it goes along with the next one.
 //!
-//! Where entries are is kept in memory (`index.rs`) and found again at a start by reading the segments (`recovery.rs`). `format.rs` draws
-//! the bytes, `segments.rs` says how files come and go. One stream for all groups, an index in memory, and entries of idle groups that are
-//! written anew are learnt from TiKV's raft-engine.
+//! The place of every entry is kept in memory (`index.rs`) and rebuilt at a start by reading the segments (`recovery.rs`). `format.rs`
+//! draws the bytes, `segments.rs` says how files come and go, `moving.rs` and `spare.rs` how old ones are emptied and reused. The log
+//! reaches files only through `disk.rs`, so `simulation.rs` can put a disk that crashes under it. One stream for all groups, an index in
+//! memory and rewriting the entries of idle groups come from TiKV's raft-engine.
 
+mod disk;
 mod format;
 mod index;
+mod lz4;
+mod moving;
 mod queue;
 mod recovery;
 mod segments;
+#[cfg(test)]
+mod simulation;
+mod spare;
 mod writer;
 
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -34,12 +41,14 @@ use bytes::Bytes;
 use metrics::{Counter, Histogram};
 use parking_lot::Mutex;
 
+pub use self::disk::{Disk, DiskFile, FileDisk};
 use self::index::Location;
+pub use self::queue::RECORD_BYTES_MAX;
 use self::queue::{Pushed, Queue, Submission};
-use self::segments::{Segment, Segments, Shared, Slack};
+use self::segments::{Segment, Segments, Shared, Slack, WriteError};
 use self::writer::Writer;
 use crate::GroupId;
-use crate::log::{Completion, LogEngine, LogError, LogRecord, LogStats, RecoveredGroup};
+use crate::log::{Completion, LogEngine, LogError, LogRecord, LogRoom, LogStats, RecoveredGroup, Resume};
 
 /// Most that is read from a segment at once: entries that follow each other mostly lie behind each other.
 const READ_AHEAD_BYTES: u64 = 256 << 10;
@@ -52,10 +61,15 @@ pub struct LogOptions {
     /// The longest that a write waits for appends that were announced. Longer than it takes a busy node to get from the
     /// announcement to the append, and nothing against the fsync that it saves.
     pub announced_wait_max: Duration,
-    /// The most that may wait for the disk, in bytes. Upstream is to stay far below it by limiting what it has in flight
-    /// (see [`LogStats::queued_bytes`]); beyond it the log fails, since the alternative is to run out of memory.
+    /// How much may wait for the disk before submitters are to wait themselves ([`LogEngine::has_room`]), in bytes. Some writes'
+    /// worth: more would only add latency and memory.
     pub queued_bytes_max: usize,
-    /// Bytes of a segment; a larger write gets one for itself. What is purged gives its disk back in these units.
+    /// About how many bytes of old entries are rewritten between two appends, so that old segments can go. Appends wait meanwhile.
+    pub move_bytes_max: usize,
+    /// How long to wait before a write that found no space or no descriptor is tried again.
+    pub retry_interval: Duration,
+    /// Bytes of a segment; a larger write gets one for itself. What is purged gives its disk back in these units. The log keeps between one
+    /// and two of them in reserve for a full disk: what busy partitions have on its way is that much once it is compressed.
     pub segment_bytes: u64,
 }
 
@@ -64,8 +78,10 @@ impl Default for LogOptions {
         LogOptions {
             gather_bytes_max: 8 << 20,
             announced_wait_max: Duration::from_millis(1),
-            queued_bytes_max: 1 << 30,
-            segment_bytes: 16 << 20,
+            queued_bytes_max: 64 << 20,
+            move_bytes_max: 1 << 20,
+            retry_interval: Duration::from_millis(100),
+            segment_bytes: 8 << 20,
         }
     }
 }
@@ -74,6 +90,8 @@ struct Counters {
     fsyncs: AtomicU64,
     bytes: AtomicU64,
     records: AtomicU64,
+    moved_bytes: AtomicU64,
+    moved_bytes_total: Counter,
     fsyncs_total: Counter,
     bytes_total: Counter,
     records_total: Counter,
@@ -81,7 +99,7 @@ struct Counters {
     batch_bytes: Histogram,
 }
 
-/// Why the log is unusable. Set once: after a failed fsync nobody knows what is on disk, so there is no second try.
+/// Why the log is unusable. Set once: after a failed fsync the state of the disk is unknown, so it is not retried.
 #[derive(Default)]
 struct Failure(OnceLock<LogError>);
 
@@ -106,6 +124,7 @@ pub struct SegmentLog {
     queue: Arc<Queue>,
     counters: Arc<Counters>,
     failure: Arc<Failure>,
+    is_held: Arc<AtomicBool>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -117,30 +136,43 @@ impl SegmentLog {
     ///
     /// Says which file is damaged or missing, or cannot be read or written.
     pub fn open(path: &Path, options: LogOptions) -> Result<SegmentLog, LogError> {
-        recovery::create(path)?;
-        let recovered = recovery::recover(path)?;
+        SegmentLog::open_on(Arc::new(FileDisk::new(path)), options)
+    }
+
+    /// The same on any disk.
+    pub fn open_on(disk: Arc<dyn Disk>, options: LogOptions) -> Result<SegmentLog, LogError> {
+        let (log, writer) = SegmentLog::begin(disk, options)?;
+        let writer = std::thread::Builder::new()
+            .name("log-writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|error| LogError(format!("cannot start the writer thread: {error}")))?;
+        *log.writer.lock() = Some(writer);
+        Ok(log)
+    }
+
+    /// A log whose writer has no thread yet.
+    fn begin(disk: Arc<dyn Disk>, options: LogOptions) -> Result<(SegmentLog, Writer), LogError> {
+        let recovered = recovery::recover(&*disk)?;
         let shared = Arc::new(Mutex::new(recovered.shared));
-        let next = recovered.newest + 1;
-        let segments = Segments::begin(path, Arc::clone(&shared), options.segment_bytes, next, recovered.spares)
-            .map_err(log_error)?;
+        let segments = Segments::begin(disk, Arc::clone(&shared), &options, recovered.newest, recovered.spares)
+            .map_err(|error| LogError(error.to_string()))?;
         let segments = Arc::new(Mutex::new(segments));
         let queue = Arc::new(Queue::new(options.queued_bytes_max, options.announced_wait_max));
         let counters = Arc::new(Counters::new());
         counters.count_syncs(segments.lock().take_syncs());
         let failure = Arc::new(Failure::default());
+        let is_held = Arc::new(AtomicBool::new(false));
         let writer = Writer {
             segments: Arc::clone(&segments),
             queue: Arc::clone(&queue),
             counters: Arc::clone(&counters),
             failure: Arc::clone(&failure),
             gather_bytes_max: options.gather_bytes_max,
+            retry_interval: options.retry_interval,
+            is_held: Arc::clone(&is_held),
             committed: HashMap::new(),
         };
-        let writer = std::thread::Builder::new()
-            .name("log-writer".to_owned())
-            .spawn(move || writer.run())
-            .map_err(|error| LogError(format!("cannot start the writer thread: {error}")))?;
-        Ok(SegmentLog { shared, segments, queue, counters, failure, writer: Mutex::new(Some(writer)) })
+        Ok((SegmentLog { shared, segments, queue, counters, failure, is_held, writer: Mutex::new(None) }, writer))
     }
 
     /// What the log has done since it was opened.
@@ -150,16 +182,17 @@ impl SegmentLog {
             bytes: self.counters.bytes.load(Ordering::Relaxed),
             records: self.counters.records.load(Ordering::Relaxed),
             queued_bytes: self.queue.bytes() as u64,
+            moved_bytes: self.counters.moved_bytes.load(Ordering::Relaxed),
         }
     }
 
-    /// Where entries are that follow each other, up to `bytes_max` bytes of them but at least one.
+    /// Where entries are that follow each other, as long as they may be no more than `bytes_max` bytes, but at least one.
     fn locate(&self, group: GroupId, range: Range<u64>, bytes_max: usize) -> Vec<(Arc<Segment>, Location)> {
         let shared = self.shared.lock();
         let mut located: Vec<(Arc<Segment>, Location)> = Vec::new();
         let mut bytes = 0;
         for location in shared.index.locations(group, range) {
-            bytes += format::entry_bytes(location.bytes);
+            bytes += format::stored_bytes(location.bytes);
             if bytes > bytes_max && !located.is_empty() {
                 break;
             }
@@ -189,9 +222,17 @@ impl SegmentLog {
 
 impl LogEngine for SegmentLog {
     fn submit(&self, record: LogRecord, completion: Option<Completion>) {
-        if let Pushed::Stopped(submission) = self.queue.push(Submission::new(record, completion)) {
-            submission.complete(&Err(LogError("closed".to_owned())));
+        if let Pushed::Refused(submission, error) = self.queue.push(Submission::new(record, completion)) {
+            submission.complete(&Err(error));
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.queue.has_room()
+    }
+
+    fn when_room(&self, resume: Resume) {
+        self.queue.when_room(resume);
     }
 
     fn announce(&self, group: GroupId) {
@@ -203,15 +244,34 @@ impl LogEngine for SegmentLog {
     }
 
     fn read(&self, group: GroupId, range: Range<u64>, bytes_max: usize) -> Result<Vec<Bytes>, LogError> {
-        read_entries(&self.locate(group, range, bytes_max)).map_err(log_error)
+        read_entries(&self.locate(group, range, bytes_max), bytes_max).map_err(log_error)
+    }
+
+    fn room(&self) -> Result<LogRoom, LogError> {
+        let segments = self.segments.lock();
+        Ok(LogRoom {
+            free_bytes: segments.free_bytes().map_err(log_error)?,
+            reserve_bytes: segments.reserve_bytes(),
+            is_held: self.is_held.load(Ordering::Relaxed),
+        })
     }
 
     fn compact(&self) -> Result<(), LogError> {
-        self.failure.check()?;
-        let mut segments = self.segments.lock();
-        let tidied = segments.tidy(Slack::Least);
-        self.counters.count_syncs(segments.take_syncs());
-        tidied.map_err(|error| self.failure.set(error.to_string()))
+        let (_, newest) = self.segments.lock().sequences();
+        loop {
+            self.failure.check()?;
+            // Appends come in between two steps.
+            let mut segments = self.segments.lock();
+            let tidied = segments.tidy(Slack::Least);
+            self.counters.count_tidied(&mut segments);
+            match tidied {
+                // Each segment is looked at once.
+                Ok(goes_on) if goes_on && segments.sequences().0 <= newest => {}
+                // There will be a better time.
+                Ok(_) | Err(WriteError::Exhausted(_)) => return Ok(()),
+                Err(WriteError::Failed(error)) => return Err(self.failure.set(error.to_string())),
+            }
+        }
     }
 
     fn close(&self) -> Result<(), LogError> {
@@ -233,6 +293,8 @@ impl Counters {
             fsyncs: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             records: AtomicU64::new(0),
+            moved_bytes: AtomicU64::new(0),
+            moved_bytes_total: metrics::counter!("everlog_log_moved_bytes_total"),
             fsyncs_total: metrics::counter!("everlog_log_fsyncs_total"),
             bytes_total: metrics::counter!("everlog_log_bytes_total"),
             records_total: metrics::counter!("everlog_log_records_total"),
@@ -242,9 +304,10 @@ impl Counters {
     }
 }
 
-/// The bytes of entries, read a stretch at a time.
-fn read_entries(located: &[(Arc<Segment>, Location)]) -> io::Result<Vec<Bytes>> {
+/// Entries, read a stretch at a time: up to `bytes_max` bytes of them, but at least one.
+fn read_entries(located: &[(Arc<Segment>, Location)], bytes_max: usize) -> io::Result<Vec<Bytes>> {
     let mut entries = Vec::with_capacity(located.len());
+    let mut total = 0;
     let mut rest = located;
     while let Some((segment, first)) = rest.first() {
         let begin = u64::from(first.offset);
@@ -260,7 +323,13 @@ fn read_entries(located: &[(Arc<Segment>, Location)]) -> io::Result<Vec<Bytes>> 
         segment.read(begin, &mut bytes)?;
         for (_, location) in stretch {
             let from = (location.offset - first.offset) as usize;
-            entries.push(entry_of(segment, &bytes[from..from + location.bytes as usize])?);
+            let entry = entry_of(segment, &bytes[from..from + location.bytes as usize])?;
+            total += entry.len();
+            // The index knows only how long they are on the disk.
+            if total > bytes_max && !entries.is_empty() {
+                return Ok(entries);
+            }
+            entries.push(entry);
         }
         rest = behind;
     }
@@ -268,10 +337,9 @@ fn read_entries(located: &[(Arc<Segment>, Location)]) -> io::Result<Vec<Bytes>> 
 }
 
 fn entry_of(segment: &Segment, span: &[u8]) -> io::Result<Bytes> {
-    let entry = format::read_entry(span).ok_or_else(|| {
+    format::read_entry(span).ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidData, format!("{}: an entry is damaged", segment.path.display()))
-    })?;
-    Ok(Bytes::copy_from_slice(entry))
+    })
 }
 
 fn log_error(error: io::Error) -> LogError {
@@ -282,6 +350,20 @@ fn describe_metrics() {
     metrics::describe_counter!("everlog_log_fsyncs_total", "Synced writes of the Raft log.");
     metrics::describe_counter!("everlog_log_bytes_total", metrics::Unit::Bytes, "Bytes written to the Raft log.");
     metrics::describe_counter!("everlog_log_records_total", "Records submitted to the Raft log.");
+    metrics::describe_counter!(
+        "everlog_log_moved_bytes_total",
+        metrics::Unit::Bytes,
+        "Entries that were rewritten so that old files of the Raft log can go."
+    );
+    metrics::describe_histogram!(
+        "everlog_log_move_seconds",
+        metrics::Unit::Seconds,
+        "How long appends may have waited while entries were rewritten."
+    );
+    metrics::describe_counter!(
+        "everlog_log_held_total",
+        "How often a write of the Raft log found no space or no descriptor, and waited."
+    );
     metrics::describe_gauge!("everlog_log_segments", "Files that the Raft log consists of.");
     metrics::describe_gauge!(
         "everlog_log_entries_bytes",

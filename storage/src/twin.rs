@@ -6,14 +6,18 @@
 //!
 //! The contract tests of this crate hold the twins and the RocksDB engines to the same behaviour.
 
+mod disk;
 mod log;
 mod state;
 
+pub use disk::{CrashDisk, SyncKind};
 pub use log::CrashLog;
+#[cfg(test)]
+pub(crate) use log::{GroupLog, apply as apply_record};
 pub use state::CrashState;
 
 /// The next number of a SplitMix64 sequence: all the randomness that a twin needs, and the same on every machine.
-fn next_random(seed: &mut u64) -> u64 {
+pub(crate) fn next_random(seed: &mut u64) -> u64 {
     *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut value = *seed;
     value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -9,10 +9,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use everlog_storage::log::{LogEngine, LogError, LogRecord};
+use everlog_storage::segment_log::RECORD_BYTES_MAX;
 use everlog_storage::{GroupId, LogOptions, SegmentLog};
 
 fn append(group: u32, index: u64, bytes: usize) -> LogRecord {
-    LogRecord::Append { group: GroupId(group), first_index: index, entries: vec![Bytes::from(vec![7; bytes])] }
+    // Cannot be compressed.
+    let mut state = index;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    });
+    LogRecord::Append { group: GroupId(group), first_index: index, entries: vec![noise.take(bytes).collect()] }
 }
 
 fn write(log: &SegmentLog, record: LogRecord) -> Result<(), LogError> {
@@ -136,17 +143,67 @@ fn committed_ids_alone_cause_no_fsync() {
 }
 
 #[test]
-fn too_much_waiting_fails_the_log() {
+fn whoever_submits_too_much_waits_and_nothing_fails() {
     let directory = tempfile::tempdir().unwrap();
     let options = LogOptions { queued_bytes_max: 10_000, ..LogOptions::default() };
     let log = SegmentLog::open(directory.path(), options).unwrap();
     let held = hold_writer(&log);
-    for index in 1..=3 {
-        log.submit(append(1, index, 5_000), None);
-    }
+    let (resumed, has_resumed) = mpsc::channel();
+    let wait = |log: &SegmentLog| {
+        let resumed = resumed.clone();
+        log.when_room(Box::new(move || resumed.send(()).unwrap()));
+    };
+    log.submit(append(1, 1, 5_000), None);
+    assert!(log.has_room());
+    wait(&log);
+    assert_eq!(has_resumed.try_recv(), Ok(()));
+    // It is taken although it is too much, and the next one is to wait.
+    log.submit(append(1, 2, 5_000), None);
+    assert!(!log.has_room());
+    wait(&log);
+    wait(&log);
+    assert_eq!(has_resumed.try_recv(), Err(mpsc::TryRecvError::Empty));
     drop(held);
-    assert!(write(&log, append(1, 4, 1)).unwrap_err().0.contains("queued_bytes_max"));
-    assert!(log.close().is_err());
+    has_resumed.recv().unwrap();
+    has_resumed.recv().unwrap();
+    assert!(log.has_room());
+    write(&log, append(1, 3, 1)).unwrap();
+    log.close().unwrap();
+    assert_eq!(log.recover(GroupId(1)).unwrap().last_index, Some(3));
+}
+
+#[test]
+fn whoever_waits_for_room_hears_of_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = LogOptions { queued_bytes_max: 10, gather_bytes_max: 10, ..LogOptions::default() };
+    let log = SegmentLog::open(directory.path(), options).unwrap();
+    let held = hold_writer(&log);
+    for index in 1..=3 {
+        log.submit(append(1, index, 100), None);
+    }
+    let (resumed, has_resumed) = mpsc::channel();
+    log.when_room(Box::new(move || resumed.send(()).unwrap()));
+    drop(held);
+    log.close().unwrap();
+    has_resumed.recv().unwrap();
+}
+
+/// The record and what would leave a gap behind it; nobody else.
+#[test]
+fn a_record_that_is_too_large_is_refused_where_it_is_handed_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = SegmentLog::open(directory.path(), LogOptions::default()).unwrap();
+    write(&log, append(1, 1, 1)).unwrap();
+    // Shares its bytes, and takes hardly any memory.
+    let entries = vec![Bytes::from(vec![7; 1 << 20]); RECORD_BYTES_MAX >> 20];
+    let large = LogRecord::Append { group: GroupId(1), first_index: 2, entries };
+    let refused = write(&log, large).unwrap_err().0;
+    assert!(refused.contains("larger than the log takes"), "{refused}");
+    let refused = write(&log, append(1, 1026, 1)).unwrap_err().0;
+    assert!(refused.contains("was refused before this one"), "{refused}");
+    write(&log, append(2, 1, 1)).unwrap();
+    log.close().unwrap();
+    assert_eq!(log.recover(GroupId(1)).unwrap().last_index, Some(1));
 }
 
 #[test]
@@ -186,7 +243,7 @@ fn a_panicking_completion_fails_the_log_and_hangs_nobody() {
 
 const CHILD: &str = "EVERLOG_TEST_FULL_DISK";
 
-/// A disk that is full: the file size limit makes writes to a segment fail in the middle of the run.
+/// A disk that fails: the file size limit makes the system refuse a large write in the middle of the run.
 #[test]
 #[cfg(unix)]
 fn a_failed_write_fails_everything_after_it() {
@@ -205,8 +262,9 @@ fn a_failed_write_fails_everything_after_it() {
 }
 
 fn write_until_it_fails(directory: &Path) {
-    let log = SegmentLog::open(directory, LogOptions::default()).unwrap();
-    let failed = (1..1000).find(|index| write(&log, append(1, *index, 100_000)).is_err());
+    let options = LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() };
+    let log = SegmentLog::open(directory, options).unwrap();
+    let failed = (1..1000).find(|index| write(&log, append(1, *index, 100_000 * *index as usize)).is_err());
     let failed = failed.expect("the limit was not reached");
     assert!(failed > 1);
     let fsyncs = log.stats().fsyncs;

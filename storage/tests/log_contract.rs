@@ -84,6 +84,7 @@ on_both!(
     a_long_log_is_purged_in_steps,
     compaction_changes_nothing_that_can_be_read,
     votes_are_replaced,
+    the_replica_is_remembered,
     a_committed_id_comes_with_the_next_record,
     a_committed_id_is_written_at_close,
     a_destroyed_group_leaves_nothing,
@@ -286,6 +287,22 @@ fn compaction_changes_nothing_that_can_be_read<D: Disk>() {
     }
     let log = disk.restart(log);
     assert_eq!(range(&log, A), (Some(ENTRIES - 9), Some(ENTRIES)));
+}
+
+fn the_replica_is_remembered<D: Disk>() {
+    let mut disk = D::new();
+    let log = disk.start();
+    assert_eq!(log.recover(A).unwrap().replica, None);
+    let replica = Bytes::from_static(b"replica");
+    write(&log, LogRecord::Replica { group: A, replica: replica.clone() });
+    write(&log, vote(A, "vote"));
+    write(&log, append(A, 1..4));
+    let log = disk.restart(log);
+    let recovered = log.recover(A).unwrap();
+    assert_eq!((recovered.replica, recovered.vote), (Some(replica), Some(Bytes::from_static(b"vote"))));
+    assert_eq!(log.recover(B).unwrap().replica, None);
+    write(&log, LogRecord::Destroy { group: A });
+    assert_eq!(log.recover(A).unwrap(), RecoveredGroup::default());
 }
 
 fn votes_are_replaced<D: Disk>() {

@@ -96,7 +96,7 @@ async fn start_task(
             lease.done();
             Ok(None)
         }
-        Err(CallError::Unavailable(_) | CallError::Overloaded(_)) => {
+        Err(_) => {
             drop(lease);
             tokio::time::sleep(UNAVAILABLE_PAUSE).await;
             Ok(None)

@@ -19,6 +19,9 @@ use tonic::{Code, Status};
 /// Longer messages are cut: they travel in headers, whose size is limited.
 const MESSAGE_BYTES_MAX: usize = 4000;
 
+/// What details repeat of a name that the caller gave, bytes: the longest that a namespace can have.
+const NAMED_BYTES_MAX: usize = 1000;
+
 /// How long to wait before another try at something that is briefly not there.
 pub(super) const UNAVAILABLE_PAUSE: Duration = Duration::from_millis(50);
 
@@ -44,6 +47,8 @@ pub(super) enum Error {
     Overloaded(String),
     /// The server's fault, and trying again will not help.
     Internal(String),
+    /// What is stored cannot be read; the same.
+    Corrupt(String),
     /// The caller's time is up.
     DeadlineExceeded(&'static str),
 }
@@ -77,6 +82,8 @@ impl From<CallError> for Error {
             CallError::Rejected(rejection) => Error::Rejected(rejection),
             CallError::Unavailable(message) => Error::Unavailable(message),
             CallError::Overloaded(message) => Error::Overloaded(message),
+            CallError::Failed(message) => Error::Internal(message),
+            CallError::Corrupt(message) => Error::Corrupt(message),
         }
     }
 }
@@ -141,8 +148,10 @@ fn told(error: Error) -> Told {
     match error {
         Error::Rejected(rejection) => told_rejection(rejection),
         Error::NamespaceNotFound(namespace) => {
+            // The name is the caller's and as long as it likes; details travel in headers too.
+            let named = cut(&namespace, NAMED_BYTES_MAX).to_owned();
             Told::new(Code::NotFound, format!("Namespace {namespace} is not found."))
-                .with(&details::NamespaceNotFoundFailure { namespace })
+                .with(&details::NamespaceNotFoundFailure { namespace: named })
         }
         Error::NamespaceAlreadyExists(namespace) => {
             Told::new(Code::AlreadyExists, format!("Namespace \"{namespace}\" already exists"))
@@ -162,6 +171,7 @@ fn told(error: Error) -> Told {
             Told::exhausted(message.into(), ResourceExhaustedCause::SystemOverloaded, ResourceExhaustedScope::System)
         }
         Error::Internal(message) => Told::new(Code::Internal, message),
+        Error::Corrupt(message) => Told::new(Code::DataLoss, message),
         Error::DeadlineExceeded(message) => Told::new(Code::DeadlineExceeded, message),
     }
 }
@@ -258,6 +268,13 @@ mod tests {
     }
 
     #[test]
+    fn a_long_name_does_not_outgrow_the_headers() {
+        let status = Status::from(Error::NamespaceNotFound("n".repeat(100_000)));
+        assert_eq!(status.code(), Code::NotFound);
+        assert!(status.message().len() + status.details().len() < 10_000);
+    }
+
+    #[test]
     fn each_error_has_its_status() {
         let rejected = Error::Rejected;
         let already_started = Rejection::AlreadyStarted {
@@ -289,6 +306,7 @@ mod tests {
             (Error::Unavailable("m".into()), Code::Unavailable, ""),
             (Error::Overloaded("m".into()), Code::ResourceExhausted, "ResourceExhaustedFailure"),
             (Error::Internal("m".into()), Code::Internal, ""),
+            (Error::Corrupt("m".into()), Code::DataLoss, ""),
             (Error::DeadlineExceeded("m"), Code::DeadlineExceeded, ""),
         ];
         for (error, code, detail) in cases {

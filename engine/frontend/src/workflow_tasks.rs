@@ -104,7 +104,7 @@ async fn start_task(frontend: &Frontend, poll: &Poll, lease: TaskLease) -> Outco
             lease.done();
             Outcome::Gone
         }
-        Err(CallError::Unavailable(_) | CallError::Overloaded(_)) => Outcome::NotNow(UNAVAILABLE_PAUSE),
+        Err(_) => Outcome::NotNow(UNAVAILABLE_PAUSE),
     }
 }
 
@@ -131,7 +131,7 @@ async fn start_query(frontend: &Frontend, lease: QueryLease) -> Outcome {
             frontend.queries.answer(query_id, Err(rejection));
             Outcome::Gone
         }
-        Err(CallError::Unavailable(_) | CallError::Overloaded(_)) => Outcome::NotNow(UNAVAILABLE_PAUSE),
+        Err(_) => Outcome::NotNow(UNAVAILABLE_PAUSE),
     }
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use everlog_kernel::{Namespace, NamespaceId, Time};
 use everlog_model::{NamespaceSource, search_attributes};
 use everlog_proto::api::enums::v1::{IndexedValueType, NamespaceState};
-use everlog_raft::{Group, Leadership, ProposeError};
+use everlog_raft::{EntryStamp, Group, Hlc, Leadership, ProposeError};
 use everlog_storage::keys::{MetaKind, meta_range, meta_row};
 use everlog_storage::state::{Direction, RowBatch, RowChange};
 use parking_lot::RwLock;
@@ -309,7 +309,10 @@ impl Namespaces {
         let applied = async {
             let term = until_led(&self.group).await?;
             let unavailable = |error: ProposeError| MetaError::Unavailable(error.to_string());
-            let outcome = self.group.propose(term, RowBatch { changes }).await.map_err(unavailable)?;
+            // One change at a time: it follows what is applied, or is skipped.
+            let hlc = Hlc(u64::try_from(now().0).unwrap_or(0));
+            let stamp = EntryStamp { chain: self.group.applied_chain().next_in(term), hlc };
+            let outcome = self.group.propose(stamp, RowBatch { changes }).map_err(unavailable)?;
             match outcome.await {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(error)) => Err(unavailable(error)),

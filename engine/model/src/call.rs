@@ -15,6 +15,12 @@ pub enum CallError {
     /// Too much is waiting already.
     #[error("{0}")]
     Overloaded(String),
+    /// The server failed on this very command; to try again will not help.
+    #[error("{0}")]
+    Failed(String),
+    /// What is stored cannot be read.
+    #[error("{0}")]
+    Corrupt(String),
 }
 
 /// What is known of a run, as far as it is durable.

@@ -2,8 +2,44 @@
 
 use std::time::Duration;
 
-/// Events that may wait for a partition's loop. One event is a few hundred bytes; beyond this, callers wait.
+/// Jobs that may wait for a partition's loop; beyond this, callers wait. What they weigh is bounded apart from this.
 pub const PARTITION_EVENTS_MAX: usize = 16 * 1024;
+
+/// Memory of a partition for work that is not done, bytes, besides the workflows that it keeps: jobs that wait, and batches that form
+/// or are in flight. A few of the largest requests; beyond it, callers wait. Everything takes some four times as much for a while,
+/// as request, rows, entry and frame of the log.
+pub const PARTITION_WORK_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Workflows that a partition may be reading at a time. Beyond it no jobs are taken, so that callers wait: the readers are behind.
+pub const PARTITION_LOADS_MAX: usize = 1024;
+
+/// Runs that are due and looked at in one turn, so that requests are not kept waiting by timers.
+pub const PARTITION_TURN_WAKES_MAX: usize = 512;
+
+/// How long to look away from a run whose namespace is not known here yet: metadata arrives within milliseconds.
+pub const NAMESPACE_WAIT: Duration = Duration::from_millis(200);
+
+/// How long a job that made the kernel panic is refused before it may be tried again.
+pub const POISON_REFUSED: Duration = Duration::from_secs(60);
+
+/// Such jobs that are remembered.
+pub const POISONS_MAX: usize = 64;
+
+/// The first and the longest wait before a lead is opened again that was lost within its term: a quorum is late.
+pub const LEAD_AGAIN_WAIT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
+
+/// The longest wait before a partition that has failed tries again.
+pub const FAILED_LEAD_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// A partition's clock is drawn towards the wall clock by one part in this many of the time that passes: slow enough that durations
+/// stay what they are within a tenth, fast enough to follow any clock that NTP disciplines.
+pub const CLOCK_SLEW_SHARE: u32 = 10;
+
+/// How far ahead a wall clock must be to be taken for one that was stepped, and for how long before it is believed. NTP steps a
+/// wrong clock back within that time; a machine that was suspended stays ahead.
+pub const CLOCK_STEP_MIN: Duration = Duration::from_secs(10);
+/// See [`CLOCK_STEP_MIN`].
+pub const CLOCK_STEP_WAIT: Duration = Duration::from_secs(30);
 
 /// How long a caller waits for a place among them before it is told RESOURCE_EXHAUSTED: longer than any fsync, shorter than
 /// an SDK's patience.
@@ -30,8 +66,9 @@ pub const NODE_LOAD_LINGER: (f64, f64) = (0.7, 0.9);
 /// How often that share is looked at, at most: some hundred turns of tasks.
 pub const NODE_LOAD_SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Bytes of rows at which a forming batch takes no more commands: an entry must stay well below what replication sends at once.
-pub const PARTITION_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of rows at which a forming batch takes no more commands: with one more command of the largest size an entry must stay well
+/// below what replication sends at once.
+pub const PARTITION_BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Partitions of a new data directory: enough to use the cores of a small machine, few enough to share an fsync well.
 pub const PARTITIONS_DEFAULT: u32 = 4;

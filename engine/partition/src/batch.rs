@@ -4,11 +4,9 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use bytes::Bytes;
-use everlog_model::CallError;
 use everlog_storage::state::{RowBatch, RowChange};
 
-/// Something that may happen once a batch is durable, or is told that it never will be.
-pub(crate) type OnDurable = Box<dyn FnOnce(Result<(), CallError>) + Send>;
+use super::lead::Outgoing;
 
 /// Rows that become one log entry, and what waits for it.
 #[derive(Default)]
@@ -22,7 +20,7 @@ pub(crate) struct Batch {
     /// When the first of them did.
     since: Option<Instant>,
     /// Replies and effects, in order.
-    pub(crate) waiting: Vec<OnDurable>,
+    pub(crate) waiting: Vec<Outgoing>,
 }
 
 impl Batch {
@@ -49,10 +47,10 @@ impl Batch {
         }
     }
 
-    /// Counts a command whose rows were added.
-    pub(crate) fn count_command(&mut self) {
+    /// Counts a command whose rows were added `now`.
+    pub(crate) fn count_command(&mut self, now: Instant) {
         self.commands += 1;
-        self.since.get_or_insert_with(Instant::now);
+        self.since.get_or_insert(now);
     }
 
     /// How many commands have put rows in.
@@ -76,7 +74,7 @@ impl Batch {
     }
 
     /// Takes the rows for the log, and what waits for them. The batch is empty then, with room for as much again.
-    pub(crate) fn take(&mut self) -> (RowBatch, Vec<OnDurable>) {
+    pub(crate) fn take(&mut self) -> (RowBatch, Vec<Outgoing>) {
         self.positions.clear();
         self.bytes = 0;
         self.commands = 0;

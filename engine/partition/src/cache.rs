@@ -6,10 +6,9 @@ use std::sync::Arc;
 use everlog_kernel::{NamespaceId, RunId, Time, Workflow};
 use everlog_model::{WorkflowRef, limits};
 
-use super::event_loop::Job;
 use super::history::HistoryTail;
+use super::job::Job;
 use super::sticky_memory::StickyMemory;
-
 use crate::memory;
 
 /// A workflow in the cache.
@@ -32,7 +31,7 @@ pub(crate) struct Entry {
     /// Jobs that wait for rows to be read.
     pub(crate) waiting: Vec<Job>,
     /// Runs that are known not to exist.
-    pub(crate) absent: HashSet<RunId>,
+    pub(crate) absent: AbsentRuns,
     /// Runs that are being read.
     pub(crate) loading: HashSet<RunId>,
     /// What belongs to its runs besides their state.
@@ -43,6 +42,32 @@ pub(crate) struct Entry {
     used: Time,
     /// What was counted for it.
     bytes: usize,
+    /// Whether it stands among the closed ones.
+    among_closed: bool,
+}
+
+/// Runs that do not exist: the last few that were asked for, since a caller may ask for any number.
+#[derive(Debug, Default)]
+pub(crate) struct AbsentRuns(VecDeque<RunId>);
+
+impl AbsentRuns {
+    const MAX: usize = 8;
+
+    /// Whether a run is known not to exist.
+    pub(crate) fn contains(&self, run_id: &RunId) -> bool {
+        self.0.contains(run_id)
+    }
+
+    /// Remembers that a run does not exist.
+    pub(crate) fn insert(&mut self, run_id: RunId) {
+        if self.contains(&run_id) {
+            return;
+        }
+        if self.0.len() == Self::MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back(run_id);
+    }
 }
 
 /// Runs of a workflow; nearly always one, so that a list is smaller and faster than a map.
@@ -102,12 +127,13 @@ impl Entry {
         Entry {
             workflow: None,
             waiting: Vec::new(),
-            absent: HashSet::new(),
+            absent: AbsentRuns::default(),
             loading: HashSet::new(),
             runs: RunEntries::default(),
             last_batch: 0,
             used: now,
             bytes: 0,
+            among_closed: false,
         }
     }
 
@@ -185,7 +211,10 @@ impl Cache {
     /// The entry of a workflow that is wanted `now`, made if there is none.
     pub(crate) fn entry(&mut self, key: &CacheKey, now: Time) -> &mut Entry {
         if !self.entries.contains_key(key) {
-            self.entries.insert(key.clone(), Box::new(Entry::new(now)));
+            let mut entry = Entry::new(now);
+            entry.bytes = entry.measure();
+            self.bytes += entry.bytes;
+            self.entries.insert(key.clone(), Box::new(entry));
             self.hand.push_back(Looked { at: now, key: key.clone() });
         }
         let entry = self.entries.get_mut(key).expect("it was there or was inserted above");
@@ -232,19 +261,24 @@ impl Cache {
         }
     }
 
-    /// Counts an entry anew, all rows of which are durable at `now`, and takes note if the workflow has closed.
-    pub(crate) fn settle(&mut self, key: CacheKey, now: Time) {
-        self.recount(&key);
-        if self.entries.get(&key).is_some_and(|entry| entry.is_closed()) {
-            self.closed.push_back(Looked { at: now, key });
+    /// Counts an entry anew at `now`, and takes note if the workflow has closed or does not exist. For entries that have changed, and
+    /// all rows of which are durable.
+    pub(crate) fn settle(&mut self, key: &CacheKey, now: Time) {
+        self.recount(key);
+        if let Some(entry) = self.entries.get_mut(key)
+            && !entry.among_closed
+            && entry.is_closed()
+        {
+            entry.among_closed = true;
+            self.closed.push_back(Looked { at: now, key: key.clone() });
         }
     }
 
     /// Drops clean entries: some of those that nobody has used for [`limits::WORKFLOW_IDLE_MAX`], and the ones used least
     /// recently until at most `bytes_max` bytes are left, or all were looked at.
     pub(crate) fn evict(&mut self, now: Time, bytes_max: usize, committed: u64) {
-        // Every entry may be passed twice: once because it was used, once to be dropped.
-        let mut looks = 2 * self.hand.len();
+        // Every entry may be passed twice: once because it was used, once to be dropped. The next turn goes on where this one ends.
+        let mut looks = (2 * self.hand.len()).min(4 * limits::WORKFLOW_CACHE_LOOKS_MAX);
         while self.bytes > bytes_max && looks > 0 {
             looks -= 1;
             self.look(now, committed);
@@ -274,9 +308,16 @@ impl Cache {
     /// Looks at the workflow that was found closed first: drops it, unless somebody was there since.
     fn look_closed(&mut self, committed: u64) {
         let Some(Looked { at, key }) = self.closed.pop_front() else { return };
-        let Some(entry) = self.entries.get(&key) else { return };
-        if entry.used <= at && entry.is_closed() && entry.is_clean(committed) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        if !entry.is_closed() {
+            entry.among_closed = false;
+        } else if entry.used > at {
+            let at = entry.used;
+            self.closed.push_back(Looked { at, key });
+        } else if entry.is_clean(committed) {
             self.remove(&key);
+        } else {
+            entry.among_closed = false;
         }
     }
 
@@ -393,7 +434,7 @@ mod tests {
             run(&mut cache, number).state.status = WorkflowExecutionStatus::Completed as i32;
         }
         for number in 0..3 {
-            cache.settle(key(number), at(1));
+            cache.settle(&key(number), at(1));
         }
         assert_eq!(cache.next_look(), Some(at(1 + closed)));
         // Somebody wants to know how one of them ended.
@@ -402,13 +443,13 @@ mod tests {
         assert_eq!(cache.len(), 3);
         cache.evict(at(1 + closed), usize::MAX, 0);
         assert!(cache.get_mut(&key(0)).is_none() && cache.len() == 2);
-        assert_eq!(cache.next_look(), Some(at(idle())));
+        assert_eq!(cache.next_look(), Some(at(2 + closed)));
         // One that was started again is not closed.
         run(&mut cache, 2).state.status = WorkflowExecutionStatus::Completed as i32;
-        cache.settle(key(2), at(3));
+        cache.settle(&key(2), at(3));
         run(&mut cache, 2).state.status = WorkflowExecutionStatus::Running as i32;
         cache.evict(at(3 + closed), usize::MAX, 0);
-        assert_eq!(cache.len(), 2);
+        assert!(cache.get_mut(&key(2)).is_some() && cache.len() == 1);
     }
 
     #[test]
@@ -462,8 +503,16 @@ mod tests {
         const WORKFLOWS: usize = 20_000;
         let mut cache = cache(WORKFLOWS);
         let bytes = cache.bytes() / WORKFLOWS;
-        cache.evict(at(1), 100 * bytes, 0);
+        let mut turns = 0;
+        while cache.len() > 100 {
+            cache.evict(at(1), 100 * bytes, 0);
+            turns += 1;
+        }
         assert_eq!(cache.len(), 100);
+        assert!(
+            turns > 1 && turns < WORKFLOWS / limits::WORKFLOW_CACHE_LOOKS_MAX,
+            "a turn does a bounded part: {turns}"
+        );
         assert!(cache.entries.capacity() < WORKFLOWS / 2, "{}", cache.entries.capacity());
         assert!(cache.hand.capacity() < WORKFLOWS / 2, "{}", cache.hand.capacity());
     }

@@ -1,722 +1,542 @@
-//! The partition loop: one task owns a partition's memory, and nothing is locked.
+//! Runs the leads of one partition: everything about clocks, channels and the Raft group that [`Lead`] itself must not know.
 //!
-//! It takes what is waiting, decides each command on state that is *ahead* of the log, and collects the rows in one forming
-//! batch. While batches are in flight (a small, fixed number) the next one forms, so batches grow with the load and a lone command
-//! waits for one fsync. What a command leads to outside (its reply, an activity, the answer to a query) waits in the batch until
-//! its rows are durable; only workflow tasks are offered at once, because their answers can only become durable behind them.
+//! ```text
+//!              elected in term t                 opening entry applied
+//!   FOLLOWING ───────────────────▶ OPENING(t, n) ─────────────────────▶ LEADING(t, n)
+//!       ▲  ▲                        │  refused or lost: wait, n+1           │
+//!       │  └────────────────────────┴───────────────────────────────────────┤ a batch is refused or lost: drop the lead
+//!       └───────────────────────────────────────────────────────────────────┘ not the leader any more: drop the lead
+//! ```
 //!
-//! When leadership or a proposal is lost, everything in memory is dropped and read again from the rows.
+//! A lead begins with an entry of its own. Once that is applied, whatever earlier leads had in flight is in the rows or never will
+//! be, so rows are read only from then on. Jobs that arrive meanwhile wait in their channel.
 
-mod refill;
-mod time;
-mod watching;
-
-use std::collections::{HashMap, VecDeque};
+use std::any::Any;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use everlog_kernel::command::Reply;
-use everlog_kernel::transition::{Effect, TaskKind};
-use everlog_kernel::{Command, Context, Ids, Limits, Rejection, RowKey, RunId, Time, Transition, Workflow, decide};
-use everlog_matching::Matching;
-use everlog_matching::query_waiters::Queries;
-use everlog_model::{CallError, NamespaceSource, RunView, WorkflowRef, limits, rows};
+use everlog_kernel::{Rejection, Time};
+use everlog_model::{CallError, limits};
 use everlog_raft::group::ProposalOutcome;
-use everlog_raft::{Group, Leadership};
-use everlog_storage::GroupId;
+use everlog_raft::{ChainPosition, EntryStamp, Group, LeadEpoch, Leadership, ReadConsistency, StopReason};
+use everlog_storage::state::RowBatch;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Sleep;
 
-use self::watching::{Watcher, view};
-use super::batch::{Batch, OnDurable};
-use super::cache::{Cache, CacheKey, Entry};
-use super::load::{LoadRequest, Loaded, Readers};
+use super::clock::{PartitionClock, Reading};
+use super::job::Job;
+use super::lead::{Action, Lead, LeadSettings, Outgoing, Poison};
+use super::load::{Read, ReadFor, Readers};
 use super::pace::Pace;
-use super::wakes::{WakePage, Wakes};
-use super::{Answer, Partition, history};
+use super::status::{PartitionLoad, Status};
+use super::{Dependencies, refill};
 
-/// What a loop takes in.
-pub(crate) enum Event {
-    /// Something to do on a workflow.
-    Job(Job),
-    /// Rows of a workflow were read.
-    Loaded(Box<Loaded>),
-    /// Wake rows were read.
-    Wakes(Result<WakePage, String>),
-    /// The node stops: finish what is in flight, then end.
-    Stop(oneshot::Sender<()>),
+/// Where a partition's jobs come from and its status goes to. Outlives leads, and groups that die.
+pub(crate) struct EventLoop {
+    pub(crate) dependencies: Dependencies,
+    pub(crate) readers: Readers,
+    pub(crate) pace: Arc<Pace>,
+    pub(crate) jobs: mpsc::Receiver<Job>,
+    pub(crate) stop: mpsc::Receiver<oneshot::Sender<()>>,
+    pub(crate) load: Arc<PartitionLoad>,
+    pub(crate) status: watch::Sender<Status>,
+    /// Told once the loop has stopped.
+    pub(crate) stopped: Option<oneshot::Sender<()>>,
+    /// Jobs that were taken from the channel and not done yet.
+    pub(crate) turn: VecDeque<Job>,
+    pub(crate) poisons: Vec<Poison>,
 }
 
-/// Something to do on a workflow.
-pub(crate) struct Job {
-    pub(crate) address: WorkflowRef,
-    pub(crate) run_id: Option<RunId>,
-    pub(crate) work: Work,
-}
-
-/// What to do.
-pub(crate) enum Work {
-    /// Decide a command.
-    Command {
-        command: Command,
-        /// `None` for commands that the partition gives itself.
-        reply: Option<oneshot::Sender<Result<Answer, CallError>>>,
-    },
-    /// Look at the state.
-    Inspect(Inspect),
-    /// Tell what is known of a run, and once more when its history has grown beyond `seen`.
-    Watch { seen: Option<i64>, reply: mpsc::Sender<Result<RunView, CallError>> },
-}
-
-/// Looks at a workflow and returns what tells the result, once that is durable.
-pub(crate) type Inspect =
-    Box<dyn for<'a, 'b> FnOnce(Result<(&'a Workflow, &'a Context<'b>), CallError>) -> OnDurable + Send>;
-
-/// What a loop works with.
-#[derive(Clone)]
-pub struct Dependencies {
-    /// Where ready tasks go.
-    pub matching: Arc<Matching>,
-    /// Who waits for answers to queries.
-    pub queries: Arc<Queries>,
-    /// Namespaces by id.
-    pub namespaces: Arc<dyn NamespaceSource>,
-    /// Limits of the kernel.
-    pub limits: Arc<Limits>,
-    /// Memory for workflows, bytes a partition.
-    pub cache_bytes_max: usize,
-}
-
-/// Starts the loops of `groups` and returns their handles.
-///
-/// # Errors
-///
-/// When the reading threads cannot be started.
-pub fn spawn(groups: Vec<Group>, dependencies: &Dependencies) -> std::io::Result<Vec<Partition>> {
-    let readers = Readers::start(limits::READER_THREADS)?;
-    let pace = Pace::new();
-    let partitions = groups
-        .into_iter()
-        .map(|group| {
-            let (events, receiver) = mpsc::channel(limits::PARTITION_EVENTS_MAX);
-            let event_loop =
-                Loop::new(group.clone(), dependencies.clone(), readers.clone(), Arc::clone(&pace), events.downgrade());
-            tokio::spawn(event_loop.run(receiver));
-            Partition { group, events }
-        })
-        .collect();
-    Ok(partitions)
-}
-
-impl Partition {
-    /// Stops the loop once what is in flight is durable.
-    pub async fn stop(&self) {
-        let (done, stopped) = oneshot::channel();
-        if self.events.send(Event::Stop(done)).await.is_ok() {
-            let _ = stopped.await;
-        }
-    }
-}
-
-/// A batch on its way.
-struct InFlight {
-    sequence: u64,
-    outcome: ProposalOutcome,
-    waiting: Vec<OnDurable>,
-    touched: Vec<CacheKey>,
-    views: HashMap<(CacheKey, RunId), RunView>,
-}
-
-struct Loop {
-    group: Group,
-    dependencies: Dependencies,
-    readers: Readers,
-    events: mpsc::WeakSender<Event>,
-    cache: Cache,
-    wakes: Wakes,
-    /// Wake rows due up to here are in memory.
-    horizon: Time,
-    reading_wakes: bool,
-    forming: Batch,
-    pace: Arc<Pace>,
-    /// Sequence number of the forming batch.
-    sequence: u64,
-    /// Every batch up to this one is durable and applied.
-    committed: u64,
-    touched: Vec<CacheKey>,
-    views: HashMap<(CacheKey, RunId), RunView>,
-    in_flight: VecDeque<InFlight>,
-    /// Commands in the batch that was proposed last.
-    last_commands: usize,
-    watchers: HashMap<(CacheKey, RunId), Vec<Watcher>>,
-    now: Time,
-    /// Where the seeds of decisions come from; itself seeded by the system.
-    seeds: Ids,
-    stopping: Option<oneshot::Sender<()>>,
-    batch_rows: metrics::Histogram,
-    cached_workflows: metrics::Gauge,
-    cached_bytes: metrics::Gauge,
-}
-
-/// Why a loop stopped leading.
-enum End {
-    LeadershipChanged,
+/// Why the loop ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// It was told to.
     Stopped,
+    /// The Raft group has died.
+    GroupStopped(String),
 }
 
-impl Loop {
-    fn new(
-        group: Group,
-        dependencies: Dependencies,
-        readers: Readers,
-        pace: Arc<Pace>,
-        events: mpsc::WeakSender<Event>,
-    ) -> Loop {
-        let partition = group.id().to_string();
-        Loop {
-            batch_rows: metrics::histogram!("everlog_batch_rows"),
-            cached_workflows: metrics::gauge!("everlog_workflows_cached", "partition" => partition.clone()),
-            cached_bytes: metrics::gauge!("everlog_workflow_cache_bytes", "partition" => partition),
-            group,
-            dependencies,
-            readers,
-            events,
-            cache: Cache::default(),
-            wakes: Wakes::default(),
-            horizon: Time(0),
-            reading_wakes: false,
-            forming: Batch::default(),
-            pace,
-            sequence: 1,
-            committed: 0,
-            touched: Vec::new(),
-            views: HashMap::new(),
-            in_flight: VecDeque::new(),
-            last_commands: 0,
-            watchers: HashMap::new(),
-            now: Time(0),
-            seeds: Ids::new(system_seed()),
-            stopping: None,
-        }
-    }
+/// Why a lead ended.
+#[derive(Debug)]
+enum LeadEnd {
+    /// Leadership has changed, or may have.
+    LeadershipChanged,
+    /// A batch or the opening entry was refused or lost; the term may be the same.
+    Lost(String),
+    /// The kernel panicked.
+    Panicked,
+    /// The partition's own rows cannot be read.
+    Failed(String),
+    Loop(End),
+}
 
-    async fn run(mut self, mut events: mpsc::Receiver<Event>) {
-        let mut leadership = self.group.leadership();
+/// How long to wait before leading again.
+#[derive(Debug, Default)]
+struct BackOff(u32);
+
+impl BackOff {
+    /// The next wait, between `first` and `longest`.
+    fn next(&mut self, first: Duration, longest: Duration) -> Duration {
+        let wait = first.saturating_mul(1 << self.0.min(16)).min(longest);
+        self.0 += 1;
+        wait
+    }
+}
+
+impl EventLoop {
+    /// Leads whenever `group` says so, until the loop is told to stop or the group has died.
+    pub(crate) async fn run(&mut self, group: &Group) -> End {
+        let mut leadership = group.leadership();
+        let (mut lost, mut failed) = (BackOff::default(), BackOff::default());
+        let mut opening = (0, 0);
         loop {
             let now = *leadership.borrow_and_update();
-            match now {
+            let end = match now {
                 Leadership::Leader { term } => {
-                    tracing::info!(partition = %self.group.id(), term, "leading");
-                    let end = self.lead(term, &mut events, &mut leadership).await;
-                    self.drop_everything();
-                    if matches!(end, End::Stopped) {
-                        break;
-                    }
-                    tracing::info!(partition = %self.group.id(), term, "no longer leading");
+                    opening = if opening.0 == term { (term, opening.1 + 1) } else { (term, 1) };
+                    let epoch = LeadEpoch { term, opening: opening.1 };
+                    self.lead(group, epoch, &mut leadership, &mut lost).await
                 }
                 Leadership::Follower => {
-                    if matches!(self.follow(&mut events, &mut leadership).await, End::Stopped) {
-                        break;
-                    }
+                    self.status.send_replace(Status::Following);
+                    self.follow(group, &mut leadership).await
                 }
-                Leadership::Stopped => break,
+                Leadership::Stopped { reason } => {
+                    let reason = match reason {
+                        StopReason::Shutdown => return End::Stopped,
+                        StopReason::EngineFailed => "an engine has failed",
+                        StopReason::Died => "its Raft core has died",
+                    };
+                    LeadEnd::Loop(End::GroupStopped(reason.to_owned()))
+                }
+            };
+            let partition = group.id();
+            let wait = match end {
+                LeadEnd::Loop(end) => return end,
+                LeadEnd::LeadershipChanged => Duration::ZERO,
+                LeadEnd::Lost(error) => {
+                    tracing::warn!(%partition, error, "a batch was lost: leading anew");
+                    self.status.send_replace(Status::NotServing(error));
+                    lost.next(limits::LEAD_AGAIN_WAIT.0, limits::LEAD_AGAIN_WAIT.1)
+                }
+                LeadEnd::Panicked => {
+                    self.status.send_replace(Status::NotServing("a command made the partition fail".to_owned()));
+                    failed.next(limits::LEAD_AGAIN_WAIT.0, limits::FAILED_LEAD_WAIT_MAX)
+                }
+                LeadEnd::Failed(error) => {
+                    tracing::error!(%partition, error, "the partition does not serve");
+                    self.status.send_replace(Status::NotServing(error));
+                    failed.next(Duration::from_secs(1), limits::FAILED_LEAD_WAIT_MAX)
+                }
+            };
+            if let Some(end) = self.pause(group, wait, &mut leadership).await {
+                return end;
             }
-        }
-        if let Some(done) = self.stopping.take() {
-            let _ = done.send(());
         }
     }
 
-    /// Refuses everything until leadership changes.
-    async fn follow(
+    /// Waits before leading again. Jobs wait in their channel meanwhile if that is soon, and are refused if not.
+    async fn pause(
         &mut self,
-        events: &mut mpsc::Receiver<Event>,
+        group: &Group,
+        wait: Duration,
         leadership: &mut watch::Receiver<Leadership>,
-    ) -> End {
+    ) -> Option<End> {
+        if wait.is_zero() {
+            return None;
+        }
+        let refuses = wait >= Duration::from_secs(1);
+        let over = tokio::time::sleep(wait);
+        tokio::pin!(over);
         loop {
             tokio::select! {
-                changed = leadership.changed() => {
-                    return if changed.is_ok() { End::LeadershipChanged } else { End::Stopped };
+                () = &mut over => return None,
+                changed = leadership.changed() => match changed {
+                    Ok(()) => return None,
+                    Err(_) => return Some(End::GroupStopped("its supervisor is gone".to_owned())),
+                },
+                stopped = self.stop.recv() => {
+                    self.stopped = stopped;
+                    return Some(End::Stopped);
                 }
-                event = events.recv() => match event {
-                    Some(Event::Job(job)) => refuse(job, &unavailable(self.group.id())),
-                    Some(Event::Stop(done)) => {
-                        self.stopping = Some(done);
-                        return End::Stopped;
-                    }
-                    Some(Event::Loaded(_) | Event::Wakes(_)) => {}
-                    None => return End::Stopped,
+                job = self.jobs.recv(), if refuses => match job {
+                    Some(job) => job.refuse(&self.not_serving(group)),
+                    None => return Some(End::Stopped),
                 },
             }
         }
     }
 
+    /// Refuses everything until leadership changes.
+    async fn follow(&mut self, group: &Group, leadership: &mut watch::Receiver<Leadership>) -> LeadEnd {
+        for job in std::mem::take(&mut self.turn) {
+            job.refuse(&self.not_serving(group));
+        }
+        loop {
+            tokio::select! {
+                changed = leadership.changed() => {
+                    return match changed {
+                        Ok(()) => LeadEnd::LeadershipChanged,
+                        Err(_) => LeadEnd::Loop(End::GroupStopped("its supervisor is gone".to_owned())),
+                    };
+                }
+                stopped = self.stop.recv() => {
+                    self.stopped = stopped;
+                    return LeadEnd::Loop(End::Stopped);
+                }
+                job = self.jobs.recv() => match job {
+                    Some(job) => job.refuse(&self.not_serving(group)),
+                    None => return LeadEnd::Loop(End::Stopped),
+                },
+            }
+        }
+    }
+
+    /// Refuses jobs for `wait`, while there is no group. Returns true if the loop was told to stop.
+    pub(crate) async fn pause_stopped(&mut self, wait: Duration) -> bool {
+        let reason = self.status.borrow().reason().unwrap_or("not started").to_owned();
+        let error = CallError::Unavailable(format!("the partition does not serve: {reason}"));
+        self.turn.drain(..).for_each(|job| job.refuse(&error));
+        let over = tokio::time::sleep(wait);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut over => return false,
+                stopped = self.stop.recv() => {
+                    self.stopped = stopped;
+                    return true;
+                }
+                job = self.jobs.recv() => match job {
+                    Some(job) => job.refuse(&error),
+                    None => return true,
+                },
+            }
+        }
+    }
+
+    fn not_serving(&self, group: &Group) -> CallError {
+        let reason = self.status.borrow().reason().map_or_else(String::new, |reason| format!(": {reason}"));
+        CallError::Unavailable(format!("partition {} has no leader here at the moment{reason}", group.id()))
+    }
+
     async fn lead(
         &mut self,
-        term: u64,
-        events: &mut mpsc::Receiver<Event>,
+        group: &Group,
+        epoch: LeadEpoch,
         leadership: &mut watch::Receiver<Leadership>,
-    ) -> End {
-        self.tick();
-        self.read_wakes(None);
-        self.refill_matching();
-        let mut turn = Vec::with_capacity(limits::PARTITION_TURN_EVENTS_MAX);
+        lost: &mut BackOff,
+    ) -> LeadEnd {
+        match self.open(group, epoch, leadership).await {
+            None => {}
+            Some(end) => return end,
+        }
+        *lost = BackOff::default();
+        tracing::info!(partition = %group.id(), %epoch, "leading");
+        self.status.send_replace(Status::Serving);
+        let reading = read_clocks();
+        let clock = PartitionClock::start(group.applied_chain().hlc, reading);
+        let settings = LeadSettings {
+            namespaces: Arc::clone(&self.dependencies.namespaces),
+            limits: Arc::clone(&self.dependencies.limits),
+            cache_bytes_max: self.dependencies.cache_bytes_max,
+        };
+        let rows = group.clone();
+        let may_exist = Box::new(move |key: &[u8]| rows.may_exist(key));
+        let mut lead = Lead::new(group.id(), epoch, clock, settings, may_exist, system_seed(), reading.instant);
+        lead.refuse_poison(self.poisons.clone());
+        let (reply, reads) = mpsc::unbounded_channel();
+        let refilling = refill::start(group.clone(), self.dependencies.clone());
+        let mut leading = Leading {
+            group,
+            epoch,
+            reads,
+            reader: ReadFor { group: group.clone(), epoch, reply },
+            in_flight: VecDeque::new(),
+            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
+        };
+        let end = self.turns(&mut lead, &mut leading, leadership).await;
+        drop(refilling);
+        self.dependencies.matching.forget_partition(group.id());
+        let error = CallError::Unavailable(format!("partition {} has lost its leadership", group.id()));
+        match catch_unwind(AssertUnwindSafe(|| lead.abandon(&error))) {
+            Ok(actions) => actions.into_iter().for_each(|action| leading.release(&self.dependencies, action)),
+            Err(_) => tracing::error!(partition = %group.id(), "a lead could not be ended in good order"),
+        }
+        self.load.set_held(0);
+        tracing::info!(partition = %group.id(), %epoch, "no longer leading");
+        end
+    }
+
+    /// Opens an epoch: proposes its first entry and waits until that is applied.
+    async fn open(
+        &mut self,
+        group: &Group,
+        epoch: LeadEpoch,
+        leadership: &mut watch::Receiver<Leadership>,
+    ) -> Option<LeadEnd> {
+        let hlc = PartitionClock::start(group.applied_chain().hlc, read_clocks()).next_hlc();
+        let stamp = EntryStamp { chain: ChainPosition { epoch, sequence: 0 }, hlc };
+        let outcome = match group.propose(stamp, RowBatch::default()) {
+            Ok(outcome) => outcome,
+            Err(error) => return Some(LeadEnd::Lost(error.to_string())),
+        };
+        tokio::select! {
+            outcome = outcome => match outcome {
+                Ok(Ok(_)) => None,
+                Ok(Err(error)) => Some(LeadEnd::Lost(error.to_string())),
+                Err(_) => Some(LeadEnd::Lost("the group has stopped".to_owned())),
+            },
+            changed = leadership.changed() => match changed {
+                Ok(()) => Some(LeadEnd::LeadershipChanged),
+                Err(_) => Some(LeadEnd::Loop(End::GroupStopped("its supervisor is gone".to_owned()))),
+            },
+            stopped = self.stop.recv() => {
+                self.stopped = stopped;
+                Some(LeadEnd::Loop(End::Stopped))
+            }
+        }
+    }
+
+    /// Takes what comes, turn by turn, until the lead ends.
+    async fn turns(
+        &mut self,
+        lead: &mut Lead,
+        leading: &mut Leading<'_>,
+        leadership: &mut watch::Receiver<Leadership>,
+    ) -> LeadEnd {
+        let mut jobs = Vec::with_capacity(limits::PARTITION_TURN_EVENTS_MAX);
+        let mut reads = Vec::new();
+        let mut settled = false;
         loop {
-            if self.propose(term).await.is_err() {
-                return End::LeadershipChanged;
+            if let Err(end) = self.step(lead, leading, &mut reads, settled) {
+                return end;
             }
-            if self.stopping.is_some() && self.in_flight.is_empty() && self.forming.is_empty() {
-                return End::Stopped;
+            if let Err(end) = leading.carry_out(lead, &self.dependencies, &self.readers) {
+                return end;
             }
-            let sleep = self.until_next_wake().min(self.patience().unwrap_or(Duration::MAX));
-            let accepting = self.forming.bytes() < limits::PARTITION_BATCH_BYTES_MAX;
+            if lead.is_finished() {
+                return LeadEnd::Loop(End::Stopped);
+            }
+            self.load.set_held(lead.held_bytes());
+            settled = false;
+            let pace = &self.pace;
+            let departure = lead.until_departure(|since| pace.patience(since, Instant::now()));
+            leading.sleep_at_most(lead.until_next_wake().min(departure.unwrap_or(Duration::MAX)));
+            let accepts = lead.accepts();
             tokio::select! {
                 biased;
-                outcome = front_outcome(&mut self.in_flight) => {
-                    self.tick();
-                    if self.commit(outcome).is_err() {
-                        return End::LeadershipChanged;
-                    }
-                }
+                outcome = front_outcome(&mut leading.in_flight) => match outcome {
+                    Ok(()) => settled = true,
+                    Err(error) => return LeadEnd::Lost(error),
+                },
                 changed = leadership.changed() => {
                     if changed.is_err() {
-                        return End::Stopped;
+                        return LeadEnd::Loop(End::GroupStopped("its supervisor is gone".to_owned()));
                     }
-                    if *leadership.borrow_and_update() != (Leadership::Leader { term }) {
-                        return End::LeadershipChanged;
+                    let leads = Leadership::Leader { term: leading.epoch.term };
+                    if *leadership.borrow_and_update() != leads {
+                        return LeadEnd::LeadershipChanged;
                     }
                 }
-                count = events.recv_many(&mut turn, limits::PARTITION_TURN_EVENTS_MAX), if accepting => {
+                stopped = self.stop.recv(), if self.stopped.is_none() => {
+                    self.stopped = stopped;
+                    lead.stop();
+                }
+                _ = leading.reads.recv_many(&mut reads, limits::PARTITION_TURN_EVENTS_MAX) => {}
+                () = std::future::ready(()), if accepts && !self.turn.is_empty() => {}
+                count = self.jobs.recv_many(&mut jobs, limits::PARTITION_TURN_EVENTS_MAX),
+                    if accepts && self.turn.is_empty() =>
+                {
                     if count == 0 {
-                        return End::Stopped;
+                        return LeadEnd::Loop(End::Stopped);
                     }
-                    self.tick();
-                    for event in turn.drain(..) {
-                        self.take(event);
-                    }
+                    self.turn.extend(jobs.drain(..));
                 }
-                () = tokio::time::sleep(sleep), if accepting => {
-                    self.tick();
-                    self.wake();
-                    self.evict();
-                }
+                () = &mut leading.sleep => {}
             }
         }
     }
 
-    fn take(&mut self, event: Event) {
-        match event {
-            Event::Job(job) if self.stopping.is_some() => refuse(job, &unavailable(self.group.id())),
-            Event::Job(job) => self.admit(job),
-            Event::Loaded(loaded) => self.loaded(*loaded),
-            Event::Wakes(page) => self.add_wakes(page),
-            Event::Stop(done) => self.stopping = Some(done),
-        }
-    }
-
-    /// The clock, which never goes back while this node leads.
-    fn tick(&mut self) {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        self.now = self.now.max(Time(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX)));
-    }
-
-    // ---- Batches -----------------------------------------------------------------------------------------------------
-
-    /// How long the forming batch is to wait for more commands; `None` if there is nothing to propose, or no room in flight.
-    ///
-    /// On a node that has time to spare none waits but for room in flight (see [`Pace`]). Where one does wait, it leaves with the other
-    /// partitions' batches, or once it is as large as the one before: whoever was answered by that one is back then.
-    fn patience(&self) -> Option<Duration> {
-        let since = self.forming.since().filter(|_| !self.forming.is_empty())?;
-        let full = self.forming.commands() >= self.last_commands.max(limits::PARTITION_BATCH_COMMANDS_FULL);
-        match self.in_flight.len() {
-            0 if full => Some(Duration::ZERO),
-            0 => Some(self.pace.patience(since, Instant::now())),
-            in_flight if full && in_flight < limits::PARTITION_BATCHES_IN_FLIGHT_MAX => Some(Duration::ZERO),
-            _ => None,
-        }
-    }
-
-    async fn propose(&mut self, term: u64) -> Result<(), ()> {
-        if self.patience() != Some(Duration::ZERO) {
-            return Ok(());
-        }
-        self.last_commands = self.forming.commands();
-        let (rows, waiting) = self.forming.take();
-        self.batch_rows.record(rows.changes.len() as f64);
-        let sequence = self.sequence;
-        self.sequence += 1;
-        match self.group.propose(term, rows).await {
-            Ok(outcome) => {
-                let touched = std::mem::take(&mut self.touched);
-                let views = std::mem::take(&mut self.views);
-                self.in_flight.push_back(InFlight { sequence, outcome, waiting, touched, views });
-                Ok(())
+    /// One step of the lead. A panic in it ends the lead, and what was running is refused for a while.
+    fn step(
+        &mut self,
+        lead: &mut Lead,
+        leading: &mut Leading<'_>,
+        reads: &mut Vec<Read>,
+        settled: bool,
+    ) -> Result<(), LeadEnd> {
+        let (pace, turn) = (&self.pace, &mut self.turn);
+        let stepped = catch_unwind(AssertUnwindSafe(|| {
+            lead.tick(read_clocks());
+            if settled {
+                lead.settle();
             }
-            Err(error) => {
-                tracing::warn!(partition = %self.group.id(), %error, "a proposal was refused");
-                fail(waiting, &unavailable(self.group.id()));
-                Err(())
+            reads.drain(..).for_each(|read| lead.read(read));
+            while lead.accepts()
+                && let Some(job) = turn.pop_front()
+            {
+                lead.take(job);
             }
-        }
+            lead.end_turn(|since| pace.patience(since, Instant::now()));
+        }));
+        stepped.map_err(|panic| self.panicked(lead, leading, &*panic))
     }
 
-    fn commit(&mut self, outcome: Result<u64, String>) -> Result<(), ()> {
-        let Some(batch) = self.in_flight.pop_front() else { return Ok(()) };
-        if let Err(error) = outcome {
-            tracing::warn!(partition = %self.group.id(), %error, "a proposal was lost");
-            fail(batch.waiting, &unavailable(self.group.id()));
-            return Err(());
+    fn panicked(&mut self, lead: &Lead, leading: &Leading<'_>, panic: &(dyn Any + Send)) -> LeadEnd {
+        metrics::counter!("everlog_partition_panics_total", "partition" => leading.group.id().to_string()).increment(1);
+        let message = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or(panic.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("not a text");
+        let partition = leading.group.id();
+        match lead.running() {
+            Some(running) => {
+                tracing::error!(
+                    %partition,
+                    command = running.name,
+                    namespace_id = %running.key.namespace_id,
+                    workflow_id = &*running.key.workflow_id,
+                    run_id = running.run_id.map(tracing::field::display),
+                    message,
+                    "a command made the partition panic; it is refused for a while, and the partition leads anew"
+                );
+                self.poisons.push(Poison::new(running, lead.time()));
+                let surplus = self.poisons.len().saturating_sub(limits::POISONS_MAX);
+                self.poisons.drain(..surplus);
+            }
+            None => tracing::error!(%partition, message, "the partition panicked; it leads anew"),
         }
-        self.committed = batch.sequence;
-        for waiting in batch.waiting {
-            waiting(Ok(()));
+        LeadEnd::Panicked
+    }
+}
+
+/// What belongs to one lead besides [`Lead`].
+struct Leading<'a> {
+    group: &'a Group,
+    epoch: LeadEpoch,
+    reads: mpsc::UnboundedReceiver<Read>,
+    reader: ReadFor,
+    /// Outcomes of the batches in flight, in order.
+    in_flight: VecDeque<ProposalOutcome>,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Leading<'_> {
+    /// Does what the lead wants done.
+    fn carry_out(&mut self, lead: &mut Lead, dependencies: &Dependencies, readers: &Readers) -> Result<(), LeadEnd> {
+        let mut actions = lead.actions();
+        for action in actions.drain(..) {
+            match action {
+                Action::Propose { stamp, rows } => match self.group.propose(stamp, rows) {
+                    Ok(outcome) => self.in_flight.push_back(outcome),
+                    Err(error) => return Err(LeadEnd::Lost(error.to_string())),
+                },
+                Action::Load(request) => readers.load(self.reader.clone(), request),
+                Action::ReadWakes { start, horizon } => self.reader.clone().read_wakes(start, horizon),
+                Action::Fail(error) => return Err(LeadEnd::Failed(error)),
+                action @ (Action::Release(_) | Action::Withhold(..)) => self.release(dependencies, action),
+            }
         }
-        for (key, view) in batch.views {
-            self.notify(&key, &view);
+        lead.reuse(actions);
+        let answers = lead.answers();
+        if !answers.is_empty() {
+            self.answer(answers, dependencies);
         }
-        for key in batch.touched {
-            let Some(entry) = self.cache.get_mut(&key) else { continue };
-            entry.runs.trim_tails(self.committed);
-            entry.forget_closed_runs(self.committed);
-            self.cache.settle(key, self.now);
-        }
-        self.evict();
         Ok(())
     }
 
-    /// Calls `waiting` once batch `sequence` is durable: now, if it is.
-    fn when_durable(&mut self, sequence: u64, waiting: OnDurable) {
-        if sequence <= self.committed {
-            waiting(Ok(()));
-        } else if sequence == self.sequence {
-            self.forming.waiting.push(waiting);
-        } else if let Some(batch) = self.in_flight.iter_mut().find(|batch| batch.sequence == sequence) {
-            batch.waiting.push(waiting);
-        } else {
-            waiting(Err(unavailable(self.group.id())));
-        }
-    }
-
-    fn drop_everything(&mut self) {
-        self.dependencies.matching.forget_partition(self.group.id());
-        let error = unavailable(self.group.id());
-        for batch in std::mem::take(&mut self.in_flight) {
-            fail(batch.waiting, &error);
-        }
-        fail(self.forming.take().1, &error);
-        for job in self.cache.drain() {
-            refuse(job, &error);
-        }
-        self.wakes = Wakes::default();
-        self.watchers.clear();
-        self.touched.clear();
-        self.views.clear();
-        // Nothing that an earlier batch left is waited for any more.
-        self.committed = self.sequence - 1;
-    }
-
-    // ---- Jobs --------------------------------------------------------------------------------------------------------
-
-    /// Does a job, or sets it aside while rows are read.
-    fn admit(&mut self, job: Job) {
-        let key = CacheKey::of(&job.address);
-        let entry = self.cache.entry(&key, self.now);
-        let missing = match (&entry.workflow, job.run_id) {
-            (None, run_id) => Some(run_id),
-            (Some(workflow), Some(run_id))
-                if !workflow.runs.contains_key(&run_id) && !entry.absent.contains(&run_id) =>
-            {
-                Some(Some(run_id))
-            }
-            _ => None,
-        };
-        let Some(run_id) = missing else { return self.execute(&key, job) };
-        let with_current = entry.workflow.is_none();
-        let first = entry.waiting.is_empty();
-        if with_current
-            && first
-            && run_id.is_none()
-            && !self.group.may_exist(&rows::workflow_key(&job.address).current())
-        {
-            // Most workflows that are started were never there, and memory says so.
-            entry.workflow = Some(Workflow::new(&*key.workflow_id));
-            return self.execute(&key, job);
-        }
-        let new_run = run_id.filter(|run_id| entry.loading.insert(*run_id));
-        let address = job.address.clone();
-        entry.waiting.push(job);
-        if with_current && !first {
-            // The workflow is being read; runs that are still missing then are asked for when it is there.
-            if let Some(run_id) = new_run {
-                entry.loading.remove(&run_id);
-            }
-            return;
-        }
-        if with_current || new_run.is_some() {
-            self.readers.load(LoadRequest {
-                group: self.group.clone(),
-                address,
-                runs: new_run.into_iter().collect(),
-                with_current,
-                reply: self.events.clone(),
-            });
-        }
-    }
-
-    fn loaded(&mut self, loaded: Loaded) {
-        let key = CacheKey::of(&loaded.address);
-        let Some(entry) = self.cache.get_mut(&key) else { return };
-        let found = match loaded.workflow {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::error!(
-                    partition = %self.group.id(), namespace = %loaded.address.namespace.name,
-                    workflow_id = %loaded.address.workflow_id, error, "a workflow cannot be read"
-                );
-                let entry = self.cache.remove(&key);
-                let error = CallError::Unavailable(format!("the workflow cannot be read: {error}"));
-                entry.into_iter().flat_map(|entry| entry.waiting).for_each(|job| refuse(job, &error));
-                return;
-            }
-        };
-        for run_id in loaded.asked {
-            entry.loading.remove(&run_id);
-            if !found.runs.contains_key(&run_id) {
-                entry.absent.insert(run_id);
-            }
-        }
-        if entry.workflow.is_none() && !loaded.with_current {
-            return;
-        }
-        let waiting = std::mem::take(&mut entry.waiting);
-        self.cache.add_runs(&key, found);
-        for job in waiting {
-            self.admit(job);
-        }
-    }
-
-    fn execute(&mut self, key: &CacheKey, job: Job) {
-        let Job { address, run_id, work } = job;
-        match work {
-            Work::Command { command, reply } => self.command(key, &address, run_id, command, reply),
-            Work::Inspect(inspect) => {
-                let mut ids = Ids::new(self.seeds.seed());
-                let Some(entry) = self.cache.get_mut(key) else { return };
-                let Some(workflow) = &entry.workflow else { return };
-                let last_batch = entry.last_batch;
-                let context = Context {
-                    now: self.now,
-                    namespace: &address.namespace,
-                    limits: &self.dependencies.limits,
-                    ids: &mut ids,
-                };
-                let tell = inspect(Ok((workflow, &context)));
-                self.when_durable(last_batch, tell);
-            }
-            Work::Watch { seen, reply } => self.watch(key, run_id, seen, reply),
-        }
-    }
-
-    fn command(
-        &mut self,
-        key: &CacheKey,
-        address: &WorkflowRef,
-        run_id: Option<RunId>,
-        command: Command,
-        reply: Option<oneshot::Sender<Result<Answer, CallError>>>,
-    ) {
-        let starts_task = matches!(
-            command,
-            Command::StartWorkflowTask(_) | Command::StartActivityTask(_) | Command::StartQueryTask { .. }
-        );
-        let is_workflow_task = matches!(command, Command::StartWorkflowTask(_));
-        if starts_task && reply.as_ref().is_some_and(oneshot::Sender::is_closed) {
-            // The poller is gone, and its lease has offered the task again.
-            return;
-        }
-        let Some(entry) = self.cache.get_mut(key) else { return };
-        let Some(workflow) = &mut entry.workflow else { return };
-        let mut ids = Ids::new(self.seeds.seed());
-        let mut context =
-            Context { now: self.now, namespace: &address.namespace, limits: &self.dependencies.limits, ids: &mut ids };
-        let name = command.name();
-        let decided = decide(workflow, run_id, command, &mut context);
-        let run = run_id.or(workflow.current.as_ref().map(|current| current.run_id));
-        tracing::debug!(
-            command = name,
-            namespace = address.namespace.name,
-            workflow_id = &*address.workflow_id,
-            run_id = run.map(tracing::field::display),
-            rejection = decided.as_ref().err().map(tracing::field::display),
-            "decided"
-        );
-        let (result, wrote) = match decided {
-            Ok(transition) => self.carry_out(key, address, transition),
-            Err(rejection) => (Err(CallError::Rejected(rejection)), false),
-        };
-        let Some(entry) = self.cache.get_mut(key) else { return };
-        let answer = result.map(|reply| {
-            let history = history_of(&reply, run_id, entry);
-            Answer { reply, history }
-        });
-        let last_batch = entry.last_batch;
-        self.arm(key, address);
-        let Some(reply) = reply else { return };
-        let wait = if starts_task && (is_workflow_task || !wrote) { 0 } else { last_batch };
-        self.when_durable(
-            wait,
-            Box::new(move |durable| {
-                let _ = reply.send(durable.and(answer));
-            }),
-        );
-    }
-
-    /// Puts a transition's rows into the forming batch and its effects where they belong. Returns the reply, and whether there
-    /// were rows.
-    fn carry_out(
-        &mut self,
-        key: &CacheKey,
-        address: &WorkflowRef,
-        transition: Transition,
-    ) -> (Result<Reply, CallError>, bool) {
-        let Transition { reply, rows, effects } = transition;
-        let wrote = !rows.is_empty();
-        let sequence = self.sequence;
-        if let Some(entry) = self.cache.get_mut(key) {
-            if wrote {
-                self.forming.count_command();
-            }
-            if wrote && entry.last_batch != sequence {
-                entry.last_batch = sequence;
-                self.touched.push(key.clone());
-            }
-            for (row, value) in rows {
-                match (&row, &value) {
-                    (RowKey::History(run_id, first), Some(events)) => {
-                        entry.runs.tail_mut(*run_id).push(*first, events.clone(), sequence);
-                    }
-                    (RowKey::Run(run_id), None) => {
-                        entry.remove_run(*run_id);
-                    }
-                    _ => {}
-                }
-                self.forming.push(rows::change(address, row, value));
-            }
-            if wrote && !self.watchers.is_empty() {
-                for (run_id, run) in entry.workflow.iter().flat_map(|workflow| &workflow.runs) {
-                    let watched = (key.clone(), *run_id);
-                    if self.watchers.contains_key(&watched) {
-                        self.views.insert(watched, view(run));
-                    }
-                }
-            }
-        }
-        let last_batch = self.cache.get_mut(key).map_or(0, |entry| entry.last_batch);
-        for effect in effects {
-            self.effect(address, effect, last_batch);
-        }
-        (reply.map_err(CallError::Rejected), wrote)
-    }
-
-    fn effect(&mut self, address: &WorkflowRef, effect: Effect, last_batch: u64) {
+    /// Tells answers that rest on the lead alone: at once while the lease holds, else once a quorum has confirmed it.
+    fn answer(&self, answers: Vec<Outgoing>, dependencies: &Dependencies) {
         let partition = self.group.id();
-        let address = address.clone();
-        match effect {
-            Effect::OfferTask(task) if task.key.kind == TaskKind::Workflow => {
-                self.dependencies.matching.offer(partition, address, task);
+        if self.group.lease_valid(Instant::now()) {
+            answers.into_iter().for_each(|answer| answer.release(partition, dependencies));
+            return;
+        }
+        let (group, dependencies) = (self.group.clone(), dependencies.clone());
+        tokio::spawn(async move {
+            match group.read_barrier(ReadConsistency::Linearizable).await {
+                Ok(()) => answers.into_iter().for_each(|answer| answer.release(partition, &dependencies)),
+                Err(error) => {
+                    let error = CallError::Unavailable(error.to_string());
+                    answers.into_iter().for_each(|answer| answer.withhold(&error, &dependencies));
+                }
             }
-            Effect::OfferTask(task) => {
-                let matching = Arc::clone(&self.dependencies.matching);
-                self.when_durable(
-                    last_batch,
-                    Box::new(move |durable| {
-                        if durable.is_ok() {
-                            matching.offer(partition, address, task);
-                        }
-                    }),
-                );
+        });
+    }
+
+    fn release(&self, dependencies: &Dependencies, action: Action) {
+        match action {
+            Action::Release(outgoing) => outgoing.release(self.group.id(), dependencies),
+            Action::Withhold(outgoing, error) => outgoing.withhold(&error, dependencies),
+            Action::Propose { .. } | Action::Load(_) | Action::ReadWakes { .. } | Action::Fail(_) => {}
+        }
+    }
+
+    /// Sees to it that the sleep is over in `wait` at the latest. It may end earlier, which costs one turn: to move it at each turn
+    /// costs more.
+    fn sleep_at_most(&mut self, wait: Duration) {
+        let until = tokio::time::Instant::now() + wait.min(limits::WAKE_HORIZON);
+        if self.sleep.is_elapsed() || until < self.sleep.deadline() {
+            self.sleep.as_mut().reset(until);
+        }
+    }
+}
+
+impl Outgoing {
+    /// Lets it leave.
+    fn release(self, partition: everlog_storage::GroupId, dependencies: &Dependencies) {
+        match self {
+            // Callers that went away do not care.
+            Outgoing::Reply(reply, answer) => drop(reply.send(answer)),
+            Outgoing::Tell(tell) => tell(Ok(())),
+            Outgoing::View(reply, view) => drop(reply.try_send(view)),
+            Outgoing::Task(address, task) => dependencies.matching.offer(partition, address, task),
+            Outgoing::Query(address, query) => dependencies.matching.offer_query(address, query),
+            Outgoing::QueryAnswer { query_id, answer } => dependencies.queries.answer(query_id, answer),
+        }
+    }
+
+    /// Tells whoever waits for it that it is not to be had.
+    fn withhold(self, error: &CallError, dependencies: &Dependencies) {
+        match self {
+            Outgoing::Reply(reply, _) => drop(reply.send(Err(error.clone()))),
+            Outgoing::Tell(tell) => tell(Err(error.clone())),
+            Outgoing::View(reply, _) => drop(reply.try_send(Err(error.clone()))),
+            // Its row, if it gets one, is found by the next lead.
+            Outgoing::Task(..) => {}
+            Outgoing::Query(_, query) => {
+                dependencies.queries.answer(query.query_id, Err(Rejection::Unavailable(error.to_string().into())));
             }
-            Effect::OfferQuery(query) => {
-                let matching = Arc::clone(&self.dependencies.matching);
-                let queries = Arc::clone(&self.dependencies.queries);
-                self.when_durable(
-                    last_batch,
-                    Box::new(move |durable| match durable {
-                        Ok(()) => matching.offer_query(address, query),
-                        Err(error) => {
-                            queries.answer(query.query_id, Err(Rejection::Unavailable(error.to_string().into())))
-                        }
-                    }),
-                );
-            }
-            Effect::AnswerQuery { query_id, answer } => {
-                let queries = Arc::clone(&self.dependencies.queries);
-                self.when_durable(
-                    last_batch,
-                    Box::new(move |durable| {
-                        let answer = match durable {
-                            Ok(()) => answer,
-                            Err(error) => Err(Rejection::Unavailable(error.to_string().into())),
-                        };
-                        queries.answer(query_id, answer);
-                    }),
-                );
+            Outgoing::QueryAnswer { query_id, .. } => {
+                dependencies.queries.answer(query_id, Err(Rejection::Unavailable(error.to_string().into())));
             }
         }
     }
 }
 
 /// The outcome of the oldest batch in flight; never, if there is none.
-async fn front_outcome(in_flight: &mut VecDeque<InFlight>) -> Result<u64, String> {
-    match in_flight.front_mut() {
-        Some(batch) => match (&mut batch.outcome).await {
-            Ok(Ok(index)) => Ok(index),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("the group has stopped".to_owned()),
-        },
-        None => std::future::pending().await,
+async fn front_outcome(in_flight: &mut VecDeque<ProposalOutcome>) -> Result<(), String> {
+    let Some(front) = in_flight.front_mut() else { return std::future::pending().await };
+    let outcome = front.await;
+    in_flight.pop_front();
+    match outcome {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the group has stopped".to_owned()),
     }
 }
 
-/// Where the history is that goes with a reply.
-fn history_of(reply: &Reply, run_id: Option<RunId>, entry: &Entry) -> Option<history::HistorySource> {
-    let start = match reply {
-        Reply::WorkflowTaskStarted(start) | Reply::QueryTask(start) => start,
-        Reply::WorkflowTaskCompleted(completed) => completed.next.as_ref()?,
-        _ => return None,
-    };
-    let run_id = run_id?;
-    match entry.runs.tail(run_id) {
-        Some(tail) => Some(tail.source(run_id, start.history_from, start.history_to)),
-        None => Some(history::HistoryTail::default().source(run_id, start.history_from, start.history_to)),
-    }
+fn read_clocks() -> Reading {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    Reading { instant: Instant::now(), wall: Time(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX)) }
 }
 
 fn system_seed() -> u128 {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).expect("the system has a random source");
     u128::from_le_bytes(bytes)
-}
-
-fn unavailable(partition: GroupId) -> CallError {
-    CallError::Unavailable(format!("partition {partition} has no leader here at the moment"))
-}
-
-fn fail(waiting: Vec<OnDurable>, error: &CallError) {
-    for waiting in waiting {
-        waiting(Err(error.clone()));
-    }
-}
-
-fn refuse(job: Job, error: &CallError) {
-    match job.work {
-        Work::Command { reply: Some(reply), .. } => {
-            let _ = reply.send(Err(error.clone()));
-        }
-        Work::Command { reply: None, .. } => {}
-        Work::Inspect(inspect) => inspect(Err(error.clone()))(Err(error.clone())),
-        Work::Watch { reply, .. } => {
-            let _ = reply.try_send(Err(error.clone()));
-        }
-    }
 }

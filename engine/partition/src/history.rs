@@ -11,6 +11,8 @@ use everlog_model::{CallError, WorkflowRef, limits, rows};
 use everlog_raft::Group;
 use everlog_storage::state::Direction;
 
+use super::load::Rows;
+
 /// A stretch of a run's history.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HistoryPage {
@@ -142,8 +144,8 @@ pub(crate) async fn read(
         .map_err(|error| CallError::Unavailable(format!("reading history: {error}")))?
 }
 
-fn read_blocking(
-    group: &Group,
+pub(crate) fn read_blocking(
+    group: &impl Rows,
     address: &WorkflowRef,
     run_id: RunId,
     from: i64,
@@ -157,7 +159,7 @@ fn read_blocking(
     if from > 1 {
         // The row that holds `from` may start before it.
         let range = rows::history_range(address, run_id, 1, from + 1);
-        let found = group.scan(&range.start..&range.end, Direction::Descending, 1).map_err(failed)?;
+        let found = group.scan(range, Direction::Descending, 1).map_err(failed)?;
         let (key, _) = found.first().ok_or_else(corrupt)?;
         start = rows::history_first_event(key).ok_or_else(corrupt)?;
     }
@@ -165,7 +167,7 @@ fn read_blocking(
     let events_max = i64::try_from(events_max).unwrap_or(i64::MAX);
     loop {
         let range = rows::history_range(address, run_id, start, to);
-        let found = group.scan(&range.start..&range.end, Direction::Ascending, ROWS).map_err(failed)?;
+        let found = group.scan(range, Direction::Ascending, ROWS).map_err(failed)?;
         if found.is_empty() {
             return Err(corrupt());
         }

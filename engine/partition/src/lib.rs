@@ -4,31 +4,50 @@
 //!   frontend ──Partition::execute──▶ loop ──decide──▶ batch ──propose──▶ raft ──applied──▶ reply, effects
 //! ```
 //!
-//! [`Partitions`] finds the partition of a workflow; a [`Partition`] runs commands on it and reads its runs. What the loop does
-//! in which order is told in `event_loop`.
+//! [`Partitions`] finds the partition of a workflow; a [`Partition`] runs commands on it and reads its runs. Start reading at
+//! `lead`, the state machine that decides; `event_loop` runs it, and `owner` rebuilds what dies.
 
 mod batch;
 mod cache;
+mod clock;
 mod event_loop;
 mod history;
+mod job;
+mod lead;
 mod load;
 mod memory;
+mod owner;
 mod pace;
+mod refill;
+#[cfg(test)]
+mod simulation;
+mod status;
 mod sticky_memory;
 mod wakes;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_kernel::command::{Reply, WorkflowTaskStart};
-use everlog_kernel::{Command, Context, Rejection, RunId, Workflow};
-use everlog_model::{CallError, RunView, WorkflowRef, limits};
+use everlog_kernel::{Command, Context, Limits, Rejection, RunId, Workflow};
+use everlog_matching::Matching;
+use everlog_matching::query_waiters::Queries;
+use everlog_model::{CallError, NamespaceSource, RunView, WorkflowRef, limits};
 use everlog_proto::encoded::{EncodedHistory, PollWorkflowTaskQueueResponse};
 use everlog_raft::Group;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-pub use event_loop::{Dependencies, spawn};
 pub use history::HistoryPage;
+pub use job::Answer;
+pub use owner::GroupSlot;
+pub use status::Status;
+
+use event_loop::EventLoop;
+use job::{Job, Work, command_bytes};
+use load::Readers;
+use pace::Pace;
+use status::PartitionLoad;
 
 /// Every partition, by hash slot.
 #[derive(Clone)]
@@ -51,8 +70,8 @@ impl Partitions {
     /// The Raft groups that hold a workflow, or all of them.
     pub fn groups(&self, workflow: Option<&WorkflowRef>) -> Vec<Group> {
         match workflow {
-            Some(workflow) => vec![self.of(workflow).group.clone()],
-            None => self.iter().map(|partition| partition.group.clone()).collect(),
+            Some(workflow) => vec![self.of(workflow).group()],
+            None => self.iter().map(Partition::group).collect(),
         }
     }
 
@@ -62,26 +81,88 @@ impl Partitions {
     }
 }
 
+/// What the loops work with.
+#[derive(Clone)]
+pub struct Dependencies {
+    /// Where ready tasks go.
+    pub matching: Arc<Matching>,
+    /// Who waits for answers to queries.
+    pub queries: Arc<Queries>,
+    /// Namespaces by id.
+    pub namespaces: Arc<dyn NamespaceSource>,
+    /// Limits of the kernel.
+    pub limits: Arc<Limits>,
+    /// Memory for workflows, bytes a partition.
+    pub cache_bytes_max: usize,
+}
+
+/// Starts a partition on each of `groups`, which are of `node`, and returns their handles.
+///
+/// # Errors
+///
+/// When the reading threads cannot be started.
+pub fn spawn(
+    node: &Arc<everlog_raft::Node>,
+    groups: Vec<GroupSlot>,
+    dependencies: &Dependencies,
+) -> std::io::Result<Vec<Partition>> {
+    let readers = Readers::start(limits::READER_THREADS)?;
+    let pace = Pace::new();
+    let partitions = groups
+        .into_iter()
+        .map(|group| {
+            let (sender, jobs) = mpsc::channel(limits::PARTITION_EVENTS_MAX);
+            let (stop, stop_receiver) = mpsc::channel(1);
+            let (status, status_receiver) = watch::channel(Status::Following);
+            let bytes_max = dependencies.cache_bytes_max + limits::PARTITION_WORK_BYTES_MAX;
+            let load = Arc::new(PartitionLoad::new(bytes_max));
+            let event_loop = EventLoop {
+                dependencies: dependencies.clone(),
+                readers: readers.clone(),
+                pace: Arc::clone(&pace),
+                jobs,
+                stop: stop_receiver,
+                load: Arc::clone(&load),
+                status,
+                stopped: None,
+                turn: VecDeque::new(),
+                poisons: Vec::new(),
+            };
+            tokio::spawn(owner::run(event_loop, Arc::clone(&group), Arc::clone(node)));
+            Partition { group, jobs: sender, stop, load, status: status_receiver }
+        })
+        .collect();
+    Ok(partitions)
+}
+
 /// The handle to one partition. Cheap to clone.
 #[derive(Clone)]
 pub struct Partition {
-    group: Group,
-    events: mpsc::Sender<event_loop::Event>,
-}
-
-/// The reply to a command that starts a workflow task for a worker, with its history.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// The reply.
-    pub reply: Reply,
-    /// Where the history of the workflow task in the reply is, if there is one.
-    pub(crate) history: Option<history::HistorySource>,
+    group: GroupSlot,
+    jobs: mpsc::Sender<Job>,
+    stop: mpsc::Sender<oneshot::Sender<()>>,
+    load: Arc<PartitionLoad>,
+    status: watch::Receiver<Status>,
 }
 
 impl Partition {
-    /// The Raft group, for reads of rows.
-    pub fn group(&self) -> &Group {
-        &self.group
+    /// The Raft group, for reads of rows. Not to be kept: it is another one after it has died and was opened again.
+    pub fn group(&self) -> Group {
+        self.group.read().clone()
+    }
+
+    /// Whether it serves here.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Stops the loop once what is in flight is durable.
+    pub async fn stop(&self) {
+        let (done, stopped) = oneshot::channel();
+        if self.stop.send(done).await.is_ok() {
+            // An error says that the loop has ended, too.
+            let _ = stopped.await;
+        }
     }
 
     /// Carries out a command on a workflow, or on the run that `run_id` names. Returns once its outcome is durable.
@@ -100,9 +181,9 @@ impl Partition {
 
     async fn call(&self, address: WorkflowRef, run_id: Option<RunId>, command: Command) -> Result<Answer, CallError> {
         let (reply, answer) = oneshot::channel();
-        let job = event_loop::Job { address, run_id, work: event_loop::Work::Command { command, reply: Some(reply) } };
-        self.send(job).await?;
-        answer.await.map_err(|_| gone())?
+        let bytes = command_bytes(&command);
+        self.send(address, run_id, Work::Command { command, reply: Some(reply) }, bytes).await?;
+        answer.await.map_err(|_| self.dropped())?
     }
 
     /// Looks at a workflow's state once everything that `view` can see is durable.
@@ -117,7 +198,7 @@ impl Partition {
         view: impl FnOnce(&Workflow, &Context<'_>) -> Result<T, Rejection> + Send + 'static,
     ) -> Result<T, CallError> {
         let (reply, answer) = oneshot::channel();
-        let work = event_loop::Work::Inspect(Box::new(move |outcome| {
+        let work = Work::Inspect(Box::new(move |outcome| {
             let result = match outcome {
                 Ok((workflow, context)) => view(workflow, context).map_err(CallError::from),
                 Err(error) => Err(error),
@@ -127,8 +208,8 @@ impl Partition {
                 let _ = reply.send(durable.and(result));
             })
         }));
-        self.send(event_loop::Job { address, run_id, work }).await?;
-        answer.await.map_err(|_| gone())?
+        self.send(address, run_id, work, job::VIEW_BYTES).await?;
+        answer.await.map_err(|_| self.dropped())?
     }
 
     /// What is known of a run. With `seen` set, waits until its history has grown beyond that event id or it has closed, but
@@ -145,17 +226,21 @@ impl Partition {
         wait: Duration,
     ) -> Result<RunView, CallError> {
         let (reply, mut answer) = mpsc::channel(2);
-        let work = event_loop::Work::Watch { seen, reply };
-        self.send(event_loop::Job { address, run_id, work }).await?;
+        self.send(address, run_id, Work::Watch { seen, reply }, job::VIEW_BYTES).await?;
         // The first answer is what is known now; a second one comes when the wait is over early.
-        let now = answer.recv().await.ok_or_else(gone)??;
+        let now = answer.recv().await.ok_or_else(|| self.dropped())??;
         let fresh = seen.is_none_or(|seen| now.next_event_id > seen) || !now.is_open;
         if fresh {
             return Ok(now);
         }
-        match tokio::time::timeout(wait, answer.recv()).await {
+        let until = tokio::time::Instant::now() + wait;
+        match tokio::time::timeout_at(until, answer.recv()).await {
             Ok(Some(later)) => later,
-            Ok(None) => Err(gone()),
+            // Nobody will tell: the lead is lost, or too many wait for this run. Either way the caller asks again.
+            Ok(None) => {
+                tokio::time::sleep_until(until).await;
+                Ok(now)
+            }
             Err(_) => Ok(now),
         }
     }
@@ -173,7 +258,7 @@ impl Partition {
         to: i64,
         events_max: usize,
     ) -> Result<HistoryPage, CallError> {
-        history::read(self.group.clone(), address.clone(), run_id, from, to, events_max).await
+        history::read(self.group(), address.clone(), run_id, from, to, events_max).await
     }
 
     /// Starts a workflow task for a poller: the poll response, with up to a page of history and the event id that the next page
@@ -225,7 +310,7 @@ impl Partition {
         source: Option<history::HistorySource>,
     ) -> Result<StartedWorkflowTask, CallError> {
         let (mut batches, next_page_from) = match source {
-            Some(source) => source.read(&self.group, address).await?,
+            Some(source) => source.read(&self.group(), address).await?,
             None => (Vec::new(), None),
         };
         // The events of the task itself stand behind the whole history, so they go with the last page.
@@ -237,13 +322,31 @@ impl Partition {
         Ok(StartedWorkflowTask { response, next_page_from, history_to: start.history_to })
     }
 
-    async fn send(&self, job: event_loop::Job) -> Result<(), CallError> {
-        match tokio::time::timeout(limits::PARTITION_ADMISSION_WAIT_MAX, self.events.send(event_loop::Event::Job(job)))
-            .await
-        {
+    /// Sends a job of about `bytes` once there is room for it.
+    async fn send(
+        &self,
+        address: WorkflowRef,
+        run_id: Option<RunId>,
+        work: Work,
+        bytes: usize,
+    ) -> Result<(), CallError> {
+        let admitted = async {
+            let charge = self.load.admit(bytes).await;
+            self.jobs.send(Job { address, run_id, work, charge }).await
+        };
+        match tokio::time::timeout(limits::PARTITION_ADMISSION_WAIT_MAX, admitted).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(gone()),
-            Err(_) => Err(CallError::Overloaded(format!("partition {} is overloaded", self.group.id()))),
+            Ok(Err(_)) => Err(CallError::Unavailable("the partition is stopping".to_owned())),
+            Err(_) => Err(CallError::Overloaded(format!("partition {} is overloaded", self.group.read().id()))),
+        }
+    }
+
+    /// What a caller is told whose job was dropped without an answer: it made the partition panic, or the partition has stopped.
+    fn dropped(&self) -> CallError {
+        if self.jobs.is_closed() {
+            CallError::Unavailable("the partition is stopping".to_owned())
+        } else {
+            CallError::Failed("the command failed; see the server's log".to_owned())
         }
     }
 }
@@ -257,8 +360,4 @@ pub struct StartedWorkflowTask {
     pub next_page_from: Option<i64>,
     /// The first event id that the stored history did not have when the task was started.
     pub history_to: i64,
-}
-
-fn gone() -> CallError {
-    CallError::Unavailable("the partition is stopping or has lost its leadership".to_owned())
 }

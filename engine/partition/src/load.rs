@@ -4,25 +4,41 @@ use std::sync::mpsc as std_mpsc;
 use std::thread;
 
 use everlog_kernel::state::{Current, Run, RunRow};
-use everlog_kernel::{RunId, Workflow};
+use everlog_kernel::{RunId, Time, Workflow};
 use everlog_model::{WorkflowRef, rows};
-use everlog_raft::Group;
-use everlog_storage::keys;
-use everlog_storage::state::Direction;
+use everlog_raft::{Group, LeadEpoch};
+use everlog_storage::keys::{self, KeyRange};
+use everlog_storage::state::{Direction, Row, StateError};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::event_loop::Event;
+use super::wakes::{self, WakePage};
+
+/// Applied rows of one partition: those of its Raft group, or of the simulation.
+pub(crate) trait Rows {
+    /// The value of a row.
+    fn get(&self, key: &[u8]) -> Result<Option<bytes::Bytes>, StateError>;
+    /// Up to `limit` rows of a range.
+    fn scan(&self, range: KeyRange, direction: Direction, limit: usize) -> Result<Vec<Row>, StateError>;
+}
+
+impl Rows for Group {
+    fn get(&self, key: &[u8]) -> Result<Option<bytes::Bytes>, StateError> {
+        Group::get(self, key)
+    }
+
+    fn scan(&self, range: KeyRange, direction: Direction, limit: usize) -> Result<Vec<Row>, StateError> {
+        Group::scan(self, &range.start..&range.end, direction, limit)
+    }
+}
 
 /// What a partition wants to know of a workflow.
 pub(crate) struct LoadRequest {
-    pub(crate) group: Group,
     pub(crate) address: WorkflowRef,
     /// Runs besides the current one.
     pub(crate) runs: Vec<RunId>,
     /// Whether the current run is wanted too; not, if the workflow is in memory already.
     pub(crate) with_current: bool,
-    pub(crate) reply: mpsc::WeakSender<Event>,
 }
 
 /// What was found.
@@ -35,48 +51,83 @@ pub(crate) struct Loaded {
     pub(crate) workflow: Result<Workflow, String>,
 }
 
+/// Rows that were read for a lead. One that arrives under another lead is of another time, and is dropped.
+pub(crate) struct Read {
+    /// The lead that asked.
+    pub(crate) epoch: LeadEpoch,
+    pub(crate) rows: ReadRows,
+}
+
+/// What was read.
+pub(crate) enum ReadRows {
+    Workflow(Box<Loaded>),
+    Wakes(Result<WakePage, String>),
+}
+
+/// Where reads of one lead go to.
+#[derive(Clone)]
+pub(crate) struct ReadFor {
+    pub(crate) group: Group,
+    pub(crate) epoch: LeadEpoch,
+    /// Not bounded by itself: a lead has at most [`crate::limits::PARTITION_LOADS_MAX`] loads and one page of wakes on the way.
+    pub(crate) reply: mpsc::UnboundedSender<Read>,
+}
+
+impl ReadFor {
+    fn answer(&self, rows: ReadRows) {
+        // A loop that is gone has nobody who waits.
+        let _ = self.reply.send(Read { epoch: self.epoch, rows });
+    }
+
+    /// Reads a page of wake rows, on a thread for blocking work.
+    pub(crate) fn read_wakes(self, start: Option<bytes::Bytes>, horizon: Time) {
+        tokio::task::spawn_blocking(move || {
+            let page = wakes::read_page(&self.group, start, horizon);
+            self.answer(ReadRows::Wakes(page));
+        });
+    }
+}
+
 /// The reading threads. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Readers {
-    requests: std_mpsc::Sender<LoadRequest>,
+    requests: std_mpsc::Sender<(ReadFor, LoadRequest)>,
 }
 
 impl Readers {
     /// Starts `threads` threads, which end when the last clone is dropped.
     pub(crate) fn start(threads: usize) -> std::io::Result<Readers> {
-        let (requests, receiver) = std_mpsc::channel::<LoadRequest>();
+        let (requests, receiver) = std_mpsc::channel::<(ReadFor, LoadRequest)>();
         let receiver = std::sync::Arc::new(Mutex::new(receiver));
         for number in 0..threads {
             let receiver = std::sync::Arc::clone(&receiver);
             thread::Builder::new().name(format!("reader-{number}")).spawn(move || {
                 loop {
                     let request = receiver.lock().recv();
-                    let Ok(request) = request else { return };
-                    serve(request);
+                    let Ok((reader, request)) = request else { return };
+                    let rows = ReadRows::Workflow(Box::new(serve(&reader.group, request)));
+                    reader.answer(rows);
                 }
             })?;
         }
         Ok(Readers { requests })
     }
 
-    /// Asks for a workflow. The answer comes as [`Event::Loaded`]. Callers are bounded: a partition asks once a workflow.
-    pub(crate) fn load(&self, request: LoadRequest) {
+    /// Reads a workflow. Requests are bounded by those who ask: each lead has a limited number of loads on the way.
+    pub(crate) fn load(&self, reader: ReadFor, request: LoadRequest) {
         // The threads live as long as any sender does, so this cannot fail but in the middle of a shutdown.
-        let _ = self.requests.send(request);
+        let _ = self.requests.send((reader, request));
     }
 }
 
-fn serve(request: LoadRequest) {
-    let LoadRequest { group, address, runs, with_current, reply } = request;
-    let workflow = load(&group, &address, &runs, with_current);
-    let loaded = Loaded { address, with_current, asked: runs, workflow };
-    if let Some(reply) = reply.upgrade() {
-        // The loop takes events as long as it lives; if it is gone, so are those who wait.
-        let _ = reply.blocking_send(Event::Loaded(Box::new(loaded)));
-    }
+/// Reads a workflow. Within one lead nobody else writes its rows, so the ranges need not be read at one moment.
+pub(crate) fn serve(group: &impl Rows, request: LoadRequest) -> Loaded {
+    let LoadRequest { address, runs, with_current } = request;
+    let workflow = load(group, &address, &runs, with_current);
+    Loaded { address, with_current, asked: runs, workflow }
 }
 
-fn load(group: &Group, address: &WorkflowRef, runs: &[RunId], with_current: bool) -> Result<Workflow, String> {
+fn load(group: &impl Rows, address: &WorkflowRef, runs: &[RunId], with_current: bool) -> Result<Workflow, String> {
     let mut workflow = Workflow::new(&*address.workflow_id);
     let mut wanted = runs.to_vec();
     if with_current {
@@ -97,7 +148,7 @@ fn load(group: &Group, address: &WorkflowRef, runs: &[RunId], with_current: bool
     Ok(workflow)
 }
 
-fn load_run(group: &Group, address: &WorkflowRef, run_id: RunId) -> Result<Option<Run>, String> {
+fn load_run(group: &impl Rows, address: &WorkflowRef, run_id: RunId) -> Result<Option<Run>, String> {
     const ROWS: usize = 1024;
     let key = rows::run_key(address, run_id);
     let Some(state) = group.get(&key.state()).map_err(|error| error.to_string())? else { return Ok(None) };
@@ -107,7 +158,8 @@ fn load_run(group: &Group, address: &WorkflowRef, run_id: RunId) -> Result<Optio
     let mut start = key.activities().start;
     let end = key.range().end;
     loop {
-        let page = group.scan(&start..&end, Direction::Ascending, ROWS).map_err(|error| error.to_string())?;
+        let page =
+            group.scan(start.clone()..end.clone(), Direction::Ascending, ROWS).map_err(|error| error.to_string())?;
         let full = page.len() == ROWS;
         if let Some((last, _)) = page.last() {
             start = keys::after(last);

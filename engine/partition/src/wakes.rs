@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use everlog_kernel::{NamespaceId, RunId, Time};
 use everlog_model::limits;
-use everlog_raft::Group;
 use everlog_storage::keys::WakeKey;
 use everlog_storage::state::Direction;
 
+use super::load::Rows;
 use crate::memory;
 
 /// A run to be looked at.
@@ -25,6 +25,10 @@ pub(crate) struct Wake {
 #[derive(Debug, Default)]
 pub(crate) struct Wakes {
     heap: BinaryHeap<Reverse<Wake>>,
+    /// Wake rows due up to here are in memory, or being read.
+    pub(crate) horizon: Time,
+    /// Whether a page of them is being read.
+    pub(crate) reading: bool,
 }
 
 impl Wakes {
@@ -61,11 +65,11 @@ pub(crate) struct WakePage {
 }
 
 /// Reads wake rows from `start` (or the first one) up to `horizon`. Blocks.
-pub(crate) fn read_page(group: &Group, start: Option<bytes::Bytes>, horizon: Time) -> Result<WakePage, String> {
+pub(crate) fn read_page(group: &impl Rows, start: Option<bytes::Bytes>, horizon: Time) -> Result<WakePage, String> {
     let range = WakeKey::until(horizon.0);
     let start = start.unwrap_or(range.start);
     let rows = group
-        .scan(&start..&range.end, Direction::Ascending, limits::WAKE_PAGE_ROWS)
+        .scan(start..range.end, Direction::Ascending, limits::WAKE_PAGE_ROWS)
         .map_err(|error| error.to_string())?;
     let next = (rows.len() == limits::WAKE_PAGE_ROWS)
         .then(|| rows.last().map(|(key, _)| everlog_storage::keys::after(key)))

@@ -17,16 +17,17 @@ use everlog_matching::query_waiters::Queries;
 use everlog_matching::{Backlog, Matching};
 use everlog_meta::{MetaError, Namespaces};
 use everlog_model::{NamespaceSource, QueueId, WorkflowRef, limits, rows};
-use everlog_partition::{Dependencies, Partitions};
-use everlog_raft::{Group, Leadership, NodeOptions};
+use everlog_partition::{Dependencies, GroupSlot, Partitions};
+use everlog_raft::{Group, GroupReplica, Leadership, NodeOptions};
 use everlog_storage::GroupId;
-use everlog_storage::directory::{DataDirectory, DirectoryError};
+use everlog_storage::directory::{DataDirectory, DirectoryError, NodeIdentity};
 use everlog_storage::log::{LogEngine, LogError};
 use everlog_storage::rocks_state::{RocksState, StateOptions};
 use everlog_storage::segment_log::{LogOptions, SegmentLog};
 use everlog_storage::state::{Direction, StateEngine, StateError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use parking_lot::RwLock;
 
 use crate::settings::{DataLocation, Settings};
 use crate::{memory, telemetry};
@@ -83,7 +84,7 @@ pub struct Node {
     pub namespaces: Arc<Namespaces>,
     /// Who waits for answers to queries.
     pub queries: Arc<Queries>,
-    raft: everlog_raft::Node,
+    raft: Arc<everlog_raft::Node>,
     log: Arc<SegmentLog>,
     state: Arc<RocksState>,
     /// Held until everything else has stopped: it keeps other processes out.
@@ -98,6 +99,8 @@ impl Node {
     /// See [`NodeError`].
     pub async fn start(options: Options) -> Result<Node, NodeError> {
         let directory = DataDirectory::open(&options.data_dir)?;
+        // A directory that is used for the first time founds a cluster of one, which is named after it.
+        let identity = directory.count_start(directory.id(), 1)?;
         let log_path = directory.log_path();
         let state_path = directory.state_path();
         // Both read their files; side by side that takes half the time.
@@ -107,21 +110,25 @@ impl Node {
         );
         let log = Arc::new(log.map_err(std::io::Error::other)??);
         let state = Arc::new(state.map_err(std::io::Error::other)??);
-        let raft = everlog_raft::Node::new(
+        let raft = Arc::new(everlog_raft::Node::new(
             NodeOptions::default(),
             Arc::clone(&log) as Arc<dyn LogEngine>,
             Arc::clone(&state) as Arc<dyn StateEngine>,
-        );
-        let meta = raft.open_group(META_GROUP).await?;
+        ));
+        let meta = start_group(&raft, &identity, META_GROUP).await?;
         let namespaces = Namespaces::open(meta).await?;
         let count = namespaces.partitions_or_set(options.partitions).await?;
         let mut groups = Vec::new();
         for id in 1..=count {
-            groups.push(raft.open_group(GroupId(id)).await?);
+            groups.push(start_group(&raft, &identity, GroupId(id)).await?);
         }
         for group in &groups {
             until_led(group).await?;
         }
+        if !identity.is_bootstrapped {
+            directory.finish_bootstrap()?;
+        }
+        let groups: Vec<GroupSlot> = groups.into_iter().map(|group| Arc::new(RwLock::new(group))).collect();
         let source: Arc<dyn NamespaceSource> = Arc::clone(&namespaces) as _;
         let matching = Matching::new(
             Arc::new(TaskRows { groups: groups.clone(), namespaces: Arc::clone(&source) }) as Arc<dyn Backlog>
@@ -134,7 +141,7 @@ impl Node {
             limits: Arc::new(options.limits),
             cache_bytes_max: options.cache_bytes_max / groups.len().max(1),
         };
-        let partitions = Partitions::new(everlog_partition::spawn(groups, &dependencies)?);
+        let partitions = Partitions::new(everlog_partition::spawn(&raft, groups, &dependencies)?);
         Ok(Node { partitions, matching, namespaces, queries, raft, log, state, directory })
     }
 
@@ -222,6 +229,16 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
     served
 }
 
+/// Opens a group that is there; creates it while the groups that a cluster begins with are not all there yet.
+async fn start_group(
+    raft: &everlog_raft::Node,
+    identity: &NodeIdentity,
+    group: GroupId,
+) -> Result<Group, everlog_raft::NodeError> {
+    let replica = GroupReplica::founding(group);
+    if identity.is_bootstrapped { raft.open_group(replica).await } else { raft.create_group(replica).await }
+}
+
 /// Waits until this node leads a group.
 async fn until_led(group: &Group) -> Result<(), NodeError> {
     let mut leadership = group.leadership();
@@ -234,7 +251,7 @@ async fn until_led(group: &Group) -> Result<(), NodeError> {
 
 /// The tasks that matching does not hold in memory.
 struct TaskRows {
-    groups: Vec<Group>,
+    groups: Vec<GroupSlot>,
     namespaces: Arc<dyn NamespaceSource>,
 }
 
@@ -246,7 +263,7 @@ impl Backlog for TaskRows {
         after: Option<TaskKey>,
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<(WorkflowRef, Task)>, String>> {
-        let group = self.groups.iter().find(|group| group.id() == partition).cloned();
+        let group = self.groups.iter().map(|group| group.read().clone()).find(|group| group.id() == partition);
         let namespace = self.namespaces.by_id(queue.namespace_id);
         async move {
             let (Some(group), Some(namespace)) = (group, namespace) else { return Ok(Vec::new()) };

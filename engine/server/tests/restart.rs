@@ -187,9 +187,8 @@ async fn a_directory_that_cannot_be_used_is_refused_in_one_line() {
 
     let format = data.path().join("FORMAT");
     let text = std::fs::read_to_string(&format).unwrap();
-    std::fs::write(&format, text.replace("format 2", "format 999")).unwrap();
-    let other =
-        format!("everlog: data directory {path} has format 999, but this version of everlog reads format 2 only");
+    std::fs::write(&format, text.replace("format 3", "format 999")).unwrap();
+    let other = format!("everlog: data directory {path} has format 999, but this version of everlog reads format 3");
     assert_eq!(refused(&args), other);
     std::fs::write(&format, "nonsense").unwrap();
     assert!(refused(&args).contains("is not the FORMAT file of an everlog data directory"));

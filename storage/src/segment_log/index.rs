@@ -1,4 +1,4 @@
-//! What the log holds of each group, and where: in memory, made anew from the segments at every start.
+//! What the log holds for each group, and where. In memory; rebuilt from the segments at every start.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -30,6 +30,7 @@ pub(super) struct Index {
 
 #[derive(Debug, Default)]
 struct GroupIndex {
+    replica: Option<Bytes>,
     vote: Option<Bytes>,
     committed: Option<Bytes>,
     purged: Option<(u64, Bytes)>,
@@ -62,6 +63,7 @@ impl Index {
                 group.purged = Some((upto, log_id));
             }
             Change::Vote { group, vote } => self.groups.entry(group).or_default().vote = Some(vote),
+            Change::Replica { group, replica } => self.groups.entry(group).or_default().replica = Some(replica),
             Change::Committed { group, log_id } => self.groups.entry(group).or_default().committed = Some(log_id),
             Change::Destroy { group } => {
                 let Some(group) = self.groups.remove(&group) else { return };
@@ -74,6 +76,7 @@ impl Index {
     pub(super) fn recovered(&self, group: GroupId) -> RecoveredGroup {
         let Some(group) = self.groups.get(&group) else { return RecoveredGroup::default() };
         RecoveredGroup {
+            replica: group.replica.clone(),
             vote: group.vote.clone(),
             committed: group.committed.clone(),
             purged: group.purged.as_ref().map(|(_, log_id)| log_id.clone()),
@@ -92,14 +95,9 @@ impl Index {
         range.zip(found).take_while(|(expected, (index, _))| expected == *index).map(|(_, (_, location))| *location)
     }
 
-    /// Entries of all groups in a segment, by group and index.
-    pub(super) fn entries_in(&self, segment: u64) -> Vec<(GroupId, u64, Location)> {
-        let mut found = Vec::new();
-        for (group, known) in &self.groups {
-            let here = known.entries.iter().filter(|(_, location)| location.segment == segment);
-            found.extend(here.map(|(index, location)| (*group, *index, *location)));
-        }
-        found
+    /// Whether the entry with this index is the one at this location.
+    pub(super) fn is_at(&self, group: GroupId, index: u64, location: Location) -> bool {
+        self.groups.get(&group).and_then(|group| group.entries.get(&index)) == Some(&location)
     }
 
     /// Bytes of entries in a segment.
@@ -117,11 +115,12 @@ impl Index {
         self.live.remove(&segment);
     }
 
-    /// All that a new segment must tell so that older ones may go, except for entries.
+    /// What a new segment must begin with so that older ones can go: everything except entries.
     pub(super) fn hard_state(&self) -> Vec<LogRecord> {
         let mut records = Vec::new();
         for (group, known) in &self.groups {
             let group = *group;
+            records.extend(known.replica.clone().map(|replica| LogRecord::Replica { group, replica }));
             records.extend(known.vote.clone().map(|vote| LogRecord::Vote { group, vote }));
             records.extend(known.committed.clone().map(|log_id| LogRecord::Committed { group, log_id }));
             records.extend(known.purged.clone().map(|(upto, log_id)| LogRecord::Purge { group, upto, log_id }));

@@ -2,53 +2,66 @@
 //!
 //! There is one frame on its way to the disk at any time, so a crash leaves at most one that is not whole, at the very end, and
 //! nobody was told that it is durable. Whatever else is not whole was acknowledged once, and the log is not opened.
+//!
+//! The newest segment is written on where its last whole frame ends, so that a start needs no space and no new file.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::format::{Change, FRAME_ALIGNMENT, Frame, HEADER_BYTES, read_frame, read_header};
-use super::segments::{SEGMENT, SPARE, Segment, Shared, segment_path, sync_directory};
+use super::disk::Disk;
+use super::format::{Change, FRAME_ALIGNMENT, HEADER_BYTES, has_stamp, read_frame, read_header};
+use super::segments::{PAGE_BYTES, SEGMENT, SPARE, Segment, Shared, segment_name};
 use crate::log::LogError;
 
 /// What a directory holds.
 pub(super) struct Recovered {
     pub(super) shared: Shared,
-    /// Sequence number of the newest segment; 0 if there is none.
-    pub(super) newest: u64,
-    pub(super) spares: Vec<PathBuf>,
+    /// Where the newest segment goes on, if there is one.
+    pub(super) newest: Option<Newest>,
+    pub(super) spares: Vec<String>,
 }
 
-/// Reads all segments in `directory`. The last one is ended, so that the next one can begin.
-pub(super) fn recover(directory: &Path) -> Result<Recovered, LogError> {
-    let failed = |error: io::Error| LogError(format!("{}: {error}", directory.display()));
-    let (sequences, spares) = list(directory).map_err(failed)?;
-    let newest = sequences.last().copied().unwrap_or(0);
+/// The segment that is written to.
+pub(super) struct Newest {
+    pub(super) segment: Arc<Segment>,
+    /// Where its frames end.
+    pub(super) position: u64,
+    /// What is written of the page that they end in.
+    pub(super) page: Vec<u8>,
+    /// The file's length.
+    pub(super) length: u64,
+    /// Nothing may follow in this segment.
+    pub(super) is_ended: bool,
+}
+
+/// Reads all segments on `disk`.
+pub(super) fn recover(disk: &dyn Disk) -> Result<Recovered, LogError> {
+    let failed = |error: io::Error| LogError(format!("{}: {error}", disk.path("").display()));
+    disk.create().map_err(failed)?;
+    let (sequences, spares) = list(disk).map_err(failed)?;
     let mut shared = Shared::default();
     if let Some(gap) = sequences.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
-        let path = segment_path(directory, gap[1] - 1);
+        let path = disk.path(&segment_name(gap[1] - 1));
         return Err(LogError(format!("{} is missing, but segments before and behind it are there", path.display())));
     }
+    let mut newest = None;
     for sequence in &sequences {
-        let path = segment_path(directory, *sequence);
-        let segment = recover_segment(&mut shared, path.clone(), *sequence, *sequence == newest)
+        let path = disk.path(&segment_name(*sequence));
+        let is_newest = Some(sequence) == sequences.last();
+        let recovered = recover_segment(disk, &mut shared, *sequence, is_newest)
             .map_err(|error| LogError(format!("{}: {error}", path.display())))?;
-        shared.segments.insert(*sequence, Arc::new(segment));
+        shared.segments.insert(*sequence, Arc::clone(&recovered.segment));
+        newest = Some(recovered);
     }
     Ok(Recovered { shared, newest, spares })
 }
 
 /// Sequence numbers of the segments, ascending, and spare files.
-fn list(directory: &Path) -> io::Result<(Vec<u64>, Vec<PathBuf>)> {
+fn list(disk: &dyn Disk) -> io::Result<(Vec<u64>, Vec<String>)> {
     let (mut sequences, mut spares) = (Vec::new(), Vec::new());
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
+    for name in disk.list()? {
         if name.starts_with(SPARE) {
-            spares.push(entry.path());
+            spares.push(name);
         } else if let Some(sequence) = name.strip_suffix(SEGMENT).and_then(|hex| u64::from_str_radix(hex, 16).ok()) {
             sequences.push(sequence);
         }
@@ -58,49 +71,45 @@ fn list(directory: &Path) -> io::Result<(Vec<u64>, Vec<PathBuf>)> {
     Ok((sequences, spares))
 }
 
-fn recover_segment(shared: &mut Shared, path: PathBuf, sequence: u64, is_newest: bool) -> io::Result<Segment> {
+fn recover_segment(disk: &dyn Disk, shared: &mut Shared, sequence: u64, is_newest: bool) -> io::Result<Newest> {
     let corrupt = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
-    let bytes = std::fs::read(&path)?;
+    let name = segment_name(sequence);
+    let file = disk.open(&name)?;
+    let mut bytes = vec![0; usize::try_from(file.length()?).map_err(io::Error::other)?];
+    file.read_at(&mut bytes, 0)?;
     let (named, stamp) = read_header(&bytes).map_err(|what| corrupt(what.to_owned()))?;
     if named != sequence {
         return Err(corrupt(format!("it is segment {named} by its content")));
     }
-    let file = File::options().read(true).write(true).open(&path)?;
-    let segment = Segment { sequence, stamp, path, file };
-    let mut position = HEADER_BYTES;
-    while let Some((changes, length)) = read_frame(&bytes[position..], stamp) {
+    let segment = Arc::new(Segment { sequence, stamp, path: disk.path(&name), file });
+    let (mut last, mut position, mut is_ended) = (HEADER_BYTES, HEADER_BYTES, false);
+    while !is_ended && let Some((changes, length)) = read_frame(&bytes[position..], stamp) {
         let frame = u32::try_from(position).map_err(|_| corrupt("it is larger than 4 GiB".to_owned()))?;
-        let is_end = changes.contains(&Change::End);
+        is_ended = changes.contains(&Change::End);
         for change in changes {
             shared.index.apply(change, sequence, frame);
         }
-        if is_end {
-            return Ok(segment);
-        }
-        position += length;
+        (last, position) = (position, position + length);
     }
     if position == HEADER_BYTES {
         return Err(corrupt("its first frame is damaged".to_owned()));
     }
-    if !is_newest {
+    if !is_ended && !is_newest {
         return Err(corrupt(format!("it is damaged at byte {position}: it does not end there")));
     }
-    let behind = (position + FRAME_ALIGNMENT..bytes.len()).step_by(FRAME_ALIGNMENT);
-    if let Some(next) = behind.into_iter().find(|next| read_frame(&bytes[*next..], stamp).is_some()) {
-        return Err(corrupt(format!("it is damaged at byte {position}: it goes on at byte {next}")));
+    if !is_ended {
+        let behind = (position + FRAME_ALIGNMENT..bytes.len()).step_by(FRAME_ALIGNMENT);
+        let mut behind = behind.filter(|at| has_stamp(&bytes[*at..], stamp));
+        if let Some(next) = behind.find(|at| read_frame(&bytes[*at..], stamp).is_some()) {
+            return Err(corrupt(format!("it is damaged at byte {position}: it goes on at byte {next}")));
+        }
     }
-    let (end, _) = Frame::end().finish(stamp);
-    segment.file.write_all_at(&end, position as u64)?;
-    segment.file.sync_data()?;
-    Ok(segment)
-}
-
-/// Makes the directory of a log if it is not there.
-pub(super) fn create(directory: &Path) -> Result<(), LogError> {
-    let failed = |error: io::Error| LogError(format!("{}: {error}", directory.display()));
-    if directory.is_dir() {
-        return Ok(());
+    if is_newest {
+        // A process that was killed may have left the last frame in the system's cache only. A sync that failed leaves it there as if it
+        // were on the disk, so that only writing it again brings it there.
+        segment.file.write_at(&bytes[last..position], last as u64)?;
+        segment.file.sync_data()?;
     }
-    std::fs::create_dir_all(directory).map_err(failed)?;
-    directory.parent().map_or(Ok(()), sync_directory).map_err(failed)
+    let page = bytes[position - position % PAGE_BYTES..position].to_vec();
+    Ok(Newest { segment, position: position as u64, page, length: bytes.len() as u64, is_ended })
 }

@@ -1,64 +1,77 @@
-//! The files of the log: the one that is written to, the older ones, and spare ones that are used again.
+//! The files of the log: the one that is written to, older ones, and spare ones.
 //!
 //! ```text
-//!   0000000000000007.seg   full, its last frame says so          ◀─ goes once none of its entries is needed
+//!   0000000000000007.seg   full, its last frame says so; removed once none of its entries is needed
 //!   0000000000000008.seg   full
 //!   0000000000000009.seg   written to; begins with the hard state of every group, so that older ones may go
 //!   spare-0000000000000006 was a segment, becomes one again
 //! ```
 //!
-//! A file that is overwritten has no new length and no new blocks to be made durable with the data: an fdatasync then costs a third
-//! less. So files are used again, and a new one is filled with zeros a step ahead of what is written to it. What is written are whole
-//! pages, one at a time: the system need not read a page to change a part of it, and does not put pages together, all of which it would
-//! write when one is changed.
+//! Overwriting a file changes neither its length nor its blocks, so fdatasync costs a third less. That is why files are recycled, and why
+//! a new file is filled with zeros a little ahead of the frames. Whole pages are written, one at a time: the system then need not read a
+//! page to change part of it, and does not join pages into larger units that it would write whole for every small change.
 //!
-//! **Invariant: segments go in the order in which they were made.** A later frame may take back what an earlier one says, so none may
-//! go as long as an older one is there. Where a group that is at rest keeps an old segment, its entries are written anew.
+//! **Invariant: segments go in the order in which they were made.** A later frame may take back what an earlier one says, so a segment
+//! stays as long as an older one does. When an idle group keeps an old segment, its entries are rewritten.
+//!
+//! **Invariant: a frame that was handed in can be written when the disk is full.** The active segment has its space from the beginning, and
+//! a spare file with a segment's space is kept open. Both together are more than what can be on its way when the server begins to refuse
+//! work, and enough for deletions and compaction. When they are used up, a frame waits ([`WriteError::Exhausted`]).
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fmt;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::format::{Change, Frame, HEADER_BYTES, header};
+use super::LogOptions;
+use super::disk::{Disk, DiskFile, is_exhausted};
+use super::format::{Change, Frame, HEADER_BYTES};
 use super::index::Index;
-use crate::log::LogRecord;
+use super::moving::Moving;
+use super::recovery::Newest;
+use super::spare::{NewSegment, Spare, allocate, capacity, whole_pages};
 
 /// How far ahead of what is written a new file is filled with zeros, bytes: little enough to go along with a write.
-const FILL_BYTES: usize = 64 << 10;
+pub(super) const FILL_BYTES: usize = 64 << 10;
 /// Frames up to this size, in bytes, are worth it: a larger one takes more to be written twice than its file's new length does.
 const FILL_FRAME_BYTES_MAX: usize = 4 << 10;
 /// What the system caches and writes at once, bytes.
-const PAGE_BYTES: usize = 4096;
+pub(super) const PAGE_BYTES: usize = 4096;
 /// Memory of a write that is kept for the next one, bytes: a large one is rare.
 const KEPT_BYTES: usize = 256 << 10;
 /// Spare files that are kept: as many segments as may go at once when a busy node purges its log.
 const SPARES_MAX: usize = 4;
-/// Segments that the log may have beyond twice what its entries need, before old entries are written anew.
+/// Segments that the log may have beyond twice what its entries need, before old entries are rewritten.
 const SLACK_SEGMENTS: u64 = 4;
-/// Bytes of entries that are written anew with one frame.
-const MOVE_BYTES: usize = 1 << 20;
+/// Old segments that go in one step. Each takes a sync of the directory.
+const LET_GO_MAX: usize = 4;
 /// Beginning of a spare file's name.
 pub(super) const SPARE: &str = "spare-";
 /// End of a segment's name.
 pub(super) const SEGMENT: &str = ".seg";
 
 /// A file of the log.
-#[derive(Debug)]
 pub(super) struct Segment {
     pub(super) sequence: u64,
     pub(super) stamp: u64,
+    /// For messages.
     pub(super) path: PathBuf,
-    pub(super) file: File,
+    pub(super) file: Arc<dyn DiskFile>,
+}
+
+impl fmt::Debug for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())
+    }
 }
 
 impl Segment {
     pub(super) fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
+        self.file.read_at(buffer, offset)
     }
 }
 
@@ -78,55 +91,116 @@ impl Shared {
     }
 }
 
+/// Why nothing was written.
+#[derive(Debug)]
+pub(super) enum WriteError {
+    /// There is no space, or no descriptor. Nothing is lost: the same frame may be tried again.
+    Exhausted(io::Error),
+    /// Nobody knows what is on the disk.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for WriteError {
+    fn from(error: io::Error) -> WriteError {
+        if is_exhausted(&error) { WriteError::Exhausted(error) } else { WriteError::Failed(error) }
+    }
+}
+
+impl std::fmt::Display for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (WriteError::Exhausted(error) | WriteError::Failed(error)) = self;
+        error.fmt(f)
+    }
+}
+
 /// What the writer has to itself.
 pub(super) struct Segments {
-    directory: PathBuf,
+    disk: Arc<dyn Disk>,
     shared: Arc<Mutex<Shared>>,
     segment_bytes: u64,
     active: Arc<Segment>,
+    /// The active segment has its last frame.
+    is_ended: bool,
     /// Where the next frame goes in the active segment.
     position: u64,
     /// The page that the next frame begins in, as far as it is written.
     page: Vec<u8>,
-    /// The segment's length; it is filled up to here.
+    /// The active segment's length; it is filled up to here.
     length: u64,
-    spares: Vec<PathBuf>,
+    /// The active segment has its space up to here.
+    allocated: u64,
+    spares: Vec<Spare>,
+    /// How far the oldest segment has been emptied.
+    moving: Option<Moving>,
+    move_bytes_max: usize,
+    /// Rewriting entries was found to free nothing, and nothing was appended since.
+    is_futile: bool,
     /// The memory of the last frame.
     buffer: Vec<u8>,
     syncs: u64,
+    moved_bytes: u64,
 }
 
 impl Segments {
-    /// Begins a new segment behind `sequence`. `spares` are files that may be used.
+    /// Goes on with what a start found. A log without a segment gets its first one.
     pub(super) fn begin(
-        directory: &Path,
+        disk: Arc<dyn Disk>,
         shared: Arc<Mutex<Shared>>,
-        segment_bytes: u64,
-        sequence: u64,
-        spares: Vec<PathBuf>,
-    ) -> io::Result<Segments> {
-        let mut spares = spares;
-        while spares.len() > SPARES_MAX {
-            spares.pop().map(std::fs::remove_file).transpose()?;
+        options: &LogOptions,
+        newest: Option<Newest>,
+        spare_names: Vec<String>,
+    ) -> Result<Segments, WriteError> {
+        let segment_bytes = options.segment_bytes;
+        let mut spares = Vec::new();
+        for name in spare_names {
+            if spares.len() < SPARES_MAX {
+                spares.push(Spare::open(&*disk, name, segment_bytes)?);
+            } else {
+                disk.remove(&name)?;
+            }
         }
-        let hard_state = shared.lock().index.hard_state();
-        let new = NewSegment::make(directory, sequence, hard_state, spares.pop())?;
-        let syncs = NewSegment::SYNCS;
-        let NewSegment { position, page, length, .. } = new;
-        let active = publish(&shared, new.segment, new.changes);
-        let buffer = Vec::new();
-        Ok(Segments {
-            directory: directory.to_owned(),
+        // Names that a process left which was killed. Otherwise an overwritten file could be found under an earlier name.
+        disk.sync().map_err(WriteError::Failed)?;
+        let mut syncs = 1;
+        let newest = match newest {
+            Some(newest) => {
+                syncs += 1;
+                newest
+            }
+            None => {
+                let spare = spares.pop().map_or_else(|| Spare::make(&*disk, segment_bytes), Ok)?;
+                let new = NewSegment::make(&*disk, 1, &[], &spare)?;
+                syncs += NewSegment::SYNCS;
+                let NewSegment { position, page, length, .. } = new;
+                let segment = publish(&shared, new.segment, new.changes);
+                Newest { segment, position, page, length, is_ended: false }
+            }
+        };
+        let Newest { segment: active, position, page, length, is_ended } = newest;
+        // A log on a full disk is opened, too.
+        let allocated = allocate(&*active.file, capacity(segment_bytes), length).unwrap_or(length);
+        let mut segments = Segments {
+            disk,
             shared,
             segment_bytes,
             active,
+            is_ended,
             position,
             page,
             length,
+            allocated,
             spares,
-            buffer,
+            moving: None,
+            move_bytes_max: options.move_bytes_max,
+            is_futile: false,
+            buffer: Vec::new(),
             syncs,
-        })
+            moved_bytes: 0,
+        };
+        match segments.keep_spare() {
+            Ok(()) | Err(WriteError::Exhausted(_)) => Ok(segments),
+            Err(failed) => Err(failed),
+        }
     }
 
     /// An empty frame.
@@ -139,13 +213,33 @@ impl Segments {
         std::mem::take(&mut self.syncs)
     }
 
-    /// Makes a frame durable, and what it holds known. After an error nobody knows what is on the disk.
-    pub(super) fn append(&mut self, frame: Frame) -> io::Result<()> {
+    /// Bytes of entries that were rewritten since this was last asked.
+    pub(super) fn take_moved_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.moved_bytes)
+    }
+
+    /// Bytes that can be written although the disk is full.
+    pub(super) fn reserve_bytes(&self) -> u64 {
+        let spares: u64 = self.spares.iter().map(|spare| spare.allocated).sum();
+        self.allocated.saturating_sub(self.position) + spares
+    }
+
+    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+        self.disk.free_bytes()
+    }
+
+    /// Makes a frame durable, and what it holds known. The frame is used up unless the error says that it may be tried again.
+    pub(super) fn append(&mut self, frame: &mut Frame) -> Result<(), WriteError> {
         // A frame that is larger than a segment gets one for itself.
-        if self.position + frame.len() as u64 > self.segment_bytes {
+        if self.is_ended || self.position + frame.len() as u64 > self.segment_bytes {
             self.rotate()?;
         }
-        let (changes, begin) = self.write(frame)?;
+        let begin = self.write(frame)?;
+        let (buffer, changes) = std::mem::replace(frame, Frame::new()).into_parts();
+        if buffer.capacity() <= KEPT_BYTES {
+            self.buffer = buffer;
+        }
+        self.is_futile = false;
         let mut shared = self.shared.lock();
         for change in changes {
             shared.index.apply(change, self.active.sequence, begin);
@@ -153,47 +247,68 @@ impl Segments {
         Ok(())
     }
 
-    /// Returns what the frame holds, and where it begins.
-    fn write(&mut self, frame: Frame) -> io::Result<(Vec<Change>, u32)> {
+    /// Returns where the frame begins.
+    fn write(&mut self, frame: &mut Frame) -> Result<u32, WriteError> {
         let begin = u32::try_from(self.position).map_err(|_| io::Error::other("a segment of the log beyond 4 GiB"))?;
-        let (bytes, changes) = frame.finish(self.active.stamp);
-        self.length = write_pages(&self.active.file, &mut self.page, self.position, &bytes, self.length)?;
+        let bytes = frame.seal(self.active.stamp);
+        let file = &*self.active.file;
+        // Before anything is written: what is known to fit need not be taken back.
+        self.allocated = allocate(file, whole_pages(self.position + bytes.len() as u64), self.allocated)?;
+        self.length = write_pages(file, &mut self.page, self.position, bytes, self.length)?;
         self.position += bytes.len() as u64;
-        self.active.file.sync_data()?;
+        file.sync_data().map_err(WriteError::Failed)?;
         self.syncs += 1;
-        if bytes.capacity() <= KEPT_BYTES {
-            self.buffer = bytes;
-        }
-        Ok((changes, begin))
+        Ok(begin)
     }
 
-    /// Ends the active segment and begins the next one.
-    fn rotate(&mut self) -> io::Result<()> {
-        self.write(Frame::end())?;
+    /// Ends the active segment and begins the next one. May be tried again.
+    fn rotate(&mut self) -> Result<(), WriteError> {
+        self.keep_spare()?;
+        if !self.is_ended {
+            self.write(&mut Frame::end())?;
+            self.is_ended = true;
+        }
         let hard_state = self.shared.lock().index.hard_state();
-        let new = NewSegment::make(&self.directory, self.active.sequence + 1, hard_state, self.spares.pop())?;
+        let Some(spare) = self.spares.last() else { return Ok(()) };
+        let new = NewSegment::make(&*self.disk, self.active.sequence + 1, &hard_state, spare)?;
         self.syncs += NewSegment::SYNCS;
+        self.allocated = spare.allocated.max(new.length);
+        self.spares.pop();
         (self.position, self.page, self.length) = (new.position, new.page, new.length);
         self.active = publish(&self.shared, new.segment, new.changes);
+        self.is_ended = false;
         Ok(())
     }
 
-    /// Lets go of old segments that nothing needs, and, where there are far more of them than entries, writes the entries of the
-    /// oldest ones anew. `slack` is how many more there may be.
-    pub(super) fn tidy(&mut self, slack: Slack) -> io::Result<()> {
-        self.let_go()?;
-        let mut steps = self.shared.lock().segments.len();
-        while steps > 0 && self.has_too_many(slack) {
-            steps -= 1;
-            self.move_oldest()?;
-            self.let_go()?;
+    /// Sees to it that there is a spare file: it is what is written to when the disk is full.
+    fn keep_spare(&mut self) -> Result<(), WriteError> {
+        if self.spares.is_empty() {
+            self.spares.push(Spare::make(&*self.disk, self.segment_bytes)?);
+        }
+        Ok(())
+    }
+
+    /// A step of giving back what is not needed: a few old segments go, or some entries of the oldest one are rewritten if there are
+    /// far more segments than entries. `slack` is how many more there may be. Whether another step has something to do.
+    pub(super) fn tidy(&mut self, slack: Slack) -> Result<bool, WriteError> {
+        let gone = self.let_go()?;
+        let mut is_moving = false;
+        if gone == 0 && self.has_too_many(slack) {
+            let began = Instant::now();
+            let moved = self.move_entries(slack)?;
+            is_moving = !self.is_futile;
+            if moved > 0 {
+                self.moved_bytes += moved as u64;
+                metrics::histogram!("everlog_log_move_seconds").record(began.elapsed().as_secs_f64());
+            }
         }
         if slack == Slack::Least {
             while self.spares.len() > 1 {
-                self.spares.pop().map(std::fs::remove_file).transpose()?;
+                self.spares.pop().map(|spare| self.disk.remove(&spare.name)).transpose()?;
             }
         }
-        Ok(())
+        self.keep_spare()?;
+        Ok(gone > 0 || is_moving)
     }
 
     fn has_too_many(&self, slack: Slack) -> bool {
@@ -206,67 +321,68 @@ impl Segments {
         shared.segments.len() as u64 * self.segment_bytes > allowed && shared.segments.len() > 1
     }
 
-    /// The oldest segments go as long as they have no entries.
-    fn let_go(&mut self) -> io::Result<()> {
-        loop {
+    /// The oldest segments go as long as they have no entries, up to a few. Returns how many went.
+    fn let_go(&mut self) -> Result<usize, WriteError> {
+        for gone in 0..LET_GO_MAX {
             let mut shared = self.shared.lock();
-            let Some((&sequence, _)) = shared.segments.first_key_value() else { return Ok(()) };
+            let Some((&sequence, _)) = shared.segments.first_key_value() else { return Ok(gone) };
             if sequence == self.active.sequence || shared.index.live_bytes(sequence) > 0 {
-                return Ok(());
+                return Ok(gone);
             }
             shared.index.forget(sequence);
-            let Some(gone) = shared.segments.remove(&sequence) else { return Ok(()) };
+            let Some(segment) = shared.segments.remove(&sequence) else { return Ok(gone) };
             shared.tell();
             drop(shared);
+            let length = segment.file.length().map_err(WriteError::Failed)?;
             // One that a large write had for itself takes too much disk to be kept.
-            let is_usual = gone.file.metadata()?.len() <= 2 * self.segment_bytes + FILL_BYTES as u64;
-            // Whoever still reads it must not see it change.
+            let is_usual = length <= 2 * capacity(self.segment_bytes);
+            // A reader that still has it must not see it change.
+            let name = format!("{SPARE}{sequence:016x}");
             if is_usual
                 && self.spares.len() < SPARES_MAX
-                && let Ok(segment) = Arc::try_unwrap(gone)
+                && let Some(segment) = Arc::into_inner(segment)
+                && self.disk.rename(&segment_name(sequence), &name).is_ok()
             {
-                let spare = self.directory.join(format!("{SPARE}{sequence:016x}"));
-                std::fs::rename(&segment.path, &spare)?;
-                self.spares.push(spare);
+                let allocated = allocate(&*segment.file, capacity(self.segment_bytes), length).unwrap_or(length);
+                self.spares.push(Spare { name, file: segment.file, allocated });
             } else {
-                std::fs::remove_file(segment_path(&self.directory, sequence))?;
+                // It is forgotten, so it must go before a newer one does.
+                self.disk.remove(&segment_name(sequence)).map_err(WriteError::Failed)?;
             }
             // Before the next one goes: what is there after a crash must have no gaps.
-            sync_directory(&self.directory)?;
+            self.disk.sync().map_err(WriteError::Failed)?;
             self.syncs += 1;
         }
+        Ok(LET_GO_MAX)
     }
 
-    /// Writes the entries of the oldest segment into the active one.
-    fn move_oldest(&mut self) -> io::Result<()> {
-        let (oldest, mut entries) = {
+    /// Rewrites some entries of the oldest segment. Returns how many bytes of them.
+    fn move_entries(&mut self, slack: Slack) -> Result<usize, WriteError> {
+        let oldest = {
             let shared = self.shared.lock();
-            let Some((&sequence, segment)) = shared.segments.first_key_value() else { return Ok(()) };
-            if sequence == self.active.sequence {
-                return Ok(());
-            }
-            (Arc::clone(segment), shared.index.entries_in(sequence))
+            shared.segments.first_key_value().map(|(_, segment)| Arc::clone(segment))
         };
-        entries.sort_unstable_by_key(|(group, index, _)| (*group, *index));
-        for part in entries.chunk_by(|(group, index, _), (next, following, _)| group == next && index + 1 == *following)
-        {
-            let mut rest = part;
-            while let Some((group, first_index, _)) = rest.first() {
-                let mut located = Vec::new();
-                let mut bytes = 0;
-                while let Some((_, _, location)) = rest.first().filter(|_| bytes < MOVE_BYTES) {
-                    located.push((Arc::clone(&oldest), *location));
-                    bytes += location.bytes as usize;
-                    rest = &rest[1..];
-                }
-                let entries = super::read_entries(&located)?;
-                let mut frame = self.frame();
-                frame.push(&LogRecord::Append { group: *group, first_index: *first_index, entries });
-                self.append(frame)?;
-            }
+        let Some(oldest) = oldest.filter(|oldest| oldest.sequence != self.active.sequence && !self.is_futile) else {
+            return Ok(0);
+        };
+        let moving = self.moving.take().filter(|moving| moving.segment == oldest.sequence);
+        let mut moving = moving.unwrap_or_else(|| Moving::begin(&oldest));
+        let mut frame = self.frame();
+        let collected = moving.collect(&oldest, &self.shared, self.move_bytes_max, &mut frame)?;
+        if !frame.is_empty() {
+            self.append(&mut frame)?;
         }
-        tracing::debug!(segment = oldest.sequence, entries = entries.len(), "entries of the log were written anew");
-        Ok(())
+        // Emptying it has only filled another one.
+        let is_full = 10 * moving.moved_bytes as u64 > 9 * self.segment_bytes;
+        self.is_futile = slack == Slack::Least && collected.is_last && is_full;
+        self.moving = Some(moving);
+        Ok(collected.bytes)
+    }
+
+    /// Sequence numbers of the oldest and the active segment.
+    pub(super) fn sequences(&self) -> (u64, u64) {
+        let oldest = self.shared.lock().segments.keys().next().copied();
+        (oldest.unwrap_or(self.active.sequence), self.active.sequence)
     }
 }
 
@@ -277,47 +393,6 @@ pub(super) enum Slack {
     Usual,
     /// When there is time.
     Least,
-}
-
-/// A file that has become a segment.
-struct NewSegment {
-    segment: Segment,
-    position: u64,
-    page: Vec<u8>,
-    length: u64,
-    changes: Vec<Change>,
-}
-
-impl NewSegment {
-    /// Of the directory, the file, and the directory.
-    const SYNCS: u64 = 3;
-
-    /// Makes a segment of a spare file or a new one. It has its name only once all that it begins with is durable.
-    fn make(
-        directory: &Path,
-        sequence: u64,
-        hard_state: Vec<LogRecord>,
-        spare: Option<PathBuf>,
-    ) -> io::Result<NewSegment> {
-        let unnamed = spare.unwrap_or_else(|| directory.join(format!("{SPARE}new")));
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(&unnamed)?;
-        // It must not be found under an earlier name with what it becomes now.
-        sync_directory(directory)?;
-        let stamp = random()?;
-        let mut frame = Frame::new();
-        hard_state.iter().for_each(|record| frame.push(record));
-        let (bytes, changes) = frame.finish(stamp);
-        let bytes = [&header(sequence, stamp)[..], &bytes].concat();
-        let mut page = Vec::new();
-        let length = write_pages(&file, &mut page, 0, &bytes, file.metadata()?.len())?;
-        let position = bytes.len() as u64;
-        file.sync_all()?;
-        let path = segment_path(directory, sequence);
-        std::fs::rename(&unnamed, &path)?;
-        sync_directory(directory)?;
-        let segment = Segment { sequence, stamp, path, file };
-        Ok(NewSegment { segment, position, page, length, changes })
-    }
 }
 
 /// Lets readers know of a segment and of what it begins with.
@@ -333,18 +408,29 @@ fn publish(shared: &Mutex<Shared>, segment: Segment, changes: Vec<Change>) -> Ar
 }
 
 /// Writes `bytes` at `position` of a file of `length` bytes. `page` is what the page holds that they begin in, and then the one that
-/// they end in. Returns the file's length, which has grown by more than was written if it has grown.
-fn write_pages(file: &File, page: &mut Vec<u8>, position: u64, bytes: &[u8], length: u64) -> io::Result<u64> {
+/// they end in; it stays as it is if there is an error. Returns the file's length, which has grown by more than was written if it has
+/// grown.
+pub(super) fn write_pages(
+    file: &dyn DiskFile,
+    page: &mut Vec<u8>,
+    position: u64,
+    bytes: &[u8],
+    length: u64,
+) -> io::Result<u64> {
     const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
-    let mut at = position - page.len() as u64;
+    let before = page.len();
+    let begin = position - before as u64;
     page.extend_from_slice(bytes);
     let written = page.len();
-    page.resize(written.next_multiple_of(PAGE_BYTES), 0);
-    let end = at + page.len() as u64;
+    page.extend_from_slice(&ZEROS[..written.next_multiple_of(PAGE_BYTES) - written]);
+    let end = begin + page.len() as u64;
     let fill = if end > length && bytes.len() <= FILL_FRAME_BYTES_MAX { FILL_BYTES } else { 0 };
-    for bytes in page.chunks(PAGE_BYTES).chain(std::iter::repeat_n(&ZEROS[..], fill / PAGE_BYTES)) {
-        file.write_all_at(bytes, at)?;
-        at += PAGE_BYTES as u64;
+    let pages = page.chunks(PAGE_BYTES).chain(std::iter::repeat_n(&ZEROS[..], fill / PAGE_BYTES));
+    for (bytes, at) in pages.zip((begin..).step_by(PAGE_BYTES)) {
+        if let Err(error) = file.write_at(bytes, at) {
+            page.truncate(before);
+            return Err(error);
+        }
     }
     page.drain(..written - written % PAGE_BYTES);
     page.truncate(written % PAGE_BYTES);
@@ -352,16 +438,6 @@ fn write_pages(file: &File, page: &mut Vec<u8>, position: u64, bytes: &[u8], len
     Ok(length.max(end + fill as u64))
 }
 
-pub(super) fn segment_path(directory: &Path, sequence: u64) -> PathBuf {
-    directory.join(format!("{sequence:016x}{SEGMENT}"))
-}
-
-pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
-}
-
-fn random() -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(u64::from_le_bytes(bytes))
+pub(super) fn segment_name(sequence: u64) -> String {
+    format!("{sequence:016x}{SEGMENT}")
 }

@@ -35,12 +35,14 @@ struct Inner {
     seed: u64,
 }
 
-#[derive(Clone, Default)]
-struct GroupLog {
-    vote: Option<Bytes>,
-    committed: Option<Bytes>,
-    purged: Option<(u64, Bytes)>,
-    entries: BTreeMap<u64, Bytes>,
+/// What a log holds of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct GroupLog {
+    pub(crate) replica: Option<Bytes>,
+    pub(crate) vote: Option<Bytes>,
+    pub(crate) committed: Option<Bytes>,
+    pub(crate) purged: Option<(u64, Bytes)>,
+    pub(crate) entries: BTreeMap<u64, Bytes>,
 }
 
 impl CrashLog {
@@ -168,6 +170,7 @@ impl LogEngine for CrashLog {
             return Ok(RecoveredGroup::default());
         };
         Ok(RecoveredGroup {
+            replica: log.replica.clone(),
             vote: log.vote.clone(),
             committed: log.committed.clone(),
             purged: log.purged.as_ref().map(|(_, log_id)| log_id.clone()),
@@ -232,13 +235,15 @@ fn size(record: &LogRecord) -> u64 {
     let bytes = match record {
         LogRecord::Append { entries, .. } => entries.iter().map(Bytes::len).sum(),
         LogRecord::Vote { vote, .. } => vote.len(),
+        LogRecord::Replica { replica, .. } => replica.len(),
         LogRecord::Committed { log_id, .. } | LogRecord::Purge { log_id, .. } => log_id.len(),
         LogRecord::Truncate { .. } | LogRecord::Destroy { .. } => 0,
     };
     bytes as u64
 }
 
-fn apply(groups: &mut BTreeMap<GroupId, GroupLog>, record: &LogRecord) {
+/// Does to all groups what a record says.
+pub(crate) fn apply(groups: &mut BTreeMap<GroupId, GroupLog>, record: &LogRecord) {
     match record {
         LogRecord::Append { group, first_index, entries } => {
             let log = groups.entry(*group).or_default();
@@ -256,6 +261,9 @@ fn apply(groups: &mut BTreeMap<GroupId, GroupLog>, record: &LogRecord) {
         }
         LogRecord::Vote { group, vote } => {
             groups.entry(*group).or_default().vote = Some(vote.clone());
+        }
+        LogRecord::Replica { group, replica } => {
+            groups.entry(*group).or_default().replica = Some(replica.clone());
         }
         LogRecord::Committed { group, log_id } => {
             groups.entry(*group).or_default().committed = Some(log_id.clone());

@@ -24,6 +24,10 @@ const NAMED_MAX: usize = 3;
 pub(crate) enum Expected {
     /// Started, its first workflow task scheduled, and no worker.
     Unstarted,
+    /// Like that, and its input has so many bytes.
+    UnstartedWith(usize),
+    /// So many signals, whatever else there is.
+    Signalled(u32),
     /// The program ran to its end; an idle one has answered its first task.
     Ran(Program),
 }
@@ -108,6 +112,16 @@ pub(crate) fn check(events: &[HistoryEvent], expected: &Expected) -> Result<Read
         Expected::Unstarted => {
             same("events", types.as_slice(), [EventType::WorkflowExecutionStarted, EventType::WorkflowTaskScheduled])?
         }
+        Expected::UnstartedWith(bytes) => {
+            same("events", types.as_slice(), [EventType::WorkflowExecutionStarted, EventType::WorkflowTaskScheduled])?;
+            let input = events.first().and_then(|first| match &first.attributes {
+                Some(Attributes::WorkflowExecutionStartedEventAttributes(started)) => started.input.as_ref(),
+                _ => None,
+            });
+            let length = input.and_then(|input| input.payloads.first()).map(|payload| payload.data.len());
+            same("bytes of the input", length, Some(*bytes))?;
+        }
+        Expected::Signalled(count) => occurs(&types, EventType::WorkflowExecutionSignaled, *count)?,
         Expected::Ran(Program::Sequential { count }) => same("events", types, sequential(*count))?,
         Expected::Ran(Program::FanOut { count }) => {
             for event_type in

@@ -1,7 +1,7 @@
 //! Calls to a server that speaks Temporal's gRPC API: two connections for requests, one for long polls.
 //!
 //! Requests that are refused for overload are sent again, as every SDK does; the wait counts into the caller's latency and
-//! the refusals are counted.
+//! the refusals are counted. [`Connection`] is for workloads that want to see what a server refuses: one connection, each request once.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -58,6 +58,68 @@ pub(crate) struct Client {
     refused: AtomicU64,
     namespace: String,
     identity: String,
+}
+
+/// One connection of its own, on which every request is sent once and answered as it is.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    stub: WorkflowServiceClient<Channel>,
+    namespace: String,
+    identity: String,
+}
+
+impl Connection {
+    /// Starts a workflow that no worker takes, with `input` as it is.
+    pub(crate) async fn start(
+        &self,
+        workflow_id: &str,
+        task_queue: &str,
+        input: Vec<u8>,
+        limit: Duration,
+    ) -> Result<Execution, Status> {
+        let mut request = Request::new(service::StartWorkflowExecutionRequest {
+            namespace: self.namespace.clone(),
+            workflow_id: workflow_id.to_owned(),
+            workflow_type: Some(WorkflowType { name: "bench".to_owned() }),
+            task_queue: Some(normal_queue(task_queue)),
+            input: Some(payloads(input)),
+            identity: self.identity.clone(),
+            request_id: format!("{workflow_id}-start"),
+            ..Default::default()
+        });
+        request.set_timeout(limit);
+        let response = self.stub.clone().start_workflow_execution(request).await?.into_inner();
+        Ok(Execution { workflow_id: workflow_id.to_owned(), run_id: response.run_id })
+    }
+
+    /// Signals a workflow.
+    pub(crate) async fn signal(
+        &self,
+        execution: &Execution,
+        request_id: String,
+        limit: Duration,
+    ) -> Result<(), Status> {
+        let mut request = Request::new(service::SignalWorkflowExecutionRequest {
+            namespace: self.namespace.clone(),
+            workflow_execution: Some(execution.wire()),
+            signal_name: "bench".to_owned(),
+            identity: self.identity.clone(),
+            request_id,
+            ..Default::default()
+        });
+        request.set_timeout(limit);
+        self.stub.clone().signal_workflow_execution(request).await.map(|_| ())
+    }
+
+    /// Describes the current run of a workflow.
+    pub(crate) async fn describe(&self, workflow_id: String, limit: Duration) -> Result<(), Status> {
+        let mut request = Request::new(service::DescribeWorkflowExecutionRequest {
+            namespace: self.namespace.clone(),
+            execution: Some(WorkflowExecution { workflow_id, run_id: String::new() }),
+        });
+        request.set_timeout(limit);
+        self.stub.clone().describe_workflow_execution(request).await.map(|_| ())
+    }
 }
 
 impl Client {
@@ -118,6 +180,11 @@ impl Client {
     /// Requests that the server refused so far and that were sent again.
     pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// One more connection to the server at `address`, which this client is connected to.
+    pub(crate) fn connection(&self, address: &str) -> Result<Connection, BenchError> {
+        Ok(Connection { stub: stub(address)?, namespace: self.namespace.clone(), identity: self.identity.clone() })
     }
 
     fn stub(&self) -> WorkflowServiceClient<Channel> {

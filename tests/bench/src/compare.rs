@@ -142,7 +142,7 @@ fn runs(kind: ServerKind, workload: &Workload) -> bool {
     match kind {
         ServerKind::Restate => restate::WORKLOADS.contains(&workload.name),
         ServerKind::TemporalMemory => workload.name != "kill-nine",
-        ServerKind::Everlog | ServerKind::TemporalFile => true,
+        ServerKind::Everlog | ServerKind::EverlogBefore | ServerKind::TemporalFile => true,
     }
 }
 

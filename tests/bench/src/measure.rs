@@ -51,6 +51,8 @@ pub(crate) struct Usage {
     pub(crate) write_bytes: Option<u64>,
     /// fsync and fdatasync calls, and who counted them.
     pub(crate) fsyncs: Option<(u64, &'static str)>,
+    /// How often its threads have gone to sleep and were woken again: voluntary context switches of the threads that it has now.
+    pub(crate) wakeups: Option<u64>,
     /// The server's own counters, by name.
     pub(crate) counters: HashMap<&'static str, u64>,
     /// Resident memory at the end.
@@ -102,6 +104,7 @@ impl Meter {
             cpu_s: difference(self.before.cpu_s, after.cpu_s).filter(|_| !self.target.strace),
             write_bytes: self.before.write_bytes.zip(after.write_bytes).map(|(a, b)| b.saturating_sub(a)),
             fsyncs: counted.or(own),
+            wakeups: self.before.wakeups.zip(after.wakeups).map(|(a, b)| b.saturating_sub(a)),
             counters,
             rss_bytes: after.rss_bytes,
             disk_bytes: self.target.data_dir.as_deref().map(disk_bytes).transpose()?,
@@ -130,6 +133,7 @@ struct Snapshot {
     cpu_s: Option<f64>,
     write_bytes: Option<u64>,
     rss_bytes: Option<u64>,
+    wakeups: Option<u64>,
     counters: HashMap<&'static str, u64>,
 }
 
@@ -140,13 +144,14 @@ impl Snapshot {
             None => HashMap::new(),
         };
         let Some(pid) = target.pid else {
-            return Ok(Snapshot { cpu_s: None, write_bytes: None, rss_bytes: None, counters });
+            return Ok(Snapshot { cpu_s: None, write_bytes: None, rss_bytes: None, wakeups: None, counters });
         };
         Ok(Snapshot {
             cpu_s: Some(cpu_s(pid)?),
             // Only the owner of a process may read this file.
             write_bytes: read_proc(pid, "io").ok().and_then(|io| field(&io, "write_bytes:")),
             rss_bytes: rss_bytes(pid)?,
+            wakeups: wakeups(pid),
             counters,
         })
     }
@@ -155,6 +160,24 @@ impl Snapshot {
 /// Resident memory of a process.
 pub(crate) fn rss_bytes(pid: u32) -> Result<Option<u64>, BenchError> {
     Ok(field(&read_proc(pid, "status")?, "VmRSS:").map(|kib| kib * 1024))
+}
+
+/// The highest that the resident memory of a process has been since it began, or since [`forget_rss_peak`].
+pub(crate) fn rss_peak_bytes(pid: u32) -> Result<Option<u64>, BenchError> {
+    Ok(field(&read_proc(pid, "status")?, "VmHWM:").map(|kib| kib * 1024))
+}
+
+/// Lets the peak begin anew at what is resident now.
+pub(crate) fn forget_rss_peak(pid: u32) -> Result<(), BenchError> {
+    let path = PathBuf::from(format!("/proc/{pid}/clear_refs"));
+    fs::write(&path, "5").map_err(|error| BenchError::file(&path, error))
+}
+
+/// Voluntary context switches of all threads that live. None where /proc does not tell.
+fn wakeups(pid: u32) -> Option<u64> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let status = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());
+    Some(status.filter_map(|status| field(&status, "voluntary_ctxt_switches:")).sum())
 }
 
 fn read_proc(pid: u32, file: &str) -> Result<String, BenchError> {

@@ -89,6 +89,14 @@ impl RunState {
         }
     }
 
+    /// When the timers of this run are due, for runs that have such.
+    pub(crate) fn timers_due(&self) -> Option<SystemTime> {
+        match self.program {
+            Program::Timers { due_unix_ms, .. } => Some(UNIX_EPOCH + Duration::from_millis(due_unix_ms)),
+            _ => None,
+        }
+    }
+
     /// The commands that answer a workflow task in this state.
     pub(crate) fn decide(&self, task_queue: &str, now: SystemTime) -> Vec<Command> {
         if self.failed {

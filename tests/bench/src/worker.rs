@@ -22,6 +22,7 @@ use tonic::Code;
 
 use crate::client::{Client, Execution, normal_queue, transient, wire_duration};
 use crate::error::BenchError;
+use crate::histogram::Histogram;
 use crate::program::{RunState, closes};
 
 /// How long a sticky task waits for this worker before any worker may have it; the SDKs' default.
@@ -72,6 +73,7 @@ struct Shared {
     cache: Mutex<RunCache>,
     completions: Mutex<HashMap<String, oneshot::Sender<Instant>>>,
     failure: Mutex<Option<String>>,
+    timer_lag: Mutex<Histogram>,
     workflow_tasks: AtomicU64,
     histories_fetched: AtomicU64,
     tasks_dropped: AtomicU64,
@@ -85,6 +87,7 @@ impl Worker {
             cache: Mutex::new(RunCache::default()),
             completions: Mutex::new(HashMap::new()),
             failure: Mutex::new(None),
+            timer_lag: Mutex::new(Histogram::new()),
             workflow_tasks: AtomicU64::new(0),
             histories_fetched: AtomicU64::new(0),
             tasks_dropped: AtomicU64::new(0),
@@ -125,6 +128,12 @@ impl Worker {
                 Err(BenchError::Limit(format!("{workflow_id} did not complete in {} s{cause}", limit.as_secs())))
             }
         }
+    }
+
+    /// By how much timers were late when a task told this worker of them, since this was last asked. By the clock of this machine, and
+    /// from when they were to fire: timers that were started too late for that seem late.
+    pub(crate) fn take_timer_lag(&self) -> Histogram {
+        std::mem::replace(&mut lock(&self.shared.timer_lag), Histogram::new())
     }
 
     pub(crate) fn counts(&self) -> WorkerCounts {
@@ -223,13 +232,16 @@ impl Shared {
             events.extend(self.client.history_from(execution, token).await?);
         }
         if events.first().is_some_and(|event| event.event_id == 1) {
-            return fold(&events);
+            let state = fold(&events)?;
+            self.note_timers(&state, &events, task);
+            return Ok(state);
         }
         let cached = lock(&self.cache).get(&execution.run_id).cloned();
         if let Some(CachedRun { mut state, started_event_id }) = cached
             && started_event_id == task.previous_started_event_id
         {
             events.iter().filter(|event| event.event_id > started_event_id).for_each(|event| state.observe(event));
+            self.note_timers(&state, &events, task);
             return Ok(state);
         }
         self.histories_fetched.fetch_add(1, Ordering::Relaxed);
@@ -238,7 +250,23 @@ impl Shared {
             // What came after the task began belongs to the next task.
             events.retain(|event| event.event_id <= task.started_event_id);
         }
-        fold(&events)
+        let state = fold(&events)?;
+        self.note_timers(&state, &events, task);
+        Ok(state)
+    }
+
+    /// Notes how late the timers are that this task is the first to tell of.
+    fn note_timers(&self, state: &RunState, events: &[HistoryEvent], task: &service::PollWorkflowTaskQueueResponse) {
+        let Some(due) = state.timers_due().filter(|_| task.query.is_none()) else { return };
+        let is_new = |event: &&HistoryEvent| {
+            event.event_type() == EventType::TimerFired && event.event_id > task.previous_started_event_id
+        };
+        let fired = events.iter().filter(is_new).count();
+        if fired > 0 {
+            let late = SystemTime::now().duration_since(due).unwrap_or_default();
+            let mut timer_lag = lock(&self.timer_lag);
+            (0..fired).for_each(|_| timer_lag.record(late));
+        }
     }
 
     async fn answer_query(

@@ -68,6 +68,10 @@ impl Workflow {
 /// Format of every bincode row of the kernel; the first byte of each. Rows are only ever extended by raising it.
 const ROW_VERSION: u8 = 1;
 
+/// What a row may claim to hold, bytes: far more than any row does. Without a limit, a few damaged bytes could ask for any amount of
+/// memory, and end the process instead of being told as damage.
+const ROW_DECODED_BYTES_MAX: usize = 64 << 20;
+
 /// A row's value.
 pub(crate) fn encode_row<T: Serialize>(value: &T) -> Bytes {
     let mut bytes = Vec::with_capacity(128);
@@ -83,8 +87,9 @@ pub(crate) fn decode_row<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Corrupt
     if *version != ROW_VERSION {
         return Err(CorruptRow(format!("a row of format {version}; this build reads {ROW_VERSION}")));
     }
-    let (value, len) = bincode::serde::decode_from_slice(body, bincode::config::standard())
-        .map_err(|error| CorruptRow(error.to_string()))?;
+    let config = bincode::config::standard().with_limit::<ROW_DECODED_BYTES_MAX>();
+    let (value, len) =
+        bincode::serde::decode_from_slice(body, config).map_err(|error| CorruptRow(error.to_string()))?;
     if len != body.len() {
         return Err(CorruptRow("bytes behind the end of a row".into()));
     }

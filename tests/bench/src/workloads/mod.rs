@@ -21,11 +21,14 @@ mod history_read;
 mod idle;
 mod kill_nine;
 mod mixed;
+mod overload_bytes;
+mod paced_activity;
 mod queries;
 mod sequential_activities;
 mod signals;
 mod start_burst;
 mod timers;
+mod timers_under_load;
 mod visibility;
 
 /// How long one workflow may take before the run is given up.
@@ -36,6 +39,8 @@ const POLLERS: (usize, usize) = (4, 32);
 /// Everything a workload gets.
 pub(crate) struct Context {
     pub(crate) client: Arc<Client>,
+    /// host:port of the server.
+    pub(crate) address: String,
     /// The process under measurement; another one after a restart.
     pub(crate) target: Mutex<Target>,
     /// The server, when this program started it; needed to kill it.
@@ -69,14 +74,14 @@ impl Context {
     }
 
     pub(crate) fn worker_with(&self, pollers: usize, sticky: bool) -> Worker {
+        self.worker_on(self.task_queue(), pollers, sticky)
+    }
+
+    /// A worker on another queue.
+    pub(crate) fn worker_on(&self, task_queue: String, pollers: usize, sticky: bool) -> Worker {
         Worker::start(
             self.client.clone(),
-            WorkerOptions {
-                task_queue: self.task_queue(),
-                workflow_pollers: pollers,
-                activity_pollers: pollers,
-                sticky,
-            },
+            WorkerOptions { task_queue, workflow_pollers: pollers, activity_pollers: pollers, sticky },
         )
     }
 
@@ -137,7 +142,7 @@ pub(crate) struct Workload {
 }
 
 /// All workloads in the order in which they run. The one that kills the server is the last.
-pub(crate) const WORKLOADS: [Workload; 12] = [
+pub(crate) const WORKLOADS: [Workload; 18] = [
     Workload {
         number: 1,
         name: "single-activity",
@@ -236,6 +241,60 @@ pub(crate) const WORKLOADS: [Workload; 12] = [
         smoke_count: 60,
         by_concurrency: false,
         run: |context| Box::pin(mixed::run(context)),
+    },
+    Workload {
+        number: 13,
+        name: "paced-100",
+        summary: "the workflow of single-activity, 100 a second",
+        usual: Extent::Duration(Duration::from_secs(10)),
+        smoke_count: 10,
+        by_concurrency: false,
+        run: |context| Box::pin(paced_activity::run(context, 100)),
+    },
+    Workload {
+        number: 14,
+        name: "paced-500",
+        summary: "the workflow of single-activity, 500 a second",
+        usual: Extent::Duration(Duration::from_secs(10)),
+        smoke_count: 20,
+        by_concurrency: false,
+        run: |context| Box::pin(paced_activity::run(context, 500)),
+    },
+    Workload {
+        number: 15,
+        name: "paced-1000",
+        summary: "the workflow of single-activity, 1,000 a second",
+        usual: Extent::Duration(Duration::from_secs(10)),
+        smoke_count: 40,
+        by_concurrency: false,
+        run: |context| Box::pin(paced_activity::run(context, 1_000)),
+    },
+    Workload {
+        number: 16,
+        name: "paced-3000",
+        summary: "the workflow of single-activity, 3,000 a second",
+        usual: Extent::Duration(Duration::from_secs(10)),
+        smoke_count: 60,
+        by_concurrency: false,
+        run: |context| Box::pin(paced_activity::run(context, 3_000)),
+    },
+    Workload {
+        number: 17,
+        name: "timers-under-load",
+        summary: "10,000 timers a second, alone and then beside as many signals and starts as the server takes",
+        usual: Extent::Count(100_000),
+        smoke_count: 400,
+        by_concurrency: false,
+        run: |context| Box::pin(timers_under_load::run(context)),
+    },
+    Workload {
+        number: 18,
+        name: "overload-bytes",
+        summary: "more bytes at once than a server may take: starts of 2 MiB, signals to cold workflows, describes of unknown ones",
+        usual: Extent::Count(100_000),
+        smoke_count: 400,
+        by_concurrency: false,
+        run: |context| Box::pin(overload_bytes::run(context)),
     },
     Workload {
         number: 10,

@@ -2,25 +2,19 @@
 
 use everlog_kernel::{Rejection, RunId};
 use everlog_model::{CallError, RunView, limits};
-use tokio::sync::mpsc;
 
 use super::super::cache::CacheKey;
-use super::Loop;
+use super::super::job::ViewTo;
+use super::{Action, Lead, Outgoing};
 
 /// Who waits for a run's history to grow.
 pub(super) struct Watcher {
     seen: i64,
-    reply: mpsc::Sender<Result<RunView, CallError>>,
+    reply: ViewTo,
 }
 
-impl Loop {
-    pub(super) fn watch(
-        &mut self,
-        key: &CacheKey,
-        run_id: Option<RunId>,
-        seen: Option<i64>,
-        reply: mpsc::Sender<Result<RunView, CallError>>,
-    ) {
+impl Lead {
+    pub(super) fn watch(&mut self, key: &CacheKey, run_id: Option<RunId>, seen: Option<i64>, reply: ViewTo) {
         let Some(entry) = self.cache.get_mut(key) else { return };
         let last_batch = entry.last_batch;
         let run = entry.workflow.as_ref().and_then(|workflow| workflow.run(run_id));
@@ -31,30 +25,35 @@ impl Loop {
         {
             let watchers = self.watchers.entry((key.clone(), first.run_id)).or_default();
             watchers.retain(|watcher| !watcher.reply.is_closed());
+            // One too many is not kept: its channel closes, and its caller is told what is known now.
             if watchers.len() < limits::RUN_WATCHERS_MAX {
                 watchers.push(Watcher { seen, reply: reply.clone() });
             }
         }
-        self.when_durable(
-            last_batch,
-            Box::new(move |durable| {
-                let _ = reply.try_send(durable.and(first));
-            }),
-        );
+        self.when_durable(last_batch, Outgoing::View(reply, first));
     }
 
     pub(super) fn notify(&mut self, key: &(CacheKey, RunId), view: &RunView) {
         let Some(watchers) = self.watchers.get_mut(key) else { return };
+        let actions = &mut self.actions;
         watchers.retain(|watcher| {
             if view.is_open && view.next_event_id <= watcher.seen {
                 return !watcher.reply.is_closed();
             }
-            let _ = watcher.reply.try_send(Ok(view.clone()));
+            actions.push(Action::Release(Outgoing::View(watcher.reply.clone(), Ok(view.clone()))));
             false
         });
         if watchers.is_empty() {
             self.watchers.remove(key);
         }
+    }
+
+    /// Forgets watchers that have gone, of all runs: long polls that were given up.
+    pub(super) fn sweep_watchers(&mut self) {
+        self.watchers.retain(|_, watchers| {
+            watchers.retain(|watcher| !watcher.reply.is_closed());
+            !watchers.is_empty()
+        });
     }
 }
 

@@ -1,0 +1,144 @@
+//! What a partition is asked to do, and who waits for the answer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use everlog_kernel::command::Reply;
+use everlog_kernel::{Command, Context, RunId, Workflow};
+use everlog_model::{CallError, RunView, WorkflowRef};
+use everlog_proto::api::common::v1::Payloads;
+use prost::Message;
+use tokio::sync::{mpsc, oneshot};
+
+use super::history;
+
+/// Something to do on a workflow.
+pub(crate) struct Job {
+    pub(crate) address: WorkflowRef,
+    pub(crate) run_id: Option<RunId>,
+    pub(crate) work: Work,
+    /// Its share of what may wait; given back when the job is done or refused.
+    pub(crate) charge: Charge,
+}
+
+/// What to do.
+pub(crate) enum Work {
+    /// Decide a command.
+    Command {
+        command: Command,
+        /// `None` for commands that the partition gives itself.
+        reply: Option<ReplyTo>,
+    },
+    /// Look at the state.
+    Inspect(Inspect),
+    /// Tell what is known of a run, and once more when its history has grown beyond `seen`.
+    Watch { seen: Option<i64>, reply: ViewTo },
+}
+
+/// The reply to a command, with the history of the workflow task that it starts.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The reply.
+    pub reply: Reply,
+    /// Where the history of the workflow task in the reply is, if there is one.
+    pub(crate) history: Option<history::HistorySource>,
+}
+
+/// Who waits for the answer to a command.
+pub(crate) type ReplyTo = oneshot::Sender<Result<Answer, CallError>>;
+
+/// Who waits for what is known of a run; told twice at most.
+pub(crate) type ViewTo = mpsc::Sender<Result<RunView, CallError>>;
+
+/// Looks at a workflow and returns what tells the result, once that is durable.
+pub(crate) type Inspect =
+    Box<dyn for<'a, 'b> FnOnce(Result<(&'a Workflow, &'a Context<'b>), CallError>) -> Tell + Send>;
+
+/// Tells the result of an inspection, or that it cannot be told.
+pub(crate) type Tell = Box<dyn FnOnce(Result<(), CallError>) + Send>;
+
+impl Job {
+    /// What it is called in logs.
+    pub(crate) fn name(&self) -> &'static str {
+        match &self.work {
+            Work::Command { command, .. } => command.name(),
+            Work::Inspect(_) => "Inspect",
+            Work::Watch { .. } => "Watch",
+        }
+    }
+
+    /// Answers that it is not done.
+    pub(crate) fn refuse(self, error: &CallError) {
+        match self.work {
+            Work::Command { reply: Some(reply), .. } => {
+                // A caller that went away does not care.
+                let _ = reply.send(Err(error.clone()));
+            }
+            Work::Command { reply: None, .. } => {}
+            Work::Inspect(inspect) => inspect(Err(error.clone()))(Err(error.clone())),
+            Work::Watch { reply, .. } => {
+                let _ = reply.try_send(Err(error.clone()));
+            }
+        }
+    }
+}
+
+/// A job's share of the memory for what waits, bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Charge(Option<(Arc<AtomicUsize>, usize)>);
+
+impl Charge {
+    /// Adds `bytes` to `total` until the charge is dropped.
+    pub(crate) fn new(total: &Arc<AtomicUsize>, bytes: usize) -> Charge {
+        total.fetch_add(bytes, Ordering::Relaxed);
+        Charge(Some((Arc::clone(total), bytes)))
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if let Some((total, bytes)) = self.0.take() {
+            total.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+/// About what a look at a workflow takes while it waits, bytes.
+pub(crate) const VIEW_BYTES: usize = 512;
+
+/// About what a command takes while it waits, bytes.
+pub(crate) fn command_bytes(command: &Command) -> usize {
+    /// A request without payloads, with its boxes and channels.
+    const BASE_BYTES: usize = 1024;
+    let payloads = |payloads: &Option<Payloads>| {
+        payloads.iter().flat_map(|payloads| &payloads.payloads).map(|payload| payload.data.len()).sum::<usize>()
+    };
+    let more = match command {
+        Command::StartWorkflow(request) => {
+            payloads(&request.input) + request.memo.as_ref().map_or(0, Message::encoded_len)
+        }
+        Command::SignalWithStartWorkflow(request) => {
+            payloads(&request.input)
+                + payloads(&request.signal_input)
+                + request.memo.as_ref().map_or(0, Message::encoded_len)
+        }
+        Command::SignalWorkflow(request) => payloads(&request.input),
+        Command::TerminateWorkflow(request) => payloads(&request.details),
+        Command::CompleteWorkflowTask(_, request) => request.encoded_len(),
+        Command::FailWorkflowTask(_, request) => request.encoded_len(),
+        Command::HeartbeatActivity { details, .. } | Command::CancelActivity { details, .. } => payloads(details),
+        Command::CompleteActivity { result, .. } => payloads(result),
+        Command::FailActivity { failure, last_heartbeat_details, .. } => {
+            failure.as_ref().map_or(0, |failure| failure.encoded_len()) + payloads(last_heartbeat_details)
+        }
+        Command::QueryWorkflow { query, .. } => payloads(&query.query_args),
+        Command::RequestCancelWorkflow(_)
+        | Command::StartWorkflowTask(_)
+        | Command::ResetStickyTaskQueue
+        | Command::StartActivityTask(_)
+        | Command::AbandonQuery { .. }
+        | Command::StartQueryTask { .. }
+        | Command::FireTimers => 0,
+    };
+    BASE_BYTES + more
+}

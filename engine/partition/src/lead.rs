@@ -1,0 +1,301 @@
+//! What it means to lead a partition: one object with an identity, which is dropped whole when the lead is lost.
+//!
+//! ```text
+//!            tick(reading)            take(job), read(rows), settle()
+//!                 │                                   │
+//!                 ▼                                   ▼
+//!   clock ──▶ ┌ Lead: epoch ────────────────────────────────────────────────┐
+//!             │ cache      workflows, ahead of the log                      │
+//!             │ batches    forming ─▶ in flight ─▶ committed                │ ──actions()──▶ propose, load, read, send
+//!             │ wakes      which run to look at when                        │
+//!             │ watchers   who waits for a history to grow                  │ ──answers()──▶ told if the lease holds
+//!             └─────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! It is a state machine without clock, runtime or I/O: time is handed in, what it wants done comes out as [`Action`]s, and the
+//! channels in them are only data to it. `event_loop` runs it for real; the simulation runs many of them under one seed.
+//!
+//! Everything in memory is *ahead* of the log: a command is decided on what the commands before it leave, committed or not. That is
+//! sound because each batch carries the lead's [`LeadEpoch`] and the next sequence number, and the state machine applies a batch only
+//! as the successor of the one before it (`everlog_raft::chain`). A batch that is lost takes all later ones with it.
+
+mod batches;
+mod jobs;
+#[cfg(test)]
+mod tests;
+mod time;
+mod watching;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use everlog_kernel::transition::{QueryTask, Task};
+use everlog_kernel::{Ids, Limits, Rejection, RunId, Time};
+use everlog_model::{CallError, NamespaceSource, RunView, WorkflowRef, limits};
+use everlog_proto::api::common::v1::Payloads;
+use everlog_raft::{ChainPosition, EntryStamp, LeadEpoch};
+use everlog_storage::GroupId;
+use everlog_storage::state::RowBatch;
+
+use self::batches::Batches;
+use self::watching::Watcher;
+use super::cache::{Cache, CacheKey};
+use super::clock::{PartitionClock, Reading};
+use super::job::{Answer, ReplyTo, Tell, ViewTo};
+use super::load::{LoadRequest, Read, ReadRows};
+use super::wakes::Wakes;
+
+/// What a lead works with.
+#[derive(Clone)]
+pub(crate) struct LeadSettings {
+    /// Namespaces by id.
+    pub(crate) namespaces: Arc<dyn NamespaceSource>,
+    /// Limits of the kernel.
+    pub(crate) limits: Arc<Limits>,
+    /// Memory for workflows, bytes.
+    pub(crate) cache_bytes_max: usize,
+}
+
+/// Whether an applied row may exist, told from memory; `false` is certain.
+pub(crate) type MayExist = Box<dyn Fn(&[u8]) -> bool + Send>;
+
+/// Something that a lead wants done.
+pub(crate) enum Action {
+    /// Hand a batch to the log.
+    Propose { stamp: EntryStamp, rows: RowBatch },
+    /// Read a workflow; [`Lead::loaded`] takes the answer.
+    Load(LoadRequest),
+    /// Read wake rows from `start`, or the first one, up to `horizon`; [`Lead::add_wakes`] takes the answer.
+    ReadWakes { start: Option<bytes::Bytes>, horizon: Time },
+    /// Let something leave the partition: it is durable, or need not be.
+    Release(Outgoing),
+    /// Tell those who wait that what they wait for is not to be had.
+    Withhold(Outgoing, CallError),
+    /// Stop leading: the partition's own rows cannot be read.
+    Fail(String),
+}
+
+/// Something that leaves the partition once what it rests on is durable.
+pub(crate) enum Outgoing {
+    /// The answer to a command.
+    Reply(ReplyTo, Result<Answer, CallError>),
+    /// The result of an inspection.
+    Tell(Tell),
+    /// What is known of a run.
+    View(ViewTo, Result<RunView, CallError>),
+    /// A task that is ready.
+    Task(WorkflowRef, Task),
+    /// A query for a worker.
+    Query(WorkflowRef, QueryTask),
+    /// The answer to a query.
+    QueryAnswer { query_id: u64, answer: Result<Option<Payloads>, Rejection> },
+}
+
+/// What is being decided, for the log if it panics.
+#[derive(Clone, Debug)]
+pub(crate) struct Running {
+    /// What the job is called.
+    pub(crate) name: &'static str,
+    /// The workflow.
+    pub(crate) key: CacheKey,
+    /// The run that was named.
+    pub(crate) run_id: Option<RunId>,
+}
+
+/// A job that made the kernel panic. It is refused for a while: to try it again and again would help nobody, and others would suffer.
+#[derive(Clone, Debug)]
+pub(crate) struct Poison {
+    name: &'static str,
+    key: CacheKey,
+    until: Time,
+}
+
+impl Poison {
+    /// What panicked at `now`.
+    pub(crate) fn new(running: &Running, now: Time) -> Poison {
+        Poison { name: running.name, key: running.key.clone(), until: now.plus(limits::POISON_REFUSED) }
+    }
+
+    fn error(&self) -> CallError {
+        CallError::Failed(format!("{} failed on workflow {}; see the server's log", self.name, self.key.workflow_id))
+    }
+}
+
+/// A lead. See the module.
+pub(crate) struct Lead {
+    partition: GroupId,
+    epoch: LeadEpoch,
+    settings: LeadSettings,
+    may_exist: MayExist,
+    clock: PartitionClock,
+    /// The machine's monotonic clock at the last tick.
+    instant: Instant,
+    cache: Cache,
+    batches: Batches,
+    wakes: Wakes,
+    watchers: HashMap<(CacheKey, RunId), Vec<Watcher>>,
+    /// Where the seeds of decisions come from.
+    seeds: Ids,
+    /// Reads of workflows that were asked for and not answered.
+    loads: usize,
+    stopping: bool,
+    running: Option<Running>,
+    poisons: Vec<Poison>,
+    actions: Vec<Action>,
+    answers: Vec<Outgoing>,
+    timer_lag: metrics::Histogram,
+    cached_workflows: metrics::Gauge,
+    cached_bytes: metrics::Gauge,
+}
+
+impl Lead {
+    /// Begins to lead in `epoch`, whose opening entry has been applied. `seed` decides the ids that are given out.
+    pub(crate) fn new(
+        partition: GroupId,
+        epoch: LeadEpoch,
+        clock: PartitionClock,
+        settings: LeadSettings,
+        may_exist: MayExist,
+        seed: u128,
+        instant: Instant,
+    ) -> Lead {
+        let label = partition.to_string();
+        let mut lead = Lead {
+            partition,
+            epoch,
+            settings,
+            may_exist,
+            clock,
+            instant,
+            cache: Cache::default(),
+            batches: Batches::default(),
+            wakes: Wakes::default(),
+            watchers: HashMap::new(),
+            seeds: Ids::new(seed),
+            loads: 0,
+            stopping: false,
+            running: None,
+            poisons: Vec::new(),
+            actions: Vec::new(),
+            answers: Vec::new(),
+            timer_lag: metrics::histogram!("everlog_timer_lag_seconds"),
+            cached_workflows: metrics::gauge!("everlog_workflows_cached", "partition" => label.clone()),
+            cached_bytes: metrics::gauge!("everlog_workflow_cache_bytes", "partition" => label),
+        };
+        lead.read_wakes(None);
+        lead
+    }
+
+    /// Moves time on.
+    pub(crate) fn tick(&mut self, reading: Reading) {
+        self.instant = reading.instant;
+        self.clock.tick(reading);
+    }
+
+    /// The partition's time at the last tick.
+    pub(crate) fn time(&self) -> Time {
+        self.clock.now()
+    }
+
+    fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// Ends a turn: looks at what is due, drops from memory what is too much, and proposes what has gathered if it need not wait.
+    /// `linger` tells how long a batch that was begun at an instant is to wait for company.
+    pub(crate) fn end_turn(&mut self, linger: impl Fn(Instant) -> std::time::Duration) {
+        self.wake();
+        self.evict();
+        self.propose(linger);
+    }
+
+    /// Takes in rows that were read, unless another lead asked for them: they are of another time then.
+    pub(crate) fn read(&mut self, read: Read) {
+        if read.epoch != self.epoch {
+            return;
+        }
+        match read.rows {
+            ReadRows::Workflow(loaded) => self.loaded(*loaded),
+            ReadRows::Wakes(page) => self.add_wakes(page),
+        }
+    }
+
+    /// What is to be done, in order.
+    pub(crate) fn actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Gives an emptied list of actions back, so that its memory serves again.
+    pub(crate) fn reuse(&mut self, mut actions: Vec<Action>) {
+        if self.actions.is_empty() {
+            actions.clear();
+            self.actions = actions;
+        }
+    }
+
+    /// What may be told now if this is still the leader, which only its lease says: nothing here has waited for a quorum.
+    pub(crate) fn answers(&mut self) -> Vec<Outgoing> {
+        std::mem::take(&mut self.answers)
+    }
+
+    /// Whether jobs are taken: not while a batch is full or too many workflows are being read.
+    pub(crate) fn accepts(&self) -> bool {
+        self.batches.has_room() && self.loads < limits::PARTITION_LOADS_MAX
+    }
+
+    /// Bytes in memory: workflows, and batches that form or are in flight.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.cache.bytes() + self.batches.bytes()
+    }
+
+    /// Refuses jobs from here on; what is under way goes on.
+    pub(crate) fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Whether a lead that was stopped has nothing under way any more.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.stopping && self.batches.is_idle()
+    }
+
+    /// What is being decided; set only inside a call.
+    pub(crate) fn running(&self) -> Option<&Running> {
+        self.running.as_ref()
+    }
+
+    /// Refuses jobs that made an earlier lead panic.
+    pub(crate) fn refuse_poison(&mut self, poisons: Vec<Poison>) {
+        self.poisons = poisons;
+    }
+
+    fn poison(&mut self, key: &CacheKey, name: &str) -> Option<&Poison> {
+        if self.poisons.is_empty() {
+            return None;
+        }
+        let now = self.now();
+        self.poisons.retain(|poison| poison.until > now);
+        self.poisons.iter().find(|poison| poison.name == name && poison.key == *key)
+    }
+
+    /// Ends the lead: everybody who waits is told `error`.
+    pub(crate) fn abandon(mut self, error: &CallError) -> Vec<Action> {
+        let waiting = self.batches.take_waiting();
+        let answers = std::mem::take(&mut self.answers);
+        let withheld = waiting.into_iter().chain(answers).map(|outgoing| Action::Withhold(outgoing, error.clone()));
+        // Proposals and reads that were not carried out yet are not.
+        let mut actions: Vec<Action> = std::mem::take(&mut self.actions)
+            .into_iter()
+            .filter(|action| matches!(action, Action::Release(_) | Action::Withhold(..)))
+            .collect();
+        actions.extend(withheld);
+        for job in self.cache.drain() {
+            job.refuse(error);
+        }
+        actions
+    }
+
+    fn chain(&self, sequence: u64) -> ChainPosition {
+        ChainPosition { epoch: self.epoch, sequence }
+    }
+}

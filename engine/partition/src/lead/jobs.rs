@@ -1,0 +1,272 @@
+//! Doing jobs: rows are read first where they must be, commands are decided, and their rows and effects go where they belong.
+
+use everlog_kernel::command::Reply;
+use everlog_kernel::transition::{Effect, TaskKind};
+use everlog_kernel::{Command, Context, Ids, RowKey, RunId, Transition, Workflow, decide};
+use everlog_model::{CallError, WorkflowRef, rows};
+
+use super::super::cache::{CacheKey, Entry};
+use super::super::history;
+use super::super::job::{Answer, Job, ReplyTo, Work};
+use super::super::load::{LoadRequest, Loaded};
+use super::watching::view;
+use super::{Action, Lead, Outgoing, Running};
+
+impl Lead {
+    /// Does a job, or sets it aside while rows are read.
+    pub(crate) fn take(&mut self, job: Job) {
+        if self.stopping {
+            return job.refuse(&CallError::Unavailable(format!("partition {} is stopping", self.partition)));
+        }
+        let key = CacheKey::of(&job.address);
+        if let Some(poison) = self.poison(&key, job.name()) {
+            return job.refuse(&poison.error());
+        }
+        self.running = Some(Running { name: job.name(), key: key.clone(), run_id: job.run_id });
+        self.admit(key, job);
+        self.running = None;
+    }
+
+    fn admit(&mut self, key: CacheKey, job: Job) {
+        let entry = self.cache.entry(&key, self.clock.now());
+        let missing = match (&entry.workflow, job.run_id) {
+            (None, run_id) => Some(run_id),
+            (Some(workflow), Some(run_id))
+                if !workflow.runs.contains_key(&run_id) && !entry.absent.contains(&run_id) =>
+            {
+                Some(Some(run_id))
+            }
+            _ => None,
+        };
+        let Some(run_id) = missing else { return self.execute(&key, job) };
+        let with_current = entry.workflow.is_none();
+        let first = entry.waiting.is_empty();
+        if with_current && first && run_id.is_none() && !(self.may_exist)(&rows::workflow_key(&job.address).current()) {
+            // Most workflows that are started were never there, and memory says so.
+            entry.workflow = Some(Workflow::new(&*key.workflow_id));
+            return self.execute(&key, job);
+        }
+        let new_run = run_id.filter(|run_id| entry.loading.insert(*run_id));
+        let address = job.address.clone();
+        entry.waiting.push(job);
+        if with_current && !first {
+            // The workflow is being read; runs that are still missing then are asked for when it is there.
+            if let Some(run_id) = new_run {
+                entry.loading.remove(&run_id);
+            }
+            return;
+        }
+        if with_current || new_run.is_some() {
+            self.loads += 1;
+            let runs = new_run.into_iter().collect();
+            self.actions.push(Action::Load(LoadRequest { address, runs, with_current }));
+        }
+    }
+
+    /// Takes in what was read of a workflow, and does the jobs that waited for it.
+    pub(crate) fn loaded(&mut self, loaded: Loaded) {
+        self.loads = self.loads.saturating_sub(1);
+        let key = CacheKey::of(&loaded.address);
+        let Some(entry) = self.cache.get_mut(&key) else { return };
+        let found = match loaded.workflow {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(
+                    partition = %self.partition, namespace = %loaded.address.namespace.name,
+                    workflow_id = %loaded.address.workflow_id, error, "a workflow cannot be read"
+                );
+                let entry = self.cache.remove(&key);
+                let error = CallError::Corrupt(format!("the workflow cannot be read: {error}"));
+                entry.into_iter().flat_map(|entry| entry.waiting).for_each(|job| job.refuse(&error));
+                return;
+            }
+        };
+        for run_id in loaded.asked {
+            entry.loading.remove(&run_id);
+            if !found.runs.contains_key(&run_id) {
+                entry.absent.insert(run_id);
+            }
+        }
+        if entry.workflow.is_none() && !loaded.with_current {
+            return;
+        }
+        let waiting = std::mem::take(&mut entry.waiting);
+        self.cache.add_runs(&key, found);
+        for job in waiting {
+            self.take(job);
+        }
+    }
+
+    fn execute(&mut self, key: &CacheKey, job: Job) {
+        let Job { address, run_id, work, charge: _charge } = job;
+        match work {
+            Work::Command { command, reply } => self.command(key, &address, run_id, command, reply),
+            Work::Inspect(inspect) => {
+                let mut ids = Ids::new(self.seeds.seed());
+                let Some(entry) = self.cache.get_mut(key) else { return };
+                let Some(workflow) = &entry.workflow else { return };
+                let last_batch = entry.last_batch;
+                let context = Context {
+                    now: self.clock.now(),
+                    namespace: &address.namespace,
+                    limits: &self.settings.limits,
+                    ids: &mut ids,
+                };
+                let tell = inspect(Ok((workflow, &context)));
+                self.when_durable(last_batch, Outgoing::Tell(tell));
+            }
+            Work::Watch { seen, reply } => self.watch(key, run_id, seen, reply),
+        }
+        // One with rows on their way is counted when these are applied.
+        if self.cache.get_mut(key).is_some_and(|entry| entry.last_batch <= self.batches.committed) {
+            self.cache.settle(key, self.clock.now());
+        }
+    }
+
+    fn command(
+        &mut self,
+        key: &CacheKey,
+        address: &WorkflowRef,
+        run_id: Option<RunId>,
+        command: Command,
+        reply: Option<ReplyTo>,
+    ) {
+        let starts_task = matches!(
+            command,
+            Command::StartWorkflowTask(_) | Command::StartActivityTask(_) | Command::StartQueryTask { .. }
+        );
+        let start = match command {
+            Command::StartWorkflowTask(_) => Start::WorkflowTask,
+            Command::StartActivityTask(_) => Start::Activity,
+            _ => Start::None,
+        };
+        if starts_task && reply.as_ref().is_some_and(ReplyTo::is_closed) {
+            // The poller is gone, and its lease has offered the task again.
+            return;
+        }
+        let Some(entry) = self.cache.get_mut(key) else { return };
+        let Some(workflow) = &mut entry.workflow else { return };
+        let mut ids = Ids::new(self.seeds.seed());
+        let mut context = Context {
+            now: self.clock.now(),
+            namespace: &address.namespace,
+            limits: &self.settings.limits,
+            ids: &mut ids,
+        };
+        let name = command.name();
+        let decided = decide(workflow, run_id, command, &mut context);
+        let run = run_id.or(workflow.current.as_ref().map(|current| current.run_id));
+        tracing::debug!(
+            command = name,
+            namespace = address.namespace.name,
+            workflow_id = &*address.workflow_id,
+            run_id = run.map(tracing::field::display),
+            rejection = decided.as_ref().err().map(tracing::field::display),
+            "decided"
+        );
+        let (result, wrote) = match decided {
+            Ok(transition) => self.carry_out(key, address, transition),
+            Err(rejection) => (Err(CallError::Rejected(rejection)), false),
+        };
+        let Some(entry) = self.cache.get_mut(key) else { return };
+        let answer = result.map(|reply| {
+            let history = history_of(&reply, run_id, entry);
+            Answer { reply, history }
+        });
+        let last_batch = entry.last_batch;
+        self.schedule_wakes(key, address);
+        let Some(reply) = reply else { return };
+        let wait = match start {
+            // A worker may see a workflow task before its entry is durable: its answer stands behind that entry.
+            Start::WorkflowTask => 0,
+            // An activity is offered once its schedule is durable; a start that wrote nothing rests on nothing else.
+            Start::Activity if !wrote => 0,
+            Start::Activity | Start::None => last_batch,
+        };
+        self.when_durable(wait, Outgoing::Reply(reply, answer));
+    }
+
+    /// Puts a transition's rows into the forming batch and its effects where they belong. Returns the reply, and whether there
+    /// were rows.
+    fn carry_out(
+        &mut self,
+        key: &CacheKey,
+        address: &WorkflowRef,
+        transition: Transition,
+    ) -> (Result<Reply, CallError>, bool) {
+        let Transition { reply, rows, effects } = transition;
+        let wrote = !rows.is_empty();
+        let batches = &mut self.batches;
+        let sequence = batches.sequence;
+        let mut last_batch = 0;
+        if let Some(entry) = self.cache.get_mut(key) {
+            if wrote {
+                batches.forming.count_command(self.instant);
+            }
+            if wrote && entry.last_batch != sequence {
+                entry.last_batch = sequence;
+                batches.touched.push(key.clone());
+            }
+            for (row, value) in rows {
+                match (&row, &value) {
+                    (RowKey::History(run_id, first), Some(events)) => {
+                        entry.runs.tail_mut(*run_id).push(*first, events.clone(), sequence);
+                    }
+                    (RowKey::Run(run_id), None) => {
+                        entry.remove_run(*run_id);
+                    }
+                    _ => {}
+                }
+                batches.forming.push(rows::change(address, row, value));
+            }
+            if wrote && !self.watchers.is_empty() {
+                for (run_id, run) in entry.workflow.iter().flat_map(|workflow| &workflow.runs) {
+                    let watched = (key.clone(), *run_id);
+                    if self.watchers.contains_key(&watched) {
+                        batches.views.insert(watched, view(run));
+                    }
+                }
+            }
+            last_batch = entry.last_batch;
+        }
+        for effect in effects {
+            self.effect(address, effect, last_batch);
+        }
+        (reply.map_err(CallError::Rejected), wrote)
+    }
+
+    fn effect(&mut self, address: &WorkflowRef, effect: Effect, last_batch: u64) {
+        match effect {
+            // A workflow task may be offered before the entry that caused it is durable: its answer stands behind that entry.
+            Effect::OfferTask(task) if task.key.kind == TaskKind::Workflow => {
+                self.actions.push(Action::Release(Outgoing::Task(address.clone(), task)));
+            }
+            Effect::OfferTask(task) => self.when_durable(last_batch, Outgoing::Task(address.clone(), task)),
+            Effect::OfferQuery(query) => self.when_durable(last_batch, Outgoing::Query(address.clone(), query)),
+            Effect::AnswerQuery { query_id, answer } => {
+                self.when_durable(last_batch, Outgoing::QueryAnswer { query_id, answer });
+            }
+        }
+    }
+}
+
+/// Which task a command starts, if any.
+enum Start {
+    WorkflowTask,
+    Activity,
+    None,
+}
+
+/// Where the history is that goes with a reply.
+fn history_of(reply: &Reply, run_id: Option<RunId>, entry: &Entry) -> Option<history::HistorySource> {
+    let start = match reply {
+        Reply::WorkflowTaskStarted(start) | Reply::QueryTask(start) => start,
+        Reply::WorkflowTaskCompleted(completed) => completed.next.as_ref()?,
+        _ => return None,
+    };
+    let run_id = run_id?;
+    match entry.runs.tail(run_id) {
+        Some(tail) => Some(tail.source(run_id, start.history_from, start.history_to)),
+        None => Some(history::HistoryTail::default().source(run_id, start.history_from, start.history_to)),
+    }
+}

@@ -1,0 +1,55 @@
+//! One owner per partition: it holds the Raft group and the loop, and rebuilds whichever of them dies.
+//!
+//! A partition must not live on as half of itself: a Raft group that leads while nobody decides would keep other nodes from taking
+//! over, and callers would wait for ever.
+
+use everlog_model::limits;
+use std::sync::Arc;
+use std::time::Duration;
+
+use everlog_raft::{Group, Node};
+use futures::FutureExt;
+use parking_lot::RwLock;
+
+use super::event_loop::{End, EventLoop};
+use super::status::Status;
+
+/// The Raft group of a partition, which is another one after it has died and was opened again.
+pub type GroupSlot = Arc<RwLock<Group>>;
+
+/// Runs a partition until it is told to stop.
+pub(crate) async fn run(mut event_loop: EventLoop, slot: GroupSlot, node: Arc<Node>) {
+    let mut wait = limits::LEAD_AGAIN_WAIT.1;
+    loop {
+        let group = slot.read().clone();
+        let partition = group.id();
+        let reason = match std::panic::AssertUnwindSafe(event_loop.run(&group)).catch_unwind().await {
+            Ok(End::Stopped) => break,
+            Ok(End::GroupStopped(reason)) => {
+                tracing::error!(%partition, reason, "the Raft group of a partition has died");
+                format!("its Raft group has died: {reason}")
+            }
+            Err(_) => {
+                tracing::error!(%partition, "the loop of a partition panicked");
+                "its loop panicked".to_owned()
+            }
+        };
+        event_loop.status.send_replace(Status::NotServing(reason));
+        drop(group);
+        if event_loop.pause_stopped(wait).await {
+            break;
+        }
+        wait = (2 * wait).min(limits::FAILED_LEAD_WAIT_MAX);
+        match node.reopen_group(partition).await {
+            Ok(group) => {
+                *slot.write() = group;
+                wait = wait.max(Duration::from_secs(1));
+            }
+            Err(error) => tracing::error!(%partition, %error, "the Raft group of a partition cannot be opened"),
+        }
+    }
+    if let Some(stopped) = event_loop.stopped.take() {
+        // Whoever stopped the partition may have gone.
+        let _ = stopped.send(());
+    }
+}

@@ -1,0 +1,86 @@
+//! A new node that is killed half-way through making its groups finishes at the next start; one that was finished makes none again.
+
+#![allow(clippy::unwrap_used)] // a test fails by panicking, also in its helpers
+
+use std::path::Path;
+use std::sync::Arc;
+
+use everlog_kernel::Limits;
+use everlog_meta::Namespaces;
+use everlog_raft::{GroupReplica, NodeOptions};
+use everlog_server::node::{Node, NodeError, Options};
+use everlog_storage::log::LogEngine;
+use everlog_storage::state::StateEngine;
+use everlog_storage::{DataDirectory, GroupId, LogOptions, RocksState, SegmentLog, StateOptions};
+
+const PARTITIONS: u32 = 3;
+
+/// Does what a first start does, up to a step, and stops there without a flush, as a kill would.
+async fn killed_after(path: &Path, step: u32) {
+    let directory = DataDirectory::open(path).unwrap();
+    if step == 0 {
+        return;
+    }
+    directory.count_start(directory.id(), 1).unwrap();
+    if step == 1 {
+        return;
+    }
+    let log = Arc::new(SegmentLog::open(&directory.log_path(), LogOptions::default()).unwrap());
+    let state = Arc::new(RocksState::open(&directory.state_path(), StateOptions::default()).unwrap());
+    let engines = (Arc::clone(&log) as Arc<dyn LogEngine>, Arc::clone(&state) as Arc<dyn StateEngine>);
+    let node = everlog_raft::Node::new(NodeOptions::default(), engines.0, engines.1);
+    let mut left = step - 1;
+    if left > 1 {
+        let meta = node.create_group(GroupReplica::founding(GroupId(0))).await.unwrap();
+        left -= 1;
+        if left > 1 {
+            Namespaces::open(meta).await.unwrap().partitions_or_set(PARTITIONS).await.unwrap();
+            for id in 1..left - 1 {
+                node.create_group(GroupReplica::founding(GroupId(id))).await.unwrap();
+            }
+        }
+    }
+    node.halt().await;
+    log.close().unwrap();
+}
+
+async fn start(path: &Path) -> Result<Node, NodeError> {
+    let options = Options {
+        data_dir: path.to_owned(),
+        partitions: PARTITIONS,
+        limits: Limits::default(),
+        cache_bytes_max: 1 << 20,
+    };
+    Node::start(options).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bootstrap_that_was_cut_off_is_finished() {
+    // 0: the directory is there; 1: it knows its node; 2: the engines are; 3: the metadata's group; 4..: the number of partitions,
+    // and each of them but the mark that all are there.
+    for step in 0..=4 + PARTITIONS {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path();
+        killed_after(path, step).await;
+        for _ in 0..2 {
+            let node = start(path).await.unwrap_or_else(|error| panic!("step {step}: {error}"));
+            assert_eq!(node.partitions.iter().count(), PARTITIONS as usize, "step {step}");
+            node.stop().await.unwrap();
+            let text = std::fs::read_to_string(path.join("NODE")).unwrap();
+            assert!(text.ends_with("bootstrap done\n"), "step {step}: {text}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lost_its_engines_does_not_found_its_groups_again() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path();
+    start(path).await.unwrap().stop().await.unwrap();
+    for engine in ["log", "state"] {
+        std::fs::remove_dir_all(path.join(engine)).unwrap();
+        std::fs::create_dir(path.join(engine)).unwrap();
+    }
+    let error = start(path).await.err().unwrap();
+    assert_eq!(error.to_string(), "group 0: it is not on this node");
+}
