@@ -49,7 +49,7 @@ pub(super) async fn query_workflow(
     let address = address(&namespace, workflow_id);
     let deadline = call.deadline.unwrap_or_else(|| Instant::now() + WAIT_MAX);
 
-    let waiting = frontend.queries.register(address.namespace.id);
+    let waiting = frontend.queries.register(address.clone());
     let command = Command::QueryWorkflow {
         query_id: waiting.id,
         query: Box::new(query),
@@ -145,8 +145,9 @@ pub(super) async fn respond_query_task_completed(
 ) -> Result<RespondQueryTaskCompletedResponse, Error> {
     let token: QueryTaskToken = frontend.decode_token(&request.namespace, &request.task_token)?;
     frontend.token_namespace(&request.namespace, token.namespace_id)?;
-    if !frontend.queries.is_waiting_in(token.query_id, token.namespace_id) {
-        return Err(Error::not_found("query task not found, or already expired"));
+    let not_found = || Error::not_found("query task not found, or already expired");
+    if !frontend.queries.is_waiting_for(&token) {
+        return Err(not_found());
     }
     let answer = match request.completed_type() {
         QueryResultType::Answered if validate::payloads(request.query_result.as_ref(), &frontend.config).is_err() => {
@@ -160,6 +161,8 @@ pub(super) async fn respond_query_task_completed(
             return Err(Error::invalid("query entered invalid state, this should be impossible"));
         }
     };
-    frontend.queries.answer(token.query_id, answer);
+    if !frontend.queries.answer_by_token(&token, answer) {
+        return Err(not_found());
+    }
     Ok(RespondQueryTaskCompletedResponse::default())
 }

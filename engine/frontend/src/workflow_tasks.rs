@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use everlog_kernel::command::StartWorkflowTask;
-use everlog_kernel::token::{self, QueryTaskToken, WorkflowTaskToken};
+use everlog_kernel::token::{self, WorkflowTaskToken};
 use everlog_kernel::transition::TaskKind;
 use everlog_kernel::{Command, Rejection, RunId};
 use everlog_matching::{Matched, Poll, QueryLease, TaskLease};
@@ -121,8 +121,8 @@ async fn start_query(frontend: &Frontend, lease: QueryLease) -> Outcome {
         Ok(started) => {
             let query = lease.query.query.clone();
             lease.done();
+            let Some(token) = frontend.queries.hand_out(query_id, run_id) else { return Outcome::Gone };
             let mut response = with_page_token(started, run_id);
-            let token = QueryTaskToken { namespace_id: address.namespace.id, query_id };
             response.message.task_token = token::encode(&token);
             response.message.query = Some(query);
             Outcome::Started(Box::new(response))

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{NamespaceId, RunId, Time};
 
 /// Format of the tokens below.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// What a token may claim to hold, bytes: far more than the longest ids. Without a limit, a few bytes could ask for any amount
 /// of memory.
@@ -52,14 +52,21 @@ pub struct ActivityTaskToken {
     pub attempt: i32,
 }
 
-/// Names one query that was handed to a worker by itself. It lives in the node that took it.
+/// Names one query that was handed to a worker by itself. It lives in the node that took it, as long as its caller waits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueryTaskToken {
     /// Namespace.
     #[serde(with = "as_number")]
     pub namespace_id: NamespaceId,
+    /// Workflow.
+    pub workflow_id: String,
+    /// Run.
+    #[serde(with = "as_number")]
+    pub run_id: RunId,
     /// Number of the query at the frontend that waits for the answer.
     pub query_id: u64,
+    /// Random: proves that the worker was given the query.
+    pub secret: u128,
 }
 
 /// Ids as one number each: their bytes would be written one by one, and a token is made and read for every task.

@@ -7,10 +7,12 @@ mod harness;
 use std::path::Path;
 use std::time::Duration;
 
-use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
+use everlog_proto::api::enums::v1::{QueryResultType, WorkflowExecutionStatus};
+use everlog_proto::api::query::v1::WorkflowQuery;
+use everlog_proto::api::workflowservice::v1::{QueryWorkflowRequest, RespondQueryTaskCompletedRequest};
 use harness::process::{ANY_PORTS, Process, everlog, run};
-use harness::requests::{activity_done, complete, describe, poll_activity, respond, schedule_activity};
-use harness::{Client, poll, start_request, within};
+use harness::requests::{NAMESPACE, activity_done, complete, describe, poll_activity, respond, schedule_activity};
+use harness::{Client, execution, payloads, poll, start_request, within};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -67,6 +69,47 @@ async fn a_workflow_goes_on_after_a_stop_and_after_a_kill() {
     let task = poll(&mut client).await;
     client.respond_workflow_task_completed(respond(task.task_token, vec![complete("done")])).await.unwrap();
     assert_eq!(status(&mut client, "w").await, WorkflowExecutionStatus::Completed);
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn a_query_token_from_before_a_restart_answers_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let mut process = Process::dev(data.path()).await;
+    let mut client = process.client().await;
+    client.start_workflow_execution(start_request("w")).await.unwrap();
+    let token = poll(&mut client).await.task_token;
+    client.respond_workflow_task_completed(respond(token, Vec::new())).await.unwrap();
+    let ask = |mut client: Client| async move {
+        let request = QueryWorkflowRequest {
+            namespace: NAMESPACE.to_owned(),
+            execution: execution("w"),
+            query: Some(WorkflowQuery { query_type: "state".to_owned(), ..WorkflowQuery::default() }),
+            ..QueryWorkflowRequest::default()
+        };
+        Some(client.query_workflow(within(LONG, request)).await.ok()?.into_inner().query_result)
+    };
+    let answer = |task_token, text| RespondQueryTaskCompletedRequest {
+        namespace: NAMESPACE.to_owned(),
+        task_token,
+        completed_type: QueryResultType::Answered as i32,
+        query_result: payloads(text),
+        ..RespondQueryTaskCompletedRequest::default()
+    };
+
+    let lost = tokio::spawn(ask(client.clone()));
+    let before = poll(&mut client).await.task_token;
+    process.kill().await;
+    assert_eq!(lost.await.unwrap(), None);
+    process = Process::dev(data.path()).await;
+    client = process.client().await;
+    // The first query of either process.
+    let asked = tokio::spawn(ask(client.clone()));
+    let token = poll(&mut client).await.task_token;
+    let refused = client.respond_query_task_completed(answer(before, "of before")).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::NotFound);
+    client.respond_query_task_completed(answer(token, "of now")).await.unwrap();
+    assert_eq!(asked.await.unwrap(), Some(payloads("of now")));
     process.stop().await;
 }
 

@@ -6,6 +6,7 @@ mod harness;
 
 use std::time::Duration;
 
+use everlog_kernel::token::{self, QueryTaskToken};
 use everlog_proto::api::enums::v1::{EventType, HistoryEventFilterType, QueryResultType};
 use everlog_proto::api::query::v1::WorkflowQuery;
 use everlog_proto::api::workflowservice::v1::{
@@ -225,6 +226,25 @@ async fn a_query_reaches_a_worker_and_its_answer_the_caller() {
         query_result: payloads("42"),
         ..RespondQueryTaskCompletedRequest::default()
     };
+    // A client of another namespace that counts, and one of this namespace that has seen another query.
+    register(&mut client, "other").await;
+    let other_id = server.node.namespaces.by_name("other").unwrap().namespace.id;
+    let token: QueryTaskToken = token::decode(&answer.task_token).unwrap();
+    let forged = [
+        ("other", QueryTaskToken { namespace_id: other_id, ..token.clone() }),
+        ("default", QueryTaskToken { secret: 0, ..token.clone() }),
+        ("default", QueryTaskToken { workflow_id: "v".to_owned(), ..token }),
+    ];
+    for (namespace, forged) in forged {
+        let forged = RespondQueryTaskCompletedRequest {
+            namespace: namespace.to_owned(),
+            task_token: token::encode(&forged),
+            query_result: payloads("forged"),
+            ..answer.clone()
+        };
+        let refused = client.respond_query_task_completed(forged).await.unwrap_err();
+        assert_eq!((refused.code(), refused.message()), (Code::NotFound, "query task not found, or already expired"));
+    }
     client.respond_query_task_completed(answer.clone()).await.unwrap();
     assert_eq!(asked.await.unwrap(), payloads("42"));
     let late = client.respond_query_task_completed(answer).await.unwrap_err();

@@ -28,8 +28,14 @@ impl Target for Tokens {
                 started_time: Time(1_700_000_000_000_000_000),
                 attempt: 1,
             }),
-            token::encode(&ActivityTaskToken { namespace_id, workflow_id, run_id, scheduled_event_id: 5, attempt: 3 }),
-            token::encode(&QueryTaskToken { namespace_id, query_id: 1 << 40 }),
+            token::encode(&ActivityTaskToken {
+                namespace_id,
+                workflow_id: workflow_id.clone(),
+                run_id,
+                scheduled_event_id: 5,
+                attempt: 3,
+            }),
+            token::encode(&QueryTaskToken { namespace_id, workflow_id, run_id, query_id: 1 << 40, secret: 1 << 100 }),
         ])
     }
 
