@@ -311,6 +311,8 @@ fn read_changes(frame: &[u8]) -> Option<Vec<Change>> {
         changes.push(match kind {
             [1] => {
                 let (first_index, count) = (reader.u64()?, reader.u32()?);
+                // Readers count on from the first index, one beyond the last included.
+                first_index.checked_add(u64::from(count))?;
                 let mut entries = Vec::new();
                 for _ in 0..count {
                     let offset = frame.len() - reader.0.len();
@@ -481,6 +483,22 @@ mod tests {
             span[4..8].copy_from_slice(&crc.to_le_bytes());
             assert!(read_entry(&span).is_none_or(|entry| entry.len() <= 255 * (span.len() + 1)));
         }
+    }
+
+    #[test]
+    fn entries_whose_indexes_end_beyond_the_last_number_are_none() {
+        let read = |first_index| {
+            let mut frame = Frame::new();
+            frame.push(&LogRecord::Append {
+                group: GROUP,
+                first_index,
+                entries: vec![Bytes::from_static(b"entry"); 3],
+            });
+            read_frame(&frame.finish(STAMP).0, STAMP)
+        };
+        assert!(read(u64::MAX - 3).is_some());
+        assert_eq!(read(u64::MAX - 2), None);
+        assert_eq!(read(u64::MAX), None);
     }
 
     #[test]
