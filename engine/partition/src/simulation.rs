@@ -51,7 +51,7 @@ use tokio::sync::oneshot;
 
 use super::clock::{PartitionClock, Reading};
 use super::job::{Answer, Charge, Job, Work};
-use super::lead::{Action, Lead, LeadSettings, Outgoing};
+use super::lead::{Action, Applied, Lead, LeadSettings, Outgoing};
 use super::load::{LoadRequest, Read, ReadRows, Rows, serve};
 use super::{history, refill, wakes};
 
@@ -388,9 +388,13 @@ impl World {
             cache_bytes_max: if self.random.percent(20) { 4096 } else { 1 << 20 },
         };
         let state = Arc::clone(&self.state);
-        let may_exist = Box::new(move |key: &[u8]| state.may_exist(GROUP, key));
+        let chain = self.chain().clone();
+        let applied = Applied {
+            may_exist: Box::new(move |key| state.may_exist(GROUP, key)),
+            contains: Box::new(move |position| chain.was_applied(position)),
+        };
         let seed = (u128::from(self.random.next()) << 64) | u128::from(self.random.next());
-        self.lead = Some((Lead::new(GROUP, epoch, clock, settings, may_exist, seed, reading.instant), epoch));
+        self.lead = Some((Lead::new(GROUP, epoch, clock, settings, applied, seed, reading.instant), epoch));
         self.in_flight.clear();
         self.ticked_at = self.now;
         assert!(self.chain().end().hlc.0 <= self.lead.as_ref().map_or(0, |(lead, _)| lead.time().0.unsigned_abs()));

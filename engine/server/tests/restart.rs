@@ -7,11 +7,17 @@ mod harness;
 use std::path::Path;
 use std::time::Duration;
 
-use everlog_proto::api::enums::v1::{QueryResultType, WorkflowExecutionStatus};
+use everlog_proto::api::enums::v1::{EventType, PendingWorkflowTaskState, QueryResultType, WorkflowExecutionStatus};
+use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::query::v1::WorkflowQuery;
-use everlog_proto::api::workflowservice::v1::{QueryWorkflowRequest, RespondQueryTaskCompletedRequest};
+use everlog_proto::api::workflowservice::v1::{
+    DescribeWorkflowExecutionResponse, QueryWorkflowRequest, RespondQueryTaskCompletedRequest,
+};
 use harness::process::{ANY_PORTS, Process, everlog, run};
-use harness::requests::{NAMESPACE, activity_done, complete, describe, poll_activity, respond, schedule_activity};
+use harness::requests::{
+    NAMESPACE, activity_done, complete, describe, history, poll_activity, poll_workflow, respond, schedule_activity,
+    signal,
+};
 use harness::{Client, execution, payloads, poll, start_request, within};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -19,6 +25,11 @@ const LONG: Duration = Duration::from_secs(30);
 async fn status(client: &mut Client, workflow_id: &str) -> WorkflowExecutionStatus {
     let description = client.describe_workflow_execution(describe(workflow_id)).await.unwrap().into_inner();
     description.workflow_execution_info.unwrap().status()
+}
+
+async fn events(client: &mut Client, workflow_id: &str) -> Vec<HistoryEvent> {
+    let history = client.get_workflow_execution_history(history(workflow_id, Vec::new())).await.unwrap().into_inner();
+    history.history.unwrap().events
 }
 
 #[tokio::test]
@@ -59,16 +70,66 @@ async fn a_workflow_goes_on_after_a_stop_and_after_a_kill() {
     client.respond_activity_task_completed(activity_done(activity.task_token)).await.unwrap();
     let task = poll(&mut client).await;
     assert_eq!(task.started_event_id, 9);
-    // A worker has it when the process is killed: it is offered once more.
-    process.kill().await;
-    process = Process::dev(&path).await;
-    let mut client = process.client().await;
-    let stale =
-        client.respond_workflow_task_completed(respond(task.task_token, vec![complete("lost")])).await.unwrap_err();
-    assert_eq!(stale.code(), tonic::Code::NotFound);
-    let task = poll(&mut client).await;
     client.respond_workflow_task_completed(respond(task.task_token, vec![complete("done")])).await.unwrap();
     assert_eq!(status(&mut client, "w").await, WorkflowExecutionStatus::Completed);
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn a_workflow_task_that_a_worker_holds_is_completed_after_a_kill() {
+    let data = tempfile::tempdir().unwrap();
+    let mut process = Process::dev(data.path()).await;
+    let mut client = process.client().await;
+    for (workflow_id, held) in [("short", Duration::ZERO), ("long", Duration::from_millis(1500))] {
+        client.start_workflow_execution(start_request(workflow_id)).await.unwrap();
+        let task = poll(&mut client).await;
+        tokio::time::sleep(held).await;
+        process.kill().await;
+        process = Process::dev(data.path()).await;
+        client = process.client().await;
+        if !held.is_zero() {
+            // Its start is written by now: nobody else is given the task, so what it does beside the history is done once.
+            let request = within(Duration::from_millis(300), poll_workflow("queue"));
+            assert!(
+                client.poll_workflow_task_queue(request).await.is_ok_and(|poll| poll.get_ref().task_token.is_empty())
+            );
+        }
+        client.respond_workflow_task_completed(respond(task.task_token.clone(), vec![complete("once")])).await.unwrap();
+        let again = client.respond_workflow_task_completed(respond(task.task_token, vec![complete("twice")])).await;
+        assert_eq!(again.unwrap_err().code(), tonic::Code::NotFound);
+        assert_eq!(status(&mut client, workflow_id).await, WorkflowExecutionStatus::Completed);
+        assert_eq!(events(&mut client, workflow_id).await.len(), 5);
+    }
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_that_was_shown_is_the_same_after_a_kill() {
+    let data = tempfile::tempdir().unwrap();
+    let mut process = Process::dev(data.path()).await;
+    let mut client = process.client().await;
+    client.start_workflow_execution(start_request("shown")).await.unwrap();
+    client.start_workflow_execution(start_request("described")).await.unwrap();
+    let held = [poll(&mut client).await, poll(&mut client).await];
+    let shown = events(&mut client, "shown").await;
+    assert_eq!(shown[2].event_type(), EventType::WorkflowTaskStarted);
+    let pending = |description: DescribeWorkflowExecutionResponse| description.pending_workflow_task.unwrap();
+    let described = client.describe_workflow_execution(describe("described")).await.unwrap().into_inner();
+    assert_eq!(pending(described.clone()).state(), PendingWorkflowTaskState::Started);
+
+    process.kill().await;
+    process = Process::dev(data.path()).await;
+    client = process.client().await;
+    client.signal_workflow_execution(signal("shown", "s")).await.unwrap();
+    assert_eq!(events(&mut client, "shown").await, shown);
+    let again = client.describe_workflow_execution(describe("described")).await.unwrap().into_inner();
+    assert_eq!(pending(again), pending(described));
+    for task in held {
+        client.respond_workflow_task_completed(respond(task.task_token, Vec::new())).await.unwrap();
+    }
+    let after = events(&mut client, "shown").await;
+    assert_eq!(after[..3], shown[..]);
+    assert_eq!(after[4].event_type(), EventType::WorkflowExecutionSignaled);
     process.stop().await;
 }
 

@@ -63,6 +63,11 @@ impl Invalid {
         Invalid { terminates: true, ..Invalid::new(cause, message) }
     }
 
+    /// Whether it is recorded even from the second attempt of a task on.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.terminates || self.cause == WorkflowTaskFailedCause::UnhandledCommand
+    }
+
     /// The workflow wants to close, but has not seen everything that happened.
     fn unhandled_command() -> Invalid {
         Invalid::new(WorkflowTaskFailedCause::UnhandledCommand, "")

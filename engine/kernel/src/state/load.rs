@@ -32,10 +32,12 @@ impl Run {
     pub fn from_rows(id: RunId, rows: impl IntoIterator<Item = (RunRow, Bytes)>) -> Result<Option<Run>, CorruptRow> {
         let mut run = Run::new(id, RunInfo::default());
         let mut state: Option<RunState> = None;
+        let mut start: Option<Bytes> = None;
         for (RunRow { kind, suffix }, value) in rows {
             match kind {
                 RunRowKind::Info => run.info = Arc::new(decode_row(&value)?),
                 RunRowKind::State => state = Some(decode_row(&value)?),
+                RunRowKind::WorkflowTaskStart => start = Some(value),
                 kind => {
                     let pending = run.pending_mut().into_iter().find(|pending| pending.kind() == kind);
                     let unexpected = || CorruptRow(format!("a row of kind {} among those of a run", kind.name()));
@@ -43,11 +45,12 @@ impl Run {
                 }
             }
         }
-        Ok(state.map(|state| {
-            run.state = state;
-            let attempt = run.state.workflow_task.as_ref().map_or(0, |task| task.attempt);
-            run.workflow_task_row = run.workflow_task_key().map(|key| (key, attempt));
-            run
-        }))
+        let Some(state) = state else { return Ok(None) };
+        run.state = state;
+        if let Some(start) = start {
+            run.load_workflow_task_start(&start)?;
+        }
+        run.workflow_task_row = run.wanted_workflow_task_row();
+        Ok(Some(run))
     }
 }

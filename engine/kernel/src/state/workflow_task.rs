@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use everlog_proto::api::history::v1::History;
 use everlog_proto::api::query::v1::WorkflowQuery;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use super::Sticky;
+use super::{CorruptRow, Run, Sticky};
 use crate::Time;
 
 /// The pending workflow task of a run; there is at most one.
@@ -23,7 +24,8 @@ pub struct WorkflowTask {
     pub attempt: i32,
     /// How long a worker may take.
     pub start_to_close_timeout: Duration,
-    /// Leader memory: set while a worker has it. Starting is not written; it is recorded with the completion.
+    /// Set while a worker has it. It is recorded in the history with the end of the task; until then it has a row of its own if
+    /// it is written at all.
     #[serde(skip)]
     pub started: Option<WorkflowTaskStarted>,
     /// Leader memory: the task is offered to the sticky queue.
@@ -47,8 +49,19 @@ pub struct WorkflowTaskStarted {
     pub identity: String,
     /// Names the poll.
     pub request_id: String,
-    /// Queries that went along, by number.
-    pub query_ids: Vec<u64>,
+    /// When its row is to be written at the latest; `None` once it is.
+    pub save_at: Option<Time>,
+}
+
+/// The row of a start. The events say the rest.
+#[derive(Clone, PartialEq, prost::Message)]
+struct StartRow {
+    /// See [`WorkflowTaskStarted::tail`].
+    #[prost(bytes = "bytes", tag = "1")]
+    tail: Bytes,
+    /// See [`WorkflowTaskStarted::task_queue`].
+    #[prost(string, tag = "2")]
+    task_queue: String,
 }
 
 /// A query that waits for the next workflow task.
@@ -61,13 +74,35 @@ pub struct BufferedQuery {
 }
 
 impl WorkflowTaskStarted {
+    /// Whether its row is written, so that a new leader knows of it.
+    pub fn is_saved(&self) -> bool {
+        self.save_at.is_none()
+    }
+
+    /// The value of its row.
+    pub(crate) fn to_row(&self) -> Bytes {
+        StartRow { tail: self.tail.clone(), task_queue: self.task_queue.clone() }.encode_to_vec().into()
+    }
+
     /// Bytes on the heap.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.tail.len()
-            + self.task_queue.len()
-            + self.identity.len()
-            + self.request_id.len()
-            + size_of::<u64>() * self.query_ids.len()
+        self.tail.len() + self.task_queue.len() + self.identity.len() + self.request_id.len()
+    }
+}
+
+impl Run {
+    /// Takes in the row of the start of the workflow task in progress.
+    pub(super) fn load_workflow_task_start(&mut self, row: &Bytes) -> Result<(), CorruptRow> {
+        let corrupt = |error: &dyn std::fmt::Display| CorruptRow(format!("the start of a workflow task: {error}"));
+        let StartRow { tail, task_queue } = StartRow::decode(row.clone()).map_err(|error| corrupt(&error))?;
+        let events = History::decode(tail.clone()).map_err(|error| corrupt(&error))?.events;
+        let event = events.last().ok_or_else(|| corrupt(&"no event"))?;
+        self.apply(event).map_err(|error| corrupt(&error))?;
+        let task = self.state.workflow_task.as_mut();
+        let started = task.and_then(|task| task.started.as_mut()).ok_or_else(|| corrupt(&"no task was started"))?;
+        (started.tail, started.task_queue) = (tail, task_queue);
+        self.workflow_task_start_row = true;
+        Ok(())
     }
 }
 
