@@ -40,7 +40,7 @@ use std::sync::Arc;
 
 use everlog_config::DynamicConfig;
 use everlog_kernel::NamespaceId;
-use everlog_matching::Matching;
+use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
 use everlog_meta::{NamespaceRecord, Namespaces};
 use everlog_model::WorkflowRef;
@@ -56,7 +56,7 @@ pub struct Services {
     /// The workflows.
     pub partitions: Partitions,
     /// The task queues.
-    pub matching: Arc<Matching>,
+    pub matching: MatchingHandle,
     /// The namespaces.
     pub namespaces: Arc<Namespaces>,
     /// Queries that wait for a worker's answer.

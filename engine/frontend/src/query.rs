@@ -9,6 +9,7 @@ use everlog_kernel::command::{QueryReply, Reply};
 use everlog_kernel::token::QueryTaskToken;
 use everlog_kernel::transition::TaskKind;
 use everlog_kernel::{Command, Rejection, RunId};
+use everlog_matching::Message;
 use everlog_matching::query_waiters::WaitingQuery;
 use everlog_model::{QueueId, WorkflowRef};
 use everlog_proto::api::common::v1::Payloads;
@@ -112,7 +113,7 @@ impl Asked {
                 let namespace_id = self.address.namespace.id;
                 let queue = QueueId { namespace_id, kind: TaskKind::Workflow, name };
                 let window = self.services.config.frontend.query_poller_window;
-                has_workflow_task || self.services.matching.has_recent_poller(&queue, window)
+                has_workflow_task || self.services.matching.local().has_recent_poller(&queue, window)
             }
             Err(_) => true,
         }
@@ -125,7 +126,7 @@ impl Drop for Asked {
         if !self.services.queries.is_waiting(query_id) {
             return;
         }
-        self.services.matching.withdraw_query(query_id);
+        self.services.matching.send(Message::WithdrawQuery { query_id });
         let (services, address, run_id) = (self.services.clone(), self.address.clone(), self.run_id);
         // Without a runtime the server is gone, and the query with it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

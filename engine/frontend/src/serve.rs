@@ -119,7 +119,7 @@ pub async fn serve(
     tell_health(&health, ServingStatus::Serving).await;
     let watching = tokio::spawn(watch_partitions(services.partitions.clone(), health.clone(), Arc::clone(&serving)));
 
-    let matching = Arc::clone(&services.matching);
+    let matching = services.matching.clone();
     let metrics = http::metrics(services.render_metrics);
     let routes = routes(services, draining.clone(), &health)?;
     let drained = |mut draining: watch::Receiver<bool>| async move {
@@ -151,7 +151,7 @@ pub async fn serve(
     watching.abort();
     serving.store(false, Ordering::Relaxed);
     tell_health(&health, ServingStatus::NotServing).await;
-    matching.drain();
+    matching.local().drain();
     // The receivers are in the servers; without any, there is nothing to drain.
     let _ = drain.send(true);
     match tokio::time::timeout(DRAIN_WAIT_MAX, servers).await {

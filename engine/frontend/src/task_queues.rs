@@ -1,5 +1,7 @@
 //! DescribeTaskQueue and ListTaskQueuePartitions.
 
+use std::collections::HashMap;
+
 use everlog_kernel::transition::TaskKind;
 use everlog_kernel::{NamespaceId, time};
 use everlog_matching::{PollerDescription, QueueDescription};
@@ -28,16 +30,16 @@ pub(super) async fn describe_task_queue(
     let namespace = frontend.namespace(&request.namespace)?;
     let queue = request.task_queue.as_ref();
     let name = validate::task_queue(queue, frontend.config.limits.id_bytes_max)?;
-    let describe = |kind| describe(frontend, namespace.namespace.id, kind, name);
+    let namespace_id = namespace.namespace.id;
     if request.api_mode() == DescribeTaskQueueMode::Enhanced {
         if queue.is_some_and(|queue| queue.kind() == TaskQueueKind::Sticky) {
             return Err(Error::invalid(
                 "Enhanced DescribeTaskQueue is not valid for a sticky queue, use api_mode=UNSPECIFIED or a normal queue.",
             ));
         }
-        return Ok(enhanced(&request, describe));
+        return Ok(enhanced(frontend, &request, namespace_id, name).await);
     }
-    let description = describe(kind_of(request.task_queue_type()));
+    let description = describe(frontend, namespace_id, kind_of(request.task_queue_type()), name).await;
     let stats = stats(&description);
     let status = TaskQueueStatus { backlog_count_hint: stats.approximate_backlog_count, ..TaskQueueStatus::default() };
     Ok(DescribeTaskQueueResponse {
@@ -50,9 +52,11 @@ pub(super) async fn describe_task_queue(
 
 /// The same by build id and type. Without versioning there is one build id, the empty one.
 #[expect(deprecated, reason = "the CLI still asks for what it deprecated")]
-fn enhanced(
+async fn enhanced(
+    frontend: &Frontend,
     request: &DescribeTaskQueueRequest,
-    describe: impl Fn(TaskKind) -> QueueDescription,
+    namespace_id: NamespaceId,
+    name: &str,
 ) -> DescribeTaskQueueResponse {
     let wanted: Vec<TaskQueueType> = request.task_queue_types().filter(|kind| *kind != TaskQueueType::Nexus).collect();
     let kinds = if request.task_queue_types.is_empty() {
@@ -60,21 +64,23 @@ fn enhanced(
     } else {
         wanted
     };
-    let types_info = kinds.into_iter().map(|kind| {
-        let description = describe(kind_of(kind));
+    let mut types_info = HashMap::new();
+    for kind in kinds {
+        let description = describe(frontend, namespace_id, kind_of(kind), name).await;
         let pollers =
             if request.report_pollers { description.pollers.iter().map(poller).collect() } else { Vec::new() };
-        (kind as i32, TaskQueueTypeInfo { pollers, stats: request.report_stats.then(|| stats(&description)) })
-    });
-    let version = TaskQueueVersionInfo { types_info: types_info.collect(), ..TaskQueueVersionInfo::default() };
+        let stats = request.report_stats.then(|| stats(&description));
+        types_info.insert(kind as i32, TaskQueueTypeInfo { pollers, stats });
+    }
+    let version = TaskQueueVersionInfo { types_info, ..TaskQueueVersionInfo::default() };
     DescribeTaskQueueResponse {
         versions_info: [(String::new(), version)].into(),
         ..DescribeTaskQueueResponse::default()
     }
 }
 
-fn describe(frontend: &Frontend, namespace_id: NamespaceId, kind: TaskKind, name: &str) -> QueueDescription {
-    frontend.matching.describe(&QueueId { namespace_id, kind, name: name.to_owned() })
+async fn describe(frontend: &Frontend, namespace_id: NamespaceId, kind: TaskKind, name: &str) -> QueueDescription {
+    frontend.matching.local().describe(&QueueId { namespace_id, kind, name: name.to_owned() }).await
 }
 
 fn kind_of(kind: TaskQueueType) -> TaskKind {

@@ -23,7 +23,7 @@ pub(super) async fn shutdown_worker(
         kind: TaskKind::Workflow,
         name: request.sticky_task_queue,
     });
-    frontend.matching.worker_shutdown(sticky.as_ref(), &request.worker_instance_key);
+    frontend.matching.local().worker_shutdown(sticky.as_ref(), &request.worker_instance_key);
     Ok(ShutdownWorkerResponse::default())
 }
 

@@ -35,7 +35,7 @@ pub(super) async fn poll_workflow_task_queue(
     let until = call.poll_until(frontend.config.frontend.poll_wait_max)?;
     let poll = read_poll(frontend, &namespace, request)?;
     loop {
-        match frontend.matching.poll(poll.clone(), until).await {
+        match frontend.matching.local().poll(poll.clone(), until).await {
             Matched::Nothing => return Ok(PollWorkflowTaskQueueResponse::default()),
             Matched::Full => return Err(Error::TooManyPolls),
             Matched::Task(lease) => match start_task(frontend, &poll, lease).await {

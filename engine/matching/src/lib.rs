@@ -4,6 +4,9 @@
 //! hands the poller a lease on the task; the poller's handler asks the partition to start it, and only a granted start reaches
 //! the worker. A lease that is dropped offers its task again.
 //!
+//! Nothing is read when a lead begins: the tasks that wait in its rows are read queue by queue, once somebody polls the queue or
+//! asks how it stands. So a failover takes as long with a million tasks as with none.
+//!
 //! ```text
 //!   partition ──offer──▶ ┌ queue ─────────────────────────────────┐
 //!                        │ tasks (by priority and age)  ◀─ backlog │ ──lease──▶ poller's handler ──start──▶ partition
@@ -16,6 +19,7 @@
 //! guards all of it. Queues are spread over shards, each with its own lock; nothing waits and nothing is spawned per queue.
 //! What a queue decides is in `queue`, which tasks stay rows because memory is bounded in `tasks`, who waits in `line`.
 
+pub mod handle;
 mod lease;
 mod line;
 pub mod query_waiters;
@@ -27,17 +31,19 @@ mod tests;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use everlog_kernel::transition::{QueryTask, Task, TaskKey, TaskKind};
 use everlog_model::{QueueId, WorkflowRef, limits};
 use everlog_storage::GroupId;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
+pub use handle::{Homes, MatchingHandle, Message, OneNode, Source};
 pub use lease::{QueryLease, TaskLease};
 
 use lease::WaitingPoll;
@@ -57,11 +63,26 @@ pub struct Matching {
     /// In which queue a query is. Never locked together with a shard.
     queries: Box<[Mutex<QueryIndex>]>,
     backlog: Arc<dyn Backlog>,
+    /// The lead of each partition that has one.
+    leads: RwLock<HashMap<GroupId, u128>>,
+    /// Told whenever a page of rows was taken in.
+    page_taken: Notify,
     draining: AtomicBool,
+    queues: AtomicUsize,
     queues_created: AtomicU64,
-    tasks_in_memory_max: usize,
+    /// Whether an offer was ever left to its row because its queue could not be made.
+    left_out: AtomicBool,
+    bounds: Bounds,
     workflow_meters: Meters,
     activity_meters: Meters,
+}
+
+/// What bounds the memory of matching.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    queues: usize,
+    /// Of a queue and partition.
+    tasks_in_memory: usize,
 }
 
 type Shard = HashMap<Arc<QueueId>, Queue>;
@@ -141,10 +162,11 @@ pub struct PollerDescription {
 impl Matching {
     /// No queues yet. Must be called within a tokio runtime, which then also carries the upkeep.
     pub fn new(backlog: Arc<dyn Backlog>) -> Arc<Matching> {
-        Matching::with_tasks_in_memory_max(backlog, limits::QUEUE_TASKS_IN_MEMORY_MAX)
+        let bounds = Bounds { queues: limits::QUEUES_MAX, tasks_in_memory: limits::QUEUE_TASKS_IN_MEMORY_MAX };
+        Matching::with_bounds(backlog, bounds)
     }
 
-    fn with_tasks_in_memory_max(backlog: Arc<dyn Backlog>, tasks_in_memory_max: usize) -> Arc<Matching> {
+    fn with_bounds(backlog: Arc<dyn Backlog>, bounds: Bounds) -> Arc<Matching> {
         let matching = Arc::new_cyclic(|me| Matching {
             me: me.clone(),
             runtime: Handle::current(),
@@ -152,9 +174,13 @@ impl Matching {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             queries: (0..SHARDS).map(|_| Mutex::default()).collect(),
             backlog,
+            leads: RwLock::default(),
+            page_taken: Notify::new(),
             draining: AtomicBool::new(false),
+            queues: AtomicUsize::new(0),
             queues_created: AtomicU64::new(0),
-            tasks_in_memory_max,
+            left_out: AtomicBool::new(false),
+            bounds,
             workflow_meters: Meters::new(TaskKind::Workflow),
             activity_meters: Meters::new(TaskKind::Activity),
         });
@@ -162,29 +188,70 @@ impl Matching {
         matching
     }
 
-    /// A task is ready. Offering one that is there already changes nothing.
-    pub fn offer(&self, partition: GroupId, address: WorkflowRef, task: Task) {
-        let position = Position::of(&task.key);
-        let queue = QueueId { namespace_id: address.namespace.id, kind: task.key.kind, name: task.key.task_queue };
-        let task = WaitingTask { partition, address, attempt: task.attempt, sticky: task.sticky };
-        self.with_queue(queue, |queue| queue.offer(position, task, Instant::now()));
+    /// Takes in what a lead of a partition, or whoever asked a query, has to say.
+    pub fn receive(&self, message: Message) {
+        match message {
+            Message::Opened(source) => self.open_partition(source),
+            Message::Closed(source) => self.close_partition(source),
+            Message::Task { source, workflow, task } => self.offer(source, workflow, task),
+            Message::Query { workflow, query } => self.offer_query(workflow, query),
+            Message::WithdrawQuery { query_id } => self.withdraw_query(query_id),
+        }
     }
 
-    /// A query waits for a worker. It is gone when its lease is done or `withdraw_query` is called.
-    pub fn offer_query(&self, address: WorkflowRef, query: QueryTask) {
+    fn open_partition(&self, source: Source) {
+        let Source { partition, lead } = source;
+        {
+            let mut leads = self.leads.write();
+            if leads.get(&partition).is_some_and(|known| *known > lead) {
+                return;
+            }
+            leads.insert(partition, lead);
+        }
+        // A queue that is made from here on finds the lead in the list.
+        self.for_each_queue(|queue| {
+            queue.forget_partition(partition);
+            queue.open_partition(partition, false);
+        });
+    }
+
+    fn close_partition(&self, source: Source) {
+        {
+            let mut leads = self.leads.write();
+            if leads.get(&source.partition) != Some(&source.lead) {
+                return;
+            }
+            leads.remove(&source.partition);
+        }
+        self.for_each_queue(|queue| queue.forget_partition(source.partition));
+    }
+
+    fn offer(&self, source: Source, address: WorkflowRef, task: Task) {
+        if self.leads.read().get(&source.partition) != Some(&source.lead) {
+            return;
+        }
+        let position = Position::of(&task.key);
+        let queue = QueueId { namespace_id: address.namespace.id, kind: task.key.kind, name: task.key.task_queue };
+        let task = WaitingTask { partition: source.partition, address, attempt: task.attempt, sticky: task.sticky };
+        if self.with_queue(queue, |queue| queue.offer(position, task, Instant::now())).is_none() {
+            // It is found in its row once there is room for its queue and somebody polls that.
+            self.left_out.store(true, Ordering::Release);
+        }
+    }
+
+    fn offer_query(&self, address: WorkflowRef, query: QueryTask) {
         let id =
             QueueId { namespace_id: address.namespace.id, kind: TaskKind::Workflow, name: query.task_queue.clone() };
         let query_id = query.query_id;
         // The index comes first: a poller may take the query and be done with it before this returns.
         self.query_index(query_id).lock().insert(query_id, Arc::new(id.clone()));
         let kept = self.with_queue(id, |queue| queue.offer_query(address, query, Instant::now()));
-        if !kept {
+        if kept != Some(true) {
             self.query_index(query_id).lock().remove(&query_id);
         }
     }
 
-    /// The asker has given up.
-    pub fn withdraw_query(&self, query_id: u64) {
+    fn withdraw_query(&self, query_id: u64) {
         let queue = self.query_index(query_id).lock().remove(&query_id);
         if let Some(queue) = queue {
             self.with_existing(&queue, |queue| queue.withdraw_query(query_id));
@@ -193,7 +260,8 @@ impl Matching {
 
     /// Waits for a task until `deadline`. Dropping the future ends the poll at once.
     ///
-    /// A poll beyond [`limits::QUEUE_POLLS_MAX`] is told so at once: a worker that was told "nothing" would be back at once.
+    /// A poll beyond [`limits::QUEUE_POLLS_MAX`], or of one queue too many, is told so at once: a worker that was told "nothing" would
+    /// be back at once.
     pub async fn poll(self: &Arc<Self>, poll: Poll, deadline: Instant) -> Matched {
         let now = Instant::now();
         if deadline <= now {
@@ -210,7 +278,7 @@ impl Matching {
             }
             queue.poll(&poll, sticky, now)
         });
-        match admission {
+        match admission.unwrap_or(Admission::Refused) {
             Admission::Granted(grant) => self.lease(grant),
             Admission::Waiting(ticket) => {
                 let waiting = WaitingPoll::new(self.clone(), ticket);
@@ -230,8 +298,20 @@ impl Matching {
         self.with_normal_or_sticky(queue, asked).unwrap_or(false)
     }
 
-    /// What is known of a queue.
-    pub fn describe(&self, queue: &QueueId) -> QueueDescription {
+    /// What is known of a queue. If its tasks are still to be read, they are, for which this waits a moment.
+    pub async fn describe(&self, queue: &QueueId) -> QueueDescription {
+        let read_by = Instant::now() + limits::QUEUE_READ_WAIT_MAX;
+        let is_sticky = self.with_normal_or_sticky(queue, |_, sticky| sticky.is_some()).unwrap_or(false);
+        if !is_sticky {
+            self.with_queue(queue.clone(), Queue::want_rows);
+            loop {
+                let page_taken = self.page_taken.notified();
+                let is_being_read = self.with_existing(queue, |queue| queue.is_being_read()).unwrap_or(false);
+                if !is_being_read || tokio::time::timeout_at(read_by, page_taken).await.is_err() {
+                    break;
+                }
+            }
+        }
         let now = Instant::now();
         self.with_normal_or_sticky(queue, |candidate, sticky| candidate.describe(sticky, now)).unwrap_or_default()
     }
@@ -250,11 +330,6 @@ impl Matching {
         });
     }
 
-    /// A partition's leadership is lost: its tasks are forgotten, its new leader will offer them.
-    pub fn forget_partition(&self, partition: GroupId) {
-        self.for_each_queue(|queue| queue.forget_partition(partition));
-    }
-
     /// The server stops: every poll ends empty, now and from here on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
@@ -269,19 +344,23 @@ impl Matching {
         &self.queries[query_id as usize % SHARDS]
     }
 
-    /// Does something to a queue, which is made if it is not there.
-    fn with_queue<T>(&self, id: QueueId, act: impl FnOnce(&mut Queue) -> T) -> T {
+    /// Does something to a queue, which is made if it is not there; `None` if there is no room for one more.
+    fn with_queue<T>(&self, id: QueueId, act: impl FnOnce(&mut Queue) -> T) -> Option<T> {
         let mut shard = self.shard(&id).lock();
         if !shard.contains_key(&id) {
+            if self.queues.load(Ordering::Relaxed) >= self.bounds.queues {
+                return None;
+            }
+            self.queues.fetch_add(1, Ordering::Relaxed);
             let id = Arc::new(id.clone());
             shard.insert(id.clone(), self.new_queue(id));
         }
-        let queue = shard.get_mut(&id).expect("it was just put there");
+        let queue = shard.get_mut(&id)?;
         let result = act(queue);
         let errands = errands_of(queue);
         drop(shard);
         self.run_errands(errands);
-        result
+        Some(result)
     }
 
     fn with_existing<T>(&self, id: &QueueId, act: impl FnOnce(&mut Queue) -> T) -> Option<T> {
@@ -331,7 +410,12 @@ impl Matching {
         };
         // Numbers of leases, polls and page requests are not given out again by a later queue of the same name.
         let first_number = self.queues_created.fetch_add(1, Ordering::Relaxed) << 40;
-        Queue::new(id, self.tasks_in_memory_max, meters.clone(), first_number, Instant::now())
+        let mut queue = Queue::new(id, self.bounds.tasks_in_memory, meters.clone(), first_number, Instant::now());
+        let left_out = self.left_out.load(Ordering::Acquire);
+        for partition in self.leads.read().keys() {
+            queue.open_partition(*partition, left_out);
+        }
+        queue
     }
 
     fn lease(self: &Arc<Self>, grant: Grant) -> Matched {
@@ -378,12 +462,13 @@ impl Matching {
                     });
                 }
                 Errand::Fetch(fetch) => {
-                    let after = fetch.after.key(&queue);
-                    let page = self.backlog.ready_tasks(fetch.partition, (*queue).clone(), Some(after), fetch.limit);
+                    let after = fetch.after.row_key(&queue);
+                    let page = self.backlog.ready_tasks(fetch.partition, (*queue).clone(), after, fetch.limit);
                     self.runtime.spawn(async move {
                         let page = page.await;
                         if let Some(matching) = me.upgrade() {
                             matching.with_existing(&queue, |queue| queue.take_page(fetch, page, Instant::now()));
+                            matching.page_taken.notify_waiters();
                         }
                     });
                 }
@@ -399,7 +484,11 @@ impl Matching {
             shard.lock().retain(|_, queue| {
                 queue.sweep(now);
                 errands.extend(errands_of(queue));
-                !queue.is_idle(now)
+                let stays = !queue.is_idle(now);
+                if !stays {
+                    self.queues.fetch_sub(1, Ordering::Relaxed);
+                }
+                stays
             });
             self.run_errands(errands);
         }

@@ -29,6 +29,8 @@ pub(super) struct Queue {
     in_sticky: HashMap<Position, String>,
     leased: HashMap<Position, LeasedTask>,
     leased_queries: HashMap<u64, LeasedQuery>,
+    /// Whether rows are read at all: nobody has asked for the tasks of a queue that was only offered some.
+    rows_wanted: bool,
     rate: Option<TokenBucket>,
     /// A wake is on its way, for when the rate limit lets the next task through.
     wake_is_set: bool,
@@ -150,6 +152,7 @@ impl Queue {
             in_sticky: HashMap::new(),
             leased: HashMap::new(),
             leased_queries: HashMap::new(),
+            rows_wanted: false,
             rate: None,
             wake_is_set: false,
             added: RollingCount::new(now),
@@ -278,6 +281,24 @@ impl Queue {
         }
     }
 
+    /// A partition has a new lead; see [`Tasks::open`].
+    pub(super) fn open_partition(&mut self, partition: GroupId, left_out: bool) {
+        self.rows_wanted = self.line.has_polls();
+        self.tasks.open(partition, left_out);
+        self.ask_for_page();
+    }
+
+    /// Somebody wants to know of all tasks, also of those that only rows tell of.
+    pub(super) fn want_rows(&mut self) {
+        self.rows_wanted = true;
+        self.ask_for_page();
+    }
+
+    /// Whether rows tell of more tasks than are known here, and are about to be read.
+    pub(super) fn is_being_read(&self) -> bool {
+        self.rows_wanted && self.tasks.is_unread()
+    }
+
     pub(super) fn forget_partition(&mut self, partition: GroupId) {
         self.tasks.forget_partition(partition);
         self.leased.retain(|_, leased| leased.task.partition != partition);
@@ -395,6 +416,7 @@ impl Queue {
                 self.wake_is_set = false;
             }
         }
+        self.want_rows();
         let number = self.next_number();
         let line = match sticky {
             None => &mut self.line,
@@ -566,7 +588,9 @@ impl Queue {
     }
 
     fn ask_for_page(&mut self) {
-        while let Some(fetch) = self.tasks.next_fetch(&mut self.last_number) {
+        while self.rows_wanted
+            && let Some(fetch) = self.tasks.next_fetch(&mut self.last_number)
+        {
             self.errands.push(Errand::Fetch(fetch));
         }
     }
@@ -602,14 +626,13 @@ impl Queue {
         self.ask_for_page();
     }
 
-    /// Whether the queue can be forgotten.
+    /// Whether the queue can be forgotten: the tasks that wait in it have rows, and are found again when somebody polls.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         self.errands.is_empty()
             && self.sticky.is_empty()
             && self.leased.is_empty()
             && self.leased_queries.is_empty()
             && self.line.queries.is_empty()
-            && self.tasks.is_settled()
             && !self.line.has_polls()
             && now.duration_since(self.last_used) > limits::QUEUE_IDLE_MAX
     }

@@ -32,6 +32,10 @@ pub(super) struct Position {
 }
 
 impl Position {
+    /// Before every task.
+    const FIRST: Position =
+        Position { priority: 0, scheduled_time: Time(i64::MIN), run_id: RunId([0; 16]), scheduled_event_id: i64::MIN };
+
     pub(super) fn of(key: &TaskKey) -> Position {
         Position {
             priority: key.priority,
@@ -39,6 +43,11 @@ impl Position {
             run_id: key.run_id,
             scheduled_event_id: key.scheduled_event_id,
         }
+    }
+
+    /// The key of the task row, or `None` if this is the place before all tasks.
+    pub(super) fn row_key(self, queue: &QueueId) -> Option<TaskKey> {
+        (self != Position::FIRST).then(|| self.key(queue))
     }
 
     pub(super) fn key(self, queue: &QueueId) -> TaskKey {
@@ -115,11 +124,18 @@ impl Tasks {
         self.partitions.iter().all(|partition| partition.waiting.is_empty())
     }
 
-    /// Whether nothing waits here, nor in rows that are still to be read.
-    pub(super) fn is_settled(&self) -> bool {
-        self.partitions
-            .iter()
-            .all(|partition| partition.waiting.is_empty() && partition.behind.is_none() && partition.recheck.is_none())
+    /// A partition has a lead: which tasks wait there is told by its rows, and by what the lead offers from now on. With `left_out`
+    /// an offer may have been missed whose row is not there yet.
+    pub(super) fn open(&mut self, partition: GroupId, left_out: bool) {
+        let tasks = self.partition(partition);
+        tasks.recheck = None;
+        tasks.behind = Some(Behind { after: Position::FIRST, lowest: Position::FIRST, accepting: true, left_out });
+    }
+
+    /// Whether the first page of some partition's rows is still to be read.
+    pub(super) fn is_unread(&self) -> bool {
+        let is_unread = |behind: &Behind| behind.after == Position::FIRST;
+        self.partitions.iter().any(|partition| partition.behind.as_ref().is_some_and(is_unread))
     }
 
     pub(super) fn get_mut(&mut self, partition: GroupId, position: &Position) -> Option<&mut WaitingTask> {
@@ -131,9 +147,10 @@ impl Tasks {
     pub(super) fn offer(&mut self, position: Position, task: WaitingTask) {
         let max = self.in_memory_max;
         let partition = self.partition(task.partition);
+        let last = partition.waiting.last_key_value().map(|(last, _)| *last);
         if let Some(behind) = &mut partition.behind
             && !behind.accepting
-            && position > behind.after
+            && position > last.map_or(behind.after, |last| last.max(behind.after))
         {
             behind.left_out = true;
             partition.left_out_since_fetch = true;

@@ -45,12 +45,12 @@ impl Backlog for Rows {
             self.failures_left.fetch_sub(1, Ordering::Relaxed);
             return async { Err("the disk is away".to_owned()) }.boxed();
         }
-        assert_eq!(queue.name, "queue");
         let after = after.map(|key| Position::of(&key));
         let rows = self.rows.lock();
         let page: Vec<_> = rows
             .iter()
             .filter(|((of, position), _)| *of == partition && after.is_none_or(|after| *position > after))
+            .filter(|(_, task)| task.key.task_queue == queue.name)
             .take(limit)
             .map(|(_, task)| (address(), Task { sticky: None, ..task.clone() }))
             .collect();
@@ -126,7 +126,22 @@ fn matching() -> (Arc<Matching>, Arc<Rows>) {
 
 fn matching_with_memory(tasks: usize) -> (Arc<Matching>, Arc<Rows>) {
     let rows = Arc::new(Rows::default());
-    (Matching::with_tasks_in_memory_max(rows.clone(), tasks), rows)
+    let matching = Matching::with_bounds(rows.clone(), Bounds { queues: 100, tasks_in_memory: tasks });
+    (0..4).for_each(|partition| matching.receive(Message::Opened(lead(GroupId(partition), 1))));
+    (matching, rows)
+}
+
+fn lead(partition: GroupId, lead: u128) -> Source {
+    Source { partition, lead }
+}
+
+/// An offer by the first lead of a partition.
+fn offer(matching: &Matching, partition: GroupId, task: Task) {
+    matching.receive(Message::Task { source: lead(partition, 1), workflow: address(), task });
+}
+
+fn offer_query(matching: &Matching, query: QueryTask) {
+    matching.receive(Message::Query { workflow: address(), query });
 }
 
 fn in_seconds(seconds: u64) -> Instant {
@@ -173,7 +188,7 @@ async fn is_empty(matching: &Arc<Matching>) -> bool {
 async fn tasks_come_by_priority_and_then_by_age() {
     let (matching, _) = matching();
     for (priority, time, event) in [(3, 10, 1), (3, 5, 2), (1, 99, 3), (5, 1, 4), (3, 5, 0)] {
-        matching.offer(PARTITION, address(), task(priority, time, event));
+        offer(&matching, PARTITION, task(priority, time, event));
     }
     let mut events = Vec::new();
     for _ in 0..5 {
@@ -188,7 +203,7 @@ async fn polls_are_served_in_the_order_in_which_they_came() {
     let (matching, _) = matching();
     let mut polls: Vec<_> = (0..3).map(|_| start_poll(&matching, normal_poll())).collect();
     for (event, poll) in polls.iter_mut().enumerate() {
-        matching.offer(PARTITION, address(), task(3, 0, event as i64));
+        offer(&matching, PARTITION, task(3, 0, event as i64));
         assert_eq!(event_of(got(poll).unwrap()), event as i64);
     }
 }
@@ -196,9 +211,9 @@ async fn polls_are_served_in_the_order_in_which_they_came() {
 #[tokio::test(start_paused = true)]
 async fn an_offer_of_what_is_there_changes_nothing() {
     let (matching, _) = matching();
-    matching.offer(PARTITION, address(), task(3, 0, 1));
-    matching.offer(PARTITION, address(), task(3, 0, 1));
-    assert_eq!(matching.describe(&queue_id("queue")).backlog, 1);
+    offer(&matching, PARTITION, task(3, 0, 1));
+    offer(&matching, PARTITION, task(3, 0, 1));
+    assert_eq!(matching.describe(&queue_id("queue")).await.backlog, 1);
     assert_eq!(next_event(&matching).await, 1);
     assert!(is_empty(&matching).await);
 }
@@ -206,13 +221,13 @@ async fn an_offer_of_what_is_there_changes_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_newer_attempt_takes_the_place_of_an_older_one() {
     let (matching, _) = matching();
-    matching.offer(PARTITION, address(), task(3, 0, 1));
-    matching.offer(PARTITION, address(), Task { attempt: 2, ..task(3, 0, 1) });
+    offer(&matching, PARTITION, task(3, 0, 1));
+    offer(&matching, PARTITION, Task { attempt: 2, ..task(3, 0, 1) });
     let Matched::Task(lease) = matching.poll(normal_poll(), in_seconds(1)).await else { panic!() };
     assert_eq!((lease.task.attempt, lease.backlog), (2, 0));
 
     // Also when the older one is out.
-    matching.offer(PARTITION, address(), Task { attempt: 3, ..task(3, 0, 1) });
+    offer(&matching, PARTITION, Task { attempt: 3, ..task(3, 0, 1) });
     drop(lease);
     let Matched::Task(lease) = matching.poll(normal_poll(), in_seconds(1)).await else { panic!() };
     assert_eq!(lease.task.attempt, 3);
@@ -226,7 +241,7 @@ async fn a_dropped_poll_leaves_the_line() {
     let first = start_poll(&matching, normal_poll());
     let mut second = start_poll(&matching, normal_poll());
     drop(first);
-    matching.offer(PARTITION, address(), task(3, 0, 1));
+    offer(&matching, PARTITION, task(3, 0, 1));
     assert_eq!(event_of(got(&mut second).unwrap()), 1);
 }
 
@@ -234,7 +249,7 @@ async fn a_dropped_poll_leaves_the_line() {
 async fn what_a_dropped_poll_was_granted_in_the_last_moment_goes_back() {
     let (matching, _) = matching();
     let first = start_poll(&matching, normal_poll());
-    matching.offer(PARTITION, address(), task(3, 0, 1));
+    offer(&matching, PARTITION, task(3, 0, 1));
     drop(first);
     assert_eq!(next_event(&matching).await, 1);
 }
@@ -242,7 +257,7 @@ async fn what_a_dropped_poll_was_granted_in_the_last_moment_goes_back() {
 #[tokio::test(start_paused = true)]
 async fn a_dropped_lease_offers_its_task_again_and_a_finished_one_does_not() {
     let (matching, _) = matching();
-    matching.offer(PARTITION, address(), task(3, 0, 1));
+    offer(&matching, PARTITION, task(3, 0, 1));
     let Matched::Task(lease) = matching.poll(normal_poll(), in_seconds(1)).await else { panic!() };
     let mut waiting = start_poll(&matching, normal_poll());
     assert!(got(&mut waiting).is_none());
@@ -255,9 +270,9 @@ async fn a_dropped_lease_offers_its_task_again_and_a_finished_one_does_not() {
 #[tokio::test(start_paused = true)]
 async fn an_offer_during_a_lease_counts_once_the_lease_has_ended() {
     let (matching, _) = matching();
-    matching.offer(PARTITION, address(), task(3, 0, 1));
+    offer(&matching, PARTITION, task(3, 0, 1));
     let Matched::Task(lease) = matching.poll(normal_poll(), in_seconds(1)).await else { panic!() };
-    matching.offer(PARTITION, address(), task(3, 0, 1));
+    offer(&matching, PARTITION, task(3, 0, 1));
     assert!(is_empty(&matching).await);
     lease.done();
     assert_eq!(next_event(&matching).await, 1);
@@ -270,7 +285,7 @@ async fn polls_end_empty_at_their_deadline() {
     assert!(matches!(matching.poll(normal_poll(), in_seconds(5)).await, Matched::Nothing));
     assert!(start.elapsed() >= Duration::from_secs(5));
     // A task that comes later finds nobody and waits.
-    matching.offer(PARTITION, address(), task(3, 0, 1));
+    offer(&matching, PARTITION, task(3, 0, 1));
     assert!(matches!(matching.poll(normal_poll(), Instant::now()).await, Matched::Nothing));
     assert_eq!(next_event(&matching).await, 1);
 }
@@ -279,24 +294,24 @@ async fn polls_end_empty_at_their_deadline() {
 async fn sticky_tasks_go_to_the_sticky_worker_while_it_polls() {
     let (matching, _) = matching();
     // Nobody has ever polled the sticky queue.
-    matching.offer(PARTITION, address(), sticky_task(1));
+    offer(&matching, PARTITION, sticky_task(1));
     assert_eq!(next_event(&matching).await, 1);
 
     let mut sticky = start_poll(&matching, sticky_poll());
     let mut normal = start_poll(&matching, normal_poll());
-    matching.offer(PARTITION, address(), sticky_task(2));
+    offer(&matching, PARTITION, sticky_task(2));
     let Some(Matched::Task(lease)) = got(&mut sticky) else { panic!() };
     assert_eq!((lease.queue_name.as_str(), lease.task.key.task_queue.as_str()), ("sticky", "queue"));
     lease.done();
 
     // Between two polls of its worker it waits for the next one.
-    matching.offer(PARTITION, address(), sticky_task(3));
+    offer(&matching, PARTITION, sticky_task(3));
     assert!(got(&mut normal).is_none());
     assert_eq!(event_of(got(&mut start_poll(&matching, sticky_poll())).unwrap()), 3);
     // A sticky poll takes from its queue only.
-    matching.offer(PARTITION, address(), task(3, 4, 4));
+    offer(&matching, PARTITION, task(3, 4, 4));
     assert_eq!(event_of(got(&mut normal).unwrap()), 4);
-    matching.offer(PARTITION, address(), task(3, 5, 5));
+    offer(&matching, PARTITION, task(3, 5, 5));
     assert!(got(&mut start_poll(&matching, sticky_poll())).is_none());
 }
 
@@ -304,8 +319,8 @@ async fn sticky_tasks_go_to_the_sticky_worker_while_it_polls() {
 async fn a_deserted_sticky_queue_sends_its_tasks_to_the_normal_one() {
     let (matching, _) = matching();
     drop(start_poll(&matching, sticky_poll()));
-    matching.offer(PARTITION, address(), sticky_task(1));
-    matching.offer_query(address(), query(1, Some("sticky")));
+    offer(&matching, PARTITION, sticky_task(1));
+    offer_query(&matching, query(1, Some("sticky")));
     let mut normal = start_poll(&matching, normal_poll());
     let mut another = start_poll(&matching, normal_poll());
     advance(limits::STICKY_POLLER_WINDOW - Duration::from_secs(1)).await;
@@ -316,7 +331,7 @@ async fn a_deserted_sticky_queue_sends_its_tasks_to_the_normal_one() {
     task.done();
     query.done();
     // Longer than the window: new ones go there directly.
-    matching.offer(PARTITION, address(), sticky_task(2));
+    offer(&matching, PARTITION, sticky_task(2));
     assert_eq!(next_event(&matching).await, 2);
 }
 
@@ -324,37 +339,37 @@ async fn a_deserted_sticky_queue_sends_its_tasks_to_the_normal_one() {
 async fn a_worker_that_shuts_down_ends_its_polls_and_its_sticky_queue() {
     let (matching, _) = matching();
     drop(start_poll(&matching, sticky_poll()));
-    matching.offer(PARTITION, address(), sticky_task(1));
+    offer(&matching, PARTITION, sticky_task(1));
     let mut mine = start_poll(&matching, Poll { queue: queue_id("other"), ..normal_poll() });
     let mut anothers = start_poll(&matching, Poll { worker_instance_key: "another".to_owned(), ..normal_poll() });
     matching.worker_shutdown(Some(&queue_id("sticky")), "instance");
     assert!(matches!(got(&mut mine), Some(Matched::Nothing)));
     assert_eq!(event_of(got(&mut anothers).unwrap()), 1);
-    matching.offer(PARTITION, address(), sticky_task(2));
+    offer(&matching, PARTITION, sticky_task(2));
     assert_eq!(next_event(&matching).await, 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn queries_come_before_tasks_and_go_when_they_are_withdrawn() {
     let (matching, _) = matching();
-    matching.offer(PARTITION, address(), task(3, 0, 1));
-    matching.offer_query(address(), query(1, None));
-    matching.offer_query(address(), query(2, None));
-    matching.withdraw_query(1);
+    offer(&matching, PARTITION, task(3, 0, 1));
+    offer_query(&matching, query(1, None));
+    offer_query(&matching, query(2, None));
+    matching.receive(Message::WithdrawQuery { query_id: 1 });
     let Matched::Query(lease) = matching.poll(normal_poll(), in_seconds(1)).await else { panic!() };
     assert_eq!(lease.query.query_id, 2);
     // Given back, it is asked again; withdrawn while it is out, it is not.
     drop(lease);
     let Matched::Query(lease) = matching.poll(normal_poll(), in_seconds(1)).await else { panic!() };
-    matching.withdraw_query(2);
+    matching.receive(Message::WithdrawQuery { query_id: 2 });
     drop(lease);
     assert_eq!(next_event(&matching).await, 1);
 
     // Offered again while it is out, for instance to the normal queue after the sticky worker had lost the run.
     drop(start_poll(&matching, sticky_poll()));
-    matching.offer_query(address(), query(3, Some("sticky")));
+    offer_query(&matching, query(3, Some("sticky")));
     let Matched::Query(lease) = matching.poll(sticky_poll(), in_seconds(1)).await else { panic!() };
-    matching.offer_query(address(), query(3, None));
+    offer_query(&matching, query(3, None));
     lease.done();
     let Matched::Query(lease) = matching.poll(normal_poll(), in_seconds(1)).await else { panic!() };
     assert_eq!((lease.query.query_id, lease.queue_name.as_str()), (3, "queue"));
@@ -367,7 +382,7 @@ async fn queries_come_before_tasks_and_go_when_they_are_withdrawn() {
 async fn the_rate_limit_of_the_last_poller_holds_for_the_queue() {
     let (matching, _) = matching();
     for event in 0..100 {
-        matching.offer(PARTITION, address(), task(3, event, event));
+        offer(&matching, PARTITION, task(3, event, event));
     }
     let limited = |rate| Poll { tasks_per_second_max: Some(rate), ..normal_poll() };
     let start = Instant::now();
@@ -395,14 +410,14 @@ async fn what_does_not_fit_into_memory_is_read_from_rows() {
     for event in 0..100 {
         let task = task(3, event, event);
         rows.put(PARTITION, &task);
-        matching.offer(PARTITION, address(), task);
+        offer(&matching, PARTITION, task);
     }
-    assert_eq!(matching.describe(&queue_id("queue")).backlog, 8);
+    assert_eq!(matching.describe(&queue_id("queue")).await.backlog, 8);
     // A more urgent one is taken in all the same.
     let urgent = task(1, 1000, 1000);
     rows.put(PARTITION, &urgent);
-    matching.offer(PARTITION, address(), urgent);
-    assert_eq!(matching.describe(&queue_id("queue")).backlog, 8);
+    offer(&matching, PARTITION, urgent);
+    assert_eq!(matching.describe(&queue_id("queue")).await.backlog, 8);
     rows.failures_left.store(1, Ordering::Relaxed);
     let mut events = Vec::new();
     for _ in 0..101 {
@@ -415,7 +430,7 @@ async fn what_does_not_fit_into_memory_is_read_from_rows() {
     assert_eq!(events, expected);
     assert!(is_empty(&matching).await);
     // Caught up: new offers are kept again, and rows are read only once more.
-    matching.offer(PARTITION, address(), task(3, 500, 500));
+    offer(&matching, PARTITION, task(3, 500, 500));
     assert_eq!(next_event(&matching).await, 500);
     advance(limits::BACKLOG_SETTLE + Duration::from_secs(2)).await;
     assert!(is_empty(&matching).await);
@@ -430,7 +445,7 @@ async fn what_does_not_fit_into_memory_is_read_from_rows() {
 async fn a_row_that_appears_after_its_offer_was_left_out_is_found() {
     let (matching, rows) = matching_with_memory(2);
     for event in 0..3 {
-        matching.offer(PARTITION, address(), task(3, event, event));
+        offer(&matching, PARTITION, task(3, event, event));
     }
     // The third did not fit, and its row is not there yet when memory runs empty.
     for event in 0..2 {
@@ -445,11 +460,11 @@ async fn a_row_that_appears_after_its_offer_was_left_out_is_found() {
 #[tokio::test(start_paused = true)]
 async fn a_forgotten_partition_takes_its_tasks_and_leases_along() {
     let (matching, _) = matching();
-    matching.offer(PARTITION, address(), task(3, 0, 1));
-    matching.offer(PARTITION, address(), task(3, 0, 2));
-    matching.offer(GroupId(2), address(), task(3, 0, 3));
+    offer(&matching, PARTITION, task(3, 0, 1));
+    offer(&matching, PARTITION, task(3, 0, 2));
+    offer(&matching, GroupId(2), task(3, 0, 3));
     let Matched::Task(lease) = matching.poll(normal_poll(), in_seconds(1)).await else { panic!() };
-    matching.forget_partition(PARTITION);
+    matching.receive(Message::Closed(lead(PARTITION, 1)));
     drop(lease);
     assert_eq!(next_event(&matching).await, 3);
     assert!(is_empty(&matching).await);
@@ -461,7 +476,7 @@ async fn a_drain_ends_all_polls_now_and_later() {
     let mut waiting = start_poll(&matching, normal_poll());
     matching.drain();
     assert!(matches!(got(&mut waiting), Some(Matched::Nothing)));
-    matching.offer(PARTITION, address(), task(3, 0, 1));
+    offer(&matching, PARTITION, task(3, 0, 1));
     assert!(matches!(got(&mut start_poll(&matching, normal_poll())), Some(Matched::Nothing)));
 }
 
@@ -475,10 +490,10 @@ async fn pollers_and_rates_are_described() {
     assert!(matching.has_recent_poller(&queue_id("queue"), Duration::from_secs(10)));
     assert!(matching.has_recent_poller(&queue_id("sticky"), Duration::from_secs(10)));
     for event in 0..60 {
-        matching.offer(PARTITION, address(), task(3, 0, event));
+        offer(&matching, PARTITION, task(3, 0, event));
     }
     next_event(&matching).await;
-    let described = matching.describe(&queue_id("queue"));
+    let described = matching.describe(&queue_id("queue")).await;
     assert_eq!(described.pollers.len(), 1);
     assert_eq!((described.pollers[0].identity.as_str(), described.pollers[0].rate_per_second), ("worker", None));
     assert_eq!(described.backlog, 59);
@@ -486,16 +501,16 @@ async fn pollers_and_rates_are_described() {
     assert!(described.backlog_age > Duration::from_secs(365 * 86400));
     assert!(described.add_rate > 2.0 && described.dispatch_rate > 0.0);
     advance(Duration::from_secs(31)).await;
-    assert_eq!(matching.describe(&queue_id("queue")).add_rate, 0.0);
+    assert_eq!(matching.describe(&queue_id("queue")).await.add_rate, 0.0);
     assert!(!matching.has_recent_poller(&queue_id("queue"), Duration::from_secs(10)));
     advance(limits::POLLER_REMEMBERED).await;
-    assert!(matching.describe(&queue_id("queue")).pollers.is_empty());
+    assert!(matching.describe(&queue_id("queue")).await.pollers.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn idle_queues_are_forgotten_and_others_are_not() {
     let (matching, _) = matching();
-    matching.offer(PARTITION, address(), task(3, 0, 1));
+    offer(&matching, PARTITION, task(3, 0, 1));
     assert_eq!(next_event(&matching).await, 1);
     drop(start_poll(&matching, sticky_poll()));
     let queues = || matching.shards.iter().map(|shard| shard.lock().len()).sum::<usize>();
@@ -505,7 +520,7 @@ async fn idle_queues_are_forgotten_and_others_are_not() {
         tokio::task::yield_now().await;
     }
     assert_eq!(queues(), 0);
-    matching.offer(PARTITION, address(), task(3, 0, 2));
+    offer(&matching, PARTITION, task(3, 0, 2));
     advance(limits::QUEUE_IDLE_MAX * 2).await;
     assert_eq!(next_event(&matching).await, 2);
 }
@@ -529,6 +544,9 @@ struct Interleaving {
     matching: Arc<Matching>,
     rows: Arc<Rows>,
     next_event: i64,
+    lead: u128,
+    /// The lead of each partition.
+    leads: [u128; 3],
     polls: Vec<PendingPoll>,
     leases: Vec<TaskLease>,
     in_hand: HashSet<(GroupId, i64)>,
@@ -542,6 +560,8 @@ impl Interleaving {
             matching,
             rows,
             next_event: 0,
+            lead: 1,
+            leads: [1; 3],
             polls: Vec::new(),
             leases: Vec::new(),
             in_hand: HashSet::new(),
@@ -556,7 +576,8 @@ impl Interleaving {
                 self.next_event += 1;
                 task.sticky = (self.random.below(3) == 0).then(|| "sticky".to_owned());
                 self.rows.put(partition, &task);
-                self.matching.offer(partition, address(), task);
+                let source = lead(partition, self.leads[partition.0 as usize]);
+                self.matching.receive(Message::Task { source, workflow: address(), task });
             }
             7..=11 => {
                 let poll = if self.random.below(3) == 0 { sticky_poll() } else { normal_poll() };
@@ -582,13 +603,11 @@ impl Interleaving {
             18 => advance(Duration::from_millis(self.random.below(4000) as u64)).await,
             19 if self.random.below(5) == 0 => {
                 let partition = GroupId(self.random.below(3) as u32);
-                self.matching.forget_partition(partition);
-                // What the old leader gave out is void.
+                // What the old leader gave out is void, and the new one says nothing of what is ready.
+                self.lead += 1;
+                self.leads[partition.0 as usize] = self.lead;
                 self.in_hand.retain(|(of, _)| *of != partition);
-                let rows: Vec<_> = self.rows.rows.lock().iter().map(|(key, task)| (key.0, task.clone())).collect();
-                for (_, task) in rows.into_iter().filter(|(of, _)| *of == partition) {
-                    self.matching.offer(partition, address(), task);
-                }
+                self.matching.receive(Message::Opened(lead(partition, self.lead)));
             }
             _ => tokio::task::yield_now().await,
         }
@@ -672,7 +691,7 @@ async fn threads_share_a_queue_without_losing_a_task() {
         let matching = matching.clone();
         tokio::spawn(async move {
             for event in (partition..TASKS).step_by(4) {
-                matching.offer(GroupId(partition as u32), address(), task(3, event, event));
+                offer(&matching, GroupId(partition as u32), task(3, event, event));
                 if event % 64 == partition {
                     tokio::task::yield_now().await;
                 }
@@ -682,7 +701,7 @@ async fn threads_share_a_queue_without_losing_a_task() {
     for worker in workers {
         worker.await.unwrap();
     }
-    assert_eq!(matching.describe(&queue_id("queue")).backlog, 0);
+    assert_eq!(matching.describe(&queue_id("queue")).await.backlog, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -693,4 +712,125 @@ async fn one_poll_too_many_is_told_so() {
     assert!(matches!(got(&mut start_poll(&matching, normal_poll())), Some(Matched::Full)));
     polls.pop();
     assert!(got(&mut start_poll(&matching, normal_poll())).is_none(), "one that left makes room");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rows_of_a_new_lead_are_read_once_somebody_polls() {
+    let (matching, rows) = matching();
+    for event in 0..3 {
+        rows.put(PARTITION, &task(3, event, event));
+    }
+    offer(&matching, PARTITION, task(3, 9, 9));
+    matching.receive(Message::Opened(lead(PARTITION, 2)));
+    advance(Duration::from_secs(2)).await;
+    tokio::task::yield_now().await;
+    assert_eq!(rows.pages_read.load(Ordering::Relaxed), 0);
+    // The offer was the old lead's.
+    for event in 0..3 {
+        assert_eq!(next_event(&matching).await, event);
+        rows.remove(PARTITION, &task(3, event, event));
+    }
+    assert!(is_empty(&matching).await);
+    // Who polls when a lead begins need not come again.
+    let mut poll = start_poll(&matching, normal_poll());
+    rows.put(PARTITION, &task(3, 4, 4));
+    matching.receive(Message::Opened(lead(PARTITION, 3)));
+    assert_eq!(event_of((&mut poll).await), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_old_lead_says_counts_for_nothing() {
+    let (matching, _) = matching();
+    let task_of = |source, event| Message::Task { source, workflow: address(), task: task(3, 0, event) };
+    matching.receive(Message::Opened(lead(PARTITION, 3)));
+    matching.receive(task_of(lead(PARTITION, 3), 1));
+    matching.receive(task_of(lead(PARTITION, 2), 2));
+    matching.receive(Message::Closed(lead(PARTITION, 2)));
+    matching.receive(Message::Opened(lead(PARTITION, 2)));
+    assert_eq!(next_event(&matching).await, 1);
+    assert!(is_empty(&matching).await);
+    matching.receive(Message::Closed(lead(PARTITION, 3)));
+    matching.receive(task_of(lead(PARTITION, 3), 3));
+    assert!(is_empty(&matching).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_description_counts_what_only_rows_tell_of() {
+    let (matching, rows) = matching();
+    for event in 0..5 {
+        rows.put(PARTITION, &task(3, event, event));
+    }
+    assert_eq!(matching.describe(&queue_id("queue")).await.backlog, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_waits_for_hours_is_in_its_row_alone() {
+    let (matching, rows) = matching();
+    rows.put(PARTITION, &task(3, 0, 1));
+    offer(&matching, PARTITION, task(3, 0, 1));
+    for _ in 0..limits::QUEUE_IDLE_MAX.as_secs() + 5 {
+        advance(Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(matching.queues.load(Ordering::Relaxed), 0);
+    assert_eq!(next_event(&matching).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn queues_are_bounded_and_tasks_beyond_stay_rows() {
+    let (matching, rows) = matching();
+    let others: Vec<_> = (0..100)
+        .map(|number| start_poll(&matching, Poll { queue: queue_id(&format!("other-{number}")), ..normal_poll() }))
+        .collect();
+    assert!(matches!(got(&mut start_poll(&matching, normal_poll())), Some(Matched::Full)));
+    // Its row comes later than its offer, and also than the first look at the rows.
+    offer(&matching, PARTITION, task(3, 0, 1));
+    drop(others);
+    for _ in 0..limits::QUEUE_IDLE_MAX.as_secs() + 5 {
+        advance(Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
+    }
+    assert!(is_empty(&matching).await);
+    rows.put(PARTITION, &task(3, 0, 1));
+    advance(limits::BACKLOG_SETTLE + Duration::from_secs(2)).await;
+    assert_eq!(next_event(&matching).await, 1);
+}
+
+/// Queues whose names begin with "there" are at home on another node.
+struct TwoNodes(Arc<Matching>);
+
+impl Homes for TwoNodes {
+    fn pass_on(&self, message: Message) -> Option<Message> {
+        let queue = match &message {
+            Message::Task { task, .. } => &task.key.task_queue,
+            Message::Query { query, .. } => &query.task_queue,
+            Message::Opened(_) | Message::Closed(_) | Message::WithdrawQuery { .. } => {
+                self.0.receive(message.clone());
+                return Some(message);
+            }
+        };
+        if !queue.starts_with("there") {
+            return Some(message);
+        }
+        self.0.receive(message);
+        None
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_goes_to_the_home_of_its_queue() {
+    let (here, there) = (Matching::new(Arc::new(Rows::default())), Matching::new(Arc::new(Rows::default())));
+    let handle = MatchingHandle::new(Arc::clone(&here), Arc::new(TwoNodes(Arc::clone(&there))));
+    let source = lead(PARTITION, 7);
+    handle.send(Message::Opened(source));
+    for (name, event) in [("here", 1), ("there", 2)] {
+        let mut task = task(3, 0, event);
+        task.key.task_queue = name.to_owned();
+        handle.send(Message::Task { source, workflow: address(), task });
+    }
+    let poll = |name| Poll { queue: queue_id(name), ..normal_poll() };
+    assert_eq!(event_of(here.poll(poll("here"), in_seconds(1)).await), 1);
+    assert_eq!(event_of(there.poll(poll("there"), in_seconds(1)).await), 2);
+    assert!(matches!(here.poll(poll("there"), in_seconds(1)).await, Matched::Nothing));
+    handle.send(Message::Closed(source));
 }

@@ -122,6 +122,12 @@ pub const HISTORY_PAGE_EVENTS_MAX: usize = 256;
 /// Tasks of one queue and partition that matching keeps in memory; the others stay rows until there is room.
 pub const QUEUE_TASKS_IN_MEMORY_MAX: usize = 10_000;
 
+/// Task queues that a node knows, one to two kilobytes each: those that were polled or offered tasks lately. Tasks of others stay rows.
+pub const QUEUES_MAX: usize = 50_000;
+
+/// How long the description of a queue waits for the first page of its tasks.
+pub const QUEUE_READ_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// Polls that may wait on one queue.
 pub const QUEUE_POLLS_MAX: usize = 10_000;
 

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use everlog_kernel::{Rejection, Time};
+use everlog_matching::{Message, Source};
 use everlog_model::{CallError, limits};
 use everlog_raft::group::ProposalOutcome;
 use everlog_raft::{ChainPosition, EntryStamp, Group, LeadEpoch, Leadership, ReadConsistency, StopReason};
@@ -26,13 +27,13 @@ use everlog_storage::state::RowBatch;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Sleep;
 
+use super::Dependencies;
 use super::clock::{PartitionClock, Reading};
 use super::job::Job;
 use super::lead::{Action, Applied, Lead, LeadSettings, Outgoing, Poison};
 use super::load::{Read, ReadFor, Readers};
 use super::pace::Pace;
 use super::status::{PartitionLoad, Status};
-use super::{Dependencies, refill};
 
 /// Where a partition's jobs come from and its status goes to. Outlives leads, and groups that die.
 pub(crate) struct EventLoop {
@@ -252,7 +253,7 @@ impl EventLoop {
         let mut lead = Lead::new(group.id(), epoch, clock, settings, applied, system_seed(), reading.instant);
         lead.refuse_poison(self.poisons.clone());
         let (reply, reads) = mpsc::unbounded_channel();
-        let refilling = refill::start(group.clone(), self.dependencies.clone());
+        self.dependencies.matching.send(Message::Opened(source(group, epoch)));
         let mut leading = Leading {
             group,
             epoch,
@@ -262,8 +263,7 @@ impl EventLoop {
             sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
         };
         let end = self.turns(&mut lead, &mut leading, leadership).await;
-        drop(refilling);
-        self.dependencies.matching.forget_partition(group.id());
+        self.dependencies.matching.send(Message::Closed(source(group, epoch)));
         let error = CallError::Unavailable(format!("partition {} has lost its leadership", group.id()));
         match catch_unwind(AssertUnwindSafe(|| lead.abandon(&error))) {
             Ok(actions) => actions.into_iter().for_each(|action| leading.release(&self.dependencies, action)),
@@ -430,6 +430,10 @@ struct Leading<'a> {
 }
 
 impl Leading<'_> {
+    fn source(&self) -> Source {
+        source(self.group, self.epoch)
+    }
+
     /// Does what the lead wants done.
     fn carry_out(&mut self, lead: &mut Lead, dependencies: &Dependencies, readers: &Readers) -> Result<(), LeadEnd> {
         let mut actions = lead.actions();
@@ -455,15 +459,15 @@ impl Leading<'_> {
 
     /// Tells answers that rest on the lead alone: at once while the lease holds, else once a quorum has confirmed it.
     fn answer(&self, answers: Vec<Outgoing>, dependencies: &Dependencies) {
-        let partition = self.group.id();
+        let source = self.source();
         if self.group.lease_valid(Instant::now()) {
-            answers.into_iter().for_each(|answer| answer.release(partition, dependencies));
+            answers.into_iter().for_each(|answer| answer.release(source, dependencies));
             return;
         }
         let (group, dependencies) = (self.group.clone(), dependencies.clone());
         tokio::spawn(async move {
             match group.read_barrier(ReadConsistency::Linearizable).await {
-                Ok(()) => answers.into_iter().for_each(|answer| answer.release(partition, &dependencies)),
+                Ok(()) => answers.into_iter().for_each(|answer| answer.release(source, &dependencies)),
                 Err(error) => {
                     let error = CallError::Unavailable(error.to_string());
                     answers.into_iter().for_each(|answer| answer.withhold(&error, &dependencies));
@@ -474,7 +478,7 @@ impl Leading<'_> {
 
     fn release(&self, dependencies: &Dependencies, action: Action) {
         match action {
-            Action::Release(outgoing) => outgoing.release(self.group.id(), dependencies),
+            Action::Release(outgoing) => outgoing.release(self.source(), dependencies),
             Action::Withhold(outgoing, error) => outgoing.withhold(&error, dependencies),
             Action::Propose { .. } | Action::Load(_) | Action::ReadWakes { .. } | Action::Fail(_) => {}
         }
@@ -492,14 +496,14 @@ impl Leading<'_> {
 
 impl Outgoing {
     /// Lets it leave.
-    fn release(self, partition: everlog_storage::GroupId, dependencies: &Dependencies) {
+    fn release(self, source: Source, dependencies: &Dependencies) {
         match self {
             // Callers that went away do not care.
             Outgoing::Reply(reply, answer) => drop(reply.send(answer)),
             Outgoing::Tell(tell) => tell(Ok(())),
             Outgoing::View(reply, view) => drop(reply.try_send(view)),
-            Outgoing::Task(address, task) => dependencies.matching.offer(partition, address, task),
-            Outgoing::Query(address, query) => dependencies.matching.offer_query(address, query),
+            Outgoing::Task(workflow, task) => dependencies.matching.send(Message::Task { source, workflow, task }),
+            Outgoing::Query(workflow, query) => dependencies.matching.send(Message::Query { workflow, query }),
             Outgoing::QueryAnswer { query_id, answer } => dependencies.queries.answer(query_id, answer),
         }
     }
@@ -520,6 +524,11 @@ impl Outgoing {
             }
         }
     }
+}
+
+/// How matching knows a lead.
+fn source(group: &Group, epoch: LeadEpoch) -> Source {
+    Source { partition: group.id(), lead: (u128::from(epoch.term) << 32) | u128::from(epoch.opening) }
 }
 
 /// The outcome of the oldest batch in flight; never, if there is none.

@@ -7,6 +7,7 @@
 //! [`Partitions`] finds the partition of a workflow; a [`Partition`] runs commands on it and reads its runs. Start reading at
 //! `lead`, the state machine that decides; `event_loop` runs it, and `owner` rebuilds what dies.
 
+mod backlog;
 mod batch;
 mod cache;
 mod clock;
@@ -18,7 +19,6 @@ mod load;
 mod memory;
 mod owner;
 mod pace;
-mod refill;
 #[cfg(test)]
 mod simulation;
 mod status;
@@ -31,13 +31,14 @@ use std::time::Duration;
 
 use everlog_kernel::command::{Reply, WorkflowTaskStart};
 use everlog_kernel::{Command, Context, Limits, Rejection, RunId, Workflow};
-use everlog_matching::Matching;
+use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
 use everlog_model::{CallError, NamespaceSource, RunView, WorkflowRef, limits};
 use everlog_proto::encoded::{EncodedHistory, PollWorkflowTaskQueueResponse};
 use everlog_raft::Group;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use backlog::TaskRows;
 pub use history::HistoryPage;
 pub use job::Answer;
 pub use owner::GroupSlot;
@@ -85,7 +86,7 @@ impl Partitions {
 #[derive(Clone)]
 pub struct Dependencies {
     /// Where ready tasks go.
-    pub matching: Arc<Matching>,
+    pub matching: MatchingHandle,
     /// Who waits for answers to queries.
     pub queries: Arc<Queries>,
     /// Namespaces by id.

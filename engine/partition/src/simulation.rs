@@ -53,7 +53,7 @@ use super::clock::{PartitionClock, Reading};
 use super::job::{Answer, Charge, Job, Work};
 use super::lead::{Action, Applied, Lead, LeadSettings, Outgoing};
 use super::load::{LoadRequest, Read, ReadRows, Rows, serve};
-use super::{history, refill, wakes};
+use super::{history, wakes};
 
 /// Seeds of the gate.
 const SEEDS: u64 = 2000;
@@ -400,16 +400,11 @@ impl World {
         assert!(self.chain().end().hlc.0 <= self.lead.as_ref().map_or(0, |(lead, _)| lead.time().0.unsigned_abs()));
         // Matching forgot the tasks of the lead before; every task row is offered.
         self.tasks.clear();
-        let mut start = TaskRowKey::all().start;
-        loop {
-            let (tasks, next) = refill::read_page(&TwinRows(&self.state), &start).expect("task rows are readable");
-            for (_, workflow_id, task) in tasks {
-                self.tasks.push((WorkflowRef { namespace: Arc::clone(&self.namespace), workflow_id }, task));
-            }
-            match next {
-                Some(next) => start = next,
-                None => break,
-            }
+        let all = TaskRowKey::all();
+        let rows = TwinRows(&self.state).scan(all, Direction::Ascending, usize::MAX).expect("task rows are readable");
+        for (key, value) in rows {
+            let (_, workflow_id, task) = everlog_model::rows::task(&key, &value).expect("a task row is readable");
+            self.tasks.push((WorkflowRef { namespace: Arc::clone(&self.namespace), workflow_id }, task));
         }
         self.turn_soon(Duration::ZERO);
     }

@@ -12,21 +12,19 @@ use std::sync::Arc;
 
 use everlog_frontend::{Listeners, ServeError, Services};
 use everlog_kernel::Limits;
-use everlog_kernel::transition::{Task, TaskKey};
 use everlog_matching::query_waiters::Queries;
-use everlog_matching::{Backlog, Matching};
+use everlog_matching::{Matching, MatchingHandle, OneNode};
 use everlog_meta::{MetaError, Namespaces};
-use everlog_model::{NamespaceSource, QueueId, WorkflowRef, limits, rows};
-use everlog_partition::{Dependencies, GroupSlot, Partitions};
+use everlog_model::{NamespaceSource, limits};
+use everlog_partition::{Dependencies, GroupSlot, Partitions, TaskRows};
 use everlog_raft::{Group, GroupReplica, Leadership, NodeOptions};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, DirectoryError, NodeIdentity};
 use everlog_storage::log::{LogEngine, LogError};
 use everlog_storage::rocks_state::{RocksState, StateOptions};
 use everlog_storage::segment_log::{LogOptions, SegmentLog};
-use everlog_storage::state::{Direction, StateEngine, StateError};
+use everlog_storage::state::{StateEngine, StateError};
 use futures::FutureExt;
-use futures::future::BoxFuture;
 use parking_lot::RwLock;
 
 use crate::settings::{DataLocation, Settings};
@@ -79,7 +77,7 @@ pub struct Node {
     /// The workflows.
     pub partitions: Partitions,
     /// The task queues.
-    pub matching: Arc<Matching>,
+    pub matching: MatchingHandle,
     /// The namespaces.
     pub namespaces: Arc<Namespaces>,
     /// Who waits for answers to queries.
@@ -130,12 +128,11 @@ impl Node {
         }
         let groups: Vec<GroupSlot> = groups.into_iter().map(|group| Arc::new(RwLock::new(group))).collect();
         let source: Arc<dyn NamespaceSource> = Arc::clone(&namespaces) as _;
-        let matching = Matching::new(
-            Arc::new(TaskRows { groups: groups.clone(), namespaces: Arc::clone(&source) }) as Arc<dyn Backlog>
-        );
+        let rows = TaskRows::new(groups.clone(), Arc::clone(&source));
+        let matching = MatchingHandle::new(Matching::new(Arc::new(rows)), Arc::new(OneNode));
         let queries = Arc::new(Queries::new());
         let dependencies = Dependencies {
-            matching: Arc::clone(&matching),
+            matching: matching.clone(),
             queries: Arc::clone(&queries),
             namespaces: source,
             limits: Arc::new(options.limits),
@@ -171,7 +168,7 @@ impl Node {
     ///
     /// See [`NodeError`].
     pub async fn stop(self) -> Result<(), NodeError> {
-        self.matching.drain();
+        self.matching.local().drain();
         for partition in self.partitions.iter() {
             partition.stop().await;
         }
@@ -201,7 +198,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
     node.namespaces.ensure(settings.wanted_namespaces(), &settings.search_attributes).await?;
     let services = Services {
         partitions: node.partitions.clone(),
-        matching: Arc::clone(&node.matching),
+        matching: node.matching.clone(),
         namespaces: Arc::clone(&node.namespaces),
         queries: Arc::clone(&node.queries),
         config: Arc::new(settings.dynamic.clone()),
@@ -246,43 +243,5 @@ async fn until_led(group: &Group) -> Result<(), NodeError> {
     match led {
         Ok(Leadership::Leader { .. }) => Ok(()),
         _ => Err(NodeError::Raft(everlog_raft::NodeError(format!("group {} has stopped", group.id())))),
-    }
-}
-
-/// The tasks that matching does not hold in memory.
-struct TaskRows {
-    groups: Vec<GroupSlot>,
-    namespaces: Arc<dyn NamespaceSource>,
-}
-
-impl Backlog for TaskRows {
-    fn ready_tasks(
-        &self,
-        partition: GroupId,
-        queue: QueueId,
-        after: Option<TaskKey>,
-        limit: usize,
-    ) -> BoxFuture<'static, Result<Vec<(WorkflowRef, Task)>, String>> {
-        let group = self.groups.iter().map(|group| group.read().clone()).find(|group| group.id() == partition);
-        let namespace = self.namespaces.by_id(queue.namespace_id);
-        async move {
-            let (Some(group), Some(namespace)) = (group, namespace) else { return Ok(Vec::new()) };
-            tokio::task::spawn_blocking(move || {
-                let range = rows::task_range(&queue, after.as_ref());
-                let found = group
-                    .scan(&range.start..&range.end, Direction::Ascending, limit.min(limits::TASK_PAGE_ROWS))
-                    .map_err(|error| error.to_string())?;
-                found
-                    .iter()
-                    .map(|(key, value)| {
-                        let (_, workflow_id, task) = rows::task(key, value)?;
-                        Ok((WorkflowRef { namespace: Arc::clone(&namespace), workflow_id }, task))
-                    })
-                    .collect()
-            })
-            .await
-            .map_err(|error| error.to_string())?
-        }
-        .boxed()
     }
 }

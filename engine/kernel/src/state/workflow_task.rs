@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use everlog_proto::api::history::v1::History;
+use everlog_proto::api::history::v1::history_event::Attributes;
+use everlog_proto::api::history::v1::{History, HistoryEvent};
 use everlog_proto::api::query::v1::WorkflowQuery;
 use prost::Message;
-use serde::{Deserialize, Serialize};
 
-use super::{CorruptRow, Run, Sticky};
+use super::row::{decode, encode, required};
+use super::{CorruptRow, Sticky};
 use crate::Time;
 
 /// The pending workflow task of a run; there is at most one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WorkflowTask {
     /// Id of its WorkflowTaskScheduled event. Of a transient task (attempt above 1) the id that the event will get.
     pub scheduled_event_id: i64,
@@ -26,10 +27,8 @@ pub struct WorkflowTask {
     pub start_to_close_timeout: Duration,
     /// Set while a worker has it. It is recorded in the history with the end of the task; until then it has a row of its own if
     /// it is written at all.
-    #[serde(skip)]
     pub started: Option<WorkflowTaskStarted>,
     /// Leader memory: the task is offered to the sticky queue.
-    #[serde(skip)]
     pub offered_sticky: bool,
 }
 
@@ -53,13 +52,11 @@ pub struct WorkflowTaskStarted {
     pub save_at: Option<Time>,
 }
 
-/// The row of a start. The events say the rest.
-#[derive(Clone, PartialEq, prost::Message)]
+/// The value of the row of a start. The events say the rest.
+#[derive(Message)]
 struct StartRow {
-    /// See [`WorkflowTaskStarted::tail`].
     #[prost(bytes = "bytes", tag = "1")]
     tail: Bytes,
-    /// See [`WorkflowTaskStarted::task_queue`].
     #[prost(string, tag = "2")]
     task_queue: String,
 }
@@ -81,28 +78,30 @@ impl WorkflowTaskStarted {
 
     /// The value of its row.
     pub(crate) fn to_row(&self) -> Bytes {
-        StartRow { tail: self.tail.clone(), task_queue: self.task_queue.clone() }.encode_to_vec().into()
+        encode(&StartRow { tail: self.tail.clone(), task_queue: self.task_queue.clone() })
+    }
+
+    /// From the value of its row.
+    pub(crate) fn from_row(value: &[u8]) -> Result<WorkflowTaskStarted, CorruptRow> {
+        let StartRow { tail, task_queue } = decode(value)?;
+        let event: HistoryEvent = required(decode::<History>(&tail)?.events.pop(), "events")?;
+        let Some(Attributes::WorkflowTaskStartedEventAttributes(attributes)) = event.attributes else {
+            return Err(CorruptRow("a workflow task that begins with another event".into()));
+        };
+        Ok(WorkflowTaskStarted {
+            started_event_id: event.event_id,
+            time: Time::from_proto(&required(event.event_time, "time")?),
+            tail,
+            task_queue,
+            identity: attributes.identity,
+            request_id: attributes.request_id,
+            save_at: None,
+        })
     }
 
     /// Bytes on the heap.
     pub(super) fn memory_bytes(&self) -> usize {
         self.tail.len() + self.task_queue.len() + self.identity.len() + self.request_id.len()
-    }
-}
-
-impl Run {
-    /// Takes in the row of the start of the workflow task in progress.
-    pub(super) fn load_workflow_task_start(&mut self, row: &Bytes) -> Result<(), CorruptRow> {
-        let corrupt = |error: &dyn std::fmt::Display| CorruptRow(format!("the start of a workflow task: {error}"));
-        let StartRow { tail, task_queue } = StartRow::decode(row.clone()).map_err(|error| corrupt(&error))?;
-        let events = History::decode(tail.clone()).map_err(|error| corrupt(&error))?.events;
-        let event = events.last().ok_or_else(|| corrupt(&"no event"))?;
-        self.apply(event).map_err(|error| corrupt(&error))?;
-        let task = self.state.workflow_task.as_mut();
-        let started = task.and_then(|task| task.started.as_mut()).ok_or_else(|| corrupt(&"no task was started"))?;
-        (started.tail, started.task_queue) = (tail, task_queue);
-        self.workflow_task_start_row = true;
-        Ok(())
     }
 }
 

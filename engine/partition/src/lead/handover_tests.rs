@@ -276,6 +276,7 @@ fn a_task_from_a_history_that_was_lost_is_not_completed_on_another() {
     partition.signal();
     let lost = partition.start_task().unwrap();
     partition.lead_anew();
+    partition.pass(Duration::from_millis(1));
     partition.signal();
     partition.commit();
     assert!(is_not_found(&partition.complete(&lost, Vec::new())));

@@ -59,7 +59,7 @@ impl Server {
         node.namespaces.ensure(["default"].into_iter(), &[]).await.unwrap();
         let services = Services {
             partitions: node.partitions.clone(),
-            matching: Arc::clone(&node.matching),
+            matching: node.matching.clone(),
             namespaces: Arc::clone(&node.namespaces),
             queries: Arc::clone(&node.queries),
             config: Arc::new(config),
