@@ -23,6 +23,7 @@ pub(super) async fn start_workflow_execution(
 ) -> Result<StartWorkflowExecutionResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     check_open(&namespace)?;
+    validate::cut_causes(&mut request.continued_failure);
     check_start(frontend, &request)?;
     search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &frontend.config)?;
     if request.request_id.is_empty() {

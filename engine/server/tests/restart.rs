@@ -8,15 +8,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use everlog_proto::api::enums::v1::{EventType, PendingWorkflowTaskState, QueryResultType, WorkflowExecutionStatus};
+use everlog_proto::api::failure::v1::failure::FailureInfo;
+use everlog_proto::api::failure::v1::{ApplicationFailureInfo, Failure};
 use everlog_proto::api::history::v1::HistoryEvent;
+use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::query::v1::WorkflowQuery;
 use everlog_proto::api::workflowservice::v1::{
-    DescribeWorkflowExecutionResponse, QueryWorkflowRequest, RespondQueryTaskCompletedRequest,
+    DescribeWorkflowExecutionResponse, QueryWorkflowRequest, RespondActivityTaskFailedRequest,
+    RespondQueryTaskCompletedRequest, RespondWorkflowTaskFailedRequest,
 };
 use harness::process::{ANY_PORTS, Process, everlog, run};
 use harness::requests::{
     NAMESPACE, activity_done, complete, describe, history, poll_activity, poll_workflow, respond, schedule_activity,
-    signal,
+    signal, terminate,
 };
 use harness::{Client, execution, payloads, poll, start_request, within};
 
@@ -130,6 +134,75 @@ async fn an_event_that_was_shown_is_the_same_after_a_kill() {
     let after = events(&mut client, "shown").await;
     assert_eq!(after[..3], shown[..]);
     assert_eq!(after[4].event_type(), EventType::WorkflowExecutionSignaled);
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn a_failure_with_many_causes_leaves_a_workflow_that_can_be_read() {
+    let nested = |causes: usize| {
+        let info = || Some(FailureInfo::ApplicationFailureInfo(ApplicationFailureInfo::default()));
+        let wrap = |cause: Option<Box<Failure>>| Failure { failure_info: info(), cause, ..Failure::default() };
+        (0..causes).fold(wrap(None), |failure, _| wrap(Some(Box::new(failure))))
+    };
+    let data = tempfile::tempdir().unwrap();
+    let mut process = Process::dev(data.path()).await;
+    let mut client = process.client().await;
+    let depths = [49, 51, 98, 120];
+    for causes in depths {
+        let workflow_id = format!("{causes} causes");
+        client.start_workflow_execution(start_request(&workflow_id)).await.unwrap();
+        let token = poll(&mut client).await.task_token;
+        let commands = vec![schedule_activity("fails"), schedule_activity("is left")];
+        client.respond_workflow_task_completed(respond(token, commands)).await.unwrap();
+        client.signal_workflow_execution(signal(&workflow_id, "s")).await.unwrap();
+        // A worker has a workflow task while the activities fail: the end waits as a row of its own, the other failure is kept.
+        let held = poll(&mut client).await.task_token;
+        for _ in 0..2 {
+            let polled =
+                client.poll_activity_task_queue(within(LONG, poll_activity("queue"))).await.unwrap().into_inner();
+            let mut failure = nested(causes);
+            if polled.activity_id == "fails"
+                && let Some(FailureInfo::ApplicationFailureInfo(info)) = &mut failure.failure_info
+            {
+                info.non_retryable = true;
+            }
+            let request = RespondActivityTaskFailedRequest {
+                namespace: NAMESPACE.to_owned(),
+                task_token: polled.task_token,
+                failure: Some(failure),
+                ..RespondActivityTaskFailedRequest::default()
+            };
+            let answer = client.respond_activity_task_failed(request).await;
+            assert_eq!(answer.err().map(|status| status.code()), (causes > 98).then_some(tonic::Code::InvalidArgument));
+        }
+        let request = RespondWorkflowTaskFailedRequest {
+            namespace: NAMESPACE.to_owned(),
+            task_token: held,
+            failure: Some(nested(causes)),
+            ..RespondWorkflowTaskFailedRequest::default()
+        };
+        let answer = client.respond_workflow_task_failed(request).await;
+        assert_eq!(answer.err().map(|status| status.code()), (causes > 98).then_some(tonic::Code::InvalidArgument));
+    }
+    process.kill().await;
+    process = Process::dev(data.path()).await;
+    client = process.client().await;
+    for causes in depths {
+        let workflow_id = format!("{causes} causes");
+        client.signal_workflow_execution(signal(&workflow_id, "t")).await.unwrap();
+        let deepest =
+            events(&mut client, &workflow_id).await.into_iter().filter_map(|event| match event.attributes? {
+                Attributes::ActivityTaskFailedEventAttributes(failed) => failed.failure,
+                Attributes::WorkflowTaskFailedEventAttributes(failed) => failed.failure,
+                _ => None,
+            });
+        for failure in deepest {
+            let causes_kept = std::iter::successors(Some(&failure), |failure| failure.cause.as_deref()).count() - 1;
+            assert_eq!(causes_kept, causes.min(51));
+        }
+        client.describe_workflow_execution(describe(&workflow_id)).await.unwrap();
+        client.terminate_workflow_execution(terminate(&workflow_id)).await.unwrap();
+    }
     process.stop().await;
 }
 
