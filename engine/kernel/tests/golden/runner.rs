@@ -5,7 +5,7 @@
 //! | `start`, `signal-with-start` | see `requests.rs` for the arguments |
 //! | `signal NAME [input= request-id=]`, `cancel [reason=]`, `terminate [reason= details=]` | requests of a client |
 //! | `poll-workflow [queue= scheduled= attempt= request-id= token=NAME]` | a worker takes the workflow task: the pending one, from the sticky queue if there is one, unless told otherwise |
-//! | `command NAME ...` | adds a workflow command to the next `complete` |
+//! | `command NAME ... [of-type=NAME bare=true]` | adds a workflow command to the next `complete`; its type may be another one's, its attributes missing |
 //! | `complete [sticky= sticky-timeout= return-new= force-new= answer-ID= fail-ID= message= token=NAME]` | the worker completes its workflow task; `answer-7=x` answers query 7 |
 //! | `fail-task [cause= failure= token=NAME]`, `reset-sticky`, `save-start` | with `unproven=true`, as `complete`, the token proves nothing |
 //! | `poll-activity ID [attempt=]`, `heartbeat ID`, `complete-activity ID`, `fail-activity ID`, `cancel-activity ID` | by the token of the last poll for that activity, with `by=id` by id |
