@@ -120,8 +120,8 @@ async fn survive_crashes(seed: u64) {
             entry_cache_bytes_max: random.below(2_000) as usize,
             apply_entries_max: 1 + random.below(4) as usize,
             flush_bytes: 200 + random.below(2_000),
-            log_tail_entries: random.below(4),
-            purge_entries_min: 1 + random.below(3),
+            log_tail_bytes: random.below(400),
+            log_tail_bytes_min: random.below(100),
             ..NodeOptions::default()
         };
         let node = Node::new(options, log.clone(), state.clone());
@@ -260,7 +260,7 @@ async fn a_failed_fsync_is_fatal() {
 #[tokio::test]
 async fn a_failed_flush_is_fatal_and_purges_nothing() {
     let state = Arc::new(CrashState::new(1));
-    let options = NodeOptions { log_tail_entries: 0, purge_entries_min: 1, ..NodeOptions::default() };
+    let options = NodeOptions { log_tail_bytes: 0, log_tail_bytes_min: 0, ..NodeOptions::default() };
     let node = Node::new(options, Arc::new(CrashLog::new(1)), state.clone());
     let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
     let mut lead = lead(&group).await;
