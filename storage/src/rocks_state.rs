@@ -21,14 +21,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, FlushOptions, Options, ReadOptions, Snapshot,
-    WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, ErrorKind, FlushOptions, Options, ReadOptions,
+    Snapshot, WriteBatch, WriteOptions,
 };
 
 use self::gaps::{GAP_ROWS_MIN, Gap, Gaps};
 use crate::keys::{KeyRange, after};
 use crate::state::{
-    Direction, Row, RowBatch, RowChange, StateEngine, StateError, StateSnapshot, StateStats, Visitor, check_row_key,
+    Attempt, Direction, Row, RowBatch, RowChange, StateEngine, StateError, StateSnapshot, StateStats, Visitor,
+    check_row_key,
 };
 use crate::watch::{Watch, Watches};
 use crate::{EngineMemory, GroupId};
@@ -101,6 +102,8 @@ pub struct RocksState {
     counters: Counters,
     metrics: Metrics,
     unlogged: WriteOptions,
+    /// The same for writes that fail where they would wait for flushes or compactions.
+    impatient: WriteOptions,
     watches: Watches,
     gaps: Gaps,
 }
@@ -112,6 +115,9 @@ impl RocksState {
         let db = DB::open(&rocksdb_options(&options, &block_cache), path).map_err(state_error)?;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
+        let mut impatient = WriteOptions::default();
+        impatient.disable_wal(true);
+        impatient.set_no_slowdown(true);
         Ok(RocksState {
             db: Arc::new(db),
             block_cache,
@@ -120,6 +126,7 @@ impl RocksState {
             counters: Counters::default(),
             metrics: Metrics::new(),
             unlogged,
+            impatient,
             watches: Watches::default(),
             gaps: Gaps::default(),
         })
@@ -157,9 +164,28 @@ impl RocksState {
         self.counters.reads.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn write(&self, batch: WriteBatch, rows: usize) -> Result<(), StateError> {
+    fn commit_with(
+        &self,
+        options: &WriteOptions,
+        group: GroupId,
+        applied: &[u8],
+        batches: &[RowBatch],
+    ) -> Result<Attempt, StateError> {
+        let (batch, rows) = write_batch(group, applied, batches)?;
+        match self.write(batch, rows, options) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Incomplete => return Ok(Attempt::WouldBlock),
+            Err(error) => return Err(state_error(error)),
+        }
+        // Once the rows can be read, and watches first: both are what `gaps` and `watch` rely on.
+        self.watches.changed(group, batches);
+        self.gaps.changed(group, batches);
+        Ok(Attempt::Done)
+    }
+
+    fn write(&self, batch: WriteBatch, rows: usize, options: &WriteOptions) -> Result<(), rocksdb::Error> {
         let bytes = batch.size_in_bytes() as u64;
-        self.db.write_opt(batch, &self.unlogged).map_err(state_error)?;
+        self.db.write_opt(batch, options)?;
         let rows = rows as u64;
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
         self.counters.rows.fetch_add(rows, Ordering::Relaxed);
@@ -178,34 +204,14 @@ impl RocksState {
 
 impl StateEngine for RocksState {
     fn commit(&self, group: GroupId, applied: &[u8], batches: &[RowBatch]) -> Result<(), StateError> {
-        let mut batch = WriteBatch::default();
-        let mut key_buffer = group.0.to_be_bytes().to_vec();
-        let mut rows = 0;
-        for change in batches.iter().flat_map(|batch| &batch.changes) {
-            match change {
-                RowChange::Put { key, value } => {
-                    check_row_key(key)?;
-                    batch.put(prefixed(&mut key_buffer, key), value);
-                }
-                RowChange::Delete { key } => {
-                    check_row_key(key)?;
-                    batch.delete(prefixed(&mut key_buffer, key));
-                }
-                RowChange::DeleteRange { start, end } => {
-                    let range = rows_within(group, start, end);
-                    if !range.is_empty() {
-                        batch.delete_range(range.start, range.end);
-                    }
-                }
-            }
-            rows += 1;
+        match self.commit_with(&self.unlogged, group, applied, batches)? {
+            Attempt::Done => Ok(()),
+            Attempt::WouldBlock => Err(StateError("a write that may wait was refused".to_owned())),
         }
-        batch.put(prefixed(&mut key_buffer, APPLIED), applied);
-        self.write(batch, rows)?;
-        // Once the rows can be read, and watches first: both are what `gaps` and `watch` rely on.
-        self.watches.changed(group, batches);
-        self.gaps.changed(group, batches);
-        Ok(())
+    }
+
+    fn try_commit(&self, group: GroupId, applied: &[u8], batches: &[RowBatch]) -> Result<Attempt, StateError> {
+        self.commit_with(&self.impatient, group, applied, batches)
     }
 
     fn applied(&self, group: GroupId) -> Result<Option<Bytes>, StateError> {
@@ -287,7 +293,7 @@ impl StateEngine for RocksState {
             count += 1;
         }
         batch.put(prefixed(&mut key_buffer, APPLIED), applied);
-        self.write(batch, count)?;
+        self.write(batch, count, &self.unlogged).map_err(state_error)?;
         self.replaced(group);
         Ok(())
     }
@@ -298,7 +304,7 @@ impl StateEngine for RocksState {
         let mut batch = WriteBatch::default();
         let old = group_range(group);
         batch.delete_range(old.start, old.end);
-        self.write(batch, 0)?;
+        self.write(batch, 0, &self.unlogged).map_err(state_error)?;
         self.replaced(group);
         Ok(())
     }
@@ -311,6 +317,34 @@ impl StateEngine for RocksState {
         self.metrics.flushes.increment(1);
         Ok(())
     }
+}
+
+/// What a commit writes, and how many rows that changes.
+fn write_batch(group: GroupId, applied: &[u8], batches: &[RowBatch]) -> Result<(WriteBatch, usize), StateError> {
+    let mut batch = WriteBatch::default();
+    let mut key_buffer = group.0.to_be_bytes().to_vec();
+    let mut rows = 0;
+    for change in batches.iter().flat_map(|batch| &batch.changes) {
+        match change {
+            RowChange::Put { key, value } => {
+                check_row_key(key)?;
+                batch.put(prefixed(&mut key_buffer, key), value);
+            }
+            RowChange::Delete { key } => {
+                check_row_key(key)?;
+                batch.delete(prefixed(&mut key_buffer, key));
+            }
+            RowChange::DeleteRange { start, end } => {
+                let range = rows_within(group, start, end);
+                if !range.is_empty() {
+                    batch.delete_range(range.start, range.end);
+                }
+            }
+        }
+        rows += 1;
+    }
+    batch.put(prefixed(&mut key_buffer, APPLIED), applied);
+    Ok((batch, rows))
 }
 
 /// A RocksDB snapshot that keeps its database open.
