@@ -13,6 +13,7 @@
 
 mod gaps;
 
+use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::Arc;
@@ -40,6 +41,10 @@ const ROWS_START: u8 = 0x01;
 /// First key byte that a row cannot have any more.
 const ROWS_END: u8 = 0xff;
 const APPLIED: &[u8] = b"\x00applied";
+
+/// Most rows of a deleted range that are deleted one by one. RocksDB sorts the range deletes of a memtable anew for the first read after each
+/// of them, which with thousands of runs that expire makes every read slow; a delete of a row costs others nothing.
+const SINGLE_DELETES_MAX: usize = 256;
 
 /// Reads between two calls of [`RocksState::rest`] up to which the block cache is not worth its memory: pages of timers that an idle
 /// node reads ahead, and somebody who looks at it now and then. The system's own cache still serves them, at the cost of unpacking.
@@ -171,7 +176,7 @@ impl RocksState {
         applied: &[u8],
         batches: &[RowBatch],
     ) -> Result<Attempt, StateError> {
-        let (batch, rows) = write_batch(group, applied, batches)?;
+        let (batch, rows) = self.write_batch(group, applied, batches)?;
         match self.write(batch, rows, options) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Incomplete => return Ok(Attempt::WouldBlock),
@@ -181,6 +186,73 @@ impl RocksState {
         self.watches.changed(group, batches);
         self.gaps.changed(group, batches);
         Ok(Attempt::Done)
+    }
+
+    /// What a commit writes, and how many rows that changes.
+    fn write_batch(
+        &self,
+        group: GroupId,
+        applied: &[u8],
+        batches: &[RowBatch],
+    ) -> Result<(WriteBatch, usize), StateError> {
+        let mut batch = WriteBatch::default();
+        let mut key_buffer = group.0.to_be_bytes().to_vec();
+        let mut rows = 0;
+        // What the commit itself puts, where it also deletes ranges: that cannot be read yet.
+        let mut put_before = has_ranges(batches).then(BTreeSet::new);
+        for change in batches.iter().flat_map(|batch| &batch.changes) {
+            match change {
+                RowChange::Put { key, value } => {
+                    check_row_key(key)?;
+                    batch.put(prefixed(&mut key_buffer, key), value);
+                    if let Some(put_before) = &mut put_before {
+                        put_before.insert(key);
+                    }
+                }
+                RowChange::Delete { key } => {
+                    check_row_key(key)?;
+                    batch.delete(prefixed(&mut key_buffer, key));
+                }
+                RowChange::DeleteRange { start, end } if start < end => {
+                    let range = rows_within(group, start, end);
+                    match self.keys_if_few(range.clone())? {
+                        Some(keys) => {
+                            keys.iter().for_each(|key| batch.delete(key));
+                            for key in put_before.iter().flat_map(|keys| keys.range::<Bytes, _>(start..end)) {
+                                batch.delete(prefixed(&mut key_buffer, key));
+                            }
+                        }
+                        None => batch.delete_range(range.start, range.end),
+                    }
+                }
+                RowChange::DeleteRange { .. } => {}
+            }
+            rows += 1;
+        }
+        batch.put(prefixed(&mut key_buffer, APPLIED), applied);
+        Ok((batch, rows))
+    }
+
+    /// The keys in `range` as the engine has them, if there are no more than are deleted one by one.
+    fn keys_if_few(&self, range: Range<Vec<u8>>) -> Result<Option<Vec<Vec<u8>>>, StateError> {
+        if range.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let mut options = bounded(range);
+        // What is about to be deleted must not push out what is in use.
+        options.fill_cache(false);
+        let mut rows = self.db.raw_iterator_opt(options);
+        let mut keys = Vec::new();
+        rows.seek_to_first();
+        while let Some(key) = rows.key() {
+            if keys.len() == SINGLE_DELETES_MAX {
+                return Ok(None);
+            }
+            keys.push(key.to_vec());
+            rows.next();
+        }
+        rows.status().map_err(state_error)?;
+        Ok(Some(keys))
     }
 
     fn write(&self, batch: WriteBatch, rows: usize, options: &WriteOptions) -> Result<(), rocksdb::Error> {
@@ -211,6 +283,10 @@ impl StateEngine for RocksState {
     }
 
     fn try_commit(&self, group: GroupId, applied: &[u8], batches: &[RowBatch]) -> Result<Attempt, StateError> {
+        // What is in a range may have to be read from the disk.
+        if has_ranges(batches) {
+            return Ok(Attempt::WouldBlock);
+        }
         self.commit_with(&self.impatient, group, applied, batches)
     }
 
@@ -319,32 +395,9 @@ impl StateEngine for RocksState {
     }
 }
 
-/// What a commit writes, and how many rows that changes.
-fn write_batch(group: GroupId, applied: &[u8], batches: &[RowBatch]) -> Result<(WriteBatch, usize), StateError> {
-    let mut batch = WriteBatch::default();
-    let mut key_buffer = group.0.to_be_bytes().to_vec();
-    let mut rows = 0;
-    for change in batches.iter().flat_map(|batch| &batch.changes) {
-        match change {
-            RowChange::Put { key, value } => {
-                check_row_key(key)?;
-                batch.put(prefixed(&mut key_buffer, key), value);
-            }
-            RowChange::Delete { key } => {
-                check_row_key(key)?;
-                batch.delete(prefixed(&mut key_buffer, key));
-            }
-            RowChange::DeleteRange { start, end } => {
-                let range = rows_within(group, start, end);
-                if !range.is_empty() {
-                    batch.delete_range(range.start, range.end);
-                }
-            }
-        }
-        rows += 1;
-    }
-    batch.put(prefixed(&mut key_buffer, APPLIED), applied);
-    Ok((batch, rows))
+fn has_ranges(batches: &[RowBatch]) -> bool {
+    let mut changes = batches.iter().flat_map(|batch| &batch.changes);
+    changes.any(|change| matches!(change, RowChange::DeleteRange { .. }))
 }
 
 /// A RocksDB snapshot that keeps its database open.
