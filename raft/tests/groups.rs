@@ -13,6 +13,7 @@ use common::{lead, leads, put};
 use everlog_raft::{
     EntryStamp, GroupReplica, Hlc, LeadEpoch, Leadership, Node, NodeOptions, ProposeError, ReadConsistency, StopReason,
 };
+use everlog_random::Random;
 use everlog_storage::state::Direction;
 use everlog_storage::{GroupId, LogOptions, RocksState, SegmentLog, StateOptions};
 
@@ -141,21 +142,12 @@ async fn the_log_is_purged_behind_a_flush_and_only_there() {
     node.shutdown().await.unwrap();
 }
 
-/// Bytes that no compression makes less of.
-fn noise(bytes: usize) -> Vec<u8> {
-    let mut state = 1_u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (state >> 56) as u8
-    };
-    std::iter::repeat_with(&mut next).take(bytes).collect()
-}
-
 #[tokio::test]
 async fn the_tail_of_the_log_is_bounded_in_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let options = NodeOptions { log_tail_bytes: 200_000, log_tail_bytes_min: 30_000, ..NodeOptions::default() };
     let node = node(dir.path(), options);
+    let mut random = Random::new(1);
     let mut kept = Vec::new();
     let mut groups = Vec::new();
     // The first group is small enough to keep everything; the others share what it leaves.
@@ -163,7 +155,7 @@ async fn the_tail_of_the_log_is_bounded_in_bytes() {
         let group = node.create_group(GroupReplica::founding(GroupId(id))).await.unwrap();
         let mut lead = lead(&group).await;
         for _ in 0..entries {
-            lead.write(put("key", noise(bytes))).await;
+            lead.write(put("key", random.bytes(bytes))).await;
         }
         assert_eq!(group.purged_index(), None, "nothing is durable yet");
         groups.push(group);
@@ -179,7 +171,7 @@ async fn the_tail_of_the_log_is_bounded_in_bytes() {
     let mut lead = lead(&groups[1]).await;
     let pin = groups[1].pin_log(groups[1].applied_index());
     for _ in 0..100 {
-        lead.write(put("key", noise(5_000))).await;
+        lead.write(put("key", random.bytes(5_000))).await;
     }
     node.flush().await.unwrap();
     assert!(groups[1].applied_index() - groups[1].purged_index().unwrap() > 100, "what is pinned stays");
