@@ -23,7 +23,6 @@ use everlog_proto::api::history::v1::{
 };
 
 use crate::command::ActivityRef;
-use crate::proto::Proto;
 use crate::state::{Activity, ActivityStarted, Run};
 use crate::txn::Txn;
 use crate::{Rejection, retry, workflow_task};
@@ -88,7 +87,7 @@ pub(crate) fn retry(txn: &mut Txn<'_>, scheduled_event_id: i64, failure: &Failur
     if let Some(started) = activity.started.take() {
         activity.last_worker_identity = started.identity;
     }
-    activity.last_failure = Some(Box::new(Proto(retry::last_failure(failure.clone()))));
+    activity.last_failure = Some(Box::new(retry::last_failure(failure.clone())));
     activity.last_attempt_end = Some(now);
     activity.attempt += 1;
     activity.attempt_scheduled_time = now.plus(interval);
@@ -125,7 +124,7 @@ pub(crate) fn end(txn: &mut Txn<'_>, scheduled_event_id: i64, closing: impl FnOn
                 identity: started.identity.clone(),
                 request_id: started.request_id.clone(),
                 attempt: activity.attempt,
-                last_failure: activity.last_failure.as_ref().map(|failure| failure.0.clone()),
+                last_failure: activity.last_failure.as_deref().cloned(),
                 ..ActivityTaskStartedEventAttributes::default()
             })),
             ..HistoryEvent::default()

@@ -2,7 +2,7 @@
 
 use crate::command::{Command, Reply};
 use crate::requests;
-use crate::state::{Current, Workflow, encode_row};
+use crate::state::{Current, Workflow};
 use crate::transition::Transition;
 use crate::txn::{self, NewRun, Txn};
 use crate::{Context, Rejection, RowKey, RunId, history_limits};
@@ -118,6 +118,6 @@ pub(crate) fn start_run(
     workflow.runs.insert(run_id, run);
     txn::merge(transition, started);
     let current = Current { run_id };
-    transition.rows.push((RowKey::Current, Some(encode_row(&current))));
+    transition.rows.push((RowKey::Current, Some(current.to_row())));
     workflow.current = Some(current);
 }

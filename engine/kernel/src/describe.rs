@@ -43,7 +43,7 @@ fn config(run: &Run) -> WorkflowExecutionConfig {
         workflow_execution_timeout: started.workflow_execution_timeout,
         workflow_run_timeout: started.workflow_run_timeout,
         default_workflow_task_timeout: started.workflow_task_timeout,
-        user_metadata: run.info.user_metadata.as_ref().map(|metadata| metadata.0.clone()),
+        user_metadata: run.info.user_metadata.as_deref().cloned(),
     }
 }
 
@@ -106,14 +106,14 @@ fn pending_activity(activity: &Activity) -> PendingActivityInfo {
         activity_id: scheduled.activity_id.clone(),
         activity_type: scheduled.activity_type.clone(),
         state: state as i32,
-        heartbeat_details: activity.heartbeat_details.as_ref().map(|details| details.0.clone()),
+        heartbeat_details: activity.heartbeat_details.clone(),
         last_heartbeat_time: last_heartbeat.map(|time| time.to_proto()),
         last_started_time: started.map(|started| started.time.to_proto()),
         attempt: activity.attempt,
         maximum_attempts: scheduled.retry_policy.as_ref().map_or(0, |policy| policy.maximum_attempts),
         scheduled_time: Some(activity.attempt_scheduled_time.to_proto()),
         expiration_time: activity.schedule_to_close_deadline().map(|time| time.to_proto()),
-        last_failure: activity.last_failure.as_ref().map(|failure| failure.0.clone()),
+        last_failure: activity.last_failure.as_deref().cloned(),
         last_worker_identity: started.map_or(&activity.last_worker_identity, |started| &started.identity).clone(),
         current_retry_interval: retry_interval.map(time::to_proto),
         last_attempt_complete_time: activity.last_attempt_end.map(|time| time.to_proto()),

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use everlog_proto::api::common::v1::Payloads;
 use everlog_proto::api::query::v1::WorkflowQuery;
+use prost::Message;
 
 use crate::command::Reply;
 use crate::rows::RowKey;
@@ -45,11 +46,13 @@ pub struct TaskKey {
 }
 
 /// The value of a task row: what its key does not say.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, PartialEq, Eq, Message)]
 pub struct TaskRow {
     /// The workflow.
+    #[prost(string, tag = "1")]
     pub workflow_id: String,
     /// The attempt that is ready.
+    #[prost(int32, tag = "2")]
     pub attempt: i32,
 }
 

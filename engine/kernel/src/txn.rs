@@ -20,7 +20,7 @@ use crate::command::Reply;
 use crate::context::Context;
 use crate::events;
 use crate::rows::{RowKey, Rows, RunRow, RunRowKind};
-use crate::state::{Activity, Pending, PendingRows, PendingValue, Run, encode_row};
+use crate::state::{Activity, Pending, PendingRows, PendingValue, Run};
 use crate::transition::{Effect, Task, TaskRow, Transition, VisibilityKey};
 use crate::{Rejection, RunId, Time, visibility};
 
@@ -276,7 +276,7 @@ impl<'a> Txn<'a> {
             self.finish_wake(&mut rows);
             self.finish_visibility(&mut rows);
             let row = RunRow::only(RunRowKind::State);
-            rows.push((RowKey::Run(self.run.id, row), Some(encode_row(&self.run.state))));
+            rows.push((RowKey::Run(self.run.id, row), Some(self.run.state.to_row())));
         }
         (self.run, Transition { reply, rows, effects: self.effects }, self.successor)
     }
@@ -312,7 +312,7 @@ impl<'a> Txn<'a> {
                 if let Some(time) = wanted {
                     let key = self.run.activity_task_key(&activity, time);
                     let row = TaskRow { workflow_id: self.workflow_id.to_owned(), attempt: activity.attempt };
-                    rows.push((RowKey::Task(key.clone()), Some(encode_row(&row))));
+                    rows.push((RowKey::Task(key.clone()), Some(row.to_row())));
                     self.effects.push(Effect::OfferTask(Task { key, attempt: activity.attempt, sticky: None }));
                 }
             }
@@ -342,7 +342,7 @@ impl<'a> Txn<'a> {
         }
         if let Some((key, attempt)) = &wanted {
             let row = TaskRow { workflow_id: self.workflow_id.to_owned(), attempt: *attempt };
-            rows.push((RowKey::Task(key.clone()), Some(encode_row(&row))));
+            rows.push((RowKey::Task(key.clone()), Some(row.to_row())));
             if !self.run.workflow_task_started() {
                 let sticky = self.run.sticky.as_ref().map(|sticky| sticky.task_queue.clone());
                 self.effects.push(Effect::OfferTask(Task { key: key.clone(), attempt: *attempt, sticky }));
@@ -362,7 +362,7 @@ impl<'a> Txn<'a> {
     fn finish_info(&mut self, rows: &mut Rows) {
         if self.run.info_changed {
             let row = RunRow::only(RunRowKind::Info);
-            rows.push((RowKey::Run(self.run.id, row), Some(encode_row(&*self.run.info))));
+            rows.push((RowKey::Run(self.run.id, row), Some(self.run.info.to_row())));
         }
     }
 

@@ -1,7 +1,6 @@
 //! A namespace as it is stored.
 //!
-//! The row is a version byte and the bincode encoding of [`Row`]; its id is in the key. A field is added by raising the version
-//! and reading the older one too.
+//! The row is a [`Row`], a protobuf message that may gain fields; its id is in the key.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,11 +9,9 @@ use std::time::Duration;
 use everlog_kernel::{Namespace, NamespaceId, Time};
 use everlog_model::search_attributes;
 use everlog_proto::api::enums::v1::{IndexedValueType, NamespaceState};
-use serde::{Deserialize, Serialize};
+use prost::Message;
 
 use super::MetaError;
-
-const VERSION: u8 = 1;
 
 /// A namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,17 +34,27 @@ pub struct NamespaceRecord {
     pub updated: Time,
 }
 
-#[derive(Serialize, Deserialize)]
+/// The value of a namespace's row. Tags are never used twice.
+#[derive(Message)]
 struct Row {
+    #[prost(string, tag = "1")]
     name: String,
-    retention: Duration,
+    #[prost(uint64, tag = "2")]
+    retention_ns: u64,
+    #[prost(enumeration = "NamespaceState", tag = "3")]
     state: i32,
+    #[prost(string, tag = "4")]
     description: String,
+    #[prost(string, tag = "5")]
     owner_email: String,
+    #[prost(btree_map = "string, string", tag = "6")]
     data: BTreeMap<String, String>,
+    #[prost(btree_map = "string, enumeration(IndexedValueType)", tag = "7")]
     search_attributes: BTreeMap<String, i32>,
-    created: Time,
-    updated: Time,
+    #[prost(sfixed64, tag = "8")]
+    created_ns: i64,
+    #[prost(sfixed64, tag = "9")]
+    updated_ns: i64,
 }
 
 impl NamespaceRecord {
@@ -69,43 +76,39 @@ impl NamespaceRecord {
     pub(super) fn encode(&self) -> Vec<u8> {
         let row = Row {
             name: self.namespace.name.clone(),
-            retention: self.namespace.retention,
+            retention_ns: u64::try_from(self.namespace.retention.as_nanos()).unwrap_or(u64::MAX),
             state: self.state as i32,
             description: self.description.clone(),
             owner_email: self.owner_email.clone(),
             data: self.data.clone(),
             search_attributes: self.search_attributes.iter().map(|(name, kind)| (name.clone(), *kind as i32)).collect(),
-            created: self.created,
-            updated: self.updated,
+            created_ns: self.created.0,
+            updated_ns: self.updated.0,
         };
-        let mut bytes = vec![VERSION];
-        bincode::serde::encode_into_std_write(&row, &mut bytes, bincode::config::standard())
-            .expect("a row is encoded into memory");
-        bytes
+        row.encode_to_vec()
     }
 
     pub(super) fn decode(id: NamespaceId, bytes: &[u8]) -> Result<NamespaceRecord, MetaError> {
         let corrupt = |why: &dyn std::fmt::Display| MetaError::Corrupt(format!("namespace {id}: {why}"));
-        let (version, body) = bytes.split_first().ok_or_else(|| corrupt(&"an empty row"))?;
-        if *version != VERSION {
-            return Err(corrupt(&format_args!("a row of format {version}; this build reads {VERSION}")));
+        let row = Row::decode(bytes).map_err(|error| corrupt(&error))?;
+        if row.name.is_empty() {
+            return Err(corrupt(&"a row without a name"));
         }
-        let (row, _): (Row, usize) =
-            bincode::serde::decode_from_slice(body, bincode::config::standard()).map_err(|error| corrupt(&error))?;
+        let retention = Duration::from_nanos(row.retention_ns);
         let search_attributes = row
             .search_attributes
             .into_iter()
             .filter_map(|(name, kind)| Some((name, IndexedValueType::try_from(kind).ok()?)))
             .collect();
         Ok(NamespaceRecord {
-            namespace: Arc::new(Namespace { id, name: row.name, retention: row.retention }),
+            namespace: Arc::new(Namespace { id, name: row.name, retention }),
             state: NamespaceState::try_from(row.state).unwrap_or(NamespaceState::Registered),
             description: row.description,
             owner_email: row.owner_email,
             data: row.data,
             search_attributes,
-            created: row.created,
-            updated: row.updated,
+            created: Time(row.created_ns),
+            updated: Time(row.updated_ns),
         })
     }
 }
@@ -139,17 +142,26 @@ mod tests {
 
     #[test]
     fn the_row_format_is_for_ever() {
-        let golden = "01066f7264657273fc80510100000401640d6f406578616d706c652e636f6d01016b01760\
-                      10a437573746f6d65724964040204";
+        let golden = "0a066f7264657273108080bc8ac9d21318022201642a0d6f406578616d706c652e636f6d32060a016b1201763a0e0a0a4375\
+                      73746f6d657249641002410100000000000000490200000000000000";
         let hex: String = record().encode().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, golden);
     }
 
     #[test]
-    fn rows_of_another_format_are_refused() {
-        let id = NamespaceId([7; 16]);
-        assert!(matches!(NamespaceRecord::decode(id, &[]), Err(MetaError::Corrupt(_))));
-        assert!(matches!(NamespaceRecord::decode(id, &[9, 1]), Err(MetaError::Corrupt(_))));
+    fn what_a_later_version_added_is_skipped() {
+        // Field 1,000, of bytes.
+        let later = [&record().encode()[..], b"\xc2\x3e\x03new"].concat();
+        assert_eq!(NamespaceRecord::decode(NamespaceId([7; 16]), &later), Ok(record()));
+    }
+
+    #[test]
+    fn rows_that_are_damaged_are_refused() {
+        let row = record().encode();
+        for damaged in [&b""[..], b"\x09\x01", b"\xff", &row[..row.len() - 1]] {
+            let read = NamespaceRecord::decode(NamespaceId([7; 16]), damaged);
+            assert!(matches!(read, Err(MetaError::Corrupt(_))), "{damaged:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,6 @@ use everlog_proto::api::failure::v1::failure::FailureInfo;
 use prost::Message;
 
 use crate::command::{ActivityRef, Reply};
-use crate::proto::Proto;
 use crate::txn::Txn;
 use crate::{Rejection, activity_task, retry};
 
@@ -32,7 +31,7 @@ pub(crate) fn apply(
         activity_task::ensure_started(txn, id, &identity);
         let now = txn.now();
         if let Some(activity) = txn.activity_mut(id) {
-            activity.heartbeat_details = Some(Proto(details));
+            activity.heartbeat_details = Some(details);
             if let Some(started) = &mut activity.started {
                 started.last_heartbeat = Some(now);
             }

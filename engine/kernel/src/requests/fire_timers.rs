@@ -161,9 +161,9 @@ fn time_out_activity(txn: &mut Txn<'_>, scheduled_event_id: i64, timeout_type: T
 
 /// Why the last attempt before this one failed, and what the activity said last.
 fn add_causes(failure: &mut Failure, activity: &Activity) {
-    failure.cause = activity.last_failure.as_ref().map(|last| Box::new(last.0.clone()));
+    failure.cause = activity.last_failure.clone();
     if let Some(FailureInfo::TimeoutFailureInfo(info)) = &mut failure.failure_info {
-        info.last_heartbeat_details = activity.heartbeat_details.as_ref().map(|details| details.0.clone());
+        info.last_heartbeat_details = activity.heartbeat_details.clone();
     }
 }
 

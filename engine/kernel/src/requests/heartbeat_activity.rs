@@ -4,7 +4,6 @@ use everlog_proto::api::common::v1::Payloads;
 use prost::Message;
 
 use crate::command::{ActivityRef, Reply};
-use crate::proto::Proto;
 use crate::txn::Txn;
 use crate::{Rejection, activity_task, retry};
 
@@ -26,7 +25,7 @@ pub(crate) fn apply(
     activity_task::ensure_started(txn, id, &identity);
     let now = txn.now();
     if let Some(activity) = txn.activity_mut(id) {
-        activity.heartbeat_details = details.map(Proto);
+        activity.heartbeat_details = details;
         if let Some(started) = &mut activity.started {
             started.last_heartbeat = Some(now);
         }

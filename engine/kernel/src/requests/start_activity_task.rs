@@ -64,7 +64,7 @@ fn poll_response(txn: &Txn<'_>, activity: &Activity) -> PollActivityTaskQueueRes
         activity_id: scheduled.activity_id.clone(),
         header: scheduled.header.clone(),
         input: scheduled.input.clone(),
-        heartbeat_details: activity.heartbeat_details.as_ref().map(|details| details.0.clone()),
+        heartbeat_details: activity.heartbeat_details.clone(),
         scheduled_time: Some(activity.scheduled_time.to_proto()),
         current_attempt_scheduled_time: Some(activity.attempt_scheduled_time.to_proto()),
         started_time: activity.started.as_ref().map(|started| started.time.to_proto()),

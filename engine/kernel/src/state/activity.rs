@@ -7,22 +7,22 @@ use bytes::Bytes;
 use everlog_proto::api::common::v1::Payloads;
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::history::v1::ActivityTaskScheduledEventAttributes;
-use serde::{Deserialize, Serialize};
+use prost::Message;
 
-use super::{CorruptRow, PendingValue, decode_row, encode_row};
+use super::{CorruptRow, PendingValue};
 use crate::Time;
-use crate::proto::{self, Proto};
+use crate::proto;
 use crate::rows::RunRowKind;
 
 /// An activity between its ActivityTaskScheduled event and its end. Its attempts leave no events.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Activity {
     /// Its ActivityTaskScheduled event.
     pub scheduled_event_id: i64,
     /// When it was first scheduled.
     pub scheduled_time: Time,
     /// The event's attributes, with timeouts and retry policy as they are in force.
-    pub scheduled: Proto<ActivityTaskScheduledEventAttributes>,
+    pub scheduled: ActivityTaskScheduledEventAttributes,
     /// Its priority, 1 to 5: the one that the workflow set for it, or else the workflow's own.
     pub priority: u8,
     /// The current attempt, from 1.
@@ -36,21 +36,20 @@ pub struct Activity {
     /// Id of the ActivityTaskCancelRequested event.
     pub cancel_requested_event_id: Option<i64>,
     /// Details of the last heartbeat, kept over attempts.
-    pub heartbeat_details: Option<Proto<Payloads>>,
+    pub heartbeat_details: Option<Payloads>,
     /// Why the last attempt failed.
-    pub last_failure: Option<Box<Proto<Failure>>>,
+    pub last_failure: Option<Box<Failure>>,
     /// Who had the last attempt.
     pub last_worker_identity: String,
     /// When the last attempt ended.
     pub last_attempt_end: Option<Time>,
     /// Leader memory: the time in the key of the task row that is written for the activity, if one is. There is one while the
     /// current attempt is offered and not started, as far as was written.
-    #[serde(skip)]
     pub task_row_time: Option<Time>,
 }
 
 /// An attempt in a worker's hands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActivityStarted {
     /// When.
     pub time: Time,
@@ -76,7 +75,7 @@ impl Activity {
             scheduled_event_id: event_id,
             scheduled_time: time,
             priority: if priority == 0 { run_priority } else { proto::priority_level(priority) },
-            scheduled: Proto(attributes),
+            scheduled: attributes,
             attempt: 1,
             attempt_scheduled_time: time,
             offered: true,
@@ -169,25 +168,21 @@ impl PendingValue for Arc<Activity> {
     }
 
     fn to_row(&self) -> Bytes {
-        encode_row(&**self)
+        Activity::to_row(self)
     }
 
-    fn from_row(_: &i64, row: Bytes) -> Result<Arc<Activity>, CorruptRow> {
-        let mut activity: Activity = decode_row(&row)?;
-        let ready = activity.offered && activity.started.is_none();
-        activity.task_row_time = ready.then_some(activity.attempt_scheduled_time);
-        Ok(Arc::new(activity))
+    fn from_row(scheduled_event_id: &i64, row: Bytes) -> Result<Arc<Activity>, CorruptRow> {
+        Activity::from_row(*scheduled_event_id, &row).map(Arc::new)
     }
 
     fn memory_bytes(&self) -> usize {
-        let encoded = |details: &Proto<Payloads>| prost::Message::encoded_len(&**details);
         let started = self.started.as_ref().map_or(0, |started| started.identity.len() + started.request_id.len());
         size_of::<Activity>()
             // Decoded, with its fields in allocations of their own, a message takes about that much more.
-            + 256 + prost::Message::encoded_len(&*self.scheduled)
-            + self.heartbeat_details.as_ref().map_or(0, encoded)
+            + 256 + self.scheduled.encoded_len()
+            + self.heartbeat_details.as_ref().map_or(0, Message::encoded_len)
             + self.last_failure.as_ref().map_or(0, |failure| {
-                size_of::<Failure>() + prost::Message::encoded_len(&***failure)
+                size_of::<Failure>() + failure.encoded_len()
             })
             + self.last_worker_identity.len()
             + started

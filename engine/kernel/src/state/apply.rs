@@ -33,7 +33,7 @@ use super::{
     Activity, FirstEvent, OriginalProperties, Properties, Run, RunInfo, UserTimer, WorkflowTask, WorkflowTaskStarted,
 };
 use crate::payload_map::PayloadMap;
-use crate::proto::{Encoded, Proto};
+use crate::proto::Encoded;
 use crate::{RunId, Time, events, time};
 
 /// A history from which no run can be built.
@@ -101,7 +101,7 @@ impl Run {
             execution_time,
             started: FirstEvent::kept(started),
             original_properties: None,
-            user_metadata: event.user_metadata.clone().map(|metadata| Box::new(Proto(metadata))),
+            user_metadata: event.user_metadata.clone().map(Box::new),
             start_request_id,
             run_expiration,
             execution_expiration,

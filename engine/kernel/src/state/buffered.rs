@@ -19,8 +19,7 @@ impl PendingValue for Arc<HistoryEvent> {
     }
 
     fn from_row(_: &u64, row: Bytes) -> Result<Arc<HistoryEvent>, CorruptRow> {
-        let event = HistoryEvent::decode(row).map_err(|error| CorruptRow(error.to_string()))?;
-        Ok(Arc::new(event))
+        Ok(Arc::new(HistoryEvent::decode(row)?))
     }
 
     fn memory_bytes(&self) -> usize {

@@ -11,7 +11,6 @@ use everlog_proto::api::common::v1::Priority;
 use everlog_proto::api::history::v1::WorkflowExecutionStartedEventAttributes;
 use prost::Message;
 use prost::encoding::{DecodeContext, decode_key, skip_field};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{RunId, proto, time};
 
@@ -67,7 +66,7 @@ impl FirstEvent {
     }
 
     /// Keeps what `encoded` holds.
-    fn decode_from(encoded: Bytes) -> Result<FirstEvent, prost::DecodeError> {
+    pub(super) fn decode_from(encoded: Bytes) -> Result<FirstEvent, prost::DecodeError> {
         let attributes = WorkflowExecutionStartedEventAttributes::decode(encoded.clone())?;
         Ok(FirstEvent::from_parts(encoded, &attributes))
     }
@@ -172,19 +171,6 @@ impl FirstEvent {
     }
 }
 
-/// In a row it is what `Proto` of the attributes would be.
-impl Serialize for FirstEvent {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.encoded)
-    }
-}
-
-impl<'de> Deserialize<'de> for FirstEvent {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        FirstEvent::decode_from(proto::deserialize_bytes(deserializer)?.into()).map_err(de::Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use everlog_proto::api::common::v1::{Memo, Payload, WorkflowType};
@@ -192,8 +178,6 @@ mod tests {
     use everlog_proto::wkt;
 
     use super::*;
-    use crate::proto::Proto;
-    use crate::state::{decode_row, encode_row};
 
     fn attributes() -> WorkflowExecutionStartedEventAttributes {
         WorkflowExecutionStartedEventAttributes {
@@ -237,16 +221,9 @@ mod tests {
     }
 
     #[test]
-    fn a_row_has_the_same_bytes_as_the_message_has() {
-        let row = encode_row(&FirstEvent::new(&attributes()));
-        assert_eq!(row, encode_row(&Proto(attributes())));
-        assert_eq!(decode_row::<FirstEvent>(&row).expect("a row"), FirstEvent::new(&attributes()));
-        let broken = encode_row(&not_a_message(b"\xff"));
-        assert!(decode_row::<FirstEvent>(&broken).is_err());
-    }
-
-    /// A row of bytes that are no message.
-    fn not_a_message(bytes: &[u8]) -> FirstEvent {
-        FirstEvent { encoded: Bytes::copy_from_slice(bytes), ..FirstEvent::default() }
+    fn what_is_read_is_what_was_encoded() {
+        let event = FirstEvent::new(&attributes());
+        assert_eq!(FirstEvent::decode_from(event.encoded().clone()), Ok(event));
+        assert!(FirstEvent::decode_from(Bytes::from_static(b"\xff")).is_err());
     }
 }

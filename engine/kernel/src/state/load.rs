@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Current, Run, RunInfo, RunState, decode_row};
+use super::{Run, RunInfo, RunState};
 use crate::RunId;
 use crate::rows::{RunRow, RunRowKind};
 
@@ -13,20 +13,6 @@ use crate::rows::{RunRow, RunRowKind};
 #[error("corrupt row: {0}")]
 pub struct CorruptRow(pub String);
 
-impl Current {
-    /// From the value of the workflow's `Current` row.
-    pub fn from_row(bytes: &[u8]) -> Result<Current, CorruptRow> {
-        decode_row(bytes)
-    }
-}
-
-impl super::super::transition::TaskRow {
-    /// From the value of a task row.
-    pub fn from_row(bytes: &[u8]) -> Result<Self, CorruptRow> {
-        decode_row(bytes)
-    }
-}
-
 impl Run {
     /// Puts a run together from all its rows but the history. `None` if it has no state row: there is no such run.
     pub fn from_rows(id: RunId, rows: impl IntoIterator<Item = (RunRow, Bytes)>) -> Result<Option<Run>, CorruptRow> {
@@ -34,8 +20,8 @@ impl Run {
         let mut state: Option<RunState> = None;
         for (RunRow { kind, suffix }, value) in rows {
             match kind {
-                RunRowKind::Info => run.info = Arc::new(decode_row(&value)?),
-                RunRowKind::State => state = Some(decode_row(&value)?),
+                RunRowKind::Info => run.info = Arc::new(RunInfo::from_row(&value)?),
+                RunRowKind::State => state = Some(RunState::from_row(&value)?),
                 kind => {
                     let pending = run.pending_mut().into_iter().find(|pending| pending.kind() == kind);
                     let unexpected = || CorruptRow(format!("a row of kind {} among those of a run", kind.name()));

@@ -1,7 +1,7 @@
 //! A workflow's state: its runs, what they were started with, and what they wait for.
 //!
 //! Everything here has one of three lives: *rows*, which are replicated; *derived* maps, rebuilt on load; and *leader memory*
-//! (`#[serde(skip)]` and the fields of [`Run`] marked so), which a change of leader may lose because nobody was promised it: a
+//! (fields that say so), which a change of leader may lose because nobody was promised it: a
 //! started workflow task, the sticky queue, buffered queries.
 //!
 //! It follows from the run's events: `apply.rs` says how, and what does not.
@@ -12,6 +12,7 @@ mod buffered;
 mod first_event;
 mod load;
 mod pending;
+mod row;
 mod run;
 mod timer;
 mod workflow_task;
@@ -30,10 +31,6 @@ pub use workflow_task::{BufferedQuery, WorkflowTask, WorkflowTaskStarted};
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-
 use crate::RunId;
 
 /// A workflow: the pointer to its current run, and those of its runs that are in memory.
@@ -50,7 +47,7 @@ pub struct Workflow {
 }
 
 /// The row that names a workflow's current run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Current {
     /// The run.
     pub run_id: RunId,
@@ -72,35 +69,4 @@ impl Workflow {
     pub fn current_run(&self) -> Option<&Run> {
         self.run(None)
     }
-}
-
-/// Format of every bincode row of the kernel; the first byte of each. Rows are only ever extended by raising it.
-const ROW_VERSION: u8 = 1;
-
-/// What a row may claim to hold, bytes: far more than any row does. Without a limit, a few damaged bytes could ask for any amount of
-/// memory, and end the process instead of being told as damage.
-const ROW_DECODED_BYTES_MAX: usize = 64 << 20;
-
-/// A row's value.
-pub(crate) fn encode_row<T: Serialize>(value: &T) -> Bytes {
-    let mut bytes = Vec::with_capacity(128);
-    bytes.push(ROW_VERSION);
-    bincode::serde::encode_into_std_write(value, &mut bytes, bincode::config::standard())
-        .expect("a row is encoded into memory");
-    Bytes::from(bytes)
-}
-
-/// The value that a row holds.
-pub(crate) fn decode_row<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CorruptRow> {
-    let (version, body) = bytes.split_first().ok_or_else(|| CorruptRow("an empty row".into()))?;
-    if *version != ROW_VERSION {
-        return Err(CorruptRow(format!("a row of format {version}; this build reads {ROW_VERSION}")));
-    }
-    let config = bincode::config::standard().with_limit::<ROW_DECODED_BYTES_MAX>();
-    let (value, len) =
-        bincode::serde::decode_from_slice(body, config).map_err(|error| CorruptRow(error.to_string()))?;
-    if len != body.len() {
-        return Err(CorruptRow("bytes behind the end of a row".into()));
-    }
-    Ok(value)
 }

@@ -9,10 +9,9 @@ use everlog_proto::api::enums::v1::{EventType, WorkflowExecutionStatus};
 use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::sdk::v1::UserMetadata;
 use prost::Message;
-use serde::{Deserialize, Serialize};
 
 use super::{Activity, BufferedQuery, FirstEvent, Pending, PendingRows, SignalRequest, UserTimer, WorkflowTask};
-use crate::proto::{Encoded, Proto};
+use crate::proto::Encoded;
 use crate::transition::{TaskKey, TaskKind};
 use crate::{RunId, Time};
 
@@ -50,7 +49,7 @@ pub struct Run {
 }
 
 /// What a run was started with. Written once, and again when memo or search attributes are changed.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunInfo {
     /// When the run was started.
     pub start_time: Time,
@@ -62,7 +61,7 @@ pub struct RunInfo {
     /// Memo and search attributes as the first event has them, once the workflow has changed them, if a retry will need them.
     pub original_properties: Option<Box<OriginalProperties>>,
     /// Summary and details given at the start.
-    pub user_metadata: Option<Box<Proto<UserMetadata>>>,
+    pub user_metadata: Option<Box<UserMetadata>>,
     /// The request id of the start.
     pub start_request_id: String,
     /// When the run times out.
@@ -72,7 +71,7 @@ pub struct RunInfo {
 }
 
 /// What a workflow can change of what it was started with.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct OriginalProperties {
     /// The memo.
     pub memo: Option<Encoded<Memo>>,
@@ -81,7 +80,7 @@ pub struct OriginalProperties {
 }
 
 /// The part of a run that changes with every transition. Kept small: it is written every time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RunState {
     /// A `WorkflowExecutionStatus`.
     pub status: i32,
@@ -118,11 +117,11 @@ pub struct RunState {
 impl RunInfo {
     /// Rough size in memory, bytes.
     fn memory_bytes(&self) -> usize {
-        let metadata = |metadata: &Proto<UserMetadata>| size_of::<UserMetadata>() + metadata.encoded_len();
+        let metadata = |metadata: &UserMetadata| size_of::<UserMetadata>() + metadata.encoded_len();
         let original = |original: &OriginalProperties| {
             size_of::<OriginalProperties>()
-                + original.memo.as_ref().map_or(0, Encoded::len)
-                + original.search_attributes.as_ref().map_or(0, Encoded::len)
+                + original.memo.as_ref().map_or(0, |memo| memo.bytes().len())
+                + original.search_attributes.as_ref().map_or(0, |attributes| attributes.bytes().len())
         };
         size_of::<RunInfo>()
             + self.started.heap_bytes()

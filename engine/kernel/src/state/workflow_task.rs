@@ -5,13 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use everlog_proto::api::query::v1::WorkflowQuery;
 use prost::Message;
-use serde::{Deserialize, Serialize};
 
 use super::Sticky;
 use crate::Time;
 
 /// The pending workflow task of a run; there is at most one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WorkflowTask {
     /// Id of its WorkflowTaskScheduled event. Of a transient task (attempt above 1) the id that the event will get.
     pub scheduled_event_id: i64,
@@ -24,10 +23,8 @@ pub struct WorkflowTask {
     /// How long a worker may take.
     pub start_to_close_timeout: Duration,
     /// Leader memory: set while a worker has it. Starting is not written; it is recorded with the completion.
-    #[serde(skip)]
     pub started: Option<WorkflowTaskStarted>,
     /// Leader memory: the task is offered to the sticky queue.
-    #[serde(skip)]
     pub offered_sticky: bool,
 }
 

@@ -63,7 +63,7 @@ fn print_struct(name: &str, fields: &[(String, Value)]) -> Option<String> {
     }
     if let [(field, value)] = fields
         && field == "0"
-        && !matches!(name, "Some" | "Proto")
+        && name != "Some"
     {
         // One of several: which one is part of what it says.
         return Some(format!("{name}{}", print(value).unwrap_or_else(|| "{}".into())));

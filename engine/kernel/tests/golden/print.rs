@@ -242,7 +242,7 @@ pub(crate) fn state(run: &Run) -> String {
             activity.offered,
             activity.started.as_ref().map_or("no".to_owned(), |started| time(started.time)),
             activity.cancel_requested_event_id,
-            activity.last_failure.as_ref().map_or(String::new(), |failure| compact(&***failure)),
+            activity.last_failure.as_ref().map_or(String::new(), |failure| compact(&**failure)),
         );
     }
     for timer in run.timers.values() {

@@ -1,0 +1,121 @@
+//! The row of an activity. Its key has the scheduled event.
+
+use bytes::Bytes;
+use everlog_proto::api::common::v1::Payloads;
+use everlog_proto::api::failure::v1::Failure;
+use everlog_proto::api::history::v1::ActivityTaskScheduledEventAttributes;
+use prost::Message;
+
+use super::{decode, encode, required};
+use crate::Time;
+use crate::state::{Activity, ActivityStarted, CorruptRow};
+
+#[derive(Message)]
+struct ActivityRow {
+    #[prost(sfixed64, optional, tag = "1")]
+    scheduled_time: Option<i64>,
+    /// `ActivityTaskScheduledEventAttributes`.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    scheduled: Option<Bytes>,
+    #[prost(uint32, tag = "3")]
+    priority: u32,
+    #[prost(int32, tag = "4")]
+    attempt: i32,
+    /// If it is another one than `scheduled_time`.
+    #[prost(sfixed64, optional, tag = "5")]
+    attempt_scheduled_time: Option<i64>,
+    #[prost(bool, tag = "6")]
+    offered: bool,
+    #[prost(message, optional, tag = "7")]
+    started: Option<StartedRow>,
+    #[prost(int64, optional, tag = "8")]
+    cancel_requested_event_id: Option<i64>,
+    /// `Payloads`.
+    #[prost(bytes = "bytes", optional, tag = "9")]
+    heartbeat_details: Option<Bytes>,
+    /// `Failure`.
+    #[prost(bytes = "bytes", optional, tag = "10")]
+    last_failure: Option<Bytes>,
+    #[prost(string, tag = "11")]
+    last_worker_identity: String,
+    #[prost(sfixed64, optional, tag = "12")]
+    last_attempt_end: Option<i64>,
+}
+
+#[derive(Message)]
+struct StartedRow {
+    #[prost(sfixed64, optional, tag = "1")]
+    time: Option<i64>,
+    #[prost(string, tag = "2")]
+    identity: String,
+    #[prost(string, tag = "3")]
+    request_id: String,
+    #[prost(sfixed64, optional, tag = "4")]
+    last_heartbeat: Option<i64>,
+}
+
+impl Activity {
+    /// The value of its row.
+    pub(crate) fn to_row(&self) -> Bytes {
+        let attempt_time = self.attempt_scheduled_time;
+        encode(&ActivityRow {
+            scheduled_time: Some(self.scheduled_time.0),
+            scheduled: Some(encode(&self.scheduled)),
+            priority: self.priority.into(),
+            attempt: self.attempt,
+            attempt_scheduled_time: (attempt_time != self.scheduled_time).then_some(attempt_time.0),
+            offered: self.offered,
+            started: self.started.as_ref().map(ActivityStarted::to_row),
+            cancel_requested_event_id: self.cancel_requested_event_id,
+            heartbeat_details: self.heartbeat_details.as_ref().map(encode),
+            last_failure: self.last_failure.as_deref().map(encode),
+            last_worker_identity: self.last_worker_identity.clone(),
+            last_attempt_end: self.last_attempt_end.map(|time| time.0),
+        })
+    }
+
+    /// From the value of its row.
+    pub(crate) fn from_row(scheduled_event_id: i64, value: &[u8]) -> Result<Activity, CorruptRow> {
+        let row: ActivityRow = decode(value)?;
+        let scheduled_time = Time(required(row.scheduled_time, "scheduled time")?);
+        let attempt_scheduled_time = row.attempt_scheduled_time.map_or(scheduled_time, Time);
+        let started = row.started.map(ActivityStarted::from_row).transpose()?;
+        let has_task_row = row.offered && started.is_none();
+        Ok(Activity {
+            scheduled_event_id,
+            scheduled_time,
+            scheduled: ActivityTaskScheduledEventAttributes::decode(required(row.scheduled, "scheduled event")?)?,
+            priority: u8::try_from(row.priority).map_err(|_| CorruptRow("a priority that is none".into()))?,
+            attempt: row.attempt,
+            attempt_scheduled_time,
+            offered: row.offered,
+            started,
+            cancel_requested_event_id: row.cancel_requested_event_id,
+            heartbeat_details: row.heartbeat_details.map(Payloads::decode).transpose()?,
+            last_failure: row.last_failure.map(Failure::decode).transpose()?.map(Box::new),
+            last_worker_identity: row.last_worker_identity,
+            last_attempt_end: row.last_attempt_end.map(Time),
+            task_row_time: has_task_row.then_some(attempt_scheduled_time),
+        })
+    }
+}
+
+impl ActivityStarted {
+    fn to_row(&self) -> StartedRow {
+        StartedRow {
+            time: Some(self.time.0),
+            identity: self.identity.clone(),
+            request_id: self.request_id.clone(),
+            last_heartbeat: self.last_heartbeat.map(|time| time.0),
+        }
+    }
+
+    fn from_row(row: StartedRow) -> Result<ActivityStarted, CorruptRow> {
+        Ok(ActivityStarted {
+            time: Time(required(row.time, "start")?),
+            identity: row.identity,
+            request_id: row.request_id,
+            last_heartbeat: row.last_heartbeat.map(Time),
+        })
+    }
+}

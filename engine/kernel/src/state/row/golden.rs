@@ -1,0 +1,291 @@
+//! The bytes of each kind of row, and what is made of bytes that are not quite those.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use everlog_proto::api::common::v1::{ActivityType, Memo, Payload, Payloads, SearchAttributes, WorkflowType};
+use everlog_proto::api::enums::v1::{EventType, TaskQueueKind};
+use everlog_proto::api::failure::v1::Failure;
+use everlog_proto::api::history::v1::{
+    ActivityTaskScheduledEventAttributes, HistoryEvent, WorkflowExecutionStartedEventAttributes,
+};
+use everlog_proto::api::sdk::v1::UserMetadata;
+use everlog_proto::api::taskqueue::v1::TaskQueue;
+use everlog_proto::wkt;
+use prost::Message;
+
+use crate::proto::Encoded;
+use crate::rows::RunRowKind;
+use crate::state::{
+    Activity, ActivityStarted, CorruptRow, Current, FirstEvent, OriginalProperties, PendingValue, Run, RunInfo,
+    RunState, SignalRequest, UserTimer, WorkflowTask,
+};
+use crate::transition::TaskRow;
+use crate::{RunId, Time, visibility};
+
+const RUN: RunId = RunId([0xab; 16]);
+/// In November 2026.
+const NOW: Time = Time(1_795_000_000_123_456_789);
+
+fn later(seconds: u64) -> Time {
+    NOW.plus(Duration::from_secs(seconds))
+}
+
+fn seconds(seconds: i64) -> Option<wkt::Duration> {
+    Some(wkt::Duration { seconds, nanos: 0 })
+}
+
+fn queue() -> Option<TaskQueue> {
+    Some(TaskQueue { name: "orders".into(), kind: TaskQueueKind::Normal.into(), ..TaskQueue::default() })
+}
+
+fn payload() -> Payload {
+    Payload { data: b"1".into(), ..Payload::default() }
+}
+
+fn typical_info() -> RunInfo {
+    RunInfo {
+        start_time: NOW,
+        execution_time: NOW,
+        started: FirstEvent::new(&WorkflowExecutionStartedEventAttributes {
+            workflow_type: Some(WorkflowType { name: "Order".into() }),
+            task_queue: queue(),
+            workflow_task_timeout: seconds(10),
+            original_execution_run_id: RUN.to_string(),
+            identity: "1234@client".into(),
+            first_execution_run_id: RUN.to_string(),
+            attempt: 1,
+            workflow_id: "order-1".into(),
+            ..WorkflowExecutionStartedEventAttributes::default()
+        }),
+        start_request_id: "0b5e2b0c-5d0a-4a8e-8d8c-1f0a6a1e7c55".into(),
+        ..RunInfo::default()
+    }
+}
+
+fn full_info() -> RunInfo {
+    let memo = Memo { fields: [("note".to_owned(), payload())].into() };
+    let attributes = SearchAttributes { indexed_fields: [("CustomerId".to_owned(), payload())].into() };
+    RunInfo {
+        execution_time: later(5),
+        original_properties: Some(Box::new(OriginalProperties {
+            memo: Some(Encoded::new(memo.encode_to_vec().into())),
+            search_attributes: Some(Encoded::new(attributes.encode_to_vec().into())),
+        })),
+        user_metadata: Some(Box::new(UserMetadata { summary: Some(payload()), details: None })),
+        run_expiration: Some(later(60)),
+        execution_expiration: Some(later(600)),
+        ..typical_info()
+    }
+}
+
+fn typical_state() -> RunState {
+    RunState {
+        next_event_id: 3,
+        history_bytes: 412,
+        transition_count: 1,
+        workflow_task: Some(WorkflowTask {
+            scheduled_event_id: 2,
+            scheduled_time: NOW,
+            original_scheduled_time: NOW,
+            attempt: 1,
+            start_to_close_timeout: Duration::from_secs(10),
+            started: None,
+            offered_sticky: false,
+        }),
+        had_workflow_task: true,
+        ..RunState::new()
+    }
+}
+
+fn heartbeat_state() -> RunState {
+    let task = typical_state().workflow_task.map(|task| WorkflowTask { scheduled_time: later(7), ..task });
+    RunState { workflow_task: task, ..typical_state() }
+}
+
+fn waiting_state() -> RunState {
+    RunState {
+        next_event_id: 6,
+        history_bytes: 1_203,
+        transition_count: 3,
+        workflow_task: None,
+        last_completed_started_event_id: 3,
+        wake_at: Some(later(30)),
+        ..typical_state()
+    }
+}
+
+fn closed_state() -> RunState {
+    RunState {
+        status: 2,
+        next_event_id: 12,
+        history_bytes: 70_000,
+        transition_count: 300,
+        last_completed_started_event_id: 9,
+        next_workflow_task_attempt: 2,
+        cancel_requested: true,
+        close_attempted: true,
+        signal_count: 200,
+        next_buffered: 7,
+        close_time: Some(later(1)),
+        delete_time: Some(later(86_400)),
+        wake_at: Some(later(86_400)),
+        ..waiting_state()
+    }
+}
+
+fn activity() -> Activity {
+    let attributes = ActivityTaskScheduledEventAttributes {
+        activity_id: "1".into(),
+        activity_type: Some(ActivityType { name: "charge".into() }),
+        task_queue: queue(),
+        start_to_close_timeout: seconds(10),
+        workflow_task_completed_event_id: 4,
+        ..ActivityTaskScheduledEventAttributes::default()
+    };
+    Activity { task_row_time: Some(NOW), ..Activity::scheduled(5, NOW, attributes, 3) }
+}
+
+fn started_activity() -> Activity {
+    let started = ActivityStarted {
+        time: later(1),
+        identity: "1234@worker".into(),
+        request_id: "poll".into(),
+        last_heartbeat: Some(later(2)),
+    };
+    Activity { started: Some(started), cancel_requested_event_id: Some(9), task_row_time: None, ..activity() }
+}
+
+fn failed_activity() -> Activity {
+    Activity {
+        attempt: 2,
+        attempt_scheduled_time: later(3),
+        offered: false,
+        heartbeat_details: Some(Payloads { payloads: vec![payload()] }),
+        last_failure: Some(Box::new(Failure { message: "no".into(), ..Failure::default() })),
+        last_worker_identity: "1234@worker".into(),
+        last_attempt_end: Some(later(2)),
+        task_row_time: None,
+        ..activity()
+    }
+}
+
+fn timer() -> UserTimer {
+    UserTimer { timer_id: "7".into(), started_event_id: 5, expiry_time: later(60) }
+}
+
+fn event() -> Arc<HistoryEvent> {
+    let event_type = EventType::WorkflowExecutionCancelRequested.into();
+    Arc::new(HistoryEvent { event_time: Some(NOW.to_proto()), event_type, ..HistoryEvent::default() })
+}
+
+fn task() -> TaskRow {
+    TaskRow { workflow_id: "order-1".into(), attempt: 1 }
+}
+
+type IsSame = dyn Fn(&[u8]) -> Result<bool, CorruptRow>;
+
+/// A row of a kind.
+struct Case {
+    kind: &'static str,
+    what: &'static str,
+    row: Bytes,
+    /// Reads a row, and says whether it stands for the same value.
+    is_same: Box<IsSame>,
+}
+
+fn case<V: PartialEq + 'static>(
+    kind: &'static str,
+    what: &'static str,
+    value: V,
+    write: impl Fn(&V) -> Bytes,
+    read: impl Fn(&[u8]) -> Result<V, CorruptRow> + 'static,
+) -> Case {
+    Case { kind, what, row: write(&value), is_same: Box::new(move |row| Ok(read(row)? == value)) }
+}
+
+fn pending<V: PendingValue + 'static>(what: &'static str, key: V::Key, value: V) -> Case {
+    let read = move |row: &[u8]| V::from_row(&key, Bytes::copy_from_slice(row));
+    case(V::KIND.name(), what, value, V::to_row, read)
+}
+
+fn cases() -> Vec<Case> {
+    let info = |what, info| case(RunRowKind::Info.name(), what, info, RunInfo::to_row, RunInfo::from_row);
+    let state = |what, state| case(RunRowKind::State.name(), what, state, RunState::to_row, RunState::from_row);
+    vec![
+        case("current", "", Current { run_id: RUN }, Current::to_row, Current::from_row),
+        info("", typical_info()),
+        info("with everything", full_info()),
+        state("with a workflow task", typical_state()),
+        state("with a heartbeat's task", heartbeat_state()),
+        state("between workflow tasks", waiting_state()),
+        state("closed", closed_state()),
+        pending("", 5, Arc::new(activity())),
+        pending("started", 5, Arc::new(started_activity())),
+        pending("backing off", 5, Arc::new(failed_activity())),
+        pending("", 5, timer()),
+        pending("", 3, event()),
+        pending("", "request".to_owned(), SignalRequest),
+        case("task", "", task(), TaskRow::to_row, TaskRow::from_row),
+    ]
+}
+
+#[test]
+fn the_bytes_of_rows_are_what_they_always_were() {
+    let mut now = String::new();
+    let mut line = |kind: &str, what: &str, row: &[u8]| {
+        let hex: String = row.iter().map(|byte| format!("{byte:02x}")).collect();
+        let separator = if what.is_empty() { "" } else { ", " };
+        writeln!(now, "{kind}{separator}{what}: {} bytes {hex}", row.len()).unwrap();
+    };
+    for case in cases() {
+        line(case.kind, case.what, &case.row);
+    }
+    let run = Run { state: typical_state(), ..Run::new(RUN, typical_info()) };
+    line("visibility", "", &visibility::record(&run, "order-1").encode_to_vec());
+    if std::env::var_os("EVERLOG_BLESS").is_some() {
+        std::fs::write("tests/golden/rows.txt", &now).unwrap();
+    }
+    assert_eq!(now, include_str!("../../../tests/golden/rows.txt"));
+}
+
+#[test]
+fn every_kind_of_row_has_golden_bytes() {
+    let cases = cases();
+    // The rows of a history are an API message, as they are served.
+    for kind in RunRowKind::ALL.iter().filter(|kind| **kind != RunRowKind::History) {
+        assert!(cases.iter().any(|case| case.kind == kind.name()), "{}", kind.name());
+    }
+}
+
+#[test]
+fn rows_are_read_as_they_were_written() {
+    for Case { kind, what, row, is_same } in cases() {
+        assert!(is_same(&row).unwrap(), "{kind} {what}");
+    }
+}
+
+#[test]
+fn what_a_later_version_added_to_a_row_is_skipped() {
+    // Field 1,000, of bytes.
+    const LATER: &[u8] = b"\xc2\x3e\x03new";
+    for Case { kind, what, row, is_same } in cases() {
+        assert!(is_same(&[LATER, &row[..], LATER].concat()).unwrap(), "{kind} {what}");
+    }
+}
+
+#[test]
+fn damaged_rows_are_refused() {
+    // A signal's row has nothing to be damaged.
+    for Case { kind, what, row, is_same } in cases().into_iter().filter(|case| !case.row.is_empty()) {
+        for damaged in [&row[..row.len() - 1], &[&row[..], b"\xff"].concat(), b"\xff\xff"] {
+            assert!(is_same(damaged).is_err(), "{kind} {what}: {damaged:?}");
+        }
+        // A buffered event is an API message, for which everything is optional.
+        if kind != RunRowKind::BufferedEvent.name() {
+            assert!(is_same(b"").is_err(), "{kind} {what}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The row of what a run was started with.
+
+use bytes::Bytes;
+use everlog_proto::api::sdk::v1::UserMetadata;
+use prost::Message;
+
+use super::{decode, encode, required};
+use crate::Time;
+use crate::proto::Encoded;
+use crate::state::{CorruptRow, FirstEvent, OriginalProperties, RunInfo};
+
+#[derive(Message)]
+struct InfoRow {
+    #[prost(sfixed64, optional, tag = "1")]
+    start_time: Option<i64>,
+    /// If it is another one than `start_time`.
+    #[prost(sfixed64, optional, tag = "2")]
+    execution_time: Option<i64>,
+    /// `WorkflowExecutionStartedEventAttributes`.
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    started: Option<Bytes>,
+    #[prost(string, tag = "4")]
+    start_request_id: String,
+    #[prost(message, optional, tag = "5")]
+    original_properties: Option<PropertiesRow>,
+    /// `UserMetadata`.
+    #[prost(bytes = "bytes", optional, tag = "6")]
+    user_metadata: Option<Bytes>,
+    #[prost(sfixed64, optional, tag = "7")]
+    run_expiration: Option<i64>,
+    #[prost(sfixed64, optional, tag = "8")]
+    execution_expiration: Option<i64>,
+}
+
+#[derive(Message)]
+struct PropertiesRow {
+    /// `Memo`.
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    memo: Option<Bytes>,
+    /// `SearchAttributes`.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    search_attributes: Option<Bytes>,
+}
+
+impl RunInfo {
+    /// The value of its row.
+    pub(crate) fn to_row(&self) -> Bytes {
+        let execution_time = self.execution_time;
+        encode(&InfoRow {
+            start_time: Some(self.start_time.0),
+            execution_time: (execution_time != self.start_time).then_some(execution_time.0),
+            started: Some(self.started.encoded().clone()),
+            start_request_id: self.start_request_id.clone(),
+            original_properties: self.original_properties.as_deref().map(OriginalProperties::to_row),
+            user_metadata: self.user_metadata.as_deref().map(encode),
+            run_expiration: self.run_expiration.map(|time| time.0),
+            execution_expiration: self.execution_expiration.map(|time| time.0),
+        })
+    }
+
+    /// From the value of its row.
+    pub(crate) fn from_row(value: &[u8]) -> Result<RunInfo, CorruptRow> {
+        let row: InfoRow = decode(value)?;
+        let start_time = Time(required(row.start_time, "start time")?);
+        let user_metadata = row.user_metadata.map(UserMetadata::decode).transpose()?;
+        Ok(RunInfo {
+            start_time,
+            execution_time: row.execution_time.map_or(start_time, Time),
+            started: FirstEvent::decode_from(required(row.started, "first event")?)?,
+            original_properties: row.original_properties.map(OriginalProperties::from_row).transpose()?.map(Box::new),
+            user_metadata: user_metadata.map(Box::new),
+            start_request_id: row.start_request_id,
+            run_expiration: row.run_expiration.map(Time),
+            execution_expiration: row.execution_expiration.map(Time),
+        })
+    }
+}
+
+impl OriginalProperties {
+    fn to_row(&self) -> PropertiesRow {
+        PropertiesRow {
+            memo: self.memo.as_ref().map(|memo| memo.bytes().clone()),
+            search_attributes: self.search_attributes.as_ref().map(|attributes| attributes.bytes().clone()),
+        }
+    }
+
+    fn from_row(row: PropertiesRow) -> Result<OriginalProperties, CorruptRow> {
+        Ok(OriginalProperties {
+            memo: row.memo.map(Encoded::check).transpose()?,
+            search_attributes: row.search_attributes.map(Encoded::check).transpose()?,
+        })
+    }
+}
