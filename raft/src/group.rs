@@ -21,6 +21,7 @@ use tokio::sync::{oneshot, watch};
 use crate::chain::{AppliedChain, ChainPosition, ChainStep, EntryStamp};
 use crate::hold_off::VoteHoldOff;
 use crate::log_store::GroupLog;
+use crate::pins::{LogPin, LogPins};
 use crate::progress::GroupProgress;
 use crate::rows::EncodedRows;
 use crate::state_machine::GroupStateMachine;
@@ -52,6 +53,7 @@ pub(crate) struct GroupParts {
     pub(crate) entry_bytes_max: usize,
     /// Where a proposal waits for room, which takes a queue that is full.
     pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) pins: LogPins,
     pub(crate) proposals: Counter,
 }
 
@@ -293,6 +295,15 @@ impl Group {
     /// Index of the last entry that was purged from the log here; never beyond [`Group::durable_index`].
     pub fn purged_index(&self) -> Option<u64> {
         self.0.log.purged().map(|purged| purged.index)
+    }
+
+    /// Keeps the entries from `from` on in the log, as far as they are there, until the pin is dropped.
+    pub fn pin_log(&self, from: u64) -> LogPin {
+        self.0.pins.pin(from)
+    }
+
+    pub(crate) fn pins(&self) -> &LogPins {
+        &self.0.pins
     }
 
     pub(crate) fn raft(&self) -> &RaftGroup {

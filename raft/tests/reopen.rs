@@ -56,6 +56,14 @@ impl LogEngine for Fragile<CrashLog> {
         self.engine.read(group, range, bytes_max)
     }
 
+    fn entries_bytes(&self, group: GroupId) -> u64 {
+        self.engine.entries_bytes(group)
+    }
+
+    fn tail_start(&self, group: GroupId, bytes_max: u64) -> Option<u64> {
+        self.engine.tail_start(group, bytes_max)
+    }
+
     fn compact(&self) -> Result<(), LogError> {
         self.engine.compact()
     }

@@ -54,6 +54,11 @@ pub trait StateEngine: Send + Sync + 'static {
     /// Applies `batches` and the encoded applied position of `group` as one atomic write.
     fn commit(&self, group: GroupId, applied: &[u8], batches: &[RowBatch]) -> Result<(), StateError>;
 
+    /// [`StateEngine::commit`] for a caller that must not block: where that would wait for the disk, it does nothing and says so.
+    fn try_commit(&self, group: GroupId, applied: &[u8], batches: &[RowBatch]) -> Result<Attempt, StateError> {
+        self.commit(group, applied, batches).map(|()| Attempt::Done)
+    }
+
     /// The encoded applied position of `group` that `commit` was last given.
     fn applied(&self, group: GroupId) -> Result<Option<Bytes>, StateError>;
 
@@ -110,6 +115,15 @@ pub trait StateSnapshot: Send + Sync {
 
     /// Up to `limit` rows with keys greater than `after` (all, if `None`), ascending.
     fn rows(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StateError>;
+}
+
+/// What became of a commit that must not block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// It is done.
+    Done,
+    /// Nothing was done; [`StateEngine::commit`] would wait for the disk.
+    WouldBlock,
 }
 
 /// Which way a scan goes.
