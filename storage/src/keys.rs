@@ -11,7 +11,7 @@
 //! 03 task        namespace 16 | kind u8 | task queue esc | priority u8 | scheduled time i64 | run id 16
 //!                  | scheduled event id i64
 //! 04 visibility  namespace 16 | ~close time i64 | ~start time i64 | run id 16
-//! 05 (free: outbox)
+//! 05 outbox      slot u16 | time u64 | number u16
 //! 06 meta        kind u8 | name, raw to the end of the key
 //! 07 partition   name, raw to the end of the key
 //! ```
@@ -29,6 +29,7 @@
 
 mod meta;
 mod order;
+mod outbox;
 mod slot;
 mod task;
 mod visibility;
@@ -36,6 +37,7 @@ mod wake;
 mod workflow;
 
 pub use meta::{MetaKind, meta_range, meta_row, partition_row};
+pub use outbox::OutboxKey;
 pub use slot::{SLOTS, slot};
 pub use task::{TaskKey, TaskKind, TaskQueueKey};
 pub use visibility::VisibilityKey;
@@ -61,6 +63,7 @@ mod table {
     pub(super) const WAKE: u8 = 2;
     pub(super) const TASK: u8 = 3;
     pub(super) const VISIBILITY: u8 = 4;
+    pub(super) const OUTBOX: u8 = 5;
     pub(super) const META: u8 = 6;
     pub(super) const PARTITION: u8 = 7;
 }

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use everlog_random::Random;
 use everlog_storage::keys::{
-    self, MetaKind, TaskKey, TaskKind, TaskQueueKey, VisibilityKey, WakeKey, WorkflowKey, decode_run_row,
+    self, MetaKind, OutboxKey, TaskKey, TaskKind, TaskQueueKey, VisibilityKey, WakeKey, WorkflowKey, decode_run_row,
 };
 
 const NAMESPACE: [u8; 16] = *b"namespace-is-16b";
@@ -41,6 +41,11 @@ impl Data {
         let workflow_id = self.string();
         let workflow = WorkflowKey::new(self.id(), &workflow_id);
         WakeKey::new(self.int(), &workflow, self.id())
+    }
+
+    fn outbox(&mut self) -> OutboxKey {
+        let (slot, number) = (self.pick(&[0, 1, 255, 4095]), self.pick(&[0, 1, 255, 256, u16::MAX]));
+        OutboxKey { slot, time_ns: self.int().cast_unsigned(), number }
     }
 
     fn task(&mut self) -> TaskKey {
@@ -95,6 +100,11 @@ fn check<T: Clone + PartialEq + std::fmt::Debug, O: Ord>(
 #[test]
 fn wakes_are_ordered_by_time() {
     check(Data::wake, WakeKey::encode, |key| WakeKey::decode(key).ok(), WakeKey::clone);
+}
+
+#[test]
+fn messages_are_ordered_by_slot_and_time() {
+    check(Data::outbox, OutboxKey::encode, |key| OutboxKey::decode(key).ok(), OutboxKey::clone);
 }
 
 #[test]
@@ -274,6 +284,7 @@ fn keys_and_slots_are_what_they_always_were() {
         ("task", task.encode()),
         ("visibility, open", visibility(None).encode()),
         ("visibility, closed", visibility(Some(2_000)).encode()),
+        ("outbox", OutboxKey { slot: 0x074d, time_ns: 1_000_000_007, number: 3 }.encode()),
         ("namespace", keys::meta_row(MetaKind::Namespace, &NAMESPACE)),
         ("other meta row", keys::meta_row(MetaKind::Other, b"slots")),
         ("partition row", keys::partition_row("outbox-sequence")),

@@ -14,6 +14,7 @@ use everlog_proto::api::workflowservice::v1::{
 };
 
 use crate::RunId;
+use crate::outbox::{OutboxMessage, Outcome};
 use crate::token::{ActivityTaskToken, WorkflowTaskToken};
 
 /// A command to a workflow.
@@ -105,6 +106,16 @@ pub enum Command {
         task_queue: String,
     },
 
+    /// Another workflow has sent a message. Answered by [`Reply::Done`], however often it comes; a refusal tells what becomes of it.
+    ReceiveMessage(Box<OutboxMessage>),
+    /// It is known what became of a message that the run has sent. Answered by [`Reply::Done`], however often it comes.
+    SettleMessage {
+        /// The event with which it was sent.
+        event_id: i64,
+        /// What became of it.
+        outcome: Outcome,
+    },
+
     /// Deadlines of the run are due: timers, timeouts, retries, backoffs, retention. Answered by [`Reply::Done`].
     FireTimers,
 }
@@ -131,6 +142,8 @@ impl Command {
             Command::QueryWorkflow { .. } => "QueryWorkflow",
             Command::AbandonQuery { .. } => "AbandonQuery",
             Command::StartQueryTask { .. } => "StartQueryTask",
+            Command::ReceiveMessage(_) => "ReceiveMessage",
+            Command::SettleMessage { .. } => "SettleMessage",
             Command::FireTimers => "FireTimers",
         }
     }

@@ -68,6 +68,8 @@ fn on_existing_run(txn: &mut Txn<'_>, command: Command) -> Result<Result<Reply, 
         }
         Command::AbandonQuery { query_id } => requests::query_workflow::abandon(txn, query_id),
         Command::StartQueryTask { task_queue } => requests::query_workflow::start_task(txn, &task_queue),
+        Command::ReceiveMessage(message) => requests::receive_message::apply(txn, *message),
+        Command::SettleMessage { event_id, outcome } => requests::settle_message::apply(txn, event_id, outcome),
         Command::FireTimers => requests::fire_timers::apply(txn),
         Command::StartWorkflow(_) | Command::SignalWithStartWorkflow(_) | Command::CompleteWorkflowTask(..) => {
             unreachable!("handled by decide and above")

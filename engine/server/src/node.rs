@@ -140,6 +140,7 @@ impl Node {
             matching: matching.clone(),
             queries: Arc::clone(&queries),
             namespaces: source,
+            slots: Arc::clone(&namespaces) as _,
             limits: Arc::new(options.limits),
             cache_bytes_max: options.cache_bytes_max / groups.len().max(1),
         };

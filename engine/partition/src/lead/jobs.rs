@@ -106,6 +106,10 @@ impl Lead {
         let Job { address, run_id, work, charge: _charge } = job;
         match work {
             Work::Command { command, reply } => self.command(key, &address, run_id, command, reply),
+            Work::Settle { message, event_id, outcome } => {
+                self.command(key, &address, run_id, Command::SettleMessage { event_id, outcome }, None);
+                self.forget_message(message);
+            }
             Work::Inspect(inspect) => {
                 let mut ids = Ids::new(self.seeds.seed());
                 let Some(entry) = self.cache.get_mut(key) else { return };
@@ -154,6 +158,15 @@ impl Lead {
         }
         let Some(entry) = self.cache.get_mut(key) else { return };
         let Some(workflow) = &mut entry.workflow else { return };
+        if start == Start::WorkflowTask
+            && let Some(run) = workflow.run(run_id)
+            && run.undelivered_messages() > self.settings.limits.undelivered_messages_max
+        {
+            // The task is offered again; until then some of its messages may have arrived.
+            let error = CallError::Unavailable(format!("run {} waits for its messages to arrive", run.id));
+            self.answers.extend(reply.map(|reply| Outgoing::Reply(reply, Err(error))));
+            return;
+        }
         let mut ids = Ids::new(self.seeds.seed());
         let mut context = Context {
             now: self.clock.now(),
@@ -259,6 +272,7 @@ impl Lead {
             }
             Effect::OfferTask(task) => self.when_durable(last_batch, Outgoing::Task(address.clone(), task)),
             Effect::OfferQuery(query) => self.when_durable(last_batch, Outgoing::Query(address.clone(), query)),
+            Effect::Send(message) => self.send(address, *message),
             Effect::AnswerQuery { query_id, answer } => {
                 self.when_durable(last_batch, Outgoing::QueryAnswer { query_id, answer });
             }
@@ -267,6 +281,7 @@ impl Lead {
 }
 
 /// Which task a command starts, if any.
+#[derive(PartialEq, Eq)]
 enum Start {
     WorkflowTask,
     Activity,
