@@ -7,10 +7,11 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use everlog_proto::operator_service::operator_service_server;
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
 use http::{HeaderValue, Request, Response, Uri};
 use metrics::{Counter, Histogram};
@@ -19,6 +20,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::errors::cut;
+use super::request_body::{self, Budget};
 use super::services::{WorkflowApi, served};
 
 /// The text of the generated stubs of methods that are not implemented.
@@ -38,13 +40,15 @@ const NAME_BYTES_MAX: usize = 200;
 pub(super) struct ObserveLayer {
     /// The workflow service, which is not among those that are routed: finding the way through a router costs a tenth of a call.
     pub(super) workflow: WorkflowServiceServer<WorkflowApi>,
+    /// What the requests of both services may take.
+    pub(super) budget: Arc<Budget>,
 }
 
 impl<S> Layer<S> for ObserveLayer {
     type Service = Observed<S>;
 
     fn layer(&self, others: S) -> Observed<S> {
-        Observed { workflow: self.workflow.clone(), others }
+        Observed { workflow: self.workflow.clone(), budget: Arc::clone(&self.budget), others }
     }
 }
 
@@ -52,12 +56,13 @@ impl<S> Layer<S> for ObserveLayer {
 #[derive(Clone)]
 pub(super) struct Observed<S> {
     workflow: WorkflowServiceServer<WorkflowApi>,
+    budget: Arc<Budget>,
     others: S,
 }
 
 impl<S> Service<Request<Body>> for Observed<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response<Body>;
@@ -72,17 +77,32 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let uri = request.uri().clone();
         let timed = Timed::new(uri.path());
-        if is_of_workflow_service(uri.path()) {
-            Box::pin(observe(timed, uri, self.workflow.call(request)))
+        let budget = Arc::clone(&self.budget);
+        if is_of(uri.path(), workflow_service_server::SERVICE_NAME) {
+            Box::pin(observe(timed, uri, call(budget, request, self.workflow.clone())))
+        } else if is_of(uri.path(), operator_service_server::SERVICE_NAME) {
+            Box::pin(observe(timed, uri, call(budget, request, self.others.clone())))
         } else {
+            // Health and reflection take small requests only, and reflection a stream of them.
             Box::pin(observe(timed, uri, self.others.call(request)))
         }
     }
 }
 
-fn is_of_workflow_service(path: &str) -> bool {
-    let behind = path.strip_prefix('/').and_then(|path| path.strip_prefix(workflow_service_server::SERVICE_NAME));
+fn is_of(path: &str, service: &str) -> bool {
+    let behind = path.strip_prefix('/').and_then(|path| path.strip_prefix(service));
     behind.is_some_and(|method| method.starts_with('/'))
+}
+
+/// Calls a service, which is always ready, once the body of the request is there. Its share of the budget is held until the answer.
+async fn call<S>(budget: Arc<Budget>, request: Request<Body>, mut service: S) -> Result<Response<Body>, Infallible>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    match request_body::read(&budget, request).await {
+        Ok((request, _held)) => service.call(request).await,
+        Err(status) => Ok(status.into_http()),
+    }
 }
 
 async fn observe(

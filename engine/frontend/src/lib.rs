@@ -1,7 +1,7 @@
 //! The gRPC services that SDKs, the CLI and the UI call.
 //!
-//! A request comes in through [`serve`] and the `layer` in front of every method, is handed on by the thin
-//! implementations in `services`, and is answered by the file of its family. Here is checked what can be checked without a
+//! A request comes in through [`serve`] and the `layer` in front of every method, which has its body read as far as memory
+//! allows (`request_body`), is handed on by the thin implementations in `services`, and is answered by the file of its family. Here is checked what can be checked without a
 //! workflow's state; everything else is a command to a partition. Errors are one type, turned into a status in `errors`.
 //!
 //! ```text
@@ -22,6 +22,7 @@ mod layer;
 mod namespaces;
 mod operator;
 mod query;
+mod request_body;
 mod search_attributes;
 mod serve;
 mod services;

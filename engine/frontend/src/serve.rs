@@ -23,6 +23,7 @@ use tonic_health::server::HealthReporter;
 
 use super::gathered::Gathered;
 use super::layer::ObserveLayer;
+use super::request_body::Budget;
 use super::services::{OperatorApi, WorkflowApi};
 use super::{Frontend, Services, http};
 
@@ -36,9 +37,13 @@ const CONNECTION_STREAMS_MAX: u32 = 100_000;
 /// must not look like an attack.
 const CONNECTION_RESETS_MAX: usize = 10_000;
 
-/// Flow control windows, bytes: a stream takes a largest request without waiting, a connection several.
-const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+/// Flow control windows, bytes. Of a request that waits for the budget, a stream's window is in memory, so it is small: as much as a
+/// client 50 ms away sends at 5 MB/s. A connection lets the small requests of a client pass by several large ones that wait.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+/// The largest request of the services that are asked little: health and reflection.
+const SMALL_SERVICE_BYTES_MAX: usize = 64 * 1024;
 
 /// The services whose health is told, besides the empty name that means the server.
 const HEALTH_NAMES: [&str; 3] = ["", workflow_service_server::SERVICE_NAME, operator_service_server::SERVICE_NAME];
@@ -128,7 +133,7 @@ pub async fn serve(
     };
     let incoming =
         TcpIncoming::from(listeners.grpc).with_nodelay(Some(true)).map(|accepted| accepted.map(Gathered::new));
-    let grpc = grpc_server(&routes.keepalive, ObserveLayer { workflow: routes.workflow })
+    let grpc = grpc_server(&routes.keepalive, ObserveLayer { workflow: routes.workflow, budget: routes.budget })
         .add_routes(routes.others)
         .serve_with_incoming_shutdown(incoming, drained(draining.clone()));
     let api =
@@ -208,6 +213,7 @@ struct Keepalive {
 struct GrpcRoutes {
     workflow: WorkflowServiceServer<WorkflowApi>,
     others: Routes,
+    budget: Arc<Budget>,
     keepalive: Keepalive,
 }
 
@@ -232,7 +238,8 @@ fn routes(
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health.clone()),
     )
-    .accept_compressed(CompressionEncoding::Gzip);
+    .accept_compressed(CompressionEncoding::Gzip)
+    .max_decoding_message_size(SMALL_SERVICE_BYTES_MAX);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(everlog_proto::DESCRIPTORS)
@@ -241,10 +248,10 @@ fn routes(
     let failed = |error: tonic_reflection::server::Error| ServeError::Reflection(error.to_string());
     let others = Routes::new(operator)
         .add_service(health)
-        .add_service(reflection().build_v1().map_err(failed)?)
-        .add_service(reflection().build_v1alpha().map_err(failed)?)
+        .add_service(reflection().build_v1().map_err(failed)?.max_decoding_message_size(SMALL_SERVICE_BYTES_MAX))
+        .add_service(reflection().build_v1alpha().map_err(failed)?.max_decoding_message_size(SMALL_SERVICE_BYTES_MAX))
         .prepare();
-    Ok(GrpcRoutes { workflow, others, keepalive })
+    Ok(GrpcRoutes { workflow, others, budget: Arc::new(Budget::new(request_bytes_max)), keepalive })
 }
 
 /// Clients may ping as often as they like: SDKs do so every 10 to 30 seconds, and hyper does not count pings.
