@@ -13,6 +13,7 @@ mod activity_tasks;
 mod call;
 mod capabilities;
 mod commands;
+mod connections;
 mod errors;
 mod gathered;
 mod history;
@@ -38,6 +39,7 @@ mod workflow_tasks;
 pub use serve::{Listeners, ServeError, serve};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use everlog_config::DynamicConfig;
 use everlog_kernel::NamespaceId;
@@ -68,6 +70,10 @@ pub struct Services {
     pub cluster_id: String,
     /// The largest request, bytes.
     pub request_bytes_max: usize,
+    /// Connections of all listeners together.
+    pub connections_max: usize,
+    /// How long a connection may say nothing.
+    pub handshake_timeout: Duration,
     /// Everything that was measured, in Prometheus' text form.
     pub render_metrics: fn() -> String,
 }

@@ -17,10 +17,10 @@ use tokio_stream::StreamExt;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use super::connections::{Door, Silence};
 use super::gathered::Gathered;
 use super::layer::ObserveLayer;
 use super::request_body::Budget;
@@ -44,6 +44,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 
 /// The largest request of the services that are asked little: health and reflection.
 const SMALL_SERVICE_BYTES_MAX: usize = 64 * 1024;
+
+/// Connections of the listeners for health and for metrics, each: of what there is for all, and at most.
+const HTTP_CONNECTIONS_SHARE: usize = 16;
+const HTTP_CONNECTIONS_MAX: usize = 64;
 
 /// The services whose health is told, besides the empty name that means the server.
 const HEALTH_NAMES: [&str; 3] = ["", workflow_service_server::SERVICE_NAME, operator_service_server::SERVICE_NAME];
@@ -124,6 +128,7 @@ pub async fn serve(
     tell_health(&health, ServingStatus::Serving).await;
     let watching = tokio::spawn(watch_partitions(services.partitions.clone(), health.clone(), Arc::clone(&serving)));
 
+    let Doors { grpc, http, metrics: metrics_door } = doors(listeners, &services);
     let matching = Arc::clone(&services.matching);
     let metrics = http::metrics(services.render_metrics);
     let routes = routes(services, draining.clone(), &health)?;
@@ -131,14 +136,12 @@ pub async fn serve(
         // The sender lives as long as this function.
         let _ = draining.wait_for(|draining| *draining).await;
     };
-    let incoming =
-        TcpIncoming::from(listeners.grpc).with_nodelay(Some(true)).map(|accepted| accepted.map(Gathered::new));
+    let incoming = grpc.connections().map(|accepted| accepted.map(Gathered::new));
     let grpc = grpc_server(&routes.keepalive, ObserveLayer { workflow: routes.workflow, budget: routes.budget })
         .add_routes(routes.others)
         .serve_with_incoming_shutdown(incoming, drained(draining.clone()));
-    let api =
-        axum::serve(listeners.http, http::api(Arc::clone(&serving))).with_graceful_shutdown(drained(draining.clone()));
-    let metrics = axum::serve(listeners.metrics, metrics).with_graceful_shutdown(drained(draining));
+    let api = axum::serve(http, http::api(Arc::clone(&serving))).with_graceful_shutdown(drained(draining.clone()));
+    let metrics = axum::serve(metrics_door, metrics).with_graceful_shutdown(drained(draining));
 
     let servers = async {
         tokio::try_join!(
@@ -165,6 +168,25 @@ pub async fn serve(
             tracing::warn!("requests were still in flight {DRAIN_WAIT_MAX:?} after the server was told to stop");
             Ok(())
         }
+    }
+}
+
+struct Doors {
+    grpc: Door,
+    http: Door,
+    metrics: Door,
+}
+
+/// The doors in front of the listeners, which share the descriptors that are for connections.
+fn doors(listeners: Listeners, services: &Services) -> Doors {
+    let silence_max = services.handshake_timeout;
+    let http_max = (services.connections_max / HTTP_CONNECTIONS_SHARE).clamp(1, HTTP_CONNECTIONS_MAX);
+    let grpc_max = services.connections_max.saturating_sub(2 * http_max).max(1);
+    let http = |name, listener| Door::new(name, listener, http_max, Silence::BetweenRequests, silence_max);
+    Doors {
+        grpc: Door::new("grpc", listeners.grpc, grpc_max, Silence::BeforePreface, silence_max),
+        http: http("http", listeners.http),
+        metrics: http("metrics", listeners.metrics),
     }
 }
 

@@ -24,6 +24,16 @@ pub const REQUEST_ADMISSION_WAIT_MAX: Duration = PARTITION_ADMISSION_WAIT_MAX;
 /// How long a request may take to be read: 140 kB/s for the largest.
 pub const REQUEST_READ_TIME_MAX: Duration = Duration::from_secs(30);
 
+/// Descriptors that are kept back from connections for the log, the rows and the runtime: an eighth of what the process may have,
+/// within these bounds. A node without data has some thirty of them open; a large one a table for every 64 MiB of rows.
+pub const DESCRIPTORS_KEPT: (usize, usize) = (64, 4096);
+
+/// Descriptors that the process is taken to have if the system does not say: what most shells give.
+pub const DESCRIPTORS_ASSUMED: usize = 1024;
+
+/// Connections of a node, however many descriptors it has; an idle one takes some ten kilobytes.
+pub const CONNECTIONS_MAX: usize = 32 * 1024;
+
 /// Jobs that may wait for a partition's loop; beyond this, callers wait. What they weigh is bounded apart from this.
 pub const PARTITION_EVENTS_MAX: usize = 16 * 1024;
 

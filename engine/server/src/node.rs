@@ -29,6 +29,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
 
+use crate::descriptors::Descriptors;
 use crate::settings::{DataLocation, Settings};
 use crate::{memory, telemetry};
 
@@ -46,6 +47,8 @@ pub struct Options {
     pub limits: Limits,
     /// Memory for workflows, bytes, over all partitions.
     pub cache_bytes_max: usize,
+    /// Tables of rows that are open at a time.
+    pub tables_open_max: usize,
 }
 
 /// Why a node cannot start, or had to stop.
@@ -103,10 +106,11 @@ impl Node {
         let identity = directory.count_start(directory.id(), 1)?;
         let log_path = directory.log_path();
         let state_path = directory.state_path();
+        let state_options = StateOptions { tables_open_max: options.tables_open_max, ..StateOptions::default() };
         // Both read their files; side by side that takes half the time.
         let (log, state) = tokio::join!(
             tokio::task::spawn_blocking(move || SegmentLog::open(&log_path, LogOptions::default())),
-            tokio::task::spawn_blocking(move || RocksState::open(&state_path, StateOptions::default())),
+            tokio::task::spawn_blocking(move || RocksState::open(&state_path, state_options)),
         );
         let log = Arc::new(log.map_err(std::io::Error::other)??);
         let state = Arc::new(state.map_err(std::io::Error::other)??);
@@ -185,7 +189,11 @@ impl Node {
 /// # Errors
 ///
 /// See [`NodeError`].
-pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) -> Result<(), NodeError> {
+pub async fn run(
+    settings: Settings,
+    descriptors: Descriptors,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), NodeError> {
     let DataLocation::Directory(data_dir) = &settings.data else {
         return Err(NodeError::Io(std::io::Error::other("a temporary data directory was not made")));
     };
@@ -196,6 +204,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
         partitions: limits::PARTITIONS_DEFAULT,
         limits: settings.dynamic.limits.clone(),
         cache_bytes_max: limits::WORKFLOW_CACHE_BYTES_MAX,
+        tables_open_max: descriptors.tables_open_max(),
     })
     .await?;
     node.namespaces.ensure(settings.wanted_namespaces(), &settings.search_attributes).await?;
@@ -207,6 +216,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
         config: Arc::new(settings.dynamic.clone()),
         cluster_id: node.cluster_id(),
         request_bytes_max: settings.listen.request_bytes_max,
+        connections_max: descriptors.connections_max(),
+        handshake_timeout: settings.listen.handshake_timeout,
         render_metrics: telemetry::render,
     };
     let line = settings.serving_line(&listeners.addresses());

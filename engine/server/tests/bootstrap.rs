@@ -50,6 +50,7 @@ async fn start(path: &Path) -> Result<Node, NodeError> {
         partitions: PARTITIONS,
         limits: Limits::default(),
         cache_bytes_max: 1 << 20,
+        tables_open_max: 100,
     };
     // The tasks of the node before may let go of its engines a moment after it has stopped, which a process that ended would not show.
     for _ in 0..STARTS_MAX {

@@ -1,5 +1,7 @@
 //! More than a server can have in memory at a time: what is too much is refused, and nothing that was acknowledged is lost.
 
+#![allow(clippy::unwrap_used)] // a test fails by panicking, also in its helpers
+
 mod harness;
 
 use std::collections::BTreeMap;

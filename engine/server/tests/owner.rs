@@ -15,6 +15,7 @@ async fn a_panic_costs_the_command_that_did_it_and_nothing_else() {
         partitions: 1,
         limits: Limits::default(),
         cache_bytes_max: 1 << 20,
+        tables_open_max: 100,
     })
     .await
     .unwrap();

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use everlog_config::parse_duration;
 use serde::Deserialize;
 
 use super::{DataLocation, Listen, Log, LogFormat, Mode, Settings, SettingsError, search_attribute_type};
@@ -29,6 +31,7 @@ struct FileListen {
     http_port: Option<u16>,
     metrics_port: Option<u16>,
     max_request_bytes: Option<usize>,
+    handshake_timeout: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -65,6 +68,8 @@ fn parse(text: &str) -> Result<Settings, SettingsError> {
         http_port: listen.http_port.unwrap_or(defaults.http_port),
         metrics_port: listen.metrics_port.unwrap_or(defaults.metrics_port),
         request_bytes_max: listen.max_request_bytes.unwrap_or(defaults.request_bytes_max),
+        handshake_timeout: duration("listen.handshake_timeout", listen.handshake_timeout)?
+            .unwrap_or(defaults.handshake_timeout),
     };
     let defaults = Log::default();
     settings.log =
@@ -76,6 +81,14 @@ fn parse(text: &str) -> Result<Settings, SettingsError> {
         settings.dynamic.set(name, value)?;
     }
     Ok(settings)
+}
+
+fn duration(key: &str, text: Option<String>) -> Result<Option<Duration>, SettingsError> {
+    let parse = |text: String| {
+        parse_duration(&text)
+            .ok_or_else(|| SettingsError(format!("{key}: {text:?} is not a duration such as \"90s\" or \"1h30m\"")))
+    };
+    text.map(parse).transpose()
 }
 
 /// What the parser says, with the line that it means and without its drawing of it.
@@ -132,6 +145,7 @@ mod tests {
             http_port = 2
             metrics_port = 3
             max_request_bytes = 4
+            handshake_timeout = "5s"
             [log]
             level = "debug"
             format = "json"
@@ -144,6 +158,7 @@ mod tests {
         assert_eq!(settings.namespaces, ["orders"]);
         assert_eq!(settings.search_attributes.len(), 1);
         assert_eq!((settings.listen.grpc_port, settings.listen.request_bytes_max), (1, 4));
+        assert_eq!(settings.listen.handshake_timeout, Duration::from_secs(5));
         assert_eq!(settings.log, Log { level: "debug".to_owned(), format: LogFormat::Json });
         assert_eq!(settings.dynamic.limits.id_bytes_max, 255);
     }
@@ -154,6 +169,7 @@ mod tests {
             ("[listen]\nprot = 1", "line 2: unknown field `prot`, expected one of `ip`, `port`"),
             ("[listen]\nport = 70000", "line 2: "),
             ("nonsense", "line 1: "),
+            ("[listen]\nhandshake_timeout = \"soon\"", "listen.handshake_timeout: \"soon\" is not a duration"),
             ("[log]\nformat = \"xml\"", "line 2: unknown variant `xml`, expected `pretty` or `json`"),
             ("data_dir = \"x\"\nephemeral = true", "data_dir and ephemeral exclude each other"),
             ("[search_attributes]\nA = \"B\"", "search attribute type \"B\" is none of Text, "),

@@ -53,6 +53,7 @@ impl Server {
             partitions,
             limits: config.limits.clone(),
             cache_bytes_max,
+            tables_open_max: 100,
         })
         .await
         .unwrap();
@@ -65,6 +66,8 @@ impl Server {
             config: Arc::new(config),
             cluster_id: node.cluster_id(),
             request_bytes_max: listen.request_bytes_max,
+            connections_max: 1000,
+            handshake_timeout: listen.handshake_timeout,
             render_metrics: everlog_server::telemetry::render,
         };
         let addresses = listeners.addresses();
