@@ -46,7 +46,7 @@ use everlog_kernel::NamespaceId;
 use everlog_matching::Matching;
 use everlog_matching::query_waiters::Queries;
 use everlog_meta::{NamespaceRecord, Namespaces};
-use everlog_model::WorkflowRef;
+use everlog_model::{DiskRoom, WorkflowRef};
 use everlog_partition::Partitions;
 use everlog_visibility::Tallies;
 use tokio::sync::watch;
@@ -70,6 +70,8 @@ pub struct Services {
     pub cluster_id: String,
     /// The largest request, bytes.
     pub request_bytes_max: usize,
+    /// Whether there is room for new work.
+    pub disk: Arc<DiskRoom>,
     /// Connections of all listeners together.
     pub connections_max: usize,
     /// How long a connection may say nothing.
@@ -112,6 +114,11 @@ impl Frontend {
             return Err(Error::invalid("Operation requested with a token from a different namespace."));
         }
         Ok(of_token)
+    }
+
+    /// Refuses what begins something new while the disk is short of room.
+    fn check_room(&self) -> Result<(), Error> {
+        self.disk.shortage().map_or(Ok(()), |free_bytes| Err(Error::DiskFull { free_bytes }))
     }
 
     /// Resolves once the server is to stop.

@@ -29,6 +29,7 @@ pub(super) async fn register_namespace(
     _call: Call,
     request: RegisterNamespaceRequest,
 ) -> Result<RegisterNamespaceResponse, Error> {
+    frontend.check_room()?;
     check_name(&request.namespace)?;
     validate::length(&request.namespace, frontend.config.limits.id_bytes_max, "Namespace length exceeds limit.")?;
     if request.is_global_namespace {

@@ -20,6 +20,7 @@ pub(super) async fn signal_workflow_execution(
     request: SignalWorkflowExecutionRequest,
 ) -> Result<SignalWorkflowExecutionResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
+    frontend.check_room()?;
     let (workflow_id, run_id) = validate::execution(request.workflow_execution.as_ref())?;
     let id_bytes_max = frontend.config.limits.id_bytes_max;
     if request.signal_name.is_empty() {

@@ -23,6 +23,7 @@ pub(super) async fn start_workflow_execution(
 ) -> Result<StartWorkflowExecutionResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     check_open(&namespace)?;
+    frontend.check_room()?;
     check_start(frontend, &request)?;
     search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &frontend.config)?;
     if request.request_id.is_empty() {
@@ -51,6 +52,7 @@ pub(super) async fn signal_with_start_workflow_execution(
 ) -> Result<SignalWithStartWorkflowExecutionResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     check_open(&namespace)?;
+    frontend.check_room()?;
     check_signal_with_start(frontend, &request)?;
     search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &frontend.config)?;
     if request.request_id.is_empty() {

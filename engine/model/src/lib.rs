@@ -5,10 +5,12 @@
 //! every bound of the server.
 
 mod call;
+mod disk_room;
 pub mod limits;
 pub mod rows;
 pub mod search_attributes;
 mod workflow_ref;
 
 pub use call::{CallError, RunView};
+pub use disk_room::DiskRoom;
 pub use workflow_ref::{NamespaceSource, QueueId, WorkflowRef};

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use everlog_server::settings::{
-    DEFAULT_DATA_DIR, DataLocation, Listen, Log, LogFormat, Mode, Settings, SettingsError, load, search_attribute_type,
+    DEFAULT_DATA_DIR, DataLocation, Disk, Listen, Log, LogFormat, Mode, Settings, SettingsError, load,
+    search_attribute_type,
 };
 
 const EXAMPLES: &str = "\
@@ -76,6 +77,12 @@ pub(crate) struct DevArgs {
     /// limit.blobSize.error=4194304 (bytes) or matching.longPollExpirationInterval='"30s"'. deploy/everlog.toml lists the keys.
     #[arg(long = "dynamic-config-value", value_name = "KEY=JSON")]
     dynamic_config_values: Vec<String>,
+    /// Take no new work when less is free on the disk than this, in bytes, and than the next flag says.
+    #[arg(long, default_value_t = Disk::default().free_bytes_min, value_name = "BYTES")]
+    disk_free_bytes_min: u64,
+    /// See the flag above; a share of the disk.
+    #[arg(long, default_value_t = Disk::default().free_percent_min, value_name = "PERCENT")]
+    disk_free_percent_min: u8,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -144,6 +151,7 @@ impl DevArgs {
                 ..Listen::default()
             },
             data: if self.ephemeral { DataLocation::Ephemeral } else { DataLocation::Directory(self.data_dir) },
+            disk: Disk { free_bytes_min: self.disk_free_bytes_min, free_percent_min: self.disk_free_percent_min },
             namespaces: self.namespaces,
             log: Log { level: self.log.log_level, format: self.log.log_format.parse::<LogFormat>()? },
             ..Settings::default()

@@ -4,6 +4,7 @@
 //! `everlog-matching` for how tasks meet workers, and `everlog-frontend` for the gRPC services.
 
 pub mod descriptors;
+pub mod disk;
 pub mod memory;
 pub mod node;
 pub mod settings;

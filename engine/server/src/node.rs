@@ -16,7 +16,7 @@ use everlog_kernel::transition::{Task, TaskKey};
 use everlog_matching::query_waiters::Queries;
 use everlog_matching::{Backlog, Matching};
 use everlog_meta::{MetaError, Namespaces};
-use everlog_model::{NamespaceSource, QueueId, WorkflowRef, limits, rows};
+use everlog_model::{DiskRoom, NamespaceSource, QueueId, WorkflowRef, limits, rows};
 use everlog_partition::{Dependencies, GroupSlot, Partitions};
 use everlog_raft::{Group, GroupReplica, Leadership, NodeOptions};
 use everlog_storage::GroupId;
@@ -30,6 +30,7 @@ use futures::future::BoxFuture;
 use parking_lot::RwLock;
 
 use crate::descriptors::Descriptors;
+use crate::disk::DiskWatch;
 use crate::settings::{DataLocation, Settings};
 use crate::{memory, telemetry};
 
@@ -208,7 +209,16 @@ pub async fn run(
     })
     .await?;
     node.namespaces.ensure(settings.wanted_namespaces(), &settings.search_attributes).await?;
+    let disk = Arc::new(DiskRoom::default());
+    let watch = DiskWatch {
+        path: data_dir.clone(),
+        log: Arc::clone(&node.log) as _,
+        marks: settings.disk,
+        room: Arc::clone(&disk),
+    };
+    watch.look()?;
     let services = Services {
+        disk,
         partitions: node.partitions.clone(),
         matching: Arc::clone(&node.matching),
         namespaces: Arc::clone(&node.namespaces),
@@ -227,6 +237,7 @@ pub async fn run(
     let fatal = node.fatal();
     // A task of its own: it is to run where the partition loops run.
     let giving_back = tokio::spawn(memory::give_back(Arc::clone(&node.state)));
+    let watching = tokio::spawn(watch.run());
     let served = tokio::select! {
         served = everlog_frontend::serve(listeners, services, shutdown) => served.map_err(NodeError::from),
         () = telemetry::fold_histograms() => Ok(()),
@@ -236,6 +247,7 @@ pub async fn run(
         }
     };
     giving_back.abort();
+    watching.abort();
     node.stop().await?;
     served
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use everlog_config::parse_duration;
 use serde::Deserialize;
 
-use super::{DataLocation, Listen, Log, LogFormat, Mode, Settings, SettingsError, search_attribute_type};
+use super::{DataLocation, Disk, Listen, Log, LogFormat, Mode, Settings, SettingsError, search_attribute_type};
 
 /// The file as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -19,6 +19,7 @@ struct File {
     namespaces: Vec<String>,
     search_attributes: BTreeMap<String, String>,
     listen: FileListen,
+    disk: FileDisk,
     log: FileLog,
     dynamic_config: BTreeMap<String, serde_json::Value>,
 }
@@ -32,6 +33,13 @@ struct FileListen {
     metrics_port: Option<u16>,
     max_request_bytes: Option<usize>,
     handshake_timeout: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileDisk {
+    free_bytes_min: Option<u64>,
+    free_percent_min: Option<u8>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -70,6 +78,11 @@ fn parse(text: &str) -> Result<Settings, SettingsError> {
         request_bytes_max: listen.max_request_bytes.unwrap_or(defaults.request_bytes_max),
         handshake_timeout: duration("listen.handshake_timeout", listen.handshake_timeout)?
             .unwrap_or(defaults.handshake_timeout),
+    };
+    let defaults = Disk::default();
+    settings.disk = Disk {
+        free_bytes_min: file.disk.free_bytes_min.unwrap_or(defaults.free_bytes_min),
+        free_percent_min: file.disk.free_percent_min.unwrap_or(defaults.free_percent_min),
     };
     let defaults = Log::default();
     settings.log =
@@ -146,6 +159,9 @@ mod tests {
             metrics_port = 3
             max_request_bytes = 4
             handshake_timeout = "5s"
+            [disk]
+            free_bytes_min = 6
+            free_percent_min = 7
             [log]
             level = "debug"
             format = "json"
@@ -159,6 +175,7 @@ mod tests {
         assert_eq!(settings.search_attributes.len(), 1);
         assert_eq!((settings.listen.grpc_port, settings.listen.request_bytes_max), (1, 4));
         assert_eq!(settings.listen.handshake_timeout, Duration::from_secs(5));
+        assert_eq!(settings.disk, Disk { free_bytes_min: 6, free_percent_min: 7 });
         assert_eq!(settings.log, Log { level: "debug".to_owned(), format: LogFormat::Json });
         assert_eq!(settings.dynamic.limits.id_bytes_max, 255);
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use everlog_config::{Addresses, DynamicConfig, Listen};
 use everlog_frontend::{Listeners, Services, serve};
+use everlog_model::DiskRoom;
 use everlog_proto::api::common::v1::{Payload, Payloads, WorkflowExecution, WorkflowType};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::workflowservice::v1::{
@@ -29,6 +30,7 @@ pub(crate) type Client = WorkflowServiceClient<Channel>;
 pub(crate) struct Server {
     pub(crate) addresses: Addresses,
     pub(crate) node: Node,
+    pub(crate) disk: Arc<DiskRoom>,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<()>,
     _data: tempfile::TempDir,
@@ -58,7 +60,9 @@ impl Server {
         .await
         .unwrap();
         node.namespaces.ensure(["default"].into_iter(), &[]).await.unwrap();
+        let disk = Arc::new(DiskRoom::default());
         let services = Services {
+            disk: Arc::clone(&disk),
             partitions: node.partitions.clone(),
             matching: Arc::clone(&node.matching),
             namespaces: Arc::clone(&node.namespaces),
@@ -78,7 +82,7 @@ impl Server {
             };
             serve(listeners, services, shutdown).await.unwrap();
         });
-        Server { addresses, node, stop: Some(stop), serving, _data: data }
+        Server { addresses, node, disk, stop: Some(stop), serving, _data: data }
     }
 
     pub(crate) async fn channel(&self) -> Channel {
