@@ -101,7 +101,8 @@ impl From<MetaError> for Error {
             MetaError::NotFound(name) => Error::NamespaceNotFound(name),
             MetaError::AlreadyExists(name) => Error::NamespaceAlreadyExists(name),
             MetaError::Invalid(message) => Error::invalid(message),
-            MetaError::Unavailable(_) | MetaError::Corrupt(_) => Error::Unavailable(error.to_string()),
+            MetaError::Unavailable(_) => Error::Unavailable(error.to_string()),
+            MetaError::Corrupt(_) => Error::Corrupt(error.to_string()),
         }
     }
 }

@@ -22,6 +22,7 @@ mod http;
 mod layer;
 mod namespaces;
 mod operator;
+mod polls;
 mod query;
 mod request_body;
 mod search_attributes;
@@ -46,12 +47,13 @@ use everlog_kernel::NamespaceId;
 use everlog_matching::Matching;
 use everlog_matching::query_waiters::Queries;
 use everlog_meta::{NamespaceRecord, Namespaces};
-use everlog_model::{DiskRoom, WorkflowRef};
+use everlog_model::{DiskRoom, InForce, WorkflowRef};
 use everlog_partition::Partitions;
 use everlog_visibility::Tallies;
 use tokio::sync::watch;
 
 use self::errors::Error;
+use self::polls::Polls;
 
 /// What the frontend works with.
 #[derive(Clone)]
@@ -65,7 +67,7 @@ pub struct Services {
     /// Queries that wait for a worker's answer.
     pub queries: Arc<Queries>,
     /// Limits and timeouts.
-    pub config: Arc<DynamicConfig>,
+    pub config: Arc<InForce<DynamicConfig>>,
     /// Names the cluster, for `GetClusterInfo`.
     pub cluster_id: String,
     /// The largest request, bytes.
@@ -85,6 +87,7 @@ struct Frontend {
     services: Services,
     /// Counts of executions that are remembered.
     tallies: Arc<Tallies>,
+    polls: Polls,
     /// True once the server is to stop: whoever waits for something to happen answers what it has.
     draining: watch::Receiver<bool>,
 }
@@ -98,6 +101,11 @@ impl std::ops::Deref for Frontend {
 }
 
 impl Frontend {
+    /// Limits and timeouts of a namespace, as they are now.
+    fn config(&self, namespace: &str) -> Arc<DynamicConfig> {
+        self.config.of(namespace)
+    }
+
     /// The namespace with a name.
     fn namespace(&self, name: &str) -> Result<Arc<NamespaceRecord>, Error> {
         if name.is_empty() {

@@ -23,6 +23,7 @@ use tonic_health::server::HealthReporter;
 use super::connections::{Door, Silence};
 use super::gathered::Gathered;
 use super::layer::ObserveLayer;
+use super::polls::Polls;
 use super::request_body::Budget;
 use super::services::{OperatorApi, WorkflowApi};
 use super::{Frontend, Services, http};
@@ -245,10 +246,10 @@ fn routes(
     draining: watch::Receiver<bool>,
     health: &HealthReporter,
 ) -> Result<GrpcRoutes, ServeError> {
-    let limits = &services.config.frontend;
+    let limits = &services.config.of("").frontend;
     let keepalive = Keepalive { interval: limits.keepalive_interval, timeout: limits.keepalive_timeout };
     let request_bytes_max = services.request_bytes_max;
-    let frontend = Arc::new(Frontend { services, tallies: Arc::default(), draining });
+    let frontend = Arc::new(Frontend { services, tallies: Arc::default(), polls: Polls::default(), draining });
     let workflow = WorkflowServiceServer::new(WorkflowApi(Arc::clone(&frontend)))
         // SDKs built on the Rust core compress what they send.
         .accept_compressed(CompressionEncoding::Gzip)

@@ -6,6 +6,7 @@
 
 mod call;
 mod disk_room;
+mod in_force;
 pub mod limits;
 pub mod rows;
 pub mod search_attributes;
@@ -13,4 +14,5 @@ mod workflow_ref;
 
 pub use call::{CallError, RunView};
 pub use disk_room::DiskRoom;
+pub use in_force::{InForce, PerNamespace};
 pub use workflow_ref::{NamespaceSource, QueueId, WorkflowRef};

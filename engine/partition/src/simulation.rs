@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask, StartWorkflowTask};
 use everlog_kernel::token::{self, ActivityTaskToken, WorkflowTaskToken};
 use everlog_kernel::transition::{Task, TaskKind};
-use everlog_kernel::{Command, Limits, Namespace, NamespaceId, RunId, Time};
+use everlog_kernel::{Command, Namespace, NamespaceId, RunId, Time};
 use everlog_model::{CallError, NamespaceSource, WorkflowRef, limits};
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{
@@ -384,7 +384,7 @@ impl World {
         let clock = PartitionClock::start(self.chain().end().hlc, reading);
         let settings = LeadSettings {
             namespaces: Arc::new(OneNamespace(Arc::clone(&self.namespace))),
-            limits: Arc::new(Limits::default()),
+            limits: Arc::default(),
             cache_bytes_max: if self.random.percent(20) { 4096 } else { 1 << 20 },
         };
         let state = Arc::clone(&self.state);

@@ -151,8 +151,8 @@ impl DevArgs {
                 ..Listen::default()
             },
             data: if self.ephemeral { DataLocation::Ephemeral } else { DataLocation::Directory(self.data_dir) },
-            disk: Disk { free_bytes_min: self.disk_free_bytes_min, free_percent_min: self.disk_free_percent_min },
             namespaces: self.namespaces,
+            disk: Disk { free_bytes_min: self.disk_free_bytes_min, free_percent_min: self.disk_free_percent_min },
             log: Log { level: self.log.log_level, format: self.log.log_format.parse::<LogFormat>()? },
             ..Settings::default()
         };
@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(settings.data, DataLocation::Ephemeral);
         assert_eq!(settings.namespaces, ["a", "b"]);
         assert_eq!(settings.search_attributes.len(), 1);
-        assert_eq!(settings.dynamic.limits.id_bytes_max, 255);
+        assert_eq!(settings.dynamic.everywhere.limits.id_bytes_max, 255);
         assert_eq!(settings.log, Log { level: "debug".to_owned(), format: LogFormat::Json });
     }
 

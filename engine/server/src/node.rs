@@ -16,7 +16,7 @@ use everlog_kernel::transition::{Task, TaskKey};
 use everlog_matching::query_waiters::Queries;
 use everlog_matching::{Backlog, Matching};
 use everlog_meta::{MetaError, Namespaces};
-use everlog_model::{DiskRoom, NamespaceSource, QueueId, WorkflowRef, limits, rows};
+use everlog_model::{DiskRoom, InForce, NamespaceSource, QueueId, WorkflowRef, limits, rows};
 use everlog_partition::{Dependencies, GroupSlot, Partitions};
 use everlog_raft::{Group, GroupReplica, Leadership, NodeOptions};
 use everlog_storage::GroupId;
@@ -28,10 +28,11 @@ use everlog_storage::state::{Direction, StateEngine, StateError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
+use tokio::task::JoinHandle;
 
 use crate::descriptors::Descriptors;
 use crate::disk::DiskWatch;
-use crate::settings::{DataLocation, Settings};
+use crate::settings::{DataLocation, Settings, follow};
 use crate::{memory, telemetry};
 
 /// The group of the metadata.
@@ -44,8 +45,8 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// How many partitions a new data directory gets. An existing one keeps the number it was made with.
     pub partitions: u32,
-    /// Limits of the kernel.
-    pub limits: Limits,
+    /// Limits of the kernel, by namespace.
+    pub limits: Arc<InForce<Limits>>,
     /// Memory for workflows, bytes, over all partitions.
     pub cache_bytes_max: usize,
     /// Tables of rows that are open at a time.
@@ -143,7 +144,7 @@ impl Node {
             matching: Arc::clone(&matching),
             queries: Arc::clone(&queries),
             namespaces: source,
-            limits: Arc::new(options.limits),
+            limits: options.limits,
             cache_bytes_max: options.cache_bytes_max / groups.len().max(1),
         };
         let partitions = Partitions::new(everlog_partition::spawn(&raft, groups, &dependencies)?);
@@ -200,10 +201,12 @@ pub async fn run(
     };
     // Ports first: a taken one is the likeliest mistake, and costs nothing to find.
     let listeners = Listeners::bind(&settings.listen).await?;
+    let config = Arc::new(InForce::new(settings.dynamic.per_namespace()));
+    let limits = Arc::new(InForce::new(settings.dynamic.per_namespace().map(|config| config.limits.clone())));
     let node = Node::start(Options {
         data_dir: data_dir.clone(),
         partitions: limits::PARTITIONS_DEFAULT,
-        limits: settings.dynamic.limits.clone(),
+        limits: Arc::clone(&limits),
         cache_bytes_max: limits::WORKFLOW_CACHE_BYTES_MAX,
         tables_open_max: descriptors.tables_open_max(),
     })
@@ -223,7 +226,7 @@ pub async fn run(
         matching: Arc::clone(&node.matching),
         namespaces: Arc::clone(&node.namespaces),
         queries: Arc::clone(&node.queries),
-        config: Arc::new(settings.dynamic.clone()),
+        config: Arc::clone(&config),
         cluster_id: node.cluster_id(),
         request_bytes_max: settings.listen.request_bytes_max,
         connections_max: descriptors.connections_max(),
@@ -238,6 +241,7 @@ pub async fn run(
     // A task of its own: it is to run where the partition loops run.
     let giving_back = tokio::spawn(memory::give_back(Arc::clone(&node.state)));
     let watching = tokio::spawn(watch.run());
+    let following = settings.file.clone().map(|file| tokio::spawn(follow(file, settings.clone(), config, limits)));
     let served = tokio::select! {
         served = everlog_frontend::serve(listeners, services, shutdown) => served.map_err(NodeError::from),
         () = telemetry::fold_histograms() => Ok(()),
@@ -248,6 +252,7 @@ pub async fn run(
     };
     giving_back.abort();
     watching.abort();
+    following.inspect(JoinHandle::abort);
     node.stop().await?;
     served
 }

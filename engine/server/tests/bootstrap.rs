@@ -5,7 +5,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use everlog_kernel::Limits;
 use everlog_meta::Namespaces;
 use everlog_raft::{GroupReplica, NodeOptions};
 use everlog_server::node::{Node, NodeError, Options};
@@ -48,7 +47,7 @@ async fn start(path: &Path) -> Result<Node, NodeError> {
     let options = Options {
         data_dir: path.to_owned(),
         partitions: PARTITIONS,
-        limits: Limits::default(),
+        limits: Arc::default(),
         cache_bytes_max: 1 << 20,
         tables_open_max: 100,
     };

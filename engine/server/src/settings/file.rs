@@ -57,7 +57,9 @@ struct FileLog {
 pub fn load(path: &Path) -> Result<Settings, SettingsError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| SettingsError(format!("cannot read {}: {error}", path.display())))?;
-    parse(&text).map_err(|SettingsError(message)| SettingsError(format!("{}: {message}", path.display())))
+    let settings =
+        parse(&text).map_err(|SettingsError(message)| SettingsError(format!("{}: {message}", path.display())))?;
+    Ok(Settings { file: Some(path.to_owned()), ..settings })
 }
 
 fn parse(text: &str) -> Result<Settings, SettingsError> {
@@ -118,7 +120,7 @@ fn one_line(text: &str, error: &toml::de::Error) -> SettingsError {
 
 #[cfg(test)]
 mod tests {
-    use everlog_config::DynamicConfig;
+    use everlog_config::DynamicSettings;
 
     use super::*;
 
@@ -136,7 +138,7 @@ mod tests {
     #[test]
     fn the_sample_documents_every_key_with_its_default() {
         let sample = sample();
-        for key in DynamicConfig::keys() {
+        for key in DynamicSettings::keys() {
             let line = sample.lines().find(|line| line.contains(&format!("\"{key}\"")));
             let line = line.unwrap_or_else(|| panic!("deploy/everlog.toml does not mention {key}"));
             let uncommented = format!("[dynamic_config]\n{}", line.trim_start_matches("# "));
@@ -177,7 +179,7 @@ mod tests {
         assert_eq!(settings.listen.handshake_timeout, Duration::from_secs(5));
         assert_eq!(settings.disk, Disk { free_bytes_min: 6, free_percent_min: 7 });
         assert_eq!(settings.log, Log { level: "debug".to_owned(), format: LogFormat::Json });
-        assert_eq!(settings.dynamic.limits.id_bytes_max, 255);
+        assert_eq!(settings.dynamic.everywhere.limits.id_bytes_max, 255);
     }
 
     #[test]

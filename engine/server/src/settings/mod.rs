@@ -5,14 +5,16 @@
 //! one line: what, where, and what is allowed.
 
 mod file;
+mod follow;
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use everlog_proto::api::enums::v1::IndexedValueType;
 
-pub use everlog_config::{Addresses, DynamicConfig, Listen, SettingsError};
+pub use everlog_config::{Addresses, DynamicSettings, Listen, SettingsError};
 pub use file::load;
+pub use follow::follow;
 
 /// Everything that a node is started with.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,8 +31,10 @@ pub struct Settings {
     pub namespaces: Vec<String>,
     /// Search attributes that are added to those namespaces and to `default`.
     pub search_attributes: Vec<(String, IndexedValueType)>,
+    /// The file that they are from, if they are: its dynamic configuration is read again when it changes.
+    pub file: Option<PathBuf>,
     /// Limits and timeouts.
-    pub dynamic: DynamicConfig,
+    pub dynamic: DynamicSettings,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -113,7 +117,8 @@ impl Default for Settings {
             disk: Disk::default(),
             namespaces: Vec::new(),
             search_attributes: Vec::new(),
-            dynamic: DynamicConfig::default(),
+            file: None,
+            dynamic: DynamicSettings::default(),
             log: Log::default(),
         }
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use everlog_config::{Addresses, DynamicConfig, Listen};
 use everlog_frontend::{Listeners, Services, serve};
-use everlog_model::DiskRoom;
+use everlog_model::{DiskRoom, InForce, PerNamespace};
 use everlog_proto::api::common::v1::{Payload, Payloads, WorkflowExecution, WorkflowType};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::workflowservice::v1::{
@@ -50,10 +50,12 @@ impl Server {
         let data = tempfile::tempdir().unwrap();
         let listen = Listen { grpc_port: 0, http_port: 0, metrics_port: 0, ..Listen::default() };
         let listeners = Listeners::bind(&listen).await.unwrap();
+        let per_namespace = PerNamespace::new(config, []);
+        let limits = Arc::new(InForce::new(per_namespace.map(|config| config.limits.clone())));
         let node = Node::start(Options {
             data_dir: data.path().to_owned(),
             partitions,
-            limits: config.limits.clone(),
+            limits: Arc::clone(&limits),
             cache_bytes_max,
             tables_open_max: 100,
         })
@@ -67,7 +69,7 @@ impl Server {
             matching: Arc::clone(&node.matching),
             namespaces: Arc::clone(&node.namespaces),
             queries: Arc::clone(&node.queries),
-            config: Arc::new(config),
+            config: Arc::new(InForce::new(per_namespace)),
             cluster_id: node.cluster_id(),
             request_bytes_max: listen.request_bytes_max,
             connections_max: 1000,
