@@ -151,11 +151,11 @@ impl DevArgs {
                 ..Listen::default()
             },
             data: if self.ephemeral { DataLocation::Ephemeral } else { DataLocation::Directory(self.data_dir) },
-            namespaces: self.namespaces,
             disk: Disk { free_bytes_min: self.disk_free_bytes_min, free_percent_min: self.disk_free_percent_min },
             log: Log { level: self.log.log_level, format: self.log.log_format.parse::<LogFormat>()? },
             ..Settings::default()
         };
+        self.namespaces.into_iter().try_for_each(|name| settings.add_namespace(name))?;
         for flag in &self.search_attributes {
             let (name, kind) = flag
                 .split_once('=')
@@ -235,10 +235,11 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_in_one_line() {
-        let cases: [(&[&str], &str); 7] = [
+        let cases: [(&[&str], &str); 8] = [
             (&["--prot", "1"], "unexpected argument '--prot' found"),
             (&["--port", "70000"], "invalid value '70000' for '--port <PORT>'"),
             (&["--ephemeral", "--data-dir", "x"], "cannot be used with"),
+            (&["--namespace", ""], "a namespace must have a name"),
             (&["--search-attribute", "C"], "search attribute \"C\" is not NAME=TYPE"),
             (&["--search-attribute", "C=String"], "\"String\" is none of Text, "),
             (&["--dynamic-config-value", "foo=1"], "\"foo\" is none of frontend.keepAliveTime, "),

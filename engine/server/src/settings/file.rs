@@ -64,7 +64,8 @@ pub fn load(path: &Path) -> Result<Settings, SettingsError> {
 
 fn parse(text: &str) -> Result<Settings, SettingsError> {
     let file: File = toml::from_str(text).map_err(|error| one_line(text, &error))?;
-    let mut settings = Settings { mode: Mode::Server, namespaces: file.namespaces, ..Settings::default() };
+    let mut settings = Settings { mode: Mode::Server, ..Settings::default() };
+    file.namespaces.into_iter().try_for_each(|name| settings.add_namespace(name))?;
     settings.data = match (file.data_dir, file.ephemeral) {
         (Some(_), true) => return Err(SettingsError("data_dir and ephemeral exclude each other".to_owned())),
         (Some(path), false) => DataLocation::Directory(path),
@@ -188,6 +189,7 @@ mod tests {
             ("[listen]\nprot = 1", "line 2: unknown field `prot`, expected one of `ip`, `port`"),
             ("[listen]\nport = 70000", "line 2: "),
             ("nonsense", "line 1: "),
+            ("namespaces = [\"\"]", "a namespace must have a name"),
             ("[listen]\nhandshake_timeout = \"soon\"", "listen.handshake_timeout: \"soon\" is not a duration"),
             ("[log]\nformat = \"xml\"", "line 2: unknown variant `xml`, expected `pretty` or `json`"),
             ("data_dir = \"x\"\nephemeral = true", "data_dir and ephemeral exclude each other"),

@@ -145,6 +145,19 @@ impl Settings {
         format!("everlog {mode}: grpc={grpc} http={http} metrics={metrics} data={data}")
     }
 
+    /// Adds a namespace to those that must exist.
+    ///
+    /// # Errors
+    ///
+    /// A line, if the name is none.
+    pub fn add_namespace(&mut self, name: String) -> Result<(), SettingsError> {
+        if name.is_empty() {
+            return Err(SettingsError("a namespace must have a name".to_owned()));
+        }
+        self.namespaces.push(name);
+        Ok(())
+    }
+
     /// The namespaces that must exist once the node serves.
     pub fn wanted_namespaces(&self) -> impl Iterator<Item = &str> {
         let others = self.namespaces.iter().map(String::as_str).filter(|name| *name != DEFAULT_NAMESPACE);
