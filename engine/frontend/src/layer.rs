@@ -15,6 +15,7 @@ use everlog_proto::operator_service::operator_service_server;
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
 use http::{HeaderValue, Request, Response, Uri};
 use metrics::{Counter, Histogram};
+use percent_encoding::percent_decode;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
@@ -183,7 +184,7 @@ fn correct<R>(response: &mut Response<R>, path: &str) -> Code {
     let Some(code) = response.headers().get(Status::GRPC_STATUS) else { return Code::Ok };
     let code = Code::from_bytes(code.as_bytes());
     let message = response.headers().get(Status::GRPC_MESSAGE).map_or(b"".as_slice(), HeaderValue::as_bytes);
-    let message = percent_decoded(message);
+    let message = percent_decode(message).decode_utf8_lossy();
     let (code, message) = match code {
         Code::Unimplemented if message.is_empty() || message == STUB_TEXT => (code, unknown_method(path)),
         Code::OutOfRange if message.starts_with(TOO_LARGE_TEXT) => (Code::ResourceExhausted, too_large(&message)),
@@ -209,25 +210,6 @@ fn too_large(message: &str) -> String {
         (Some(size), Some(limit)) => format!("grpc: received message larger than max ({size} vs. {limit})"),
         _ => "grpc: received message larger than max".to_owned(),
     }
-}
-
-fn percent_decoded(message: &[u8]) -> String {
-    let mut bytes = Vec::with_capacity(message.len());
-    let mut rest = message;
-    while let [first, tail @ ..] = rest {
-        let escaped = (*first == b'%').then(|| std::str::from_utf8(tail.get(..2)?).ok()).flatten();
-        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn code_name(code: Code) -> &'static str {

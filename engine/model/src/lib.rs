@@ -6,6 +6,7 @@
 
 mod call;
 mod disk_room;
+mod durations;
 mod in_force;
 pub mod limits;
 pub mod rows;
@@ -14,5 +15,6 @@ mod workflow_ref;
 
 pub use call::{CallError, RunView};
 pub use disk_room::DiskRoom;
+pub use durations::parse_go_duration;
 pub use in_force::{InForce, PerNamespace};
 pub use workflow_ref::{NamespaceSource, QueueId, WorkflowRef};
