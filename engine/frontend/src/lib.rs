@@ -15,7 +15,6 @@ mod capabilities;
 mod commands;
 mod connections;
 mod errors;
-mod gathered;
 mod history;
 mod history_token;
 mod http;

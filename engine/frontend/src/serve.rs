@@ -13,7 +13,6 @@ use everlog_proto::operator_service::{OperatorServiceServer, operator_service_se
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_stream::StreamExt;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -21,7 +20,6 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::connections::{Door, Silence};
-use super::gathered::Gathered;
 use super::layer::ObserveLayer;
 use super::polls::Polls;
 use super::request_body::Budget;
@@ -137,10 +135,9 @@ pub async fn serve(
         // The sender lives as long as this function.
         let _ = draining.wait_for(|draining| *draining).await;
     };
-    let incoming = grpc.connections().map(|accepted| accepted.map(Gathered::new));
     let grpc = grpc_server(&routes.keepalive, ObserveLayer { workflow: routes.workflow, budget: routes.budget })
         .add_routes(routes.others)
-        .serve_with_incoming_shutdown(incoming, drained(draining.clone()));
+        .serve_with_incoming_shutdown(grpc.connections(), drained(draining.clone()));
     let api = axum::serve(http, http::api(Arc::clone(&serving))).with_graceful_shutdown(drained(draining.clone()));
     let metrics = axum::serve(metrics_door, metrics).with_graceful_shutdown(drained(draining));
 
