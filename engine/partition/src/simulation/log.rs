@@ -204,7 +204,7 @@ impl World {
         let reading = self.reading();
         let settings = LeadSettings {
             namespaces: Arc::new(OneNamespace(Arc::clone(&self.namespace))),
-            limits: Arc::new(Limits::default()),
+            limits: Arc::default(),
             cache_bytes_max: if self.random.percent(20) { 4096 } else { 1 << 20 },
         };
         let seed = (u128::from(self.random.any()) << 64) | u128::from(self.random.any());
