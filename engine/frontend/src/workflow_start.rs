@@ -24,6 +24,7 @@ pub(super) async fn start_workflow_execution(
     let namespace = frontend.namespace(&request.namespace)?;
     check_open(&namespace)?;
     frontend.check_room()?;
+    validate::cut_causes(&mut request.continued_failure);
     check_start(frontend, &request)?;
     search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &frontend.config(&request.namespace))?;
     if request.request_id.is_empty() {
