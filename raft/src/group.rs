@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use everlog_storage::state::{Direction, Row, RowBatch, RowChange, StateEngine, StateError, Visitor, check_row_key};
-use everlog_storage::{GroupId, Watch};
+use everlog_storage::{Follow, GroupId, Wake, Watch};
 use futures::FutureExt;
 use metrics::Counter;
 use openraft::async_runtime::{Instant as _, WatchReceiver};
@@ -15,6 +15,7 @@ use openraft::metrics::RaftDataMetrics;
 use openraft::raft::ClientWriteResult;
 use openraft::type_config::alias::{InstantOf, WatchReceiverOf};
 use openraft::{LinearizerOption, Raft, ReadPolicy};
+use parking_lot::RwLock;
 use tokio::sync::{oneshot, watch};
 
 use crate::chain::{AppliedChain, ChainPosition, ChainStep, EntryStamp};
@@ -31,6 +32,9 @@ pub(crate) type RaftGroup = Raft<TypeConfig, GroupStateMachine>;
 /// A Raft group on this node. Cheap to clone.
 #[derive(Clone)]
 pub struct Group(Arc<GroupParts>);
+
+/// Where the handle of a group is found that may die and be opened again: it is another one then, so it is not to be kept.
+pub type GroupSlot = Arc<RwLock<Group>>;
 
 /// What a group consists of.
 pub(crate) struct GroupParts {
@@ -271,6 +275,11 @@ impl Group {
     /// Watches the applied rows in `range` for changes from now on.
     pub fn watch_rows(&self, range: Range<&[u8]>) -> Watch {
         self.0.state.watch(self.0.id, range)
+    }
+
+    /// Has `wake` called whenever applied rows in `range` change, and tells which ones: for a view that keeps up with them.
+    pub fn follow_rows(&self, range: Range<&[u8]>, wake: Wake) -> Follow {
+        self.0.state.follow(self.0.id, range, wake)
     }
 
     /// Index of the last applied entry.

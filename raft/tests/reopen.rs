@@ -14,7 +14,7 @@ use everlog_raft::{ChainPosition, Group, GroupReplica, Leadership, Node, NodeOpt
 use everlog_storage::log::{Completion, LogEngine, LogError, LogRecord, RecoveredGroup};
 use everlog_storage::state::{Direction, Row, RowBatch, StateEngine, StateError, StateSnapshot, Visitor};
 use everlog_storage::twin::{CrashLog, CrashState};
-use everlog_storage::{GroupId, Watch};
+use everlog_storage::{Follow, GroupId, Wake, Watch};
 
 const NONE: u32 = u32::MAX;
 
@@ -107,6 +107,10 @@ impl StateEngine for Fragile<CrashState> {
 
     fn watch(&self, group: GroupId, range: Range<&[u8]>) -> Watch {
         self.engine.watch(group, range)
+    }
+
+    fn follow(&self, group: GroupId, range: Range<&[u8]>, wake: Wake) -> Follow {
+        self.engine.follow(group, range, wake)
     }
 
     fn snapshot(&self, group: GroupId) -> Result<Box<dyn StateSnapshot>, StateError> {

@@ -29,7 +29,7 @@ use self::reads::{DeletedRows, RocksSnapshot, bounded, collect, visit_part};
 use crate::state::{
     Attempt, Direction, Row, RowBatch, StateEngine, StateError, StateSnapshot, StateStats, Visitor, check_row_key,
 };
-use crate::watch::{Watch, Watches};
+use crate::watch::{Follow, Wake, Watch, Watches};
 use crate::{EngineMemory, GroupId};
 
 const GROUP_BYTES: usize = 4;
@@ -240,6 +240,10 @@ impl StateEngine for RocksState {
 
     fn watch(&self, group: GroupId, range: Range<&[u8]>) -> Watch {
         self.watches.watch(group, range)
+    }
+
+    fn follow(&self, group: GroupId, range: Range<&[u8]>, wake: Wake) -> Follow {
+        self.watches.follow(group, range, wake)
     }
 
     fn snapshot(&self, group: GroupId) -> Result<Box<dyn StateSnapshot>, StateError> {

@@ -4,7 +4,7 @@ use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
 
-use crate::{GroupId, Watch};
+use crate::{Follow, GroupId, Wake, Watch};
 
 /// A batch of row changes of one group, in order; a later change to a key wins over an earlier one.
 ///
@@ -85,6 +85,9 @@ pub trait StateEngine: Send + Sync + 'static {
 
     /// Watches `range` for changes from now on.
     fn watch(&self, group: GroupId, range: Range<&[u8]>) -> Watch;
+
+    /// Has `wake` called whenever rows in `range` change, and tells which ones.
+    fn follow(&self, group: GroupId, range: Range<&[u8]>, wake: Wake) -> Follow;
 
     /// A view of the group's rows and applied position that later commits do not change.
     fn snapshot(&self, group: GroupId) -> Result<Box<dyn StateSnapshot>, StateError>;

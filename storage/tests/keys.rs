@@ -275,7 +275,6 @@ fn keys_and_slots_are_what_they_always_were() {
         ("visibility, open", visibility(None).encode()),
         ("visibility, closed", visibility(Some(2_000)).encode()),
         ("namespace", keys::meta_row(MetaKind::Namespace, &NAMESPACE)),
-        ("namespace name", keys::meta_row(MetaKind::NamespaceName, b"default")),
         ("other meta row", keys::meta_row(MetaKind::Other, b"slots")),
         ("partition row", keys::partition_row("outbox-sequence")),
     ];

@@ -13,7 +13,7 @@ use crate::state::{
     Attempt, Direction, Row, RowBatch, RowChange, StateEngine, StateError, StateSnapshot, StateStats, Visitor,
     check_row_key,
 };
-use crate::watch::{Watch, Watches};
+use crate::watch::{Follow, Wake, Watch, Watches};
 
 /// A [`StateEngine`] in memory.
 pub struct CrashState {
@@ -217,6 +217,10 @@ impl StateEngine for CrashState {
 
     fn watch(&self, group: GroupId, range: Range<&[u8]>) -> Watch {
         self.watches.watch(group, range)
+    }
+
+    fn follow(&self, group: GroupId, range: Range<&[u8]>, wake: Wake) -> Follow {
+        self.watches.follow(group, range, wake)
     }
 
     fn snapshot(&self, group: GroupId) -> Result<Box<dyn StateSnapshot>, StateError> {
