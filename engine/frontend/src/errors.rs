@@ -51,6 +51,11 @@ pub(super) enum Error {
     Overloaded(String),
     /// As many polls as may be wait on the queue already.
     TooManyPolls,
+    /// The disk has no room for new work.
+    DiskFull {
+        /// What is left.
+        free_bytes: u64,
+    },
     /// The server's fault, and trying again will not help.
     Internal(String),
     /// What is stored cannot be read; the same.
@@ -100,7 +105,8 @@ impl From<MetaError> for Error {
             MetaError::NotFound(name) => Error::NamespaceNotFound(name),
             MetaError::AlreadyExists(name) => Error::NamespaceAlreadyExists(name),
             MetaError::Invalid(message) => Error::invalid(message),
-            MetaError::Unavailable(_) | MetaError::Corrupt(_) => Error::Unavailable(error.to_string()),
+            MetaError::Unavailable(_) => Error::Unavailable(error.to_string()),
+            MetaError::Corrupt(_) => Error::Corrupt(error.to_string()),
         }
     }
 }
@@ -176,6 +182,11 @@ fn told(error: Error) -> Told {
         Error::Overloaded(message) => {
             Told::exhausted(message.into(), ResourceExhaustedCause::SystemOverloaded, ResourceExhaustedScope::System)
         }
+        Error::DiskFull { free_bytes } => Told::exhausted(
+            format!("the disk is nearly full ({} MiB are free): no new work is taken", free_bytes >> 20).into(),
+            ResourceExhaustedCause::PersistenceStorageLimit,
+            ResourceExhaustedScope::System,
+        ),
         Error::TooManyPolls => Told::exhausted(
             "namespace concurrent poller limit exceeded".into(),
             ResourceExhaustedCause::ConcurrentLimit,
@@ -338,6 +349,7 @@ mod tests {
             (Error::Unavailable("m".into()), Code::Unavailable, ""),
             (Error::Overloaded("m".into()), Code::ResourceExhausted, "ResourceExhaustedFailure"),
             (Error::TooManyPolls, Code::ResourceExhausted, "ResourceExhaustedFailure"),
+            (Error::DiskFull { free_bytes: 1 }, Code::ResourceExhausted, "ResourceExhaustedFailure"),
             (Error::Internal("m".into()), Code::Internal, ""),
             (Error::Corrupt("m".into()), Code::DataLoss, ""),
             (Error::DeadlineExceeded("m"), Code::DeadlineExceeded, ""),

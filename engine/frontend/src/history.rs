@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use everlog_kernel::RunId;
+use everlog_kernel::{Command, RunId};
 use everlog_model::{RunView, WorkflowRef};
 use everlog_proto::api::enums::v1::{EventType, HistoryEventFilterType};
 use everlog_proto::api::history::v1::{
@@ -38,8 +38,8 @@ pub(super) async fn get_workflow_execution_history(
     let read = Read {
         frontend,
         address: address(&namespace, workflow_id),
-        until: call.wait_until(frontend.config.frontend.history_wait_max),
-        page_events_max: page_events_max(frontend, request.maximum_page_size),
+        until: call.wait_until(frontend.config(&request.namespace).frontend.history_wait_max),
+        page_events_max: page_events_max(frontend, &request.namespace, request.maximum_page_size),
         wait: request.wait_new_event,
         call,
     };
@@ -51,8 +51,8 @@ pub(super) async fn get_workflow_execution_history(
     }
 }
 
-fn page_events_max(frontend: &Frontend, wanted: i32) -> usize {
-    let most = frontend.config.frontend.history_page_events_max;
+fn page_events_max(frontend: &Frontend, namespace: &str, wanted: i32) -> usize {
+    let most = frontend.config(namespace).frontend.history_page_events_max;
     usize::try_from(wanted).ok().filter(|wanted| *wanted > 0).map_or(most, |wanted| wanted.min(most))
 }
 
@@ -133,17 +133,27 @@ impl Read<'_> {
         Ok(response(batches, goes_on.then_some(&token)))
     }
 
-    /// The events of the workflow task that a worker has in hand. They are not stored yet, and stand behind the last page. A
+    /// The events of the workflow task that a worker has in hand. They are not in the history yet, and stand behind the last page. A
     /// caller that waits for news gets them when they are stored, since until then they may still be taken back.
     async fn tail(&self, token: &HistoryToken) -> Result<Option<Bytes>, Error> {
         if self.wait || !token.is_open {
             return Ok(None);
         }
-        let view = self.view(Some(token.run_id)).await?;
+        let mut view = self.view(Some(token.run_id)).await?;
         // Transient tasks are for those who replay; people would see events come and go.
         let for_people = ["temporal-cli", "temporal-ui"].contains(&self.call.client_name.as_str());
         let is_shown = token.is_task || !view.tail_is_transient || !for_people;
-        Ok((is_shown && view.next_event_id == token.to && !view.tail.is_empty()).then_some(view.tail))
+        if !is_shown || view.tail.is_empty() {
+            return Ok(None);
+        }
+        // A worker reads on in a task that its token proves; for anybody else an id must mean one event for ever.
+        if !token.is_task && !view.tail_is_saved {
+            let run_id = Some(token.run_id);
+            self.frontend.execute_done(self.address.clone(), run_id, Command::SaveWorkflowTaskStart).await?;
+            view = self.view(run_id).await?;
+        }
+        let is_there = view.next_event_id == token.to && (token.is_task || view.tail_is_saved);
+        Ok((is_there && !view.tail.is_empty()).then_some(view.tail))
     }
 
     /// The event that closed the run, and nothing else.
@@ -235,7 +245,7 @@ pub(super) async fn get_workflow_execution_history_reverse(
             (view.run_id, view.next_event_id)
         }
     };
-    let events_max = page_events_max(frontend, request.maximum_page_size);
+    let events_max = page_events_max(frontend, &request.namespace, request.maximum_page_size);
     let from = to.saturating_sub(i64::try_from(events_max).unwrap_or(i64::MAX)).max(1);
     let page = partition
         .read_history(&address, run_id, from, to, events_max)
@@ -244,7 +254,7 @@ pub(super) async fn get_workflow_execution_history_reverse(
     let mut events = Vec::with_capacity(events_max);
     for batch in page.batches {
         let history = History::decode(batch)
-            .map_err(|error| Error::Unavailable(format!("the history of run {run_id} is not readable: {error}")))?;
+            .map_err(|error| Error::Corrupt(format!("the history of run {run_id} is not readable: {error}")))?;
         events.extend(history.events);
     }
     events.reverse();

@@ -62,6 +62,10 @@ pub struct Limits {
     pub buffered_queries_max: usize,
     /// `limit.maxIDLength`, bytes.
     pub id_bytes_max: usize,
+    /// `frontend.maxlinksPerRequest`.
+    pub links_max: usize,
+    /// `frontend.linkMaxSize`, bytes.
+    pub link_bytes_max: usize,
     /// `history.defaultWorkflowTaskTimeout`.
     pub workflow_task_timeout: Duration,
     /// Longest workflow task timeout; longer ones are cut.
@@ -70,7 +74,7 @@ pub struct Limits {
     pub workflow_task_retry_max_interval: Duration,
     /// `history.workflowTaskHeartbeatTimeout`.
     pub workflow_task_heartbeat_timeout: Duration,
-    /// How long the start of an activity that may be attempted again can stay unwritten.
+    /// How long the start of a workflow task, or of an activity that may be attempted again, can stay unwritten.
     pub activity_start_flush: Duration,
     /// `history.retentionTimerJitterDuration`: deletion is put off by up to this, spread over runs.
     pub retention_jitter: Duration,
@@ -93,6 +97,8 @@ impl Default for Limits {
             buffered_bytes_max: 2 * MIB,
             buffered_queries_max: 100,
             id_bytes_max: 1000,
+            links_max: 10,
+            link_bytes_max: 4000,
             workflow_task_timeout: Duration::from_secs(10),
             workflow_task_timeout_max: Duration::from_secs(120),
             workflow_task_retry_max_interval: Duration::from_secs(600),

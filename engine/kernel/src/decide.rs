@@ -5,7 +5,7 @@ use crate::requests;
 use crate::state::{Current, Workflow};
 use crate::transition::Transition;
 use crate::txn::{self, NewRun, Txn};
-use crate::{Context, Rejection, RowKey, RunId, history_limits};
+use crate::{Context, Rejection, RowKey, RunId, history_limits, workflow_task};
 
 /// Decides `command` on the state of `workflow`.
 ///
@@ -45,6 +45,10 @@ fn on_existing_run(txn: &mut Txn<'_>, command: Command) -> Result<Result<Reply, 
         Command::TerminateWorkflow(request) => requests::terminate_workflow::apply(txn, *request),
         Command::StartWorkflowTask(start) => requests::start_workflow_task::apply(txn, start),
         Command::FailWorkflowTask(token, request) => requests::fail_workflow_task::apply(txn, &token, *request),
+        Command::SaveWorkflowTaskStart => {
+            workflow_task::save_start(txn);
+            Ok(Reply::Done)
+        }
         Command::ResetStickyTaskQueue => requests::reset_sticky::apply(txn),
         Command::StartActivityTask(start) => requests::start_activity_task::apply(txn, start),
         Command::HeartbeatActivity { activity, details, identity } => {

@@ -134,6 +134,7 @@ pub(crate) fn command_bytes(command: &Command) -> usize {
         Command::QueryWorkflow { query, .. } => payloads(&query.query_args),
         Command::RequestCancelWorkflow(_)
         | Command::StartWorkflowTask(_)
+        | Command::SaveWorkflowTaskStart
         | Command::ResetStickyTaskQueue
         | Command::StartActivityTask(_)
         | Command::AbandonQuery { .. }

@@ -1,6 +1,7 @@
 //! Doing jobs: rows are read first where they must be, commands are decided, and their rows and effects go where they belong.
 
-use everlog_kernel::command::Reply;
+use everlog_kernel::command::{Reply, WorkflowTaskStart};
+use everlog_kernel::token;
 use everlog_kernel::transition::{Effect, TaskKind};
 use everlog_kernel::{Command, Context, Ids, RowKey, RunId, Transition, Workflow, decide};
 use everlog_model::{CallError, WorkflowRef, rows};
@@ -41,7 +42,11 @@ impl Lead {
         let Some(run_id) = missing else { return self.execute(&key, job) };
         let with_current = entry.workflow.is_none();
         let first = entry.waiting.is_empty();
-        if with_current && first && run_id.is_none() && !(self.may_exist)(&rows::workflow_key(&job.address).current()) {
+        if with_current
+            && first
+            && run_id.is_none()
+            && !(self.applied.may_exist)(&rows::workflow_key(&job.address).current())
+        {
             // Most workflows that are started were never there, and memory says so.
             entry.workflow = Some(Workflow::new(&*key.workflow_id));
             return self.execute(&key, job);
@@ -102,16 +107,13 @@ impl Lead {
         match work {
             Work::Command { command, reply } => self.command(key, &address, run_id, command, reply),
             Work::Inspect(inspect) => {
+                let limits = self.settings.limits.of(&address.namespace.name);
                 let mut ids = Ids::new(self.seeds.seed());
                 let Some(entry) = self.cache.get_mut(key) else { return };
                 let Some(workflow) = &entry.workflow else { return };
                 let last_batch = entry.last_batch;
-                let context = Context {
-                    now: self.clock.now(),
-                    namespace: &address.namespace,
-                    limits: &self.settings.limits,
-                    ids: &mut ids,
-                };
+                let context =
+                    Context { now: self.clock.now(), namespace: &address.namespace, limits: &limits, ids: &mut ids };
                 let tell = inspect(Ok((workflow, &context)));
                 self.when_durable(last_batch, Outgoing::Tell(tell));
             }
@@ -128,9 +130,12 @@ impl Lead {
         key: &CacheKey,
         address: &WorkflowRef,
         run_id: Option<RunId>,
-        command: Command,
+        mut command: Command,
         reply: Option<ReplyTo>,
     ) {
+        if let Command::CompleteWorkflowTask(token, _) | Command::FailWorkflowTask(token, _) = &mut command {
+            token.is_proven = self.is_whole(token.history_position);
+        }
         let starts_task = matches!(
             command,
             Command::StartWorkflowTask(_) | Command::StartActivityTask(_) | Command::StartQueryTask { .. }
@@ -144,15 +149,12 @@ impl Lead {
             // The poller is gone, and its lease has offered the task again.
             return;
         }
+        let limits = self.settings.limits.of(&address.namespace.name);
         let Some(entry) = self.cache.get_mut(key) else { return };
         let Some(workflow) = &mut entry.workflow else { return };
         let mut ids = Ids::new(self.seeds.seed());
-        let mut context = Context {
-            now: self.clock.now(),
-            namespace: &address.namespace,
-            limits: &self.settings.limits,
-            ids: &mut ids,
-        };
+        let mut context =
+            Context { now: self.clock.now(), namespace: &address.namespace, limits: &limits, ids: &mut ids };
         let name = command.name();
         let decided = decide(workflow, run_id, command, &mut context);
         let run = run_id.or(workflow.current.as_ref().map(|current| current.run_id));
@@ -169,11 +171,17 @@ impl Lead {
             Err(rejection) => (Err(CallError::Rejected(rejection)), false),
         };
         let Some(entry) = self.cache.get_mut(key) else { return };
-        let answer = result.map(|reply| {
-            let history = history_of(&reply, run_id, entry);
+        let last_batch = entry.last_batch;
+        let history = result.as_ref().ok().and_then(|reply| history_of(reply, run_id, entry));
+        let answer = result.map(|mut reply| {
+            if let Some(start) = started_task(&mut reply)
+                && let Some(token) = &mut start.token
+            {
+                token.history_position = self.history_position(last_batch);
+                start.response.task_token = token::encode(token);
+            }
             Answer { reply, history }
         });
-        let last_batch = entry.last_batch;
         self.schedule_wakes(key, address);
         let Some(reply) = reply else { return };
         let wait = match start {
@@ -257,6 +265,15 @@ enum Start {
     WorkflowTask,
     Activity,
     None,
+}
+
+/// The workflow task that goes to a worker with a reply.
+fn started_task(reply: &mut Reply) -> Option<&mut WorkflowTaskStart> {
+    match reply {
+        Reply::WorkflowTaskStarted(start) => Some(start),
+        Reply::WorkflowTaskCompleted(completed) => completed.next.as_deref_mut(),
+        _ => None,
+    }
 }
 
 /// Where the history is that goes with a reply.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use everlog_kernel::{Command, Limits, Namespace, NamespaceId, RunId, Time};
+use everlog_kernel::{Command, Namespace, NamespaceId, RunId, Time};
 use everlog_model::{CallError, NamespaceSource, WorkflowRef, limits};
 use everlog_proto::api::common::v1::{Payload, Payloads, WorkflowType};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
@@ -14,7 +14,7 @@ use everlog_storage::GroupId;
 use everlog_storage::state::RowBatch;
 use tokio::sync::oneshot;
 
-use super::{Action, Lead, LeadSettings, Poison};
+use super::{Action, Applied, Lead, LeadSettings, Poison};
 use crate::clock::{PartitionClock, Reading};
 use crate::job::{Answer, Charge, Job, Work};
 use crate::wakes::WakePage;
@@ -45,12 +45,13 @@ impl Bench {
         let start = Instant::now();
         let settings = LeadSettings {
             namespaces: Arc::new(OneNamespace(Arc::clone(&namespace))),
-            limits: Arc::new(Limits::default()),
+            limits: Arc::default(),
             cache_bytes_max,
         };
         let clock = PartitionClock::start(Hlc(0), reading(start, Duration::ZERO));
         let epoch = LeadEpoch { term: 1, opening: 1 };
-        let mut lead = Lead::new(GroupId(1), epoch, clock, settings, Box::new(|_| false), 1, start);
+        let applied = Applied { may_exist: Box::new(|_| false), contains: Box::new(|_| false) };
+        let mut lead = Lead::new(GroupId(1), epoch, clock, settings, applied, 1, start);
         let horizon = lead.time();
         lead.add_wakes(Ok(WakePage { wakes: Vec::new(), next: None, horizon }));
         Bench { lead, namespace, start, passed: Duration::ZERO }
@@ -200,7 +201,7 @@ fn runs_that_do_not_exist_are_not_remembered_for_ever() {
 fn no_more_than_so_many_workflows_are_read_at_a_time() {
     let namespace = Bench::new(1).namespace;
     let mut bench = Bench::new(usize::MAX);
-    bench.lead.may_exist = Box::new(|_| true);
+    bench.lead.applied.may_exist = Box::new(|_| true);
     let mut loads = 0;
     while bench.lead.accepts() {
         let look = Work::Inspect(Box::new(|_| Box::new(|_| {})));

@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_kernel::Limits;
 use everlog_matching::{Message, Source};
 use everlog_model::CallError;
 use everlog_raft::chain::{Chain, ChainStep};
@@ -17,7 +16,7 @@ use super::Sabotage;
 use super::world::{Event, OneNamespace, World, nanos};
 use crate::clock::PartitionClock;
 use crate::job::Job;
-use crate::lead::{Lead, LeadSettings};
+use crate::lead::{Applied, Lead, LeadSettings};
 
 /// A partition: its group's log and, while this node leads, its lead.
 pub(super) struct Partition {
@@ -204,7 +203,7 @@ impl World {
         let reading = self.reading();
         let settings = LeadSettings {
             namespaces: Arc::new(OneNamespace(Arc::clone(&self.namespace))),
-            limits: Arc::new(Limits::default()),
+            limits: Arc::default(),
             cache_bytes_max: if self.random.percent(20) { 4096 } else { 1 << 20 },
         };
         let seed = (u128::from(self.random.any()) << 64) | u128::from(self.random.any());
@@ -212,8 +211,12 @@ impl World {
         let (group, epoch, end) = (log.group, log.epoch(), log.chain().end().hlc);
         let clock = PartitionClock::start(end, reading);
         let disk = Arc::clone(&self.disk);
-        let may_exist = Box::new(move |key: &[u8]| disk.may_exist(group, key));
-        let lead = Lead::new(group, epoch, clock, settings, may_exist, seed, reading.instant);
+        let chain = log.chain().clone();
+        let applied = Applied {
+            may_exist: Box::new(move |key| disk.may_exist(group, key)),
+            contains: Box::new(move |position| chain.was_applied(position)),
+        };
+        let lead = Lead::new(group, epoch, clock, settings, applied, seed, reading.instant);
         assert!(end.0 <= lead.time().0.unsigned_abs(), "time begins behind the newest entry");
         log.leading = Some(Leading { lead, epoch, in_flight: VecDeque::new() });
         log.ticked_at = self.now;
