@@ -118,7 +118,7 @@ pub(super) fn priority(priority: Option<&Priority>) -> Result<(), Error> {
 
 /// Links.
 pub(super) fn links(links: &[Link], config: &DynamicConfig) -> Result<(), Error> {
-    let (links_max, bytes_max) = (config.frontend.links_max, config.frontend.link_bytes_max);
+    let (links_max, bytes_max) = (config.limits.links_max, config.limits.link_bytes_max);
     if links.len() > links_max {
         let message = format!("cannot attach more than {links_max} links per request, got {}", links.len());
         return Err(Error::invalid(message));

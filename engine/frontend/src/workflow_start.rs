@@ -11,8 +11,8 @@ use everlog_proto::api::workflowservice::v1::{
 };
 
 use super::call::Call;
-use super::commands::unexpected;
 use super::errors::Error;
+use super::execute::unexpected;
 use super::{Frontend, address, search_attributes, validate};
 
 /// Starts a run, or finds the one that stands in its way.
@@ -23,9 +23,10 @@ pub(super) async fn start_workflow_execution(
 ) -> Result<StartWorkflowExecutionResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     check_open(&namespace)?;
+    frontend.check_room()?;
     validate::cut_causes(&mut request.continued_failure);
     check_start(frontend, &request)?;
-    search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &frontend.config)?;
+    search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &frontend.config(&request.namespace))?;
     if request.request_id.is_empty() {
         request.request_id = uuid::Uuid::new_v4().to_string();
     }
@@ -52,8 +53,9 @@ pub(super) async fn signal_with_start_workflow_execution(
 ) -> Result<SignalWithStartWorkflowExecutionResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     check_open(&namespace)?;
+    frontend.check_room()?;
     check_signal_with_start(frontend, &request)?;
-    search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &frontend.config)?;
+    search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &frontend.config(&request.namespace))?;
     if request.request_id.is_empty() {
         request.request_id = uuid::Uuid::new_v4().to_string();
     }
@@ -78,7 +80,7 @@ fn check_open(namespace: &NamespaceRecord) -> Result<(), Error> {
 }
 
 fn check_start(frontend: &Frontend, request: &StartWorkflowExecutionRequest) -> Result<(), Error> {
-    let config = &*frontend.config;
+    let config = &*frontend.config(&request.namespace);
     let id_bytes_max = config.limits.id_bytes_max;
     validate::new_workflow_id(&request.workflow_id, id_bytes_max)?;
     validate::retry_policy(request.retry_policy.as_ref())?;
@@ -100,7 +102,7 @@ fn check_signal_with_start(
     frontend: &Frontend,
     request: &SignalWithStartWorkflowExecutionRequest,
 ) -> Result<(), Error> {
-    let config = &*frontend.config;
+    let config = &*frontend.config(&request.namespace);
     let id_bytes_max = config.limits.id_bytes_max;
     validate::new_workflow_id(&request.workflow_id, id_bytes_max)?;
     if request.signal_name.is_empty() {

@@ -94,7 +94,7 @@ async fn a_workflow_task_that_a_worker_holds_is_completed_after_a_kill() {
         client = process.client().await;
         if !held.is_zero() {
             // Its start is written by now: nobody else is given the task, so what it does beside the history is done once.
-            let request = within(Duration::from_secs(2), poll_workflow("queue"));
+            let request = within(Duration::from_secs(3), poll_workflow("queue"));
             assert!(
                 client.poll_workflow_task_queue(request).await.is_ok_and(|poll| poll.get_ref().task_token.is_empty())
             );
@@ -413,6 +413,8 @@ fn what_is_wrong_with_flags_and_files_is_said_in_one_line() {
         (&["dev", "--ephemeral", "--data-dir", "x"], "cannot be used with"),
         (&["dev", "--dynamic-config-value", "nope=1"], "\"nope\" is none of"),
         (&["dev", "--ephemeral", "--log-level", "=="], "log"),
+        (&["dev", "--ephemeral", "--log-level", "loud"], "log level \"loud\" is neither error, warn, info"),
+        (&["dev", "--ephemeral", "--namespace", ""], "a namespace must have a name"),
         (&["nope"], "unrecognized subcommand 'nope'"),
         (&["server"], "--config <FILE>"),
         (&["server", "--config", &unknown_key], "unknown field `prot`"),

@@ -207,7 +207,7 @@ fn validate(
         return Err(Rejection::invalid("RequestId length exceeds limit."));
     }
     validation::priority(request.priority.as_ref()).map_err(Rejection::invalid)?;
-    validation::links(&request.links).map_err(Rejection::invalid)?;
+    validation::links(&request.links, limits).map_err(Rejection::invalid)?;
     if !request.completion_callbacks.is_empty() {
         return Err(Rejection::Unimplemented("completion_callbacks are not supported by this server yet".into()));
     }

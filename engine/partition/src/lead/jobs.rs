@@ -111,16 +111,13 @@ impl Lead {
                 self.forget_message(message);
             }
             Work::Inspect(inspect) => {
+                let limits = self.settings.limits.of(&address.namespace.name);
                 let mut ids = Ids::new(self.seeds.seed());
                 let Some(entry) = self.cache.get_mut(key) else { return };
                 let Some(workflow) = &entry.workflow else { return };
                 let last_batch = entry.last_batch;
-                let context = Context {
-                    now: self.clock.now(),
-                    namespace: &address.namespace,
-                    limits: &self.settings.limits,
-                    ids: &mut ids,
-                };
+                let context =
+                    Context { now: self.clock.now(), namespace: &address.namespace, limits: &limits, ids: &mut ids };
                 let tell = inspect(Ok((workflow, &context)));
                 self.when_durable(last_batch, Outgoing::Tell(tell));
             }
@@ -156,11 +153,12 @@ impl Lead {
             // The poller is gone, and its lease has offered the task again.
             return;
         }
+        let limits = self.settings.limits.of(&address.namespace.name);
         let Some(entry) = self.cache.get_mut(key) else { return };
         let Some(workflow) = &mut entry.workflow else { return };
         if start == Start::WorkflowTask
             && let Some(run) = workflow.run(run_id)
-            && run.undelivered_messages() > self.settings.limits.undelivered_messages_max
+            && run.undelivered_messages() > limits.undelivered_messages_max
         {
             // The task is offered again; until then some of its messages may have arrived.
             let error = CallError::Unavailable(format!("run {} waits for its messages to arrive", run.id));
@@ -168,12 +166,8 @@ impl Lead {
             return;
         }
         let mut ids = Ids::new(self.seeds.seed());
-        let mut context = Context {
-            now: self.clock.now(),
-            namespace: &address.namespace,
-            limits: &self.settings.limits,
-            ids: &mut ids,
-        };
+        let mut context =
+            Context { now: self.clock.now(), namespace: &address.namespace, limits: &limits, ids: &mut ids };
         let name = command.name();
         let decided = decide(workflow, run_id, command, &mut context);
         let run = run_id.or(workflow.current.as_ref().map(|current| current.run_id));

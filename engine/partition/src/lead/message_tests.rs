@@ -264,3 +264,18 @@ fn nothing_is_sent_before_its_row_is_there() {
     source.turn();
     assert_eq!(names(&source.parcels), [5, 7]);
 }
+
+#[test]
+fn a_run_with_too_many_messages_on_their_way_is_given_no_workflow_task() {
+    let mut source = Partition::new();
+    source.start();
+    let token = source.start_task().unwrap();
+    source.complete(&token, (0..=1000).map(|name| signal(name, "other")).collect()).unwrap();
+    source.signal();
+    source.commit();
+    assert!(matches!(source.start_task(), Err(CallError::Unavailable(_))));
+    let first = source.parcels[0].key;
+    source.lead.delivered(first, Delivery::Settled(Outcome::Delivered));
+    source.commit();
+    assert!(source.start_task().is_ok());
+}

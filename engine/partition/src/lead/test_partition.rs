@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use everlog_kernel::command::{Reply, StartWorkflowTask};
 use everlog_kernel::token::{self, WorkflowTaskToken};
 use everlog_kernel::transition::Task;
-use everlog_kernel::{Command, Limits, Namespace, NamespaceId, RunId, Time};
+use everlog_kernel::{Command, Namespace, NamespaceId, RunId, Time};
 use everlog_model::{CallError, NamespaceSource, RunView, WorkflowRef};
 use everlog_proto::api::command::v1::Command as WorkflowCommand;
 use everlog_proto::api::common::v1::WorkflowType;
@@ -257,7 +257,7 @@ impl Partition {
 fn lead(namespace: &Arc<Namespace>, state: &Arc<CrashState>, chain: &Chain, opening: u32, reading: Reading) -> Lead {
     let settings = LeadSettings {
         namespaces: Arc::new(OneNamespace(Arc::clone(namespace))),
-        limits: Arc::new(Limits::default()),
+        limits: Arc::default(),
         cache_bytes_max: usize::MAX,
     };
     let clock = PartitionClock::start(chain.end().hlc, reading);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use everlog_kernel::{Command, Limits, Namespace, NamespaceId, RunId, Time};
+use everlog_kernel::{Command, Namespace, NamespaceId, RunId, Time};
 use everlog_model::{CallError, NamespaceSource, WorkflowRef, limits};
 use everlog_proto::api::common::v1::{Payload, Payloads, WorkflowType};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
@@ -45,7 +45,7 @@ impl Bench {
         let start = Instant::now();
         let settings = LeadSettings {
             namespaces: Arc::new(OneNamespace(Arc::clone(&namespace))),
-            limits: Arc::new(Limits::default()),
+            limits: Arc::default(),
             cache_bytes_max,
         };
         let clock = PartitionClock::start(Hlc(0), reading(start, Duration::ZERO));
