@@ -22,8 +22,8 @@ use everlog_proto::api::workflowservice::v1::{
 use tokio::time::Instant;
 
 use super::call::Call;
-use super::commands::unexpected;
 use super::errors::{Error, UNAVAILABLE_PAUSE};
+use super::execute::unexpected;
 use super::polls::PollKind;
 use super::{Frontend, address, validate};
 

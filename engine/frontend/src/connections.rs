@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
 /// What a client of HTTP/2 says first, bytes. From then on it is asked from time to time whether it is there.
 const PREFACE_BYTES: usize = 24;
@@ -215,11 +215,10 @@ impl AsyncWrite for Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    /// No method asks where a call comes from, and each call would get a copy of it.
+    type ConnectInfo = ();
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.get_ref().connect_info()
-    }
+    fn connect_info(&self) {}
 }
 
 impl Drop for Connection {
@@ -233,6 +232,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    const EMFILE: i32 = 24;
 
     async fn door(connections_max: usize, silence: Silence) -> (Door, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -251,6 +252,17 @@ mod tests {
         drop(first_accepted);
         let third = TcpStream::connect(address).await.unwrap();
         assert_eq!(accepting.await.unwrap(), third.local_addr().unwrap());
+    }
+
+    #[tokio::test]
+    async fn without_a_descriptor_a_client_is_refused_by_means_of_the_spare_one() {
+        let (mut door, address) = door(10, Silence::BeforePreface).await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        // The listener is to hear of it.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        door.refuse(&io::Error::from_raw_os_error(EMFILE)).await;
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        assert!(door.spare.is_some());
     }
 
     #[tokio::test]

@@ -22,8 +22,8 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::call::Call;
-use super::commands::explain;
 use super::errors::Error;
+use super::execute::explain;
 use super::history_token::HistoryToken;
 use super::{Frontend, address, validate};
 
@@ -141,8 +141,7 @@ impl Read<'_> {
         }
         let mut view = self.view(Some(token.run_id)).await?;
         // Transient tasks are for those who replay; people would see events come and go.
-        let for_people = ["temporal-cli", "temporal-ui"].contains(&self.call.client_name.as_str());
-        let is_shown = token.is_task || !view.tail_is_transient || !for_people;
+        let is_shown = token.is_task || !view.tail_is_transient || !self.call.is_for_people;
         if !is_shown || view.tail.is_empty() {
             return Ok(None);
         }

@@ -12,9 +12,9 @@
 mod activity_tasks;
 mod call;
 mod capabilities;
-mod commands;
 mod connections;
 mod errors;
+mod execute;
 mod history;
 mod history_token;
 mod http;

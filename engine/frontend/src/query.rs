@@ -21,8 +21,8 @@ use everlog_proto::api::workflowservice::v1::{
 use tokio::time::Instant;
 
 use super::call::Call;
-use super::commands::unexpected;
 use super::errors::Error;
+use super::execute::unexpected;
 use super::{Frontend, Services, address, validate};
 
 /// How long a caller that sets no deadline waits.

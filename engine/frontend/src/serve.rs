@@ -48,10 +48,10 @@ const SMALL_SERVICE_BYTES_MAX: usize = 64 * 1024;
 const HTTP_CONNECTIONS_SHARE: usize = 16;
 const HTTP_CONNECTIONS_MAX: usize = 64;
 
-/// The services whose health is told, besides the empty name that means the server.
+/// The services whose health is reported, besides the empty name that means the server.
 const HEALTH_NAMES: [&str; 3] = ["", workflow_service_server::SERVICE_NAME, operator_service_server::SERVICE_NAME];
 
-/// Why the servers ended before they were told to, or did not begin.
+/// Why the servers ended before they were asked to, or did not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// An address cannot be listened on.
@@ -124,7 +124,7 @@ pub async fn serve(
     let (drain, draining) = watch::channel(false);
     let serving = Arc::new(AtomicBool::new(true));
     let health = HealthReporter::new();
-    tell_health(&health, ServingStatus::Serving).await;
+    report_health(&health, ServingStatus::Serving).await;
     let watching = tokio::spawn(watch_partitions(services.router.clone(), health.clone(), Arc::clone(&serving)));
 
     let Doors { grpc, http, metrics: metrics_door } = doors(listeners, &services);
@@ -156,7 +156,7 @@ pub async fn serve(
     }
     watching.abort();
     serving.store(false, Ordering::Relaxed);
-    tell_health(&health, ServingStatus::NotServing).await;
+    report_health(&health, ServingStatus::NotServing).await;
     matching.local().drain();
     // The receivers are in the servers; without any, there is nothing to drain.
     let _ = drain.send(true);
@@ -197,7 +197,7 @@ async fn watch_partitions(router: Router, health: HealthReporter, serving: Arc<A
         .iter()
         .map(|(id, _)| metrics::gauge!("everlog_partition_serving", "partition" => id.to_string()))
         .collect();
-    let mut told = true;
+    let mut reported = true;
     loop {
         let mut now = true;
         for ((_, status), gauge) in statuses.iter_mut().zip(&gauges) {
@@ -205,10 +205,10 @@ async fn watch_partitions(router: Router, health: HealthReporter, serving: Arc<A
             gauge.set(if serves { 1.0 } else { 0.0 });
             now &= serves;
         }
-        if now != told {
-            told = now;
+        if now != reported {
+            reported = now;
             serving.store(now, Ordering::Relaxed);
-            tell_health(&health, if now { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
+            report_health(&health, if now { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
         }
         let changes = statuses.iter_mut().map(|(_, status)| Box::pin(status.changed()));
         // The loops end only with the server.
@@ -219,7 +219,7 @@ async fn watch_partitions(router: Router, health: HealthReporter, serving: Arc<A
     }
 }
 
-async fn tell_health(health: &HealthReporter, status: ServingStatus) {
+async fn report_health(health: &HealthReporter, status: ServingStatus) {
     for name in HEALTH_NAMES {
         health.set_service_status(name, status).await;
     }

@@ -9,8 +9,8 @@ use everlog_proto::api::workflowservice::v1::{
 };
 
 use super::call::Call;
-use super::commands::explain;
 use super::errors::Error;
+use super::execute::explain;
 use super::{Frontend, address, validate};
 
 /// Delivers a signal to a run.

@@ -11,8 +11,8 @@ use everlog_proto::api::workflowservice::v1::{
 };
 
 use super::call::Call;
-use super::commands::unexpected;
 use super::errors::Error;
+use super::execute::unexpected;
 use super::{Frontend, address, search_attributes, validate};
 
 /// Starts a run, or finds the one that stands in its way.

@@ -20,8 +20,8 @@ use everlog_proto::encoded::{PollWorkflowTaskQueueResponse, RespondWorkflowTaskC
 use tokio::time::Instant;
 
 use super::call::Call;
-use super::commands::explain;
 use super::errors::{Error, UNAVAILABLE_PAUSE};
+use super::execute::explain;
 use super::history_token::HistoryToken;
 use super::polls::PollKind;
 use super::{Frontend, address, search_attributes, validate};

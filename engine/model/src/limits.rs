@@ -120,7 +120,7 @@ pub const WORKFLOW_CACHE_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// timeout, so that what memory alone waits for is over by then.
 pub const WORKFLOW_IDLE_MAX: Duration = Duration::from_secs(20);
 
-/// The same for a closed workflow: as long as those who waited for its end take to ask for the details.
+/// The same for a closed workflow: long enough for callers that waited for its end to fetch the details.
 pub const WORKFLOW_CLOSED_IDLE_MAX: Duration = Duration::from_secs(2);
 
 /// Workflows that a partition looks at in one go to find idle ones: about as many as a turn can have brought in.

@@ -62,10 +62,10 @@ impl DiskWatch {
             match tokio::task::spawn_blocking(move || watch.look()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "the room on the disk cannot be told");
+                    tracing::warn!(%error, "the room on the disk is not known");
                     tokio::time::sleep(Duration::from_secs(60)).await;
                 }
-                // A panic in there is told by its thread.
+                // A panic in there is logged by its thread.
                 Err(_) => return,
             }
         }

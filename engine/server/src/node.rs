@@ -249,7 +249,7 @@ pub async fn run(
         served = everlog_frontend::serve(listeners, services, shutdown) => served.map_err(NodeError::from),
         () = telemetry::fold_histograms() => Ok(()),
         error = fatal => {
-            tracing::error!(%error, "the disk failed; what it holds is known only after a restart");
+            tracing::error!(%error, "storage failed; restart to recover a known state");
             return Err(error);
         }
     };

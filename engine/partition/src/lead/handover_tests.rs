@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use everlog_kernel::command::{Reply, StartWorkflowTask};
 use everlog_kernel::token::{self, WorkflowTaskToken};
 use everlog_kernel::transition::Task;
-use everlog_kernel::{Command, Limits, Namespace, NamespaceId, Rejection, Time};
+use everlog_kernel::{Command, Namespace, NamespaceId, Rejection, Time};
 use everlog_model::{CallError, NamespaceSource, RunView, WorkflowRef};
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{Command as WorkflowCommand, StartTimerCommandAttributes};
@@ -218,7 +218,7 @@ impl Partition {
 fn lead(namespace: &Arc<Namespace>, state: &Arc<CrashState>, chain: &Chain, opening: u32, reading: Reading) -> Lead {
     let settings = LeadSettings {
         namespaces: Arc::new(OneNamespace(Arc::clone(namespace))),
-        limits: Arc::new(Limits::default()),
+        limits: Arc::default(),
         cache_bytes_max: usize::MAX,
     };
     let (rows, chain) = (Arc::clone(state), chain.clone());
