@@ -8,9 +8,9 @@
 //!                  run id 0…0:  00 current run
 //!                  run id:      01… what the kernel's table of rows says (engine/kernel/src/rows.rs)
 //! 02 wake        fire time i64 | slot u16 | namespace 16 | workflow id esc | run id 16
-//! 03 task        namespace 16 | kind u8 | task queue esc | priority u8 | scheduled time i64 | run id 16
-//!                  | scheduled event id i64
-//! 04 visibility  namespace 16 | ~close time i64 | ~start time i64 | run id 16
+//! 03 task        namespace 16 | kind u8 | task queue esc | position (priority u8 | scheduled time i64 | run id 16
+//!                  | scheduled event id i64, says engine/kernel/src/task.rs)
+//! 04 visibility  namespace 16 | position (~close time i64 | ~start time i64 | run id 16, says engine/kernel/src/visibility.rs)
 //! 05 (free: outbox)
 //! 06 meta        kind u8 | name, raw to the end of the key
 //! 07 partition   name, raw to the end of the key
@@ -37,8 +37,8 @@ mod workflow;
 
 pub use meta::{MetaKind, meta_range, meta_row, partition_row};
 pub use slot::{SLOTS, slot};
-pub use task::{TaskKey, TaskKind, TaskQueueKey};
-pub use visibility::VisibilityKey;
+pub use task::{TaskQueueKey, all_tasks, decode_task};
+pub use visibility::{visibility_range, visibility_row};
 pub use wake::WakeKey;
 pub use workflow::{RunKey, WorkflowKey, decode_run_row, slot_range};
 

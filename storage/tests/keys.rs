@@ -3,9 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
-use everlog_storage::keys::{
-    self, MetaKind, TaskKey, TaskKind, TaskQueueKey, VisibilityKey, WakeKey, WorkflowKey, decode_run_row,
-};
+use everlog_storage::keys::{self, MetaKind, TaskQueueKey, WakeKey, WorkflowKey, decode_run_row, decode_task};
 
 const NAMESPACE: [u8; 16] = *b"namespace-is-16b";
 const RUN: [u8; 16] = [0xab; 16];
@@ -50,27 +48,10 @@ impl Random {
         WakeKey::new(self.int(), &workflow, self.id())
     }
 
-    fn task(&mut self) -> TaskKey {
-        TaskKey {
-            queue: TaskQueueKey {
-                namespace: self.id(),
-                kind: self.pick(&[TaskKind::Workflow, TaskKind::Activity]),
-                task_queue: self.string(),
-            },
-            priority: self.pick(&[0, 1, 5, 255]),
-            scheduled_time_ns: self.int(),
-            run_id: self.id(),
-            scheduled_event_id: self.int(),
-        }
-    }
-
-    fn visibility(&mut self) -> VisibilityKey {
-        VisibilityKey {
-            namespace: self.id(),
-            close_time_ns: Some(self.int()).filter(|time| *time != i64::MAX),
-            start_time_ns: self.int(),
-            run_id: self.id(),
-        }
+    /// A task: namespace, kind, task queue, position.
+    fn task(&mut self) -> ([u8; 16], u8, String, Vec<u8>) {
+        let position = self.int().to_be_bytes().to_vec();
+        (self.id(), self.pick(&[1, 2]), self.string(), position)
     }
 
     /// A row of a run: kind and suffix.
@@ -105,22 +86,35 @@ fn wakes_are_ordered_by_time() {
 }
 
 #[test]
-fn tasks_are_ordered_by_queue_priority_and_time() {
-    check(Random::task, TaskKey::encode, |key| TaskKey::decode(key).ok(), TaskKey::clone);
+fn tasks_are_ordered_by_queue_and_position() {
+    let mut random = Random(1);
+    for _ in 0..20_000 {
+        let (left, right) = (random.task(), random.task());
+        let (left_key, right_key) = (task_key(&left), task_key(&right));
+        let (namespace, kind, task_queue, position) = decode_task(&left_key).unwrap();
+        assert_eq!((namespace, kind, task_queue, position.to_vec()), left);
+        assert_eq!(left_key.cmp(&right_key), left.cmp(&right), "{left:?} and {right:?}");
+        let is_same_queue = (left.0, left.1, &left.2) == (right.0, right.1, &right.2);
+        let queue = TaskQueueKey { namespace: left.0, kind: left.1, task_queue: &left.2 };
+        assert!(keys::all_tasks().contains(&right_key));
+        assert_eq!(queue.range().contains(&right_key), is_same_queue);
+        assert_eq!(queue.range_after(&left.3).contains(&right_key), is_same_queue && right.3 > left.3);
+    }
+}
+
+fn task_key((namespace, kind, task_queue, position): &([u8; 16], u8, String, Vec<u8>)) -> Bytes {
+    TaskQueueKey { namespace: *namespace, kind: *kind, task_queue }.task(position)
 }
 
 #[test]
-fn visibility_is_ordered_newest_first() {
-    use std::cmp::Reverse;
-    check(
-        Random::visibility,
-        VisibilityKey::encode,
-        |key| VisibilityKey::decode(key).ok(),
-        |key| {
-            let closed = Reverse(key.close_time_ns.unwrap_or(i64::MAX));
-            (key.namespace, closed, Reverse(key.start_time_ns), key.run_id)
-        },
-    );
+fn visibility_is_found_by_namespace() {
+    let mut random = Random(1);
+    for _ in 0..20_000 {
+        let (namespace, other, position) = (random.id(), random.id(), random.int().to_be_bytes());
+        let key = keys::visibility_row(&other, &position);
+        assert_eq!(keys::visibility_range(&namespace).contains(&key), namespace == other);
+        assert!(key.ends_with(&position));
+    }
 }
 
 #[test]
@@ -190,39 +184,11 @@ fn wakes_are_found_by_time() {
 }
 
 #[test]
-fn tasks_are_found_by_queue_and_position() {
-    let mut random = Random(1);
-    for _ in 0..20_000 {
-        let (left, right) = (random.task(), random.task());
-        let key = right.encode();
-        assert!(TaskKey::all().contains(&key));
-        assert_eq!(left.queue.range().contains(&key), left.queue == right.queue);
-        assert_eq!(left.queue.range_after(&left).contains(&key), left.queue == right.queue && right > left);
-    }
-}
-
-#[test]
-fn visibility_is_found_by_namespace_and_close_time() {
-    let mut random = Random(1);
-    for _ in 0..20_000 {
-        let (namespace, time, run) = (random.id(), random.int(), random.visibility());
-        let key = run.encode();
-        let is_own = run.namespace == namespace;
-        let is_closed = run.close_time_ns.is_some();
-        assert_eq!(VisibilityKey::range(&namespace).contains(&key), is_own);
-        assert_eq!(VisibilityKey::open(&namespace).contains(&key), is_own && !is_closed);
-        assert_eq!(VisibilityKey::closed(&namespace).contains(&key), is_own && is_closed);
-        let closed_by_then = run.close_time_ns.is_some_and(|closed| closed <= time);
-        assert_eq!(VisibilityKey::closed_until(&namespace, time).contains(&key), is_own && closed_by_then);
-    }
-}
-
-#[test]
 fn tables_do_not_mix() {
     let mut random = Random(1);
-    let (wake, task, visibility) = (random.wake().encode(), random.task().encode(), random.visibility().encode());
-    assert!(WakeKey::decode(&task).is_err() && TaskKey::decode(&visibility).is_err());
-    assert!(VisibilityKey::decode(&wake).is_err() && decode_run_row(&wake).is_err());
+    let (wake, task) = (random.wake().encode(), task_key(&random.task()));
+    assert!(WakeKey::decode(&task).is_err() && decode_task(&wake).is_err() && decode_run_row(&wake).is_err());
+    assert!(!keys::visibility_range(&[0; 16]).contains(&task) && !keys::all_tasks().contains(&wake));
     assert!(keys::meta_range(MetaKind::Other).contains(&keys::meta_row(MetaKind::Other, b"")));
     assert!(!keys::meta_range(MetaKind::Other).contains(&keys::meta_row(MetaKind::Namespace, b"x")));
     let error = WakeKey::decode(b"\x03ab").unwrap_err();
@@ -235,8 +201,7 @@ fn any_bytes_are_a_key_or_an_error() {
     for _ in 0..50_000 {
         let mut key = random.pick(&[random.0 as u8 % 8]).to_be_bytes().to_vec();
         key.extend((0..random.next() % 60).map(|_| random.pick(&[0, 1, 2, 7, 0xff])));
-        let _ =
-            (WakeKey::decode(&key), TaskKey::decode(&key), VisibilityKey::decode(&key), decode_run_row(&key).is_ok());
+        let _ = (WakeKey::decode(&key), decode_task(&key).is_ok(), decode_run_row(&key).is_ok());
     }
 }
 
@@ -263,10 +228,7 @@ fn slots_are_spread_evenly() {
 fn keys_and_slots_are_what_they_always_were() {
     let workflow = WorkflowKey::new(NAMESPACE, "order\0-1");
     let run = workflow.run(&RUN);
-    let queue = TaskQueueKey { namespace: NAMESPACE, kind: TaskKind::Activity, task_queue: "queue".to_owned() };
-    let task = TaskKey { queue, priority: 3, scheduled_time_ns: 1_000_000_007, run_id: RUN, scheduled_event_id: 5 };
-    let visibility =
-        |close_time_ns| VisibilityKey { namespace: NAMESPACE, close_time_ns, start_time_ns: 1_000, run_id: RUN };
+    let queue = TaskQueueKey { namespace: NAMESPACE, kind: 2, task_queue: "queue" };
     let slot = |workflow_id| Bytes::copy_from_slice(&keys::slot(&NAMESPACE, workflow_id).to_be_bytes());
     let cases = [
         ("slot of the empty id", slot("")),
@@ -278,9 +240,8 @@ fn keys_and_slots_are_what_they_always_were() {
         ("slots", keys::slot_range(1..2).end),
         ("wake", WakeKey::new(1_000_000_007, &workflow, RUN).encode()),
         ("wake before the epoch", WakeKey::new(-1, &workflow, RUN).encode()),
-        ("task", task.encode()),
-        ("visibility, open", visibility(None).encode()),
-        ("visibility, closed", visibility(Some(2_000)).encode()),
+        ("task", queue.task(b"position")),
+        ("visibility", keys::visibility_row(&NAMESPACE, b"position")),
         ("namespace", keys::meta_row(MetaKind::Namespace, &NAMESPACE)),
         ("namespace name", keys::meta_row(MetaKind::NamespaceName, b"default")),
         ("other meta row", keys::meta_row(MetaKind::Other, b"slots")),

@@ -62,7 +62,7 @@ fn read_poll(
     validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
     let name = validate::task_queue(request.task_queue.as_ref(), id_bytes_max)?.to_owned();
     Ok(Poll {
-        queue: QueueId { namespace_id: namespace.namespace.id, kind: TaskKind::Activity, name },
+        queue: QueueId::new(namespace.namespace.id, TaskKind::Activity, name),
         normal_name: None,
         identity: request.identity,
         tasks_per_second_max: request.task_queue_metadata.and_then(|metadata| metadata.max_tasks_per_second),
@@ -77,14 +77,14 @@ async fn start_task(
     lease: TaskLease,
 ) -> Result<Option<PollActivityTaskQueueResponse>, Error> {
     let command = Command::StartActivityTask(StartActivityTask {
-        scheduled_event_id: lease.task.key.scheduled_event_id,
+        scheduled_event_id: lease.task.key.position.scheduled_event_id,
         attempt: lease.task.attempt,
         identity: poll.identity.clone(),
         request_id: uuid::Uuid::new_v4().to_string(),
     });
     let address = lease.address.clone();
     let partition = frontend.partitions.of(&address);
-    match partition.execute(address.clone(), Some(lease.task.key.run_id), command).await {
+    match partition.execute(address.clone(), Some(lease.task.key.position.run_id), command).await {
         Ok(Reply::ActivityTaskStarted(response)) => {
             lease.done();
             Ok(Some(*response))

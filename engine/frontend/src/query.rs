@@ -111,7 +111,7 @@ impl Asked {
         match view.await {
             Ok((name, has_workflow_task)) => {
                 let namespace_id = self.address.namespace.id;
-                let queue = QueueId { namespace_id, kind: TaskKind::Workflow, name };
+                let queue = QueueId::new(namespace_id, TaskKind::Workflow, name);
                 let window = self.services.config.frontend.query_poller_window;
                 has_workflow_task || self.services.matching.local().has_recent_poller(&queue, window)
             }

@@ -66,7 +66,7 @@ fn read_poll(
     let queue = request.task_queue.unwrap_or_default();
     let is_sticky = queue.kind() == TaskQueueKind::Sticky;
     Ok(Poll {
-        queue: QueueId { namespace_id: namespace.namespace.id, kind: TaskKind::Workflow, name },
+        queue: QueueId::new(namespace.namespace.id, TaskKind::Workflow, name),
         normal_name: is_sticky.then_some(queue.normal_name),
         identity: request.identity,
         tasks_per_second_max: None,
@@ -86,13 +86,13 @@ enum Outcome {
 
 async fn start_task(frontend: &Frontend, poll: &Poll, lease: TaskLease) -> Outcome {
     let command = Command::StartWorkflowTask(StartWorkflowTask {
-        scheduled_event_id: lease.task.key.scheduled_event_id,
+        scheduled_event_id: lease.task.key.position.scheduled_event_id,
         attempt: lease.task.attempt,
         task_queue: lease.queue_name.clone(),
         identity: poll.identity.clone(),
         request_id: uuid::Uuid::new_v4().to_string(),
     });
-    let (address, run_id) = (lease.address.clone(), lease.task.key.run_id);
+    let (address, run_id) = (lease.address.clone(), lease.task.key.position.run_id);
     match frontend.partitions.of(&address).start_workflow_task(address.clone(), run_id, command).await {
         Ok(started) => {
             let backlog = lease.backlog;

@@ -33,6 +33,7 @@ mod proto;
 mod requests;
 mod retry;
 mod successor;
+mod task;
 mod txn;
 mod validation;
 mod visibility;

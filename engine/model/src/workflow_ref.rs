@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use everlog_kernel::transition::TaskKind;
+use everlog_kernel::transition::{TaskKey, TaskKind, TaskPosition};
 use everlog_kernel::{Namespace, NamespaceId};
+use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_storage::keys;
 
 /// A workflow, wherever it lives.
@@ -31,6 +32,20 @@ pub struct QueueId {
     pub kind: TaskKind,
     /// Its name.
     pub name: String,
+    /// The version of the workers, where tasks and polls of one are kept apart; none are yet.
+    pub version: Option<Box<WorkerDeploymentVersion>>,
+}
+
+impl QueueId {
+    /// A queue for workers of any version.
+    pub fn new(namespace_id: NamespaceId, kind: TaskKind, name: impl Into<String>) -> QueueId {
+        QueueId { namespace_id, kind, name: name.into(), version: None }
+    }
+
+    /// The task at a position.
+    pub fn task(&self, position: TaskPosition) -> TaskKey {
+        TaskKey { kind: self.kind, task_queue: self.name.clone(), position }
+    }
 }
 
 /// The namespace of a workflow, for commands that a partition gives itself.

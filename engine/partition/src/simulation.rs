@@ -42,7 +42,7 @@ use everlog_proto::api::workflowservice::v1::{
 use everlog_raft::chain::{Chain, ChainStep};
 use everlog_raft::{ChainPosition, EntryStamp, LeadEpoch};
 use everlog_storage::GroupId;
-use everlog_storage::keys::{self, KeyRange, TaskKey as TaskRowKey};
+use everlog_storage::keys::{self, KeyRange};
 use everlog_storage::state::{Direction, Row, RowBatch, StateEngine, StateError};
 use everlog_storage::twin::CrashState;
 use parking_lot::Mutex;
@@ -396,7 +396,7 @@ impl World {
         assert!(self.chain().end().hlc.0 <= self.lead.as_ref().map_or(0, |(lead, _)| lead.time().0.unsigned_abs()));
         // Matching forgot the tasks of the lead before; every task row is offered.
         self.tasks.clear();
-        let all = TaskRowKey::all();
+        let all = keys::all_tasks();
         let rows = TwinRows(&self.state).scan(all, Direction::Ascending, usize::MAX).expect("task rows are readable");
         for (key, value) in rows {
             let (_, workflow_id, task) = everlog_model::rows::task(&key, &value).expect("a task row is readable");
@@ -638,9 +638,9 @@ impl World {
         let index = self.random.below(self.tasks.len());
         let (address, task) = self.tasks.swap_remove(index);
         let request_id = format!("poll-{}", self.number());
-        let (scheduled_event_id, attempt) = (task.key.scheduled_event_id, task.attempt);
+        let (scheduled_event_id, attempt) = (task.key.position.scheduled_event_id, task.attempt);
         let identity = "worker".to_owned();
-        let run_id = Some(task.key.run_id);
+        let run_id = Some(task.key.position.run_id);
         let workflow_id = Arc::clone(&address.workflow_id);
         if task.key.kind == TaskKind::Workflow {
             let task_queue = task.sticky.clone().unwrap_or_else(|| task.key.task_queue.clone());

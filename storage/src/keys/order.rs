@@ -38,10 +38,6 @@ impl KeyWriter {
         self.u64(ascending(value))
     }
 
-    pub(super) fn i64_descending(self, value: i64) -> KeyWriter {
-        self.u64(!ascending(value))
-    }
-
     pub(super) fn string(mut self, value: &str) -> KeyWriter {
         for byte in value.bytes() {
             self.0.push(byte);
@@ -97,10 +93,6 @@ impl<'a> KeyReader<'a> {
 
     pub(super) fn i64(&mut self) -> Option<i64> {
         self.u64().map(|value| (value ^ (1 << 63)) as i64)
-    }
-
-    pub(super) fn i64_descending(&mut self) -> Option<i64> {
-        self.u64().map(|value| (!value ^ (1 << 63)) as i64)
     }
 
     pub(super) fn string(&mut self) -> Option<String> {

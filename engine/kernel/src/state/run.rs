@@ -12,7 +12,7 @@ use prost::Message;
 
 use super::{Activity, BufferedQuery, FirstEvent, Pending, PendingRows, SignalRequest, UserTimer, WorkflowTask};
 use crate::proto::Encoded;
-use crate::transition::{TaskKey, TaskKind};
+use crate::task::{TaskKey, TaskKind, TaskPosition};
 use crate::{RunId, Time};
 
 /// One run of a workflow.
@@ -274,10 +274,12 @@ impl Run {
         Some(TaskKey {
             kind: TaskKind::Workflow,
             task_queue: self.task_queue().to_owned(),
-            priority: self.priority(),
-            scheduled_time: task.scheduled_time,
-            run_id: self.id,
-            scheduled_event_id: task.scheduled_event_id,
+            position: TaskPosition {
+                priority: self.priority(),
+                scheduled_time: task.scheduled_time,
+                run_id: self.id,
+                scheduled_event_id: task.scheduled_event_id,
+            },
         })
     }
 
@@ -286,10 +288,12 @@ impl Run {
         TaskKey {
             kind: TaskKind::Activity,
             task_queue: activity.task_queue().to_owned(),
-            priority: activity.priority,
-            scheduled_time,
-            run_id: self.id,
-            scheduled_event_id: activity.scheduled_event_id,
+            position: TaskPosition {
+                priority: activity.priority,
+                scheduled_time,
+                run_id: self.id,
+                scheduled_event_id: activity.scheduled_event_id,
+            },
         }
     }
 

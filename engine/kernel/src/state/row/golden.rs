@@ -182,7 +182,7 @@ fn event() -> Arc<HistoryEvent> {
 }
 
 fn task() -> TaskRow {
-    TaskRow { workflow_id: "order-1".into(), attempt: 1 }
+    TaskRow { workflow_id: "order-1".into(), attempt: 1, version: None }
 }
 
 type IsSame = dyn Fn(&[u8]) -> Result<bool, CorruptRow>;
