@@ -38,10 +38,6 @@ pub struct FrontendLimits {
     pub search_attribute_bytes_max: usize,
     /// Bytes of all search attributes of a run.
     pub search_attributes_bytes_max: usize,
-    /// Links in one request.
-    pub links_max: usize,
-    /// Bytes of one link.
-    pub link_bytes_max: usize,
     /// The shortest retention that a namespace may have.
     pub retention_min: Duration,
     /// How often an idle connection is asked whether its client is still there.
@@ -61,8 +57,6 @@ impl Default for FrontendLimits {
             search_attributes_max: 100,
             search_attribute_bytes_max: 2 * 1024,
             search_attributes_bytes_max: 40 * 1024,
-            links_max: 10,
-            link_bytes_max: 4000,
             retention_min: Duration::from_secs(3600),
             keepalive_interval: Duration::from_secs(60),
             keepalive_timeout: Duration::from_secs(10),
@@ -125,8 +119,8 @@ macro_rules! keys {
 const KEYS: &[Key] = keys! {
     "frontend.keepAliveTime" => frontend.keepalive_interval,
     "frontend.keepAliveTimeout" => frontend.keepalive_timeout,
-    "frontend.linkMaxSize" => frontend.link_bytes_max,
-    "frontend.maxlinksPerRequest" => frontend.links_max,
+    "frontend.linkMaxSize" => limits.link_bytes_max,
+    "frontend.maxlinksPerRequest" => limits.links_max,
     "frontend.searchAttributesNumberOfKeysLimit" => frontend.search_attributes_max,
     "frontend.searchAttributesSizeOfValueLimit" => frontend.search_attribute_bytes_max,
     "frontend.searchAttributesTotalSizeLimit" => frontend.search_attributes_bytes_max,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask};
 use everlog_kernel::token::ActivityTaskToken;
 use everlog_kernel::transition::TaskKind;
-use everlog_kernel::{Command, RunId};
+use everlog_kernel::{RunCommand, RunId};
 use everlog_matching::{Matched, Poll, TaskLease};
 use everlog_meta::NamespaceRecord;
 use everlog_model::{CallError, QueueId, WorkflowRef};
@@ -76,7 +76,7 @@ async fn start_task(
     poll: &Poll,
     lease: TaskLease,
 ) -> Result<Option<PollActivityTaskQueueResponse>, Error> {
-    let command = Command::StartActivityTask(StartActivityTask {
+    let command = RunCommand::StartActivityTask(StartActivityTask {
         scheduled_event_id: lease.task.key.position.scheduled_event_id,
         attempt: lease.task.attempt,
         identity: poll.identity.clone(),
@@ -143,14 +143,18 @@ impl Target {
     }
 
     /// Carries out the command that `command` makes of the activity.
-    async fn execute(self, frontend: &Frontend, command: impl FnOnce(ActivityRef) -> Command) -> Result<Reply, Error> {
+    async fn execute(
+        self,
+        frontend: &Frontend,
+        command: impl FnOnce(ActivityRef) -> RunCommand,
+    ) -> Result<Reply, Error> {
         frontend.execute(self.address, self.run_id, command(self.activity)).await
     }
 
     async fn execute_done(
         self,
         frontend: &Frontend,
-        command: impl FnOnce(ActivityRef) -> Command,
+        command: impl FnOnce(ActivityRef) -> RunCommand,
     ) -> Result<(), Error> {
         match self.execute(frontend, command).await? {
             Reply::Done => Ok(()),
@@ -167,7 +171,8 @@ pub(super) async fn record_activity_task_heartbeat(
 ) -> Result<RecordActivityTaskHeartbeatResponse, Error> {
     let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
     let (details, identity) = (request.details, request.identity);
-    let reply = target.execute(frontend, |activity| Command::HeartbeatActivity { activity, details, identity }).await?;
+    let reply =
+        target.execute(frontend, |activity| RunCommand::HeartbeatActivity { activity, details, identity }).await?;
     let cancel_requested = cancel_requested(&reply)?;
     Ok(RecordActivityTaskHeartbeatResponse { cancel_requested, ..Default::default() })
 }
@@ -181,7 +186,8 @@ pub(super) async fn record_activity_task_heartbeat_by_id(
     let target =
         Target::by_id(frontend, &request.namespace, &request.workflow_id, &request.run_id, request.activity_id)?;
     let (details, identity) = (request.details, request.identity);
-    let reply = target.execute(frontend, |activity| Command::HeartbeatActivity { activity, details, identity }).await?;
+    let reply =
+        target.execute(frontend, |activity| RunCommand::HeartbeatActivity { activity, details, identity }).await?;
     let cancel_requested = cancel_requested(&reply)?;
     Ok(RecordActivityTaskHeartbeatByIdResponse { cancel_requested, ..Default::default() })
 }
@@ -202,7 +208,7 @@ pub(super) async fn respond_activity_task_completed(
     let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
     check_identity(frontend, &request.identity)?;
     let (result, identity) = (request.result, request.identity);
-    target.execute_done(frontend, |activity| Command::CompleteActivity { activity, result, identity }).await?;
+    target.execute_done(frontend, |activity| RunCommand::CompleteActivity { activity, result, identity }).await?;
     Ok(RespondActivityTaskCompletedResponse::default())
 }
 
@@ -216,7 +222,7 @@ pub(super) async fn respond_activity_task_completed_by_id(
         Target::by_id(frontend, &request.namespace, &request.workflow_id, &request.run_id, request.activity_id)?;
     check_identity(frontend, &request.identity)?;
     let (result, identity) = (request.result, request.identity);
-    target.execute_done(frontend, |activity| Command::CompleteActivity { activity, result, identity }).await?;
+    target.execute_done(frontend, |activity| RunCommand::CompleteActivity { activity, result, identity }).await?;
     Ok(RespondActivityTaskCompletedByIdResponse::default())
 }
 
@@ -231,7 +237,7 @@ pub(super) async fn respond_activity_task_failed(
     check_identity(frontend, &request.identity)?;
     let (identity, last_heartbeat_details) = (request.identity, request.last_heartbeat_details);
     let failure = request.failure.map(Box::new);
-    let command = |activity| Command::FailActivity { activity, failure, last_heartbeat_details, identity };
+    let command = |activity| RunCommand::FailActivity { activity, failure, last_heartbeat_details, identity };
     target.execute_done(frontend, command).await?;
     Ok(RespondActivityTaskFailedResponse::default())
 }
@@ -247,7 +253,7 @@ pub(super) async fn respond_activity_task_failed_by_id(
     check_identity(frontend, &request.identity)?;
     let (identity, last_heartbeat_details) = (request.identity, request.last_heartbeat_details);
     let failure = request.failure.map(Box::new);
-    let command = |activity| Command::FailActivity { activity, failure, last_heartbeat_details, identity };
+    let command = |activity| RunCommand::FailActivity { activity, failure, last_heartbeat_details, identity };
     target.execute_done(frontend, command).await?;
     Ok(RespondActivityTaskFailedByIdResponse::default())
 }
@@ -261,7 +267,7 @@ pub(super) async fn respond_activity_task_canceled(
     let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
     check_identity(frontend, &request.identity)?;
     let (details, identity) = (request.details, request.identity);
-    target.execute_done(frontend, |activity| Command::CancelActivity { activity, details, identity }).await?;
+    target.execute_done(frontend, |activity| RunCommand::CancelActivity { activity, details, identity }).await?;
     Ok(RespondActivityTaskCanceledResponse::default())
 }
 
@@ -275,7 +281,7 @@ pub(super) async fn respond_activity_task_canceled_by_id(
         Target::by_id(frontend, &request.namespace, &request.workflow_id, &request.run_id, request.activity_id)?;
     check_identity(frontend, &request.identity)?;
     let (details, identity) = (request.details, request.identity);
-    target.execute_done(frontend, |activity| Command::CancelActivity { activity, details, identity }).await?;
+    target.execute_done(frontend, |activity| RunCommand::CancelActivity { activity, details, identity }).await?;
     Ok(RespondActivityTaskCanceledByIdResponse::default())
 }
 

@@ -1,6 +1,6 @@
 //! What callers do to a workflow from outside: signal, cancel, terminate, describe, reset stickiness.
 
-use everlog_kernel::{Command, describe};
+use everlog_kernel::{RunCommand, describe};
 use everlog_proto::api::workflowservice::v1::{
     DescribeWorkflowExecutionRequest, DescribeWorkflowExecutionResponse, RequestCancelWorkflowExecutionRequest,
     RequestCancelWorkflowExecutionResponse, ResetStickyTaskQueueRequest, ResetStickyTaskQueueResponse,
@@ -30,7 +30,7 @@ pub(super) async fn signal_workflow_execution(
     validate::links(&request.links, &frontend.config)?;
     validate::payloads(request.input.as_ref(), &frontend.config)?;
     let address = address(&namespace, workflow_id);
-    frontend.execute_done(address, run_id, Command::SignalWorkflow(Box::new(request))).await?;
+    frontend.execute_done(address, run_id, RunCommand::SignalWorkflow(Box::new(request))).await?;
     Ok(SignalWorkflowExecutionResponse::default())
 }
 
@@ -44,7 +44,7 @@ pub(super) async fn request_cancel_workflow_execution(
     let (workflow_id, run_id) = validate::execution(request.workflow_execution.as_ref())?;
     validate::links(&request.links, &frontend.config)?;
     let address = address(&namespace, workflow_id);
-    frontend.execute_done(address, run_id, Command::RequestCancelWorkflow(Box::new(request))).await?;
+    frontend.execute_done(address, run_id, RunCommand::RequestCancelWorkflow(Box::new(request))).await?;
     Ok(RequestCancelWorkflowExecutionResponse::default())
 }
 
@@ -59,7 +59,7 @@ pub(super) async fn terminate_workflow_execution(
     validate::links(&request.links, &frontend.config)?;
     validate::payloads(request.details.as_ref(), &frontend.config)?;
     let address = address(&namespace, workflow_id);
-    frontend.execute_done(address, run_id, Command::TerminateWorkflow(Box::new(request))).await?;
+    frontend.execute_done(address, run_id, RunCommand::TerminateWorkflow(Box::new(request))).await?;
     Ok(TerminateWorkflowExecutionResponse::default())
 }
 
@@ -87,6 +87,6 @@ pub(super) async fn reset_sticky_task_queue(
 ) -> Result<ResetStickyTaskQueueResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     let (workflow_id, run_id) = validate::execution(request.execution.as_ref())?;
-    frontend.execute_done(address(&namespace, workflow_id), run_id, Command::ResetStickyTaskQueue).await?;
+    frontend.execute_done(address(&namespace, workflow_id), run_id, RunCommand::ResetStickyTaskQueue).await?;
     Ok(ResetStickyTaskQueueResponse::default())
 }

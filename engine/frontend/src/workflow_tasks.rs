@@ -5,7 +5,7 @@ use std::time::Duration;
 use everlog_kernel::command::StartWorkflowTask;
 use everlog_kernel::token::{self, WorkflowTaskToken};
 use everlog_kernel::transition::TaskKind;
-use everlog_kernel::{Command, Rejection, RunId};
+use everlog_kernel::{Rejection, RunCommand, RunId};
 use everlog_matching::{Matched, Poll, QueryLease, TaskLease};
 use everlog_meta::NamespaceRecord;
 use everlog_model::{CallError, QueueId};
@@ -85,7 +85,7 @@ enum Outcome {
 }
 
 async fn start_task(frontend: &Frontend, poll: &Poll, lease: TaskLease) -> Outcome {
-    let command = Command::StartWorkflowTask(StartWorkflowTask {
+    let command = RunCommand::StartWorkflowTask(StartWorkflowTask {
         scheduled_event_id: lease.task.key.position.scheduled_event_id,
         attempt: lease.task.attempt,
         task_queue: lease.queue_name.clone(),
@@ -115,7 +115,7 @@ async fn start_query(frontend: &Frontend, lease: QueryLease) -> Outcome {
         lease.done();
         return Outcome::Gone;
     }
-    let command = Command::StartQueryTask { task_queue: lease.queue_name.clone() };
+    let command = RunCommand::StartQueryTask { task_queue: lease.queue_name.clone() };
     let (address, run_id) = (lease.address.clone(), lease.run_id());
     match frontend.partitions.of(&address).start_workflow_task(address.clone(), run_id, command).await {
         Ok(started) => {
@@ -161,7 +161,7 @@ pub(super) async fn respond_workflow_task_completed(
     let next = frontend
         .partitions
         .of(&address)
-        .complete_workflow_task(address.clone(), run_id, Command::CompleteWorkflowTask(token, Box::new(request)))
+        .complete_workflow_task(address.clone(), run_id, RunCommand::CompleteWorkflowTask(token, Box::new(request)))
         .await
         .map_err(|error| explain(error, &address, Some(run_id)))?;
     Ok(RespondWorkflowTaskCompletedResponse {
@@ -190,7 +190,7 @@ async fn fail_for_search_attributes(
             ..RespondWorkflowTaskFailedRequest::default()
         };
         let (address, run_id) = (address(namespace, &token.workflow_id), token.run_id);
-        let command = Command::FailWorkflowTask(token, Box::new(request));
+        let command = RunCommand::FailWorkflowTask(token, Box::new(request));
         if let Err(error) = frontend.execute_done(address, Some(run_id), command).await {
             return error;
         }
@@ -208,7 +208,7 @@ pub(super) async fn respond_workflow_task_failed(
     let id_bytes_max = frontend.config.limits.id_bytes_max;
     validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
     let (address, run_id) = (address(&namespace, &token.workflow_id), token.run_id);
-    let command = Command::FailWorkflowTask(token, Box::new(request));
+    let command = RunCommand::FailWorkflowTask(token, Box::new(request));
     frontend.execute_done(address, Some(run_id), command).await?;
     Ok(RespondWorkflowTaskFailedResponse::default())
 }

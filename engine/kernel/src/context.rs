@@ -62,6 +62,10 @@ pub struct Limits {
     pub buffered_queries_max: usize,
     /// `limit.maxIDLength`, bytes.
     pub id_bytes_max: usize,
+    /// `frontend.maxlinksPerRequest`.
+    pub links_max: usize,
+    /// `frontend.linkMaxSize`, bytes.
+    pub link_bytes_max: usize,
     /// `history.defaultWorkflowTaskTimeout`.
     pub workflow_task_timeout: Duration,
     /// Longest workflow task timeout; longer ones are cut.
@@ -93,6 +97,8 @@ impl Default for Limits {
             buffered_bytes_max: 2 * MIB,
             buffered_queries_max: 100,
             id_bytes_max: 1000,
+            links_max: 10,
+            link_bytes_max: 4000,
             workflow_task_timeout: Duration::from_secs(10),
             workflow_task_timeout_max: Duration::from_secs(120),
             workflow_task_retry_max_interval: Duration::from_secs(600),

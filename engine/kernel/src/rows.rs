@@ -22,7 +22,7 @@ pub enum RowKey {
     WholeRun(RunId),
     /// A task that is ready for a worker. The value is an encoded [`crate::transition::TaskRow`].
     Task(TaskKey),
-    /// A run to be looked at by [`crate::Command::FireTimers`] at a time. Empty value.
+    /// A run to be looked at by [`crate::RunCommand::FireTimers`] at a time. Empty value.
     Wake(Time, RunId),
     /// What lists show of a run. The value is an encoded `WorkflowExecutionInfo`.
     Visibility(VisibilityKey),

@@ -5,13 +5,11 @@ use everlog_proto::api::enums::v1::TaskQueueKind;
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use prost::Message;
 
+use crate::Limits;
+
 /// Names with this prefix belong to the server.
 const RESERVED_PREFIX: &str = "/_sys/";
 const FAIRNESS_KEY_BYTES_MAX: usize = 64;
-/// `frontend.maxlinksPerRequest`.
-const LINKS_MAX: usize = 10;
-/// `frontend.linkMaxSize`, bytes.
-const LINK_BYTES_MAX: usize = 4000;
 
 /// A task queue as a user may name it, with its kind filled in.
 pub(crate) fn task_queue(task_queue: Option<TaskQueue>, bytes_max: usize) -> Result<TaskQueue, String> {
@@ -47,12 +45,13 @@ pub(crate) fn priority(priority: Option<&Priority>) -> Result<(), &'static str> 
 }
 
 /// Few and small links.
-pub(crate) fn links(links: &[Link]) -> Result<(), String> {
-    if links.len() > LINKS_MAX {
-        return Err(format!("cannot attach more than {LINKS_MAX} links per request, got {}", links.len()));
+pub(crate) fn links(links: &[Link], limits: &Limits) -> Result<(), String> {
+    let (links_max, bytes_max) = (limits.links_max, limits.link_bytes_max);
+    if links.len() > links_max {
+        return Err(format!("cannot attach more than {links_max} links per request, got {}", links.len()));
     }
-    match links.iter().map(Message::encoded_len).find(|bytes| *bytes > LINK_BYTES_MAX) {
-        Some(bytes) => Err(format!("link exceeds allowed size of {LINK_BYTES_MAX}, got {bytes}")),
+    match links.iter().map(Message::encoded_len).find(|bytes| *bytes > bytes_max) {
+        Some(bytes) => Err(format!("link exceeds allowed size of {bytes_max}, got {bytes}")),
         None => Ok(()),
     }
 }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask, StartWorkflowTask};
 use everlog_kernel::token::{self, ActivityTaskToken, WorkflowTaskToken};
 use everlog_kernel::transition::{Task, TaskKind};
-use everlog_kernel::{Command, Limits, Namespace, NamespaceId, RunId, Time};
+use everlog_kernel::{Command, Limits, Namespace, NamespaceId, RunCommand, RunId, Time};
 use everlog_model::{CallError, NamespaceSource, WorkflowRef, limits};
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{
@@ -563,10 +563,10 @@ impl World {
 
     // ---- Clients and workers -----------------------------------------------------------------------------------------
 
-    fn send(&mut self, workflow_id: &str, run_id: Option<RunId>, command: Command, asked: Asked) {
+    fn send(&mut self, workflow_id: &str, run_id: Option<RunId>, command: impl Into<Command>, asked: Asked) {
         let address = WorkflowRef { namespace: Arc::clone(&self.namespace), workflow_id: workflow_id.into() };
         let (reply, answer) = oneshot::channel();
-        let work = Work::Command { command, reply: Some(reply) };
+        let work = Work::Command { command: command.into(), reply: Some(reply) };
         self.jobs.push_back(Job { address, run_id, work, charge: Charge::default() });
         self.calls.push(Call { asked, answer });
         self.turn_soon(Duration::from_micros(50));
@@ -608,7 +608,8 @@ impl World {
                     workflow_id_conflict_policy: conflict as i32,
                     ..StartWorkflowExecutionRequest::default()
                 };
-                self.send(&workflow_id, None, Command::StartWorkflow(Box::new(request)), Asked::Start);
+                let command = Command::start(request, &Limits::default()).expect("the request is valid");
+                self.send(&workflow_id, None, command, Asked::Start);
             }
             4..=8 => {
                 let name = format!("signal-{number}");
@@ -618,12 +619,12 @@ impl World {
                     ..SignalWorkflowExecutionRequest::default()
                 };
                 self.signals.insert(name.clone(), false);
-                self.send(&workflow_id, None, Command::SignalWorkflow(Box::new(request)), Asked::Signal(name));
+                self.send(&workflow_id, None, RunCommand::SignalWorkflow(Box::new(request)), Asked::Signal(name));
             }
             _ => {
                 let request = TerminateWorkflowExecutionRequest::default();
                 if self.random.percent(30) {
-                    self.send(&workflow_id, None, Command::TerminateWorkflow(Box::new(request)), Asked::Other);
+                    self.send(&workflow_id, None, RunCommand::TerminateWorkflow(Box::new(request)), Asked::Other);
                 }
             }
         }
@@ -645,10 +646,10 @@ impl World {
         if task.key.kind == TaskKind::Workflow {
             let task_queue = task.sticky.clone().unwrap_or_else(|| task.key.task_queue.clone());
             let start = StartWorkflowTask { scheduled_event_id, attempt, task_queue, identity, request_id };
-            self.send(&workflow_id, run_id, Command::StartWorkflowTask(start), Asked::StartTask(address, task));
+            self.send(&workflow_id, run_id, RunCommand::StartWorkflowTask(start), Asked::StartTask(address, task));
         } else {
             let start = StartActivityTask { scheduled_event_id, attempt, identity, request_id };
-            self.send(&workflow_id, run_id, Command::StartActivityTask(start), Asked::StartActivity(address, task));
+            self.send(&workflow_id, run_id, RunCommand::StartActivityTask(start), Asked::StartActivity(address, task));
         }
     }
 
@@ -716,7 +717,7 @@ impl World {
         let request =
             RespondWorkflowTaskCompletedRequest { commands, ..RespondWorkflowTaskCompletedRequest::default() };
         let (workflow_id, run_id) = (token.workflow_id.clone(), token.run_id);
-        self.send(&workflow_id, Some(run_id), Command::CompleteWorkflowTask(token, Box::new(request)), Asked::Other);
+        self.send(&workflow_id, Some(run_id), RunCommand::CompleteWorkflowTask(token, Box::new(request)), Asked::Other);
     }
 
     fn end_activity(&mut self, token: ActivityTaskToken, succeeds: bool) {
@@ -724,9 +725,9 @@ impl World {
         let activity = ActivityRef::Token(token);
         let identity = "worker".to_owned();
         let command = if succeeds {
-            Command::CompleteActivity { activity, result: None, identity }
+            RunCommand::CompleteActivity { activity, result: None, identity }
         } else {
-            Command::FailActivity { activity, failure: None, last_heartbeat_details: None, identity }
+            RunCommand::FailActivity { activity, failure: None, last_heartbeat_details: None, identity }
         };
         self.send(&workflow_id, Some(run_id), command, Asked::Other);
     }

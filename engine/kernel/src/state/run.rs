@@ -238,7 +238,7 @@ impl Run {
         self.state.workflow_task.as_ref().is_some_and(|task| task.started.is_some())
     }
 
-    /// The next moment at which [`crate::Command::FireTimers`] has something to do, from rows and leader memory.
+    /// The next moment at which [`crate::RunCommand::FireTimers`] has something to do, from rows and leader memory.
     pub fn next_deadline(&self) -> Option<Time> {
         let memory = self.state.workflow_task.as_ref().and_then(|task| task.deadline(self.sticky.as_ref()));
         let unsaved = self.unsaved_activities.iter().filter_map(|id| self.activities.get(id)?.next_deadline());

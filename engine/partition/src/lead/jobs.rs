@@ -2,7 +2,7 @@
 
 use everlog_kernel::command::Reply;
 use everlog_kernel::transition::{Effect, TaskKind};
-use everlog_kernel::{Command, Context, Ids, RowKey, RunId, Transition, Workflow, decide};
+use everlog_kernel::{Command, Context, Ids, RowKey, RunCommand, RunId, Transition, Workflow, decide};
 use everlog_model::{CallError, WorkflowRef, rows};
 
 use super::super::cache::{CacheKey, Entry};
@@ -131,14 +131,11 @@ impl Lead {
         command: Command,
         reply: Option<ReplyTo>,
     ) {
-        let starts_task = matches!(
-            command,
-            Command::StartWorkflowTask(_) | Command::StartActivityTask(_) | Command::StartQueryTask { .. }
-        );
-        let start = match command {
-            Command::StartWorkflowTask(_) => Start::WorkflowTask,
-            Command::StartActivityTask(_) => Start::Activity,
-            _ => Start::None,
+        let (starts_task, start) = match command {
+            Command::Run(RunCommand::StartWorkflowTask(_)) => (true, Start::WorkflowTask),
+            Command::Run(RunCommand::StartActivityTask(_)) => (true, Start::Activity),
+            Command::Run(RunCommand::StartQueryTask { .. }) => (true, Start::None),
+            _ => (false, Start::None),
         };
         if starts_task && reply.as_ref().is_some_and(ReplyTo::is_closed) {
             // The poller is gone, and its lease has offered the task again.

@@ -73,7 +73,8 @@ impl Bench {
             ..StartWorkflowExecutionRequest::default()
         };
         let (reply, waiting) = oneshot::channel();
-        let work = Work::Command { command: Command::StartWorkflow(Box::new(request)), reply: Some(reply) };
+        let command = Command::start(request, &Limits::default()).unwrap();
+        let work = Work::Command { command, reply: Some(reply) };
         (self.job(workflow_id, work), waiting)
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_kernel::{Command, Time};
+use everlog_kernel::{RunCommand, Time};
 use everlog_model::{WorkflowRef, limits};
 
 use super::super::cache::CacheKey;
@@ -96,7 +96,7 @@ impl Lead {
                     continue;
                 }
             }
-            if let Some(poison) = self.poison(&key, Command::FireTimers.name()) {
+            if let Some(poison) = self.poison(&key, RunCommand::FireTimers.name()) {
                 let until = poison.until;
                 self.wakes.push(Wake { time: until, ..wake });
                 continue;
@@ -104,7 +104,7 @@ impl Lead {
             self.timer_lag.record(now.since(wake.time).as_secs_f64());
             // A workflow that left memory is read again, also where only memory knew of what was due: a later deadline of
             // its rows may count on this wake.
-            let work = Work::Command { command: Command::FireTimers, reply: None };
+            let work = Work::Command { command: RunCommand::FireTimers.into(), reply: None };
             self.take(Job { address, run_id: Some(wake.run_id), work, charge: Charge::default() });
         }
     }
