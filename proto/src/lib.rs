@@ -6,6 +6,8 @@
 mod codec;
 pub mod encoded;
 
+pub use codec::RawCodec;
+
 /// The messages of Temporal's public API, by package.
 pub use temporalio_protos::temporal::api;
 

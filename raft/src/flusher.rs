@@ -117,8 +117,14 @@ impl Flusher {
     pub(crate) async fn flush_and_purge(&self, groups: &[Group]) -> Result<(), NodeError> {
         let _turn = self.turn.lock().await;
         self.flush(groups).await?;
+        let bytes = |group: &Group| self.log.entries_bytes(group.id());
+        let kept = share_of_each(groups.iter().map(bytes).collect(), self.options.log_tail_bytes);
+        let kept = kept.max(self.options.log_tail_bytes_min);
         for group in groups {
-            self.purge(group).await;
+            // A little more is not worth a purge.
+            if bytes(group) > kept.saturating_add(kept / 8) {
+                self.purge(group, kept).await;
+            }
         }
         Ok(())
     }
@@ -139,11 +145,13 @@ impl Flusher {
         Ok(())
     }
 
-    async fn purge(&self, group: &Group) {
+    /// Purges the log of `group` but for the last `kept` bytes, what is not durable, and what is pinned.
+    async fn purge(&self, group: &Group, kept: u64) {
         let Some(durable) = group.progress().durable() else { return };
-        let upto = durable.log_id.index.saturating_sub(self.options.log_tail_entries);
-        let purged = group.log().purged().map_or(0, |purged| purged.index);
-        if upto < purged.saturating_add(self.options.purge_entries_min.max(1)) {
+        let Some(tail_start) = self.log.tail_start(group.id(), kept) else { return };
+        let first_kept = tail_start.min(durable.log_id.index + 1).min(group.pins().first());
+        let Some(upto) = first_kept.checked_sub(1) else { return };
+        if group.log().purged().is_some_and(|purged| upto <= purged.index) {
             return;
         }
         // openraft purges only what a snapshot holds, so the durable position becomes a snapshot first. Purging less than it
@@ -165,6 +173,42 @@ impl Flusher {
             // The core handles its messages in order: once it answers this one, it has purged.
             let _ = raft.with_raft_state(|_| ()).await;
             tracing::debug!(group = %group.id(), upto, "raft log purged");
+        }
+    }
+}
+
+/// How much each of `sizes` may keep so that all together keep no more than `budget`: the smallest keep all that they have.
+fn share_of_each(mut sizes: Vec<u64>, mut budget: u64) -> u64 {
+    sizes.sort_unstable();
+    let mut left = sizes.len() as u64;
+    for size in sizes {
+        let share = budget / left;
+        if size > share {
+            return share;
+        }
+        budget -= size;
+        left -= 1;
+    }
+    u64::MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_give_first() {
+        for (sizes, budget, share) in [
+            (vec![], 100, u64::MAX),
+            (vec![60, 40], 100, u64::MAX),
+            (vec![60, 41], 100, 59),
+            (vec![1000, 10, 20], 100, 70),
+            (vec![1000, 10, 2000], 100, 45),
+            (vec![5, 5], 0, 0),
+        ] {
+            assert_eq!(share_of_each(sizes.clone(), budget), share, "{sizes:?} of {budget}");
+            let kept: u64 = sizes.iter().map(|size| size.min(&share)).sum();
+            assert!(kept <= budget, "{sizes:?} of {budget}");
         }
     }
 }

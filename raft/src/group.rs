@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use everlog_storage::state::{Direction, Row, RowBatch, RowChange, StateEngine, StateError, Visitor, check_row_key};
-use everlog_storage::{GroupId, Watch};
+use everlog_storage::{Follow, GroupId, Wake, Watch};
 use futures::FutureExt;
 use metrics::Counter;
 use openraft::async_runtime::{Instant as _, WatchReceiver};
@@ -15,11 +15,13 @@ use openraft::metrics::RaftDataMetrics;
 use openraft::raft::ClientWriteResult;
 use openraft::type_config::alias::{InstantOf, WatchReceiverOf};
 use openraft::{LinearizerOption, Raft, ReadPolicy};
+use parking_lot::RwLock;
 use tokio::sync::{oneshot, watch};
 
 use crate::chain::{AppliedChain, ChainPosition, ChainStep, EntryStamp};
 use crate::hold_off::VoteHoldOff;
 use crate::log_store::GroupLog;
+use crate::pins::{LogPin, LogPins};
 use crate::progress::GroupProgress;
 use crate::rows::EncodedRows;
 use crate::state_machine::GroupStateMachine;
@@ -30,6 +32,9 @@ pub(crate) type RaftGroup = Raft<TypeConfig, GroupStateMachine>;
 /// A Raft group on this node. Cheap to clone.
 #[derive(Clone)]
 pub struct Group(Arc<GroupParts>);
+
+/// Where the handle of a group is found that may die and be opened again: it is another one then, so it is not to be kept.
+pub type GroupSlot = Arc<RwLock<Group>>;
 
 /// What a group consists of.
 pub(crate) struct GroupParts {
@@ -48,6 +53,7 @@ pub(crate) struct GroupParts {
     pub(crate) entry_bytes_max: usize,
     /// Where a proposal waits for room, which takes a queue that is full.
     pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) pins: LogPins,
     pub(crate) proposals: Counter,
 }
 
@@ -271,6 +277,11 @@ impl Group {
         self.0.state.watch(self.0.id, range)
     }
 
+    /// Has `wake` called whenever applied rows in `range` change, and tells which ones: for a view that keeps up with them.
+    pub fn follow_rows(&self, range: Range<&[u8]>, wake: Wake) -> Follow {
+        self.0.state.follow(self.0.id, range, wake)
+    }
+
     /// Index of the last applied entry.
     pub fn applied_index(&self) -> u64 {
         self.0.progress.applied_index()
@@ -284,6 +295,15 @@ impl Group {
     /// Index of the last entry that was purged from the log here; never beyond [`Group::durable_index`].
     pub fn purged_index(&self) -> Option<u64> {
         self.0.log.purged().map(|purged| purged.index)
+    }
+
+    /// Keeps the entries from `from` on in the log, as far as they are there, until the pin is dropped.
+    pub fn pin_log(&self, from: u64) -> LogPin {
+        self.0.pins.pin(from)
+    }
+
+    pub(crate) fn pins(&self) -> &LogPins {
+        &self.0.pins
     }
 
     pub(crate) fn raft(&self) -> &RaftGroup {

@@ -28,6 +28,7 @@ mod flusher;
 mod hold_off;
 mod log_store;
 mod network;
+mod pins;
 mod progress;
 mod rows;
 mod snapshot;
@@ -38,7 +39,8 @@ mod supervisor;
 mod openraft_suite;
 
 pub use chain::{AppliedChain, ChainPosition, EntryStamp, Hlc, LeadEpoch};
-pub use group::{Group, Leadership, ProposalOutcome, ProposeError, ReadConsistency, ReadError, StopReason};
+pub use group::{Group, GroupSlot, Leadership, ProposalOutcome, ProposeError, ReadConsistency, ReadError, StopReason};
 pub use node::{Node, NodeError};
 pub use options::NodeOptions;
+pub use pins::LogPin;
 pub use types::{FOUNDING_REPLICA, GroupReplica, NodeInfo, REPLICA_ID_MIN, ReplicaId};

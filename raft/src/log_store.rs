@@ -458,6 +458,25 @@ mod tests {
         Entry { log_id: log_id(1, index), payload: Payload::Normal(rows) }
     }
 
+    #[test]
+    fn a_hole_at_the_start_is_not_taken_for_a_purge() {
+        const GROUP: GroupId = GroupId(1);
+        let (_, bytes) = encoding::encode_entry(entry(7));
+        let append = LogRecord::Append { group: GROUP, first_index: 7, entries: vec![bytes] };
+        for (purged, hole) in [(None, Some(0)), (Some(4), Some(5)), (Some(6), None)] {
+            let engine: Arc<dyn LogEngine> = Arc::new(CrashLog::new(1));
+            if let Some(upto) = purged {
+                let log_id = encoding::encode_log_id(&log_id(1, upto));
+                engine.submit(LogRecord::Purge { group: GROUP, upto, log_id }, None);
+            }
+            engine.submit(append.clone(), None);
+            let progress = Arc::new(GroupProgress::new(1, None));
+            let recovered = GroupLog::recover(GROUP, engine, progress, FailureReport::new(), 0);
+            let error = recovered.err().map(|error| error.to_string());
+            assert_eq!(error, hole.map(|index| format!("the log of group 1 has no entry {index}")));
+        }
+    }
+
     /// Whether entries come from the cache, from the engine, or from both: no more than a message should hold, and no hole.
     #[tokio::test]
     async fn reads_for_a_follower_are_bounded_in_bytes() {

@@ -20,6 +20,7 @@ use crate::hold_off::VoteHoldOff;
 use crate::log_store::GroupLog;
 use crate::network::GroupNetwork;
 use crate::options::NodeOptions;
+use crate::pins::LogPins;
 use crate::progress::{AppliedPosition, GroupProgress};
 use crate::state_machine::{ApplyLimits, GroupStateMachine};
 use crate::supervisor;
@@ -284,6 +285,7 @@ impl Node {
             entry_bytes_max: self.options.entry_bytes_max,
             runtime: tokio::runtime::Handle::current(),
             lease: self.options.election_timeout_max / 2,
+            pins: LogPins::default(),
             proposals: metrics::counter!("everlog_raft_proposals_total", "group" => group.to_string()),
         });
         Ok(OpenGroup { replica: identity, group, supervisor, ended })

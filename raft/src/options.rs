@@ -35,10 +35,11 @@ pub struct NodeOptions {
     pub flush_entries: u64,
     /// Rows never stay unflushed for longer, so that an idle group's log does not stay either.
     pub flush_interval: Duration,
-    /// Durable entries that are kept in the log all the same, for followers that lag a little.
-    pub log_tail_entries: u64,
-    /// Fewest entries worth a purge.
-    pub purge_entries_min: u64,
+    /// Durable entries that are kept in the log all the same, for followers that lag: bytes on disk, over all groups; the largest logs give
+    /// first. A start reads them.
+    pub log_tail_bytes: u64,
+    /// What each group may keep of it, however many there are.
+    pub log_tail_bytes_min: u64,
 }
 
 impl Default for NodeOptions {
@@ -56,8 +57,8 @@ impl Default for NodeOptions {
             flush_bytes: 64 << 20,
             flush_entries: 200_000,
             flush_interval: Duration::from_secs(30),
-            log_tail_entries: 1_000,
-            purge_entries_min: 1_000,
+            log_tail_bytes: 32 << 20,
+            log_tail_bytes_min: 128 << 10,
         }
     }
 }

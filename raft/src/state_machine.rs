@@ -7,8 +7,9 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use everlog_storage::GroupId;
-use everlog_storage::state::{RowBatch, StateEngine, StateError};
+use everlog_storage::state::{Attempt, RowBatch, StateEngine, StateError};
 use futures::{FutureExt, Stream, TryStreamExt};
 use metrics::{Counter, Gauge};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
@@ -44,8 +45,9 @@ pub(crate) struct GroupStateMachine {
     limits: ApplyLimits,
     membership: Arc<StoredMembership>,
     chain: Chain,
-    /// Closed when this state machine is gone, and with it whoever writes to the group's rows.
-    _ended: watch::Sender<()>,
+    /// Closed when nobody writes to the group's rows for this state machine any more.
+    ended: watch::Sender<()>,
+    stalled_writes: Counter,
     skipped_entries: Counter,
     applied_entries: Counter,
     applied_index: Gauge,
@@ -83,7 +85,8 @@ impl GroupStateMachine {
             limits,
             membership,
             chain,
-            _ended: ended,
+            ended,
+            stalled_writes: metrics::counter!("everlog_raft_stalled_writes_total", "group" => label.clone()),
             skipped_entries: metrics::counter!("everlog_raft_skipped_entries_total", "group" => label.clone()),
             applied_entries: metrics::counter!("everlog_raft_applied_entries_total", "group" => label.clone()),
             applied_index: metrics::gauge!("everlog_raft_applied_index", "group" => label),
@@ -132,18 +135,16 @@ impl GroupStateMachine {
         while let Some((entry, responder)) = entries.try_next().await? {
             self.collect(&mut chunk, entry, responder)?;
             if chunk.entries >= self.limits.entries_max || chunk.bytes >= self.limits.bytes_max {
-                self.commit(std::mem::take(&mut chunk))?;
+                self.commit(std::mem::take(&mut chunk)).await?;
             }
         }
-        self.commit(chunk)
+        self.commit(chunk).await
     }
 
-    fn commit(&mut self, chunk: Chunk) -> io::Result<()> {
+    async fn commit(&mut self, chunk: Chunk) -> io::Result<()> {
         let Some(log_id) = chunk.last else { return Ok(()) };
         let position = AppliedPosition { log_id, membership: self.membership.clone(), chain: self.chain.clone() };
-        // Straight on this task: a write to memory. Handing it to a thread would cost more than it takes.
-        let write = self.engine.commit(self.group, &encoding::encode_position(&position), &chunk.batches);
-        write.map_err(|error| self.failed(error))?;
+        self.write(encoding::encode_position(&position), chunk.batches).await?;
         self.progress.set_applied(position);
         self.applied_entries.increment(chunk.entries as u64);
         self.applied_index.set(log_id.index as f64);
@@ -152,6 +153,24 @@ impl GroupStateMachine {
         }
         self.flush_trigger.applied(&self.progress, chunk.bytes as u64);
         Ok(())
+    }
+
+    /// Straight on this task: a write to memory, and handing it to a thread would cost more than it takes. Only one that has to wait for
+    /// the disk is left to a thread, because connections and heartbeats must not wait with it.
+    async fn write(&self, position: Bytes, batches: Vec<RowBatch>) -> io::Result<()> {
+        let attempt = self.engine.try_commit(self.group, &position, &batches);
+        if attempt.map_err(|error| self.failed(error))? == Attempt::Done {
+            return Ok(());
+        }
+        self.stalled_writes.increment(1);
+        let (engine, group, ended) = (self.engine.clone(), self.group, self.ended.clone());
+        let write = move || {
+            let written = engine.commit(group, &position, &batches);
+            drop(ended);
+            written
+        };
+        let written = tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?;
+        written.map_err(|error| self.failed(error))
     }
 
     fn current_snapshot(&self) -> io::Result<Option<GroupSnapshotWithMeta>> {

@@ -13,6 +13,7 @@ use everlog_raft::{
     AppliedChain, ChainPosition, EntryStamp, Group, GroupReplica, Hlc, LeadEpoch, Node, NodeOptions, ProposalOutcome,
     ProposeError,
 };
+use everlog_random::Random;
 use everlog_storage::GroupId;
 use everlog_storage::state::Direction;
 use everlog_storage::twin::{CrashLog, CrashState};
@@ -87,36 +88,23 @@ async fn the_chain_survives_a_restart() {
     }
 }
 
-/// SplitMix64, so that a seed means the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
-        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (value ^ (value >> 31)) % bound
-    }
-}
-
 /// A leader that proposes ahead of what is applied, while Raft refuses any of its proposals (by a term that is not its own, as it
 /// refuses them by a lease that has run out): whatever it refuses, the rows of each epoch are a prefix of what was proposed.
 #[tokio::test]
 async fn rows_are_always_those_of_a_chain_without_a_gap() {
     for seed in 0..200 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let (node, ..) = node(seed);
         let group = node.create_group(GroupReplica::founding(GROUP)).await.unwrap();
         let term = leads(&group).await;
-        let refused_in_ten = random.below(6);
+        let refused_in_ten = random.below_u64(6);
         // What each epoch proposed, and what became of it.
         let mut outcomes: Vec<(ChainPosition, ProposalOutcome)> = Vec::new();
         let mut epoch = LeadEpoch { term, opening: 0 };
-        for _ in 0..1 + random.below(4) {
+        for _ in 0..1 + random.below_u64(4) {
             let mut next = epoch.start();
-            for _ in 0..random.below(12) {
-                if random.below(10) < refused_in_ten {
+            for _ in 0..random.below_u64(12) {
+                if random.below_u64(10) < refused_in_ten {
                     let mut refused = next;
                     refused.epoch.term += 1;
                     assert_eq!(propose(&group, refused).await.unwrap(), Err(ProposeError::NotLeader(GROUP)));
@@ -125,7 +113,7 @@ async fn rows_are_always_those_of_a_chain_without_a_gap() {
                 }
                 // It does not know yet what became of it.
                 next = next.next();
-                if random.below(4) == 0 {
+                if random.below_u64(4) == 0 {
                     tokio::task::yield_now().await;
                 }
             }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use common::{Lead, lead, put};
 use everlog_raft::{Group, GroupReplica, Leadership, Node, NodeOptions, ProposalOutcome, ProposeError, StopReason};
+use everlog_random::Random;
 use everlog_storage::GroupId;
 use everlog_storage::state::{Direction, Row, RowBatch, RowChange};
 use everlog_storage::twin::{CrashLog, CrashState};
@@ -20,38 +21,21 @@ const SEEDS: u64 = 60;
 const CRASHES: usize = 6;
 const IN_FLIGHT_MAX: usize = 4;
 
-/// SplitMix64, so that a seed means the same everywhere.
-struct Random(u64);
+fn key(random: &mut Random) -> Bytes {
+    Bytes::from(format!("k{:02}", random.below(30)))
+}
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
-        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        value ^ (value >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn key(&mut self) -> Bytes {
-        Bytes::from(format!("k{:02}", self.below(30)))
-    }
-
-    fn batch(&mut self) -> RowBatch {
-        let changes = 1 + self.below(4);
-        let change = |random: &mut Random| match random.below(10) {
-            0..7 => RowChange::Put { key: random.key(), value: Bytes::from(random.next().to_be_bytes().to_vec()) },
-            7..9 => RowChange::Delete { key: random.key() },
-            _ => {
-                let (one, other) = (random.key(), random.key());
-                RowChange::DeleteRange { start: one.clone().min(other.clone()), end: one.max(other) }
-            }
-        };
-        RowBatch { changes: (0..changes).map(|_| change(self)).collect() }
-    }
+fn batch(random: &mut Random) -> RowBatch {
+    let changes = 1 + random.below(4);
+    let change = |random: &mut Random| match random.below(10) {
+        0..7 => RowChange::Put { key: key(random), value: Bytes::from(random.any().to_be_bytes().to_vec()) },
+        7..9 => RowChange::Delete { key: key(random) },
+        _ => {
+            let (one, other) = (key(random), key(random));
+            RowChange::DeleteRange { start: one.clone().min(other.clone()), end: one.max(other) }
+        }
+    };
+    RowBatch { changes: (0..changes).map(|_| change(random)).collect() }
 }
 
 /// The rows of one group as they must be, and the proposals whose outcome is not known yet, in order.
@@ -110,18 +94,18 @@ async fn what_was_acknowledged_survives_crashes() {
 }
 
 async fn survive_crashes(seed: u64) {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut log = Arc::new(CrashLog::new(seed));
     let mut state = Arc::new(CrashState::new(seed));
     let mut models: Vec<Model> = (0..3).map(|_| Model::default()).collect();
     for crash in 0..CRASHES {
         let context = format!("seed {seed}, crash {crash}");
         let options = NodeOptions {
-            entry_cache_bytes_max: random.below(2_000) as usize,
-            apply_entries_max: 1 + random.below(4) as usize,
-            flush_bytes: 200 + random.below(2_000),
-            log_tail_entries: random.below(4),
-            purge_entries_min: 1 + random.below(3),
+            entry_cache_bytes_max: random.below(2_000),
+            apply_entries_max: 1 + random.below(4),
+            flush_bytes: 200 + random.below_u64(2_000),
+            log_tail_bytes: random.below_u64(400),
+            log_tail_bytes_min: random.below_u64(100),
             ..NodeOptions::default()
         };
         let node = Node::new(options, log.clone(), state.clone());
@@ -170,11 +154,11 @@ async fn run(
 ) {
     let mut held = false;
     for _ in 0..random.below(120) {
-        let at = random.below(groups.len() as u64) as usize;
+        let at = random.below(groups.len());
         let (running, model) = (&mut groups[at], &mut models[at]);
         match random.below(10) {
             0..5 if running.outcomes.len() < IN_FLIGHT_MAX => {
-                let batch = random.batch();
+                let batch = batch(random);
                 model.pending.push_back(batch.clone());
                 running.outcomes.push_back(running.lead.propose(batch).unwrap());
             }
@@ -260,7 +244,7 @@ async fn a_failed_fsync_is_fatal() {
 #[tokio::test]
 async fn a_failed_flush_is_fatal_and_purges_nothing() {
     let state = Arc::new(CrashState::new(1));
-    let options = NodeOptions { log_tail_entries: 0, purge_entries_min: 1, ..NodeOptions::default() };
+    let options = NodeOptions { log_tail_bytes: 0, log_tail_bytes_min: 0, ..NodeOptions::default() };
     let node = Node::new(options, Arc::new(CrashLog::new(1)), state.clone());
     let group = node.create_group(GroupReplica::founding(GroupId(1))).await.unwrap();
     let mut lead = lead(&group).await;

@@ -13,6 +13,7 @@ use common::{lead, leads, put};
 use everlog_raft::{
     EntryStamp, GroupReplica, Hlc, LeadEpoch, Leadership, Node, NodeOptions, ProposeError, ReadConsistency, StopReason,
 };
+use everlog_random::Random;
 use everlog_storage::state::Direction;
 use everlog_storage::{GroupId, LogOptions, RocksState, SegmentLog, StateOptions};
 
@@ -24,7 +25,7 @@ fn node(dir: &Path, options: NodeOptions) -> Node {
 
 /// Purges as soon as anything can be.
 fn eager() -> NodeOptions {
-    NodeOptions { log_tail_entries: 0, purge_entries_min: 1, ..NodeOptions::default() }
+    NodeOptions { log_tail_bytes: 0, log_tail_bytes_min: 0, ..NodeOptions::default() }
 }
 
 #[tokio::test]
@@ -138,6 +139,45 @@ async fn the_log_is_purged_behind_a_flush_and_only_there() {
             assert_eq!(group.purged_index(), Some(index));
         }
     }
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_tail_of_the_log_is_bounded_in_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = NodeOptions { log_tail_bytes: 200_000, log_tail_bytes_min: 30_000, ..NodeOptions::default() };
+    let node = node(dir.path(), options);
+    let mut random = Random::new(1);
+    let mut kept = Vec::new();
+    let mut groups = Vec::new();
+    // The first group is small enough to keep everything; the others share what it leaves.
+    for (id, entries, bytes) in [(1, 100, 100), (2, 100, 5_000), (3, 400, 1_000)] {
+        let group = node.create_group(GroupReplica::founding(GroupId(id))).await.unwrap();
+        let mut lead = lead(&group).await;
+        for _ in 0..entries {
+            lead.write(put("key", random.bytes(bytes))).await;
+        }
+        assert_eq!(group.purged_index(), None, "nothing is durable yet");
+        groups.push(group);
+    }
+    node.flush().await.unwrap();
+    for group in &groups {
+        assert!(group.purged_index() <= group.durable_index());
+        kept.push(group.applied_index() - group.purged_index().unwrap_or(0));
+    }
+    assert_eq!(groups[0].purged_index(), None);
+    assert!((15..=20).contains(&kept[1]) && (70..=100).contains(&kept[2]), "{kept:?}");
+
+    let mut lead = lead(&groups[1]).await;
+    let pin = groups[1].pin_log(groups[1].applied_index());
+    for _ in 0..100 {
+        lead.write(put("key", random.bytes(5_000))).await;
+    }
+    node.flush().await.unwrap();
+    assert!(groups[1].applied_index() - groups[1].purged_index().unwrap() > 100, "what is pinned stays");
+    drop(pin);
+    node.flush().await.unwrap();
+    assert!(groups[1].applied_index() - groups[1].purged_index().unwrap() < 25);
     node.shutdown().await.unwrap();
 }
 

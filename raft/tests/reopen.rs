@@ -14,7 +14,7 @@ use everlog_raft::{ChainPosition, Group, GroupReplica, Leadership, Node, NodeOpt
 use everlog_storage::log::{Completion, LogEngine, LogError, LogRecord, RecoveredGroup};
 use everlog_storage::state::{Direction, Row, RowBatch, StateEngine, StateError, StateSnapshot, Visitor};
 use everlog_storage::twin::{CrashLog, CrashState};
-use everlog_storage::{GroupId, Watch};
+use everlog_storage::{Follow, GroupId, Wake, Watch};
 
 const NONE: u32 = u32::MAX;
 
@@ -54,6 +54,14 @@ impl LogEngine for Fragile<CrashLog> {
 
     fn read(&self, group: GroupId, range: Range<u64>, bytes_max: usize) -> Result<Vec<Bytes>, LogError> {
         self.engine.read(group, range, bytes_max)
+    }
+
+    fn entries_bytes(&self, group: GroupId) -> u64 {
+        self.engine.entries_bytes(group)
+    }
+
+    fn tail_start(&self, group: GroupId, bytes_max: u64) -> Option<u64> {
+        self.engine.tail_start(group, bytes_max)
     }
 
     fn compact(&self) -> Result<(), LogError> {
@@ -99,6 +107,10 @@ impl StateEngine for Fragile<CrashState> {
 
     fn watch(&self, group: GroupId, range: Range<&[u8]>) -> Watch {
         self.engine.watch(group, range)
+    }
+
+    fn follow(&self, group: GroupId, range: Range<&[u8]>, wake: Wake) -> Follow {
+        self.engine.follow(group, range, wake)
     }
 
     fn snapshot(&self, group: GroupId) -> Result<Box<dyn StateSnapshot>, StateError> {

@@ -26,7 +26,7 @@ pub use directory::{DataDirectory, DirectoryError, NodeIdentity};
 pub use memory::EngineMemory;
 pub use rocks_state::{RocksState, StateOptions};
 pub use segment_log::{LogOptions, SegmentLog};
-pub use watch::Watch;
+pub use watch::{ChangedRows, Follow, Wake, Watch};
 
 /// A Raft group: the meta group is 0, partitions count from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]

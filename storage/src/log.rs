@@ -46,6 +46,13 @@ pub trait LogEngine: Send + Sync + 'static {
     /// least one. Indexes that are purged or not there end the answer early.
     fn read(&self, group: GroupId, range: Range<u64>, bytes_max: usize) -> Result<Vec<Bytes>, LogError>;
 
+    /// Bytes that the entries of `group` take. Told from memory.
+    fn entries_bytes(&self, group: GroupId) -> u64;
+
+    /// Where the entries of `group` begin that together take no more than `bytes_max` at the end of its log; behind the last one if not even
+    /// that fits. `None` if there are no entries. Told from memory.
+    fn tail_start(&self, group: GroupId, bytes_max: u64) -> Option<u64>;
+
     /// Gives back the memory and disk that purged entries still take, if that is worth the writing. Nothing changes that a caller
     /// could read. Blocks on the disk.
     fn compact(&self) -> Result<(), LogError>;

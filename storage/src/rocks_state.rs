@@ -13,6 +13,7 @@
 
 mod gaps;
 
+use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,16 +22,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, FlushOptions, Options, ReadOptions, Snapshot,
-    WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, ErrorKind, FlushOptions, Options, ReadOptions,
+    Snapshot, WriteBatch, WriteOptions,
 };
 
 use self::gaps::{GAP_ROWS_MIN, Gap, Gaps};
 use crate::keys::{KeyRange, after};
 use crate::state::{
-    Direction, Row, RowBatch, RowChange, StateEngine, StateError, StateSnapshot, StateStats, Visitor, check_row_key,
+    Attempt, Direction, Row, RowBatch, RowChange, StateEngine, StateError, StateSnapshot, StateStats, Visitor,
+    check_row_key,
 };
-use crate::watch::{Watch, Watches};
+use crate::watch::{Follow, Wake, Watch, Watches};
 use crate::{EngineMemory, GroupId};
 
 const GROUP_BYTES: usize = 4;
@@ -39,6 +41,10 @@ const ROWS_START: u8 = 0x01;
 /// First key byte that a row cannot have any more.
 const ROWS_END: u8 = 0xff;
 const APPLIED: &[u8] = b"\x00applied";
+
+/// Most rows of a deleted range that are deleted one by one. RocksDB sorts the range deletes of a memtable anew for the first read after each
+/// of them, which with thousands of runs that expire makes every read slow; a delete of a row costs others nothing.
+const SINGLE_DELETES_MAX: usize = 256;
 
 /// Reads between two calls of [`RocksState::rest`] up to which the block cache is not worth its memory: pages of timers that an idle
 /// node reads ahead, and somebody who looks at it now and then. The system's own cache still serves them, at the cost of unpacking.
@@ -101,6 +107,8 @@ pub struct RocksState {
     counters: Counters,
     metrics: Metrics,
     unlogged: WriteOptions,
+    /// The same for writes that fail where they would wait for flushes or compactions.
+    impatient: WriteOptions,
     watches: Watches,
     gaps: Gaps,
 }
@@ -112,6 +120,9 @@ impl RocksState {
         let db = DB::open(&rocksdb_options(&options, &block_cache), path).map_err(state_error)?;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
+        let mut impatient = WriteOptions::default();
+        impatient.disable_wal(true);
+        impatient.set_no_slowdown(true);
         Ok(RocksState {
             db: Arc::new(db),
             block_cache,
@@ -120,6 +131,7 @@ impl RocksState {
             counters: Counters::default(),
             metrics: Metrics::new(),
             unlogged,
+            impatient,
             watches: Watches::default(),
             gaps: Gaps::default(),
         })
@@ -157,9 +169,95 @@ impl RocksState {
         self.counters.reads.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn write(&self, batch: WriteBatch, rows: usize) -> Result<(), StateError> {
+    fn commit_with(
+        &self,
+        options: &WriteOptions,
+        group: GroupId,
+        applied: &[u8],
+        batches: &[RowBatch],
+    ) -> Result<Attempt, StateError> {
+        let (batch, rows) = self.write_batch(group, applied, batches)?;
+        match self.write(batch, rows, options) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Incomplete => return Ok(Attempt::WouldBlock),
+            Err(error) => return Err(state_error(error)),
+        }
+        // Once the rows can be read, and watches first: both are what `gaps` and `watch` rely on.
+        self.watches.changed(group, batches);
+        self.gaps.changed(group, batches);
+        Ok(Attempt::Done)
+    }
+
+    /// What a commit writes, and how many rows that changes.
+    fn write_batch(
+        &self,
+        group: GroupId,
+        applied: &[u8],
+        batches: &[RowBatch],
+    ) -> Result<(WriteBatch, usize), StateError> {
+        let mut batch = WriteBatch::default();
+        let mut key_buffer = group.0.to_be_bytes().to_vec();
+        let mut rows = 0;
+        // What the commit itself puts, where it also deletes ranges: that cannot be read yet.
+        let mut put_before = has_ranges(batches).then(BTreeSet::new);
+        for change in batches.iter().flat_map(|batch| &batch.changes) {
+            match change {
+                RowChange::Put { key, value } => {
+                    check_row_key(key)?;
+                    batch.put(prefixed(&mut key_buffer, key), value);
+                    if let Some(put_before) = &mut put_before {
+                        put_before.insert(key);
+                    }
+                }
+                RowChange::Delete { key } => {
+                    check_row_key(key)?;
+                    batch.delete(prefixed(&mut key_buffer, key));
+                }
+                RowChange::DeleteRange { start, end } if start < end => {
+                    let range = rows_within(group, start, end);
+                    match self.keys_if_few(range.clone())? {
+                        Some(keys) => {
+                            keys.iter().for_each(|key| batch.delete(key));
+                            for key in put_before.iter().flat_map(|keys| keys.range::<Bytes, _>(start..end)) {
+                                batch.delete(prefixed(&mut key_buffer, key));
+                            }
+                        }
+                        None => batch.delete_range(range.start, range.end),
+                    }
+                }
+                RowChange::DeleteRange { .. } => {}
+            }
+            rows += 1;
+        }
+        batch.put(prefixed(&mut key_buffer, APPLIED), applied);
+        Ok((batch, rows))
+    }
+
+    /// The keys in `range` as the engine has them, if there are no more than are deleted one by one.
+    fn keys_if_few(&self, range: Range<Vec<u8>>) -> Result<Option<Vec<Vec<u8>>>, StateError> {
+        if range.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let mut options = bounded(range);
+        // What is about to be deleted must not push out what is in use.
+        options.fill_cache(false);
+        let mut rows = self.db.raw_iterator_opt(options);
+        let mut keys = Vec::new();
+        rows.seek_to_first();
+        while let Some(key) = rows.key() {
+            if keys.len() == SINGLE_DELETES_MAX {
+                return Ok(None);
+            }
+            keys.push(key.to_vec());
+            rows.next();
+        }
+        rows.status().map_err(state_error)?;
+        Ok(Some(keys))
+    }
+
+    fn write(&self, batch: WriteBatch, rows: usize, options: &WriteOptions) -> Result<(), rocksdb::Error> {
         let bytes = batch.size_in_bytes() as u64;
-        self.db.write_opt(batch, &self.unlogged).map_err(state_error)?;
+        self.db.write_opt(batch, options)?;
         let rows = rows as u64;
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
         self.counters.rows.fetch_add(rows, Ordering::Relaxed);
@@ -178,34 +276,18 @@ impl RocksState {
 
 impl StateEngine for RocksState {
     fn commit(&self, group: GroupId, applied: &[u8], batches: &[RowBatch]) -> Result<(), StateError> {
-        let mut batch = WriteBatch::default();
-        let mut key_buffer = group.0.to_be_bytes().to_vec();
-        let mut rows = 0;
-        for change in batches.iter().flat_map(|batch| &batch.changes) {
-            match change {
-                RowChange::Put { key, value } => {
-                    check_row_key(key)?;
-                    batch.put(prefixed(&mut key_buffer, key), value);
-                }
-                RowChange::Delete { key } => {
-                    check_row_key(key)?;
-                    batch.delete(prefixed(&mut key_buffer, key));
-                }
-                RowChange::DeleteRange { start, end } => {
-                    let range = rows_within(group, start, end);
-                    if !range.is_empty() {
-                        batch.delete_range(range.start, range.end);
-                    }
-                }
-            }
-            rows += 1;
+        match self.commit_with(&self.unlogged, group, applied, batches)? {
+            Attempt::Done => Ok(()),
+            Attempt::WouldBlock => Err(StateError("a write that may wait was refused".to_owned())),
         }
-        batch.put(prefixed(&mut key_buffer, APPLIED), applied);
-        self.write(batch, rows)?;
-        // Once the rows can be read, and watches first: both are what `gaps` and `watch` rely on.
-        self.watches.changed(group, batches);
-        self.gaps.changed(group, batches);
-        Ok(())
+    }
+
+    fn try_commit(&self, group: GroupId, applied: &[u8], batches: &[RowBatch]) -> Result<Attempt, StateError> {
+        // What is in a range may have to be read from the disk.
+        if has_ranges(batches) {
+            return Ok(Attempt::WouldBlock);
+        }
+        self.commit_with(&self.impatient, group, applied, batches)
     }
 
     fn applied(&self, group: GroupId) -> Result<Option<Bytes>, StateError> {
@@ -265,6 +347,10 @@ impl StateEngine for RocksState {
         self.watches.watch(group, range)
     }
 
+    fn follow(&self, group: GroupId, range: Range<&[u8]>, wake: Wake) -> Follow {
+        self.watches.follow(group, range, wake)
+    }
+
     fn snapshot(&self, group: GroupId) -> Result<Box<dyn StateSnapshot>, StateError> {
         Ok(Box::new(RocksSnapshot::take(Arc::clone(&self.db), group)?))
     }
@@ -287,7 +373,7 @@ impl StateEngine for RocksState {
             count += 1;
         }
         batch.put(prefixed(&mut key_buffer, APPLIED), applied);
-        self.write(batch, count)?;
+        self.write(batch, count, &self.unlogged).map_err(state_error)?;
         self.replaced(group);
         Ok(())
     }
@@ -298,7 +384,7 @@ impl StateEngine for RocksState {
         let mut batch = WriteBatch::default();
         let old = group_range(group);
         batch.delete_range(old.start, old.end);
-        self.write(batch, 0)?;
+        self.write(batch, 0, &self.unlogged).map_err(state_error)?;
         self.replaced(group);
         Ok(())
     }
@@ -311,6 +397,11 @@ impl StateEngine for RocksState {
         self.metrics.flushes.increment(1);
         Ok(())
     }
+}
+
+fn has_ranges(batches: &[RowBatch]) -> bool {
+    let mut changes = batches.iter().flat_map(|batch| &batch.changes);
+    changes.any(|change| matches!(change, RowChange::DeleteRange { .. }))
 }
 
 /// A RocksDB snapshot that keeps its database open.

@@ -247,6 +247,14 @@ impl LogEngine for SegmentLog {
         read_entries(&self.locate(group, range, bytes_max), bytes_max).map_err(log_error)
     }
 
+    fn entries_bytes(&self, group: GroupId) -> u64 {
+        self.shared.lock().index.entries_bytes(group)
+    }
+
+    fn tail_start(&self, group: GroupId, bytes_max: u64) -> Option<u64> {
+        self.shared.lock().index.tail_start(group, bytes_max)
+    }
+
     fn room(&self) -> Result<LogRoom, LogError> {
         let segments = self.segments.lock();
         Ok(LogRoom {

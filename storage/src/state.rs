@@ -4,7 +4,7 @@ use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
 
-use crate::{GroupId, Watch};
+use crate::{Follow, GroupId, Wake, Watch};
 
 /// A batch of row changes of one group, in order; a later change to a key wins over an earlier one.
 ///
@@ -54,6 +54,11 @@ pub trait StateEngine: Send + Sync + 'static {
     /// Applies `batches` and the encoded applied position of `group` as one atomic write.
     fn commit(&self, group: GroupId, applied: &[u8], batches: &[RowBatch]) -> Result<(), StateError>;
 
+    /// [`StateEngine::commit`] for a caller that must not block: where that would wait for the disk, it does nothing and says so.
+    fn try_commit(&self, group: GroupId, applied: &[u8], batches: &[RowBatch]) -> Result<Attempt, StateError> {
+        self.commit(group, applied, batches).map(|()| Attempt::Done)
+    }
+
     /// The encoded applied position of `group` that `commit` was last given.
     fn applied(&self, group: GroupId) -> Result<Option<Bytes>, StateError>;
 
@@ -81,6 +86,9 @@ pub trait StateEngine: Send + Sync + 'static {
     /// Watches `range` for changes from now on.
     fn watch(&self, group: GroupId, range: Range<&[u8]>) -> Watch;
 
+    /// Has `wake` called whenever rows in `range` change, and tells which ones.
+    fn follow(&self, group: GroupId, range: Range<&[u8]>, wake: Wake) -> Follow;
+
     /// A view of the group's rows and applied position that later commits do not change.
     fn snapshot(&self, group: GroupId) -> Result<Box<dyn StateSnapshot>, StateError>;
 
@@ -107,6 +115,15 @@ pub trait StateSnapshot: Send + Sync {
 
     /// Up to `limit` rows with keys greater than `after` (all, if `None`), ascending.
     fn rows(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StateError>;
+}
+
+/// What became of a commit that must not block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// It is done.
+    Done,
+    /// Nothing was done; [`StateEngine::commit`] would wait for the disk.
+    WouldBlock,
 }
 
 /// Which way a scan goes.

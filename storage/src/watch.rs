@@ -1,9 +1,10 @@
-//! Key ranges that are watched for changes: what was read there holds for as long as nobody writes there.
+//! Key ranges that are watched for changes: what was read there holds for as long as nobody writes there; and followed ones, whose
+//! reader reads again what changes.
 //!
 //! A watch is set before the read and asked after it. Engines report a commit once its rows can be read, and before they return: so
 //! who begins to read after a commit has returned either sees the rows or is told of the change.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -21,7 +22,37 @@ pub(crate) struct Watches(Arc<Mutex<Registry>>);
 #[derive(Default)]
 struct Registry {
     watched: HashMap<GroupId, Vec<Watched>>,
+    followed: HashMap<GroupId, Vec<Followed>>,
     next_id: u64,
+}
+
+struct Followed {
+    id: u64,
+    range: KeyRange,
+    changed: ChangedRows,
+    wake: Wake,
+}
+
+/// Tells whoever follows a range that there is something to take. Called under a lock: it must do no more than that.
+pub type Wake = Box<dyn Fn() + Send + Sync>;
+
+/// What was written to in a range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangedRows {
+    /// These rows.
+    Keys(BTreeSet<Bytes>),
+    /// All of them, or more than are counted.
+    All,
+}
+
+/// Changes of one range that are remembered one by one.
+const CHANGES_REMEMBERED_MAX: usize = 1024;
+
+/// A range whose changes are told, until it is dropped.
+pub struct Follow {
+    watches: Watches,
+    group: GroupId,
+    id: u64,
 }
 
 struct Watched {
@@ -51,9 +82,25 @@ impl Watches {
         Watch { watches: self.clone(), group, id }
     }
 
+    /// Follows a range.
+    pub(crate) fn follow(&self, group: GroupId, range: Range<&[u8]>, wake: Wake) -> Follow {
+        let range = Bytes::copy_from_slice(range.start)..Bytes::copy_from_slice(range.end);
+        let mut registry = self.0.lock();
+        let id = registry.next_id;
+        registry.next_id += 1;
+        let changed = ChangedRows::Keys(BTreeSet::new());
+        registry.followed.entry(group).or_default().push(Followed { id, range, changed, wake });
+        Follow { watches: self.clone(), group, id }
+    }
+
     /// To be called after a commit.
     pub(crate) fn changed(&self, group: GroupId, batches: &[RowBatch]) {
         let mut registry = self.0.lock();
+        if !registry.followed.is_empty() {
+            for followed in registry.followed.get_mut(&group).into_iter().flatten() {
+                followed.note(batches);
+            }
+        }
         let Some(watched) = registry.watched.get_mut(&group) else { return };
         // Most changes are to tables that nobody watches.
         let start = watched.iter().map(|watch| &watch.unchanged.start).min().cloned().unwrap_or_default();
@@ -71,9 +118,61 @@ impl Watches {
 
     /// To be called after all rows of a group were replaced.
     pub(crate) fn replaced(&self, group: GroupId) {
-        for watch in self.0.lock().watched.get_mut(&group).into_iter().flatten() {
+        let mut registry = self.0.lock();
+        for watch in registry.watched.get_mut(&group).into_iter().flatten() {
             watch.unchanged.start = watch.unchanged.end.clone();
             watch.is_changed = true;
+        }
+        for followed in registry.followed.get_mut(&group).into_iter().flatten() {
+            followed.changed = ChangedRows::All;
+            (followed.wake)();
+        }
+    }
+}
+
+impl Followed {
+    fn note(&mut self, batches: &[RowBatch]) {
+        let mut is_changed = false;
+        for change in batches.iter().flat_map(|batch| &batch.changes) {
+            let key = match change {
+                RowChange::Put { key, .. } | RowChange::Delete { key } if self.range.contains(key) => Some(key),
+                RowChange::DeleteRange { start, end } if *start < self.range.end && self.range.start < *end => None,
+                _ => continue,
+            };
+            is_changed = true;
+            match (&mut self.changed, key) {
+                (ChangedRows::Keys(keys), Some(key)) if keys.len() < CHANGES_REMEMBERED_MAX => {
+                    // A copy: the key is a slice of a whole log entry.
+                    keys.insert(Bytes::copy_from_slice(key));
+                }
+                (changed, _) => *changed = ChangedRows::All,
+            }
+        }
+        if is_changed {
+            (self.wake)();
+        }
+    }
+}
+
+impl Follow {
+    /// What was written to since the last call. A row that is read after this call is read with all that is told.
+    pub fn take(&self) -> ChangedRows {
+        let nothing = || ChangedRows::Keys(BTreeSet::new());
+        let mut registry = self.watches.0.lock();
+        let followed =
+            registry.followed.get_mut(&self.group).and_then(|all| all.iter_mut().find(|one| one.id == self.id));
+        followed.map_or_else(nothing, |followed| std::mem::replace(&mut followed.changed, nothing()))
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        let mut registry = self.watches.0.lock();
+        if let Some(followed) = registry.followed.get_mut(&self.group) {
+            followed.retain(|one| one.id != self.id);
+            if followed.is_empty() {
+                registry.followed.remove(&self.group);
+            }
         }
     }
 }
@@ -187,6 +286,46 @@ mod tests {
         assert!(!watch.is_changed());
         changed(&watches, |batch| batch.put("d", "1"));
         assert!(watch.is_changed());
+    }
+
+    #[test]
+    fn who_follows_a_range_is_told_which_rows_changed() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let watches = Watches::default();
+        let wakes = Arc::new(AtomicUsize::new(0));
+        let wake = Arc::clone(&wakes);
+        let follow = watches.follow(
+            A,
+            b"b"..b"y",
+            Box::new(move || {
+                wake.fetch_add(1, Ordering::Relaxed);
+            }),
+        );
+        let keys = |keys: &[&'static str]| ChangedRows::Keys(keys.iter().map(|key| Bytes::from(*key)).collect());
+        changed(&watches, |batch| {
+            batch.put("a", "1");
+            batch.delete("y");
+        });
+        watches.changed(GroupId(2), &[]);
+        assert_eq!((follow.take(), wakes.load(Ordering::Relaxed)), (keys(&[]), 0));
+        changed(&watches, |batch| {
+            batch.put("d", "1");
+            batch.delete("c");
+        });
+        changed(&watches, |batch| batch.put("d", "2"));
+        assert_eq!((follow.take(), wakes.load(Ordering::Relaxed)), (keys(&["c", "d"]), 2));
+        assert_eq!(follow.take(), keys(&[]));
+        changed(&watches, |batch| batch.delete_range("x", "z"));
+        changed(&watches, |batch| batch.put("d", "3"));
+        assert_eq!(follow.take(), ChangedRows::All);
+        changed(&watches, |batch| {
+            (0..=CHANGES_REMEMBERED_MAX).for_each(|row| batch.put(format!("c{row}"), "1"));
+        });
+        assert_eq!(follow.take(), ChangedRows::All);
+        watches.replaced(A);
+        assert_eq!(follow.take(), ChangedRows::All);
+        drop(follow);
+        assert!(watches.0.lock().followed.is_empty());
     }
 
     #[test]

@@ -3,36 +3,29 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
+use everlog_random::Random;
 use everlog_storage::keys::{self, MetaKind, TaskQueueKey, WakeKey, WorkflowKey, decode_run_row, decode_task};
 
 const NAMESPACE: [u8; 16] = *b"namespace-is-16b";
 const RUN: [u8; 16] = [0xab; 16];
 
-/// SplitMix64: test data that is the same on every run.
-struct Random(u64);
+/// Makes test data, the same on every run.
+struct Data(Random);
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
-        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        value ^ (value >> 31)
-    }
-
+impl Data {
     fn pick<T: Clone>(&mut self, from: &[T]) -> T {
-        from[(self.next() % from.len() as u64) as usize].clone()
+        self.0.of(from).clone()
     }
 
     fn int(&mut self) -> i64 {
-        let any = self.next() as i64;
+        let any = self.0.any() as i64;
         self.pick(&[any, any % 3, i64::MIN, -1, 0, 1, i64::MAX, i64::MAX - 1])
     }
 
     /// Few and close to each other, with all that needs escaping.
     fn string(&mut self) -> String {
         let letters = ["\0", "\u{1}", "a", "b", "\u{ff}", "\u{7f}", "ü"];
-        (0..self.next() % 4).map(|_| self.pick(&letters)).collect()
+        (0..self.0.below(4)).map(|_| self.pick(&letters)).collect()
     }
 
     fn id(&mut self) -> [u8; 16] {
@@ -63,12 +56,12 @@ impl Random {
 
 /// Random values, each with its key: the keys must be in the order of `sort_key`, and read back.
 fn check<T: Clone + PartialEq + std::fmt::Debug, O: Ord>(
-    mut make: impl FnMut(&mut Random) -> T,
+    mut make: impl FnMut(&mut Data) -> T,
     encode: impl Fn(&T) -> Bytes,
     decode: impl Fn(&[u8]) -> Option<T>,
     order: impl Fn(&T) -> O,
 ) {
-    let mut random = Random(1);
+    let mut random = Data(Random::new(1));
     for _ in 0..20_000 {
         let (left, right) = (make(&mut random), make(&mut random));
         assert_eq!(decode(&encode(&left)).as_ref(), Some(&left));
@@ -82,12 +75,12 @@ fn check<T: Clone + PartialEq + std::fmt::Debug, O: Ord>(
 
 #[test]
 fn wakes_are_ordered_by_time() {
-    check(Random::wake, WakeKey::encode, |key| WakeKey::decode(key).ok(), WakeKey::clone);
+    check(Data::wake, WakeKey::encode, |key| WakeKey::decode(key).ok(), WakeKey::clone);
 }
 
 #[test]
 fn tasks_are_ordered_by_queue_and_position() {
-    let mut random = Random(1);
+    let mut random = Data(Random::new(1));
     for _ in 0..20_000 {
         let (left, right) = (random.task(), random.task());
         let (left_key, right_key) = (task_key(&left), task_key(&right));
@@ -108,7 +101,7 @@ fn task_key((namespace, kind, task_queue, position): &([u8; 16], u8, String, Vec
 
 #[test]
 fn visibility_is_found_by_namespace() {
-    let mut random = Random(1);
+    let mut random = Data(Random::new(1));
     for _ in 0..20_000 {
         let (namespace, other, position) = (random.id(), random.id(), random.int().to_be_bytes());
         let key = keys::visibility_row(&other, &position);
@@ -119,7 +112,7 @@ fn visibility_is_found_by_namespace() {
 
 #[test]
 fn run_rows_come_back_as_they_were() {
-    let mut random = Random(1);
+    let mut random = Data(Random::new(1));
     for _ in 0..20_000 {
         let (workflow_id, run_id, (kind, suffix)) = (random.string(), random.id(), random.row());
         let run = WorkflowKey::new(random.id(), &workflow_id).run(&run_id);
@@ -131,7 +124,7 @@ fn run_rows_come_back_as_they_were() {
 
 #[test]
 fn workflows_and_runs_are_ranges_of_their_own() {
-    let mut random = Random(1);
+    let mut random = Data(Random::new(1));
     for _ in 0..20_000 {
         let (left_id, right_id) = (random.string(), random.string());
         // Of one slot, or the slot alone would keep them apart.
@@ -160,7 +153,7 @@ fn the_current_run_comes_first() {
 
 #[test]
 fn rows_of_a_run_lie_by_kind_and_suffix() {
-    let mut random = Random(1);
+    let mut random = Data(Random::new(1));
     let run = WorkflowKey::new(NAMESPACE, "workflow").run(&RUN);
     for _ in 0..20_000 {
         let (left, right) = (random.row(), random.row());
@@ -185,7 +178,7 @@ fn wakes_are_found_by_time() {
 
 #[test]
 fn tables_do_not_mix() {
-    let mut random = Random(1);
+    let mut random = Data(Random::new(1));
     let (wake, task) = (random.wake().encode(), task_key(&random.task()));
     assert!(WakeKey::decode(&task).is_err() && decode_task(&wake).is_err() && decode_run_row(&wake).is_err());
     assert!(!keys::visibility_range(&[0; 16]).contains(&task) && !keys::all_tasks().contains(&wake));
@@ -197,10 +190,10 @@ fn tables_do_not_mix() {
 
 #[test]
 fn any_bytes_are_a_key_or_an_error() {
-    let mut random = Random(1);
+    let mut random = Data(Random::new(1));
     for _ in 0..50_000 {
-        let mut key = random.pick(&[random.0 as u8 % 8]).to_be_bytes().to_vec();
-        key.extend((0..random.next() % 60).map(|_| random.pick(&[0, 1, 2, 7, 0xff])));
+        let mut key = (random.0.any() as u8 % 8).to_be_bytes().to_vec();
+        key.extend((0..random.0.below(60)).map(|_| random.pick(&[0, 1, 2, 7, 0xff])));
         let _ = (WakeKey::decode(&key), decode_task(&key).is_ok(), decode_run_row(&key).is_ok());
     }
 }
@@ -243,7 +236,6 @@ fn keys_and_slots_are_what_they_always_were() {
         ("task", queue.task(b"position")),
         ("visibility", keys::visibility_row(&NAMESPACE, b"position")),
         ("namespace", keys::meta_row(MetaKind::Namespace, &NAMESPACE)),
-        ("namespace name", keys::meta_row(MetaKind::NamespaceName, b"default")),
         ("other meta row", keys::meta_row(MetaKind::Other, b"slots")),
         ("partition row", keys::partition_row("outbox-sequence")),
     ];

@@ -82,6 +82,7 @@ on_both!(
     a_purge_beyond_the_end_moves_the_start,
     an_older_purge_changes_nothing,
     a_long_log_is_purged_in_steps,
+    a_tail_is_found_by_its_bytes,
     compaction_changes_nothing_that_can_be_read,
     votes_are_replaced,
     the_replica_is_remembered,
@@ -266,6 +267,34 @@ fn a_long_log_is_purged_in_steps<D: Disk>() {
     }
     assert_eq!(log.read(A, 2000..2001, ALL).unwrap(), entries(2000..2001));
     assert_eq!(range(&log, B), (Some(1), Some(2000)));
+}
+
+fn a_tail_is_found_by_its_bytes<D: Disk>() {
+    let mut disk = D::new();
+    let mut log = disk.start();
+    assert_eq!((log.entries_bytes(A), log.tail_start(A, 100)), (0, None));
+    write(&log, append(B, 0..5));
+    write(&log, purge(A, 9));
+    // All of the same length.
+    write(&log, append(A, 10..95));
+    write(&log, LogRecord::Truncate { group: A, from: 90 });
+    write(&log, append(A, 85..95));
+    write(&log, append(A, 95..100));
+    write(&log, purge(A, 19));
+    for _ in 0..2 {
+        let each = log.entries_bytes(A) / 80;
+        assert_eq!(log.entries_bytes(A), 80 * each);
+        for kept in 0..=80 {
+            assert_eq!(log.tail_start(A, kept * each), Some(100 - kept));
+            assert_eq!(log.tail_start(A, kept * each + each - 1), Some(100 - kept));
+        }
+        assert_eq!(log.tail_start(A, u64::MAX), Some(20));
+        log = disk.restart(log);
+    }
+    write(&log, purge(A, 99));
+    assert_eq!((log.entries_bytes(A), log.tail_start(A, 100)), (0, None));
+    write(&log, LogRecord::Destroy { group: B });
+    assert_eq!(log.entries_bytes(B), 0);
 }
 
 fn compaction_changes_nothing_that_can_be_read<D: Disk>() {

@@ -3,34 +3,23 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
+use everlog_random::Random;
 use everlog_storage::state::{RowBatch, RowChange};
 
-/// SplitMix64: test data that is the same on every run.
-struct Random(u64);
+/// Makes test data, the same on every run.
+struct Data(Random);
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
-        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        value ^ (value >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
+impl Data {
     fn bytes(&mut self) -> Bytes {
         // Lengths on both sides of where the length itself takes a second and a third byte.
-        let len = [0, 1, 5, 127, 128, 300, 16_384][self.below(7) as usize];
-        (0..len).map(|_| self.next() as u8).collect()
+        let len = [0, 1, 5, 127, 128, 300, 16_384][self.0.below(7)];
+        self.0.bytes(len).into()
     }
 
     fn batch(&mut self) -> RowBatch {
         let mut batch = RowBatch::new();
-        for _ in 0..self.below(8) {
-            match self.below(3) {
+        for _ in 0..self.0.below(8) {
+            match self.0.below(3) {
                 0 => batch.put(self.bytes(), self.bytes()),
                 1 => batch.delete(self.bytes()),
                 _ => batch.delete_range(self.bytes(), self.bytes()),
@@ -60,7 +49,7 @@ fn batches_are_encoded_as_they_always_were() {
 
 #[test]
 fn batches_come_back_as_they_were() {
-    let mut random = Random(1);
+    let mut random = Data(Random::new(1));
     for _ in 0..500 {
         let batch = random.batch();
         let encoded = batch.encode();
@@ -81,7 +70,7 @@ fn decoded_rows_are_slices_of_the_input() {
 
 #[test]
 fn every_cut_and_every_extra_byte_is_an_error() {
-    let mut random = Random(2);
+    let mut random = Data(Random::new(2));
     for _ in 0..50 {
         let encoded = random.batch().encode();
         let cuts = (0..encoded.len()).step_by(1 + encoded.len() / 200);
@@ -95,15 +84,15 @@ fn every_cut_and_every_extra_byte_is_an_error() {
 
 #[test]
 fn corrupt_bytes_are_an_error_or_another_batch_but_never_a_panic() {
-    let mut random = Random(3);
+    let mut random = Data(Random::new(3));
     for _ in 0..20_000 {
         let mut batch = RowBatch::new();
         batch.put("some key", "some value");
         batch.delete_range("a", "b");
         let mut encoded = batch.encode().to_vec();
-        for _ in 0..=random.below(3) {
-            let at = random.below(encoded.len() as u64) as usize;
-            encoded[at] = random.next() as u8;
+        for _ in 0..=random.0.below(3) {
+            let at = random.0.below(encoded.len());
+            encoded[at] = random.0.any() as u8;
         }
         let _ = RowBatch::decode(&Bytes::from(encoded));
     }

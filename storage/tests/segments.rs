@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use bytes::Bytes;
+use everlog_random::Random;
 use everlog_storage::log::{LogEngine, LogError, LogRecord};
 use everlog_storage::twin::CrashLog;
 use everlog_storage::{GroupId, LogOptions, SegmentLog};
@@ -22,9 +23,8 @@ fn open(directory: &Path) -> Result<SegmentLog, LogError> {
 
 /// Bytes that cannot be compressed.
 fn entry(group: GroupId, index: u64, bytes: usize) -> Bytes {
-    let mut random = Random(((u64::from(group.0) + 1) << 40) + index + 1);
-    let noise = std::iter::repeat_with(|| random.below(256) as u8);
-    format!("{group}/{index} ").into_bytes().into_iter().chain(noise.take(bytes)).collect()
+    let mut random = Random::new((u64::from(group.0) << 40) + index);
+    [format!("{group}/{index} ").into_bytes(), random.bytes(bytes)].concat().into()
 }
 
 fn append(group: GroupId, index: u64, bytes: usize) -> LogRecord {
@@ -286,17 +286,17 @@ fn a_missing_segment_is_refused() {
 fn any_damage_is_found_or_does_no_harm() {
     let (directory, segment) = twenty();
     let length = usize::try_from(std::fs::metadata(&segment).unwrap().len()).unwrap();
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     let mut opened = 0;
     for _ in 0..300 {
         let copy = damaged(directory.path(), &segment, |bytes| {
-            for _ in 0..1 + random.below(3) {
-                let at = usize::try_from(random.below(4096.min(length as u64))).unwrap();
-                let end = (at + 1 + usize::try_from(random.below(20)).unwrap()).min(length);
-                bytes[at..end].fill(u8::try_from(random.below(256)).unwrap());
+            for _ in 0..1 + random.below_u64(3) {
+                let at = usize::try_from(random.below_u64(4096.min(length as u64))).unwrap();
+                let end = (at + 1 + usize::try_from(random.below_u64(20)).unwrap()).min(length);
+                bytes[at..end].fill(u8::try_from(random.below_u64(256)).unwrap());
             }
-            if random.below(4) == 0 {
-                bytes.truncate(usize::try_from(random.below(length as u64)).unwrap());
+            if random.below_u64(4) == 0 {
+                bytes.truncate(usize::try_from(random.below_u64(length as u64)).unwrap());
             }
         });
         let Ok(log) = open(copy.path()) else { continue };
@@ -343,46 +343,34 @@ fn a_damaged_entry_is_not_read() {
     assert!(refused.contains("an entry is damaged"), "{refused}");
 }
 
-/// Small random numbers, the same for the same seed (xorshift, Marsaglia 2003).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
-
 /// Whatever is done to it, the log holds what its twin in memory holds, also after a restart.
 #[test]
 fn a_log_and_its_twin_hold_the_same() {
     const GROUPS: u32 = 4;
     const STEPS: u64 = 1500;
     for seed in 1..=4u64 {
-        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut random = Random::new(seed);
         let directory = tempfile::tempdir().unwrap();
         let (mut log, twin) = (open(directory.path()).unwrap(), CrashLog::new(seed));
         // First and last index of each group.
         let mut bounds: BTreeMap<GroupId, (u64, u64)> = (0..GROUPS).map(|group| (GroupId(group), (1, 0))).collect();
         for step in 0..STEPS {
-            let group = GroupId(u32::try_from(random.below(u64::from(GROUPS))).unwrap());
+            let group = GroupId(u32::try_from(random.below_u64(u64::from(GROUPS))).unwrap());
             let (first, last) = bounds[&group];
-            let record = match random.below(100) {
+            let record = match random.below_u64(100) {
                 0..70 => {
-                    let count = 1 + random.below(4);
+                    let count = 1 + random.below_u64(4);
                     let entry = |index| entry(group, index + 1000 * step, 10 + usize::try_from(step % 900).unwrap());
                     bounds.insert(group, (first, last + count));
                     LogRecord::Append { group, first_index: last + 1, entries: (0..count).map(entry).collect() }
                 }
                 70..80 if last >= first => {
-                    let from = first + random.below(last + 1 - first);
+                    let from = first + random.below_u64(last + 1 - first);
                     bounds.insert(group, (first, from - 1));
                     LogRecord::Truncate { group, from }
                 }
                 80..92 => {
-                    let upto = first + random.below(last + 3 - first.min(last + 2));
+                    let upto = first + random.below_u64(last + 3 - first.min(last + 2));
                     bounds.insert(group, (upto + 1, last.max(upto)));
                     purge(group, upto)
                 }
@@ -395,10 +383,10 @@ fn a_log_and_its_twin_hold_the_same() {
             };
             write(&log, record.clone());
             write(&twin, record);
-            if random.below(100) == 0 {
+            if random.below_u64(100) == 0 {
                 log.compact().unwrap();
             }
-            if random.below(60) == 0 {
+            if random.below_u64(60) == 0 {
                 drop(log);
                 log = open(directory.path()).unwrap();
             }

@@ -75,6 +75,7 @@ on_both!(
     what_is_there_is_never_said_to_be_absent,
     later_changes_win_within_a_commit,
     ranges_are_deleted,
+    ranges_are_deleted_however_many_rows_they_have,
     scans_keep_to_their_range_direction_and_limit,
     visits_show_what_scans_show,
     a_watch_tells_of_changes,
@@ -200,6 +201,27 @@ fn ranges_are_deleted<D: Disk>() {
     assert_eq!(content(&state, A), "");
     assert_eq!(applied(&state, A).as_deref(), Some("4"));
     assert_eq!(content(&state, B), "b=1");
+}
+
+fn ranges_are_deleted_however_many_rows_they_have<D: Disk>() {
+    let mut disk = D::new();
+    let mut state = disk.start();
+    for rows in [0, 1, 255, 256, 257, 1_000] {
+        let row = |number: usize| Bytes::from(format!("m{number:04}"));
+        let mut batch = RowBatch::new();
+        (0..rows).for_each(|number| batch.put(row(number), "old"));
+        state.commit(A, b"1", &[batch, self::batch("+a=1 +z=1")]).unwrap();
+        // Some are written and deleted by the commit itself, before the range and behind it.
+        let mut batch = self::batch("+m0000=new +m0001=new +m9000=new -m0001 -m..n +m0002=kept -a..b +b=1 -b..c");
+        batch.put("z", "kept");
+        state.commit(A, b"2", &[batch]).unwrap();
+        for _ in 0..2 {
+            let all = state.scan(A, &b"a"[..]..&b"zz"[..], Direction::Ascending, ALL).unwrap();
+            assert_eq!(show(all), "m0002=kept z=kept", "{rows} rows");
+            state = disk.restart(state);
+        }
+        commit(&state, A, "3", "-m0002 -z");
+    }
 }
 
 fn scans_keep_to_their_range_direction_and_limit<D: Disk>() {

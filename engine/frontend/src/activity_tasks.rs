@@ -83,8 +83,7 @@ async fn start_task(
         request_id: uuid::Uuid::new_v4().to_string(),
     });
     let address = lease.address.clone();
-    let partition = frontend.partitions.of(&address);
-    match partition.execute(address.clone(), Some(lease.task.key.position.run_id), command).await {
+    match frontend.router.execute(address, Some(lease.task.key.position.run_id), command).await {
         Ok(Reply::ActivityTaskStarted(response)) => {
             lease.done();
             Ok(Some(*response))

@@ -15,8 +15,7 @@ impl Services {
         run_id: Option<RunId>,
         command: impl Into<Command>,
     ) -> Result<Reply, Error> {
-        let partition = self.partitions.of(&address);
-        partition.execute(address.clone(), run_id, command).await.map_err(|error| explain(error, &address, run_id))
+        self.router.execute(address.clone(), run_id, command).await.map_err(|error| explain(error, &address, run_id))
     }
 }
 

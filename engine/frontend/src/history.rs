@@ -68,14 +68,14 @@ struct Read<'a> {
 
 impl Read<'_> {
     async fn view(&self, run_id: Option<RunId>) -> Result<RunView, Error> {
-        let partition = self.frontend.partitions.of(&self.address);
+        let partition = self.frontend.router.partition_of(&self.address)?;
         let view = partition.view(self.address.clone(), run_id, None, Duration::ZERO);
         view.await.map_err(|error| explain(error, &self.address, run_id))
     }
 
     /// Waits until the run has an event `seen` or has closed; not longer than the caller has time.
     async fn news(&self, run_id: RunId, seen: i64) -> Result<RunView, Error> {
-        let partition = self.frontend.partitions.of(&self.address);
+        let partition = self.frontend.router.partition_of(&self.address)?;
         let wait = self.until.saturating_duration_since(Instant::now());
         tokio::select! {
             view = partition.view(self.address.clone(), Some(run_id), Some(seen), wait) => {
@@ -116,7 +116,7 @@ impl Read<'_> {
                 return Ok(response(Vec::new(), token.is_open.then_some(&token)));
             }
         }
-        let partition = self.frontend.partitions.of(&self.address);
+        let partition = self.frontend.router.partition_of(&self.address)?;
         let page = partition
             .read_history(&self.address, token.run_id, token.from, token.to, self.page_events_max)
             .await
@@ -166,7 +166,7 @@ impl Read<'_> {
         if view.is_open {
             return Ok(response(Vec::new(), self.wait.then_some(&token)));
         }
-        let partition = self.frontend.partitions.of(&self.address);
+        let partition = self.frontend.router.partition_of(&self.address)?;
         let page = partition
             .read_history(&self.address, view.run_id, view.next_event_id - 1, view.next_event_id, 1)
             .await
@@ -226,7 +226,7 @@ pub(super) async fn get_workflow_execution_history_reverse(
     let namespace = frontend.namespace(&request.namespace)?;
     let (workflow_id, run_id) = validate::execution(request.execution.as_ref())?;
     let address = address(&namespace, workflow_id);
-    let partition = frontend.partitions.of(&address);
+    let partition = frontend.router.partition_of(&address)?;
     let (run_id, to) = match HistoryToken::decode(&request.next_page_token, run_id)? {
         Some(token) => (token.run_id, token.to),
         None => {

@@ -44,7 +44,7 @@ use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
 use everlog_meta::{NamespaceRecord, Namespaces};
 use everlog_model::WorkflowRef;
-use everlog_partition::Partitions;
+use everlog_partition::Router;
 use everlog_visibility::Tallies;
 use tokio::sync::watch;
 
@@ -53,8 +53,8 @@ use self::errors::Error;
 /// What the frontend works with.
 #[derive(Clone)]
 pub struct Services {
-    /// The workflows.
-    pub partitions: Partitions,
+    /// The way to the workflows.
+    pub router: Router,
     /// The task queues.
     pub matching: MatchingHandle,
     /// The namespaces.

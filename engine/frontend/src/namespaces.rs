@@ -111,8 +111,8 @@ pub(super) async fn update_namespace(
     let record = frontend
         .namespaces
         .update(&request.namespace, |change| {
-            change.set_texts(info.description, info.owner_email);
-            change.merge_data(info.data);
+            change.set_texts(&info.description, &info.owner_email);
+            change.merge_data(&info.data);
             if let Some(retention) = new_retention {
                 change.set_retention(retention);
             }

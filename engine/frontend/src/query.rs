@@ -102,7 +102,7 @@ impl Asked {
     /// Whether a worker could have taken the query: someone polled its queue, or a workflow task is on its way.
     async fn has_worker(&self) -> bool {
         let run_id = self.run_id;
-        let partition = self.services.partitions.of(&self.address);
+        let Ok(partition) = self.services.router.partition_of(&self.address) else { return true };
         let view = partition.inspect(self.address.clone(), run_id, move |workflow, _| {
             let run = workflow.run(run_id);
             let run = run.ok_or_else(Rejection::workflow_not_found)?;

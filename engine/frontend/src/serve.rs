@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use everlog_config::{Addresses, Listen};
-use everlog_partition::{Partitions, Status};
+use everlog_partition::{Router, Status};
 use everlog_proto::operator_service::{OperatorServiceServer, operator_service_server};
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
 use tokio::net::TcpListener;
@@ -117,7 +117,7 @@ pub async fn serve(
     let serving = Arc::new(AtomicBool::new(true));
     let health = HealthReporter::new();
     tell_health(&health, ServingStatus::Serving).await;
-    let watching = tokio::spawn(watch_partitions(services.partitions.clone(), health.clone(), Arc::clone(&serving)));
+    let watching = tokio::spawn(watch_partitions(services.router.clone(), health.clone(), Arc::clone(&serving)));
 
     let matching = services.matching.clone();
     let metrics = http::metrics(services.render_metrics);
@@ -165,9 +165,9 @@ pub async fn serve(
 
 /// Keeps health at what the partitions say: one that cannot serve makes the server say so, since its workflows are reached through no
 /// other.
-async fn watch_partitions(partitions: Partitions, health: HealthReporter, serving: Arc<AtomicBool>) {
+async fn watch_partitions(router: Router, health: HealthReporter, serving: Arc<AtomicBool>) {
     let mut statuses: Vec<_> =
-        partitions.iter().map(|partition| (partition.group().id(), partition.status())).collect();
+        router.partitions().map(|partition| (partition.group().id(), partition.status())).collect();
     let gauges: Vec<_> = statuses
         .iter()
         .map(|(id, _)| metrics::gauge!("everlog_partition_serving", "partition" => id.to_string()))

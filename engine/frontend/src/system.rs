@@ -64,7 +64,7 @@ pub(super) async fn get_cluster_info(
             ..VersionInfo::default()
         }),
         cluster_name: CLUSTER_NAME.to_owned(),
-        history_shard_count: i32::try_from(frontend.partitions.iter().count()).unwrap_or(i32::MAX),
+        history_shard_count: i32::try_from(frontend.router.partitions().count()).unwrap_or(i32::MAX),
         persistence_store: STORE_NAME.to_owned(),
         visibility_store: STORE_NAME.to_owned(),
         initial_failover_version: 1,

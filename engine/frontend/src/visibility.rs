@@ -147,5 +147,5 @@ impl From<VisibilityError> for Error {
 
 /// Where lists find the groups that hold a workflow.
 fn groups_of(frontend: &Frontend) -> impl Fn(Option<&WorkflowRef>) -> Vec<Group> {
-    |workflow| frontend.partitions.groups(workflow)
+    |workflow| frontend.router.groups(workflow)
 }

@@ -72,7 +72,7 @@ pub(super) async fn describe_workflow_execution(
     let namespace = frontend.namespace(&request.namespace)?;
     let (workflow_id, run_id) = validate::execution(request.execution.as_ref())?;
     let address = address(&namespace, workflow_id);
-    let partition = frontend.partitions.of(&address);
+    let partition = frontend.router.partition_of(&address)?;
     partition
         .inspect(address.clone(), run_id, move |workflow, _| describe::describe(workflow, run_id))
         .await

@@ -93,7 +93,7 @@ async fn start_task(frontend: &Frontend, poll: &Poll, lease: TaskLease) -> Outco
         request_id: uuid::Uuid::new_v4().to_string(),
     });
     let (address, run_id) = (lease.address.clone(), lease.task.key.position.run_id);
-    match frontend.partitions.of(&address).start_workflow_task(address.clone(), run_id, command).await {
+    match frontend.router.start_workflow_task(address, run_id, command).await {
         Ok(started) => {
             let backlog = lease.backlog;
             lease.done();
@@ -117,7 +117,7 @@ async fn start_query(frontend: &Frontend, lease: QueryLease) -> Outcome {
     }
     let command = RunCommand::StartQueryTask { task_queue: lease.queue_name.clone() };
     let (address, run_id) = (lease.address.clone(), lease.run_id());
-    match frontend.partitions.of(&address).start_workflow_task(address.clone(), run_id, command).await {
+    match frontend.router.start_workflow_task(address, run_id, command).await {
         Ok(started) => {
             let query = lease.query.query.clone();
             lease.done();
@@ -159,8 +159,8 @@ pub(super) async fn respond_workflow_task_completed(
     }
     let (address, run_id) = (address(&namespace, &token.workflow_id), token.run_id);
     let next = frontend
-        .partitions
-        .of(&address)
+        .router
+        .partition_of(&address)?
         .complete_workflow_task(address.clone(), run_id, RunCommand::CompleteWorkflowTask(token, Box::new(request)))
         .await
         .map_err(|error| explain(error, &address, Some(run_id)))?;

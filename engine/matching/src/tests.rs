@@ -6,6 +6,7 @@ use std::pin::Pin;
 
 use everlog_kernel::{Namespace, NamespaceId, RunId, Time};
 use everlog_proto::api::query::v1::WorkflowQuery;
+use everlog_random::Random;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::advance;
@@ -521,19 +522,6 @@ async fn idle_queues_are_forgotten_and_others_are_not() {
     assert_eq!(next_event(&matching).await, 2);
 }
 
-/// SplitMix64, as the kernel's ids.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % bound as u64) as usize
-    }
-}
-
 /// A partition's view of one queue: what is to be done, and who has it in hand.
 struct Interleaving {
     random: Random,
@@ -552,7 +540,7 @@ impl Interleaving {
     fn new(seed: u64) -> Interleaving {
         let (matching, rows) = matching_with_memory(4);
         Interleaving {
-            random: Random(seed),
+            random: Random::new(seed),
             matching,
             rows,
             next_event: 0,
@@ -665,7 +653,7 @@ async fn threads_share_a_queue_without_losing_a_task() {
         .map(|worker| {
             let (matching, seen) = (matching.clone(), seen.clone());
             tokio::spawn(async move {
-                let mut random = Random(worker);
+                let mut random = Random::new(worker);
                 while seen.lock().len() < TASKS as usize {
                     let mut poll = Box::pin(matching.poll(normal_poll(), Instant::now() + Duration::from_millis(20)));
                     if random.below(4) == 0 {

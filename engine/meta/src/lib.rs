@@ -1,13 +1,18 @@
-//! The metadata of the cluster: namespaces with their search attributes, and how many partitions there are.
+//! The metadata of the cluster: namespaces with their search attributes, and which partition holds which hash slot.
 //!
-//! They are rows of the meta group, written through its log like everything else, and read from an index in memory. A change
-//! is answered after it was applied, so that whoever made it sees it at once.
+//! They are rows of the meta group, written through its log like everything else. Every node with a replica keeps a view of the rows
+//! that are applied there. A change is answered once the view has it, so that whoever made it sees it at once.
 
 mod namespaces;
+mod owner;
 mod record;
+mod slots;
+mod view;
 
 pub use namespaces::{DEFAULT_RETENTION, Namespaces, NewNamespace, Page, SYSTEM_NAMESPACE};
+pub use owner::keep_open;
 pub use record::NamespaceRecord;
+pub use view::View;
 
 use std::borrow::Cow;
 

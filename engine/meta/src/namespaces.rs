@@ -1,23 +1,24 @@
-//! The namespaces: an index in memory over rows of the meta group, and the changes to them.
+//! The namespaces: found in the view, changed through the log of the meta group.
 //!
-//! One change at a time: read, modify, propose, wait until it is applied, and only then show it in the index. After a proposal
-//! whose outcome is unknown the index is read again from the rows before the next change.
+//! A change is decided on a view and applied only if nothing came between ([`Namespaces::change`]), whichever node makes it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use everlog_kernel::{Namespace, NamespaceId, Time};
-use everlog_model::{NamespaceSource, search_attributes};
+use everlog_model::{NamespaceSource, SlotSource, SlotTable, search_attributes};
 use everlog_proto::api::enums::v1::{IndexedValueType, NamespaceState};
-use everlog_raft::{EntryStamp, Group, Hlc, Leadership, ProposeError};
-use everlog_storage::keys::{MetaKind, meta_range, meta_row};
-use everlog_storage::state::{Direction, RowBatch, RowChange};
-use parking_lot::RwLock;
+use everlog_raft::{AppliedChain, ChainPosition, EntryStamp, Group, GroupSlot, Hlc, Leadership, ProposeError};
+use everlog_storage::GroupId;
+use everlog_storage::keys::{MetaKind, meta_row};
+use everlog_storage::state::{RowBatch, RowChange};
+use tokio::sync::{Notify, watch};
 
 use super::MetaError;
 use super::record::NamespaceRecord;
+use super::slots;
+use super::view::{Feed, View};
 
 /// The namespace that is the server's own. Its name is Temporal's: clients leave it out of lists by that name.
 pub const SYSTEM_NAMESPACE: &str = "temporal-system";
@@ -34,27 +35,20 @@ const NAMESPACES_MAX: usize = 10_000;
 /// Search attributes that a namespace may have of its own.
 const SEARCH_ATTRIBUTES_MAX: usize = 500;
 
-/// Rows read at once.
-const PAGE_ROWS: usize = 1024;
-
 /// How long a change waits for leadership of the meta group and for its entry to be applied.
 const CHANGE_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// The row that says how many partitions there are: a big-endian u32.
-const PARTITIONS_ROW: &[u8] = b"partitions";
+/// How long until a change is decided again that came too late or met no leader.
+const CHANGE_AGAIN_WAIT: Duration = Duration::from_millis(5);
 
-/// The namespaces of the cluster.
+/// The namespaces of the cluster, and the rest of its metadata.
 pub struct Namespaces {
-    group: Group,
-    index: RwLock<Index>,
-    /// Held by the change that is being made; true if the index must be read again first.
-    changing: tokio::sync::Mutex<bool>,
-}
-
-#[derive(Default)]
-struct Index {
-    by_id: HashMap<NamespaceId, Arc<NamespaceRecord>>,
-    by_name: BTreeMap<String, Arc<NamespaceRecord>>,
+    group: GroupSlot,
+    view: watch::Receiver<Arc<View>>,
+    /// Makes the view look again.
+    refresh: Arc<Notify>,
+    /// Changes that this node makes go one by one: side by side, all but one would be in vain.
+    changing: tokio::sync::Mutex<()>,
 }
 
 /// A namespace to be registered.
@@ -82,16 +76,31 @@ pub struct Page {
 }
 
 impl Namespaces {
-    /// Reads the namespaces; waits until this node leads the meta group.
+    /// Reads the metadata, and keeps up with it from then on. What is not applied here yet comes later: see [`Namespaces::catch_up`].
     ///
     /// # Errors
     ///
-    /// [`MetaError::Corrupt`] if a row is not readable, [`MetaError::Unavailable`] if the group has stopped.
-    pub async fn open(group: Group) -> Result<Arc<Namespaces>, MetaError> {
+    /// [`MetaError::Corrupt`] or [`MetaError::Unavailable`] if a row is not readable.
+    pub async fn open(group: GroupSlot) -> Result<Arc<Namespaces>, MetaError> {
+        let refresh = Arc::new(Notify::new());
+        let feed = {
+            let (group, refresh) = (Arc::clone(&group), Arc::clone(&refresh));
+            blocking(move || Feed::start(group, refresh)).await?
+        };
+        let view = feed.view();
+        tokio::spawn(feed.run());
+        Ok(Arc::new(Namespaces { group, view, refresh, changing: tokio::sync::Mutex::new(()) }))
+    }
+
+    /// Waits until this node leads the meta group and knows all of the metadata.
+    ///
+    /// # Errors
+    ///
+    /// [`MetaError::Unavailable`] if the group has stopped.
+    pub async fn catch_up(&self) -> Result<(), MetaError> {
+        let group = self.group.read().clone();
         until_led(&group).await?;
-        let namespaces = Namespaces { group, index: RwLock::default(), changing: tokio::sync::Mutex::new(false) };
-        namespaces.load().await?;
-        Ok(Arc::new(namespaces))
+        self.view_at(group.applied_chain().position).await.map(|_| ())
     }
 
     /// Registers the namespaces that must be there and are not: the server's own, and `names`; gives each of `names` the
@@ -135,44 +144,44 @@ impl Namespaces {
         Ok(())
     }
 
-    /// How many partitions the cluster has; `wanted` if that was never written down.
+    /// Which partition holds which slot; `wanted` if that was never written down.
     ///
     /// # Errors
     ///
     /// See [`MetaError`].
-    pub async fn partitions_or_set(&self, wanted: u32) -> Result<u32, MetaError> {
-        let mut changing = self.changing.lock().await;
-        let key = meta_row(MetaKind::Other, PARTITIONS_ROW);
-        let group = self.group.clone();
-        let row = {
-            let key = key.clone();
-            blocking(move || group.get(&key).map_err(|error| MetaError::Unavailable(error.to_string()))).await?
-        };
-        if let Some(value) = row {
-            let bytes: [u8; 4] = value.as_ref().try_into().map_err(|_| MetaError::Corrupt("partitions".to_owned()))?;
-            return Ok(u32::from_be_bytes(bytes));
-        }
-        let value = Bytes::copy_from_slice(&wanted.to_be_bytes());
-        self.propose(&mut changing, vec![RowChange::Put { key, value }]).await?;
-        Ok(wanted)
+    pub async fn slots_or_set(&self, wanted: SlotTable) -> Result<Arc<SlotTable>, MetaError> {
+        let wanted = Arc::new(wanted);
+        self.change(|view| match &view.slots {
+            Some(known) => Ok((Vec::new(), Arc::clone(known))),
+            None => {
+                let row = RowChange::Put { key: slots::key(), value: slots::encode(&wanted) };
+                Ok((vec![row], Arc::clone(&wanted)))
+            }
+        })
+        .await
+    }
+
+    /// What this node knows of the metadata now. Follows what is applied here; on a node that does not lead it may be behind.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.borrow())
     }
 
     /// The namespace with a name.
     pub fn by_name(&self, name: &str) -> Option<Arc<NamespaceRecord>> {
-        self.index.read().by_name.get(name).cloned()
+        self.view.borrow().by_name.get(name).cloned()
     }
 
     /// The namespace with an id.
     pub fn record_by_id(&self, id: NamespaceId) -> Option<Arc<NamespaceRecord>> {
-        self.index.read().by_id.get(&id).cloned()
+        self.view.borrow().by_id.get(&id).cloned()
     }
 
     /// Up to `limit` namespaces whose names come behind `after`, by name; deleted ones only if `include_deleted`.
     pub fn list(&self, after: Option<&str>, limit: usize, include_deleted: bool) -> Page {
         use std::ops::Bound::{Excluded, Unbounded};
-        let index = self.index.read();
+        let view = self.view();
         let from = after.map_or(Unbounded, Excluded);
-        let mut rest = index
+        let mut rest = view
             .by_name
             .range::<str, _>((from, Unbounded))
             .map(|(_, record)| record)
@@ -193,29 +202,30 @@ impl Namespaces {
     }
 
     async fn register_with_id(&self, id: NamespaceId, new: NewNamespace) -> Result<Arc<NamespaceRecord>, MetaError> {
-        let mut changing = self.changing.lock().await;
-        self.refresh(&mut changing).await?;
-        if self.by_name(&new.name).is_some() {
-            return Err(MetaError::AlreadyExists(new.name));
-        }
-        if self.index.read().by_id.len() >= NAMESPACES_MAX {
-            return Err(MetaError::Invalid(format!("cannot have more than {NAMESPACES_MAX} namespaces").into()));
-        }
-        let now = now();
-        let record = NamespaceRecord {
-            namespace: Arc::new(Namespace { id, name: new.name, retention: new.retention }),
-            state: NamespaceState::Registered,
-            description: new.description,
-            owner_email: new.owner_email,
-            data: new.data,
-            search_attributes: BTreeMap::new(),
-            created: now,
-            updated: now,
-        };
-        self.save(&mut changing, record).await
+        self.change(|view| {
+            if view.by_name.contains_key(&new.name) {
+                return Err(MetaError::AlreadyExists(new.name.clone()));
+            }
+            if view.by_id.len() >= NAMESPACES_MAX {
+                return Err(MetaError::Invalid(format!("cannot have more than {NAMESPACES_MAX} namespaces").into()));
+            }
+            let (now, new) = (now(), new.clone());
+            Ok(saved(NamespaceRecord {
+                namespace: Arc::new(Namespace { id, name: new.name, retention: new.retention }),
+                state: NamespaceState::Registered,
+                description: new.description,
+                owner_email: new.owner_email,
+                data: new.data,
+                search_attributes: BTreeMap::new(),
+                created: now,
+                updated: now,
+            }))
+        })
+        .await
     }
 
-    /// Changes a namespace. `change` is given its record; the record's id and name stay what they are.
+    /// Changes a namespace. `change` is given its record; the record's id and name stay what they are. It is called again when
+    /// another change came first.
     ///
     /// # Errors
     ///
@@ -223,18 +233,19 @@ impl Namespaces {
     pub async fn update(
         &self,
         name: &str,
-        change: impl FnOnce(&mut NamespaceChange<'_>) -> Result<(), MetaError>,
+        change: impl Fn(&mut NamespaceChange<'_>) -> Result<(), MetaError>,
     ) -> Result<Arc<NamespaceRecord>, MetaError> {
-        let mut changing = self.changing.lock().await;
-        self.refresh(&mut changing).await?;
-        let before = self.by_name(name).ok_or_else(|| MetaError::NotFound(name.to_owned()))?;
-        let mut record = NamespaceRecord::clone(&before);
-        change(&mut NamespaceChange { record: &mut record })?;
-        if record == *before {
-            return Ok(before);
-        }
-        record.updated = now();
-        self.save(&mut changing, record).await
+        self.change(|view| {
+            let before = view.by_name.get(name).ok_or_else(|| MetaError::NotFound(name.to_owned()))?;
+            let mut record = NamespaceRecord::clone(before);
+            change(&mut NamespaceChange { record: &mut record })?;
+            if record == **before {
+                return Ok((Vec::new(), Arc::clone(before)));
+            }
+            record.updated = now();
+            Ok(saved(record))
+        })
+        .await
     }
 
     /// Adds search attributes to a namespace. Those that are there keep their types.
@@ -258,8 +269,8 @@ impl Namespaces {
         }
         self.update(name, |change| {
             let known = &mut change.record.search_attributes;
-            for (attribute, kind) in attributes {
-                known.entry(attribute).or_insert(kind);
+            for (attribute, kind) in &attributes {
+                known.entry(attribute.clone()).or_insert(*kind);
             }
             if known.len() > SEARCH_ATTRIBUTES_MAX {
                 let message = format!(
@@ -290,71 +301,72 @@ impl Namespaces {
         .map(|_| ())
     }
 
-    async fn save(&self, changing: &mut bool, record: NamespaceRecord) -> Result<Arc<NamespaceRecord>, MetaError> {
-        let id = record.namespace.id.0;
-        let changes = vec![
-            RowChange::Put { key: meta_row(MetaKind::Namespace, &id), value: record.encode().into() },
-            RowChange::Put {
-                key: meta_row(MetaKind::NamespaceName, record.name().as_bytes()),
-                value: Bytes::copy_from_slice(&id),
-            },
-        ];
-        self.propose(changing, changes).await?;
-        let record = Arc::new(record);
-        self.index.write().insert(Arc::clone(&record));
-        Ok(record)
-    }
-
-    async fn propose(&self, changing: &mut bool, changes: Vec<RowChange>) -> Result<(), MetaError> {
-        let applied = async {
-            let term = until_led(&self.group).await?;
-            let unavailable = |error: ProposeError| MetaError::Unavailable(error.to_string());
-            // One change at a time: it follows what is applied, or is skipped.
-            let hlc = Hlc(u64::try_from(now().0).unwrap_or(0));
-            let stamp = EntryStamp { chain: self.group.applied_chain().next_in(term), hlc };
-            let outcome = self.group.propose(stamp, RowBatch { changes }).map_err(unavailable)?;
-            match outcome.await {
-                Ok(Ok(_)) => Ok(()),
-                Ok(Err(error)) => Err(unavailable(error)),
-                Err(_) => Err(MetaError::Unavailable("the proposal was dropped".to_owned())),
+    /// Makes the changes that `decide` wants on what it is shown, and returns what it returns with them once they are applied and
+    /// shown here. Whoever came first with another change made `decide`'s view an old one, so it is asked again.
+    async fn change<T>(
+        &self,
+        decide: impl Fn(&View) -> Result<(Vec<RowChange>, T), MetaError>,
+    ) -> Result<T, MetaError> {
+        let attempts = async {
+            let _turn = self.changing.lock().await;
+            loop {
+                if let Some(outcome) = self.try_change(&decide).await? {
+                    return Ok(outcome);
+                }
+                tokio::time::sleep(CHANGE_AGAIN_WAIT).await;
             }
         };
-        // Whoever asked may go away in the middle; the next change then cannot rely on the index.
-        *changing = true;
-        let result = match tokio::time::timeout(CHANGE_WAIT_MAX, applied).await {
-            Ok(result) => result,
+        match tokio::time::timeout(CHANGE_WAIT_MAX, attempts).await {
+            Ok(outcome) => outcome,
             Err(_) => Err(MetaError::Unavailable("the metadata group does not answer".to_owned())),
+        }
+    }
+
+    /// `None` if the changes were surely not made and `decide` is to look again.
+    async fn try_change<T>(
+        &self,
+        decide: &impl Fn(&View) -> Result<(Vec<RowChange>, T), MetaError>,
+    ) -> Result<Option<T>, MetaError> {
+        let group = self.group.read().clone();
+        let term = until_led(&group).await?;
+        let view = self.view_at(group.applied_chain().position).await?;
+        let (changes, outcome) = decide(&view)?;
+        if changes.is_empty() {
+            return Ok(Some(outcome));
+        }
+        // The entry is applied only if it follows the last one of the view: this is the comparison of versions, for all rows at once.
+        let hlc = Hlc(u64::try_from(now().0).unwrap_or(0));
+        let chain = AppliedChain { position: view.position, hlc }.next_in(term);
+        let proposed = group.propose(EntryStamp { chain, hlc }, RowBatch { changes });
+        let result = match proposed {
+            Ok(applied) => applied.await.unwrap_or(Err(ProposeError::Unknown(group.id()))),
+            Err(error) => Err(error),
         };
-        if result.is_ok() {
-            *changing = false;
+        match result {
+            Ok(_) => self.view_at(chain).await.map(|_| Some(outcome)),
+            Err(ProposeError::Skipped(_) | ProposeError::NotLeader(_)) => Ok(None),
+            Err(error) => Err(MetaError::Unavailable(error.to_string())),
         }
-        result
     }
 
-    /// Reads the rows again if a change may have been made that the index does not show.
-    async fn refresh(&self, changing: &mut bool) -> Result<(), MetaError> {
-        if *changing {
-            match tokio::time::timeout(CHANGE_WAIT_MAX, until_led(&self.group)).await {
-                Ok(led) => led?,
-                Err(_) => return Err(MetaError::Unavailable("the metadata group has no leader".to_owned())),
-            };
-            self.load().await?;
-            *changing = false;
-        }
-        Ok(())
-    }
-
-    async fn load(&self) -> Result<(), MetaError> {
-        let group = self.group.clone();
-        let index = blocking(move || Index::read(&group)).await?;
-        *self.index.write() = index;
-        Ok(())
+    /// The view, once it has what was applied at `position`.
+    async fn view_at(&self, position: ChainPosition) -> Result<Arc<View>, MetaError> {
+        self.refresh.notify_one();
+        let mut view = self.view.clone();
+        let reached = view.wait_for(|view| view.position >= position).await;
+        reached.map(|view| Arc::clone(&view)).map_err(|_| MetaError::Unavailable("the server stops".to_owned()))
     }
 }
 
 impl NamespaceSource for Namespaces {
     fn by_id(&self, id: NamespaceId) -> Option<Arc<Namespace>> {
-        self.index.read().by_id.get(&id).map(|record| Arc::clone(&record.namespace))
+        self.view.borrow().by_id.get(&id).map(|record| Arc::clone(&record.namespace))
+    }
+}
+
+impl SlotSource for Namespaces {
+    fn partition_of(&self, slot: u16) -> Option<GroupId> {
+        self.view.borrow().slots.as_ref().map(|slots| slots.owner(slot).partition)
     }
 }
 
@@ -386,46 +398,25 @@ impl NamespaceChange<'_> {
     }
 
     /// Sets what is not empty.
-    pub fn set_texts(&mut self, description: String, owner_email: String) {
+    pub fn set_texts(&mut self, description: &str, owner_email: &str) {
         if !description.is_empty() {
-            self.record.description = description;
+            self.record.description = description.to_owned();
         }
         if !owner_email.is_empty() {
-            self.record.owner_email = owner_email;
+            self.record.owner_email = owner_email.to_owned();
         }
     }
 
     /// Adds and replaces data, key by key.
-    pub fn merge_data(&mut self, data: impl IntoIterator<Item = (String, String)>) {
-        self.record.data.extend(data);
+    pub fn merge_data<'a>(&mut self, data: impl IntoIterator<Item = (&'a String, &'a String)>) {
+        self.record.data.extend(data.into_iter().map(|(key, value)| (key.clone(), value.clone())));
     }
 }
 
-impl Index {
-    fn read(group: &Group) -> Result<Index, MetaError> {
-        let mut index = Index::default();
-        let range = meta_range(MetaKind::Namespace);
-        let prefix = meta_row(MetaKind::Namespace, b"").len();
-        let mut start = range.start;
-        loop {
-            let rows = group
-                .scan(&start..&range.end, Direction::Ascending, PAGE_ROWS)
-                .map_err(|error| MetaError::Unavailable(error.to_string()))?;
-            for (key, value) in &rows {
-                let id = key[prefix..].try_into().map_err(|_| MetaError::Corrupt(format!("key {key:?}")))?;
-                index.insert(Arc::new(NamespaceRecord::decode(NamespaceId(id), value)?));
-            }
-            match rows.last() {
-                Some((key, _)) if rows.len() == PAGE_ROWS => start = everlog_storage::keys::after(key),
-                _ => return Ok(index),
-            }
-        }
-    }
-
-    fn insert(&mut self, record: Arc<NamespaceRecord>) {
-        self.by_name.insert(record.name().to_owned(), Arc::clone(&record));
-        self.by_id.insert(record.namespace.id, record);
-    }
+/// The row that keeps a record, and the record.
+fn saved(record: NamespaceRecord) -> (Vec<RowChange>, Arc<NamespaceRecord>) {
+    let key = meta_row(MetaKind::Namespace, &record.namespace.id.0);
+    (vec![RowChange::Put { key, value: record.encode().into() }], Arc::new(record))
 }
 
 /// Waits until this node leads the group, and says in which term.

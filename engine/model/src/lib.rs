@@ -6,9 +6,13 @@
 
 mod call;
 pub mod limits;
+mod node_id;
 pub mod rows;
 pub mod search_attributes;
+mod slots;
 mod workflow_ref;
 
 pub use call::{CallError, RunView};
+pub use node_id::NodeId;
+pub use slots::{SlotRange, SlotSource, SlotTable};
 pub use workflow_ref::{NamespaceSource, QueueId, WorkflowRef};

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use everlog_kernel::transition::{Task, TaskPosition};
 use everlog_matching::Backlog;
 use everlog_model::{NamespaceSource, QueueId, WorkflowRef, limits, rows};
+use everlog_raft::GroupSlot;
 use everlog_storage::GroupId;
 use everlog_storage::state::Direction;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-
-use super::owner::GroupSlot;
 
 /// The task rows of the partitions of this node.
 pub struct TaskRows {

@@ -4,8 +4,8 @@
 //!   frontend ──Partition::execute──▶ loop ──decide──▶ batch ──propose──▶ raft ──applied──▶ reply, effects
 //! ```
 //!
-//! [`Partitions`] finds the partition of a workflow; a [`Partition`] runs commands on it and reads its runs. Start reading at
-//! `lead`, the state machine that decides; `event_loop` runs it, and `owner` rebuilds what dies.
+//! A [`Router`] says where the partition of a workflow is led; a [`Partition`] runs commands on it and reads its runs. Start reading
+//! at `lead`, the state machine that decides; `event_loop` runs it, and `owner` rebuilds what dies.
 
 mod backlog;
 mod batch;
@@ -19,6 +19,7 @@ mod load;
 mod memory;
 mod owner;
 mod pace;
+mod router;
 #[cfg(test)]
 mod simulation;
 mod status;
@@ -35,13 +36,14 @@ use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
 use everlog_model::{CallError, NamespaceSource, RunView, WorkflowRef, limits};
 use everlog_proto::encoded::{EncodedHistory, PollWorkflowTaskQueueResponse};
-use everlog_raft::Group;
+use everlog_raft::{Group, GroupSlot};
+use everlog_storage::GroupId;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use backlog::TaskRows;
 pub use history::HistoryPage;
 pub use job::Answer;
-pub use owner::GroupSlot;
+pub use router::{Leaders, OneNode, Route, Router};
 pub use status::Status;
 
 use event_loop::EventLoop;
@@ -49,38 +51,6 @@ use job::{Job, Work, command_bytes};
 use load::Readers;
 use pace::Pace;
 use status::PartitionLoad;
-
-/// Every partition, by hash slot.
-#[derive(Clone)]
-pub struct Partitions {
-    partitions: Arc<[Partition]>,
-}
-
-impl Partitions {
-    /// Spreads the slots over `partitions` evenly; there must be at least one.
-    pub fn new(partitions: Vec<Partition>) -> Partitions {
-        assert!(!partitions.is_empty(), "a node has at least one partition");
-        Partitions { partitions: partitions.into() }
-    }
-
-    /// The partition of a workflow.
-    pub fn of(&self, address: &WorkflowRef) -> &Partition {
-        &self.partitions[usize::from(address.slot()) % self.partitions.len()]
-    }
-
-    /// The Raft groups that hold a workflow, or all of them.
-    pub fn groups(&self, workflow: Option<&WorkflowRef>) -> Vec<Group> {
-        match workflow {
-            Some(workflow) => vec![self.of(workflow).group()],
-            None => self.iter().map(Partition::group).collect(),
-        }
-    }
-
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Partition> {
-        self.partitions.iter()
-    }
-}
 
 /// What the loops work with.
 #[derive(Clone)]
@@ -130,7 +100,8 @@ pub fn spawn(
                 poisons: Vec::new(),
             };
             tokio::spawn(owner::run(event_loop, Arc::clone(&group), Arc::clone(node)));
-            Partition { group, jobs: sender, stop, load, status: status_receiver }
+            let id = group.read().id();
+            Partition { id, group, jobs: sender, stop, load, status: status_receiver }
         })
         .collect();
     Ok(partitions)
@@ -139,6 +110,7 @@ pub fn spawn(
 /// The handle to one partition. Cheap to clone.
 #[derive(Clone)]
 pub struct Partition {
+    id: GroupId,
     group: GroupSlot,
     jobs: mpsc::Sender<Job>,
     stop: mpsc::Sender<oneshot::Sender<()>>,
@@ -338,7 +310,7 @@ impl Partition {
         match tokio::time::timeout(limits::PARTITION_ADMISSION_WAIT_MAX, admitted).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(CallError::Unavailable("the partition is stopping".to_owned())),
-            Err(_) => Err(CallError::Overloaded(format!("partition {} is overloaded", self.group.read().id()))),
+            Err(_) => Err(CallError::Overloaded(format!("partition {} is overloaded", self.id))),
         }
     }
 

@@ -7,15 +7,11 @@ use everlog_model::limits;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_raft::{Group, Node};
+use everlog_raft::{GroupSlot, Node};
 use futures::FutureExt;
-use parking_lot::RwLock;
 
 use super::event_loop::{End, EventLoop};
 use super::status::Status;
-
-/// The Raft group of a partition, which is another one after it has died and was opened again.
-pub type GroupSlot = Arc<RwLock<Group>>;
 
 /// Runs a partition until it is told to stop.
 pub(crate) async fn run(mut event_loop: EventLoop, slot: GroupSlot, node: Arc<Node>) {

@@ -15,9 +15,9 @@ use everlog_kernel::Limits;
 use everlog_matching::query_waiters::Queries;
 use everlog_matching::{Matching, MatchingHandle, OneNode};
 use everlog_meta::{MetaError, Namespaces};
-use everlog_model::{NamespaceSource, limits};
-use everlog_partition::{Dependencies, GroupSlot, Partitions, TaskRows};
-use everlog_raft::{Group, GroupReplica, Leadership, NodeOptions};
+use everlog_model::{NamespaceSource, SlotTable, limits};
+use everlog_partition::{Dependencies, Router, TaskRows};
+use everlog_raft::{Group, GroupReplica, GroupSlot, Leadership, NodeOptions};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, DirectoryError, NodeIdentity};
 use everlog_storage::log::{LogEngine, LogError};
@@ -74,8 +74,8 @@ pub enum NodeError {
 
 /// A running node without its servers.
 pub struct Node {
-    /// The workflows.
-    pub partitions: Partitions,
+    /// The way to the workflows.
+    pub router: Router,
     /// The task queues.
     pub matching: MatchingHandle,
     /// The namespaces.
@@ -113,12 +113,17 @@ impl Node {
             Arc::clone(&log) as Arc<dyn LogEngine>,
             Arc::clone(&state) as Arc<dyn StateEngine>,
         ));
-        let meta = start_group(&raft, &identity, META_GROUP).await?;
+        let meta = Arc::new(RwLock::new(start_group(&raft, &identity, META_GROUP).await?));
+        tokio::spawn(everlog_meta::keep_open(Arc::clone(&raft), Arc::clone(&meta)));
         let namespaces = Namespaces::open(meta).await?;
-        let count = namespaces.partitions_or_set(options.partitions).await?;
+        namespaces.catch_up().await?;
+        let wanted: Vec<_> = (1..=options.partitions).map(GroupId).collect();
+        let wanted = SlotTable::even(&wanted)
+            .ok_or_else(|| MetaError::Invalid(format!("cannot have {} partitions", wanted.len()).into()))?;
+        let slots = namespaces.slots_or_set(wanted).await?;
         let mut groups = Vec::new();
-        for id in 1..=count {
-            groups.push(start_group(&raft, &identity, GroupId(id)).await?);
+        for partition in slots.partitions() {
+            groups.push(start_group(&raft, &identity, partition).await?);
         }
         for group in &groups {
             until_led(group).await?;
@@ -138,8 +143,9 @@ impl Node {
             limits: Arc::new(options.limits),
             cache_bytes_max: options.cache_bytes_max / groups.len().max(1),
         };
-        let partitions = Partitions::new(everlog_partition::spawn(&raft, groups, &dependencies)?);
-        Ok(Node { partitions, matching, namespaces, queries, raft, log, state, directory })
+        let partitions = everlog_partition::spawn(&raft, groups, &dependencies)?;
+        let router = Router::new(partitions, Arc::clone(&namespaces) as _, Arc::new(everlog_partition::OneNode));
+        Ok(Node { router, matching, namespaces, queries, raft, log, state, directory })
     }
 
     /// Resolves when the node must stop because its disk failed.
@@ -169,7 +175,7 @@ impl Node {
     /// See [`NodeError`].
     pub async fn stop(self) -> Result<(), NodeError> {
         self.matching.local().drain();
-        for partition in self.partitions.iter() {
+        for partition in self.router.partitions() {
             partition.stop().await;
         }
         self.raft.shutdown().await?;
@@ -197,7 +203,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
     .await?;
     node.namespaces.ensure(settings.wanted_namespaces(), &settings.search_attributes).await?;
     let services = Services {
-        partitions: node.partitions.clone(),
+        router: node.router.clone(),
         matching: node.matching.clone(),
         namespaces: Arc::clone(&node.namespaces),
         queries: Arc::clone(&node.queries),

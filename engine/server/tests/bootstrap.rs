@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use everlog_kernel::Limits;
 use everlog_meta::Namespaces;
+use everlog_model::SlotTable;
 use everlog_raft::{GroupReplica, NodeOptions};
 use everlog_server::node::{Node, NodeError, Options};
 use everlog_storage::log::LogEngine;
 use everlog_storage::state::StateEngine;
 use everlog_storage::{DataDirectory, GroupId, LogOptions, RocksState, SegmentLog, StateOptions};
+use parking_lot::RwLock;
 
 const PARTITIONS: u32 = 3;
 
@@ -34,7 +36,9 @@ async fn killed_after(path: &Path, step: u32) {
         let meta = node.create_group(GroupReplica::founding(GroupId(0))).await.unwrap();
         left -= 1;
         if left > 1 {
-            Namespaces::open(meta).await.unwrap().partitions_or_set(PARTITIONS).await.unwrap();
+            let meta = Namespaces::open(Arc::new(RwLock::new(meta))).await.unwrap();
+            let partitions: Vec<_> = (1..=PARTITIONS).map(GroupId).collect();
+            meta.slots_or_set(SlotTable::even(&partitions).unwrap()).await.unwrap();
             for id in 1..left - 1 {
                 node.create_group(GroupReplica::founding(GroupId(id))).await.unwrap();
             }
@@ -76,7 +80,7 @@ async fn a_bootstrap_that_was_cut_off_is_finished() {
         killed_after(path, step).await;
         for _ in 0..2 {
             let node = start(path).await.unwrap_or_else(|error| panic!("step {step}: {error}"));
-            assert_eq!(node.partitions.iter().count(), PARTITIONS as usize, "step {step}");
+            assert_eq!(node.router.partitions().count(), PARTITIONS as usize, "step {step}");
             node.stop().await.unwrap();
             let text = std::fs::read_to_string(path.join("NODE")).unwrap();
             assert!(text.ends_with("bootstrap done\n"), "step {step}: {text}");

@@ -35,7 +35,7 @@ impl Written {
     fn so_far(server: &Server) -> Written {
         let (log, state) = (server.node.log_stats(), server.node.state_stats());
         Written {
-            entries: server.node.partitions.iter().map(|partition| partition.group().applied_index()).sum(),
+            entries: server.node.router.partitions().map(|partition| partition.group().applied_index()).sum(),
             fsyncs: log.fsyncs,
             log_bytes: log.bytes,
             rows: state.rows,

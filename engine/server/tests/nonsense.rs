@@ -17,6 +17,7 @@ use everlog_proto::api::workflowservice::v1::{
     PollActivityTaskQueueResponse, PollWorkflowTaskQueueResponse, RegisterNamespaceRequest,
     StartWorkflowExecutionRequest,
 };
+use everlog_random::Random;
 use harness::requests::{NAMESPACE, complete, poll_activity, poll_workflow, respond, schedule_activity, seconds};
 use harness::wire::{call, descriptors, message, methods};
 use harness::{Server, poll, start_request, task_queue, within};
@@ -26,35 +27,6 @@ use prost_types_plain::{DescriptorProto, FieldDescriptorProto, FileDescriptorPro
 use tonic::{Code, Status};
 
 const LONG: Duration = Duration::from_secs(30);
-
-/// Random numbers that a seed gives again (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
-        &all[self.below(all.len())]
-    }
-
-    fn bytes(&mut self, bytes_max: usize) -> Vec<u8> {
-        (0..self.below(bytes_max + 1)).map(|_| self.next() as u8).collect()
-    }
-}
 
 /// Makes messages of the right shape, filled with what means something to the server and what does not.
 struct Nonsense {
@@ -70,7 +42,7 @@ impl Nonsense {
         // Whatever is done to a namespace is done to one that nothing else uses.
         self.namespace = if method.contains("Namespace") { "scratch" } else { NAMESPACE };
         if self.random.one_in(20) {
-            return self.random.bytes(200);
+            return self.random.up_to_bytes(200);
         }
         let mut bytes = self.message(input, 0);
         if self.random.one_in(10) {
@@ -100,10 +72,10 @@ impl Nonsense {
             }
             let at = self.random.below(bytes.len());
             match self.random.below(4) {
-                0 => bytes[at] = self.random.next() as u8,
+                0 => bytes[at] = self.random.any() as u8,
                 1 => bytes.truncate(at),
                 2 => drop(bytes.remove(at)),
-                _ => bytes.insert(at, self.random.next() as u8),
+                _ => bytes.insert(at, self.random.any() as u8),
             }
         }
     }
@@ -140,9 +112,9 @@ impl Nonsense {
                 let namespace = if self.random.one_in(20) { "none" } else { self.namespace };
                 delimited(namespace.as_bytes());
             }
-            Type::String if self.random.one_in(200) => delimited(&self.random.bytes(20)),
+            Type::String if self.random.one_in(200) => delimited(&self.random.up_to_bytes(20)),
             Type::String => delimited(self.random.of(&self.texts).clone().as_bytes()),
-            Type::Bytes if self.random.one_in(4) => delimited(&self.random.bytes(50)),
+            Type::Bytes if self.random.one_in(4) => delimited(&self.random.up_to_bytes(50)),
             Type::Bytes => delimited(&self.random.of(&self.tokens).clone()),
             Type::Message | Type::Group => {
                 if depth < 5
@@ -159,11 +131,11 @@ impl Nonsense {
             }
             Type::Float | Type::Fixed32 | Type::Sfixed32 => {
                 encode_key(tag, WireType::ThirtyTwoBit, bytes);
-                bytes.extend_from_slice(&(self.random.next() as u32).to_le_bytes());
+                bytes.extend_from_slice(&(self.random.any() as u32).to_le_bytes());
             }
             _ => {
                 encode_key(tag, WireType::Varint, bytes);
-                let small = self.random.next() % 12;
+                let small = self.random.any() % 12;
                 encode_varint(if self.random.one_in(3) { *self.random.of(&numbers) } else { small }, bytes);
             }
         }
@@ -221,7 +193,7 @@ async fn nonsense_is_answered_and_hurts_nobody() {
         "CustomKeyword",
     ];
     let mut nonsense = Nonsense {
-        random: Random(seed),
+        random: Random::new(seed),
         namespace: NAMESPACE,
         files: descriptors().file,
         texts: texts.iter().map(|text| (*text).to_owned()).collect(),

@@ -25,7 +25,7 @@ async fn a_panic_costs_the_command_that_did_it_and_nothing_else() {
     };
     let namespace = Arc::new(namespace);
     let workflow = |id: &str| WorkflowRef { namespace: Arc::clone(&namespace), workflow_id: id.into() };
-    let partition = node.partitions.of(&workflow("w")).clone();
+    let partition = node.router.partition_of(&workflow("w")).unwrap().clone();
 
     let poison: Result<(), CallError> = partition.inspect(workflow("w"), None, |_, _| panic!("poison")).await;
     assert!(matches!(poison, Err(CallError::Failed(_))), "{poison:?}");

@@ -219,7 +219,7 @@ fn start_timer(timer_id: &str) -> Command {
 
 /// All rows of all workflows.
 fn rows(server: &Server) -> usize {
-    let partitions = server.node.partitions.iter();
+    let partitions = server.node.router.partitions();
     partitions
         .map(|partition| partition.group().scan(&[]..&[0xff; 64], Direction::Ascending, 10_000).unwrap().len())
         .sum()

@@ -11,8 +11,6 @@ use super::{KeyRange, prefix_range, table};
 pub enum MetaKind {
     /// A namespace under its id.
     Namespace = 1,
-    /// The id of a namespace under its name.
-    NamespaceName = 2,
     /// Everything else, under a name that says what it is.
     Other = 3,
 }

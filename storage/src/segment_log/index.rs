@@ -35,6 +35,8 @@ struct GroupIndex {
     committed: Option<Bytes>,
     purged: Option<(u64, Bytes)>,
     entries: BTreeMap<u64, Location>,
+    /// Bytes of `entries`.
+    bytes: u64,
 }
 
 impl Index {
@@ -42,16 +44,17 @@ impl Index {
     pub(super) fn apply(&mut self, change: Change, segment: u64, frame: u32) {
         match change {
             Change::Append { group, first_index, entries } => {
-                let known = &mut self.groups.entry(group).or_default().entries;
+                let known = self.groups.entry(group).or_default();
                 for (index, Span { offset, bytes }) in (first_index..).zip(entries) {
-                    let replaced = known.insert(index, Location { segment, offset: frame + offset, bytes });
+                    let replaced = known.entries.insert(index, Location { segment, offset: frame + offset, bytes });
+                    known.bytes += u64::from(bytes);
                     *self.live.entry(segment).or_default() += u64::from(bytes);
-                    let_go(&mut self.live, replaced);
+                    known.bytes -= let_go(&mut self.live, replaced);
                 }
             }
             Change::Truncate { group, from } => {
                 let Some(group) = self.groups.get_mut(&group) else { return };
-                let_go(&mut self.live, group.entries.split_off(&from).into_values());
+                group.bytes -= let_go(&mut self.live, group.entries.split_off(&from).into_values());
             }
             Change::Purge { group, upto, log_id } => {
                 let group = self.groups.entry(group).or_default();
@@ -59,7 +62,8 @@ impl Index {
                     return;
                 }
                 let kept = upto.checked_add(1).map(|next| group.entries.split_off(&next)).unwrap_or_default();
-                let_go(&mut self.live, std::mem::replace(&mut group.entries, kept).into_values());
+                let gone = std::mem::replace(&mut group.entries, kept);
+                group.bytes -= let_go(&mut self.live, gone.into_values());
                 group.purged = Some((upto, log_id));
             }
             Change::Vote { group, vote } => self.groups.entry(group).or_default().vote = Some(vote),
@@ -100,6 +104,24 @@ impl Index {
         self.groups.get(&group).and_then(|group| group.entries.get(&index)) == Some(&location)
     }
 
+    /// Bytes of a group's entries.
+    pub(super) fn entries_bytes(&self, group: GroupId) -> u64 {
+        self.groups.get(&group).map_or(0, |group| group.bytes)
+    }
+
+    /// Where the entries begin that take no more than `bytes_max` at the end of a group's log. Looks at those in front of them, which
+    /// whoever asks is about to purge.
+    pub(super) fn tail_start(&self, group: GroupId, bytes_max: u64) -> Option<u64> {
+        let group = self.groups.get(&group)?;
+        let (last, _) = group.entries.last_key_value()?;
+        let mut bytes = group.bytes;
+        let mut entries = group.entries.iter();
+        while bytes > bytes_max {
+            bytes -= entries.next().map_or(bytes, |(_, location)| u64::from(location.bytes));
+        }
+        Some(entries.next().map_or(last + 1, |(index, _)| *index))
+    }
+
     /// Bytes of entries in a segment.
     pub(super) fn live_bytes(&self, segment: u64) -> u64 {
         self.live.get(&segment).copied().unwrap_or(0)
@@ -129,10 +151,14 @@ impl Index {
     }
 }
 
-fn let_go(live: &mut HashMap<u64, u64>, entries: impl IntoIterator<Item = Location>) {
+/// Takes entries out of what lives in segments; their bytes.
+fn let_go(live: &mut HashMap<u64, u64>, entries: impl IntoIterator<Item = Location>) -> u64 {
+    let mut bytes_total = 0;
     for Location { segment, bytes, .. } in entries {
+        bytes_total += u64::from(bytes);
         if let Some(live) = live.get_mut(&segment) {
             *live = live.saturating_sub(u64::from(bytes));
         }
     }
+    bytes_total
 }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use everlog_random::Random;
 use parking_lot::Mutex;
 
 use super::writer::Writer;
@@ -109,8 +110,8 @@ enum End {
 
 impl History {
     fn new(seed: u64, ignored: Option<SyncKind>) -> History {
-        let mut random = Random(seed);
-        let disk = CrashDisk::new(random.next());
+        let mut random = Random::new(seed);
+        let disk = CrashDisk::new(random.any());
         if let Some(kind) = ignored {
             disk.ignore(kind);
         }
@@ -262,7 +263,7 @@ impl History {
         if self.random.one_in(2) {
             bytes.extend(name.bytes().cycle().take(length));
         } else {
-            bytes.extend(std::iter::repeat_with(|| self.random.next().to_le_bytes()).flatten().take(length));
+            bytes.extend(std::iter::repeat_with(|| self.random.any().to_le_bytes()).flatten().take(length));
         }
         bytes.into()
     }
@@ -309,21 +310,4 @@ fn same(log: &SegmentLog, model: &Model) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        crate::twin::next_random(&mut self.0)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    fn one_in(&mut self, bound: usize) -> bool {
-        self.below(bound) == 0
-    }
 }

@@ -199,6 +199,24 @@ impl LogEngine for CrashLog {
         Ok(entries)
     }
 
+    fn entries_bytes(&self, group: GroupId) -> u64 {
+        let inner = self.inner.lock();
+        let entries = inner.durable.get(&group).into_iter().flat_map(|log| log.entries.values());
+        entries.map(|entry| entry.len() as u64).sum()
+    }
+
+    fn tail_start(&self, group: GroupId, bytes_max: u64) -> Option<u64> {
+        let inner = self.inner.lock();
+        let entries = &inner.durable.get(&group)?.entries;
+        let behind = entries.keys().next_back()? + 1;
+        let mut bytes = 0;
+        let tail = entries.iter().rev().take_while(|(_, entry)| {
+            bytes += entry.len() as u64;
+            bytes <= bytes_max
+        });
+        Some(tail.last().map_or(behind, |(index, _)| *index))
+    }
+
     fn compact(&self) -> Result<(), LogError> {
         // Purged entries take nothing here.
         Ok(())

@@ -5,18 +5,21 @@ use std::ops::{Bound, ControlFlow, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::random_upto;
 use crate::GroupId;
 use crate::state::{
-    Direction, Row, RowBatch, RowChange, StateEngine, StateError, StateSnapshot, StateStats, Visitor, check_row_key,
+    Attempt, Direction, Row, RowBatch, RowChange, StateEngine, StateError, StateSnapshot, StateStats, Visitor,
+    check_row_key,
 };
-use crate::watch::{Watch, Watches};
+use crate::watch::{Follow, Wake, Watch, Watches};
 
 /// A [`StateEngine`] in memory.
 pub struct CrashState {
     inner: Mutex<Inner>,
+    /// Notified when writes are no longer held.
+    released: Condvar,
     watches: Watches,
 }
 
@@ -26,6 +29,8 @@ struct Inner {
     durable: Groups,
     /// What was written since the last flush, in order.
     unflushed: Vec<Write>,
+    /// Writes wait, as they do for a disk that does not keep up.
+    held: bool,
     /// The next flush fails.
     flush_fails: bool,
     /// Why nothing works any more.
@@ -85,7 +90,18 @@ impl CrashState {
     }
 
     fn holding(inner: Inner) -> CrashState {
-        CrashState { inner: Mutex::new(inner), watches: Watches::default() }
+        CrashState { inner: Mutex::new(inner), released: Condvar::new(), watches: Watches::default() }
+    }
+
+    /// Keeps whoever writes waiting until [`CrashState::release_writes`].
+    pub fn hold_writes(&self) {
+        self.inner.lock().held = true;
+    }
+
+    /// Ends [`CrashState::hold_writes`].
+    pub fn release_writes(&self) {
+        self.inner.lock().held = false;
+        self.released.notify_all();
     }
 
     /// Makes the next flush fail, and with it the store.
@@ -105,6 +121,7 @@ impl CrashState {
 
     fn write(&self, write: Write, rows: usize, bytes: usize) -> Result<(), StateError> {
         let mut inner = self.inner.lock();
+        self.released.wait_while(&mut inner, |inner| inner.held);
         inner.check()?;
         apply(&mut inner.live, &write);
         inner.unflushed.push(write);
@@ -141,6 +158,13 @@ impl StateEngine for CrashState {
         self.write(commit, rows, bytes)?;
         self.watches.changed(group, batches);
         Ok(())
+    }
+
+    fn try_commit(&self, group: GroupId, applied: &[u8], batches: &[RowBatch]) -> Result<Attempt, StateError> {
+        if self.inner.lock().held {
+            return Ok(Attempt::WouldBlock);
+        }
+        self.commit(group, applied, batches).map(|()| Attempt::Done)
     }
 
     fn applied(&self, group: GroupId) -> Result<Option<Bytes>, StateError> {
@@ -193,6 +217,10 @@ impl StateEngine for CrashState {
 
     fn watch(&self, group: GroupId, range: Range<&[u8]>) -> Watch {
         self.watches.watch(group, range)
+    }
+
+    fn follow(&self, group: GroupId, range: Range<&[u8]>, wake: Wake) -> Follow {
+        self.watches.follow(group, range, wake)
     }
 
     fn snapshot(&self, group: GroupId) -> Result<Box<dyn StateSnapshot>, StateError> {

@@ -28,7 +28,6 @@ use crate::targets::Target;
 
 mod corpus;
 mod mutate;
-mod random;
 mod run;
 mod targets;
 

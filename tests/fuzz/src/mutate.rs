@@ -1,7 +1,7 @@
 //! Changes to inputs. Those of bytes know nothing of what the bytes mean; those of messages keep to protobuf's wire format, so that
 //! what they make is still read as a message and gets past the decoder.
 
-use crate::random::Random;
+use everlog_random::Random;
 
 /// Inputs do not grow beyond this.
 const BYTES_MAX: usize = 256 << 10;
@@ -48,9 +48,9 @@ pub(crate) fn bytes(random: &mut Random, input: &mut Vec<u8>, other: &[u8]) {
         let at = random.below(input.len() + 1);
         match random.below(9) {
             0 if at < input.len() => input[at] ^= 1 << random.below(8),
-            1 if at < input.len() => input[at] = random.next() as u8,
+            1 if at < input.len() => input[at] = random.any() as u8,
             2 => input.truncate(at),
-            3 => input.insert(at, random.next() as u8),
+            3 => input.insert(at, random.any() as u8),
             4 => {
                 let end = (at + 1 + random.below(16)).min(input.len());
                 input.drain(at..end);
@@ -187,7 +187,7 @@ fn value(random: &mut Random, value: &mut Value) {
         },
         Value::Message(fields) => match random.below(3) {
             0 => Value::Bytes(Vec::new()),
-            1 => Value::Varint(random.next()),
+            1 => Value::Varint(random.any()),
             _ => Value::Message(fields.iter().rev().cloned().collect()),
         },
     };

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use crate::corpus::Corpus;
-use crate::random::Random;
 use crate::targets::Target;
+use everlog_random::Random;
 
 /// Inputs that are changed; those that led somewhere new, beyond the corpus.
 const POOL_MAX: usize = 4_000;

@@ -4,6 +4,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use everlog_random::Random;
 use goldenscript::Argument;
 
 use crate::arguments::{Arguments, Outcome};
@@ -94,7 +95,7 @@ fn invariants_hold_in_random_stories() {
 }
 
 fn tell(seed: u64, told: &mut Vec<String>) {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut runner = Runner::new();
     for _ in 0..STEPS {
         let line = COMMANDS[random.below(COMMANDS.len())].replace('#', &(1 + random.below(3)).to_string());
@@ -119,17 +120,4 @@ fn carry_out(runner: &mut Runner, command: &str) -> Outcome<String> {
         })
         .collect();
     runner.carry_out(name, &mut Arguments::of(&arguments))
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % end as u64).expect("below end")
-    }
 }

@@ -58,7 +58,7 @@ impl Server {
         .unwrap();
         node.namespaces.ensure(["default"].into_iter(), &[]).await.unwrap();
         let services = Services {
-            partitions: node.partitions.clone(),
+            router: node.router.clone(),
             matching: node.matching.clone(),
             namespaces: Arc::clone(&node.namespaces),
             queries: Arc::clone(&node.queries),

@@ -26,7 +26,7 @@ use tonic::Status;
 use super::server::Server;
 use super::{Target, kind_of};
 use crate::mutate;
-use crate::random::Random;
+use everlog_random::Random;
 
 const NAMESPACE: &str = "default";
 const SERVICE: &str = "temporal.api.workflowservice.v1.WorkflowService";

@@ -5,7 +5,7 @@ use everlog_visibility::{Query, SearchAttributeTypes, VisibilityError};
 
 use super::{Target, kind_of};
 use crate::mutate;
-use crate::random::Random;
+use everlog_random::Random;
 
 /// Words of the language, which random bytes do not hit.
 const WORDS: [&str; 40] = [

@@ -10,7 +10,7 @@ use everlog_storage::{GroupId, LogOptions, SegmentLog};
 
 use super::{Target, kind_of};
 use crate::mutate;
-use crate::random::Random;
+use everlog_random::Random;
 
 /// Groups that are looked at.
 const GROUPS: u32 = 4;

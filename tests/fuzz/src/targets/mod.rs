@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::random::Random;
+use everlog_random::Random;
 
 mod completions;
 mod list_filter;

@@ -19,7 +19,7 @@ use tonic::Code;
 use super::server::Server;
 use super::{Target, kind_of};
 use crate::mutate;
-use crate::random::Random;
+use everlog_random::Random;
 
 const WORKFLOW: &str = "temporal.api.workflowservice.v1.WorkflowService";
 const OPERATOR: &str = "temporal.api.operatorservice.v1.OperatorService";

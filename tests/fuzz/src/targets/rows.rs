@@ -25,7 +25,7 @@ use everlog_storage::state::RowBatch;
 
 use super::{Target, kind_of};
 use crate::mutate;
-use crate::random::Random;
+use everlog_random::Random;
 
 /// Kinds of rows in an input.
 const INFO: u8 = 0;
@@ -67,7 +67,7 @@ impl Target for Rows {
         match random.below(6) {
             0 => rows.extend(read(other)),
             1 => drop(rows.remove(at)),
-            2 => rows[at].0 = random.next() as u8 % KINDS,
+            2 => rows[at].0 = random.any() as u8 % KINDS,
             _ => {
                 let mut row = rows[at].1.to_vec();
                 // Rows are protobuf, and hold it; a batch is none.

@@ -6,7 +6,7 @@ use everlog_kernel::{NamespaceId, RunId, Time};
 
 use super::Target;
 use crate::mutate;
-use crate::random::Random;
+use everlog_random::Random;
 
 pub(super) struct Tokens;
 

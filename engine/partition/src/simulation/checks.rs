@@ -1,0 +1,148 @@
+//! What must hold at the end.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use everlog_kernel::state::Run;
+use everlog_kernel::{RunId, Time};
+use everlog_model::{WorkflowRef, rows};
+use everlog_proto::api::history::v1::history_event::Attributes;
+use everlog_proto::api::history::v1::{History, HistoryEvent};
+use everlog_storage::keys;
+use everlog_storage::state::Direction;
+use prost::Message;
+
+use super::clients::{WORKFLOWS, workflow_id};
+use super::rebuilt;
+use super::world::{TwinRows, World};
+use crate::history;
+use crate::load::{LoadRequest, Rows, serve};
+
+/// How long a task may wait at the end, when workers have hardly anything to do.
+const TASK_WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// How long after its time a run may be looked at then.
+const WAKE_LATE_MAX: Duration = Duration::from_secs(5);
+
+/// What was found in the histories of all partitions.
+#[derive(Default)]
+struct Found {
+    runs: HashSet<RunId>,
+    /// How often each signal is there.
+    signals: HashMap<String, u32>,
+}
+
+impl Found {
+    fn signal(&mut self, event: &HistoryEvent) {
+        if let Some(Attributes::WorkflowExecutionSignaledEventAttributes(signaled)) = &event.attributes {
+            *self.signals.entry(signaled.signal_name.clone()).or_default() += 1;
+        }
+    }
+}
+
+impl World {
+    pub(super) fn check(&self) {
+        let mut found = Found::default();
+        for partition in 0..self.partitions.len() {
+            self.check_partition(partition, &mut found);
+        }
+        for run_id in &self.started {
+            assert!(found.runs.contains(run_id), "run {run_id} was acknowledged and is not there");
+        }
+        for (name, acknowledged) in &self.signals {
+            let count = found.signals.get(name).copied().unwrap_or(0);
+            assert!(count <= 1, "{name} is there {count} times");
+            assert!(count == 1 || !acknowledged, "{name} was acknowledged and is not there");
+        }
+    }
+
+    fn check_partition(&self, partition: usize, found: &mut Found) {
+        let log = &self.partitions[partition];
+        let leading = log.leading.as_ref().expect("somebody leads in the end");
+        assert!(leading.in_flight.is_empty() && log.jobs.is_empty(), "something is still under way");
+        let (rows, time) = (TwinRows(&self.disk, log.group), leading.lead.time());
+        for number in 0..WORKFLOWS {
+            self.check_workflow(&rows, &self.address(&workflow_id(partition, number)), time, found);
+        }
+        let tasks = rows.scan(keys::all_tasks(), Direction::Ascending, usize::MAX).expect("rows are readable");
+        for (key, value) in tasks {
+            let (_, workflow_id, task) = rows::task(&key, &value).expect("a task row");
+            let due = task.key.position.scheduled_time.plus(TASK_WAIT_MAX);
+            assert!(due >= time, "a task of {workflow_id} was forgotten: {task:?}");
+        }
+    }
+
+    fn check_workflow(&self, rows: &TwinRows<'_>, address: &WorkflowRef, time: Time, found: &mut Found) {
+        let runs = runs(rows, address).into_iter().collect();
+        let loaded = serve(rows, LoadRequest { address: address.clone(), runs, with_current: true });
+        let workflow = loaded.workflow.expect("rows are readable");
+        let open = workflow.runs.values().filter(|run| run.is_open()).count();
+        assert!(open <= 1, "{open} runs of {} are open", address.workflow_id);
+        for (run_id, run) in &workflow.runs {
+            found.runs.insert(*run_id);
+            let overdue = run.next_durable_deadline().filter(|due| due.plus(WAKE_LATE_MAX) < time);
+            assert!(overdue.is_none() || !run.is_open(), "run {run_id} was forgotten by time");
+            let events = check_run(rows, address, run);
+            events.iter().for_each(|event| found.signal(event));
+            run.buffered.values().for_each(|event| found.signal(event));
+        }
+    }
+}
+
+/// Every run of a workflow that has rows.
+fn runs(rows: &TwinRows<'_>, address: &WorkflowRef) -> BTreeSet<RunId> {
+    let range = rows::workflow_key(address).range();
+    let found = rows.scan(range, Direction::Ascending, usize::MAX).expect("rows are readable");
+    let runs = found.iter().map(|(key, _)| RunId(keys::decode_run_row(key).expect("a row of a workflow").0));
+    runs.filter(|run_id| *run_id != RunId::default()).collect()
+}
+
+/// A run and its history; returns the history.
+fn check_run(rows: &TwinRows<'_>, address: &WorkflowRef, run: &Run) -> Vec<HistoryEvent> {
+    let next = run.state.next_event_id;
+    let page = history::read_blocking(rows, address, run.id, 1, next, usize::MAX).expect("the history is readable");
+    let batches = page.batches.into_iter();
+    let events: Vec<_> = batches.flat_map(|batch| History::decode(batch).expect("events").events).collect();
+    let ids: Vec<i64> = events.iter().map(|event| event.event_id).collect();
+    assert_eq!(ids, (1..next).collect::<Vec<_>>(), "the ids of a history");
+    check_timers(&events);
+    check_workflow_tasks(&events);
+    rebuilt::check(run, &events);
+    events
+}
+
+fn check_timers(events: &[HistoryEvent]) {
+    let mut timers = HashMap::new();
+    for event in events {
+        let time = event.event_time.as_ref().map(Time::from_proto).expect("an event has a time");
+        match &event.attributes {
+            Some(Attributes::TimerStartedEventAttributes(started)) => {
+                let after = started.start_to_fire_timeout.expect("a timer has a duration").seconds;
+                timers.insert(event.event_id, time.plus(Duration::from_secs(after.unsigned_abs())));
+            }
+            Some(Attributes::TimerFiredEventAttributes(fired)) => {
+                let due = timers.remove(&fired.started_event_id).expect("a timer fires once, after its start");
+                assert!(time >= due, "a timer fired early");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Nothing stands between a workflow task's start and its end.
+fn check_workflow_tasks(events: &[HistoryEvent]) {
+    for pair in events.windows(2) {
+        let Some(Attributes::WorkflowTaskStartedEventAttributes(_)) = &pair[0].attributes else { continue };
+        let ends = matches!(
+            &pair[1].attributes,
+            Some(
+                Attributes::WorkflowTaskCompletedEventAttributes(_)
+                    | Attributes::WorkflowTaskFailedEventAttributes(_)
+                    | Attributes::WorkflowTaskTimedOutEventAttributes(_)
+                    | Attributes::WorkflowExecutionTerminatedEventAttributes(_)
+                    | Attributes::WorkflowExecutionTimedOutEventAttributes(_)
+            )
+        );
+        assert!(ends, "event {} stands between a workflow task's start and its end", pair[1].event_id);
+    }
+}

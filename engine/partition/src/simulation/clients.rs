@@ -1,0 +1,194 @@
+//! Clients: what they ask for, and what they remember of the answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use everlog_kernel::command::Reply;
+use everlog_kernel::{Command, Limits, RunCommand, RunId};
+use everlog_model::{CallError, WorkflowRef};
+use everlog_proto::api::common::v1::WorkflowType;
+use everlog_proto::api::enums::v1::WorkflowIdConflictPolicy;
+use everlog_proto::api::taskqueue::v1::TaskQueue;
+use everlog_proto::api::workflowservice::v1::{
+    SignalWithStartWorkflowExecutionRequest, SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest,
+    TerminateWorkflowExecutionRequest,
+};
+use tokio::sync::oneshot;
+
+use super::workers::Held;
+use super::world::{Event, World};
+use crate::job::{Answer, Charge, Job, Work};
+
+/// Workflows of each partition: few, so that commands meet.
+pub(super) const WORKFLOWS: usize = 2;
+
+/// Requests of a burst: more than make a batch full.
+const BURST: usize = 20;
+
+/// What a client or a worker waits for.
+pub(super) enum Asked {
+    Start,
+    Signal(String),
+    Task(Box<Held>),
+    Other,
+}
+
+/// A call that is not answered.
+pub(super) struct Call {
+    asked: Asked,
+    answer: oneshot::Receiver<Result<Answer, CallError>>,
+}
+
+/// The id of a workflow of a partition.
+pub(super) fn workflow_id(partition: usize, number: usize) -> String {
+    format!("{partition}-{number}")
+}
+
+/// The partition of a workflow.
+fn partition_of(workflow_id: &str) -> usize {
+    let (partition, _) = workflow_id.split_once('-').expect("an id names its partition");
+    partition.parse().expect("an id names its partition")
+}
+
+fn queue() -> Option<TaskQueue> {
+    Some(TaskQueue { name: "q".to_owned(), ..TaskQueue::default() })
+}
+
+impl World {
+    pub(super) fn address(&self, workflow_id: &str) -> WorkflowRef {
+        WorkflowRef { namespace: Arc::clone(&self.namespace), workflow_id: workflow_id.into() }
+    }
+
+    /// Sends a command to where its workflow is.
+    pub(super) fn send(&mut self, workflow_id: &str, run_id: Option<RunId>, command: impl Into<Command>, asked: Asked) {
+        let (reply, answer) = oneshot::channel();
+        let work = Work::Command { command: command.into(), reply: Some(reply) };
+        let job = Job { address: self.address(workflow_id), run_id, work, charge: Charge::default() };
+        self.calls.push(Call { asked, answer });
+        self.carry(partition_of(workflow_id), job);
+    }
+
+    pub(super) fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    pub(super) fn client(&mut self) {
+        if !self.faults {
+            return;
+        }
+        let delay = self.delay(Duration::from_millis(300));
+        self.after(delay, Event::Client);
+        let partition = self.random.below(self.partitions.len());
+        self.request(partition);
+    }
+
+    /// Fills a batch, and more.
+    pub(super) fn burst(&mut self, partition: usize) {
+        for _ in 0..BURST {
+            self.signal_with_start(partition);
+        }
+    }
+
+    fn request(&mut self, partition: usize) {
+        match self.random.below(10) {
+            0..=3 => self.start(partition),
+            4..=6 => self.signal(partition),
+            7 | 8 => self.signal_with_start(partition),
+            _ => self.terminate(partition),
+        }
+    }
+
+    fn some_workflow(&mut self, partition: usize) -> String {
+        workflow_id(partition, self.random.below(WORKFLOWS))
+    }
+
+    fn start(&mut self, partition: usize) {
+        let (workflow_id, number) = (self.some_workflow(partition), self.number());
+        let conflict = if self.random.percent(30) {
+            WorkflowIdConflictPolicy::TerminateExisting
+        } else {
+            WorkflowIdConflictPolicy::Fail
+        };
+        let request = StartWorkflowExecutionRequest {
+            workflow_id: workflow_id.clone(),
+            workflow_type: Some(WorkflowType { name: "T".to_owned() }),
+            task_queue: queue(),
+            request_id: format!("start-{number}"),
+            workflow_id_conflict_policy: conflict as i32,
+            ..StartWorkflowExecutionRequest::default()
+        };
+        let command = Command::start(request, &Limits::default()).expect("the request is valid");
+        self.send(&workflow_id, None, command, Asked::Start);
+    }
+
+    /// A name that no other signal has.
+    fn signal_name(&mut self) -> String {
+        let name = format!("signal-{}", self.number());
+        self.signals.insert(name.clone(), false);
+        name
+    }
+
+    fn signal(&mut self, partition: usize) {
+        let (workflow_id, name) = (self.some_workflow(partition), self.signal_name());
+        let request = SignalWorkflowExecutionRequest {
+            signal_name: name.clone(),
+            request_id: name.clone(),
+            ..SignalWorkflowExecutionRequest::default()
+        };
+        self.send(&workflow_id, None, RunCommand::SignalWorkflow(Box::new(request)), Asked::Signal(name));
+    }
+
+    fn signal_with_start(&mut self, partition: usize) {
+        let (workflow_id, name) = (self.some_workflow(partition), self.signal_name());
+        let request = SignalWithStartWorkflowExecutionRequest {
+            workflow_id: workflow_id.clone(),
+            workflow_type: Some(WorkflowType { name: "T".to_owned() }),
+            task_queue: queue(),
+            request_id: name.clone(),
+            signal_name: name.clone(),
+            ..SignalWithStartWorkflowExecutionRequest::default()
+        };
+        let command = Command::signal_with_start(request, &Limits::default()).expect("the request is valid");
+        self.send(&workflow_id, None, command, Asked::Signal(name));
+    }
+
+    fn terminate(&mut self, partition: usize) {
+        if self.random.percent(30) {
+            let workflow_id = self.some_workflow(partition);
+            let request = Box::new(TerminateWorkflowExecutionRequest::default());
+            self.send(&workflow_id, None, RunCommand::TerminateWorkflow(request), Asked::Other);
+        }
+    }
+
+    /// Clients and workers take what has come for them.
+    pub(super) fn hear(&mut self) {
+        let mut index = 0;
+        while index < self.calls.len() {
+            let answer = match self.calls[index].answer.try_recv() {
+                Ok(answer) => Some(answer),
+                Err(oneshot::error::TryRecvError::Closed) => None,
+                Err(oneshot::error::TryRecvError::Empty) => {
+                    index += 1;
+                    continue;
+                }
+            };
+            let call = self.calls.swap_remove(index);
+            self.told(call.asked, answer);
+        }
+        self.look_at_polls();
+    }
+
+    fn told(&mut self, asked: Asked, answer: Option<Result<Answer, CallError>>) {
+        match (asked, answer) {
+            (Asked::Start, Some(Ok(Answer { reply: Reply::Started(started), .. }))) => {
+                self.started.push(started.run_id);
+            }
+            (Asked::Signal(name), Some(Ok(_))) => {
+                self.signals.insert(name, true);
+            }
+            (Asked::Task(held), answer) => self.task_answered(*held, answer),
+            _ => {}
+        }
+    }
+}
