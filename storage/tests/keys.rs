@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use everlog_random::Random;
-use everlog_storage::keys::{self, MetaKind, TaskQueueKey, WakeKey, WorkflowKey, decode_run_row, decode_task};
+use everlog_storage::keys::{self, EntityKey, MetaKind, Place, TaskQueueKey, WakeKey, decode_run_row, decode_task};
 
 const NAMESPACE: [u8; 16] = *b"namespace-is-16b";
 const RUN: [u8; 16] = [0xab; 16];
@@ -36,9 +36,9 @@ impl Data {
     }
 
     fn wake(&mut self) -> WakeKey {
-        let workflow_id = self.string();
-        let workflow = WorkflowKey::new(self.id(), &workflow_id);
-        WakeKey::new(self.int(), &workflow, self.id())
+        let (id, kind) = (self.string(), self.pick(&[0, 1, 15]));
+        let entity = EntityKey::new(kind, self.id(), &id);
+        WakeKey::new(self.int(), &entity, self.id())
     }
 
     /// A task: namespace, kind, task queue, position.
@@ -115,21 +115,22 @@ fn run_rows_come_back_as_they_were() {
     let mut random = Data(Random::new(1));
     for _ in 0..20_000 {
         let (workflow_id, run_id, (kind, suffix)) = (random.string(), random.id(), random.row());
-        let run = WorkflowKey::new(random.id(), &workflow_id).run(&run_id);
+        let run = EntityKey::new(random.pick(&[0, 1, 15]), random.id(), &workflow_id).run(&run_id);
         let key = run.row(kind, &suffix);
         assert_eq!(decode_run_row(&key), Ok((run_id, kind, &suffix[..])));
-        assert!(run.range().contains(&key) && run.workflow.range().contains(&key));
+        assert!(run.range().contains(&key) && run.entity.range().contains(&key));
     }
 }
 
 #[test]
-fn workflows_and_runs_are_ranges_of_their_own() {
+fn entities_and_runs_are_ranges_of_their_own() {
     let mut random = Data(Random::new(1));
     for _ in 0..20_000 {
         let (left_id, right_id) = (random.string(), random.string());
         // Of one slot, or the slot alone would keep them apart.
-        let left = WorkflowKey { slot: 7, namespace: NAMESPACE, workflow_id: &left_id };
-        let right = WorkflowKey { slot: 7, namespace: NAMESPACE, workflow_id: &right_id };
+        let place = |random: &mut Data| Place::new(7, random.pick(&[0, 15]));
+        let left = EntityKey { place: place(&mut random), namespace: NAMESPACE, id: &left_id };
+        let right = EntityKey { place: place(&mut random), namespace: NAMESPACE, id: &right_id };
         let (left_run, right_run) = (left.run(&random.id()), right.run(&random.id()));
         let (kind, suffix) = random.row();
         let key = left_run.row(kind, &suffix);
@@ -137,13 +138,23 @@ fn workflows_and_runs_are_ranges_of_their_own() {
         assert_eq!(right_run.range().contains(&key), left_run == right_run);
         assert!(keys::slot_range(7..8).contains(&key));
         assert!(!keys::slot_range(6..7).contains(&key) && !keys::slot_range(8..9).contains(&key));
-        assert_eq!(left.range().start.cmp(&right.range().start), left_id.cmp(&right_id));
+        assert_eq!(left.range().start.cmp(&right.range().start), (left.place, &left_id).cmp(&(right.place, &right_id)));
     }
 }
 
 #[test]
+fn a_place_is_a_slot_and_a_kind() {
+    for (slot, kind) in [(0, 0), (1, 15), (keys::SLOTS - 1, 15)] {
+        let place = Place::new(slot, kind);
+        assert_eq!((place.slot(), place.kind()), (slot, kind));
+    }
+    let last = EntityKey { place: Place::new(keys::SLOTS - 1, keys::ENTITY_KINDS - 1), namespace: NAMESPACE, id: "x" };
+    assert!(keys::slot_range(0..keys::SLOTS).contains(&last.current()));
+}
+
+#[test]
 fn the_current_run_comes_first() {
-    let workflow = WorkflowKey::new(NAMESPACE, "workflow");
+    let workflow = EntityKey::new(0, NAMESPACE, "workflow");
     let run_id = RUN;
     let run = workflow.run(&run_id);
     assert!(workflow.range().contains(&workflow.current()));
@@ -154,7 +165,7 @@ fn the_current_run_comes_first() {
 #[test]
 fn rows_of_a_run_lie_by_kind_and_suffix() {
     let mut random = Data(Random::new(1));
-    let run = WorkflowKey::new(NAMESPACE, "workflow").run(&RUN);
+    let run = EntityKey::new(0, NAMESPACE, "workflow").run(&RUN);
     for _ in 0..20_000 {
         let (left, right) = (random.row(), random.row());
         let key = |(kind, suffix): &(u8, Vec<u8>)| run.row(*kind, suffix);
@@ -166,7 +177,7 @@ fn rows_of_a_run_lie_by_kind_and_suffix() {
 
 #[test]
 fn wakes_are_found_by_time() {
-    let workflow = WorkflowKey::new(NAMESPACE, "workflow");
+    let workflow = EntityKey::new(0, NAMESPACE, "workflow");
     let at = |time| WakeKey::new(time, &workflow, [0xff; 16]).encode();
     let until = WakeKey::until(100);
     assert!(until.contains(&at(-5)) && until.contains(&at(100)) && !until.contains(&at(101)));
@@ -219,7 +230,7 @@ fn slots_are_spread_evenly() {
 
 #[test]
 fn keys_and_slots_are_what_they_always_were() {
-    let workflow = WorkflowKey::new(NAMESPACE, "order\0-1");
+    let workflow = EntityKey::new(0, NAMESPACE, "order\0-1");
     let run = workflow.run(&RUN);
     let queue = TaskQueueKey { namespace: NAMESPACE, kind: 2, task_queue: "queue" };
     let slot = |workflow_id| Bytes::copy_from_slice(&keys::slot(&NAMESPACE, workflow_id).to_be_bytes());
@@ -231,6 +242,7 @@ fn keys_and_slots_are_what_they_always_were() {
         ("a run's row without a suffix", run.row(1, b"")),
         ("a run's row with a suffix", run.row(7, b"request")),
         ("slots", keys::slot_range(1..2).end),
+        ("an entity of another kind", EntityKey::new(15, NAMESPACE, "order\0-1").current()),
         ("wake", WakeKey::new(1_000_000_007, &workflow, RUN).encode()),
         ("wake before the epoch", WakeKey::new(-1, &workflow, RUN).encode()),
         ("task", queue.task(b"position")),

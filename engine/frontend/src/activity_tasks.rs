@@ -5,7 +5,7 @@ use std::sync::Arc;
 use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask};
 use everlog_kernel::token::ActivityTaskToken;
 use everlog_kernel::transition::TaskKind;
-use everlog_kernel::{RunCommand, RunId};
+use everlog_kernel::{EntityKind, RunCommand, RunId};
 use everlog_matching::{Matched, Poll, TaskLease};
 use everlog_meta::NamespaceRecord;
 use everlog_model::{CallError, QueueId, WorkflowRef};
@@ -115,11 +115,10 @@ impl Target {
     fn by_token(frontend: &Frontend, namespace: &str, task_token: &[u8]) -> Result<Target, Error> {
         let token: ActivityTaskToken = frontend.decode_token(namespace, task_token)?;
         let namespace = frontend.token_namespace(namespace, token.namespace_id)?;
-        Ok(Target {
-            address: address(&namespace, &token.workflow_id),
-            run_id: Some(token.run_id),
-            activity: ActivityRef::Token(token),
-        })
+        let address = match token.entity {
+            EntityKind::Workflow => address(&namespace, &token.workflow_id),
+        };
+        Ok(Target { address, run_id: Some(token.run_id), activity: ActivityRef::Token(token) })
     }
 
     fn by_id(

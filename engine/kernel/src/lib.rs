@@ -45,7 +45,7 @@ mod workflow_task;
 pub use command::{Command, Reply, RunCommand};
 pub use context::{Context, Limits, Namespace};
 pub use decide::decide;
-pub use ids::{Ids, NamespaceId, RunId};
+pub use ids::{EntityKind, Ids, NamespaceId, RunId};
 pub use rejection::Rejection;
 pub use rows::{RowKey, RunRow, RunRowKind};
 pub use state::{Run, Workflow};

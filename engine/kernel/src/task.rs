@@ -6,7 +6,7 @@ use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use prost::Message;
 
 use crate::rows::{ascending, from_ascending};
-use crate::{RunId, Time};
+use crate::{EntityKind, RunId, Time};
 
 /// What kind of worker a task is for. The numbers are for ever: they are in the keys of task rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -113,15 +113,26 @@ pub struct Task {
 /// The value of a task row: what its key does not say.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct TaskRow {
-    /// The workflow.
+    /// The id of the entity: the workflow id of a workflow.
     #[prost(string, tag = "1")]
-    pub workflow_id: String,
+    pub entity_id: String,
     /// The attempt that is ready.
     #[prost(int32, tag = "2")]
     pub attempt: i32,
     /// The version of the workers that may have it; `None` for any.
     #[prost(message, optional, boxed, tag = "3")]
     pub version: Option<Box<WorkerDeploymentVersion>>,
+    /// The number of the entity's kind.
+    #[prost(uint32, tag = "4")]
+    pub entity_kind: u32,
+}
+
+impl TaskRow {
+    /// The row of a workflow's task, for workers of any version.
+    pub(crate) fn of_workflow(workflow_id: &str, attempt: i32) -> TaskRow {
+        let entity_kind = EntityKind::Workflow as u32;
+        TaskRow { entity_id: workflow_id.to_owned(), attempt, version: None, entity_kind }
+    }
 }
 
 #[cfg(test)]

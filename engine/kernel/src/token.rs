@@ -5,10 +5,10 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{NamespaceId, RunId, Time};
+use crate::{EntityKind, NamespaceId, RunId, Time};
 
 /// Format of the tokens below.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// What a token may claim to hold, bytes: far more than the longest ids. Without a limit, a few bytes could ask for any amount
 /// of memory.
@@ -50,6 +50,8 @@ pub struct ActivityTaskToken {
     pub scheduled_event_id: i64,
     /// Attempt, from 1.
     pub attempt: i32,
+    /// Whose activity it is.
+    pub entity: EntityKind,
 }
 
 /// Names one query that was handed to a worker by itself. It lives in the node that took it, as long as its caller waits.
@@ -111,6 +113,7 @@ mod tests {
             run_id: RunId([2; 16]),
             scheduled_event_id: 5,
             attempt: 1,
+            entity: EntityKind::Workflow,
         }
     }
 

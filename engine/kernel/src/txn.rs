@@ -311,8 +311,7 @@ impl<'a> Txn<'a> {
                 }
                 if let Some(time) = wanted {
                     let key = self.run.activity_task_key(&activity, time);
-                    let row =
-                        TaskRow { workflow_id: self.workflow_id.to_owned(), attempt: activity.attempt, version: None };
+                    let row = TaskRow::of_workflow(self.workflow_id, activity.attempt);
                     rows.push((RowKey::Task(key.clone()), Some(row.to_row())));
                     self.effects.push(Effect::OfferTask(Task {
                         key,
@@ -347,7 +346,7 @@ impl<'a> Txn<'a> {
             rows.push((RowKey::Task(key), None));
         }
         if let Some((key, attempt)) = &wanted {
-            let row = TaskRow { workflow_id: self.workflow_id.to_owned(), attempt: *attempt, version: None };
+            let row = TaskRow::of_workflow(self.workflow_id, *attempt);
             rows.push((RowKey::Task(key.clone()), Some(row.to_row())));
             if !self.run.workflow_task_started() {
                 let sticky = self.run.sticky.as_ref().map(|sticky| sticky.task_queue.clone());

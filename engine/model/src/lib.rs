@@ -5,6 +5,7 @@
 //! every bound of the server.
 
 mod call;
+mod entity;
 pub mod limits;
 mod node_id;
 pub mod rows;
@@ -13,6 +14,7 @@ mod slots;
 mod workflow_ref;
 
 pub use call::{CallError, RunView};
+pub use entity::EntityRef;
 pub use node_id::NodeId;
 pub use slots::{SlotRange, SlotSource, SlotTable};
 pub use workflow_ref::{NamespaceSource, QueueId, WorkflowRef};

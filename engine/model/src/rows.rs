@@ -1,28 +1,26 @@
 //! Between the kernel's rows and the key space of storage.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use everlog_kernel::transition::{Task, TaskKey, TaskKind, TaskPosition, TaskRow, VisibilityKey};
 use everlog_kernel::{NamespaceId, RowKey, RunId, RunRow, RunRowKind};
-use everlog_storage::keys::{self, KeyRange, RunKey, TaskQueueKey, WakeKey, WorkflowKey};
+use everlog_storage::keys::{self, KeyRange, RunKey, TaskQueueKey, WakeKey};
 use everlog_storage::state::RowChange;
 
-use crate::{QueueId, WorkflowRef};
+use crate::{EntityRef, QueueId, WorkflowRef};
 
 /// The change that a row of a transition makes.
-pub fn change(address: &WorkflowRef, key: RowKey, value: Option<Bytes>) -> RowChange {
-    let workflow = workflow_key(address);
+pub fn change(entity: &EntityRef, key: RowKey, value: Option<Bytes>) -> RowChange {
+    let rows = entity.key();
     let key = match key {
-        RowKey::Current => workflow.current(),
-        RowKey::Run(run_id, row) => run_row(&workflow.run(&run_id.0), &row),
+        RowKey::Current => rows.current(),
+        RowKey::Run(run_id, row) => run_row(&rows.run(&run_id.0), &row),
         RowKey::Task(key) => {
-            task_queue_key(address.namespace.id, key.kind, &key.task_queue).task(&key.position.to_bytes())
+            task_queue_key(entity.namespace_id, key.kind, &key.task_queue).task(&key.position.to_bytes())
         }
-        RowKey::Wake(time, run_id) => WakeKey::new(time.0, &workflow, run_id.0).encode(),
-        RowKey::Visibility(key) => visibility_key(address.namespace.id, &key),
+        RowKey::Wake(time, run_id) => WakeKey::new(time.0, &rows, run_id.0).encode(),
+        RowKey::Visibility(key) => visibility_key(entity.namespace_id, &key),
         RowKey::WholeRun(run_id) => {
-            let range = workflow.run(&run_id.0).range();
+            let range = rows.run(&run_id.0).range();
             return RowChange::DeleteRange { start: range.start, end: range.end };
         }
     };
@@ -32,19 +30,10 @@ pub fn change(address: &WorkflowRef, key: RowKey, value: Option<Bytes>) -> RowCh
     }
 }
 
-/// The keys of a workflow.
-pub fn workflow_key(address: &WorkflowRef) -> WorkflowKey<'_> {
-    WorkflowKey::new(address.namespace.id.0, &address.workflow_id)
-}
-
-/// The keys of a run.
-pub fn run_key(address: &WorkflowRef, run_id: RunId) -> RunKey<'_> {
-    workflow_key(address).run(&run_id.0)
-}
-
 /// The history rows of a run whose first event is one of `[from, to)`.
 pub fn history_range(address: &WorkflowRef, run_id: RunId, from: i64, to: i64) -> KeyRange {
-    let run = run_key(address, run_id);
+    let entity = address.entity();
+    let run = entity.key().run(&run_id.0);
     run_row(&run, &RunRow::history(from))..run_row(&run, &RunRow::history(to))
 }
 
@@ -88,18 +77,21 @@ pub fn task_range(queue: &QueueId, after: Option<&TaskPosition>) -> KeyRange {
     }
 }
 
-/// The namespace id, the workflow and the task that a task row stands for.
-pub fn task(key: &[u8], value: &[u8]) -> Result<(NamespaceId, Arc<str>, Task), String> {
-    let (namespace_id, kind, task_queue, position) = keys::decode_task(key).map_err(|error| error.to_string())?;
+/// The entity and the task that a task row stands for.
+pub fn task(key: &[u8], value: &[u8]) -> Result<(EntityRef, Task), String> {
+    let (namespace, kind, task_queue, position) = keys::decode_task(key).map_err(|error| error.to_string())?;
     let kind = TaskKind::from_byte(kind).ok_or_else(|| format!("a task of an unknown kind, {kind}"))?;
     let position = TaskPosition::from_bytes(position).ok_or("a task without a position")?;
-    let TaskRow { workflow_id, attempt, version } = TaskRow::from_row(value).map_err(|error| error.to_string())?;
+    let row = TaskRow::from_row(value).map_err(|error| error.to_string())?;
+    let TaskRow { entity_id, attempt, version, entity_kind } = row;
+    let entity = EntityRef::decode(entity_kind, namespace, entity_id)?;
     let task = Task { key: TaskKey { kind, task_queue, position }, attempt, sticky: None, version };
-    Ok((NamespaceId(namespace_id), workflow_id.into(), task))
+    Ok((entity, task))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use everlog_kernel::{Namespace, Time};
@@ -115,7 +107,7 @@ mod tests {
     }
 
     fn put(key: RowKey, value: &'static [u8]) -> (Bytes, Bytes) {
-        match change(&workflow(), key, Some(Bytes::from_static(value))) {
+        match change(&workflow().entity(), key, Some(Bytes::from_static(value))) {
             RowChange::Put { key, value } => (key, value),
             other => panic!("{other:?}"),
         }
@@ -159,10 +151,10 @@ mod tests {
         let RowKey::Task(expected) = task_row() else { panic!("a task") };
         // The workflow's id and the second attempt.
         let (key, value) = put(task_row(), b"\x0a\x07order-1\x10\x02");
-        let (namespace_id, workflow_id, found) = task(&key, &value).unwrap();
-        assert_eq!((namespace_id, &*workflow_id), (workflow().namespace.id, "order-1"));
+        let (entity, found) = task(&key, &value).unwrap();
+        assert_eq!(entity, workflow().entity());
         assert_eq!(found, Task { key: expected.clone(), attempt: 2, sticky: None, version: None });
-        let queue = QueueId::new(namespace_id, TaskKind::Activity, "queue");
+        let queue = QueueId::new(entity.namespace_id, TaskKind::Activity, "queue");
         assert!(task_range(&queue, None).contains(&key));
         assert!(!task_range(&queue, Some(&expected.position)).contains(&key));
         assert_eq!(queue.task(expected.position), expected);
@@ -176,5 +168,7 @@ mod tests {
         assert_eq!(task(&unknown, &value).unwrap_err(), "a task of an unknown kind, 9");
         assert_eq!(task(&key[..key.len() - 1], &value).unwrap_err(), "a task without a position");
         assert!(task(&key, b"").is_err() && task(b"\x01", &value).is_err());
+        let another_kind = [&value[..], b"\x20\x07"].concat();
+        assert_eq!(task(&key, &another_kind).unwrap_err(), "an entity of an unknown kind, 7");
     }
 }

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use everlog_kernel::transition::{TaskKey, TaskKind, TaskPosition};
-use everlog_kernel::{Namespace, NamespaceId};
+use everlog_kernel::{EntityKind, Namespace, NamespaceId};
 use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_storage::keys;
+
+use crate::EntityRef;
 
 /// A workflow, wherever it lives.
 #[derive(Clone, Debug)]
@@ -17,6 +19,11 @@ pub struct WorkflowRef {
 }
 
 impl WorkflowRef {
+    /// The entity that it is.
+    pub fn entity(&self) -> EntityRef {
+        EntityRef { kind: EntityKind::Workflow, namespace_id: self.namespace.id, id: Arc::clone(&self.workflow_id) }
+    }
+
     /// The hash slot.
     pub fn slot(&self) -> u16 {
         keys::slot(&self.namespace.id.0, &self.workflow_id)

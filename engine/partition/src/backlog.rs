@@ -46,8 +46,8 @@ impl Backlog for TaskRows {
                 found
                     .iter()
                     .map(|(key, value)| {
-                        let (_, workflow_id, task) = rows::task(key, value)?;
-                        Ok((WorkflowRef { namespace: Arc::clone(&namespace), workflow_id }, task))
+                        let (entity, task) = rows::task(key, value)?;
+                        Ok((entity.into_workflow(Arc::clone(&namespace)), task))
                     })
                     .collect()
             })

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use super::slot::Place;
+
 const ESCAPED: u8 = 0x00;
 const ESCAPED_ZERO: u8 = 0xff;
 const STRING_END: u8 = 0x01;
@@ -26,8 +28,8 @@ impl KeyWriter {
         self.raw(&[value])
     }
 
-    pub(super) fn u16(self, value: u16) -> KeyWriter {
-        self.raw(&value.to_be_bytes())
+    pub(super) fn place(self, place: Place) -> KeyWriter {
+        self.raw(&place.to_bytes())
     }
 
     pub(super) fn u64(self, value: u64) -> KeyWriter {
@@ -83,8 +85,8 @@ impl<'a> KeyReader<'a> {
         self.array().map(|[byte]| byte)
     }
 
-    pub(super) fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_be_bytes)
+    pub(super) fn place(&mut self) -> Option<Place> {
+        self.array().map(Place::from_bytes)
     }
 
     pub(super) fn u64(&mut self) -> Option<u64> {

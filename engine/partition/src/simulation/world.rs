@@ -302,8 +302,8 @@ impl Backlog for TaskRows {
             let found = disk.scan(partition, &range.start..&range.end, Direction::Ascending, limit);
             let tasks = found.map_err(|error| error.to_string())?;
             let task = |(key, value): &Row| {
-                let (_, workflow_id, task) = rows::task(key, value)?;
-                Ok((WorkflowRef { namespace: Arc::clone(&namespace), workflow_id }, task))
+                let (entity, task) = rows::task(key, value)?;
+                Ok((entity.into_workflow(Arc::clone(&namespace)), task))
             };
             tasks.iter().map(task).collect()
         }
