@@ -228,12 +228,13 @@ pub(super) async fn respond_activity_task_completed_by_id(
 pub(super) async fn respond_activity_task_failed(
     frontend: &Frontend,
     _call: Call,
-    request: RespondActivityTaskFailedRequest,
+    mut request: RespondActivityTaskFailedRequest,
 ) -> Result<RespondActivityTaskFailedResponse, Error> {
     let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
     check_failure(request.failure.as_ref())?;
     check_identity(frontend, &request.identity)?;
     let (identity, last_heartbeat_details) = (request.identity, request.last_heartbeat_details);
+    validate::cut_causes(&mut request.failure);
     let failure = request.failure.map(Box::new);
     let command = |activity| RunCommand::FailActivity { activity, failure, last_heartbeat_details, identity };
     target.execute_done(frontend, command).await?;
@@ -244,12 +245,13 @@ pub(super) async fn respond_activity_task_failed(
 pub(super) async fn respond_activity_task_failed_by_id(
     frontend: &Frontend,
     _call: Call,
-    request: RespondActivityTaskFailedByIdRequest,
+    mut request: RespondActivityTaskFailedByIdRequest,
 ) -> Result<RespondActivityTaskFailedByIdResponse, Error> {
     let target =
         Target::by_id(frontend, &request.namespace, &request.workflow_id, &request.run_id, request.activity_id)?;
     check_identity(frontend, &request.identity)?;
     let (identity, last_heartbeat_details) = (request.identity, request.last_heartbeat_details);
+    validate::cut_causes(&mut request.failure);
     let failure = request.failure.map(Box::new);
     let command = |activity| RunCommand::FailActivity { activity, failure, last_heartbeat_details, identity };
     target.execute_done(frontend, command).await?;

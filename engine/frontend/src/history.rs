@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use everlog_kernel::RunId;
+use everlog_kernel::{RunCommand, RunId};
 use everlog_model::{RunView, WorkflowRef};
 use everlog_proto::api::enums::v1::{EventType, HistoryEventFilterType};
 use everlog_proto::api::history::v1::{
@@ -133,17 +133,27 @@ impl Read<'_> {
         Ok(response(batches, goes_on.then_some(&token)))
     }
 
-    /// The events of the workflow task that a worker has in hand. They are not stored yet, and stand behind the last page. A
+    /// The events of the workflow task that a worker has in hand. They are not in the history yet, and stand behind the last page. A
     /// caller that waits for news gets them when they are stored, since until then they may still be taken back.
     async fn tail(&self, token: &HistoryToken) -> Result<Option<Bytes>, Error> {
         if self.wait || !token.is_open {
             return Ok(None);
         }
-        let view = self.view(Some(token.run_id)).await?;
+        let mut view = self.view(Some(token.run_id)).await?;
         // Transient tasks are for those who replay; people would see events come and go.
         let for_people = ["temporal-cli", "temporal-ui"].contains(&self.call.client_name.as_str());
         let is_shown = token.is_task || !view.tail_is_transient || !for_people;
-        Ok((is_shown && view.next_event_id == token.to && !view.tail.is_empty()).then_some(view.tail))
+        if !is_shown || view.tail.is_empty() {
+            return Ok(None);
+        }
+        // A worker reads on in a task that its token proves; for anybody else an id must mean one event for ever.
+        if !token.is_task && !view.tail_is_saved {
+            let run_id = Some(token.run_id);
+            self.frontend.execute_done(self.address.clone(), run_id, RunCommand::SaveWorkflowTaskStart).await?;
+            view = self.view(run_id).await?;
+        }
+        let is_there = view.next_event_id == token.to && (token.is_task || view.tail_is_saved);
+        Ok((is_there && !view.tail.is_empty()).then_some(view.tail))
     }
 
     /// The event that closed the run, and nothing else.

@@ -27,6 +27,13 @@ const STUB_TEXT: &str = "Not yet implemented";
 /// How tonic begins when a request is larger than allowed.
 const TOO_LARGE_TEXT: &str = "Error, decoded message length too large";
 
+/// How the text of prost ends when messages are nested too deeply in a request.
+const TOO_DEEP_TEXT: &str = "recursion limit reached";
+
+/// What is told then.
+const TOO_DEEP_MESSAGE: &str =
+    "messages in the request are nested more than 100 deep: causes of a failure, for example";
+
 /// What metrics call the methods that are not served: their names are the caller's, and any number of them.
 const OTHER_OPERATION: &str = "other";
 
@@ -167,6 +174,7 @@ fn correct<R>(response: &mut Response<R>, path: &str) -> Code {
     let (code, message) = match code {
         Code::Unimplemented if message.is_empty() || message == STUB_TEXT => (code, unknown_method(path)),
         Code::OutOfRange if message.starts_with(TOO_LARGE_TEXT) => (Code::ResourceExhausted, too_large(&message)),
+        Code::Internal if message.ends_with(TOO_DEEP_TEXT) => (Code::InvalidArgument, TOO_DEEP_MESSAGE.to_owned()),
         _ => return code,
     };
     let headers = response.headers_mut();
@@ -268,6 +276,12 @@ mod tests {
                 "grpc: received message larger than max (5242926 vs. 4194304)",
             ),
             (Code::NotFound, "Namespace ü is not found.", Code::NotFound, "Namespace ü is not found."),
+            (
+                Code::Internal,
+                "failed to decode Protobuf message: Failure.cause: recursion limit reached",
+                Code::InvalidArgument,
+                TOO_DEEP_MESSAGE,
+            ),
         ];
         for (code, message, expected_code, expected_message) in cases {
             assert_eq!(corrected(code, message), (expected_code, expected_message.to_owned()));

@@ -142,7 +142,7 @@ impl Drop for Asked {
 pub(super) async fn respond_query_task_completed(
     frontend: &Frontend,
     _call: Call,
-    request: RespondQueryTaskCompletedRequest,
+    mut request: RespondQueryTaskCompletedRequest,
 ) -> Result<RespondQueryTaskCompletedResponse, Error> {
     let token: QueryTaskToken = frontend.decode_token(&request.namespace, &request.task_token)?;
     frontend.token_namespace(&request.namespace, token.namespace_id)?;
@@ -150,6 +150,7 @@ pub(super) async fn respond_query_task_completed(
     if !frontend.queries.is_waiting_for(&token) {
         return Err(not_found());
     }
+    validate::cut_causes(&mut request.failure);
     let answer = match request.completed_type() {
         QueryResultType::Answered if validate::payloads(request.query_result.as_ref(), &frontend.config).is_err() => {
             Err(Rejection::QueryFailed { message: "query result size exceeds limit".to_owned(), failure: None })

@@ -2,8 +2,13 @@
 
 use everlog_config::DynamicConfig;
 use everlog_kernel::RunId;
+use everlog_model::limits;
+use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::common::v1::{Link, Payloads, WorkflowExecution};
+use everlog_proto::api::failure::v1::failure::FailureInfo;
+use everlog_proto::api::failure::v1::{Failure, ServerFailureInfo};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
+use everlog_proto::api::workflowservice::v1::RespondWorkflowTaskCompletedRequest;
 use prost::Message;
 
 use super::errors::Error;
@@ -69,6 +74,39 @@ pub(super) fn payloads(payloads: Option<&Payloads>, config: &DynamicConfig) -> R
     }
 }
 
+/// Cuts off causes that are nested deeper than [`limits::FAILURE_CAUSES_MAX`], and says so in their place. Every failure that comes
+/// from outside goes through here.
+pub(super) fn cut_causes(failure: &mut Option<Failure>) {
+    let Some(mut innermost) = failure.as_mut() else { return };
+    for _ in 0..limits::FAILURE_CAUSES_MAX {
+        match &mut innermost.cause {
+            Some(cause) => innermost = cause,
+            None => return,
+        }
+    }
+    let Some(cause) = &mut innermost.cause else { return };
+    let count = std::iter::successors(Some(&**cause), |failure| failure.cause.as_deref()).count();
+    **cause = Failure {
+        message: format!("{count} more causes were cut off."),
+        source: "Server".to_owned(),
+        failure_info: Some(FailureInfo::ServerFailureInfo(ServerFailureInfo::default())),
+        ..Failure::default()
+    };
+}
+
+/// The same for the failures of a completed workflow task.
+pub(super) fn cut_causes_of_task(request: &mut RespondWorkflowTaskCompletedRequest) {
+    for command in &mut request.commands {
+        match &mut command.attributes {
+            Some(Attributes::FailWorkflowExecutionCommandAttributes(a)) => cut_causes(&mut a.failure),
+            Some(Attributes::RecordMarkerCommandAttributes(a)) => cut_causes(&mut a.failure),
+            Some(Attributes::ContinueAsNewWorkflowExecutionCommandAttributes(a)) => cut_causes(&mut a.failure),
+            _ => {}
+        }
+    }
+    request.query_results.values_mut().for_each(|result| cut_causes(&mut result.failure));
+}
+
 #[cfg(test)]
 mod tests {
     use everlog_proto::api::common::v1::Payload;
@@ -107,6 +145,28 @@ mod tests {
         for (result, expected) in cases {
             assert_eq!(result, expected);
         }
+    }
+
+    #[test]
+    fn causes() {
+        let nested = |causes: usize| {
+            let wrap = |cause: Failure| Failure { cause: Some(Box::new(cause)), ..Failure::default() };
+            Some((0..causes).fold(Failure::default(), |failure, _| wrap(failure)))
+        };
+        let depth = |failure: &Option<Failure>| {
+            std::iter::successors(failure.as_ref(), |failure| failure.cause.as_deref()).count() - 1
+        };
+        for causes in [0, 1, limits::FAILURE_CAUSES_MAX] {
+            let mut failure = nested(causes);
+            cut_causes(&mut failure);
+            assert_eq!(failure, nested(causes));
+        }
+        let mut failure = nested(98);
+        cut_causes(&mut failure);
+        assert_eq!(depth(&failure), limits::FAILURE_CAUSES_MAX + 1);
+        let innermost = std::iter::successors(failure.as_ref(), |failure| failure.cause.as_deref()).last().unwrap();
+        assert_eq!(innermost.message, "48 more causes were cut off.");
+        cut_causes(&mut None);
     }
 
     #[test]

@@ -73,10 +73,18 @@ pub(super) async fn describe_workflow_execution(
     let (workflow_id, run_id) = validate::execution(request.execution.as_ref())?;
     let address = address(&namespace, workflow_id);
     let partition = frontend.router.partition_of(&address)?;
-    partition
-        .inspect(address.clone(), run_id, move |workflow, _| describe::describe(workflow, run_id))
-        .await
-        .map_err(|error| explain(error, &address, run_id))
+    let look = || async {
+        let view = partition.inspect(address.clone(), run_id, move |workflow, _| {
+            Ok((describe::describe(workflow, run_id)?, describe::leaves_out_start(workflow, run_id)))
+        });
+        view.await.map_err(|error| explain(error, &address, run_id))
+    };
+    let (description, leaves_out_start) = look().await?;
+    if !leaves_out_start {
+        return Ok(description);
+    }
+    frontend.execute_done(address.clone(), run_id, RunCommand::SaveWorkflowTaskStart).await?;
+    Ok(look().await?.0)
 }
 
 /// Forgets where the worker polls that has a run cached.

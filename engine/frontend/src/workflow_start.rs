@@ -13,7 +13,7 @@ use everlog_proto::api::workflowservice::v1::{
 use super::call::Call;
 use super::commands::unexpected;
 use super::errors::Error;
-use super::{Frontend, address, search_attributes};
+use super::{Frontend, address, search_attributes, validate};
 
 /// Starts a run, or finds the one that stands in its way.
 pub(super) async fn start_workflow_execution(
@@ -23,6 +23,7 @@ pub(super) async fn start_workflow_execution(
 ) -> Result<StartWorkflowExecutionResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     check_open(&namespace)?;
+    validate::cut_causes(&mut request.continued_failure);
     search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &frontend.config)?;
     let workflow_id = request.workflow_id.clone();
     let command = Command::start(request, &frontend.config.limits)?;

@@ -154,6 +154,7 @@ pub(super) async fn respond_workflow_task_completed(
     let (namespace, token) = read_token(frontend, &request.namespace, &request.task_token)?;
     let id_bytes_max = frontend.config.limits.id_bytes_max;
     validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
+    validate::cut_causes_of_task(&mut request);
     if let Err(problem) = search_attributes::prepare_commands(&mut request.commands, &namespace, &frontend.config) {
         return Err(fail_for_search_attributes(frontend, &namespace, token, request.identity, problem).await);
     }
@@ -202,11 +203,12 @@ async fn fail_for_search_attributes(
 pub(super) async fn respond_workflow_task_failed(
     frontend: &Frontend,
     _call: Call,
-    request: RespondWorkflowTaskFailedRequest,
+    mut request: RespondWorkflowTaskFailedRequest,
 ) -> Result<RespondWorkflowTaskFailedResponse, Error> {
     let (namespace, token) = read_token(frontend, &request.namespace, &request.task_token)?;
     let id_bytes_max = frontend.config.limits.id_bytes_max;
     validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
+    validate::cut_causes(&mut request.failure);
     let (address, run_id) = (address(&namespace, &token.workflow_id), token.run_id);
     let command = RunCommand::FailWorkflowTask(token, Box::new(request));
     frontend.execute_done(address, Some(run_id), command).await?;

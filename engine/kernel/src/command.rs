@@ -45,6 +45,9 @@ pub enum RunCommand {
     CompleteWorkflowTask(WorkflowTaskToken, Box<RespondWorkflowTaskCompletedRequest>),
     /// Answered by [`Reply::Done`].
     FailWorkflowTask(WorkflowTaskToken, Box<RespondWorkflowTaskFailedRequest>),
+    /// Writes the start of the workflow task that a worker has in hand, because somebody is to be shown it. Answered by
+    /// [`Reply::Done`].
+    SaveWorkflowTaskStart,
     /// Forgets the sticky queue. Answered by [`Reply::Done`].
     ResetStickyTaskQueue,
 
@@ -162,6 +165,7 @@ impl RunCommand {
             RunCommand::StartWorkflowTask(_) => "StartWorkflowTask",
             RunCommand::CompleteWorkflowTask(..) => "CompleteWorkflowTask",
             RunCommand::FailWorkflowTask(..) => "FailWorkflowTask",
+            RunCommand::SaveWorkflowTaskStart => "SaveWorkflowTaskStart",
             RunCommand::ResetStickyTaskQueue => "ResetStickyTaskQueue",
             RunCommand::StartActivityTask(_) => "StartActivityTask",
             RunCommand::HeartbeatActivity { .. } => "HeartbeatActivity",
@@ -253,8 +257,10 @@ pub struct Started {
 /// A started workflow task: the poll response, with the history as a range to read.
 #[derive(Clone, Debug, Default)]
 pub struct WorkflowTaskStart {
-    /// The response without its history.
+    /// The response without its history and its token.
     pub response: PollWorkflowTaskQueueResponse,
+    /// The token; `None` for a query task.
+    pub token: Option<WorkflowTaskToken>,
     /// First event to send.
     pub history_from: i64,
     /// First event *not* to send from the stored history.

@@ -74,7 +74,7 @@ pub struct Limits {
     pub workflow_task_retry_max_interval: Duration,
     /// `history.workflowTaskHeartbeatTimeout`.
     pub workflow_task_heartbeat_timeout: Duration,
-    /// How long the start of an activity that may be attempted again can stay unwritten.
+    /// How long the start of a workflow task, or of an activity that may be attempted again, can stay unwritten.
     pub activity_start_flush: Duration,
     /// `history.retentionTimerJitterDuration`: deletion is put off by up to this, spread over runs.
     pub retention_jitter: Duration,

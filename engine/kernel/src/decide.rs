@@ -4,7 +4,7 @@ use crate::command::{Command, Reply, RunCommand};
 use crate::state::Workflow;
 use crate::transition::Transition;
 use crate::txn::Txn;
-use crate::{Context, Rejection, RunId, requests, runs};
+use crate::{Context, Rejection, RunId, requests, runs, workflow_task};
 
 /// Decides `command` on the state of `workflow`.
 ///
@@ -45,6 +45,10 @@ fn on_existing_run(txn: &mut Txn<'_>, command: RunCommand) -> Result<Result<Repl
         C::TerminateWorkflow(request) => requests::terminate_workflow::apply(txn, *request),
         C::StartWorkflowTask(start) => requests::start_workflow_task::apply(txn, start),
         C::FailWorkflowTask(token, request) => requests::fail_workflow_task::apply(txn, &token, *request),
+        C::SaveWorkflowTaskStart => {
+            workflow_task::save_start(txn);
+            Ok(Reply::Done)
+        }
         C::ResetStickyTaskQueue => requests::reset_sticky::apply(txn),
         C::StartActivityTask(start) => requests::start_activity_task::apply(txn, start),
         C::HeartbeatActivity { activity, details, identity } => {

@@ -32,6 +32,13 @@ pub fn describe(workflow: &Workflow, run_id: Option<RunId>) -> Result<DescribeWo
     })
 }
 
+/// Whether a description leaves out that a worker has a workflow task in hand, because that is not written:
+/// [`crate::Command::SaveWorkflowTaskStart`] writes it.
+pub fn leaves_out_start(workflow: &Workflow, run_id: Option<RunId>) -> bool {
+    let task = workflow.run(run_id).and_then(|run| run.state.workflow_task.as_ref());
+    task.and_then(|task| task.started.as_ref()).is_some_and(|started| !started.is_saved())
+}
+
 fn config(run: &Run) -> WorkflowExecutionConfig {
     let started = run.info.started.decode();
     WorkflowExecutionConfig {
@@ -77,7 +84,9 @@ fn extended_info(run: &Run) -> WorkflowExecutionExtendedInfo {
 }
 
 fn pending_workflow_task(task: &WorkflowTask) -> PendingWorkflowTaskInfo {
-    let state = match task.started {
+    // A start that is not written may be taken back.
+    let started = task.started.as_ref().filter(|started| started.is_saved());
+    let state = match started {
         Some(_) => PendingWorkflowTaskState::Started,
         None => PendingWorkflowTaskState::Scheduled,
     };
@@ -85,7 +94,7 @@ fn pending_workflow_task(task: &WorkflowTask) -> PendingWorkflowTaskInfo {
         state: state as i32,
         scheduled_time: Some(task.scheduled_time.to_proto()),
         original_scheduled_time: Some(task.original_scheduled_time.to_proto()),
-        started_time: task.started.as_ref().map(|started| started.time.to_proto()),
+        started_time: started.map(|started| started.time.to_proto()),
         attempt: task.attempt,
     }
 }

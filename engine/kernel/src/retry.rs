@@ -92,12 +92,15 @@ pub(crate) fn is_retryable(failure: &Failure, non_retryable_error_types: &[Strin
     }
 }
 
-/// The delay before the next attempt that the failure itself asks for.
+/// The delay that stands for "at once": no delay at all stands for "never".
+const AT_ONCE: Duration = Duration::from_nanos(1);
+
+/// The delay before the next attempt that the failure itself asks for. Below zero is at once, as in Temporal.
 pub(crate) fn requested_delay(failure: &Failure) -> Option<Duration> {
     match &failure.failure_info {
         Some(FailureInfo::ApplicationFailureInfo(info)) => {
             let delay = info.next_retry_delay.as_ref()?;
-            Some(time::positive(Some(delay)).ok().flatten().unwrap_or_default())
+            Some(time::positive(Some(delay)).map_or(AT_ONCE, Option::unwrap_or_default))
         }
         _ => None,
     }

@@ -83,6 +83,8 @@ run_row_kinds! {
     BufferedEvent = 6, "buffered", Unsigned;
     /// The request id of a signal that was taken. Empty value.
     SignalRequest = 7, "signal-request", Text;
+    /// How the workflow task in progress was started: [`crate::state::WorkflowTaskStarted`].
+    WorkflowTaskStart = 8, "workflow-task-start", Nothing;
 }
 
 impl RunRowKind {
@@ -259,6 +261,7 @@ mod tests {
             (RunRowKind::Timer, Suffix::Signed(-1), 5, "7fffffffffffffff"),
             (RunRowKind::BufferedEvent, Suffix::Unsigned(2), 6, "0000000000000002"),
             (RunRowKind::SignalRequest, text("id"), 7, "6964"),
+            (RunRowKind::WorkflowTaskStart, Suffix::Nothing, 8, ""),
         ];
         assert_eq!(cases.len(), RunRowKind::ALL.len(), "each kind is here");
         for (kind, suffix, byte, bytes) in cases {

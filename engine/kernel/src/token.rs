@@ -33,6 +33,23 @@ pub struct WorkflowTaskToken {
     pub started_time: Time,
     /// Attempt, from 1.
     pub attempt: i32,
+    /// Where the history ends that the worker was given. Filled in by whoever hands the task out.
+    pub history_position: HistoryPosition,
+    /// Not in the token, but found out by whoever passes it on: that history is whole, whatever leads there have been since. So the
+    /// task was started even if nobody remembers.
+    #[serde(skip)]
+    pub is_proven: bool,
+}
+
+/// A place in the chain of a partition's batches, by lead and number, as the log has them. The kernel only carries it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryPosition {
+    /// Term of the lead.
+    pub term: u64,
+    /// Its opening within the term.
+    pub opening: u32,
+    /// Number of the batch within the lead.
+    pub sequence: u64,
 }
 
 /// Names one started activity attempt.

@@ -271,6 +271,7 @@ impl<'a> Txn<'a> {
             self.finish_history(&mut rows);
             self.finish_activities(&mut rows);
             self.finish_workflow_task(&mut rows);
+            self.finish_workflow_task_start(&mut rows);
             self.finish_pending(&mut rows);
             self.finish_info(&mut rows);
             self.finish_wake(&mut rows);
@@ -334,8 +335,7 @@ impl<'a> Txn<'a> {
     }
 
     fn finish_workflow_task(&mut self, rows: &mut Rows) {
-        let task = self.run.state.workflow_task.as_ref();
-        let wanted = self.run.workflow_task_key().zip(task.map(|task| task.attempt));
+        let wanted = self.run.wanted_workflow_task_row();
         if wanted == self.run.workflow_task_row {
             return;
         }
@@ -359,6 +359,18 @@ impl<'a> Txn<'a> {
             }
         }
         self.run.workflow_task_row = wanted;
+    }
+
+    /// The row of the start of the workflow task in progress. A task that ends soon never has one.
+    fn finish_workflow_task_start(&mut self, rows: &mut Rows) {
+        let task = self.run.state.workflow_task.as_ref();
+        let saved = task.and_then(|task| task.started.as_ref()).filter(|started| started.is_saved());
+        if saved.is_some() == self.run.workflow_task_start_row {
+            return;
+        }
+        let row = RowKey::Run(self.run.id, RunRow::only(RunRowKind::WorkflowTaskStart));
+        rows.push((row, saved.map(|started| started.to_row())));
+        self.run.workflow_task_start_row = saved.is_some();
     }
 
     /// The rows of everything else that is pending.

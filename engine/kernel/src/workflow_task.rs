@@ -1,7 +1,9 @@
 //! The workflow-task engine: when a task is scheduled, and what its end does.
 //!
-//! A run has at most one pending workflow task. Starting one is not written: it lives in the leader's memory and is recorded
-//! with the task's end, because workflow code has no side effects and its answer stands behind the start in the same log.
+//! A run has at most one pending workflow task. Starting one is not written at once: it lives in the leader's memory and is recorded
+//! with the task's end, because workflow code has no side effects and its answer stands behind the start in the same log. Local
+//! activities do have side effects. So a start that lasts, or that somebody is shown, gets a row; and before that, the token of
+//! the task proves that it was handed out.
 //!
 //! ```text
 //!   schedule ──▶ pending ──▶ started ──▶ completed   [Scheduled] Started Completed, commands, what was buffered, next task?
@@ -22,6 +24,7 @@ use everlog_proto::api::history::v1::{
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use prost::Message;
 
+use crate::requests::start_workflow_task;
 use crate::state::{BufferedQuery, Run, WorkflowTask, WorkflowTaskStarted};
 use crate::token::WorkflowTaskToken;
 use crate::transition::{Effect, QueryTask};
@@ -115,26 +118,76 @@ pub(crate) fn scheduled_attributes(
 
 // ---- The end of a task -----------------------------------------------------------------------------------------------
 
-/// The started workflow task of an open run that `token` names.
+/// What is known of the task that a token names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// It was started as the token says.
+    Started,
+    /// Nobody knows that it was started, but the token proves it.
+    Forgotten,
+    /// The same, and another worker was given it since.
+    GivenAway,
+}
+
+/// Finds the task of an open run that `token` names.
+///
+/// A leader that does not remember the start takes the token's word if the history that the worker was given is whole, and nothing
+/// was appended to it since. A start that is written is not up for discussion: somebody may have been shown it.
 ///
 /// # Errors
 ///
-/// `NotFound` if it is another one, or none: also after a change of leader, which forgets that the task was started.
-pub(crate) fn find_started(
-    run: &Run,
-    token: &WorkflowTaskToken,
-) -> Result<(WorkflowTask, WorkflowTaskStarted), Rejection> {
-    let task = run.state.workflow_task.as_ref().filter(|_| run.is_open());
-    let named = |(task, started): &(&WorkflowTask, &WorkflowTaskStarted)| {
-        task.scheduled_event_id == token.scheduled_event_id
-            && task.attempt == token.attempt
-            && started.started_event_id == token.started_event_id
-            && started.time == token.started_time
+/// `NotFound` if the task is another one, or none.
+pub(crate) fn find(txn: &Txn<'_>, token: &WorkflowTaskToken) -> Result<Named, Rejection> {
+    let run = &txn.run;
+    let named =
+        |task: &&WorkflowTask| task.scheduled_event_id == token.scheduled_event_id && task.attempt == token.attempt;
+    let task = run.state.workflow_task.as_ref().filter(|task| run.is_open() && named(task));
+    let task = task.ok_or_else(Rejection::workflow_task_not_found)?;
+    let is_same = |started: &WorkflowTaskStarted| {
+        started.started_event_id == token.started_event_id && started.time == token.started_time
     };
-    task.and_then(|task| Some((task, task.started.as_ref()?)))
-        .filter(named)
-        .map(|(task, started)| (task.clone(), started.clone()))
-        .ok_or_else(Rejection::workflow_task_not_found)
+    let started_event_id = run.state.next_event_id + i64::from(task.is_transient());
+    let is_proven = token.is_proven
+        && token.started_event_id == started_event_id
+        && (task.scheduled_time..=txn.now()).contains(&token.started_time);
+    match &task.started {
+        Some(started) if is_same(started) => Ok(Named::Started),
+        Some(started) if is_proven && !started.is_saved() => Ok(Named::GivenAway),
+        None if is_proven => Ok(Named::Forgotten),
+        _ => Err(Rejection::workflow_task_not_found()),
+    }
+}
+
+/// The task that was found by its token, as started; from here on it is, if it was not known before.
+pub(crate) fn started(
+    txn: &mut Txn<'_>,
+    named: Named,
+    token: &WorkflowTaskToken,
+    identity: &str,
+) -> Result<(WorkflowTask, WorkflowTaskStarted), Rejection> {
+    if named != Named::Started {
+        start_workflow_task::recall(txn, token, identity)?;
+    }
+    let task = txn.run.state.workflow_task.as_ref();
+    task.and_then(|task| Some((task.clone(), task.started.clone()?))).ok_or_else(Rejection::workflow_task_not_found)
+}
+
+/// Writes the start of the task that a worker has in hand, if it is not written.
+pub(crate) fn save_start(txn: &mut Txn<'_>) {
+    let task = txn.run.state.workflow_task.as_mut();
+    let unsaved = task.and_then(|task| task.started.as_mut()).and_then(|started| started.save_at.take());
+    if unsaved.is_some() {
+        txn.touch();
+    }
+}
+
+/// Writes it if it has been unwritten for long enough.
+pub(crate) fn save_start_if_due(txn: &mut Txn<'_>) {
+    let started = txn.run.state.workflow_task.as_ref().and_then(|task| task.started.as_ref());
+    let save_at = started.and_then(|started| started.save_at);
+    if save_at.is_some_and(|time| time <= txn.now()) {
+        save_start(txn);
+    }
 }
 
 /// Writes the events of a started task that are kept in memory until its end: Started, and Scheduled of a transient task.

@@ -34,6 +34,8 @@ pub struct RunView {
     pub is_open: bool,
     /// Encoded events behind the stored history: those of the workflow task that a worker has in hand.
     pub tail: Bytes,
+    /// Whether that task's start is written, so that these events stay what they are.
+    pub tail_is_saved: bool,
     /// Whether that workflow task is transient (its events may never be stored).
     pub tail_is_transient: bool,
 }

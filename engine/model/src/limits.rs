@@ -19,6 +19,10 @@ pub const PARTITION_TURN_WAKES_MAX: usize = 512;
 /// How long to look away from a run whose namespace is not known here yet: metadata arrives within milliseconds.
 pub const NAMESPACE_WAIT: Duration = Duration::from_millis(200);
 
+/// Causes of a failure that are kept, each inside of the one before. Messages nested more than 100 deep cannot be read, in rows as in
+/// what workers are sent, and a failure stands inside of a few others there. Nobody reads so many.
+pub const FAILURE_CAUSES_MAX: usize = 50;
+
 /// How long a job that made the kernel panic is refused before it may be tried again.
 pub const POISON_REFUSED: Duration = Duration::from_secs(60);
 

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque, btree_map};
 
+use everlog_kernel::state::WorkflowTask;
 use everlog_kernel::{RunId, Time, Workflow};
 use everlog_model::{EntityRef, limits};
 
@@ -147,9 +148,11 @@ impl Entry {
             && self.workflow.as_ref().is_some_and(|workflow| {
                 workflow.runs.values().all(|run| {
                     let task = run.state.workflow_task.as_ref();
-                    task.is_none_or(|task| task.started.is_none() && !task.offered_sticky)
-                        && run.unsaved_activities.is_empty()
-                        && run.queries.is_empty()
+                    let is_written = |task: &WorkflowTask| match &task.started {
+                        Some(started) => started.is_saved(),
+                        None => !task.offered_sticky,
+                    };
+                    task.is_none_or(is_written) && run.unsaved_activities.is_empty() && run.queries.is_empty()
                 })
             })
     }

@@ -30,7 +30,7 @@ use tokio::time::Sleep;
 use super::Dependencies;
 use super::clock::{PartitionClock, Reading};
 use super::job::Job;
-use super::lead::{Action, Lead, LeadSettings, Outgoing, Poison};
+use super::lead::{Action, Applied, Lead, LeadSettings, Outgoing, Poison};
 use super::load::{Read, ReadFor, Readers};
 use super::pace::Pace;
 use super::status::{PartitionLoad, Status};
@@ -245,8 +245,12 @@ impl EventLoop {
             cache_bytes_max: self.dependencies.cache_bytes_max,
         };
         let rows = group.clone();
-        let may_exist = Box::new(move |key: &[u8]| rows.may_exist(key));
-        let mut lead = Lead::new(group.id(), epoch, clock, settings, may_exist, system_seed(), reading.instant);
+        let chain = group.clone();
+        let applied = Applied {
+            may_exist: Box::new(move |key| rows.may_exist(key)),
+            contains: Box::new(move |position| chain.was_applied(position)),
+        };
+        let mut lead = Lead::new(group.id(), epoch, clock, settings, applied, system_seed(), reading.instant);
         lead.refuse_poison(self.poisons.clone());
         let (reply, reads) = mpsc::unbounded_channel();
         self.dependencies.matching.send(Message::Opened(source(group, epoch)));

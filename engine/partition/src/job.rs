@@ -135,6 +135,7 @@ fn run_command_bytes(command: &RunCommand) -> usize {
         RunCommand::QueryWorkflow { query, .. } => payloads(&query.query_args),
         RunCommand::RequestCancelWorkflow(_)
         | RunCommand::StartWorkflowTask(_)
+        | RunCommand::SaveWorkflowTaskStart
         | RunCommand::ResetStickyTaskQueue
         | RunCommand::StartActivityTask(_)
         | RunCommand::AbandonQuery { .. }

@@ -20,6 +20,8 @@
 //! as the successor of the one before it (`everlog_raft::chain`). A batch that is lost takes all later ones with it.
 
 mod batches;
+#[cfg(test)]
+mod handover_tests;
 mod jobs;
 #[cfg(test)]
 mod tests;
@@ -30,6 +32,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use everlog_kernel::token::HistoryPosition;
 use everlog_kernel::transition::{QueryTask, Task};
 use everlog_kernel::{Ids, Limits, Rejection, RunId, Time};
 use everlog_model::{CallError, EntityRef, NamespaceSource, RunView, WorkflowRef, limits};
@@ -57,8 +60,16 @@ pub(crate) struct LeadSettings {
     pub(crate) cache_bytes_max: usize,
 }
 
-/// Whether an applied row may exist, told from memory; `false` is certain.
-pub(crate) type MayExist = Box<dyn Fn(&[u8]) -> bool + Send>;
+/// What is applied, told from memory.
+pub(crate) struct Applied {
+    /// Whether a row may exist; `false` is certain.
+    pub(crate) may_exist: MayExist,
+    /// Whether the batch at a position of the chain counts; of the last few epochs before this one.
+    pub(crate) contains: Contains,
+}
+
+type MayExist = Box<dyn Fn(&[u8]) -> bool + Send>;
+type Contains = Box<dyn Fn(ChainPosition) -> bool + Send>;
 
 /// Something that a lead wants done.
 pub(crate) enum Action {
@@ -127,7 +138,7 @@ pub(crate) struct Lead {
     partition: GroupId,
     epoch: LeadEpoch,
     settings: LeadSettings,
-    may_exist: MayExist,
+    applied: Applied,
     clock: PartitionClock,
     /// The machine's monotonic clock at the last tick.
     instant: Instant,
@@ -156,7 +167,7 @@ impl Lead {
         epoch: LeadEpoch,
         clock: PartitionClock,
         settings: LeadSettings,
-        may_exist: MayExist,
+        applied: Applied,
         seed: u128,
         instant: Instant,
     ) -> Lead {
@@ -165,7 +176,7 @@ impl Lead {
             partition,
             epoch,
             settings,
-            may_exist,
+            applied,
             clock,
             instant,
             cache: Cache::default(),
@@ -297,5 +308,18 @@ impl Lead {
 
     fn chain(&self, sequence: u64) -> ChainPosition {
         ChainPosition { epoch: self.epoch, sequence }
+    }
+
+    /// Whether everything up to a place that a token names is in the history that this lead goes on with. What this lead itself has
+    /// handed out is: whatever comes stands behind it in the same chain.
+    fn is_whole(&self, position: HistoryPosition) -> bool {
+        let HistoryPosition { term, opening, sequence } = position;
+        let epoch = LeadEpoch { term, opening };
+        epoch == self.epoch || (self.applied.contains)(ChainPosition { epoch, sequence })
+    }
+
+    /// The place of a batch of this lead, for a token.
+    fn history_position(&self, sequence: u64) -> HistoryPosition {
+        HistoryPosition { term: self.epoch.term, opening: self.epoch.opening, sequence }
     }
 }

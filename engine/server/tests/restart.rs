@@ -7,11 +7,21 @@ mod harness;
 use std::path::Path;
 use std::time::Duration;
 
-use everlog_proto::api::enums::v1::{QueryResultType, WorkflowExecutionStatus};
+use everlog_proto::api::enums::v1::{EventType, PendingWorkflowTaskState, QueryResultType, WorkflowExecutionStatus};
+use everlog_proto::api::failure::v1::failure::FailureInfo;
+use everlog_proto::api::failure::v1::{ApplicationFailureInfo, Failure};
+use everlog_proto::api::history::v1::HistoryEvent;
+use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::query::v1::WorkflowQuery;
-use everlog_proto::api::workflowservice::v1::{QueryWorkflowRequest, RespondQueryTaskCompletedRequest};
+use everlog_proto::api::workflowservice::v1::{
+    DescribeWorkflowExecutionResponse, QueryWorkflowRequest, RespondActivityTaskFailedRequest,
+    RespondQueryTaskCompletedRequest, RespondWorkflowTaskFailedRequest,
+};
 use harness::process::{ANY_PORTS, Process, everlog, run};
-use harness::requests::{NAMESPACE, activity_done, complete, describe, poll_activity, respond, schedule_activity};
+use harness::requests::{
+    NAMESPACE, activity_done, complete, describe, history, poll_activity, poll_workflow, respond, schedule_activity,
+    signal, terminate,
+};
 use harness::{Client, execution, payloads, poll, start_request, within};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -19,6 +29,11 @@ const LONG: Duration = Duration::from_secs(30);
 async fn status(client: &mut Client, workflow_id: &str) -> WorkflowExecutionStatus {
     let description = client.describe_workflow_execution(describe(workflow_id)).await.unwrap().into_inner();
     description.workflow_execution_info.unwrap().status()
+}
+
+async fn events(client: &mut Client, workflow_id: &str) -> Vec<HistoryEvent> {
+    let history = client.get_workflow_execution_history(history(workflow_id, Vec::new())).await.unwrap().into_inner();
+    history.history.unwrap().events
 }
 
 #[tokio::test]
@@ -59,16 +74,135 @@ async fn a_workflow_goes_on_after_a_stop_and_after_a_kill() {
     client.respond_activity_task_completed(activity_done(activity.task_token)).await.unwrap();
     let task = poll(&mut client).await;
     assert_eq!(task.started_event_id, 9);
-    // A worker has it when the process is killed: it is offered once more.
-    process.kill().await;
-    process = Process::dev(&path).await;
-    let mut client = process.client().await;
-    let stale =
-        client.respond_workflow_task_completed(respond(task.task_token, vec![complete("lost")])).await.unwrap_err();
-    assert_eq!(stale.code(), tonic::Code::NotFound);
-    let task = poll(&mut client).await;
     client.respond_workflow_task_completed(respond(task.task_token, vec![complete("done")])).await.unwrap();
     assert_eq!(status(&mut client, "w").await, WorkflowExecutionStatus::Completed);
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn a_workflow_task_that_a_worker_holds_is_completed_after_a_kill() {
+    let data = tempfile::tempdir().unwrap();
+    let mut process = Process::dev(data.path()).await;
+    let mut client = process.client().await;
+    for (workflow_id, held) in [("short", Duration::ZERO), ("long", Duration::from_millis(1500))] {
+        client.start_workflow_execution(start_request(workflow_id)).await.unwrap();
+        let task = poll(&mut client).await;
+        tokio::time::sleep(held).await;
+        process.kill().await;
+        process = Process::dev(data.path()).await;
+        client = process.client().await;
+        if !held.is_zero() {
+            // Its start is written by now: nobody else is given the task, so what it does beside the history is done once.
+            let request = within(Duration::from_millis(300), poll_workflow("queue"));
+            assert!(
+                client.poll_workflow_task_queue(request).await.is_ok_and(|poll| poll.get_ref().task_token.is_empty())
+            );
+        }
+        client.respond_workflow_task_completed(respond(task.task_token.clone(), vec![complete("once")])).await.unwrap();
+        let again = client.respond_workflow_task_completed(respond(task.task_token, vec![complete("twice")])).await;
+        assert_eq!(again.unwrap_err().code(), tonic::Code::NotFound);
+        assert_eq!(status(&mut client, workflow_id).await, WorkflowExecutionStatus::Completed);
+        assert_eq!(events(&mut client, workflow_id).await.len(), 5);
+    }
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_that_was_shown_is_the_same_after_a_kill() {
+    let data = tempfile::tempdir().unwrap();
+    let mut process = Process::dev(data.path()).await;
+    let mut client = process.client().await;
+    client.start_workflow_execution(start_request("shown")).await.unwrap();
+    client.start_workflow_execution(start_request("described")).await.unwrap();
+    let held = [poll(&mut client).await, poll(&mut client).await];
+    let shown = events(&mut client, "shown").await;
+    assert_eq!(shown[2].event_type(), EventType::WorkflowTaskStarted);
+    let pending = |description: DescribeWorkflowExecutionResponse| description.pending_workflow_task.unwrap();
+    let described = client.describe_workflow_execution(describe("described")).await.unwrap().into_inner();
+    assert_eq!(pending(described.clone()).state(), PendingWorkflowTaskState::Started);
+
+    process.kill().await;
+    process = Process::dev(data.path()).await;
+    client = process.client().await;
+    client.signal_workflow_execution(signal("shown", "s")).await.unwrap();
+    assert_eq!(events(&mut client, "shown").await, shown);
+    let again = client.describe_workflow_execution(describe("described")).await.unwrap().into_inner();
+    assert_eq!(pending(again), pending(described));
+    for task in held {
+        client.respond_workflow_task_completed(respond(task.task_token, Vec::new())).await.unwrap();
+    }
+    let after = events(&mut client, "shown").await;
+    assert_eq!(after[..3], shown[..]);
+    assert_eq!(after[4].event_type(), EventType::WorkflowExecutionSignaled);
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn a_failure_with_many_causes_leaves_a_workflow_that_can_be_read() {
+    let nested = |causes: usize| {
+        let info = || Some(FailureInfo::ApplicationFailureInfo(ApplicationFailureInfo::default()));
+        let wrap = |cause: Option<Box<Failure>>| Failure { failure_info: info(), cause, ..Failure::default() };
+        (0..causes).fold(wrap(None), |failure, _| wrap(Some(Box::new(failure))))
+    };
+    let data = tempfile::tempdir().unwrap();
+    let mut process = Process::dev(data.path()).await;
+    let mut client = process.client().await;
+    let depths = [49, 51, 98, 120];
+    for causes in depths {
+        let workflow_id = format!("{causes} causes");
+        client.start_workflow_execution(start_request(&workflow_id)).await.unwrap();
+        let token = poll(&mut client).await.task_token;
+        let commands = vec![schedule_activity("fails"), schedule_activity("is left")];
+        client.respond_workflow_task_completed(respond(token, commands)).await.unwrap();
+        client.signal_workflow_execution(signal(&workflow_id, "s")).await.unwrap();
+        // A worker has a workflow task while the activities fail: the end waits as a row of its own, the other failure is kept.
+        let held = poll(&mut client).await.task_token;
+        for _ in 0..2 {
+            let polled =
+                client.poll_activity_task_queue(within(LONG, poll_activity("queue"))).await.unwrap().into_inner();
+            let mut failure = nested(causes);
+            if polled.activity_id == "fails"
+                && let Some(FailureInfo::ApplicationFailureInfo(info)) = &mut failure.failure_info
+            {
+                info.non_retryable = true;
+            }
+            let request = RespondActivityTaskFailedRequest {
+                namespace: NAMESPACE.to_owned(),
+                task_token: polled.task_token,
+                failure: Some(failure),
+                ..RespondActivityTaskFailedRequest::default()
+            };
+            let answer = client.respond_activity_task_failed(request).await;
+            assert_eq!(answer.err().map(|status| status.code()), (causes > 98).then_some(tonic::Code::InvalidArgument));
+        }
+        let request = RespondWorkflowTaskFailedRequest {
+            namespace: NAMESPACE.to_owned(),
+            task_token: held,
+            failure: Some(nested(causes)),
+            ..RespondWorkflowTaskFailedRequest::default()
+        };
+        let answer = client.respond_workflow_task_failed(request).await;
+        assert_eq!(answer.err().map(|status| status.code()), (causes > 98).then_some(tonic::Code::InvalidArgument));
+    }
+    process.kill().await;
+    process = Process::dev(data.path()).await;
+    client = process.client().await;
+    for causes in depths {
+        let workflow_id = format!("{causes} causes");
+        client.signal_workflow_execution(signal(&workflow_id, "t")).await.unwrap();
+        let deepest =
+            events(&mut client, &workflow_id).await.into_iter().filter_map(|event| match event.attributes? {
+                Attributes::ActivityTaskFailedEventAttributes(failed) => failed.failure,
+                Attributes::WorkflowTaskFailedEventAttributes(failed) => failed.failure,
+                _ => None,
+            });
+        for failure in deepest {
+            let causes_kept = std::iter::successors(Some(&failure), |failure| failure.cause.as_deref()).count() - 1;
+            assert_eq!(causes_kept, causes.min(51));
+        }
+        client.describe_workflow_execution(describe(&workflow_id)).await.unwrap();
+        client.terminate_workflow_execution(terminate(&workflow_id)).await.unwrap();
+    }
     process.stop().await;
 }
 

@@ -3,6 +3,7 @@
 //! Each has an `apply(txn, command, attributes)` that appends the command's event and changes the run, or says why the whole
 //! workflow task is invalid. The caller throws everything away that a task did before an invalid command.
 
+mod attributes;
 mod cancel_timer;
 mod cancel_workflow;
 mod complete_workflow;
@@ -63,6 +64,11 @@ impl Invalid {
         Invalid { terminates: true, ..Invalid::new(cause, message) }
     }
 
+    /// Whether it is recorded even from the second attempt of a task on.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.terminates || self.cause == WorkflowTaskFailedCause::UnhandledCommand
+    }
+
     /// The workflow wants to close, but has not seen everything that happened.
     fn unhandled_command() -> Invalid {
         Invalid::new(WorkflowTaskFailedCause::UnhandledCommand, "")
@@ -98,8 +104,8 @@ impl CommandContext {
 
 /// Refuses a list of commands that can never be right, whatever the run's state: one that goes on after its end.
 pub(crate) fn check_sequence(commands: &[Command]) -> Result<(), Rejection> {
-    if let Some(command) = commands.iter().find(|command| command.attributes.is_none()) {
-        return Err(Rejection::invalid(format!("unknown command type: {:?}", command.command_type())));
+    if let Some(unknown) = commands.iter().find_map(|command| attributes::command_type(command).err()) {
+        return Err(Rejection::invalid(format!("unknown command type: {unknown}")));
     }
     let Some(close) = commands.iter().position(closes).filter(|close| close + 1 < commands.len()) else {
         return Ok(());
@@ -114,13 +120,11 @@ pub(crate) fn check_sequence(commands: &[Command]) -> Result<(), Rejection> {
 
 fn closes(command: &Command) -> bool {
     matches!(
-        command.attributes,
-        Some(
-            CommandAttributes::CompleteWorkflowExecutionCommandAttributes(_)
-                | CommandAttributes::FailWorkflowExecutionCommandAttributes(_)
-                | CommandAttributes::CancelWorkflowExecutionCommandAttributes(_)
-                | CommandAttributes::ContinueAsNewWorkflowExecutionCommandAttributes(_)
-        )
+        command.command_type(),
+        CommandType::CompleteWorkflowExecution
+            | CommandType::FailWorkflowExecution
+            | CommandType::CancelWorkflowExecution
+            | CommandType::ContinueAsNewWorkflowExecution
     )
 }
 
@@ -139,15 +143,14 @@ pub(crate) fn apply_all(
         if unseen && closes(&command) {
             return Err(Invalid::unhandled_command());
         }
+        let attributes = attributes::attributes(command.command_type(), command.attributes)?;
         let mut context = CommandContext {
             completed_event_id,
             identity: identity.to_owned(),
             user_metadata: command.user_metadata,
             event_group_markers: command.event_group_markers,
         };
-        if let Some(attributes) = command.attributes {
-            apply(txn, &mut context, attributes)?;
-        }
+        apply(txn, &mut context, attributes)?;
     }
     Ok(())
 }

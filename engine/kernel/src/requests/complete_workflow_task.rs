@@ -17,7 +17,7 @@ use prost::Message;
 use super::start_workflow_task;
 use crate::command::{Reply, WorkflowTaskCompleted};
 use crate::commands::{self, Invalid};
-use crate::state::{Run, Sticky, WorkflowTask, WorkflowTaskStarted};
+use crate::state::{Sticky, WorkflowTask, WorkflowTaskStarted};
 use crate::terminate::terminate;
 use crate::token::WorkflowTaskToken;
 use crate::transition::Effect;
@@ -34,8 +34,10 @@ pub(crate) fn apply(
     token: &WorkflowTaskToken,
     request: RespondWorkflowTaskCompletedRequest,
 ) -> Result<Result<Reply, Rejection>, Rejection> {
-    let (task, started) = workflow_task::find_started(&txn.run, token)?;
+    let named = workflow_task::find(txn, token)?;
     commands::check_sequence(&request.commands)?;
+    let before = txn.run.clone();
+    let (task, started) = workflow_task::started(txn, named, token, &request.identity)?;
     let heartbeat =
         request.force_create_new_workflow_task && request.commands.is_empty() && request.messages.is_empty();
     let heartbeat_deadline = task.original_scheduled_time.plus(txn.ctx.limits.workflow_task_heartbeat_timeout);
@@ -43,12 +45,17 @@ pub(crate) fn apply(
         workflow_task::time_out(txn, TimeoutType::StartToClose);
         return Ok(Err(Rejection::NotFound("workflow task heartbeat timeout".into())));
     }
-    let before = txn.run.clone();
     let identity = request.identity.clone();
-    match complete(txn, &task, &started, heartbeat, request) {
-        Ok(completed) => Ok(Ok(Reply::WorkflowTaskCompleted(completed))),
-        Err(invalid) => refuse(txn, before, &task, identity, invalid),
+    let invalid = match complete(txn, &task, &started, heartbeat, request) {
+        Ok(completed) => return Ok(Ok(Reply::WorkflowTaskCompleted(completed))),
+        Err(invalid) => invalid,
+    };
+    txn.restart_from(before);
+    if task.is_transient() && !invalid.is_recorded() {
+        return Err(Rejection::invalid(invalid.to_string()));
     }
+    workflow_task::started(txn, named, token, &identity)?;
+    Ok(Err(refuse(txn, identity, invalid)))
 }
 
 fn complete(
@@ -94,24 +101,13 @@ fn complete(
     Ok(WorkflowTaskCompleted { next: next.ok().map(Box::new) })
 }
 
-/// Takes everything back, and records the failure of the task instead.
+/// Records that the task has failed, because of a command that is invalid. Everything else that it wanted has been taken back.
 ///
 /// From the second attempt on not even that is done: the task is left to time out, so that a worker that fails every attempt
 /// is slowed down. A run that asks for more than it may have is terminated.
-fn refuse(
-    txn: &mut Txn<'_>,
-    before: Box<Run>,
-    task: &WorkflowTask,
-    identity: String,
-    invalid: Invalid,
-) -> Result<Result<Reply, Rejection>, Rejection> {
-    txn.restart_from(before);
+fn refuse(txn: &mut Txn<'_>, identity: String, invalid: Invalid) -> Rejection {
     let text = invalid.to_string();
-    let unhandled = invalid.cause == WorkflowTaskFailedCause::UnhandledCommand;
-    if task.is_transient() && !unhandled && !invalid.terminates {
-        return Err(Rejection::invalid(text));
-    }
-    txn.run.state.close_attempted |= unhandled;
+    txn.run.state.close_attempted |= invalid.cause == WorkflowTaskFailedCause::UnhandledCommand;
     let attributes = WorkflowTaskFailedEventAttributes {
         cause: invalid.cause.into(),
         failure: Some(retry::server_failure(&text, false)),
@@ -124,7 +120,7 @@ fn refuse(
     } else {
         workflow_task::fail(txn, attributes);
     }
-    Ok(Err(Rejection::invalid(text)))
+    Rejection::invalid(text)
 }
 
 #[expect(deprecated, reason = "workers before deployments are known by these fields")]

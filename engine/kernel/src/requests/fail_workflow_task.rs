@@ -7,6 +7,7 @@ use prost::Message;
 use crate::command::Reply;
 use crate::token::WorkflowTaskToken;
 use crate::txn::Txn;
+use crate::workflow_task::Named;
 use crate::{Rejection, retry, workflow_task};
 
 /// Records the failure, and schedules the next attempt at once: that workers fail every attempt is kept in bounds by the SDKs,
@@ -16,7 +17,11 @@ pub(crate) fn apply(
     token: &WorkflowTaskToken,
     request: RespondWorkflowTaskFailedRequest,
 ) -> Result<Reply, Rejection> {
-    workflow_task::find_started(&txn.run, token)?;
+    match workflow_task::find(txn, token)? {
+        // The other worker may succeed.
+        Named::GivenAway => return Err(Rejection::workflow_task_not_found()),
+        named => workflow_task::started(txn, named, token, &request.identity)?,
+    };
     let bytes_max = txn.ctx.limits.blob_bytes_max;
     let failure = request.failure.map(|failure| {
         if failure.encoded_len() > bytes_max { retry::too_large(&failure, bytes_max / 4, true) } else { failure }

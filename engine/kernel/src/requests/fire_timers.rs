@@ -26,6 +26,7 @@ pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
         let timed_out = time_out_activities(txn);
         offer_retries(txn);
         txn.save_activities_if_due();
+        workflow_task::save_start_if_due(txn);
         workflow_task::fire_timeouts(txn);
         if fired || timed_out || is_first_workflow_task_due(&txn.run, txn.now()) {
             workflow_task::ensure_scheduled(txn);

@@ -81,6 +81,7 @@ pub(crate) fn start_task(txn: &mut Txn<'_>, task_queue: &str) -> Result<Reply, R
     let cached = run.sticky.as_ref().is_some_and(|sticky| sticky.task_queue == task_queue);
     Ok(Reply::QueryTask(Box::new(WorkflowTaskStart {
         response: PollWorkflowTaskQueueResponse { attempt: 1, ..start_workflow_task::response(run, txn.workflow_id) },
+        token: None,
         history_from: if cached { next_event_id } else { 1 },
         history_to: next_event_id,
         tail: bytes::Bytes::new(),

@@ -1,6 +1,8 @@
 //! A poller is at hand for a workflow task: the task is started, and the poll is answered.
 //!
-//! Nothing is written, unless a former leader left buffered events behind: those come first.
+//! Nothing is written, unless a former leader left buffered events behind: those come first. A start that lasts is written later
+//! ([`workflow_task::save_start_if_due`]). A leader that does not know of a start learns of it from the worker's token
+//! ([`recall`]).
 
 use everlog_proto::api::common::v1::{WorkflowExecution, WorkflowType};
 use everlog_proto::api::enums::v1::{SuggestContinueAsNewReason, TaskQueueKind};
@@ -11,9 +13,9 @@ use everlog_proto::api::workflowservice::v1::PollWorkflowTaskQueueResponse;
 
 use crate::command::{Reply, StartWorkflowTask, WorkflowTaskStart};
 use crate::state::Run;
-use crate::token::{self, WorkflowTaskToken};
+use crate::token::{HistoryPosition, WorkflowTaskToken};
 use crate::txn::Txn;
-use crate::{Rejection, events, workflow_task};
+use crate::{Rejection, Time, events, workflow_task};
 
 /// Starts the pending task, if it is the one that the poller was matched with.
 pub(crate) fn apply(txn: &mut Txn<'_>, request: StartWorkflowTask) -> Result<Reply, Rejection> {
@@ -46,7 +48,36 @@ pub(crate) fn start(
     if txn.run.sticky.as_ref().is_none_or(|sticky| sticky.task_queue != task_queue) {
         txn.run.sticky = None;
     }
-    let now = txn.now();
+    begin(txn, Start { time: txn.now(), task_queue, identity, request_id })?;
+    answer(txn).ok_or_else(Rejection::workflow_task_not_found)
+}
+
+/// Starts the pending task as `token` says that it was, in place of whatever start is known: another leader has handed it out.
+pub(crate) fn recall(txn: &mut Txn<'_>, token: &WorkflowTaskToken, identity: &str) -> Result<(), Rejection> {
+    if let Some(task) = &mut txn.run.state.workflow_task {
+        task.started = None;
+    }
+    let start = Start {
+        time: token.started_time,
+        task_queue: String::new(),
+        identity: identity.to_owned(),
+        request_id: String::new(),
+    };
+    begin(txn, start)
+}
+
+/// A worker takes a task.
+struct Start {
+    time: Time,
+    task_queue: String,
+    identity: String,
+    request_id: String,
+}
+
+/// Makes the events of the start, and does to the run what they mean.
+fn begin(txn: &mut Txn<'_>, start: Start) -> Result<(), Rejection> {
+    let Start { time, task_queue, identity, request_id } = start;
+    let save_at = time.plus(txn.ctx.limits.activity_start_flush);
     let next_event_id = txn.run.state.next_event_id;
     let started_attributes = started_attributes(txn, identity, request_id);
     let run = &mut txn.run;
@@ -61,7 +92,7 @@ pub(crate) fn start(
             attributes: Some(Attributes::WorkflowTaskScheduledEventAttributes(attributes)),
             ..HistoryEvent::default()
         };
-        events::complete(&mut scheduled, next_event_id, now);
+        events::complete(&mut scheduled, next_event_id, time);
         events::encode_into(&scheduled, &mut tail);
         apply_ahead(run, &scheduled);
         started_event_id += 1;
@@ -71,17 +102,16 @@ pub(crate) fn start(
         attributes: Some(Attributes::WorkflowTaskStartedEventAttributes(attributes)),
         ..HistoryEvent::default()
     };
-    events::complete(&mut started, started_event_id, now);
+    events::complete(&mut started, started_event_id, time);
     events::encode_into(&started, &mut tail);
     apply_ahead(run, &started);
-    let query_ids = run.queries.iter().map(|query| query.query_id).collect();
     let task = run.state.workflow_task.as_mut().ok_or_else(Rejection::workflow_task_not_found)?;
     if let Some(started) = &mut task.started {
         started.tail = tail.into();
         started.task_queue = task_queue;
-        started.query_ids = query_ids;
+        started.save_at = Some(save_at);
     }
-    answer(txn).ok_or_else(Rejection::workflow_task_not_found)
+    Ok(())
 }
 
 /// Does to the run what an event means that is written when the task ends.
@@ -123,9 +153,10 @@ fn answer(txn: &Txn<'_>) -> Option<WorkflowTaskStart> {
         started_event_id: started.started_event_id,
         started_time: started.time,
         attempt: task.attempt,
+        history_position: HistoryPosition::default(),
+        is_proven: false,
     };
     let response = PollWorkflowTaskQueueResponse {
-        task_token: token::encode(&token),
         started_event_id: started.started_event_id,
         attempt: task.attempt,
         scheduled_time: Some(task.scheduled_time.to_proto()),
@@ -136,6 +167,7 @@ fn answer(txn: &Txn<'_>) -> Option<WorkflowTaskStart> {
     let cached = run.sticky.is_some();
     Some(WorkflowTaskStart {
         response,
+        token: Some(token),
         history_from: if cached { run.state.last_completed_started_event_id + 1 } else { 1 },
         history_to: run.state.next_event_id,
         tail: started.tail.clone(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Run, RunInfo, RunState};
+use super::{Run, RunInfo, RunState, WorkflowTaskStarted};
 use crate::RunId;
 use crate::rows::{RunRow, RunRowKind};
 
@@ -18,10 +18,12 @@ impl Run {
     pub fn from_rows(id: RunId, rows: impl IntoIterator<Item = (RunRow, Bytes)>) -> Result<Option<Run>, CorruptRow> {
         let mut run = Run::new(id, RunInfo::default());
         let mut state: Option<RunState> = None;
+        let mut start = None;
         for (RunRow { kind, suffix }, value) in rows {
             match kind {
                 RunRowKind::Info => run.info = Arc::new(RunInfo::from_row(&value)?),
                 RunRowKind::State => state = Some(RunState::from_row(&value)?),
+                RunRowKind::WorkflowTaskStart => start = Some(WorkflowTaskStarted::from_row(&value)?),
                 kind => {
                     let pending = run.pending_mut().into_iter().find(|pending| pending.kind() == kind);
                     let unexpected = || CorruptRow(format!("a row of kind {} among those of a run", kind.name()));
@@ -29,11 +31,14 @@ impl Run {
                 }
             }
         }
-        Ok(state.map(|state| {
-            run.state = state;
-            let attempt = run.state.workflow_task.as_ref().map_or(0, |task| task.attempt);
-            run.workflow_task_row = run.workflow_task_key().map(|key| (key, attempt));
-            run
-        }))
+        let Some(state) = state else { return Ok(None) };
+        run.state = state;
+        if start.is_some() {
+            let task = run.state.workflow_task.as_mut();
+            task.ok_or_else(|| CorruptRow("the start of no workflow task".into()))?.started = start;
+            run.workflow_task_start_row = true;
+        }
+        run.workflow_task_row = run.wanted_workflow_task_row();
+        Ok(Some(run))
     }
 }

@@ -10,7 +10,10 @@ use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::sdk::v1::UserMetadata;
 use prost::Message;
 
-use super::{Activity, BufferedQuery, FirstEvent, Pending, PendingRows, SignalRequest, UserTimer, WorkflowTask};
+use super::{
+    Activity, BufferedQuery, FirstEvent, Pending, PendingRows, SignalRequest, UserTimer, WorkflowTask,
+    WorkflowTaskStarted,
+};
 use crate::proto::Encoded;
 use crate::task::{TaskKey, TaskKind, TaskPosition};
 use crate::{RunId, Time};
@@ -46,6 +49,8 @@ pub struct Run {
     pub(crate) info_changed: bool,
     /// Leader memory: the task row that is written for the pending workflow task, and the attempt in it.
     pub workflow_task_row: Option<(TaskKey, i32)>,
+    /// Leader memory: whether the row of the start of the workflow task in progress is written.
+    pub(crate) workflow_task_start_row: bool,
 }
 
 /// What a run was started with. Written once, and again when memo or search attributes are changed.
@@ -205,6 +210,7 @@ impl Run {
             unsaved_activities: BTreeSet::new(),
             flush_at: None,
             workflow_task_row: None,
+            workflow_task_start_row: false,
         }
     }
 
@@ -240,9 +246,11 @@ impl Run {
 
     /// The next moment at which [`crate::RunCommand::FireTimers`] has something to do, from rows and leader memory.
     pub fn next_deadline(&self) -> Option<Time> {
-        let memory = self.state.workflow_task.as_ref().and_then(|task| task.deadline(self.sticky.as_ref()));
+        let task = self.state.workflow_task.as_ref();
+        let save_at = task.and_then(|task| task.started.as_ref()?.save_at);
+        let memory = task.and_then(|task| task.deadline(self.sticky.as_ref())).into_iter().chain(save_at);
         let unsaved = self.unsaved_activities.iter().filter_map(|id| self.activities.get(id)?.next_deadline());
-        memory.into_iter().chain(self.flush_at).chain(unsaved).chain(self.next_durable_deadline()).min()
+        memory.chain(self.flush_at).chain(unsaved).chain(self.next_durable_deadline()).min()
     }
 
     /// The same, of what survives a change of leader.
@@ -260,12 +268,29 @@ impl Run {
             }
         });
         let timers = self.timers.values().map(|timer| timer.expiry_time);
+        let task = self.saved_workflow_task_start().and_then(|task| task.deadline(None));
         [self.info.run_expiration, self.info.execution_expiration, first_workflow_task]
             .into_iter()
             .flatten()
             .chain(activities)
             .chain(timers)
+            .chain(task)
             .min()
+    }
+
+    /// The workflow task in progress, if its start is written.
+    fn saved_workflow_task_start(&self) -> Option<&WorkflowTask> {
+        let task = self.state.workflow_task.as_ref();
+        task.filter(|task| task.started.as_ref().is_some_and(WorkflowTaskStarted::is_saved))
+    }
+
+    /// The task row that the pending workflow task is to have, and the attempt in it: none once its start is written.
+    pub(crate) fn wanted_workflow_task_row(&self) -> Option<(TaskKey, i32)> {
+        let attempt = self.state.workflow_task.as_ref()?.attempt;
+        if self.saved_workflow_task_start().is_some() {
+            return None;
+        }
+        Some((self.workflow_task_key()?, attempt))
     }
 
     /// Where the pending workflow task stands in its queue.

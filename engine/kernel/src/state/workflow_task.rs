@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use everlog_proto::api::history::v1::history_event::Attributes;
+use everlog_proto::api::history::v1::{History, HistoryEvent};
 use everlog_proto::api::query::v1::WorkflowQuery;
 use prost::Message;
 
-use super::Sticky;
+use super::row::{decode, encode, required};
+use super::{CorruptRow, Sticky};
 use crate::Time;
 
 /// The pending workflow task of a run; there is at most one.
@@ -22,7 +25,8 @@ pub struct WorkflowTask {
     pub attempt: i32,
     /// How long a worker may take.
     pub start_to_close_timeout: Duration,
-    /// Leader memory: set while a worker has it. Starting is not written; it is recorded with the completion.
+    /// Set while a worker has it. It is recorded in the history with the end of the task; until then it has a row of its own if
+    /// it is written at all.
     pub started: Option<WorkflowTaskStarted>,
     /// Leader memory: the task is offered to the sticky queue.
     pub offered_sticky: bool,
@@ -44,8 +48,17 @@ pub struct WorkflowTaskStarted {
     pub identity: String,
     /// Names the poll.
     pub request_id: String,
-    /// Queries that went along, by number.
-    pub query_ids: Vec<u64>,
+    /// When its row is to be written at the latest; `None` once it is.
+    pub save_at: Option<Time>,
+}
+
+/// The value of the row of a start. The events say the rest.
+#[derive(Message)]
+struct StartRow {
+    #[prost(bytes = "bytes", tag = "1")]
+    tail: Bytes,
+    #[prost(string, tag = "2")]
+    task_queue: String,
 }
 
 /// A query that waits for the next workflow task.
@@ -58,13 +71,37 @@ pub struct BufferedQuery {
 }
 
 impl WorkflowTaskStarted {
+    /// Whether its row is written, so that a new leader knows of it.
+    pub fn is_saved(&self) -> bool {
+        self.save_at.is_none()
+    }
+
+    /// The value of its row.
+    pub(crate) fn to_row(&self) -> Bytes {
+        encode(&StartRow { tail: self.tail.clone(), task_queue: self.task_queue.clone() })
+    }
+
+    /// From the value of its row.
+    pub(crate) fn from_row(value: &[u8]) -> Result<WorkflowTaskStarted, CorruptRow> {
+        let StartRow { tail, task_queue } = decode(value)?;
+        let event: HistoryEvent = required(decode::<History>(&tail)?.events.pop(), "events")?;
+        let Some(Attributes::WorkflowTaskStartedEventAttributes(attributes)) = event.attributes else {
+            return Err(CorruptRow("a workflow task that begins with another event".into()));
+        };
+        Ok(WorkflowTaskStarted {
+            started_event_id: event.event_id,
+            time: Time::from_proto(&required(event.event_time, "time")?),
+            tail,
+            task_queue,
+            identity: attributes.identity,
+            request_id: attributes.request_id,
+            save_at: None,
+        })
+    }
+
     /// Bytes on the heap.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.tail.len()
-            + self.task_queue.len()
-            + self.identity.len()
-            + self.request_id.len()
-            + size_of::<u64>() * self.query_ids.len()
+        self.tail.len() + self.task_queue.len() + self.identity.len() + self.request_id.len()
     }
 }
 

@@ -64,7 +64,14 @@ impl<'a> Arguments<'a> {
     }
 
     pub(crate) fn duration(&mut self, key: &str) -> Outcome<Option<wkt::Duration>> {
-        self.text(key).map(|text| Ok(proto_duration(parse_duration(text)?))).transpose()
+        let parse = |text: &str| match text.strip_prefix('-') {
+            Some(text) => {
+                let wkt::Duration { seconds, nanos } = proto_duration(parse_duration(text)?);
+                Ok(wkt::Duration { seconds: -seconds, nanos: -nanos })
+            }
+            None => Ok(proto_duration(parse_duration(text)?)),
+        };
+        self.text(key).map(parse).transpose()
     }
 
     pub(crate) fn payloads(&mut self, key: &str) -> Option<Payloads> {

@@ -49,7 +49,7 @@ pub(crate) fn hold(workflow: &Workflow, store: &Store) {
         history_is_whole(run, store);
         let mut state = run.state.clone();
         if let Some(task) = &mut state.workflow_task {
-            task.started = None;
+            task.started = task.started.take().filter(|started| started.is_saved());
             task.offered_sticky = false;
         }
         assert_eq!(loaded.state, state, "the state in the rows is the state in memory");

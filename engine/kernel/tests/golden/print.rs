@@ -174,7 +174,7 @@ fn workflow_task(what: &str, start: &WorkflowTaskStart) -> String {
     let mut queries: Vec<_> =
         response.queries.drain().map(|(id, query)| format!("{id}:{}", query.query_type)).collect();
     queries.sort();
-    let token = if std::mem::take(&mut response.task_token).is_empty() { " without token" } else { "" };
+    let token = if start.token.is_none() { " without token" } else { "" };
     let mut out = format!("{what}{token} {}\n", compact(&response));
     let _ = write!(out, "  history {}", range(start.history_from, start.history_to));
     for appended in events(&start.tail) {

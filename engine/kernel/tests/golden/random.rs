@@ -37,6 +37,8 @@ const COMMANDS: &[&str] = &[
     "complete sticky=sticky-1 return-new=true force-new=true answer-#=x",
     "complete sticky=sticky-2 answer-#=x",
     "fail-task failure=x",
+    "fail-task failure=x token=old",
+    "save-start",
     "reset-sticky",
     "command start-timer id=t# after=#s",
     "command cancel-timer id=t#",

@@ -209,10 +209,13 @@ pub(crate) fn command(arguments: &mut Arguments<'_>) -> Outcome<Command> {
         ),
         other => return Err(format!("unknown workflow command {other}").into()),
     };
+    // A command whose type and attributes do not fit, or that has none.
+    let other_type = arguments.enumeration("of-type", "COMMAND_TYPE_", CommandType::from_str_name)?;
+    let attributes = (!arguments.flag("bare")?).then_some(attributes);
     Ok(Command {
-        command_type: command_type.into(),
+        command_type: if other_type == 0 { command_type.into() } else { other_type },
         user_metadata: user_metadata(arguments),
-        attributes: Some(attributes),
+        attributes,
         ..Command::default()
     })
 }

@@ -5,9 +5,9 @@
 //! | `start`, `signal-with-start` | see `requests.rs` for the arguments |
 //! | `signal NAME [input= request-id=]`, `cancel [reason=]`, `terminate [reason= details=]` | requests of a client |
 //! | `poll-workflow [queue= scheduled= attempt= request-id= token=NAME]` | a worker takes the workflow task: the pending one, from the sticky queue if there is one, unless told otherwise |
-//! | `command NAME ...` | adds a workflow command to the next `complete` |
+//! | `command NAME ... [of-type=NAME bare=true]` | adds a workflow command to the next `complete`; its type may be another one's, its attributes missing |
 //! | `complete [sticky= sticky-timeout= return-new= force-new= answer-ID= fail-ID= message= token=NAME]` | the worker completes its workflow task; `answer-7=x` answers query 7 |
-//! | `fail-task [cause= failure= token=NAME]`, `reset-sticky` | |
+//! | `fail-task [cause= failure= token=NAME]`, `reset-sticky`, `save-start` | with `unproven=true`, as `complete`, the token proves nothing |
 //! | `poll-activity ID [attempt=]`, `heartbeat ID`, `complete-activity ID`, `fail-activity ID`, `cancel-activity ID` | by the token of the last poll for that activity, with `by=id` by id |
 //! | `query ID [type= reject=]`, `abandon-query ID`, `poll-query [queue=]` | |
 //! | `advance 5s`, `advance deadline` | moves the clock, by a time or to the run's next deadline |
@@ -163,6 +163,7 @@ impl Runner {
                 let token = self.workflow_token(arguments)?;
                 self.decide(Some(token.run_id), RunCommand::FailWorkflowTask(token, Box::new(request)))
             }
+            "save-start" => self.decide(run_id, RunCommand::SaveWorkflowTaskStart),
             "reset-sticky" => self.decide(run_id, RunCommand::ResetStickyTaskQueue),
             "query" => {
                 let command = RunCommand::QueryWorkflow {
@@ -325,7 +326,8 @@ impl Runner {
 
     /// Checks what a worker was given, and keeps its token.
     fn take_workflow_task(&mut self, name: String, start: &WorkflowTaskStart) {
-        let token: WorkflowTaskToken = token::decode(&start.response.task_token).expect("a task has a token");
+        let token = start.token.clone().expect("a task has a token");
+        assert_eq!(token::decode(&token::encode(&token)).as_ref(), Some(&token), "a token is read as it was written");
         let tail = print::events(&start.tail);
         let last = tail.last().expect("a started task has a tail");
         assert_eq!(last.event_type(), EventType::WorkflowTaskStarted, "the history that a worker gets ends with it");
@@ -384,7 +386,9 @@ impl Runner {
 
     fn workflow_token(&self, arguments: &mut Arguments<'_>) -> Outcome<WorkflowTaskToken> {
         let name = arguments.text("token").unwrap_or_default();
-        Ok(self.workflow_tokens.get(name).cloned().ok_or("no workflow task was polled")?)
+        let mut token = self.workflow_tokens.get(name).cloned().ok_or("no workflow task was polled")?;
+        token.is_proven = !arguments.flag("unproven")?;
+        Ok(token)
     }
 
     /// A worker takes an activity.
@@ -425,6 +429,9 @@ impl Runner {
         let limits = &mut self.limits;
         if let Some(value) = arguments.number("blob-bytes")? {
             limits.blob_bytes_max = value;
+        }
+        if let Some(value) = arguments.text("start-flush") {
+            limits.activity_start_flush = parse_duration(value)?;
         }
         if let Some(value) = arguments.number("history-bytes")? {
             limits.history_bytes_max = value;

@@ -1,6 +1,7 @@
 //! Doing jobs: rows are read first where they must be, commands are decided, and their rows and effects go where they belong.
 
-use everlog_kernel::command::Reply;
+use everlog_kernel::command::{Reply, WorkflowTaskStart};
+use everlog_kernel::token;
 use everlog_kernel::transition::{Effect, TaskKind};
 use everlog_kernel::{Command, Context, Ids, RowKey, RunCommand, RunId, Transition, Workflow, decide};
 use everlog_model::{CallError, EntityRef, WorkflowRef, rows};
@@ -41,7 +42,7 @@ impl Lead {
         let Some(run_id) = missing else { return self.execute(&key, job) };
         let with_current = entry.workflow.is_none();
         let first = entry.waiting.is_empty();
-        if with_current && first && run_id.is_none() && !(self.may_exist)(&key.key().current()) {
+        if with_current && first && run_id.is_none() && !(self.applied.may_exist)(&key.key().current()) {
             // Most workflows that are started were never there, and memory says so.
             entry.workflow = Some(Workflow::new(&*key.id));
             return self.execute(&key, job);
@@ -127,9 +128,14 @@ impl Lead {
         key: &EntityRef,
         address: &WorkflowRef,
         run_id: Option<RunId>,
-        command: Command,
+        mut command: Command,
         reply: Option<ReplyTo>,
     ) {
+        if let Command::Run(RunCommand::CompleteWorkflowTask(token, _) | RunCommand::FailWorkflowTask(token, _)) =
+            &mut command
+        {
+            token.is_proven = self.is_whole(token.history_position);
+        }
         let (starts_task, start) = match command {
             Command::Run(RunCommand::StartWorkflowTask(_)) => (true, Start::WorkflowTask),
             Command::Run(RunCommand::StartActivityTask(_)) => (true, Start::Activity),
@@ -165,11 +171,17 @@ impl Lead {
             Err(rejection) => (Err(CallError::Rejected(rejection)), false),
         };
         let Some(entry) = self.cache.get_mut(key) else { return };
-        let answer = result.map(|reply| {
-            let history = history_of(&reply, run_id, entry);
+        let last_batch = entry.last_batch;
+        let history = result.as_ref().ok().and_then(|reply| history_of(reply, run_id, entry));
+        let answer = result.map(|mut reply| {
+            if let Some(start) = started_task(&mut reply)
+                && let Some(token) = &mut start.token
+            {
+                token.history_position = self.history_position(last_batch);
+                start.response.task_token = token::encode(token);
+            }
             Answer { reply, history }
         });
-        let last_batch = entry.last_batch;
         self.schedule_wakes(key);
         let Some(reply) = reply else { return };
         let wait = match start {
@@ -253,6 +265,15 @@ enum Start {
     WorkflowTask,
     Activity,
     None,
+}
+
+/// The workflow task that goes to a worker with a reply.
+fn started_task(reply: &mut Reply) -> Option<&mut WorkflowTaskStart> {
+    match reply {
+        Reply::WorkflowTaskStarted(start) => Some(start),
+        Reply::WorkflowTaskCompleted(completed) => completed.next.as_deref_mut(),
+        _ => None,
+    }
 }
 
 /// Where the history is that goes with a reply.

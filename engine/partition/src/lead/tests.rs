@@ -16,7 +16,7 @@ use everlog_storage::keys::{EntityKey, KeyRange, WakeKey};
 use everlog_storage::state::{Direction, Row, RowBatch, StateError};
 use tokio::sync::oneshot;
 
-use super::{Action, Lead, LeadSettings, Poison};
+use super::{Action, Applied, Lead, LeadSettings, Poison};
 use crate::clock::{PartitionClock, Reading};
 use crate::job::{Answer, Charge, Job, Work};
 use crate::load::Rows;
@@ -53,7 +53,8 @@ impl Bench {
         };
         let clock = PartitionClock::start(Hlc(0), reading(start, Duration::ZERO));
         let epoch = LeadEpoch { term: 1, opening: 1 };
-        let mut lead = Lead::new(GroupId(1), epoch, clock, settings, Box::new(|_| false), 1, start);
+        let applied = Applied { may_exist: Box::new(|_| false), contains: Box::new(|_| false) };
+        let mut lead = Lead::new(GroupId(1), epoch, clock, settings, applied, 1, start);
         let horizon = lead.time();
         lead.add_wakes(Ok(WakePage { wakes: Vec::new(), next: None, horizon }));
         Bench { lead, namespace, start, passed: Duration::ZERO }
@@ -204,7 +205,7 @@ fn runs_that_do_not_exist_are_not_remembered_for_ever() {
 fn no_more_than_so_many_workflows_are_read_at_a_time() {
     let namespace = Bench::new(1).namespace;
     let mut bench = Bench::new(usize::MAX);
-    bench.lead.may_exist = Box::new(|_| true);
+    bench.lead.applied.may_exist = Box::new(|_| true);
     let mut loads = 0;
     while bench.lead.accepts() {
         let look = Work::Inspect(Box::new(|_| Box::new(|_| {})));

@@ -65,6 +65,7 @@ pub(super) fn view(run: &everlog_kernel::Run) -> RunView {
         next_event_id: run.state.next_event_id,
         is_open: run.is_open(),
         tail_is_transient: started.is_some_and(|(task, _)| task.is_transient()),
+        tail_is_saved: started.is_some_and(|(_, started)| started.is_saved()),
         tail,
     }
 }

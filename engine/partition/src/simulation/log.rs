@@ -17,7 +17,7 @@ use super::Sabotage;
 use super::world::{Event, OneNamespace, World, nanos};
 use crate::clock::PartitionClock;
 use crate::job::Job;
-use crate::lead::{Lead, LeadSettings};
+use crate::lead::{Applied, Lead, LeadSettings};
 
 /// A partition: its group's log and, while this node leads, its lead.
 pub(super) struct Partition {
@@ -212,8 +212,12 @@ impl World {
         let (group, epoch, end) = (log.group, log.epoch(), log.chain().end().hlc);
         let clock = PartitionClock::start(end, reading);
         let disk = Arc::clone(&self.disk);
-        let may_exist = Box::new(move |key: &[u8]| disk.may_exist(group, key));
-        let lead = Lead::new(group, epoch, clock, settings, may_exist, seed, reading.instant);
+        let chain = log.chain().clone();
+        let applied = Applied {
+            may_exist: Box::new(move |key| disk.may_exist(group, key)),
+            contains: Box::new(move |position| chain.was_applied(position)),
+        };
+        let lead = Lead::new(group, epoch, clock, settings, applied, seed, reading.instant);
         assert!(end.0 <= lead.time().0.unsigned_abs(), "time begins behind the newest entry");
         log.leading = Some(Leading { lead, epoch, in_flight: VecDeque::new() });
         log.ticked_at = self.now;

@@ -37,7 +37,8 @@ const SIGNAL_REQUEST: u8 = 5;
 const CURRENT: u8 = 6;
 const TASK: u8 = 7;
 const BATCH: u8 = 8;
-const KINDS: u8 = 9;
+const WORKFLOW_TASK_START: u8 = 9;
+const KINDS: u8 = 10;
 
 pub(super) struct Rows;
 
@@ -93,6 +94,7 @@ impl Target for Rows {
                 ACTIVITY => (RunRowKind::Activity, Suffix::Signed(number.cast_signed())),
                 TIMER => (RunRowKind::Timer, Suffix::Signed(number.cast_signed())),
                 BUFFERED_EVENT => (RunRowKind::BufferedEvent, Suffix::Unsigned(number)),
+                WORKFLOW_TASK_START => (RunRowKind::WorkflowTaskStart, Suffix::Nothing),
                 SIGNAL_REQUEST => {
                     (RunRowKind::SignalRequest, Suffix::Text(String::from_utf8_lossy(&bytes).into_owned()))
                 }
@@ -201,6 +203,7 @@ impl Story {
                     (RunRowKind::Activity, _) => ACTIVITY,
                     (RunRowKind::Timer, _) => TIMER,
                     (RunRowKind::BufferedEvent, _) => BUFFERED_EVENT,
+                    (RunRowKind::WorkflowTaskStart, _) => WORKFLOW_TASK_START,
                     (RunRowKind::SignalRequest, Suffix::Text(request_id)) => {
                         self.rows.push((SIGNAL_REQUEST, Bytes::from(request_id)));
                         continue;
@@ -270,6 +273,7 @@ impl Story {
         let scheduled = scheduled.map(|task| task.scheduled_event_id).ok_or("no workflow task is pending")?;
         self.start_workflow_task(scheduled)?;
         self.signal("second")?;
+        self.decide(RunCommand::SaveWorkflowTaskStart)?;
         Ok(self.rows)
     }
 
@@ -282,9 +286,7 @@ impl Story {
             request_id: format!("task {scheduled_event_id}"),
         };
         match self.decide(RunCommand::StartWorkflowTask(start))? {
-            Reply::WorkflowTaskStarted(started) => {
-                token::decode(&started.response.task_token).ok_or_else(|| "a token cannot be read".to_owned())
-            }
+            Reply::WorkflowTaskStarted(started) => started.token.ok_or_else(|| "a task has no token".to_owned()),
             _ => Err("a workflow task is not started".to_owned()),
         }
     }

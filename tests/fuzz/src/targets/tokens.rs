@@ -1,7 +1,7 @@
 //! Task tokens: clients send back what they were given, or anything else. What is read as a token must be one: encoded again it gives
 //! the same bytes.
 
-use everlog_kernel::token::{self, ActivityTaskToken, QueryTaskToken, WorkflowTaskToken};
+use everlog_kernel::token::{self, ActivityTaskToken, HistoryPosition, QueryTaskToken, WorkflowTaskToken};
 use everlog_kernel::{EntityKind, NamespaceId, RunId, Time};
 
 use super::Target;
@@ -27,6 +27,8 @@ impl Target for Tokens {
                 started_event_id: 3,
                 started_time: Time(1_700_000_000_000_000_000),
                 attempt: 1,
+                history_position: HistoryPosition { term: 3, opening: 1, sequence: 70_000 },
+                is_proven: false,
             }),
             token::encode(&ActivityTaskToken {
                 namespace_id,

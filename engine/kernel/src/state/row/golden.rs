@@ -9,8 +9,10 @@ use everlog_proto::api::common::v1::{ActivityType, Memo, Payload, Payloads, Sear
 use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::enums::v1::{EventType, TaskQueueKind};
 use everlog_proto::api::failure::v1::Failure;
+use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::{
-    ActivityTaskScheduledEventAttributes, HistoryEvent, WorkflowExecutionStartedEventAttributes,
+    ActivityTaskScheduledEventAttributes, History, HistoryEvent, WorkflowExecutionStartedEventAttributes,
+    WorkflowTaskStartedEventAttributes,
 };
 use everlog_proto::api::sdk::v1::UserMetadata;
 use everlog_proto::api::taskqueue::v1::TaskQueue;
@@ -21,10 +23,10 @@ use crate::proto::Encoded;
 use crate::rows::RunRowKind;
 use crate::state::{
     Activity, ActivityStarted, CorruptRow, Current, FirstEvent, OriginalProperties, PendingValue, Run, RunInfo,
-    RunState, SignalRequest, UserTimer, WorkflowTask,
+    RunState, SignalRequest, UserTimer, WorkflowTask, WorkflowTaskStarted,
 };
 use crate::transition::TaskRow;
-use crate::{RunId, Time, visibility};
+use crate::{RunId, Time, events, visibility};
 
 const RUN: RunId = RunId([0xab; 16]);
 /// In November 2026.
@@ -173,6 +175,30 @@ fn failed_activity() -> Activity {
     }
 }
 
+fn workflow_task_started() -> WorkflowTaskStarted {
+    let attributes = WorkflowTaskStartedEventAttributes {
+        scheduled_event_id: 2,
+        identity: "1234@worker".into(),
+        request_id: "poll".into(),
+        history_size_bytes: 412,
+        ..WorkflowTaskStartedEventAttributes::default()
+    };
+    let mut event = HistoryEvent {
+        attributes: Some(Attributes::WorkflowTaskStartedEventAttributes(attributes)),
+        ..HistoryEvent::default()
+    };
+    events::complete(&mut event, 3, NOW);
+    WorkflowTaskStarted {
+        started_event_id: 3,
+        time: NOW,
+        tail: History { events: vec![event] }.encode_to_vec().into(),
+        task_queue: "orders".into(),
+        identity: "1234@worker".into(),
+        request_id: "poll".into(),
+        save_at: None,
+    }
+}
+
 fn timer() -> UserTimer {
     UserTimer { timer_id: "7".into(), started_event_id: 5, expiry_time: later(60) }
 }
@@ -235,6 +261,13 @@ fn cases() -> Vec<Case> {
         pending("", 5, timer()),
         pending("", 3, event()),
         pending("", "request".to_owned(), SignalRequest),
+        case(
+            RunRowKind::WorkflowTaskStart.name(),
+            "",
+            workflow_task_started(),
+            WorkflowTaskStarted::to_row,
+            WorkflowTaskStarted::from_row,
+        ),
         case("task", "", task(), TaskRow::to_row, TaskRow::from_row),
         case("task", "for a version", task_for_a_version(), TaskRow::to_row, TaskRow::from_row),
     ]
