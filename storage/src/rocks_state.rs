@@ -61,11 +61,19 @@ pub struct StateOptions {
     pub block_cache_bytes: usize,
     /// Threads for flushes and compactions.
     pub background_jobs: i32,
+    /// Files of the store that are open at a time; a table beyond them is opened when it is read.
+    pub tables_open_max: usize,
 }
 
 impl Default for StateOptions {
     fn default() -> StateOptions {
-        StateOptions { memtable_bytes: 64 << 20, memtables_max: 4, block_cache_bytes: 128 << 20, background_jobs: 2 }
+        StateOptions {
+            memtable_bytes: 64 << 20,
+            memtables_max: 4,
+            block_cache_bytes: 128 << 20,
+            background_jobs: 2,
+            tables_open_max: 1024,
+        }
     }
 }
 
@@ -586,6 +594,7 @@ fn rocksdb_options(options: &StateOptions, block_cache: &Cache) -> Options {
     rocksdb.set_bottommost_compression_type(DBCompressionType::Zstd);
     rocksdb.set_level_compaction_dynamic_level_bytes(true);
     rocksdb.set_max_background_jobs(options.background_jobs);
+    rocksdb.set_max_open_files(i32::try_from(options.tables_open_max).unwrap_or(i32::MAX));
     rocksdb.set_bytes_per_sync(1 << 20);
     rocksdb.set_keep_log_file_num(4);
     rocksdb.set_stats_dump_period_sec(0);

@@ -2,28 +2,14 @@
 
 use std::time::Duration;
 
-/// Units, the longer name before the one that it starts with.
-const UNITS: [(&str, f64); 7] =
-    [("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0)];
+use everlog_model::parse_go_duration;
 
 /// The duration that a text such as `1h30m` names; `None` if it is not one. A plain number is seconds.
 pub fn parse_duration(text: &str) -> Option<Duration> {
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => Duration::try_from_secs_f64(parse_go_duration(text)? / 1e9).ok(),
     }
-    let mut rest = text;
-    let mut seconds = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let (unit, scale) = UNITS.iter().find(|(unit, _)| {
-            rest.strip_prefix(unit).is_some_and(|after| after.chars().next().is_none_or(|c| c.is_ascii_digit()))
-        })?;
-        rest = &rest[unit.len()..];
-        seconds += number * scale;
-    }
-    if text.is_empty() { None } else { Duration::try_from_secs_f64(seconds).ok() }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ mod dynamic;
 mod listen;
 
 pub use durations::parse_duration;
-pub use dynamic::{DynamicConfig, FrontendLimits};
+pub use dynamic::{DynamicConfig, DynamicSettings, FrontendLimits};
 pub use listen::{Addresses, Listen};
 
 /// A setting is wrong; the text is one line.

@@ -1,6 +1,7 @@
 //! Where a node listens.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 /// Where the node listens. Port 0 lets the system choose.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct Listen {
     pub metrics_port: u16,
     /// The largest gRPC request, bytes. 4 MiB is what clients of Temporal expect.
     pub request_bytes_max: usize,
+    /// How long a connection may say nothing: of gRPC before it begins to speak HTTP/2, of HTTP between requests.
+    pub handshake_timeout: Duration,
 }
 
 /// The addresses that a node really listens on.
@@ -36,6 +39,7 @@ impl Default for Listen {
             http_port: 7243,
             metrics_port: 9233,
             request_bytes_max: 4 * 1024 * 1024,
+            handshake_timeout: Duration::from_secs(30),
         }
     }
 }

@@ -22,8 +22,9 @@ use everlog_proto::api::workflowservice::v1::{
 use tokio::time::Instant;
 
 use super::call::Call;
-use super::commands::unexpected;
 use super::errors::{Error, UNAVAILABLE_PAUSE};
+use super::execute::unexpected;
+use super::polls::PollKind;
 use super::{Frontend, address, validate};
 
 /// Waits for an activity task.
@@ -33,7 +34,9 @@ pub(super) async fn poll_activity_task_queue(
     request: PollActivityTaskQueueRequest,
 ) -> Result<PollActivityTaskQueueResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
-    let until = call.poll_until(frontend.config.frontend.poll_wait_max)?;
+    let config = frontend.config(&request.namespace);
+    let until = call.poll_until(config.frontend.poll_wait_max)?;
+    let _poll = frontend.polls.open(namespace.namespace.id, PollKind::Activity, config.frontend.polls_max)?;
     let poll = read_poll(frontend, &namespace, request)?;
     loop {
         match frontend.matching.local().poll(poll.clone(), until).await {
@@ -58,7 +61,7 @@ fn read_poll(
     namespace: &NamespaceRecord,
     request: PollActivityTaskQueueRequest,
 ) -> Result<Poll, Error> {
-    let id_bytes_max = frontend.config.limits.id_bytes_max;
+    let id_bytes_max = frontend.config(namespace.name()).limits.id_bytes_max;
     validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
     let name = validate::task_queue(request.task_queue.as_ref(), id_bytes_max)?.to_owned();
     Ok(Poll {
@@ -204,7 +207,7 @@ pub(super) async fn respond_activity_task_completed(
     request: RespondActivityTaskCompletedRequest,
 ) -> Result<RespondActivityTaskCompletedResponse, Error> {
     let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
-    check_identity(frontend, &request.identity)?;
+    check_identity(frontend, &request.namespace, &request.identity)?;
     let (result, identity) = (request.result, request.identity);
     target.execute_done(frontend, |activity| RunCommand::CompleteActivity { activity, result, identity }).await?;
     Ok(RespondActivityTaskCompletedResponse::default())
@@ -218,7 +221,7 @@ pub(super) async fn respond_activity_task_completed_by_id(
 ) -> Result<RespondActivityTaskCompletedByIdResponse, Error> {
     let target =
         Target::by_id(frontend, &request.namespace, &request.workflow_id, &request.run_id, request.activity_id)?;
-    check_identity(frontend, &request.identity)?;
+    check_identity(frontend, &request.namespace, &request.identity)?;
     let (result, identity) = (request.result, request.identity);
     target.execute_done(frontend, |activity| RunCommand::CompleteActivity { activity, result, identity }).await?;
     Ok(RespondActivityTaskCompletedByIdResponse::default())
@@ -232,7 +235,7 @@ pub(super) async fn respond_activity_task_failed(
 ) -> Result<RespondActivityTaskFailedResponse, Error> {
     let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
     check_failure(request.failure.as_ref())?;
-    check_identity(frontend, &request.identity)?;
+    check_identity(frontend, &request.namespace, &request.identity)?;
     let (identity, last_heartbeat_details) = (request.identity, request.last_heartbeat_details);
     validate::cut_causes(&mut request.failure);
     let failure = request.failure.map(Box::new);
@@ -249,7 +252,7 @@ pub(super) async fn respond_activity_task_failed_by_id(
 ) -> Result<RespondActivityTaskFailedByIdResponse, Error> {
     let target =
         Target::by_id(frontend, &request.namespace, &request.workflow_id, &request.run_id, request.activity_id)?;
-    check_identity(frontend, &request.identity)?;
+    check_identity(frontend, &request.namespace, &request.identity)?;
     let (identity, last_heartbeat_details) = (request.identity, request.last_heartbeat_details);
     validate::cut_causes(&mut request.failure);
     let failure = request.failure.map(Box::new);
@@ -265,7 +268,7 @@ pub(super) async fn respond_activity_task_canceled(
     request: RespondActivityTaskCanceledRequest,
 ) -> Result<RespondActivityTaskCanceledResponse, Error> {
     let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
-    check_identity(frontend, &request.identity)?;
+    check_identity(frontend, &request.namespace, &request.identity)?;
     let (details, identity) = (request.details, request.identity);
     target.execute_done(frontend, |activity| RunCommand::CancelActivity { activity, details, identity }).await?;
     Ok(RespondActivityTaskCanceledResponse::default())
@@ -279,14 +282,14 @@ pub(super) async fn respond_activity_task_canceled_by_id(
 ) -> Result<RespondActivityTaskCanceledByIdResponse, Error> {
     let target =
         Target::by_id(frontend, &request.namespace, &request.workflow_id, &request.run_id, request.activity_id)?;
-    check_identity(frontend, &request.identity)?;
+    check_identity(frontend, &request.namespace, &request.identity)?;
     let (details, identity) = (request.details, request.identity);
     target.execute_done(frontend, |activity| RunCommand::CancelActivity { activity, details, identity }).await?;
     Ok(RespondActivityTaskCanceledByIdResponse::default())
 }
 
-fn check_identity(frontend: &Frontend, identity: &str) -> Result<(), Error> {
-    validate::length(identity, frontend.config.limits.id_bytes_max, "Identity length exceeds limit.")
+fn check_identity(frontend: &Frontend, namespace: &str, identity: &str) -> Result<(), Error> {
+    validate::length(identity, frontend.config(namespace).limits.id_bytes_max, "Identity length exceeds limit.")
 }
 
 /// Workers report failures of application code; the other kinds are the server's.

@@ -13,13 +13,16 @@ const POLL_TIME_MIN: Duration = Duration::from_secs(2);
 /// An empty answer leaves this long before the caller's deadline, so that it arrives.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
+/// Clients that show to people what they read; the others replay it.
+const CLIENTS_FOR_PEOPLE: [&str; 2] = ["temporal-cli", "temporal-ui"];
+
 /// Facts about a request that stand in its headers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Call {
     /// When the caller gives up, if it says so.
     pub(super) deadline: Option<Instant>,
-    /// `client-name`: `temporal-go`, `temporal-cli`, ...
-    pub(super) client_name: String,
+    /// Whether the client shows to people what it reads: `client-name` says so.
+    pub(super) is_for_people: bool,
     /// Whether the client follows a chain of runs by the run ids in close events.
     pub(super) follows_next_run_id: bool,
 }
@@ -30,7 +33,7 @@ impl Call {
         let text = |name: &str| metadata.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
         Call {
             deadline: parse_timeout(text("grpc-timeout")).and_then(|timeout| now.checked_add(timeout)),
-            client_name: text("client-name").to_owned(),
+            is_for_people: CLIENTS_FOR_PEOPLE.contains(&text("client-name")),
             follows_next_run_id: text("supported-features")
                 .split(',')
                 .any(|feature| feature.trim() == "follows-next-run-id"),

@@ -47,6 +47,11 @@ pub(super) enum Error {
     Overloaded(String),
     /// As many polls as may be wait on the queue already.
     TooManyPolls,
+    /// The disk has no room for new work.
+    DiskFull {
+        /// What is left.
+        free_bytes: u64,
+    },
     /// The server's fault, and trying again will not help.
     Internal(String),
     /// What is stored cannot be read; the same.
@@ -96,13 +101,14 @@ impl From<MetaError> for Error {
             MetaError::NotFound(name) => Error::NamespaceNotFound(name),
             MetaError::AlreadyExists(name) => Error::NamespaceAlreadyExists(name),
             MetaError::Invalid(message) => Error::invalid(message),
-            MetaError::Unavailable(_) | MetaError::Corrupt(_) => Error::Unavailable(error.to_string()),
+            MetaError::Unavailable(_) => Error::Unavailable(error.to_string()),
+            MetaError::Corrupt(_) => Error::Corrupt(error.to_string()),
         }
     }
 }
 
-/// A row of the table: what a client is told.
-struct Told {
+/// A row of the table: what a client sees.
+struct Row {
     code: Code,
     message: Cow<'static, str>,
     detail: Option<Detail>,
@@ -129,88 +135,93 @@ struct RpcStatus {
     details: Vec<Detail>,
 }
 
-impl Told {
-    fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Told {
-        Told { code, message: message.into(), detail: None, exhausted: None }
+impl Row {
+    fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Row {
+        Row { code, message: message.into(), detail: None, exhausted: None }
     }
 
-    fn with<M: Message + Name>(self, detail: &M) -> Told {
+    fn with<M: Message + Name>(self, detail: &M) -> Row {
         let type_url = format!("type.googleapis.com/{}", M::full_name());
-        Told { detail: Some(Detail { type_url, value: detail.encode_to_vec() }), ..self }
+        Row { detail: Some(Detail { type_url, value: detail.encode_to_vec() }), ..self }
     }
 
-    fn exhausted(message: Cow<'static, str>, cause: ResourceExhaustedCause, scope: ResourceExhaustedScope) -> Told {
+    fn exhausted(message: Cow<'static, str>, cause: ResourceExhaustedCause, scope: ResourceExhaustedScope) -> Row {
         let detail = details::ResourceExhaustedFailure { cause: cause as i32, scope: scope as i32 };
-        Told { exhausted: Some((cause, scope)), ..Told::new(Code::ResourceExhausted, message).with(&detail) }
+        Row { exhausted: Some((cause, scope)), ..Row::new(Code::ResourceExhausted, message).with(&detail) }
     }
 }
 
 /// The table.
-fn told(error: Error) -> Told {
+fn row_of(error: Error) -> Row {
     match error {
-        Error::Rejected(rejection) => told_rejection(rejection),
+        Error::Rejected(rejection) => row_of_rejection(rejection),
         Error::NamespaceNotFound(namespace) => {
             // The name is the caller's and as long as it likes; details travel in headers too.
             let named = cut(&namespace, NAMED_BYTES_MAX).to_owned();
-            Told::new(Code::NotFound, format!("Namespace {namespace} is not found."))
+            Row::new(Code::NotFound, format!("Namespace {namespace} is not found."))
                 .with(&details::NamespaceNotFoundFailure { namespace: named })
         }
         Error::NamespaceAlreadyExists(namespace) => {
-            Told::new(Code::AlreadyExists, format!("Namespace \"{namespace}\" already exists"))
+            Row::new(Code::AlreadyExists, format!("Namespace \"{namespace}\" already exists"))
                 .with(&details::NamespaceAlreadyExistsFailure {})
         }
         Error::NamespaceInvalidState { namespace, state } => {
             let (name, allowed) = (state_name(state), state_name(NamespaceState::Registered));
             let message = format!("Namespace has invalid state: {name}. Must be {allowed}.");
-            Told::new(Code::FailedPrecondition, message).with(&details::NamespaceInvalidStateFailure {
+            Row::new(Code::FailedPrecondition, message).with(&details::NamespaceInvalidStateFailure {
                 namespace,
                 state: state as i32,
                 allowed_states: vec![NamespaceState::Registered as i32],
             })
         }
-        Error::Unavailable(message) => Told::new(Code::Unavailable, message),
+        Error::Unavailable(message) => Row::new(Code::Unavailable, message),
         Error::Overloaded(message) => {
-            Told::exhausted(message.into(), ResourceExhaustedCause::SystemOverloaded, ResourceExhaustedScope::System)
+            Row::exhausted(message.into(), ResourceExhaustedCause::SystemOverloaded, ResourceExhaustedScope::System)
         }
-        Error::TooManyPolls => Told::exhausted(
+        Error::DiskFull { free_bytes } => Row::exhausted(
+            format!("the disk is nearly full ({} MiB are free): no new work is taken", free_bytes >> 20).into(),
+            ResourceExhaustedCause::PersistenceStorageLimit,
+            ResourceExhaustedScope::System,
+        ),
+        Error::TooManyPolls => Row::exhausted(
             "namespace concurrent poller limit exceeded".into(),
             ResourceExhaustedCause::ConcurrentLimit,
             ResourceExhaustedScope::Namespace,
         ),
-        Error::Internal(message) => Told::new(Code::Internal, message),
-        Error::Corrupt(message) => Told::new(Code::DataLoss, message),
-        Error::DeadlineExceeded(message) => Told::new(Code::DeadlineExceeded, message),
+        Error::Internal(message) => Row::new(Code::Internal, message),
+        Error::Corrupt(message) => Row::new(Code::DataLoss, message),
+        Error::DeadlineExceeded(message) => Row::new(Code::DeadlineExceeded, message),
     }
 }
 
-fn told_rejection(rejection: Rejection) -> Told {
+fn row_of_rejection(rejection: Rejection) -> Row {
     match rejection {
-        Rejection::InvalidArgument(message) => Told::new(Code::InvalidArgument, message),
-        Rejection::NotFound(message) => Told::new(Code::NotFound, message).with(&details::NotFoundFailure::default()),
+        Rejection::InvalidArgument(message) => Row::new(Code::InvalidArgument, message),
+        Rejection::NotFound(message) => Row::new(Code::NotFound, message).with(&details::NotFoundFailure::default()),
         Rejection::AlreadyStarted { message, start_request_id, run_id, first_execution_run_id } => {
-            Told::new(Code::AlreadyExists, message).with(&details::WorkflowExecutionAlreadyStartedFailure {
+            Row::new(Code::AlreadyExists, message).with(&details::WorkflowExecutionAlreadyStartedFailure {
                 start_request_id,
                 run_id,
                 first_execution_run_id,
             })
         }
         Rejection::WorkflowNotReady(message) => {
-            Told::new(Code::FailedPrecondition, message).with(&details::WorkflowNotReadyFailure {})
+            Row::new(Code::FailedPrecondition, message).with(&details::WorkflowNotReadyFailure {})
         }
-        Rejection::FailedPrecondition(message) => Told::new(Code::FailedPrecondition, message),
+        Rejection::FailedPrecondition(message) => Row::new(Code::FailedPrecondition, message),
         Rejection::ResourceExhausted { cause, message } => {
-            Told::exhausted(message, cause, ResourceExhaustedScope::Namespace)
+            Row::exhausted(message, cause, ResourceExhaustedScope::Namespace)
         }
-        Rejection::QueryFailed { message, failure } => Told::new(Code::InvalidArgument, message)
+        Rejection::QueryFailed { message, failure } => Row::new(Code::InvalidArgument, message)
             .with(&details::QueryFailedFailure { failure: failure.map(|failure| *failure) }),
-        Rejection::Unimplemented(message) => Told::new(Code::Unimplemented, message),
-        Rejection::Unavailable(message) => Told::new(Code::Unavailable, message),
+        Rejection::Unimplemented(message) => Row::new(Code::Unimplemented, message),
+        Rejection::Unavailable(message) => Row::new(Code::Unavailable, message),
     }
 }
 
 impl From<Error> for Status {
     fn from(error: Error) -> Status {
-        let Told { code, message, detail, exhausted } = told(error);
+        let Row { code, message, detail, exhausted } = row_of(error);
         let message = cut(&message, MESSAGE_BYTES_MAX).to_owned();
         let details = match detail {
             Some(detail) => {
@@ -313,6 +324,7 @@ mod tests {
             (Error::Unavailable("m".into()), Code::Unavailable, ""),
             (Error::Overloaded("m".into()), Code::ResourceExhausted, "ResourceExhaustedFailure"),
             (Error::TooManyPolls, Code::ResourceExhausted, "ResourceExhaustedFailure"),
+            (Error::DiskFull { free_bytes: 1 }, Code::ResourceExhausted, "ResourceExhaustedFailure"),
             (Error::Internal("m".into()), Code::Internal, ""),
             (Error::Corrupt("m".into()), Code::DataLoss, ""),
             (Error::DeadlineExceeded("m"), Code::DeadlineExceeded, ""),
@@ -324,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn exhaustion_is_also_told_in_headers() {
+    fn exhaustion_is_also_said_in_headers() {
         let status = Status::from(Error::Rejected(Rejection::ResourceExhausted {
             cause: ResourceExhaustedCause::BusyWorkflow,
             message: "Workflow is busy.".into(),

@@ -22,8 +22,8 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::call::Call;
-use super::commands::explain;
 use super::errors::Error;
+use super::execute::explain;
 use super::history_token::HistoryToken;
 use super::{Frontend, address, validate};
 
@@ -38,8 +38,8 @@ pub(super) async fn get_workflow_execution_history(
     let read = Read {
         frontend,
         address: address(&namespace, workflow_id),
-        until: call.wait_until(frontend.config.frontend.history_wait_max),
-        page_events_max: page_events_max(frontend, request.maximum_page_size),
+        until: call.wait_until(frontend.config(&request.namespace).frontend.history_wait_max),
+        page_events_max: page_events_max(frontend, &request.namespace, request.maximum_page_size),
         wait: request.wait_new_event,
         call,
     };
@@ -51,8 +51,8 @@ pub(super) async fn get_workflow_execution_history(
     }
 }
 
-fn page_events_max(frontend: &Frontend, wanted: i32) -> usize {
-    let most = frontend.config.frontend.history_page_events_max;
+fn page_events_max(frontend: &Frontend, namespace: &str, wanted: i32) -> usize {
+    let most = frontend.config(namespace).frontend.history_page_events_max;
     usize::try_from(wanted).ok().filter(|wanted| *wanted > 0).map_or(most, |wanted| wanted.min(most))
 }
 
@@ -141,8 +141,7 @@ impl Read<'_> {
         }
         let mut view = self.view(Some(token.run_id)).await?;
         // Transient tasks are for those who replay; people would see events come and go.
-        let for_people = ["temporal-cli", "temporal-ui"].contains(&self.call.client_name.as_str());
-        let is_shown = token.is_task || !view.tail_is_transient || !for_people;
+        let is_shown = token.is_task || !view.tail_is_transient || !self.call.is_for_people;
         if !is_shown || view.tail.is_empty() {
             return Ok(None);
         }
@@ -245,7 +244,7 @@ pub(super) async fn get_workflow_execution_history_reverse(
             (view.run_id, view.next_event_id)
         }
     };
-    let events_max = page_events_max(frontend, request.maximum_page_size);
+    let events_max = page_events_max(frontend, &request.namespace, request.maximum_page_size);
     let from = to.saturating_sub(i64::try_from(events_max).unwrap_or(i64::MAX)).max(1);
     let page = partition
         .read_history(&address, run_id, from, to, events_max)
@@ -254,7 +253,7 @@ pub(super) async fn get_workflow_execution_history_reverse(
     let mut events = Vec::with_capacity(events_max);
     for batch in page.batches {
         let history = History::decode(batch)
-            .map_err(|error| Error::Unavailable(format!("the history of run {run_id} is not readable: {error}")))?;
+            .map_err(|error| Error::Corrupt(format!("the history of run {run_id} is not readable: {error}")))?;
         events.extend(history.events);
     }
     events.reverse();

@@ -7,18 +7,21 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use everlog_proto::operator_service::operator_service_server;
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
 use http::{HeaderValue, Request, Response, Uri};
 use metrics::{Counter, Histogram};
+use percent_encoding::percent_decode;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::errors::cut;
+use super::request_body::{self, Budget};
 use super::services::{WorkflowApi, served};
 
 /// The text of the generated stubs of methods that are not implemented.
@@ -45,13 +48,15 @@ const NAME_BYTES_MAX: usize = 200;
 pub(super) struct ObserveLayer {
     /// The workflow service, which is not among those that are routed: finding the way through a router costs a tenth of a call.
     pub(super) workflow: WorkflowServiceServer<WorkflowApi>,
+    /// What the requests of both services may take.
+    pub(super) budget: Arc<Budget>,
 }
 
 impl<S> Layer<S> for ObserveLayer {
     type Service = Observed<S>;
 
     fn layer(&self, others: S) -> Observed<S> {
-        Observed { workflow: self.workflow.clone(), others }
+        Observed { workflow: self.workflow.clone(), budget: Arc::clone(&self.budget), others }
     }
 }
 
@@ -59,12 +64,13 @@ impl<S> Layer<S> for ObserveLayer {
 #[derive(Clone)]
 pub(super) struct Observed<S> {
     workflow: WorkflowServiceServer<WorkflowApi>,
+    budget: Arc<Budget>,
     others: S,
 }
 
 impl<S> Service<Request<Body>> for Observed<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response<Body>;
@@ -79,17 +85,32 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let uri = request.uri().clone();
         let timed = Timed::new(uri.path());
-        if is_of_workflow_service(uri.path()) {
-            Box::pin(observe(timed, uri, self.workflow.call(request)))
+        let budget = Arc::clone(&self.budget);
+        if is_of(uri.path(), workflow_service_server::SERVICE_NAME) {
+            Box::pin(observe(timed, uri, call(budget, request, self.workflow.clone())))
+        } else if is_of(uri.path(), operator_service_server::SERVICE_NAME) {
+            Box::pin(observe(timed, uri, call(budget, request, self.others.clone())))
         } else {
+            // Health and reflection take small requests only, and reflection a stream of them.
             Box::pin(observe(timed, uri, self.others.call(request)))
         }
     }
 }
 
-fn is_of_workflow_service(path: &str) -> bool {
-    let behind = path.strip_prefix('/').and_then(|path| path.strip_prefix(workflow_service_server::SERVICE_NAME));
+fn is_of(path: &str, service: &str) -> bool {
+    let behind = path.strip_prefix('/').and_then(|path| path.strip_prefix(service));
     behind.is_some_and(|method| method.starts_with('/'))
+}
+
+/// Calls a service, which is always ready, once the body of the request is there. Its share of the budget is held until the answer.
+async fn call<S>(budget: Arc<Budget>, request: Request<Body>, mut service: S) -> Result<Response<Body>, Infallible>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    match request_body::read(&budget, request).await {
+        Ok((request, _held)) => service.call(request).await,
+        Err(status) => Ok(status.into_http()),
+    }
 }
 
 async fn observe(
@@ -170,7 +191,7 @@ fn correct<R>(response: &mut Response<R>, path: &str) -> Code {
     let Some(code) = response.headers().get(Status::GRPC_STATUS) else { return Code::Ok };
     let code = Code::from_bytes(code.as_bytes());
     let message = response.headers().get(Status::GRPC_MESSAGE).map_or(b"".as_slice(), HeaderValue::as_bytes);
-    let message = percent_decoded(message);
+    let message = percent_decode(message).decode_utf8_lossy();
     let (code, message) = match code {
         Code::Unimplemented if message.is_empty() || message == STUB_TEXT => (code, unknown_method(path)),
         Code::OutOfRange if message.starts_with(TOO_LARGE_TEXT) => (Code::ResourceExhausted, too_large(&message)),
@@ -197,25 +218,6 @@ fn too_large(message: &str) -> String {
         (Some(size), Some(limit)) => format!("grpc: received message larger than max ({size} vs. {limit})"),
         _ => "grpc: received message larger than max".to_owned(),
     }
-}
-
-fn percent_decoded(message: &[u8]) -> String {
-    let mut bytes = Vec::with_capacity(message.len());
-    let mut rest = message;
-    while let [first, tail @ ..] = rest {
-        let escaped = (*first == b'%').then(|| std::str::from_utf8(tail.get(..2)?).ok()).flatten();
-        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn code_name(code: Code) -> &'static str {

@@ -1,7 +1,7 @@
 //! The gRPC services that SDKs, the CLI and the UI call.
 //!
-//! A request comes in through [`serve`] and the `layer` in front of every method, is handed on by the thin
-//! implementations in `services`, and is answered by the file of its family. Here is checked what can be checked without a
+//! A request comes in through [`serve`] and the `layer` in front of every method, which has its body read as far as memory
+//! allows (`request_body`), is handed on by the thin implementations in `services`, and is answered by the file of its family. Here is checked what can be checked without a
 //! workflow's state; everything else is a command to a partition. Errors are one type, turned into a status in `errors`.
 //!
 //! ```text
@@ -12,16 +12,18 @@
 mod activity_tasks;
 mod call;
 mod capabilities;
-mod commands;
+mod connections;
 mod errors;
-mod gathered;
+mod execute;
 mod history;
 mod history_token;
 mod http;
 mod layer;
 mod namespaces;
 mod operator;
+mod polls;
 mod query;
+mod request_body;
 mod search_attributes;
 mod serve;
 mod services;
@@ -37,18 +39,20 @@ mod workflow_tasks;
 pub use serve::{Listeners, ServeError, serve};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use everlog_config::DynamicConfig;
 use everlog_kernel::NamespaceId;
 use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
 use everlog_meta::{NamespaceRecord, Namespaces};
-use everlog_model::WorkflowRef;
+use everlog_model::{DiskRoom, InForce, WorkflowRef};
 use everlog_partition::Router;
 use everlog_visibility::Tallies;
 use tokio::sync::watch;
 
 use self::errors::Error;
+use self::polls::Polls;
 
 /// What the frontend works with.
 #[derive(Clone)]
@@ -62,11 +66,17 @@ pub struct Services {
     /// Queries that wait for a worker's answer.
     pub queries: Arc<Queries>,
     /// Limits and timeouts.
-    pub config: Arc<DynamicConfig>,
+    pub config: Arc<InForce<DynamicConfig>>,
     /// Names the cluster, for `GetClusterInfo`.
     pub cluster_id: String,
     /// The largest request, bytes.
     pub request_bytes_max: usize,
+    /// Whether there is room for new work.
+    pub disk: Arc<DiskRoom>,
+    /// Connections of all listeners together.
+    pub connections_max: usize,
+    /// How long a connection may say nothing.
+    pub handshake_timeout: Duration,
     /// Everything that was measured, in Prometheus' text form.
     pub render_metrics: fn() -> String,
 }
@@ -76,6 +86,7 @@ struct Frontend {
     services: Services,
     /// Counts of executions that are remembered.
     tallies: Arc<Tallies>,
+    polls: Polls,
     /// True once the server is to stop: whoever waits for something to happen answers what it has.
     draining: watch::Receiver<bool>,
 }
@@ -89,6 +100,11 @@ impl std::ops::Deref for Frontend {
 }
 
 impl Frontend {
+    /// Limits and timeouts of a namespace, as they are now.
+    fn config(&self, namespace: &str) -> Arc<DynamicConfig> {
+        self.config.of(namespace)
+    }
+
     /// The namespace with a name.
     fn namespace(&self, name: &str) -> Result<Arc<NamespaceRecord>, Error> {
         if name.is_empty() {
@@ -105,6 +121,11 @@ impl Frontend {
             return Err(Error::invalid("Operation requested with a token from a different namespace."));
         }
         Ok(of_token)
+    }
+
+    /// Refuses what begins something new while the disk is short of room.
+    fn check_room(&self) -> Result<(), Error> {
+        self.disk.shortage().map_or(Ok(()), |free_bytes| Err(Error::DiskFull { free_bytes }))
     }
 
     /// Resolves once the server is to stop.

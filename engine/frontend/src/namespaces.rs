@@ -29,8 +29,13 @@ pub(super) async fn register_namespace(
     _call: Call,
     request: RegisterNamespaceRequest,
 ) -> Result<RegisterNamespaceResponse, Error> {
+    frontend.check_room()?;
     check_name(&request.namespace)?;
-    validate::length(&request.namespace, frontend.config.limits.id_bytes_max, "Namespace length exceeds limit.")?;
+    validate::length(
+        &request.namespace,
+        frontend.config(&request.namespace).limits.id_bytes_max,
+        "Namespace length exceeds limit.",
+    )?;
     if request.is_global_namespace {
         return Err(Error::invalid("Cannot register global namespace when not enabled"));
     }
@@ -158,7 +163,7 @@ fn check_cluster(name: &str) -> Result<(), Error> {
 fn retention(frontend: &Frontend, wanted: Option<&wkt::Duration>) -> Result<Duration, Error> {
     let retention = positive(wanted).ok().flatten();
     retention
-        .filter(|retention| *retention >= frontend.config.frontend.retention_min)
+        .filter(|retention| *retention >= frontend.config("").frontend.retention_min)
         .ok_or_else(|| Error::from(MetaError::Invalid("A valid retention period is not set on request.".into())))
 }
 
@@ -172,7 +177,7 @@ fn description(frontend: &Frontend, record: &NamespaceRecord) -> DescribeNamespa
             data: record.data.clone().into_iter().collect(),
             id: record.namespace.id.to_string(),
             capabilities: Some(capabilities::namespace()),
-            limits: Some(capabilities::limits(&frontend.config)),
+            limits: Some(capabilities::limits(&frontend.config(record.name()))),
             supports_schedules: capabilities::SUPPORTS_SCHEDULES,
         }),
         config: Some(NamespaceConfig {

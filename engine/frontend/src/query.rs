@@ -21,8 +21,8 @@ use everlog_proto::api::workflowservice::v1::{
 use tokio::time::Instant;
 
 use super::call::Call;
-use super::commands::unexpected;
 use super::errors::Error;
+use super::execute::unexpected;
 use super::{Frontend, Services, address, validate};
 
 /// How long a caller that sets no deadline waits.
@@ -46,7 +46,7 @@ pub(super) async fn query_workflow(
     if query.query_type.is_empty() {
         return Err(Error::invalid("QueryType is not set on request."));
     }
-    validate::payloads(query.query_args.as_ref(), &frontend.config)?;
+    validate::payloads(query.query_args.as_ref(), &frontend.config(&request.namespace))?;
     let address = address(&namespace, workflow_id);
     let deadline = call.deadline.unwrap_or_else(|| Instant::now() + WAIT_MAX);
 
@@ -112,7 +112,7 @@ impl Asked {
             Ok((name, has_workflow_task)) => {
                 let namespace_id = self.address.namespace.id;
                 let queue = QueueId::new(namespace_id, TaskKind::Workflow, name);
-                let window = self.services.config.frontend.query_poller_window;
+                let window = self.services.config.of(&self.address.namespace.name).frontend.query_poller_window;
                 has_workflow_task || self.services.matching.local().has_recent_poller(&queue, window)
             }
             Err(_) => true,
@@ -145,14 +145,16 @@ pub(super) async fn respond_query_task_completed(
     mut request: RespondQueryTaskCompletedRequest,
 ) -> Result<RespondQueryTaskCompletedResponse, Error> {
     let token: QueryTaskToken = frontend.decode_token(&request.namespace, &request.task_token)?;
-    frontend.token_namespace(&request.namespace, token.namespace_id)?;
+    let namespace = frontend.token_namespace(&request.namespace, token.namespace_id)?;
     let not_found = || Error::not_found("query task not found, or already expired");
     if !frontend.queries.is_waiting_for(&token) {
         return Err(not_found());
     }
     validate::cut_causes(&mut request.failure);
     let answer = match request.completed_type() {
-        QueryResultType::Answered if validate::payloads(request.query_result.as_ref(), &frontend.config).is_err() => {
+        QueryResultType::Answered
+            if validate::payloads(request.query_result.as_ref(), &frontend.config(namespace.name())).is_err() =>
+        {
             Err(Rejection::QueryFailed { message: "query result size exceeds limit".to_owned(), failure: None })
         }
         QueryResultType::Answered => Ok(request.query_result),

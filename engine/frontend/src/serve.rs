@@ -13,16 +13,16 @@ use everlog_proto::operator_service::{OperatorServiceServer, operator_service_se
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_stream::StreamExt;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::gathered::Gathered;
+use super::connections::{Door, Silence};
 use super::layer::ObserveLayer;
+use super::polls::Polls;
+use super::request_body::Budget;
 use super::services::{OperatorApi, WorkflowApi};
 use super::{Frontend, Services, http};
 
@@ -36,14 +36,22 @@ const CONNECTION_STREAMS_MAX: u32 = 100_000;
 /// must not look like an attack.
 const CONNECTION_RESETS_MAX: usize = 10_000;
 
-/// Flow control windows, bytes: a stream takes a largest request without waiting, a connection several.
-const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+/// Flow control windows, bytes. Of a request that waits for the budget, a stream's window is in memory, so it is small: as much as a
+/// client 50 ms away sends at 5 MB/s. A connection lets the small requests of a client pass by several large ones that wait.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 
-/// The services whose health is told, besides the empty name that means the server.
+/// The largest request of the services that are asked little: health and reflection.
+const SMALL_SERVICE_BYTES_MAX: usize = 64 * 1024;
+
+/// Connections of the listeners for health and for metrics, each: of what there is for all, and at most.
+const HTTP_CONNECTIONS_SHARE: usize = 16;
+const HTTP_CONNECTIONS_MAX: usize = 64;
+
+/// The services whose health is reported, besides the empty name that means the server.
 const HEALTH_NAMES: [&str; 3] = ["", workflow_service_server::SERVICE_NAME, operator_service_server::SERVICE_NAME];
 
-/// Why the servers ended before they were told to, or did not begin.
+/// Why the servers ended before they were asked to, or did not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// An address cannot be listened on.
@@ -116,9 +124,10 @@ pub async fn serve(
     let (drain, draining) = watch::channel(false);
     let serving = Arc::new(AtomicBool::new(true));
     let health = HealthReporter::new();
-    tell_health(&health, ServingStatus::Serving).await;
+    report_health(&health, ServingStatus::Serving).await;
     let watching = tokio::spawn(watch_partitions(services.router.clone(), health.clone(), Arc::clone(&serving)));
 
+    let Doors { grpc, http, metrics: metrics_door } = doors(listeners, &services);
     let matching = services.matching.clone();
     let metrics = http::metrics(services.render_metrics);
     let routes = routes(services, draining.clone(), &health)?;
@@ -126,14 +135,11 @@ pub async fn serve(
         // The sender lives as long as this function.
         let _ = draining.wait_for(|draining| *draining).await;
     };
-    let incoming =
-        TcpIncoming::from(listeners.grpc).with_nodelay(Some(true)).map(|accepted| accepted.map(Gathered::new));
-    let grpc = grpc_server(&routes.keepalive, ObserveLayer { workflow: routes.workflow })
+    let grpc = grpc_server(&routes.keepalive, ObserveLayer { workflow: routes.workflow, budget: routes.budget })
         .add_routes(routes.others)
-        .serve_with_incoming_shutdown(incoming, drained(draining.clone()));
-    let api =
-        axum::serve(listeners.http, http::api(Arc::clone(&serving))).with_graceful_shutdown(drained(draining.clone()));
-    let metrics = axum::serve(listeners.metrics, metrics).with_graceful_shutdown(drained(draining));
+        .serve_with_incoming_shutdown(grpc.connections(), drained(draining.clone()));
+    let api = axum::serve(http, http::api(Arc::clone(&serving))).with_graceful_shutdown(drained(draining.clone()));
+    let metrics = axum::serve(metrics_door, metrics).with_graceful_shutdown(drained(draining));
 
     let servers = async {
         tokio::try_join!(
@@ -150,7 +156,7 @@ pub async fn serve(
     }
     watching.abort();
     serving.store(false, Ordering::Relaxed);
-    tell_health(&health, ServingStatus::NotServing).await;
+    report_health(&health, ServingStatus::NotServing).await;
     matching.local().drain();
     // The receivers are in the servers; without any, there is nothing to drain.
     let _ = drain.send(true);
@@ -163,6 +169,25 @@ pub async fn serve(
     }
 }
 
+struct Doors {
+    grpc: Door,
+    http: Door,
+    metrics: Door,
+}
+
+/// The doors in front of the listeners, which share the descriptors that are for connections.
+fn doors(listeners: Listeners, services: &Services) -> Doors {
+    let silence_max = services.handshake_timeout;
+    let http_max = (services.connections_max / HTTP_CONNECTIONS_SHARE).clamp(1, HTTP_CONNECTIONS_MAX);
+    let grpc_max = services.connections_max.saturating_sub(2 * http_max).max(1);
+    let http = |name, listener| Door::new(name, listener, http_max, Silence::BetweenRequests, silence_max);
+    Doors {
+        grpc: Door::new("grpc", listeners.grpc, grpc_max, Silence::BeforePreface, silence_max),
+        http: http("http", listeners.http),
+        metrics: http("metrics", listeners.metrics),
+    }
+}
+
 /// Keeps health at what the partitions say: one that cannot serve makes the server say so, since its workflows are reached through no
 /// other.
 async fn watch_partitions(router: Router, health: HealthReporter, serving: Arc<AtomicBool>) {
@@ -172,7 +197,7 @@ async fn watch_partitions(router: Router, health: HealthReporter, serving: Arc<A
         .iter()
         .map(|(id, _)| metrics::gauge!("everlog_partition_serving", "partition" => id.to_string()))
         .collect();
-    let mut told = true;
+    let mut reported = true;
     loop {
         let mut now = true;
         for ((_, status), gauge) in statuses.iter_mut().zip(&gauges) {
@@ -180,10 +205,10 @@ async fn watch_partitions(router: Router, health: HealthReporter, serving: Arc<A
             gauge.set(if serves { 1.0 } else { 0.0 });
             now &= serves;
         }
-        if now != told {
-            told = now;
+        if now != reported {
+            reported = now;
             serving.store(now, Ordering::Relaxed);
-            tell_health(&health, if now { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
+            report_health(&health, if now { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
         }
         let changes = statuses.iter_mut().map(|(_, status)| Box::pin(status.changed()));
         // The loops end only with the server.
@@ -194,7 +219,7 @@ async fn watch_partitions(router: Router, health: HealthReporter, serving: Arc<A
     }
 }
 
-async fn tell_health(health: &HealthReporter, status: ServingStatus) {
+async fn report_health(health: &HealthReporter, status: ServingStatus) {
     for name in HEALTH_NAMES {
         health.set_service_status(name, status).await;
     }
@@ -208,6 +233,7 @@ struct Keepalive {
 struct GrpcRoutes {
     workflow: WorkflowServiceServer<WorkflowApi>,
     others: Routes,
+    budget: Arc<Budget>,
     keepalive: Keepalive,
 }
 
@@ -217,10 +243,10 @@ fn routes(
     draining: watch::Receiver<bool>,
     health: &HealthReporter,
 ) -> Result<GrpcRoutes, ServeError> {
-    let limits = &services.config.frontend;
+    let limits = &services.config.of("").frontend;
     let keepalive = Keepalive { interval: limits.keepalive_interval, timeout: limits.keepalive_timeout };
     let request_bytes_max = services.request_bytes_max;
-    let frontend = Arc::new(Frontend { services, tallies: Arc::default(), draining });
+    let frontend = Arc::new(Frontend { services, tallies: Arc::default(), polls: Polls::default(), draining });
     let workflow = WorkflowServiceServer::new(WorkflowApi(Arc::clone(&frontend)))
         // SDKs built on the Rust core compress what they send.
         .accept_compressed(CompressionEncoding::Gzip)
@@ -232,7 +258,8 @@ fn routes(
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health.clone()),
     )
-    .accept_compressed(CompressionEncoding::Gzip);
+    .accept_compressed(CompressionEncoding::Gzip)
+    .max_decoding_message_size(SMALL_SERVICE_BYTES_MAX);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(everlog_proto::DESCRIPTORS)
@@ -241,10 +268,10 @@ fn routes(
     let failed = |error: tonic_reflection::server::Error| ServeError::Reflection(error.to_string());
     let others = Routes::new(operator)
         .add_service(health)
-        .add_service(reflection().build_v1().map_err(failed)?)
-        .add_service(reflection().build_v1alpha().map_err(failed)?)
+        .add_service(reflection().build_v1().map_err(failed)?.max_decoding_message_size(SMALL_SERVICE_BYTES_MAX))
+        .add_service(reflection().build_v1alpha().map_err(failed)?.max_decoding_message_size(SMALL_SERVICE_BYTES_MAX))
         .prepare();
-    Ok(GrpcRoutes { workflow, others, keepalive })
+    Ok(GrpcRoutes { workflow, others, budget: Arc::new(Budget::new(request_bytes_max)), keepalive })
 }
 
 /// Clients may ping as often as they like: SDKs do so every 10 to 30 seconds, and hyper does not count pings.

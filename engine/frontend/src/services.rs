@@ -13,6 +13,7 @@ use tonic::codegen::async_trait;
 use tonic::{Request, Response, Status};
 
 use super::call::Call;
+use super::request_body::settle;
 use super::{
     Frontend, activity_tasks, history, namespaces, operator, query, system, task_queues, visibility, workers,
     workflow_control, workflow_start, workflow_tasks,
@@ -38,6 +39,7 @@ macro_rules! service {
         impl $trait for $api {
             $(
                 async fn $method(&self, request: Request<$request>) -> Result<Response<$response>, Status> {
+                    settle(&request)?;
                     let call = Call::new(request.metadata(), Instant::now());
                     let response = $file::$method(&self.0, call, request.into_inner()).await;
                     response.map(Response::new).map_err(Status::from)

@@ -29,7 +29,7 @@ pub(super) async fn describe_task_queue(
 ) -> Result<DescribeTaskQueueResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     let queue = request.task_queue.as_ref();
-    let name = validate::task_queue(queue, frontend.config.limits.id_bytes_max)?;
+    let name = validate::task_queue(queue, frontend.config(&request.namespace).limits.id_bytes_max)?;
     let namespace_id = namespace.namespace.id;
     if request.api_mode() == DescribeTaskQueueMode::Enhanced {
         if queue.is_some_and(|queue| queue.kind() == TaskQueueKind::Sticky) {
@@ -116,7 +116,8 @@ pub(super) async fn list_task_queue_partitions(
     request: ListTaskQueuePartitionsRequest,
 ) -> Result<ListTaskQueuePartitionsResponse, Error> {
     frontend.namespace(&request.namespace)?;
-    let name = validate::task_queue(request.task_queue.as_ref(), frontend.config.limits.id_bytes_max)?;
+    let name =
+        validate::task_queue(request.task_queue.as_ref(), frontend.config(&request.namespace).limits.id_bytes_max)?;
     let whole = TaskQueuePartitionMetadata { key: name.to_owned(), owner_host_name: String::new() };
     Ok(ListTaskQueuePartitionsResponse {
         activity_task_queue_partitions: vec![whole.clone()],

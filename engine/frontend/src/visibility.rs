@@ -66,7 +66,7 @@ pub(super) async fn list_open_workflow_executions(
 ) -> Result<ListOpenWorkflowExecutionsResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     let query = visibility::open_query(&request)?;
-    let page_size = page_size(frontend, request.maximum_page_size);
+    let page_size = page_size(frontend, &request.namespace, request.maximum_page_size);
     let (executions, next_page_token) = visibility::list_matching(
         groups_of(frontend),
         &namespace.namespace,
@@ -86,7 +86,7 @@ pub(super) async fn list_closed_workflow_executions(
 ) -> Result<ListClosedWorkflowExecutionsResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     let query = visibility::closed_query(&request)?;
-    let page_size = page_size(frontend, request.maximum_page_size);
+    let page_size = page_size(frontend, &request.namespace, request.maximum_page_size);
     let (executions, next_page_token) = visibility::list_matching(
         groups_of(frontend),
         &namespace.namespace,
@@ -116,12 +116,12 @@ async fn list(
     token: &[u8],
 ) -> Result<(Vec<Bytes>, Vec<u8>), Error> {
     let namespace = frontend.namespace(namespace)?;
-    let (types, page_size) = (types(&namespace), page_size(frontend, wanted));
+    let (types, page_size) = (types(&namespace), page_size(frontend, namespace.name(), wanted));
     Ok(visibility::list(groups_of(frontend), &namespace.namespace, query, &types, page_size, token).await?)
 }
 
-fn page_size(frontend: &Frontend, wanted: i32) -> i32 {
-    let most = i32::try_from(frontend.config.frontend.visibility_page_max).unwrap_or(i32::MAX);
+fn page_size(frontend: &Frontend, namespace: &str, wanted: i32) -> i32 {
+    let most = i32::try_from(frontend.config(namespace).frontend.visibility_page_max).unwrap_or(i32::MAX);
     if wanted > 0 { wanted.min(most) } else { most }
 }
 

@@ -9,6 +9,7 @@ use everlog_proto::api::workflowservice::v1::{
 
 use super::call::Call;
 use super::errors::Error;
+use super::polls::PollKind;
 use super::{Frontend, validate};
 
 /// A worker stops: what waits in its sticky queue goes to others at once.
@@ -40,9 +41,11 @@ pub(super) async fn poll_nexus_task_queue(
     call: Call,
     request: PollNexusTaskQueueRequest,
 ) -> Result<PollNexusTaskQueueResponse, Error> {
-    frontend.namespace(&request.namespace)?;
-    let until = call.poll_until(frontend.config.frontend.poll_wait_max)?;
-    validate::task_queue(request.task_queue.as_ref(), frontend.config.limits.id_bytes_max)?;
+    let namespace = frontend.namespace(&request.namespace)?;
+    let config = frontend.config(&request.namespace);
+    let until = call.poll_until(config.frontend.poll_wait_max)?;
+    validate::task_queue(request.task_queue.as_ref(), config.limits.id_bytes_max)?;
+    let _poll = frontend.polls.open(namespace.namespace.id, PollKind::Nexus, config.frontend.polls_max)?;
     tokio::select! {
         () = tokio::time::sleep_until(until) => {}
         () = frontend.drained() => {}

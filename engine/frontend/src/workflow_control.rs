@@ -9,8 +9,8 @@ use everlog_proto::api::workflowservice::v1::{
 };
 
 use super::call::Call;
-use super::commands::explain;
 use super::errors::Error;
+use super::execute::explain;
 use super::{Frontend, address, validate};
 
 /// Delivers a signal to a run.
@@ -20,15 +20,16 @@ pub(super) async fn signal_workflow_execution(
     request: SignalWorkflowExecutionRequest,
 ) -> Result<SignalWorkflowExecutionResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
+    frontend.check_room()?;
     let (workflow_id, run_id) = validate::execution(request.workflow_execution.as_ref())?;
-    let id_bytes_max = frontend.config.limits.id_bytes_max;
+    let id_bytes_max = frontend.config(&request.namespace).limits.id_bytes_max;
     if request.signal_name.is_empty() {
         return Err(Error::invalid("SignalName is not set on request."));
     }
     validate::length(&request.signal_name, id_bytes_max, "SignalName length exceeds limit.")?;
     validate::length(&request.request_id, id_bytes_max, "RequestId length exceeds limit.")?;
-    validate::links(&request.links, &frontend.config)?;
-    validate::payloads(request.input.as_ref(), &frontend.config)?;
+    validate::links(&request.links, &frontend.config(&request.namespace))?;
+    validate::payloads(request.input.as_ref(), &frontend.config(&request.namespace))?;
     let address = address(&namespace, workflow_id);
     frontend.execute_done(address, run_id, RunCommand::SignalWorkflow(Box::new(request))).await?;
     Ok(SignalWorkflowExecutionResponse::default())
@@ -42,7 +43,7 @@ pub(super) async fn request_cancel_workflow_execution(
 ) -> Result<RequestCancelWorkflowExecutionResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     let (workflow_id, run_id) = validate::execution(request.workflow_execution.as_ref())?;
-    validate::links(&request.links, &frontend.config)?;
+    validate::links(&request.links, &frontend.config(&request.namespace))?;
     let address = address(&namespace, workflow_id);
     frontend.execute_done(address, run_id, RunCommand::RequestCancelWorkflow(Box::new(request))).await?;
     Ok(RequestCancelWorkflowExecutionResponse::default())
@@ -56,8 +57,8 @@ pub(super) async fn terminate_workflow_execution(
 ) -> Result<TerminateWorkflowExecutionResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     let (workflow_id, run_id) = validate::execution(request.workflow_execution.as_ref())?;
-    validate::links(&request.links, &frontend.config)?;
-    validate::payloads(request.details.as_ref(), &frontend.config)?;
+    validate::links(&request.links, &frontend.config(&request.namespace))?;
+    validate::payloads(request.details.as_ref(), &frontend.config(&request.namespace))?;
     let address = address(&namespace, workflow_id);
     frontend.execute_done(address, run_id, RunCommand::TerminateWorkflow(Box::new(request))).await?;
     Ok(TerminateWorkflowExecutionResponse::default())

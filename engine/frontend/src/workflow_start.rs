@@ -11,8 +11,8 @@ use everlog_proto::api::workflowservice::v1::{
 };
 
 use super::call::Call;
-use super::commands::unexpected;
 use super::errors::Error;
+use super::execute::unexpected;
 use super::{Frontend, address, search_attributes, validate};
 
 /// Starts a run, or finds the one that stands in its way.
@@ -23,10 +23,12 @@ pub(super) async fn start_workflow_execution(
 ) -> Result<StartWorkflowExecutionResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     check_open(&namespace)?;
+    frontend.check_room()?;
     validate::cut_causes(&mut request.continued_failure);
-    search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &frontend.config)?;
+    let config = frontend.config(&request.namespace);
+    search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &config)?;
     let workflow_id = request.workflow_id.clone();
-    let command = Command::start(request, &frontend.config.limits)?;
+    let command = Command::start(request, &config.limits)?;
     match frontend.execute(address(&namespace, &workflow_id), None, command).await? {
         Reply::Started(started) => Ok(StartWorkflowExecutionResponse {
             link: Some(started_link(&namespace, workflow_id, &started)),
@@ -48,9 +50,11 @@ pub(super) async fn signal_with_start_workflow_execution(
 ) -> Result<SignalWithStartWorkflowExecutionResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     check_open(&namespace)?;
-    search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &frontend.config)?;
+    frontend.check_room()?;
+    let config = frontend.config(&request.namespace);
+    search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &config)?;
     let address = address(&namespace, &request.workflow_id);
-    let command = Command::signal_with_start(request, &frontend.config.limits)?;
+    let command = Command::signal_with_start(request, &config.limits)?;
     match frontend.execute(address, None, command).await? {
         Reply::Started(started) => Ok(SignalWithStartWorkflowExecutionResponse {
             run_id: started.run_id.to_string(),

@@ -20,9 +20,10 @@ use everlog_proto::encoded::{PollWorkflowTaskQueueResponse, RespondWorkflowTaskC
 use tokio::time::Instant;
 
 use super::call::Call;
-use super::commands::explain;
 use super::errors::{Error, UNAVAILABLE_PAUSE};
+use super::execute::explain;
 use super::history_token::HistoryToken;
+use super::polls::PollKind;
 use super::{Frontend, address, search_attributes, validate};
 
 /// Waits for a workflow task, or for a query that needs a worker.
@@ -32,7 +33,9 @@ pub(super) async fn poll_workflow_task_queue(
     request: PollWorkflowTaskQueueRequest,
 ) -> Result<PollWorkflowTaskQueueResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
-    let until = call.poll_until(frontend.config.frontend.poll_wait_max)?;
+    let config = frontend.config(&request.namespace);
+    let until = call.poll_until(config.frontend.poll_wait_max)?;
+    let _poll = frontend.polls.open(namespace.namespace.id, PollKind::Workflow, config.frontend.polls_max)?;
     let poll = read_poll(frontend, &namespace, request)?;
     loop {
         match frontend.matching.local().poll(poll.clone(), until).await {
@@ -60,7 +63,7 @@ fn read_poll(
     namespace: &NamespaceRecord,
     request: PollWorkflowTaskQueueRequest,
 ) -> Result<Poll, Error> {
-    let id_bytes_max = frontend.config.limits.id_bytes_max;
+    let id_bytes_max = frontend.config(namespace.name()).limits.id_bytes_max;
     validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
     let name = validate::task_queue(request.task_queue.as_ref(), id_bytes_max)?.to_owned();
     let queue = request.task_queue.unwrap_or_default();
@@ -152,10 +155,10 @@ pub(super) async fn respond_workflow_task_completed(
     mut request: RespondWorkflowTaskCompletedRequest,
 ) -> Result<RespondWorkflowTaskCompletedResponse, Error> {
     let (namespace, token) = read_token(frontend, &request.namespace, &request.task_token)?;
-    let id_bytes_max = frontend.config.limits.id_bytes_max;
-    validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
+    let config = frontend.config(namespace.name());
+    validate::length(&request.identity, config.limits.id_bytes_max, "Identity length exceeds limit.")?;
     validate::cut_causes_of_task(&mut request);
-    if let Err(problem) = search_attributes::prepare_commands(&mut request.commands, &namespace, &frontend.config) {
+    if let Err(problem) = search_attributes::prepare_commands(&mut request.commands, &namespace, &config) {
         return Err(fail_for_search_attributes(frontend, &namespace, token, request.identity, problem).await);
     }
     let (address, run_id) = (address(&namespace, &token.workflow_id), token.run_id);
@@ -206,7 +209,7 @@ pub(super) async fn respond_workflow_task_failed(
     mut request: RespondWorkflowTaskFailedRequest,
 ) -> Result<RespondWorkflowTaskFailedResponse, Error> {
     let (namespace, token) = read_token(frontend, &request.namespace, &request.task_token)?;
-    let id_bytes_max = frontend.config.limits.id_bytes_max;
+    let id_bytes_max = frontend.config(namespace.name()).limits.id_bytes_max;
     validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
     validate::cut_causes(&mut request.failure);
     let (address, run_id) = (address(&namespace, &token.workflow_id), token.run_id);

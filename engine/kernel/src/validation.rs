@@ -46,12 +46,12 @@ pub(crate) fn priority(priority: Option<&Priority>) -> Result<(), &'static str> 
 
 /// Few and small links.
 pub(crate) fn links(links: &[Link], limits: &Limits) -> Result<(), String> {
-    let (links_max, bytes_max) = (limits.links_max, limits.link_bytes_max);
+    let Limits { links_max, link_bytes_max, .. } = *limits;
     if links.len() > links_max {
         return Err(format!("cannot attach more than {links_max} links per request, got {}", links.len()));
     }
-    match links.iter().map(Message::encoded_len).find(|bytes| *bytes > bytes_max) {
-        Some(bytes) => Err(format!("link exceeds allowed size of {bytes_max}, got {bytes}")),
+    match links.iter().map(Message::encoded_len).find(|bytes| *bytes > link_bytes_max) {
+        Some(bytes) => Err(format!("link exceeds allowed size of {link_bytes_max}, got {bytes}")),
         None => Ok(()),
     }
 }

@@ -5,7 +5,10 @@
 //! every bound of the server.
 
 mod call;
+mod disk_room;
+mod durations;
 mod entity;
+mod in_force;
 pub mod limits;
 mod node_id;
 pub mod rows;
@@ -14,7 +17,10 @@ mod slots;
 mod workflow_ref;
 
 pub use call::{CallError, RunView};
+pub use disk_room::DiskRoom;
+pub use durations::parse_go_duration;
 pub use entity::EntityRef;
+pub use in_force::{InForce, PerNamespace};
 pub use node_id::NodeId;
 pub use slots::{SlotRange, SlotSource, SlotTable};
 pub use workflow_ref::{NamespaceSource, QueueId, WorkflowRef};

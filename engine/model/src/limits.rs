@@ -2,6 +2,41 @@
 
 use std::time::Duration;
 
+/// A request of up to this size is small, bytes: it comes in one frame.
+pub const SMALL_REQUEST_BYTES_MAX: usize = 16 * 1024;
+
+/// Small requests that a node may have in memory at a time, from when they are read to when they are answered, bytes: tens of
+/// thousands of polls, or of commands that wait for an fsync. Large requests have their own share, so that small ones pass by.
+pub const SMALL_REQUESTS_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// The same of larger requests, bytes: thirty of the largest that are usual, far more than a disk takes at a time.
+pub const LARGE_REQUESTS_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Small requests that may wait for their share; they are in memory already. Those beyond it are refused at once.
+pub const SMALL_REQUESTS_WAITING_MAX: usize = 4096;
+
+/// Large requests that may wait for their share, each with a stream's window of 256 KiB in memory.
+pub const LARGE_REQUESTS_WAITING_MAX: usize = 256;
+
+/// How long a request waits for its share before it is refused with RESOURCE_EXHAUSTED, as for a place in a partition.
+pub const REQUEST_ADMISSION_WAIT_MAX: Duration = PARTITION_ADMISSION_WAIT_MAX;
+
+/// How long a request may take to be read: 140 kB/s for the largest.
+pub const REQUEST_READ_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Descriptors that are kept back from connections for the log, the rows and the runtime: an eighth of what the process may have,
+/// within these bounds. A node without data has some thirty of them open; a large one a table for every 64 MiB of rows.
+pub const DESCRIPTORS_KEPT: (usize, usize) = (64, 4096);
+
+/// Descriptors that the process is taken to have if the system does not say: what most shells give.
+pub const DESCRIPTORS_ASSUMED: usize = 1024;
+
+/// Connections of a node, however many descriptors it has; an idle one takes some ten kilobytes.
+pub const CONNECTIONS_MAX: usize = 32 * 1024;
+
+/// How often a node looks at how much its disk has left: what is written between two looks must fit into the reserve of the log.
+pub const DISK_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Jobs that may wait for a partition's loop; beyond this, callers wait. What they weigh is bounded apart from this.
 pub const PARTITION_EVENTS_MAX: usize = 16 * 1024;
 
@@ -85,7 +120,7 @@ pub const WORKFLOW_CACHE_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// timeout, so that what memory alone waits for is over by then.
 pub const WORKFLOW_IDLE_MAX: Duration = Duration::from_secs(20);
 
-/// The same for a closed workflow: as long as those who waited for its end take to ask for the details.
+/// The same for a closed workflow: long enough for callers that waited for its end to fetch the details.
 pub const WORKFLOW_CLOSED_IDLE_MAX: Duration = Duration::from_secs(2);
 
 /// Workflows that a partition looks at in one go to find idle ones: about as many as a turn can have brought in.

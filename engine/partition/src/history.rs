@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes};
-use everlog_kernel::RunId;
+use everlog_kernel::{Rejection, RunId};
 use everlog_model::{CallError, WorkflowRef, limits, rows};
 use everlog_raft::Group;
 use everlog_storage::state::Direction;
@@ -141,7 +141,7 @@ pub(crate) async fn read(
     }
     tokio::task::spawn_blocking(move || read_blocking(&group, &address, run_id, from, to, events_max))
         .await
-        .map_err(|error| CallError::Unavailable(format!("reading history: {error}")))?
+        .map_err(|error| CallError::Failed(format!("reading history: {error}")))?
 }
 
 pub(crate) fn read_blocking(
@@ -154,13 +154,19 @@ pub(crate) fn read_blocking(
 ) -> Result<HistoryPage, CallError> {
     const ROWS: usize = 64;
     let failed = |error: everlog_storage::state::StateError| CallError::Unavailable(error.to_string());
-    let corrupt = || CallError::Unavailable(format!("the history of run {run_id} is not readable"));
+    let corrupt = || CallError::Corrupt(format!("the history of run {run_id} is not readable"));
+    // The first event stays as long as the run does: without it, retention has deleted the run since the caller saw it.
+    let missing = || match group.scan(rows::history_range(address, run_id, 1, 2), Direction::Ascending, 1) {
+        Ok(found) if found.is_empty() => Rejection::workflow_not_found().into(),
+        Ok(_) => corrupt(),
+        Err(error) => failed(error),
+    };
     let mut start = from;
     if from > 1 {
         // The row that holds `from` may start before it.
         let range = rows::history_range(address, run_id, 1, from + 1);
         let found = group.scan(range, Direction::Descending, 1).map_err(failed)?;
-        let (key, _) = found.first().ok_or_else(corrupt)?;
+        let (key, _) = found.first().ok_or_else(missing)?;
         start = rows::history_first_event(key).ok_or_else(corrupt)?;
     }
     let mut page = HistoryPage { batches: Vec::new(), next_event_id: from };
@@ -169,7 +175,7 @@ pub(crate) fn read_blocking(
         let range = rows::history_range(address, run_id, start, to);
         let found = group.scan(range, Direction::Ascending, ROWS).map_err(failed)?;
         if found.is_empty() {
-            return Err(corrupt());
+            return Err(missing());
         }
         for (key, events) in found {
             let first = rows::history_first_event(&key).ok_or_else(corrupt)?;

@@ -35,7 +35,7 @@ use std::time::Instant;
 use everlog_kernel::token::HistoryPosition;
 use everlog_kernel::transition::{QueryTask, Task};
 use everlog_kernel::{Ids, Limits, Rejection, RunId, Time};
-use everlog_model::{CallError, EntityRef, NamespaceSource, RunView, WorkflowRef, limits};
+use everlog_model::{CallError, EntityRef, InForce, NamespaceSource, RunView, WorkflowRef, limits};
 use everlog_proto::api::common::v1::Payloads;
 use everlog_raft::{ChainPosition, EntryStamp, LeadEpoch};
 use everlog_storage::GroupId;
@@ -55,7 +55,7 @@ pub(crate) struct LeadSettings {
     /// Namespaces by id.
     pub(crate) namespaces: Arc<dyn NamespaceSource>,
     /// Limits of the kernel.
-    pub(crate) limits: Arc<Limits>,
+    pub(crate) limits: Arc<InForce<Limits>>,
     /// Memory for workflows, bytes.
     pub(crate) cache_bytes_max: usize,
 }

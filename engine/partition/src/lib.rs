@@ -34,7 +34,7 @@ use everlog_kernel::command::{Reply, WorkflowTaskStart};
 use everlog_kernel::{Command, Context, Limits, Rejection, RunCommand, RunId, Workflow};
 use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
-use everlog_model::{CallError, NamespaceSource, RunView, WorkflowRef, limits};
+use everlog_model::{CallError, InForce, NamespaceSource, RunView, WorkflowRef, limits};
 use everlog_proto::encoded::{EncodedHistory, PollWorkflowTaskQueueResponse};
 use everlog_raft::{Group, GroupSlot};
 use everlog_storage::GroupId;
@@ -62,7 +62,7 @@ pub struct Dependencies {
     /// Namespaces by id.
     pub namespaces: Arc<dyn NamespaceSource>,
     /// Limits of the kernel.
-    pub limits: Arc<Limits>,
+    pub limits: Arc<InForce<Limits>>,
     /// Memory for workflows, bytes a partition.
     pub cache_bytes_max: usize,
 }
@@ -251,7 +251,7 @@ impl Partition {
             Reply::WorkflowTaskStarted(start) | Reply::QueryTask(start) => {
                 self.with_history(&address, *start, answer.history).await
             }
-            reply => Err(CallError::Unavailable(format!("unexpected reply to the start of a task: {reply:?}"))),
+            reply => Err(CallError::Failed(format!("unexpected reply to the start of a task: {reply:?}"))),
         }
     }
 
@@ -272,7 +272,7 @@ impl Partition {
                 Some(start) => Ok(Some(self.with_history(&address, *start, answer.history).await?)),
                 None => Ok(None),
             },
-            reply => Err(CallError::Unavailable(format!("unexpected reply to a completed task: {reply:?}"))),
+            reply => Err(CallError::Failed(format!("unexpected reply to a completed task: {reply:?}"))),
         }
     }
 

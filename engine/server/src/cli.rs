@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use everlog_server::settings::{
-    DEFAULT_DATA_DIR, DataLocation, Listen, Log, LogFormat, Mode, Settings, SettingsError, load, search_attribute_type,
+    DEFAULT_DATA_DIR, DataLocation, Disk, Listen, Log, LogFormat, Mode, Settings, SettingsError, load,
+    search_attribute_type,
 };
 
 const EXAMPLES: &str = "\
@@ -76,6 +77,12 @@ pub(crate) struct DevArgs {
     /// limit.blobSize.error=4194304 (bytes) or matching.longPollExpirationInterval='"30s"'. deploy/everlog.toml lists the keys.
     #[arg(long = "dynamic-config-value", value_name = "KEY=JSON")]
     dynamic_config_values: Vec<String>,
+    /// Take no new work when less is free on the disk than this, in bytes, and than the next flag says.
+    #[arg(long, default_value_t = Disk::default().free_bytes_min, value_name = "BYTES")]
+    disk_free_bytes_min: u64,
+    /// See the flag above; a share of the disk.
+    #[arg(long, default_value_t = Disk::default().free_percent_min, value_name = "PERCENT")]
+    disk_free_percent_min: u8,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -144,10 +151,11 @@ impl DevArgs {
                 ..Listen::default()
             },
             data: if self.ephemeral { DataLocation::Ephemeral } else { DataLocation::Directory(self.data_dir) },
-            namespaces: self.namespaces,
+            disk: Disk { free_bytes_min: self.disk_free_bytes_min, free_percent_min: self.disk_free_percent_min },
             log: Log { level: self.log.log_level, format: self.log.log_format.parse::<LogFormat>()? },
             ..Settings::default()
         };
+        self.namespaces.into_iter().try_for_each(|name| settings.add_namespace(name))?;
         for flag in &self.search_attributes {
             let (name, kind) = flag
                 .split_once('=')
@@ -221,16 +229,17 @@ mod tests {
         assert_eq!(settings.data, DataLocation::Ephemeral);
         assert_eq!(settings.namespaces, ["a", "b"]);
         assert_eq!(settings.search_attributes.len(), 1);
-        assert_eq!(settings.dynamic.limits.id_bytes_max, 255);
+        assert_eq!(settings.dynamic.everywhere.limits.id_bytes_max, 255);
         assert_eq!(settings.log, Log { level: "debug".to_owned(), format: LogFormat::Json });
     }
 
     #[test]
     fn what_is_wrong_is_said_in_one_line() {
-        let cases: [(&[&str], &str); 7] = [
+        let cases: [(&[&str], &str); 8] = [
             (&["--prot", "1"], "unexpected argument '--prot' found"),
             (&["--port", "70000"], "invalid value '70000' for '--port <PORT>'"),
             (&["--ephemeral", "--data-dir", "x"], "cannot be used with"),
+            (&["--namespace", ""], "a namespace must have a name"),
             (&["--search-attribute", "C"], "search attribute \"C\" is not NAME=TYPE"),
             (&["--search-attribute", "C=String"], "\"String\" is none of Text, "),
             (&["--dynamic-config-value", "foo=1"], "\"foo\" is none of frontend.keepAliveTime, "),

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 use cli::{Cli, Command, Refused};
+use everlog_server::descriptors::Descriptors;
 use everlog_server::node::{self, NodeError};
 use everlog_server::settings::{DataLocation, Settings, SettingsError};
 use everlog_server::telemetry;
@@ -57,7 +58,7 @@ fn run(mut settings: Settings) -> ExitCode {
             Err(error) => return fail(EXIT_FAILURE, &format!("cannot make a temporary directory: {error}")),
         }
     }
-    raise_descriptor_limit();
+    let descriptors = Descriptors::raise();
     // One core is left to the threads that write the log and the rows: with as many workers as cores they take turns, which
     // costs more than it gains (measured on two cores: a tenth of the CPU).
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -74,7 +75,7 @@ fn run(mut settings: Settings) -> ExitCode {
     let result = runtime.block_on(async {
         let leftover = ephemeral.as_ref().map(|directory| directory.path().to_owned());
         let shutdown = stop_signal(leftover).map_err(NodeError::Io)?;
-        node::run(settings, shutdown).await
+        node::run(settings, descriptors, shutdown).await
     });
     match &result {
         // What still runs may hang in the disk that failed, and whoever waits for it would, too.
@@ -86,18 +87,6 @@ fn run(mut settings: Settings) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ NodeError::Directory(_)) => fail(EXIT_USAGE, &error.to_string()),
         Err(error) => fail(EXIT_FAILURE, &error.to_string()),
-    }
-}
-
-/// Lets the process have as many descriptors as it may: most shells and systemd start it with 1024, which connections use up, and
-/// then neither the log nor the rows can open a file.
-fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    {
-        tracing::warn!(%error, soft, hard, "the limit of open files cannot be raised");
     }
 }
 

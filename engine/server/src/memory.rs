@@ -9,7 +9,7 @@ use everlog_model::limits;
 use everlog_storage::EngineMemory;
 use everlog_storage::rocks_state::RocksState;
 
-/// Returns memory to the system that is free, and what the caches of a node at rest hold, for ever. Tells what the rows take.
+/// Runs for ever: returns free memory to the system, drops the caches of an idle node, and reports what the rows use.
 pub async fn give_back(state: Arc<RocksState>) {
     let mut collecting = tokio::time::interval(limits::MEMORY_COLLECT_INTERVAL);
     let mut resting = tokio::time::interval(limits::BLOCK_CACHE_REST_INTERVAL);
@@ -20,18 +20,18 @@ pub async fn give_back(state: Arc<RocksState>) {
         tokio::select! {
             _ = collecting.tick() => {
                 collect();
-                tell(&state.memory());
+                report(&state.memory());
             }
             _ = resting.tick() => {
                 let state = Arc::clone(&state);
-                // A panic in there is told by its thread.
+                // A panic in there is logged by its thread.
                 let _ = tokio::task::spawn_blocking(move || state.rest()).await;
             }
         }
     }
 }
 
-fn tell(memory: &EngineMemory) {
+fn report(memory: &EngineMemory) {
     let parts =
         [("memtables", memory.memtables), ("block_cache", memory.block_cache), ("table_readers", memory.table_readers)];
     for (part, bytes) in parts {

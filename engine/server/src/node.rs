@@ -15,7 +15,7 @@ use everlog_kernel::Limits;
 use everlog_matching::query_waiters::Queries;
 use everlog_matching::{Matching, MatchingHandle, OneNode};
 use everlog_meta::{MetaError, Namespaces};
-use everlog_model::{NamespaceSource, SlotTable, limits};
+use everlog_model::{DiskRoom, InForce, NamespaceSource, SlotTable, limits};
 use everlog_partition::{Dependencies, Router, TaskRows};
 use everlog_raft::{Group, GroupReplica, GroupSlot, Leadership, NodeOptions};
 use everlog_storage::GroupId;
@@ -26,8 +26,11 @@ use everlog_storage::segment_log::{LogOptions, SegmentLog};
 use everlog_storage::state::{StateEngine, StateError};
 use futures::FutureExt;
 use parking_lot::RwLock;
+use tokio::task::JoinHandle;
 
-use crate::settings::{DataLocation, Settings};
+use crate::descriptors::Descriptors;
+use crate::disk::DiskWatch;
+use crate::settings::{DataLocation, Settings, follow};
 use crate::{memory, telemetry};
 
 /// The group of the metadata.
@@ -40,10 +43,12 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// How many partitions a new data directory gets. An existing one keeps the number it was made with.
     pub partitions: u32,
-    /// Limits of the kernel.
-    pub limits: Limits,
+    /// Limits of the kernel, by namespace.
+    pub limits: Arc<InForce<Limits>>,
     /// Memory for workflows, bytes, over all partitions.
     pub cache_bytes_max: usize,
+    /// Tables of rows that are open at a time.
+    pub tables_open_max: usize,
 }
 
 /// Why a node cannot start, or had to stop.
@@ -101,10 +106,11 @@ impl Node {
         let identity = directory.count_start(directory.id(), 1)?;
         let log_path = directory.log_path();
         let state_path = directory.state_path();
+        let state_options = StateOptions { tables_open_max: options.tables_open_max, ..StateOptions::default() };
         // Both read their files; side by side that takes half the time.
         let (log, state) = tokio::join!(
             tokio::task::spawn_blocking(move || SegmentLog::open(&log_path, LogOptions::default())),
-            tokio::task::spawn_blocking(move || RocksState::open(&state_path, StateOptions::default())),
+            tokio::task::spawn_blocking(move || RocksState::open(&state_path, state_options)),
         );
         let log = Arc::new(log.map_err(std::io::Error::other)??);
         let state = Arc::new(state.map_err(std::io::Error::other)??);
@@ -140,7 +146,7 @@ impl Node {
             matching: matching.clone(),
             queries: Arc::clone(&queries),
             namespaces: source,
-            limits: Arc::new(options.limits),
+            limits: options.limits,
             cache_bytes_max: options.cache_bytes_max / groups.len().max(1),
         };
         let partitions = everlog_partition::spawn(&raft, groups, &dependencies)?;
@@ -188,28 +194,46 @@ impl Node {
 /// # Errors
 ///
 /// See [`NodeError`].
-pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) -> Result<(), NodeError> {
+pub async fn run(
+    settings: Settings,
+    descriptors: Descriptors,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), NodeError> {
     let DataLocation::Directory(data_dir) = &settings.data else {
         return Err(NodeError::Io(std::io::Error::other("a temporary data directory was not made")));
     };
     // Ports first: a taken one is the likeliest mistake, and costs nothing to find.
     let listeners = Listeners::bind(&settings.listen).await?;
+    let config = Arc::new(InForce::new(settings.dynamic.per_namespace()));
+    let limits = Arc::new(InForce::new(settings.dynamic.per_namespace().map(|config| config.limits.clone())));
     let node = Node::start(Options {
         data_dir: data_dir.clone(),
         partitions: limits::PARTITIONS_DEFAULT,
-        limits: settings.dynamic.limits.clone(),
+        limits: Arc::clone(&limits),
         cache_bytes_max: limits::WORKFLOW_CACHE_BYTES_MAX,
+        tables_open_max: descriptors.tables_open_max(),
     })
     .await?;
     node.namespaces.ensure(settings.wanted_namespaces(), &settings.search_attributes).await?;
+    let disk = Arc::new(DiskRoom::default());
+    let watch = DiskWatch {
+        path: data_dir.clone(),
+        log: Arc::clone(&node.log) as _,
+        marks: settings.disk,
+        room: Arc::clone(&disk),
+    };
+    watch.look()?;
     let services = Services {
+        disk,
         router: node.router.clone(),
         matching: node.matching.clone(),
         namespaces: Arc::clone(&node.namespaces),
         queries: Arc::clone(&node.queries),
-        config: Arc::new(settings.dynamic.clone()),
+        config: Arc::clone(&config),
         cluster_id: node.cluster_id(),
         request_bytes_max: settings.listen.request_bytes_max,
+        connections_max: descriptors.connections_max(),
+        handshake_timeout: settings.listen.handshake_timeout,
         render_metrics: telemetry::render,
     };
     let line = settings.serving_line(&listeners.addresses());
@@ -219,15 +243,19 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()> + Send) 
     let fatal = node.fatal();
     // A task of its own: it is to run where the partition loops run.
     let giving_back = tokio::spawn(memory::give_back(Arc::clone(&node.state)));
+    let watching = tokio::spawn(watch.run());
+    let following = settings.file.clone().map(|file| tokio::spawn(follow(file, settings.clone(), config, limits)));
     let served = tokio::select! {
         served = everlog_frontend::serve(listeners, services, shutdown) => served.map_err(NodeError::from),
         () = telemetry::fold_histograms() => Ok(()),
         error = fatal => {
-            tracing::error!(%error, "the disk failed; what it holds is known only after a restart");
+            tracing::error!(%error, "storage failed; restart to recover a known state");
             return Err(error);
         }
     };
     giving_back.abort();
+    watching.abort();
+    following.inspect(JoinHandle::abort);
     node.stop().await?;
     served
 }

@@ -5,7 +5,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use everlog_kernel::Limits;
 use everlog_meta::Namespaces;
 use everlog_model::SlotTable;
 use everlog_raft::{GroupReplica, NodeOptions};
@@ -52,8 +51,9 @@ async fn start(path: &Path) -> Result<Node, NodeError> {
     let options = Options {
         data_dir: path.to_owned(),
         partitions: PARTITIONS,
-        limits: Limits::default(),
+        limits: Arc::default(),
         cache_bytes_max: 1 << 20,
+        tables_open_max: 100,
     };
     // The tasks of the node before may let go of its engines a moment after it has stopped, which a process that ended would not show.
     for _ in 0..STARTS_MAX {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use everlog_kernel::{Limits, Rejection};
+use everlog_kernel::Rejection;
 use everlog_model::{CallError, WorkflowRef};
 use everlog_partition::Status;
 use everlog_server::node::{Node, Options};
@@ -13,8 +13,9 @@ async fn a_panic_costs_the_command_that_did_it_and_nothing_else() {
     let node = Node::start(Options {
         data_dir: directory.path().to_owned(),
         partitions: 1,
-        limits: Limits::default(),
+        limits: Arc::default(),
         cache_bytes_max: 1 << 20,
+        tables_open_max: 100,
     })
     .await
     .unwrap();

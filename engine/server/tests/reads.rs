@@ -259,6 +259,11 @@ async fn retention_leaves_nothing_of_a_run() {
     let mut end = terminate("full");
     end.namespace = "short".to_owned();
     client.terminate_workflow_execution(end.clone()).await.unwrap();
+    let mut pages = history("full", Vec::new());
+    pages.namespace = "short".to_owned();
+    pages.maximum_page_size = 1;
+    pages.next_page_token =
+        client.get_workflow_execution_history(pages.clone()).await.unwrap().into_inner().next_page_token;
 
     // A closed run whose workflow has a newer one, which stays.
     client.start_workflow_execution(in_short("again")).await.unwrap();
@@ -283,6 +288,7 @@ async fn retention_leaves_nothing_of_a_run() {
     let mut gone = describe("full");
     gone.namespace = "short".to_owned();
     assert_eq!(client.describe_workflow_execution(gone).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(client.get_workflow_execution_history(pages).await.unwrap_err().code(), Code::NotFound);
     let mut current = describe("again");
     current.namespace = "short".to_owned();
     let current = client.describe_workflow_execution(current).await.unwrap().into_inner();

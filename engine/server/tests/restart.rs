@@ -354,6 +354,8 @@ fn what_is_wrong_with_flags_and_files_is_said_in_one_line() {
         (&["dev", "--ephemeral", "--data-dir", "x"], "cannot be used with"),
         (&["dev", "--dynamic-config-value", "nope=1"], "\"nope\" is none of"),
         (&["dev", "--ephemeral", "--log-level", "=="], "log"),
+        (&["dev", "--ephemeral", "--log-level", "loud"], "log level \"loud\" is neither error, warn, info"),
+        (&["dev", "--ephemeral", "--namespace", ""], "a namespace must have a name"),
         (&["nope"], "unrecognized subcommand 'nope'"),
         (&["server"], "--config <FILE>"),
         (&["server", "--config", &unknown_key], "unknown field `prot`"),

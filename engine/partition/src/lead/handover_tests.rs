@@ -219,7 +219,7 @@ impl Partition {
 fn lead(namespace: &Arc<Namespace>, state: &Arc<CrashState>, chain: &Chain, opening: u32, reading: Reading) -> Lead {
     let settings = LeadSettings {
         namespaces: Arc::new(OneNamespace(Arc::clone(namespace))),
-        limits: Arc::new(Limits::default()),
+        limits: Arc::default(),
         cache_bytes_max: usize::MAX,
     };
     let (rows, chain) = (Arc::clone(state), chain.clone());

@@ -102,16 +102,13 @@ impl Lead {
         match work {
             Work::Command { command, reply } => self.command(key, &address, run_id, command, reply),
             Work::Inspect(inspect) => {
+                let limits = self.settings.limits.of(&address.namespace.name);
                 let mut ids = Ids::new(self.seeds.seed());
                 let Some(entry) = self.cache.get_mut(key) else { return };
                 let Some(workflow) = &entry.workflow else { return };
                 let last_batch = entry.last_batch;
-                let context = Context {
-                    now: self.clock.now(),
-                    namespace: &address.namespace,
-                    limits: &self.settings.limits,
-                    ids: &mut ids,
-                };
+                let context =
+                    Context { now: self.clock.now(), namespace: &address.namespace, limits: &limits, ids: &mut ids };
                 let tell = inspect(Ok((workflow, &context)));
                 self.when_durable(last_batch, Outgoing::Tell(tell));
             }
@@ -146,15 +143,12 @@ impl Lead {
             // The poller is gone, and its lease has offered the task again.
             return;
         }
+        let limits = self.settings.limits.of(&address.namespace.name);
         let Some(entry) = self.cache.get_mut(key) else { return };
         let Some(workflow) = &mut entry.workflow else { return };
         let mut ids = Ids::new(self.seeds.seed());
-        let mut context = Context {
-            now: self.clock.now(),
-            namespace: &address.namespace,
-            limits: &self.settings.limits,
-            ids: &mut ids,
-        };
+        let mut context =
+            Context { now: self.clock.now(), namespace: &address.namespace, limits: &limits, ids: &mut ids };
         let name = command.name();
         let decided = decide(workflow, run_id, command, &mut context);
         let run = run_id.or(workflow.current.as_ref().map(|current| current.run_id));

@@ -48,7 +48,7 @@ impl Bench {
         let start = Instant::now();
         let settings = LeadSettings {
             namespaces: Arc::new(OneNamespace(Arc::clone(&namespace))),
-            limits: Arc::new(Limits::default()),
+            limits: Arc::default(),
             cache_bytes_max,
         };
         let clock = PartitionClock::start(Hlc(0), reading(start, Duration::ZERO));

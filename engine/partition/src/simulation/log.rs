@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_kernel::Limits;
 use everlog_matching::{Message, Source};
 use everlog_model::CallError;
 use everlog_raft::chain::{Chain, ChainStep};
@@ -204,7 +203,7 @@ impl World {
         let reading = self.reading();
         let settings = LeadSettings {
             namespaces: Arc::new(OneNamespace(Arc::clone(&self.namespace))),
-            limits: Arc::new(Limits::default()),
+            limits: Arc::default(),
             cache_bytes_max: if self.random.percent(20) { 4096 } else { 1 << 20 },
         };
         let seed = (u128::from(self.random.any()) << 64) | u128::from(self.random.any());

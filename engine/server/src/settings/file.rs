@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use everlog_config::parse_duration;
 use serde::Deserialize;
 
-use super::{DataLocation, Listen, Log, LogFormat, Mode, Settings, SettingsError, search_attribute_type};
+use super::{DataLocation, Disk, Listen, Log, LogFormat, Mode, Settings, SettingsError, search_attribute_type};
 
 /// The file as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -17,6 +19,7 @@ struct File {
     namespaces: Vec<String>,
     search_attributes: BTreeMap<String, String>,
     listen: FileListen,
+    disk: FileDisk,
     log: FileLog,
     dynamic_config: BTreeMap<String, serde_json::Value>,
 }
@@ -29,6 +32,14 @@ struct FileListen {
     http_port: Option<u16>,
     metrics_port: Option<u16>,
     max_request_bytes: Option<usize>,
+    handshake_timeout: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileDisk {
+    free_bytes_min: Option<u64>,
+    free_percent_min: Option<u8>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -46,12 +57,15 @@ struct FileLog {
 pub fn load(path: &Path) -> Result<Settings, SettingsError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| SettingsError(format!("cannot read {}: {error}", path.display())))?;
-    parse(&text).map_err(|SettingsError(message)| SettingsError(format!("{}: {message}", path.display())))
+    let settings =
+        parse(&text).map_err(|SettingsError(message)| SettingsError(format!("{}: {message}", path.display())))?;
+    Ok(Settings { file: Some(path.to_owned()), ..settings })
 }
 
 fn parse(text: &str) -> Result<Settings, SettingsError> {
     let file: File = toml::from_str(text).map_err(|error| one_line(text, &error))?;
-    let mut settings = Settings { mode: Mode::Server, namespaces: file.namespaces, ..Settings::default() };
+    let mut settings = Settings { mode: Mode::Server, ..Settings::default() };
+    file.namespaces.into_iter().try_for_each(|name| settings.add_namespace(name))?;
     settings.data = match (file.data_dir, file.ephemeral) {
         (Some(_), true) => return Err(SettingsError("data_dir and ephemeral exclude each other".to_owned())),
         (Some(path), false) => DataLocation::Directory(path),
@@ -65,6 +79,13 @@ fn parse(text: &str) -> Result<Settings, SettingsError> {
         http_port: listen.http_port.unwrap_or(defaults.http_port),
         metrics_port: listen.metrics_port.unwrap_or(defaults.metrics_port),
         request_bytes_max: listen.max_request_bytes.unwrap_or(defaults.request_bytes_max),
+        handshake_timeout: duration("listen.handshake_timeout", listen.handshake_timeout)?
+            .unwrap_or(defaults.handshake_timeout),
+    };
+    let defaults = Disk::default();
+    settings.disk = Disk {
+        free_bytes_min: file.disk.free_bytes_min.unwrap_or(defaults.free_bytes_min),
+        free_percent_min: file.disk.free_percent_min.unwrap_or(defaults.free_percent_min),
     };
     let defaults = Log::default();
     settings.log =
@@ -76,6 +97,14 @@ fn parse(text: &str) -> Result<Settings, SettingsError> {
         settings.dynamic.set(name, value)?;
     }
     Ok(settings)
+}
+
+fn duration(key: &str, text: Option<String>) -> Result<Option<Duration>, SettingsError> {
+    let parse = |text: String| {
+        parse_duration(&text)
+            .ok_or_else(|| SettingsError(format!("{key}: {text:?} is not a duration such as \"90s\" or \"1h30m\"")))
+    };
+    text.map(parse).transpose()
 }
 
 /// What the parser says, with the line that it means and without its drawing of it.
@@ -92,7 +121,7 @@ fn one_line(text: &str, error: &toml::de::Error) -> SettingsError {
 
 #[cfg(test)]
 mod tests {
-    use everlog_config::DynamicConfig;
+    use everlog_config::DynamicSettings;
 
     use super::*;
 
@@ -110,7 +139,7 @@ mod tests {
     #[test]
     fn the_sample_documents_every_key_with_its_default() {
         let sample = sample();
-        for key in DynamicConfig::keys() {
+        for key in DynamicSettings::keys() {
             let line = sample.lines().find(|line| line.contains(&format!("\"{key}\"")));
             let line = line.unwrap_or_else(|| panic!("deploy/everlog.toml does not mention {key}"));
             let uncommented = format!("[dynamic_config]\n{}", line.trim_start_matches("# "));
@@ -132,6 +161,10 @@ mod tests {
             http_port = 2
             metrics_port = 3
             max_request_bytes = 4
+            handshake_timeout = "5s"
+            [disk]
+            free_bytes_min = 6
+            free_percent_min = 7
             [log]
             level = "debug"
             format = "json"
@@ -144,8 +177,10 @@ mod tests {
         assert_eq!(settings.namespaces, ["orders"]);
         assert_eq!(settings.search_attributes.len(), 1);
         assert_eq!((settings.listen.grpc_port, settings.listen.request_bytes_max), (1, 4));
+        assert_eq!(settings.listen.handshake_timeout, Duration::from_secs(5));
+        assert_eq!(settings.disk, Disk { free_bytes_min: 6, free_percent_min: 7 });
         assert_eq!(settings.log, Log { level: "debug".to_owned(), format: LogFormat::Json });
-        assert_eq!(settings.dynamic.limits.id_bytes_max, 255);
+        assert_eq!(settings.dynamic.everywhere.limits.id_bytes_max, 255);
     }
 
     #[test]
@@ -154,6 +189,8 @@ mod tests {
             ("[listen]\nprot = 1", "line 2: unknown field `prot`, expected one of `ip`, `port`"),
             ("[listen]\nport = 70000", "line 2: "),
             ("nonsense", "line 1: "),
+            ("namespaces = [\"\"]", "a namespace must have a name"),
+            ("[listen]\nhandshake_timeout = \"soon\"", "listen.handshake_timeout: \"soon\" is not a duration"),
             ("[log]\nformat = \"xml\"", "line 2: unknown variant `xml`, expected `pretty` or `json`"),
             ("data_dir = \"x\"\nephemeral = true", "data_dir and ephemeral exclude each other"),
             ("[search_attributes]\nA = \"B\"", "search attribute type \"B\" is none of Text, "),

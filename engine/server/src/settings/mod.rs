@@ -5,14 +5,16 @@
 //! one line: what, where, and what is allowed.
 
 mod file;
+mod follow;
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use everlog_proto::api::enums::v1::IndexedValueType;
 
-pub use everlog_config::{Addresses, DynamicConfig, Listen, SettingsError};
+pub use everlog_config::{Addresses, DynamicSettings, Listen, SettingsError};
 pub use file::load;
+pub use follow::follow;
 
 /// Everything that a node is started with.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,12 +25,16 @@ pub struct Settings {
     pub listen: Listen,
     /// Where the node keeps its data.
     pub data: DataLocation,
+    /// When the disk is too full for new work.
+    pub disk: Disk,
     /// Namespaces that are created at the start if they are not there, besides `default`.
     pub namespaces: Vec<String>,
     /// Search attributes that are added to those namespaces and to `default`.
     pub search_attributes: Vec<(String, IndexedValueType)>,
+    /// The file that they are from, if they are: its dynamic configuration is read again when it changes.
+    pub file: Option<PathBuf>,
     /// Limits and timeouts.
-    pub dynamic: DynamicConfig,
+    pub dynamic: DynamicSettings,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -49,6 +55,31 @@ pub enum DataLocation {
     Directory(PathBuf),
     /// A temporary directory, removed when the process ends.
     Ephemeral,
+}
+
+/// When the disk is too full for new work: when less is free than both of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Bytes.
+    pub free_bytes_min: u64,
+    /// Of what the disk holds.
+    pub free_percent_min: u8,
+}
+
+impl Disk {
+    /// From how few bytes on a disk of `total_bytes` has too little room: what is free must not be less than both minima, so that
+    /// a large disk may be used up to half a gigabyte and a small one can be used at all.
+    pub fn mark(&self, total_bytes: u64) -> u64 {
+        let share = u128::from(total_bytes) * u128::from(self.free_percent_min) / 100;
+        u64::try_from(share).unwrap_or(u64::MAX).min(self.free_bytes_min)
+    }
+}
+
+impl Default for Disk {
+    /// What a flush of all memtables and a compaction take, and a twentieth of a disk for which that is much.
+    fn default() -> Disk {
+        Disk { free_bytes_min: 512 << 20, free_percent_min: 5 }
+    }
 }
 
 /// What is logged, and how.
@@ -83,9 +114,11 @@ impl Default for Settings {
             mode: Mode::Dev,
             listen: Listen::default(),
             data: DataLocation::Directory(PathBuf::from(DEFAULT_DATA_DIR)),
+            disk: Disk::default(),
             namespaces: Vec::new(),
             search_attributes: Vec::new(),
-            dynamic: DynamicConfig::default(),
+            file: None,
+            dynamic: DynamicSettings::default(),
             log: Log::default(),
         }
     }
@@ -110,6 +143,19 @@ impl Settings {
         };
         let Addresses { grpc, http, metrics } = addresses;
         format!("everlog {mode}: grpc={grpc} http={http} metrics={metrics} data={data}")
+    }
+
+    /// Adds a namespace to those that must exist.
+    ///
+    /// # Errors
+    ///
+    /// A line, if the name is none.
+    pub fn add_namespace(&mut self, name: String) -> Result<(), SettingsError> {
+        if name.is_empty() {
+            return Err(SettingsError("a namespace must have a name".to_owned()));
+        }
+        self.namespaces.push(name);
+        Ok(())
     }
 
     /// The namespaces that must exist once the node serves.
@@ -171,6 +217,13 @@ mod tests {
             settings.serving_line(&addresses),
             "everlog dev: grpc=127.0.0.1:7233 http=127.0.0.1:7243 metrics=127.0.0.1:9233 data=./everlog-data"
         );
+    }
+
+    #[test]
+    fn the_smaller_minimum_of_free_space_holds() {
+        const GIB: u64 = 1 << 30;
+        let mark = |total| Disk::default().mark(total);
+        assert_eq!((mark(1 << 50), mark(100 * GIB), mark(GIB)), (GIB / 2, GIB / 2, GIB / 20));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use everlog_config::{Addresses, DynamicConfig, Listen};
 use everlog_frontend::{Listeners, Services, serve};
+use everlog_model::{DiskRoom, InForce, PerNamespace};
 use everlog_proto::api::common::v1::{Payload, Payloads, WorkflowExecution, WorkflowType};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::workflowservice::v1::{
@@ -29,6 +30,7 @@ pub(crate) type Client = WorkflowServiceClient<Channel>;
 pub(crate) struct Server {
     pub(crate) addresses: Addresses,
     pub(crate) node: Node,
+    pub(crate) disk: Arc<DiskRoom>,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<()>,
     _data: tempfile::TempDir,
@@ -48,23 +50,30 @@ impl Server {
         let data = tempfile::tempdir().unwrap();
         let listen = Listen { grpc_port: 0, http_port: 0, metrics_port: 0, ..Listen::default() };
         let listeners = Listeners::bind(&listen).await.unwrap();
+        let per_namespace = PerNamespace::new(config, []);
+        let limits = Arc::new(InForce::new(per_namespace.map(|config| config.limits.clone())));
         let node = Node::start(Options {
             data_dir: data.path().to_owned(),
             partitions,
-            limits: config.limits.clone(),
+            limits: Arc::clone(&limits),
             cache_bytes_max,
+            tables_open_max: 100,
         })
         .await
         .unwrap();
         node.namespaces.ensure(["default"].into_iter(), &[]).await.unwrap();
+        let disk = Arc::new(DiskRoom::default());
         let services = Services {
+            disk: Arc::clone(&disk),
             router: node.router.clone(),
             matching: node.matching.clone(),
             namespaces: Arc::clone(&node.namespaces),
             queries: Arc::clone(&node.queries),
-            config: Arc::new(config),
+            config: Arc::new(InForce::new(per_namespace)),
             cluster_id: node.cluster_id(),
             request_bytes_max: listen.request_bytes_max,
+            connections_max: 1000,
+            handshake_timeout: listen.handshake_timeout,
             render_metrics: everlog_server::telemetry::render,
         };
         let addresses = listeners.addresses();
@@ -75,7 +84,7 @@ impl Server {
             };
             serve(listeners, services, shutdown).await.unwrap();
         });
-        Server { addresses, node, stop: Some(stop), serving, _data: data }
+        Server { addresses, node, disk, stop: Some(stop), serving, _data: data }
     }
 
     pub(crate) async fn channel(&self) -> Channel {

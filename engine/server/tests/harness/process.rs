@@ -91,6 +91,22 @@ impl Process {
         answer
     }
 
+    /// A figure of its memory, bytes, under its name in `/proc/PID/status`: `VmRSS:`, or `VmHWM:` for the most so far.
+    pub(crate) fn memory(&self, name: &str) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+    }
+
+    /// The CPU time that it has used.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 1..].split_ascii_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        // 100 ticks a second wherever Linux runs.
+        Duration::from_millis(ticks * 10)
+    }
+
     /// Sends SIGTERM, SIGINT, ...
     pub(crate) fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();

@@ -52,5 +52,5 @@ pub(super) fn explain(error: CallError, address: &WorkflowRef, run_id: Option<Ru
 /// The kernel answered something else than it promises: a bug, which must not take the server down.
 pub(super) fn unexpected(reply: &Reply) -> Error {
     tracing::error!(?reply, "unexpected reply to a command");
-    Error::Unavailable("unexpected reply to a command".to_owned())
+    Error::Internal("unexpected reply to a command".to_owned())
 }

@@ -1,0 +1,297 @@
+//! Accepts connections: as many as there are descriptors for, and none for long that says nothing.
+//!
+//! A descriptor that a connection takes is one that neither the log nor the rows can open a file with, so there is a bound, and what is
+//! beyond it is refused at the door. A connection that was refused is closed; its client tries again.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::{FutureExt, Stream, stream};
+use metrics::{Counter, Gauge};
+use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep};
+use tonic::transport::server::Connected;
+
+/// What a client of HTTP/2 says first, bytes. From then on it is asked from time to time whether it is there.
+const PREFACE_BYTES: usize = 24;
+
+/// Bytes that are written at once. The HTTP/2 codec writes a response of a few hundred bytes by itself; under load a connection has many
+/// of them ready, and a system call costs more than anything else in a small one.
+const WRITE_BUFFER_BYTES: usize = 32 * 1024;
+
+/// How long to wait when a connection can be neither accepted nor refused.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// When a connection has said too little.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Silence {
+    /// It has not begun to speak HTTP/2.
+    BeforePreface,
+    /// It is not in the middle of a request; for HTTP/1.
+    BetweenRequests,
+}
+
+/// A listener that bounds its connections.
+pub(super) struct Door {
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+    silence: Silence,
+    silence_max: Duration,
+    /// A descriptor that is let go of to accept a connection that is to be refused: otherwise it would be offered again at once.
+    spare: Option<File>,
+    connections: Gauge,
+    refused: Counter,
+}
+
+impl Door {
+    /// At most `connections_max` of `listener`, each of which may be silent for `silence_max`.
+    pub(super) fn new(
+        name: &'static str,
+        listener: TcpListener,
+        connections_max: usize,
+        silence: Silence,
+        silence_max: Duration,
+    ) -> Door {
+        Door {
+            listener,
+            places: Arc::new(Semaphore::new(connections_max)),
+            silence,
+            silence_max,
+            spare: spare(),
+            connections: metrics::gauge!("everlog_connections", "listener" => name),
+            refused: metrics::counter!("everlog_connections_refused_total", "listener" => name),
+        }
+    }
+
+    /// The next connection that there is a place for.
+    async fn next(&mut self) -> (Connection, SocketAddr) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, peer)) => match Arc::clone(&self.places).try_acquire_owned() {
+                    Ok(place) => return (self.connection(stream, place), peer),
+                    Err(_) => self.refused.increment(1),
+                },
+                Err(error) => self.refuse(&error).await,
+            }
+        }
+    }
+
+    fn connection(&self, stream: TcpStream, place: OwnedSemaphorePermit) -> Connection {
+        // What is flushed is to go out. A connection that is broken says so when it is read.
+        let _ = stream.set_nodelay(true);
+        self.connections.increment(1);
+        let patience = Patience {
+            silence: self.silence,
+            max: self.silence_max,
+            heard_bytes: 0,
+            end: Box::pin(tokio::time::sleep(self.silence_max)),
+        };
+        let stream = BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream);
+        Connection { stream, patience: Some(patience), connections: self.connections.clone(), _place: place }
+    }
+
+    /// Deals with a connection that could not be accepted.
+    async fn refuse(&mut self, error: &io::Error) {
+        use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+        if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
+            return;
+        }
+        tracing::warn!(%error, "a connection cannot be accepted");
+        self.refused.increment(1);
+        if self.spare.take().is_some() {
+            drop(self.listener.accept().now_or_never());
+        }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+        self.spare = spare();
+    }
+
+    /// The connections, without end.
+    pub(super) fn connections(self) -> impl Stream<Item = io::Result<Connection>> {
+        stream::unfold(self, |mut door| async {
+            let (connection, _) = door.next().await;
+            Some((Ok(connection), door))
+        })
+    }
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+impl axum::serve::Listener for Door {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        self.next().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection that has a place.
+pub(super) struct Connection {
+    stream: BufWriter<TcpStream>,
+    /// None once it may be silent for as long as it likes.
+    patience: Option<Patience>,
+    connections: Gauge,
+    _place: OwnedSemaphorePermit,
+}
+
+struct Patience {
+    silence: Silence,
+    max: Duration,
+    heard_bytes: usize,
+    end: Pin<Box<Sleep>>,
+}
+
+impl Patience {
+    /// Whether the connection must go on speaking after these bytes.
+    fn hear(&mut self, bytes: usize) -> bool {
+        self.heard_bytes += bytes;
+        match self.silence {
+            Silence::BeforePreface => self.heard_bytes < PREFACE_BYTES,
+            Silence::BetweenRequests => {
+                self.end.as_mut().reset(Instant::now() + self.max);
+                true
+            }
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if let Some(patience) = &mut self.patience {
+            if read.is_pending() && patience.end.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            if read.is_ready() && !patience.hear(buffer.filled().len() - before) {
+                self.patience = None;
+            }
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl Connected for Connection {
+    /// No method asks where a call comes from, and each call would get a copy of it.
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.connections.decrement(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    const EMFILE: i32 = 24;
+
+    async fn door(connections_max: usize, silence: Silence) -> (Door, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (Door::new("test", listener, connections_max, silence, Duration::from_millis(50)), address)
+    }
+
+    #[tokio::test]
+    async fn a_connection_beyond_the_bound_is_closed_and_the_next_one_has_the_place_of_one_that_left() {
+        let (mut door, address) = door(1, Silence::BeforePreface).await;
+        let _first = TcpStream::connect(address).await.unwrap();
+        let (first_accepted, _) = door.next().await;
+        let accepting = tokio::spawn(async move { door.next().await.1 });
+        let mut refused = TcpStream::connect(address).await.unwrap();
+        assert_eq!(refused.read(&mut [0]).await.unwrap(), 0);
+        drop(first_accepted);
+        let third = TcpStream::connect(address).await.unwrap();
+        assert_eq!(accepting.await.unwrap(), third.local_addr().unwrap());
+    }
+
+    #[tokio::test]
+    async fn without_a_descriptor_a_client_is_refused_by_means_of_the_spare_one() {
+        let (mut door, address) = door(10, Silence::BeforePreface).await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        // The listener is to hear of it.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        door.refuse(&io::Error::from_raw_os_error(EMFILE)).await;
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        assert!(door.spare.is_some());
+    }
+
+    #[tokio::test]
+    async fn silence_ends_a_connection_but_not_once_it_speaks_http_2() {
+        let (mut door, address) = door(10, Silence::BeforePreface).await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (mut silent, _) = door.next().await;
+        client.write_all(b"PRI * HTTP/2.0").await.unwrap();
+        let mut heard = [0; 100];
+        assert_eq!(silent.read(&mut heard).await.unwrap(), 14);
+        assert_eq!(silent.read(&mut heard).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (mut speaking, _) = door.next().await;
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        assert_eq!(speaking.read(&mut heard).await.unwrap(), PREFACE_BYTES);
+        assert!(speaking.patience.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_connection_of_http_1_may_be_silent_for_a_while_after_each_request() {
+        let (mut door, address) = door(10, Silence::BetweenRequests).await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (mut accepted, _) = door.next().await;
+        let mut heard = [0; 100];
+        for _ in 0..3 {
+            client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            assert_eq!(accepted.read(&mut heard).await.unwrap(), 18);
+        }
+        assert_eq!(accepted.read(&mut heard).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+}

@@ -1,0 +1,80 @@
+//! How many polls a namespace has open.
+
+use std::collections::HashMap;
+
+use everlog_kernel::NamespaceId;
+use parking_lot::Mutex;
+
+use super::errors::Error;
+
+/// The methods whose calls are counted, each by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum PollKind {
+    Workflow,
+    Activity,
+    Nexus,
+}
+
+/// The polls that are open.
+#[derive(Debug, Default)]
+pub(super) struct Polls {
+    open: Mutex<HashMap<(NamespaceId, PollKind), usize>>,
+}
+
+impl Polls {
+    /// Counts a poll until what is returned is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooManyPolls`] if `polls_max` are open already.
+    pub(super) fn open(&self, namespace: NamespaceId, kind: PollKind, polls_max: usize) -> Result<OpenPoll<'_>, Error> {
+        let mut open = self.open.lock();
+        let count = open.entry((namespace, kind)).or_default();
+        if *count >= polls_max {
+            return Err(Error::TooManyPolls);
+        }
+        *count += 1;
+        Ok(OpenPoll { polls: self, key: (namespace, kind) })
+    }
+}
+
+/// A poll that is counted.
+#[derive(Debug)]
+pub(super) struct OpenPoll<'a> {
+    polls: &'a Polls,
+    key: (NamespaceId, PollKind),
+}
+
+impl Drop for OpenPoll<'_> {
+    fn drop(&mut self) {
+        let mut open = self.polls.open.lock();
+        if let Some(count) = open.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polls_are_bounded_by_namespace_and_kind() {
+        let polls = Polls::default();
+        let (one, other) = (NamespaceId([1; 16]), NamespaceId([2; 16]));
+        let first = polls.open(one, PollKind::Workflow, 2).unwrap();
+        let second = polls.open(one, PollKind::Workflow, 2).unwrap();
+        assert_eq!(polls.open(one, PollKind::Workflow, 2).unwrap_err(), Error::TooManyPolls);
+        let others = (polls.open(one, PollKind::Activity, 2), polls.open(other, PollKind::Workflow, 2));
+        assert!(others.0.is_ok() && others.1.is_ok());
+        drop(first);
+        let third = polls.open(one, PollKind::Workflow, 2).unwrap();
+        drop((second, third, others));
+        assert!(polls.open.lock().is_empty());
+        // None at all, if somebody wants that.
+        assert!(polls.open(one, PollKind::Workflow, 0).is_err());
+    }
+}

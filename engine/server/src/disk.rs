@@ -1,0 +1,73 @@
+//! Looks at how much the disk has left, so that new work is refused before there is no room for the old.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use everlog_model::{DiskRoom, limits};
+use everlog_storage::log::LogEngine;
+use nix::sys::statvfs::statvfs;
+
+use crate::settings::Disk;
+
+/// The disk of a data directory.
+#[derive(Clone)]
+pub struct DiskWatch {
+    /// Where the data is.
+    pub path: PathBuf,
+    /// The log may be held up for other reasons than the file system tells.
+    pub log: Arc<dyn LogEngine>,
+    /// From when on there is too little.
+    pub marks: Disk,
+    /// Who is told.
+    pub room: Arc<DiskRoom>,
+}
+
+impl DiskWatch {
+    /// Looks once.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn look(&self) -> io::Result<()> {
+        let found = statvfs(&self.path)?;
+        let unit = found.fragment_size();
+        let (free, total) = (found.blocks_available() * unit, found.blocks() * unit);
+        let log = self.log.room().map_err(io::Error::other)?;
+        // An append that waits for space says that there is none, whatever the figures are.
+        let free = if log.is_held { 0 } else { free.min(log.free_bytes) };
+        let mark = self.marks.mark(total);
+        metrics::gauge!("everlog_disk_free_bytes").set(free as f64);
+        metrics::gauge!("everlog_disk_mark_bytes").set(mark as f64);
+        let has_changed = self.room.note(free, mark);
+        let is_short = self.room.shortage().is_some();
+        metrics::gauge!("everlog_disk_short").set(if is_short { 1.0 } else { 0.0 });
+        match (has_changed, is_short) {
+            (true, true) => tracing::error!(free, mark, "the disk is nearly full: new work is refused"),
+            (true, false) => tracing::info!(free, "the disk has room again"),
+            (false, _) => {}
+        }
+        Ok(())
+    }
+
+    /// Looks again and again.
+    pub async fn run(self) {
+        let mut interval = tokio::time::interval(limits::DISK_LOOK_INTERVAL);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            let watch = self.clone();
+            // The file system may hang, and others wait for the log's lock.
+            match tokio::task::spawn_blocking(move || watch.look()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the room on the disk is not known");
+                    tokio::time::sleep(Duration::from_secs(60)).await;
+                }
+                // A panic in there is logged by its thread.
+                Err(_) => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Reads the settings file again while the server runs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use everlog_config::DynamicConfig;
+use everlog_kernel::Limits;
+use everlog_model::InForce;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{DynamicSettings, Settings, load};
+
+/// How often the file is looked at; SIGHUP does it at once.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Puts the dynamic configuration of `path` in force whenever it changes, for as long as it is polled. A file that is wrong changes
+/// nothing, and what else stands in it takes a restart.
+pub async fn follow(
+    path: PathBuf,
+    mut settings: Settings,
+    config: Arc<InForce<DynamicConfig>>,
+    limits: Arc<InForce<Limits>>,
+) {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return tracing::warn!(%error, "changes of the settings file go unnoticed"),
+    };
+    let mut interval = tokio::time::interval(LOOK_INTERVAL);
+    let mut last_problem = String::new();
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {}
+            _ = interval.tick() => {}
+        }
+        let found = match load(&path) {
+            Ok(found) if found == settings => continue,
+            Ok(found) => found,
+            Err(error) => {
+                let problem = error.to_string();
+                if problem != last_problem {
+                    tracing::warn!(problem, "the settings file is wrong and changes nothing");
+                }
+                last_problem = problem;
+                continue;
+            }
+        };
+        last_problem.clear();
+        if (Settings { dynamic: DynamicSettings::default(), ..found.clone() })
+            != (Settings { dynamic: DynamicSettings::default(), ..settings })
+        {
+            tracing::warn!(
+                "the settings file has changed in more than the dynamic configuration, which takes a restart"
+            );
+        }
+        if found.dynamic != settings.dynamic {
+            tracing::info!("the dynamic configuration has changed");
+            let values = found.dynamic.per_namespace();
+            limits.replace(values.map(|config| config.limits.clone()));
+            config.replace(values);
+        }
+        settings = found;
+    }
+}
