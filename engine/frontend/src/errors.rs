@@ -183,7 +183,7 @@ fn row_of(error: Error) -> Row {
             Row::exhausted(message.into(), ResourceExhaustedCause::SystemOverloaded, ResourceExhaustedScope::System)
         }
         Error::DiskFull { free_bytes } => Row::exhausted(
-            format!("the disk is nearly full ({} MiB are free): no new work is taken", free_bytes >> 20).into(),
+            format!("the disk has no room for new work ({} MiB are free)", free_bytes >> 20).into(),
             ResourceExhaustedCause::PersistenceStorageLimit,
             ResourceExhaustedScope::System,
         ),

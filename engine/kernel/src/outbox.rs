@@ -3,9 +3,9 @@
 //! ```text
 //!   source: a command ──▶ Initiated event, what is pending, [`Effect::Send`]       one entry with the message's row
 //!                                                    │ durable
-//!   target:                        Command::ReceiveMessage ──▶ the event that it causes, once for each message
+//!   target:                     RunCommand::ReceiveMessage ──▶ the event that it causes, once for each message
 //!                                                    │ durable
-//!   source: Command::SettleMessage ◀── [`Outcome`] ──┘  the event that tells how it went; the message's row goes
+//!   source: RunCommand::SettleMessage ◀─ [`Outcome`] ┘  the event that tells how it went; the message's row goes
 //! ```
 //!
 //! A message is sent until its outcome is known, so it may arrive more than once: the target knows it again by its

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use everlog_kernel::Command;
+use everlog_kernel::RunCommand;
 use everlog_kernel::outbox::{OutboxMessage, Outcome};
 use everlog_model::{CallError, NamespaceSource, SlotSource, WorkflowRef};
 use everlog_storage::keys::OutboxKey;
@@ -65,7 +65,7 @@ impl Carrier for Here {
 }
 
 async fn deliver(partition: &Partition, address: WorkflowRef, message: &OutboxMessage) -> Delivery {
-    let command = Command::ReceiveMessage(Box::new(message.clone()));
+    let command = RunCommand::ReceiveMessage(Box::new(message.clone()));
     match partition.execute(address, message.target_run_id, command).await {
         Ok(_) => Delivery::Settled(Outcome::Delivered),
         Err(CallError::Rejected(rejection)) => {

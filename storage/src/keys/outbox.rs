@@ -19,7 +19,11 @@ pub struct OutboxKey {
 impl OutboxKey {
     /// The key.
     pub fn encode(&self) -> Bytes {
-        KeyWriter::new(table::OUTBOX, 1 + 2 + 8 + 2).u16(self.slot).u64(self.time_ns).u16(self.number).finish()
+        KeyWriter::new(table::OUTBOX, 1 + 2 + 8 + 2)
+            .raw(&self.slot.to_be_bytes())
+            .raw(&self.time_ns.to_be_bytes())
+            .raw(&self.number.to_be_bytes())
+            .finish()
     }
 
     /// Reads what [`OutboxKey::encode`] wrote.
@@ -29,7 +33,11 @@ impl OutboxKey {
 
     fn read(key: &[u8]) -> Option<OutboxKey> {
         let mut reader = KeyReader::new(table::OUTBOX, key)?;
-        let outbox = OutboxKey { slot: reader.u16()?, time_ns: reader.u64()?, number: reader.u16()? };
+        let outbox = OutboxKey {
+            slot: u16::from_be_bytes(reader.array()?),
+            time_ns: u64::from_be_bytes(reader.array()?),
+            number: u16::from_be_bytes(reader.array()?),
+        };
         reader.end(outbox)
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use everlog_kernel::{Command, Rejection};
+use everlog_kernel::{Rejection, RunCommand};
 use everlog_model::CallError;
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{Command as WorkflowCommand, StartTimerCommandAttributes};
@@ -71,7 +71,7 @@ fn a_start_that_lasts_or_is_shown_is_written() {
         assert!(!partition.view().tail_is_saved);
         assert_eq!(partition.entries, entries, "a start that is short costs nothing");
         if shown {
-            partition.ask(Command::SaveWorkflowTaskStart);
+            partition.ask(RunCommand::SaveWorkflowTaskStart);
         } else {
             partition.pass(Duration::from_millis(600));
         }
@@ -96,8 +96,8 @@ fn a_query_is_put_on_a_history_that_is_durable() {
     partition.commit();
     let token = partition.start_task().unwrap();
     let request = RespondWorkflowTaskCompletedRequest { commands: vec![start_timer()], ..Default::default() };
-    partition.ask(Command::CompleteWorkflowTask(token, Box::new(request)));
-    let mut waiting = partition.ask(Command::StartQueryTask { task_queue: "q".to_owned() });
+    partition.ask(RunCommand::CompleteWorkflowTask(token, Box::new(request)));
+    let mut waiting = partition.ask(RunCommand::StartQueryTask { task_queue: "q".to_owned() });
     assert!(waiting.try_recv().is_err(), "the worker would be shown what a crash takes back");
     partition.commit();
     assert!(waiting.try_recv().unwrap().is_ok());

@@ -1,6 +1,6 @@
 //! Messages between two partitions that lose, repeat and delay them, and lose their leads: each message counts once, in order.
 
-use everlog_kernel::Command;
+use everlog_kernel::RunCommand;
 use everlog_kernel::outbox::Outcome;
 use everlog_model::CallError;
 use everlog_proto::api::command::v1::command::Attributes;
@@ -106,7 +106,7 @@ impl World {
         let workflow_id = if message.target_workflow_id == "nobody" { "nobody" } else { "w" };
         // In its own world the target is called as the source is.
         let message = everlog_kernel::outbox::OutboxMessage { source_workflow_id: "s".to_owned(), ..message };
-        let waiting = self.target.ask_of(workflow_id, None, Command::ReceiveMessage(Box::new(message)));
+        let waiting = self.target.ask_of(workflow_id, None, RunCommand::ReceiveMessage(Box::new(message)));
         self.taken.push((opening, parcel.key, waiting));
     }
 
@@ -238,7 +238,7 @@ fn nothing_is_sent_before_its_row_is_there() {
         commands: vec![signal(1, "other"), signal(2, "other"), signal(3, "third")],
         ..Default::default()
     };
-    source.ask(Command::CompleteWorkflowTask(token, Box::new(request)));
+    source.ask(RunCommand::CompleteWorkflowTask(token, Box::new(request)));
     assert!(source.parcels.is_empty());
     source.commit();
     // The second one to the same workflow waits for the first.

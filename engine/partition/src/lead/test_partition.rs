@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use everlog_kernel::command::{Reply, StartWorkflowTask};
 use everlog_kernel::token::{self, WorkflowTaskToken};
 use everlog_kernel::transition::Task;
-use everlog_kernel::{Command, Namespace, NamespaceId, RunId, Time};
+use everlog_kernel::{Command, Limits, Namespace, NamespaceId, RunCommand, RunId, Time};
 use everlog_model::{CallError, NamespaceSource, RunView, WorkflowRef};
 use everlog_proto::api::command::v1::Command as WorkflowCommand;
 use everlog_proto::api::common::v1::WorkflowType;
@@ -179,13 +179,13 @@ impl Partition {
         self.turn();
     }
 
-    pub(super) fn ask(&mut self, command: Command) -> Waiting {
+    pub(super) fn ask(&mut self, command: impl Into<Command>) -> Waiting {
         self.ask_of("w", None, command)
     }
 
-    pub(super) fn ask_of(&mut self, workflow_id: &str, run_id: Option<RunId>, command: Command) -> Waiting {
+    pub(super) fn ask_of(&mut self, workflow_id: &str, run_id: Option<RunId>, command: impl Into<Command>) -> Waiting {
         let (reply, waiting) = oneshot::channel();
-        self.take_for(workflow_id, run_id, Work::Command { command, reply: Some(reply) });
+        self.take_for(workflow_id, run_id, Work::Command { command: command.into(), reply: Some(reply) });
         waiting
     }
 
@@ -205,12 +205,13 @@ impl Partition {
             request_id: "start".to_owned(),
             ..StartWorkflowExecutionRequest::default()
         };
-        self.ask(Command::StartWorkflow(Box::new(request)));
+        let command = Command::start(request, &Limits::default()).unwrap();
+        self.ask(command);
     }
 
     pub(super) fn signal(&mut self) {
         let request = SignalWorkflowExecutionRequest { signal_name: "s".to_owned(), ..Default::default() };
-        self.ask(Command::SignalWorkflow(Box::new(request)));
+        self.ask(RunCommand::SignalWorkflow(Box::new(request)));
     }
 
     /// A worker takes the task that was offered last.
@@ -221,8 +222,8 @@ impl Partition {
 
     /// The same for a task that was offered some time.
     pub(super) fn start_this_task(&mut self, task: Task) -> Result<WorkflowTaskToken, CallError> {
-        let mut waiting = self.ask(Command::StartWorkflowTask(StartWorkflowTask {
-            scheduled_event_id: task.key.scheduled_event_id,
+        let mut waiting = self.ask(RunCommand::StartWorkflowTask(StartWorkflowTask {
+            scheduled_event_id: task.key.position.scheduled_event_id,
             attempt: task.attempt,
             task_queue: "q".to_owned(),
             identity: "worker".to_owned(),
@@ -241,7 +242,7 @@ impl Partition {
         commands: Vec<WorkflowCommand>,
     ) -> Result<(), CallError> {
         let request = RespondWorkflowTaskCompletedRequest { commands, ..Default::default() };
-        let mut waiting = self.ask(Command::CompleteWorkflowTask(token.clone(), Box::new(request)));
+        let mut waiting = self.ask(RunCommand::CompleteWorkflowTask(token.clone(), Box::new(request)));
         self.commit();
         waiting.try_recv().expect("an answer").map(|_| ())
     }
