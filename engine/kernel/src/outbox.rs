@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A message is sent until its outcome is known, so it may arrive more than once: the target knows it again by its
-//! [`OutboxMessage::id`].
+//! [`OutboxMessage::id`], which a run remembers as it does those of signals. A message that names no run is for whichever is the
+//! current one when it comes. If the run that took it has made place for another, and its answer was lost, the other takes it again.
 //!
 //! [`Effect::Send`]: crate::Effect::Send
 

@@ -11,7 +11,7 @@
 //! | workflow tasks from the second attempt on, and whether one of them wanted to close | nor do they |
 //! | whether a failed task was given up at a sticky worker, which makes the next attempt the first again | the sticky queue is leader memory |
 //! | since when a worker heartbeats a workflow task (`original_scheduled_time`) | Temporal's events do not say it either |
-//! | the sticky queue, buffered queries, tail and poll of a started task | leader memory |
+//! | the sticky queue, buffered queries, tail and poll of a started task | leader memory, or a row of its own |
 //! | buffered events, and how many there have been | they have no ids yet; [`Run::arrive`] does what they mean already |
 //! | `start_request_id` | Temporal's first event does not name it; whoever rebuilds a run gives it |
 //! | `delete_time` | follows from the namespace's retention when the run closed |

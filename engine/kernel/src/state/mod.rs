@@ -1,8 +1,8 @@
 //! A workflow's state: its runs, what they were started with, and what they wait for.
 //!
 //! Everything here has one of three lives: *rows*, which are replicated; *derived* maps, rebuilt on load; and *leader memory*
-//! (fields that say so), which a change of leader may lose because nobody was promised it: a
-//! started workflow task, the sticky queue, buffered queries.
+//! (fields that say so), which a change of leader may lose because nobody was promised it: the start of a workflow task that is not
+//! written, the sticky queue, buffered queries.
 //!
 //! It follows from the run's events: `apply.rs` says how, and what does not.
 
