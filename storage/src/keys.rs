@@ -4,20 +4,22 @@
 //! contiguous range. The first byte is the table:
 //!
 //! ```text
-//! 01 workflow    slot u16 | namespace 16 | workflow id esc | run id 16 | kind u8 | suffix
+//! 01 entity      place u16 | namespace 16 | id esc | run id 16 | kind u8 | suffix
 //!                  run id 0…0:  00 current run
 //!                  run id:      01… what the kernel's table of rows says (engine/kernel/src/rows.rs)
-//! 02 wake        fire time i64 | slot u16 | namespace 16 | workflow id esc | run id 16
-//! 03 task        namespace 16 | kind u8 | task queue esc | priority u8 | scheduled time i64 | run id 16
-//!                  | scheduled event id i64
-//! 04 visibility  namespace 16 | ~close time i64 | ~start time i64 | run id 16
+//! 02 wake        fire time i64 | place u16 | namespace 16 | id esc | run id 16
+//! 03 task        namespace 16 | kind u8 | task queue esc | position (priority u8 | scheduled time i64 | run id 16
+//!                  | scheduled event id i64, says engine/kernel/src/task.rs)
+//! 04 visibility  namespace 16 | position (~close time i64 | ~start time i64 | run id 16, says engine/kernel/src/visibility.rs)
 //! 05 (free: outbox)
 //! 06 meta        kind u8 | name, raw to the end of the key
 //! 07 partition   name, raw to the end of the key
 //! ```
 //!
-//! - All rows of a workflow are one range, all of a run one range within it, all of a slot (what moves between partitions) one
-//!   range around it.
+//! - An entity is a workflow or a state machine of its own beside workflows. Its place is its slot, 12 bits, then its kind, 4 bits,
+//!   which is 0 of workflows (the kernel has the list of kinds, `EntityKind`).
+//! - All rows of an entity are one range, all of a run one range within it, all of a slot (what moves between partitions) one
+//!   range around it, whatever the kinds.
 //! - Wakes lie in the order in which they are due, tasks in the order in which they are handed out, visibility rows newest
 //!   first: open runs, then by close time. Each is read by an ascending scan from the front.
 //!
@@ -27,20 +29,20 @@
 //!
 //! The layout is for ever: rows are on disks. Golden bytes guard it (`tests/golden/keys.txt`).
 
+mod entity;
 mod meta;
 mod order;
 mod slot;
 mod task;
 mod visibility;
 mod wake;
-mod workflow;
 
+pub use entity::{EntityKey, RunKey, decode_run_row, slot_range};
 pub use meta::{MetaKind, meta_range, meta_row, partition_row};
-pub use slot::{SLOTS, slot};
-pub use task::{TaskKey, TaskKind, TaskQueueKey};
-pub use visibility::VisibilityKey;
+pub use slot::{ENTITY_KINDS, Place, SLOTS, slot};
+pub use task::{TaskQueueKey, all_tasks, decode_task};
+pub use visibility::{visibility_range, visibility_row};
 pub use wake::WakeKey;
-pub use workflow::{RunKey, WorkflowKey, decode_run_row, slot_range};
 
 use std::ops::Range;
 
@@ -57,7 +59,7 @@ pub type KeyRange = Range<Bytes>;
 
 /// The first byte of a key.
 mod table {
-    pub(super) const WORKFLOW: u8 = 1;
+    pub(super) const ENTITY: u8 = 1;
     pub(super) const WAKE: u8 = 2;
     pub(super) const TASK: u8 = 3;
     pub(super) const VISIBILITY: u8 = 4;

@@ -4,9 +4,7 @@
 
 use bytes::Bytes;
 use everlog_random::Random;
-use everlog_storage::keys::{
-    self, MetaKind, TaskKey, TaskKind, TaskQueueKey, VisibilityKey, WakeKey, WorkflowKey, decode_run_row,
-};
+use everlog_storage::keys::{self, EntityKey, MetaKind, Place, TaskQueueKey, WakeKey, decode_run_row, decode_task};
 
 const NAMESPACE: [u8; 16] = *b"namespace-is-16b";
 const RUN: [u8; 16] = [0xab; 16];
@@ -38,32 +36,15 @@ impl Data {
     }
 
     fn wake(&mut self) -> WakeKey {
-        let workflow_id = self.string();
-        let workflow = WorkflowKey::new(self.id(), &workflow_id);
-        WakeKey::new(self.int(), &workflow, self.id())
+        let (id, kind) = (self.string(), self.pick(&[0, 1, 15]));
+        let entity = EntityKey::new(kind, self.id(), &id);
+        WakeKey::new(self.int(), &entity, self.id())
     }
 
-    fn task(&mut self) -> TaskKey {
-        TaskKey {
-            queue: TaskQueueKey {
-                namespace: self.id(),
-                kind: self.pick(&[TaskKind::Workflow, TaskKind::Activity]),
-                task_queue: self.string(),
-            },
-            priority: self.pick(&[0, 1, 5, 255]),
-            scheduled_time_ns: self.int(),
-            run_id: self.id(),
-            scheduled_event_id: self.int(),
-        }
-    }
-
-    fn visibility(&mut self) -> VisibilityKey {
-        VisibilityKey {
-            namespace: self.id(),
-            close_time_ns: Some(self.int()).filter(|time| *time != i64::MAX),
-            start_time_ns: self.int(),
-            run_id: self.id(),
-        }
+    /// A task: namespace, kind, task queue, position.
+    fn task(&mut self) -> ([u8; 16], u8, String, Vec<u8>) {
+        let position = self.int().to_be_bytes().to_vec();
+        (self.id(), self.pick(&[1, 2]), self.string(), position)
     }
 
     /// A row of a run: kind and suffix.
@@ -98,22 +79,35 @@ fn wakes_are_ordered_by_time() {
 }
 
 #[test]
-fn tasks_are_ordered_by_queue_priority_and_time() {
-    check(Data::task, TaskKey::encode, |key| TaskKey::decode(key).ok(), TaskKey::clone);
+fn tasks_are_ordered_by_queue_and_position() {
+    let mut random = Data(Random::new(1));
+    for _ in 0..20_000 {
+        let (left, right) = (random.task(), random.task());
+        let (left_key, right_key) = (task_key(&left), task_key(&right));
+        let (namespace, kind, task_queue, position) = decode_task(&left_key).unwrap();
+        assert_eq!((namespace, kind, task_queue, position.to_vec()), left);
+        assert_eq!(left_key.cmp(&right_key), left.cmp(&right), "{left:?} and {right:?}");
+        let is_same_queue = (left.0, left.1, &left.2) == (right.0, right.1, &right.2);
+        let queue = TaskQueueKey { namespace: left.0, kind: left.1, task_queue: &left.2 };
+        assert!(keys::all_tasks().contains(&right_key));
+        assert_eq!(queue.range().contains(&right_key), is_same_queue);
+        assert_eq!(queue.range_after(&left.3).contains(&right_key), is_same_queue && right.3 > left.3);
+    }
+}
+
+fn task_key((namespace, kind, task_queue, position): &([u8; 16], u8, String, Vec<u8>)) -> Bytes {
+    TaskQueueKey { namespace: *namespace, kind: *kind, task_queue }.task(position)
 }
 
 #[test]
-fn visibility_is_ordered_newest_first() {
-    use std::cmp::Reverse;
-    check(
-        Data::visibility,
-        VisibilityKey::encode,
-        |key| VisibilityKey::decode(key).ok(),
-        |key| {
-            let closed = Reverse(key.close_time_ns.unwrap_or(i64::MAX));
-            (key.namespace, closed, Reverse(key.start_time_ns), key.run_id)
-        },
-    );
+fn visibility_is_found_by_namespace() {
+    let mut random = Data(Random::new(1));
+    for _ in 0..20_000 {
+        let (namespace, other, position) = (random.id(), random.id(), random.int().to_be_bytes());
+        let key = keys::visibility_row(&other, &position);
+        assert_eq!(keys::visibility_range(&namespace).contains(&key), namespace == other);
+        assert!(key.ends_with(&position));
+    }
 }
 
 #[test]
@@ -121,21 +115,22 @@ fn run_rows_come_back_as_they_were() {
     let mut random = Data(Random::new(1));
     for _ in 0..20_000 {
         let (workflow_id, run_id, (kind, suffix)) = (random.string(), random.id(), random.row());
-        let run = WorkflowKey::new(random.id(), &workflow_id).run(&run_id);
+        let run = EntityKey::new(random.pick(&[0, 1, 15]), random.id(), &workflow_id).run(&run_id);
         let key = run.row(kind, &suffix);
         assert_eq!(decode_run_row(&key), Ok((run_id, kind, &suffix[..])));
-        assert!(run.range().contains(&key) && run.workflow.range().contains(&key));
+        assert!(run.range().contains(&key) && run.entity.range().contains(&key));
     }
 }
 
 #[test]
-fn workflows_and_runs_are_ranges_of_their_own() {
+fn entities_and_runs_are_ranges_of_their_own() {
     let mut random = Data(Random::new(1));
     for _ in 0..20_000 {
         let (left_id, right_id) = (random.string(), random.string());
         // Of one slot, or the slot alone would keep them apart.
-        let left = WorkflowKey { slot: 7, namespace: NAMESPACE, workflow_id: &left_id };
-        let right = WorkflowKey { slot: 7, namespace: NAMESPACE, workflow_id: &right_id };
+        let place = |random: &mut Data| Place::new(7, random.pick(&[0, 15]));
+        let left = EntityKey { place: place(&mut random), namespace: NAMESPACE, id: &left_id };
+        let right = EntityKey { place: place(&mut random), namespace: NAMESPACE, id: &right_id };
         let (left_run, right_run) = (left.run(&random.id()), right.run(&random.id()));
         let (kind, suffix) = random.row();
         let key = left_run.row(kind, &suffix);
@@ -143,13 +138,23 @@ fn workflows_and_runs_are_ranges_of_their_own() {
         assert_eq!(right_run.range().contains(&key), left_run == right_run);
         assert!(keys::slot_range(7..8).contains(&key));
         assert!(!keys::slot_range(6..7).contains(&key) && !keys::slot_range(8..9).contains(&key));
-        assert_eq!(left.range().start.cmp(&right.range().start), left_id.cmp(&right_id));
+        assert_eq!(left.range().start.cmp(&right.range().start), (left.place, &left_id).cmp(&(right.place, &right_id)));
     }
 }
 
 #[test]
+fn a_place_is_a_slot_and_a_kind() {
+    for (slot, kind) in [(0, 0), (1, 15), (keys::SLOTS - 1, 15)] {
+        let place = Place::new(slot, kind);
+        assert_eq!((place.slot(), place.kind()), (slot, kind));
+    }
+    let last = EntityKey { place: Place::new(keys::SLOTS - 1, keys::ENTITY_KINDS - 1), namespace: NAMESPACE, id: "x" };
+    assert!(keys::slot_range(0..keys::SLOTS).contains(&last.current()));
+}
+
+#[test]
 fn the_current_run_comes_first() {
-    let workflow = WorkflowKey::new(NAMESPACE, "workflow");
+    let workflow = EntityKey::new(0, NAMESPACE, "workflow");
     let run_id = RUN;
     let run = workflow.run(&run_id);
     assert!(workflow.range().contains(&workflow.current()));
@@ -160,7 +165,7 @@ fn the_current_run_comes_first() {
 #[test]
 fn rows_of_a_run_lie_by_kind_and_suffix() {
     let mut random = Data(Random::new(1));
-    let run = WorkflowKey::new(NAMESPACE, "workflow").run(&RUN);
+    let run = EntityKey::new(0, NAMESPACE, "workflow").run(&RUN);
     for _ in 0..20_000 {
         let (left, right) = (random.row(), random.row());
         let key = |(kind, suffix): &(u8, Vec<u8>)| run.row(*kind, suffix);
@@ -172,7 +177,7 @@ fn rows_of_a_run_lie_by_kind_and_suffix() {
 
 #[test]
 fn wakes_are_found_by_time() {
-    let workflow = WorkflowKey::new(NAMESPACE, "workflow");
+    let workflow = EntityKey::new(0, NAMESPACE, "workflow");
     let at = |time| WakeKey::new(time, &workflow, [0xff; 16]).encode();
     let until = WakeKey::until(100);
     assert!(until.contains(&at(-5)) && until.contains(&at(100)) && !until.contains(&at(101)));
@@ -183,39 +188,11 @@ fn wakes_are_found_by_time() {
 }
 
 #[test]
-fn tasks_are_found_by_queue_and_position() {
-    let mut random = Data(Random::new(1));
-    for _ in 0..20_000 {
-        let (left, right) = (random.task(), random.task());
-        let key = right.encode();
-        assert!(TaskKey::all().contains(&key));
-        assert_eq!(left.queue.range().contains(&key), left.queue == right.queue);
-        assert_eq!(left.queue.range_after(&left).contains(&key), left.queue == right.queue && right > left);
-    }
-}
-
-#[test]
-fn visibility_is_found_by_namespace_and_close_time() {
-    let mut random = Data(Random::new(1));
-    for _ in 0..20_000 {
-        let (namespace, time, run) = (random.id(), random.int(), random.visibility());
-        let key = run.encode();
-        let is_own = run.namespace == namespace;
-        let is_closed = run.close_time_ns.is_some();
-        assert_eq!(VisibilityKey::range(&namespace).contains(&key), is_own);
-        assert_eq!(VisibilityKey::open(&namespace).contains(&key), is_own && !is_closed);
-        assert_eq!(VisibilityKey::closed(&namespace).contains(&key), is_own && is_closed);
-        let closed_by_then = run.close_time_ns.is_some_and(|closed| closed <= time);
-        assert_eq!(VisibilityKey::closed_until(&namespace, time).contains(&key), is_own && closed_by_then);
-    }
-}
-
-#[test]
 fn tables_do_not_mix() {
     let mut random = Data(Random::new(1));
-    let (wake, task, visibility) = (random.wake().encode(), random.task().encode(), random.visibility().encode());
-    assert!(WakeKey::decode(&task).is_err() && TaskKey::decode(&visibility).is_err());
-    assert!(VisibilityKey::decode(&wake).is_err() && decode_run_row(&wake).is_err());
+    let (wake, task) = (random.wake().encode(), task_key(&random.task()));
+    assert!(WakeKey::decode(&task).is_err() && decode_task(&wake).is_err() && decode_run_row(&wake).is_err());
+    assert!(!keys::visibility_range(&[0; 16]).contains(&task) && !keys::all_tasks().contains(&wake));
     assert!(keys::meta_range(MetaKind::Other).contains(&keys::meta_row(MetaKind::Other, b"")));
     assert!(!keys::meta_range(MetaKind::Other).contains(&keys::meta_row(MetaKind::Namespace, b"x")));
     let error = WakeKey::decode(b"\x03ab").unwrap_err();
@@ -228,8 +205,7 @@ fn any_bytes_are_a_key_or_an_error() {
     for _ in 0..50_000 {
         let mut key = (random.0.any() as u8 % 8).to_be_bytes().to_vec();
         key.extend((0..random.0.below(60)).map(|_| random.pick(&[0, 1, 2, 7, 0xff])));
-        let _ =
-            (WakeKey::decode(&key), TaskKey::decode(&key), VisibilityKey::decode(&key), decode_run_row(&key).is_ok());
+        let _ = (WakeKey::decode(&key), decode_task(&key).is_ok(), decode_run_row(&key).is_ok());
     }
 }
 
@@ -254,12 +230,9 @@ fn slots_are_spread_evenly() {
 
 #[test]
 fn keys_and_slots_are_what_they_always_were() {
-    let workflow = WorkflowKey::new(NAMESPACE, "order\0-1");
+    let workflow = EntityKey::new(0, NAMESPACE, "order\0-1");
     let run = workflow.run(&RUN);
-    let queue = TaskQueueKey { namespace: NAMESPACE, kind: TaskKind::Activity, task_queue: "queue".to_owned() };
-    let task = TaskKey { queue, priority: 3, scheduled_time_ns: 1_000_000_007, run_id: RUN, scheduled_event_id: 5 };
-    let visibility =
-        |close_time_ns| VisibilityKey { namespace: NAMESPACE, close_time_ns, start_time_ns: 1_000, run_id: RUN };
+    let queue = TaskQueueKey { namespace: NAMESPACE, kind: 2, task_queue: "queue" };
     let slot = |workflow_id| Bytes::copy_from_slice(&keys::slot(&NAMESPACE, workflow_id).to_be_bytes());
     let cases = [
         ("slot of the empty id", slot("")),
@@ -269,11 +242,11 @@ fn keys_and_slots_are_what_they_always_were() {
         ("a run's row without a suffix", run.row(1, b"")),
         ("a run's row with a suffix", run.row(7, b"request")),
         ("slots", keys::slot_range(1..2).end),
+        ("an entity of another kind", EntityKey::new(15, NAMESPACE, "order\0-1").current()),
         ("wake", WakeKey::new(1_000_000_007, &workflow, RUN).encode()),
         ("wake before the epoch", WakeKey::new(-1, &workflow, RUN).encode()),
-        ("task", task.encode()),
-        ("visibility, open", visibility(None).encode()),
-        ("visibility, closed", visibility(Some(2_000)).encode()),
+        ("task", queue.task(b"position")),
+        ("visibility", keys::visibility_row(&NAMESPACE, b"position")),
         ("namespace", keys::meta_row(MetaKind::Namespace, &NAMESPACE)),
         ("other meta row", keys::meta_row(MetaKind::Other, b"slots")),
         ("partition row", keys::partition_row("outbox-sequence")),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask};
 use everlog_kernel::token::ActivityTaskToken;
 use everlog_kernel::transition::TaskKind;
-use everlog_kernel::{Command, RunId};
+use everlog_kernel::{EntityKind, RunCommand, RunId};
 use everlog_matching::{Matched, Poll, TaskLease};
 use everlog_meta::NamespaceRecord;
 use everlog_model::{CallError, QueueId, WorkflowRef};
@@ -65,7 +65,7 @@ fn read_poll(
     validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
     let name = validate::task_queue(request.task_queue.as_ref(), id_bytes_max)?.to_owned();
     Ok(Poll {
-        queue: QueueId { namespace_id: namespace.namespace.id, kind: TaskKind::Activity, name },
+        queue: QueueId::new(namespace.namespace.id, TaskKind::Activity, name),
         normal_name: None,
         identity: request.identity,
         tasks_per_second_max: request.task_queue_metadata.and_then(|metadata| metadata.max_tasks_per_second),
@@ -79,14 +79,14 @@ async fn start_task(
     poll: &Poll,
     lease: TaskLease,
 ) -> Result<Option<PollActivityTaskQueueResponse>, Error> {
-    let command = Command::StartActivityTask(StartActivityTask {
-        scheduled_event_id: lease.task.key.scheduled_event_id,
+    let command = RunCommand::StartActivityTask(StartActivityTask {
+        scheduled_event_id: lease.task.key.position.scheduled_event_id,
         attempt: lease.task.attempt,
         identity: poll.identity.clone(),
         request_id: uuid::Uuid::new_v4().to_string(),
     });
     let address = lease.address.clone();
-    match frontend.router.execute(address, Some(lease.task.key.run_id), command).await {
+    match frontend.router.execute(address, Some(lease.task.key.position.run_id), command).await {
         Ok(Reply::ActivityTaskStarted(response)) => {
             lease.done();
             Ok(Some(*response))
@@ -118,11 +118,10 @@ impl Target {
     fn by_token(frontend: &Frontend, namespace: &str, task_token: &[u8]) -> Result<Target, Error> {
         let token: ActivityTaskToken = frontend.decode_token(namespace, task_token)?;
         let namespace = frontend.token_namespace(namespace, token.namespace_id)?;
-        Ok(Target {
-            address: address(&namespace, &token.workflow_id),
-            run_id: Some(token.run_id),
-            activity: ActivityRef::Token(token),
-        })
+        let address = match token.entity {
+            EntityKind::Workflow => address(&namespace, &token.workflow_id),
+        };
+        Ok(Target { address, run_id: Some(token.run_id), activity: ActivityRef::Token(token) })
     }
 
     fn by_id(
@@ -145,14 +144,18 @@ impl Target {
     }
 
     /// Carries out the command that `command` makes of the activity.
-    async fn execute(self, frontend: &Frontend, command: impl FnOnce(ActivityRef) -> Command) -> Result<Reply, Error> {
+    async fn execute(
+        self,
+        frontend: &Frontend,
+        command: impl FnOnce(ActivityRef) -> RunCommand,
+    ) -> Result<Reply, Error> {
         frontend.execute(self.address, self.run_id, command(self.activity)).await
     }
 
     async fn execute_done(
         self,
         frontend: &Frontend,
-        command: impl FnOnce(ActivityRef) -> Command,
+        command: impl FnOnce(ActivityRef) -> RunCommand,
     ) -> Result<(), Error> {
         match self.execute(frontend, command).await? {
             Reply::Done => Ok(()),
@@ -169,7 +172,8 @@ pub(super) async fn record_activity_task_heartbeat(
 ) -> Result<RecordActivityTaskHeartbeatResponse, Error> {
     let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
     let (details, identity) = (request.details, request.identity);
-    let reply = target.execute(frontend, |activity| Command::HeartbeatActivity { activity, details, identity }).await?;
+    let reply =
+        target.execute(frontend, |activity| RunCommand::HeartbeatActivity { activity, details, identity }).await?;
     let cancel_requested = cancel_requested(&reply)?;
     Ok(RecordActivityTaskHeartbeatResponse { cancel_requested, ..Default::default() })
 }
@@ -183,7 +187,8 @@ pub(super) async fn record_activity_task_heartbeat_by_id(
     let target =
         Target::by_id(frontend, &request.namespace, &request.workflow_id, &request.run_id, request.activity_id)?;
     let (details, identity) = (request.details, request.identity);
-    let reply = target.execute(frontend, |activity| Command::HeartbeatActivity { activity, details, identity }).await?;
+    let reply =
+        target.execute(frontend, |activity| RunCommand::HeartbeatActivity { activity, details, identity }).await?;
     let cancel_requested = cancel_requested(&reply)?;
     Ok(RecordActivityTaskHeartbeatByIdResponse { cancel_requested, ..Default::default() })
 }
@@ -204,7 +209,7 @@ pub(super) async fn respond_activity_task_completed(
     let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
     check_identity(frontend, &request.namespace, &request.identity)?;
     let (result, identity) = (request.result, request.identity);
-    target.execute_done(frontend, |activity| Command::CompleteActivity { activity, result, identity }).await?;
+    target.execute_done(frontend, |activity| RunCommand::CompleteActivity { activity, result, identity }).await?;
     Ok(RespondActivityTaskCompletedResponse::default())
 }
 
@@ -218,7 +223,7 @@ pub(super) async fn respond_activity_task_completed_by_id(
         Target::by_id(frontend, &request.namespace, &request.workflow_id, &request.run_id, request.activity_id)?;
     check_identity(frontend, &request.namespace, &request.identity)?;
     let (result, identity) = (request.result, request.identity);
-    target.execute_done(frontend, |activity| Command::CompleteActivity { activity, result, identity }).await?;
+    target.execute_done(frontend, |activity| RunCommand::CompleteActivity { activity, result, identity }).await?;
     Ok(RespondActivityTaskCompletedByIdResponse::default())
 }
 
@@ -234,7 +239,7 @@ pub(super) async fn respond_activity_task_failed(
     let (identity, last_heartbeat_details) = (request.identity, request.last_heartbeat_details);
     validate::cut_causes(&mut request.failure);
     let failure = request.failure.map(Box::new);
-    let command = |activity| Command::FailActivity { activity, failure, last_heartbeat_details, identity };
+    let command = |activity| RunCommand::FailActivity { activity, failure, last_heartbeat_details, identity };
     target.execute_done(frontend, command).await?;
     Ok(RespondActivityTaskFailedResponse::default())
 }
@@ -251,7 +256,7 @@ pub(super) async fn respond_activity_task_failed_by_id(
     let (identity, last_heartbeat_details) = (request.identity, request.last_heartbeat_details);
     validate::cut_causes(&mut request.failure);
     let failure = request.failure.map(Box::new);
-    let command = |activity| Command::FailActivity { activity, failure, last_heartbeat_details, identity };
+    let command = |activity| RunCommand::FailActivity { activity, failure, last_heartbeat_details, identity };
     target.execute_done(frontend, command).await?;
     Ok(RespondActivityTaskFailedByIdResponse::default())
 }
@@ -265,7 +270,7 @@ pub(super) async fn respond_activity_task_canceled(
     let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
     check_identity(frontend, &request.namespace, &request.identity)?;
     let (details, identity) = (request.details, request.identity);
-    target.execute_done(frontend, |activity| Command::CancelActivity { activity, details, identity }).await?;
+    target.execute_done(frontend, |activity| RunCommand::CancelActivity { activity, details, identity }).await?;
     Ok(RespondActivityTaskCanceledResponse::default())
 }
 
@@ -279,7 +284,7 @@ pub(super) async fn respond_activity_task_canceled_by_id(
         Target::by_id(frontend, &request.namespace, &request.workflow_id, &request.run_id, request.activity_id)?;
     check_identity(frontend, &request.namespace, &request.identity)?;
     let (details, identity) = (request.details, request.identity);
-    target.execute_done(frontend, |activity| Command::CancelActivity { activity, details, identity }).await?;
+    target.execute_done(frontend, |activity| RunCommand::CancelActivity { activity, details, identity }).await?;
     Ok(RespondActivityTaskCanceledByIdResponse::default())
 }
 

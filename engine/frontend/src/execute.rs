@@ -13,7 +13,7 @@ impl Services {
         &self,
         address: WorkflowRef,
         run_id: Option<RunId>,
-        command: Command,
+        command: impl Into<Command>,
     ) -> Result<Reply, Error> {
         self.router.execute(address.clone(), run_id, command).await.map_err(|error| explain(error, &address, run_id))
     }
@@ -25,7 +25,7 @@ impl Frontend {
         &self,
         address: WorkflowRef,
         run_id: Option<RunId>,
-        command: Command,
+        command: impl Into<Command>,
     ) -> Result<(), Error> {
         match self.execute(address, run_id, command).await? {
             Reply::Done => Ok(()),

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use everlog_kernel::{Command, RunId};
+use everlog_kernel::{RunCommand, RunId};
 use everlog_model::{RunView, WorkflowRef};
 use everlog_proto::api::enums::v1::{EventType, HistoryEventFilterType};
 use everlog_proto::api::history::v1::{
@@ -148,7 +148,7 @@ impl Read<'_> {
         // A worker reads on in a task that its token proves; for anybody else an id must mean one event for ever.
         if !token.is_task && !view.tail_is_saved {
             let run_id = Some(token.run_id);
-            self.frontend.execute_done(self.address.clone(), run_id, Command::SaveWorkflowTaskStart).await?;
+            self.frontend.execute_done(self.address.clone(), run_id, RunCommand::SaveWorkflowTaskStart).await?;
             view = self.view(run_id).await?;
         }
         let is_there = view.next_event_id == token.to && (token.is_task || view.tail_is_saved);

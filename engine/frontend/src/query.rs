@@ -8,7 +8,7 @@ use std::time::Duration;
 use everlog_kernel::command::{QueryReply, Reply};
 use everlog_kernel::token::QueryTaskToken;
 use everlog_kernel::transition::TaskKind;
-use everlog_kernel::{Command, Rejection, RunId};
+use everlog_kernel::{Rejection, RunCommand, RunId};
 use everlog_matching::Message;
 use everlog_matching::query_waiters::WaitingQuery;
 use everlog_model::{QueueId, WorkflowRef};
@@ -51,7 +51,7 @@ pub(super) async fn query_workflow(
     let deadline = call.deadline.unwrap_or_else(|| Instant::now() + WAIT_MAX);
 
     let waiting = frontend.queries.register(address.clone());
-    let command = Command::QueryWorkflow {
+    let command = RunCommand::QueryWorkflow {
         query_id: waiting.id,
         query: Box::new(query),
         reject_condition: request.query_reject_condition,
@@ -111,7 +111,7 @@ impl Asked {
         match view.await {
             Ok((name, has_workflow_task)) => {
                 let namespace_id = self.address.namespace.id;
-                let queue = QueueId { namespace_id, kind: TaskKind::Workflow, name };
+                let queue = QueueId::new(namespace_id, TaskKind::Workflow, name);
                 let window = self.services.config.of(&self.address.namespace.name).frontend.query_poller_window;
                 has_workflow_task || self.services.matching.local().has_recent_poller(&queue, window)
             }
@@ -132,7 +132,7 @@ impl Drop for Asked {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 // A run that is gone has no query to forget.
-                let _ = services.execute(address, run_id, Command::AbandonQuery { query_id }).await;
+                let _ = services.execute(address, run_id, RunCommand::AbandonQuery { query_id }).await;
             });
         }
     }

@@ -80,7 +80,7 @@ async fn enhanced(
 }
 
 async fn describe(frontend: &Frontend, namespace_id: NamespaceId, kind: TaskKind, name: &str) -> QueueDescription {
-    frontend.matching.local().describe(&QueueId { namespace_id, kind, name: name.to_owned() }).await
+    frontend.matching.local().describe(&QueueId::new(namespace_id, kind, name)).await
 }
 
 fn kind_of(kind: TaskQueueType) -> TaskKind {

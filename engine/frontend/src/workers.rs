@@ -19,11 +19,8 @@ pub(super) async fn shutdown_worker(
     request: ShutdownWorkerRequest,
 ) -> Result<ShutdownWorkerResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
-    let sticky = (!request.sticky_task_queue.is_empty()).then(|| QueueId {
-        namespace_id: namespace.namespace.id,
-        kind: TaskKind::Workflow,
-        name: request.sticky_task_queue,
-    });
+    let sticky = (!request.sticky_task_queue.is_empty())
+        .then(|| QueueId::new(namespace.namespace.id, TaskKind::Workflow, request.sticky_task_queue));
     frontend.matching.local().worker_shutdown(sticky.as_ref(), &request.worker_instance_key);
     Ok(ShutdownWorkerResponse::default())
 }

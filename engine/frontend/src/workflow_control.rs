@@ -1,6 +1,6 @@
 //! What callers do to a workflow from outside: signal, cancel, terminate, describe, reset stickiness.
 
-use everlog_kernel::{Command, describe};
+use everlog_kernel::{RunCommand, describe};
 use everlog_proto::api::workflowservice::v1::{
     DescribeWorkflowExecutionRequest, DescribeWorkflowExecutionResponse, RequestCancelWorkflowExecutionRequest,
     RequestCancelWorkflowExecutionResponse, ResetStickyTaskQueueRequest, ResetStickyTaskQueueResponse,
@@ -31,7 +31,7 @@ pub(super) async fn signal_workflow_execution(
     validate::links(&request.links, &frontend.config(&request.namespace))?;
     validate::payloads(request.input.as_ref(), &frontend.config(&request.namespace))?;
     let address = address(&namespace, workflow_id);
-    frontend.execute_done(address, run_id, Command::SignalWorkflow(Box::new(request))).await?;
+    frontend.execute_done(address, run_id, RunCommand::SignalWorkflow(Box::new(request))).await?;
     Ok(SignalWorkflowExecutionResponse::default())
 }
 
@@ -45,7 +45,7 @@ pub(super) async fn request_cancel_workflow_execution(
     let (workflow_id, run_id) = validate::execution(request.workflow_execution.as_ref())?;
     validate::links(&request.links, &frontend.config(&request.namespace))?;
     let address = address(&namespace, workflow_id);
-    frontend.execute_done(address, run_id, Command::RequestCancelWorkflow(Box::new(request))).await?;
+    frontend.execute_done(address, run_id, RunCommand::RequestCancelWorkflow(Box::new(request))).await?;
     Ok(RequestCancelWorkflowExecutionResponse::default())
 }
 
@@ -60,7 +60,7 @@ pub(super) async fn terminate_workflow_execution(
     validate::links(&request.links, &frontend.config(&request.namespace))?;
     validate::payloads(request.details.as_ref(), &frontend.config(&request.namespace))?;
     let address = address(&namespace, workflow_id);
-    frontend.execute_done(address, run_id, Command::TerminateWorkflow(Box::new(request))).await?;
+    frontend.execute_done(address, run_id, RunCommand::TerminateWorkflow(Box::new(request))).await?;
     Ok(TerminateWorkflowExecutionResponse::default())
 }
 
@@ -84,7 +84,7 @@ pub(super) async fn describe_workflow_execution(
     if !leaves_out_start {
         return Ok(description);
     }
-    frontend.execute_done(address.clone(), run_id, Command::SaveWorkflowTaskStart).await?;
+    frontend.execute_done(address.clone(), run_id, RunCommand::SaveWorkflowTaskStart).await?;
     Ok(look().await?.0)
 }
 
@@ -96,6 +96,6 @@ pub(super) async fn reset_sticky_task_queue(
 ) -> Result<ResetStickyTaskQueueResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     let (workflow_id, run_id) = validate::execution(request.execution.as_ref())?;
-    frontend.execute_done(address(&namespace, workflow_id), run_id, Command::ResetStickyTaskQueue).await?;
+    frontend.execute_done(address(&namespace, workflow_id), run_id, RunCommand::ResetStickyTaskQueue).await?;
     Ok(ResetStickyTaskQueueResponse::default())
 }

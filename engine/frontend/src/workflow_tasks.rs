@@ -5,7 +5,7 @@ use std::time::Duration;
 use everlog_kernel::command::StartWorkflowTask;
 use everlog_kernel::token::{self, WorkflowTaskToken};
 use everlog_kernel::transition::TaskKind;
-use everlog_kernel::{Command, Rejection, RunId};
+use everlog_kernel::{Rejection, RunCommand, RunId};
 use everlog_matching::{Matched, Poll, QueryLease, TaskLease};
 use everlog_meta::NamespaceRecord;
 use everlog_model::{CallError, QueueId};
@@ -69,7 +69,7 @@ fn read_poll(
     let queue = request.task_queue.unwrap_or_default();
     let is_sticky = queue.kind() == TaskQueueKind::Sticky;
     Ok(Poll {
-        queue: QueueId { namespace_id: namespace.namespace.id, kind: TaskKind::Workflow, name },
+        queue: QueueId::new(namespace.namespace.id, TaskKind::Workflow, name),
         normal_name: is_sticky.then_some(queue.normal_name),
         identity: request.identity,
         tasks_per_second_max: None,
@@ -88,14 +88,14 @@ enum Outcome {
 }
 
 async fn start_task(frontend: &Frontend, poll: &Poll, lease: TaskLease) -> Outcome {
-    let command = Command::StartWorkflowTask(StartWorkflowTask {
-        scheduled_event_id: lease.task.key.scheduled_event_id,
+    let command = RunCommand::StartWorkflowTask(StartWorkflowTask {
+        scheduled_event_id: lease.task.key.position.scheduled_event_id,
         attempt: lease.task.attempt,
         task_queue: lease.queue_name.clone(),
         identity: poll.identity.clone(),
         request_id: uuid::Uuid::new_v4().to_string(),
     });
-    let (address, run_id) = (lease.address.clone(), lease.task.key.run_id);
+    let (address, run_id) = (lease.address.clone(), lease.task.key.position.run_id);
     match frontend.router.start_workflow_task(address, run_id, command).await {
         Ok(started) => {
             let backlog = lease.backlog;
@@ -118,7 +118,7 @@ async fn start_query(frontend: &Frontend, lease: QueryLease) -> Outcome {
         lease.done();
         return Outcome::Gone;
     }
-    let command = Command::StartQueryTask { task_queue: lease.queue_name.clone() };
+    let command = RunCommand::StartQueryTask { task_queue: lease.queue_name.clone() };
     let (address, run_id) = (lease.address.clone(), lease.run_id());
     match frontend.router.start_workflow_task(address, run_id, command).await {
         Ok(started) => {
@@ -165,7 +165,7 @@ pub(super) async fn respond_workflow_task_completed(
     let next = frontend
         .router
         .partition_of(&address)?
-        .complete_workflow_task(address.clone(), run_id, Command::CompleteWorkflowTask(token, Box::new(request)))
+        .complete_workflow_task(address.clone(), run_id, RunCommand::CompleteWorkflowTask(token, Box::new(request)))
         .await
         .map_err(|error| explain(error, &address, Some(run_id)))?;
     Ok(RespondWorkflowTaskCompletedResponse {
@@ -194,7 +194,7 @@ async fn fail_for_search_attributes(
             ..RespondWorkflowTaskFailedRequest::default()
         };
         let (address, run_id) = (address(namespace, &token.workflow_id), token.run_id);
-        let command = Command::FailWorkflowTask(token, Box::new(request));
+        let command = RunCommand::FailWorkflowTask(token, Box::new(request));
         if let Err(error) = frontend.execute_done(address, Some(run_id), command).await {
             return error;
         }
@@ -213,7 +213,7 @@ pub(super) async fn respond_workflow_task_failed(
     validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
     validate::cut_causes(&mut request.failure);
     let (address, run_id) = (address(&namespace, &token.workflow_id), token.run_id);
-    let command = Command::FailWorkflowTask(token, Box::new(request));
+    let command = RunCommand::FailWorkflowTask(token, Box::new(request));
     frontend.execute_done(address, Some(run_id), command).await?;
     Ok(RespondWorkflowTaskFailedResponse::default())
 }

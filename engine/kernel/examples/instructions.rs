@@ -15,7 +15,7 @@ use std::io::Write;
 
 use everlog_kernel::command::{ActivityRef, StartActivityTask, StartWorkflowTask};
 use everlog_kernel::{
-    Command, Context, Ids, Limits, Namespace, NamespaceId, Reply, Time, Transition, Workflow, decide, token,
+    Command, Context, Ids, Limits, Namespace, NamespaceId, Reply, RunCommand, Time, Transition, Workflow, decide, token,
 };
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{
@@ -39,12 +39,12 @@ struct Server {
 }
 
 impl Server {
-    fn decide(&mut self, command: Command) -> Reply {
+    fn decide(&mut self, command: impl Into<Command>) -> Reply {
         self.now = self.now.plus(std::time::Duration::from_millis(1));
         let mut context =
             Context { now: self.now, namespace: &self.namespace, limits: &self.limits, ids: &mut self.ids };
-        let Transition { reply, rows, .. } =
-            decide(&mut self.workflow, None, command, &mut context).expect("every command of the script is valid");
+        let Transition { reply, rows, .. } = decide(&mut self.workflow, None, command.into(), &mut context)
+            .expect("every command of the script is valid");
         self.rows += rows.len();
         self.row_bytes += rows.iter().filter_map(|(_, value)| value.as_ref()).map(|value| value.len()).sum::<usize>();
         reply.expect("every command of the script is accepted")
@@ -59,7 +59,7 @@ impl Server {
             identity: "1234@worker".to_owned(),
             request_id: "0b5e2b0c-5d0a-4a8e-8d8c-1f0a6a1e7c55".to_owned(),
         };
-        let Reply::WorkflowTaskStarted(started) = self.decide(Command::StartWorkflowTask(start)) else {
+        let Reply::WorkflowTaskStarted(started) = self.decide(RunCommand::StartWorkflowTask(start)) else {
             unreachable!("the reply to that command");
         };
         let token = token::decode(&started.response.task_token).expect("the token was encoded by the kernel");
@@ -73,14 +73,14 @@ impl Server {
             sticky_attributes: Some(sticky),
             ..RespondWorkflowTaskCompletedRequest::default()
         };
-        self.decide(Command::CompleteWorkflowTask(token, Box::new(request)));
+        self.decide(RunCommand::CompleteWorkflowTask(token, Box::new(request)));
     }
 
     /// A workflow with one activity, from its start to its end.
     fn run_workflow(&mut self, number: usize) {
         let workflow_id = format!("instructions-{number}");
         self.workflow = Workflow::new(workflow_id.clone());
-        self.decide(Command::StartWorkflow(Box::new(StartWorkflowExecutionRequest {
+        let request = StartWorkflowExecutionRequest {
             namespace: self.namespace.name.clone(),
             workflow_id,
             workflow_type: Some(WorkflowType { name: "Greeting".to_owned() }),
@@ -89,7 +89,8 @@ impl Server {
             identity: "1234@client".to_owned(),
             request_id: "7c2d3b8e-2f43-4a0e-9a39-2d6a1e1c9f10".to_owned(),
             ..StartWorkflowExecutionRequest::default()
-        })));
+        };
+        self.decide(Command::start(request, &self.limits).expect("every command of the script is valid"));
         let schedule = ScheduleActivityTaskCommandAttributes {
             activity_id: "1".to_owned(),
             activity_type: Some(ActivityType { name: "Compose".to_owned() }),
@@ -109,11 +110,11 @@ impl Server {
             identity: "1234@worker".to_owned(),
             request_id: "b0a4c6d2-7a3e-4f0b-8c55-0d1e2f3a4b5c".to_owned(),
         };
-        let Reply::ActivityTaskStarted(started) = self.decide(Command::StartActivityTask(start)) else {
+        let Reply::ActivityTaskStarted(started) = self.decide(RunCommand::StartActivityTask(start)) else {
             unreachable!("the reply to that command");
         };
         let token = token::decode(&started.task_token).expect("the token was encoded by the kernel");
-        self.decide(Command::CompleteActivity {
+        self.decide(RunCommand::CompleteActivity {
             activity: ActivityRef::Token(token),
             result: payloads("\"Hello, world!\""),
             identity: "1234@worker".to_owned(),

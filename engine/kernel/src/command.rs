@@ -13,16 +13,24 @@ use everlog_proto::api::workflowservice::v1::{
     SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest, TerminateWorkflowExecutionRequest,
 };
 
-use crate::RunId;
 use crate::token::{ActivityTaskToken, WorkflowTaskToken};
+use crate::valid_start::{ValidSignalWithStart, ValidStart};
+use crate::{Limits, Rejection, RunId};
 
 /// A command to a workflow.
 #[derive(Clone, Debug)]
 pub enum Command {
     /// Starts a run. Answered by [`Reply::Started`].
-    StartWorkflow(Box<StartWorkflowExecutionRequest>),
+    StartWorkflow(Box<ValidStart>),
     /// Signals the open run, or starts one and signals it. Answered by [`Reply::Started`].
-    SignalWithStartWorkflow(Box<SignalWithStartWorkflowExecutionRequest>),
+    SignalWithStartWorkflow(Box<ValidSignalWithStart>),
+    /// A command to a run that is there.
+    Run(RunCommand),
+}
+
+/// A command to a run.
+#[derive(Clone, Debug)]
+pub enum RunCommand {
     /// Answered by [`Reply::Done`].
     SignalWorkflow(Box<SignalWorkflowExecutionRequest>),
     /// Answered by [`Reply::Done`].
@@ -110,28 +118,64 @@ pub enum Command {
 }
 
 impl Command {
+    /// What a request to start a workflow asks for.
+    ///
+    /// # Errors
+    ///
+    /// As [`ValidStart::new`].
+    pub fn start(request: StartWorkflowExecutionRequest, limits: &Limits) -> Result<Command, Rejection> {
+        Ok(Command::StartWorkflow(Box::new(ValidStart::new(request, limits)?)))
+    }
+
+    /// What a request to signal a workflow, and to start it if it does not run, asks for.
+    ///
+    /// # Errors
+    ///
+    /// As [`ValidSignalWithStart::new`].
+    pub fn signal_with_start(
+        request: SignalWithStartWorkflowExecutionRequest,
+        limits: &Limits,
+    ) -> Result<Command, Rejection> {
+        Ok(Command::SignalWithStartWorkflow(Box::new(ValidSignalWithStart::new(request, limits)?)))
+    }
+
     /// What it is called in logs.
     pub fn name(&self) -> &'static str {
         match self {
             Command::StartWorkflow(_) => "StartWorkflow",
             Command::SignalWithStartWorkflow(_) => "SignalWithStartWorkflow",
-            Command::SignalWorkflow(_) => "SignalWorkflow",
-            Command::RequestCancelWorkflow(_) => "RequestCancelWorkflow",
-            Command::TerminateWorkflow(_) => "TerminateWorkflow",
-            Command::StartWorkflowTask(_) => "StartWorkflowTask",
-            Command::CompleteWorkflowTask(..) => "CompleteWorkflowTask",
-            Command::FailWorkflowTask(..) => "FailWorkflowTask",
-            Command::SaveWorkflowTaskStart => "SaveWorkflowTaskStart",
-            Command::ResetStickyTaskQueue => "ResetStickyTaskQueue",
-            Command::StartActivityTask(_) => "StartActivityTask",
-            Command::HeartbeatActivity { .. } => "HeartbeatActivity",
-            Command::CompleteActivity { .. } => "CompleteActivity",
-            Command::FailActivity { .. } => "FailActivity",
-            Command::CancelActivity { .. } => "CancelActivity",
-            Command::QueryWorkflow { .. } => "QueryWorkflow",
-            Command::AbandonQuery { .. } => "AbandonQuery",
-            Command::StartQueryTask { .. } => "StartQueryTask",
-            Command::FireTimers => "FireTimers",
+            Command::Run(command) => command.name(),
+        }
+    }
+}
+
+impl From<RunCommand> for Command {
+    fn from(command: RunCommand) -> Command {
+        Command::Run(command)
+    }
+}
+
+impl RunCommand {
+    /// What it is called in logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            RunCommand::SignalWorkflow(_) => "SignalWorkflow",
+            RunCommand::RequestCancelWorkflow(_) => "RequestCancelWorkflow",
+            RunCommand::TerminateWorkflow(_) => "TerminateWorkflow",
+            RunCommand::StartWorkflowTask(_) => "StartWorkflowTask",
+            RunCommand::CompleteWorkflowTask(..) => "CompleteWorkflowTask",
+            RunCommand::FailWorkflowTask(..) => "FailWorkflowTask",
+            RunCommand::SaveWorkflowTaskStart => "SaveWorkflowTaskStart",
+            RunCommand::ResetStickyTaskQueue => "ResetStickyTaskQueue",
+            RunCommand::StartActivityTask(_) => "StartActivityTask",
+            RunCommand::HeartbeatActivity { .. } => "HeartbeatActivity",
+            RunCommand::CompleteActivity { .. } => "CompleteActivity",
+            RunCommand::FailActivity { .. } => "FailActivity",
+            RunCommand::CancelActivity { .. } => "CancelActivity",
+            RunCommand::QueryWorkflow { .. } => "QueryWorkflow",
+            RunCommand::AbandonQuery { .. } => "AbandonQuery",
+            RunCommand::StartQueryTask { .. } => "StartQueryTask",
+            RunCommand::FireTimers => "FireTimers",
         }
     }
 }

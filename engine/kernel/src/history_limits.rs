@@ -2,7 +2,7 @@
 
 use crate::Rejection;
 use crate::command::{Reply, WorkflowTaskCompleted};
-use crate::requests::terminate_workflow;
+use crate::terminate::terminate;
 use crate::txn::Txn;
 use crate::workflow_task::SERVER_IDENTITY;
 
@@ -21,7 +21,7 @@ pub(crate) fn enforce(txn: &mut Txn<'_>, reply: Result<Reply, Rejection>) -> Res
     if !txn.run.is_open() {
         return reply;
     }
-    terminate_workflow::terminate(txn, reason.to_owned(), None, SERVER_IDENTITY.to_owned(), Vec::new());
+    terminate(txn, reason.to_owned(), None, SERVER_IDENTITY.to_owned(), Vec::new());
     match reply {
         Ok(Reply::WorkflowTaskStarted(_)) => Err(Rejection::workflow_task_not_found()),
         Ok(Reply::WorkflowTaskCompleted(_)) => Ok(Reply::WorkflowTaskCompleted(WorkflowTaskCompleted::default())),

@@ -54,6 +54,26 @@ uuid_id!(
     RunId
 );
 
+/// What kind of state machine has an id: workflows are one of them. Each lives in the partition that its id hashes to, with rows, wakes
+/// and tasks of its own. The numbers are for ever: they are in keys and rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum EntityKind {
+    /// A workflow.
+    #[default]
+    Workflow = 0,
+}
+
+impl EntityKind {
+    /// All kinds.
+    pub const ALL: [EntityKind; 1] = [EntityKind::Workflow];
+
+    /// The kind with this number.
+    pub fn from_byte(byte: u8) -> Option<EntityKind> {
+        EntityKind::ALL.into_iter().find(|kind| *kind as u8 == byte)
+    }
+}
+
 /// New identifiers from a seed: the same seed gives the same sequence.
 #[derive(Clone, Debug)]
 pub struct Ids {

@@ -5,7 +5,7 @@
 //! seeds and limits come in with the [`Context`]. The same commands with the same contexts give the same bytes.
 //!
 //! ```text
-//!   Command ──▶ requests/*.rs ──▶ Txn (events, rows, effects of one run) ──▶ Transition
+//!   Command ──▶ requests/*.rs ──▶ runs ──▶ Txn (events, rows, effects of one run) ──▶ Transition
 //!                    │
 //!                    └─ a completed workflow task ──▶ commands/*.rs, one file per workflow command
 //! ```
@@ -32,18 +32,23 @@ mod payload_map;
 mod proto;
 mod requests;
 mod retry;
+mod runs;
 mod successor;
+mod task;
+mod terminate;
 mod txn;
+mod valid_start;
 mod validation;
 mod visibility;
 mod workflow_task;
 
-pub use command::{Command, Reply};
+pub use command::{Command, Reply, RunCommand};
 pub use context::{Context, Limits, Namespace};
 pub use decide::decide;
-pub use ids::{Ids, NamespaceId, RunId};
+pub use ids::{EntityKind, Ids, NamespaceId, RunId};
 pub use rejection::Rejection;
 pub use rows::{RowKey, RunRow, RunRowKind};
 pub use state::{Run, Workflow};
 pub use time::Time;
 pub use transition::{Effect, Transition};
+pub use valid_start::{ValidSignalWithStart, ValidStart};

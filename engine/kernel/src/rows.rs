@@ -7,7 +7,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::transition::{TaskKey, VisibilityKey};
+use crate::task::TaskKey;
+use crate::visibility::VisibilityKey;
 use crate::{RunId, Time};
 
 /// A row of the workflow that a command was addressed to. Namespace and workflow id are implied.
@@ -21,7 +22,7 @@ pub enum RowKey {
     WholeRun(RunId),
     /// A task that is ready for a worker. The value is an encoded [`crate::transition::TaskRow`].
     Task(TaskKey),
-    /// A run to be looked at by [`crate::Command::FireTimers`] at a time. Empty value.
+    /// A run to be looked at by [`crate::RunCommand::FireTimers`] at a time. Empty value.
     Wake(Time, RunId),
     /// What lists show of a run. The value is an encoded `WorkflowExecutionInfo`.
     Visibility(VisibilityKey),
@@ -120,10 +121,9 @@ pub enum Suffix {
 impl Suffix {
     /// Its bytes in a key, which are in the order of what they stand for.
     pub fn with_bytes<T>(&self, then: impl FnOnce(&[u8]) -> T) -> T {
-        const SIGN: u64 = 1 << 63;
         match self {
             Suffix::Nothing => then(&[]),
-            Suffix::Signed(number) => then(&(number.cast_unsigned() ^ SIGN).to_be_bytes()),
+            Suffix::Signed(number) => then(&ascending(*number)),
             Suffix::Unsigned(number) => then(&number.to_be_bytes()),
             Suffix::Text(text) => then(text.as_bytes()),
         }
@@ -151,13 +151,11 @@ impl RunRow {
 
     /// The row that lies under a kind's byte and a suffix. `None` if there is no such row: corruption, or a later version.
     pub fn decode(kind: u8, suffix: &[u8]) -> Option<RunRow> {
-        const SIGN: u64 = 1 << 63;
         let kind = RunRowKind::from_byte(kind)?;
-        let number = || suffix.try_into().ok().map(u64::from_be_bytes);
         let suffix = match kind.form() {
             Form::Nothing => suffix.is_empty().then_some(Suffix::Nothing)?,
-            Form::Signed => Suffix::Signed((number()? ^ SIGN).cast_signed()),
-            Form::Unsigned => Suffix::Unsigned(number()?),
+            Form::Signed => Suffix::Signed(from_ascending(suffix.try_into().ok()?)),
+            Form::Unsigned => Suffix::Unsigned(u64::from_be_bytes(suffix.try_into().ok()?)),
             Form::Text => Suffix::Text(std::str::from_utf8(suffix).ok()?.to_owned()),
         };
         Some(RunRow { kind, suffix })
@@ -228,6 +226,18 @@ impl SuffixKey for String {
     fn heap_bytes(&self) -> usize {
         self.len()
     }
+}
+
+const SIGN: u64 = 1 << 63;
+
+/// A number as bytes that are in its order.
+pub(crate) fn ascending(number: i64) -> [u8; 8] {
+    (number.cast_unsigned() ^ SIGN).to_be_bytes()
+}
+
+/// The number in such bytes.
+pub(crate) fn from_ascending(bytes: [u8; 8]) -> i64 {
+    (u64::from_be_bytes(bytes) ^ SIGN).cast_signed()
 }
 
 /// Rows to put, or to delete (`None`), in order.

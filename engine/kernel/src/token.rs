@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{NamespaceId, RunId, Time};
+use crate::{EntityKind, NamespaceId, RunId, Time};
 
 /// Format of the tokens below.
 const VERSION: u8 = 4;
@@ -67,6 +67,8 @@ pub struct ActivityTaskToken {
     pub scheduled_event_id: i64,
     /// Attempt, from 1.
     pub attempt: i32,
+    /// Whose activity it is.
+    pub entity: EntityKind,
 }
 
 /// Names one query that was handed to a worker by itself. It lives in the node that took it, as long as its caller waits.
@@ -128,6 +130,7 @@ mod tests {
             run_id: RunId([2; 16]),
             scheduled_event_id: 5,
             attempt: 1,
+            entity: EntityKind::Workflow,
         }
     }
 

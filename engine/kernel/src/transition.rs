@@ -3,11 +3,13 @@
 use bytes::Bytes;
 use everlog_proto::api::common::v1::Payloads;
 use everlog_proto::api::query::v1::WorkflowQuery;
-use prost::Message;
 
 use crate::command::Reply;
 use crate::rows::RowKey;
-use crate::{Rejection, RunId, Time};
+use crate::{Rejection, RunId};
+
+pub use crate::task::{Task, TaskKey, TaskKind, TaskPosition, TaskRow};
+pub use crate::visibility::VisibilityKey;
 
 /// The outcome of a command.
 #[derive(Debug)]
@@ -28,54 +30,6 @@ impl Transition {
     }
 }
 
-/// Where a task stands in its queue.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct TaskKey {
-    /// Workflow task or activity.
-    pub kind: TaskKind,
-    /// The *normal* queue, also of tasks that are offered to a sticky one first.
-    pub task_queue: String,
-    /// 1 (first) to 5 (last).
-    pub priority: u8,
-    /// When it became ready.
-    pub scheduled_time: Time,
-    /// The run.
-    pub run_id: RunId,
-    /// The event that scheduled it.
-    pub scheduled_event_id: i64,
-}
-
-/// The value of a task row: what its key does not say.
-#[derive(Clone, PartialEq, Eq, Message)]
-pub struct TaskRow {
-    /// The workflow.
-    #[prost(string, tag = "1")]
-    pub workflow_id: String,
-    /// The attempt that is ready.
-    #[prost(int32, tag = "2")]
-    pub attempt: i32,
-}
-
-/// What kind of worker a task is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum TaskKind {
-    /// A workflow task.
-    Workflow,
-    /// An activity task.
-    Activity,
-}
-
-/// Where a run stands in the lists: open runs first, then by close time and start time, newest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct VisibilityKey {
-    /// When it closed, or [`Time::MAX`].
-    pub close_time: Time,
-    /// When it was started.
-    pub start_time: Time,
-    /// The run.
-    pub run_id: RunId,
-}
-
 /// Something that happens outside of the rows.
 #[derive(Clone, Debug)]
 pub enum Effect {
@@ -90,17 +44,6 @@ pub enum Effect {
         /// The answer.
         answer: Result<Option<Payloads>, Rejection>,
     },
-}
-
-/// A task to be matched with a poller.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Task {
-    /// Its place, which also identifies it.
-    pub key: TaskKey,
-    /// Its attempt: a task of an older attempt is void.
-    pub attempt: i32,
-    /// The sticky queue to try first.
-    pub sticky: Option<String>,
 }
 
 /// A query for a worker.

@@ -312,9 +312,14 @@ impl<'a> Txn<'a> {
                 }
                 if let Some(time) = wanted {
                     let key = self.run.activity_task_key(&activity, time);
-                    let row = TaskRow { workflow_id: self.workflow_id.to_owned(), attempt: activity.attempt };
+                    let row = TaskRow::of_workflow(self.workflow_id, activity.attempt);
                     rows.push((RowKey::Task(key.clone()), Some(row.to_row())));
-                    self.effects.push(Effect::OfferTask(Task { key, attempt: activity.attempt, sticky: None }));
+                    self.effects.push(Effect::OfferTask(Task {
+                        key,
+                        attempt: activity.attempt,
+                        sticky: None,
+                        version: None,
+                    }));
                 }
             }
             rows.push((key, Some(activity.to_row())));
@@ -341,11 +346,16 @@ impl<'a> Txn<'a> {
             rows.push((RowKey::Task(key), None));
         }
         if let Some((key, attempt)) = &wanted {
-            let row = TaskRow { workflow_id: self.workflow_id.to_owned(), attempt: *attempt };
+            let row = TaskRow::of_workflow(self.workflow_id, *attempt);
             rows.push((RowKey::Task(key.clone()), Some(row.to_row())));
             if !self.run.workflow_task_started() {
                 let sticky = self.run.sticky.as_ref().map(|sticky| sticky.task_queue.clone());
-                self.effects.push(Effect::OfferTask(Task { key: key.clone(), attempt: *attempt, sticky }));
+                self.effects.push(Effect::OfferTask(Task {
+                    key: key.clone(),
+                    attempt: *attempt,
+                    sticky,
+                    version: None,
+                }));
             }
         }
         self.run.workflow_task_row = wanted;

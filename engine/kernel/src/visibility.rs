@@ -5,7 +5,45 @@ use everlog_proto::api::common::v1::WorkflowExecution;
 use everlog_proto::wkt;
 use prost::Message;
 
-use crate::{Run, time};
+use crate::rows::{ascending, from_ascending};
+use crate::{Run, RunId, Time, time};
+
+/// Where a run stands in the lists: open runs first, then by close time and start time, newest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct VisibilityKey {
+    /// When it closed, or [`Time::MAX`].
+    pub close_time: Time,
+    /// When it was started.
+    pub start_time: Time,
+    /// The run.
+    pub run_id: RunId,
+}
+
+impl VisibilityKey {
+    /// Bytes of one, without the namespace.
+    const LEN: usize = 8 + 8 + 16;
+
+    /// Its bytes in a key, which are in the order of lists.
+    pub fn to_bytes(&self) -> [u8; VisibilityKey::LEN] {
+        let mut bytes = [0; VisibilityKey::LEN];
+        // The inverse of a number descends where the number ascends.
+        bytes[..8].copy_from_slice(&ascending(!self.close_time.0));
+        bytes[8..16].copy_from_slice(&ascending(!self.start_time.0));
+        bytes[16..].copy_from_slice(&self.run_id.0);
+        bytes
+    }
+
+    /// Reads what [`VisibilityKey::to_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Option<VisibilityKey> {
+        let (close, rest) = bytes.split_first_chunk()?;
+        let (start, run_id) = rest.split_first_chunk()?;
+        Some(VisibilityKey {
+            close_time: Time(!from_ascending(*close)),
+            start_time: Time(!from_ascending(*start)),
+            run_id: RunId(run_id.try_into().ok()?),
+        })
+    }
+}
 
 /// `WorkflowExecutionInfo`, as far as it is filled in. Stored as it is encoded here, and listed without being decoded.
 ///
@@ -96,5 +134,35 @@ pub(crate) fn record(run: &Run, workflow_id: &str) -> Record {
         task_queue: run.task_queue().to_owned(),
         first_run_id: shown.first_execution_run_id,
         priority: shown.priority,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(close: i64, start: i64, run: u8) -> VisibilityKey {
+        VisibilityKey { close_time: Time(close), start_time: Time(start), run_id: RunId([run; 16]) }
+    }
+
+    #[test]
+    fn keys_are_what_they_always_were() {
+        for (key, golden) in [
+            (key(i64::MAX, 1_000, 0xab), "00000000000000007ffffffffffffc17abababababababababababababababab"),
+            (key(2_000, 1_000, 0xab), "7ffffffffffff82f7ffffffffffffc17abababababababababababababababab"),
+        ] {
+            let bytes = key.to_bytes();
+            assert_eq!(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), golden);
+            assert_eq!(VisibilityKey::from_bytes(&bytes), Some(key));
+            assert_eq!(VisibilityKey::from_bytes(&bytes[1..]), None);
+        }
+    }
+
+    #[test]
+    fn the_newest_come_first() {
+        let newest_first = [i64::MAX, i64::MAX - 1, 1, 0, -1, i64::MIN];
+        let starts = |close| newest_first.map(|start| [key(close, start, 0), key(close, start, 0xff)]);
+        let keys: Vec<_> = newest_first.into_iter().flat_map(starts).flatten().collect();
+        assert!(keys.iter().map(VisibilityKey::to_bytes).is_sorted());
     }
 }

@@ -1,9 +1,10 @@
 //! Tables of what becomes of a request to start a workflow.
 
 use everlog_kernel::{
-    Command, Context, Ids, Limits, Namespace, NamespaceId, Reply, RowKey, Time, Transition, Workflow, decide,
+    Command, Context, Ids, Limits, Namespace, NamespaceId, Rejection, Reply, RowKey, RunCommand, Time, Transition,
+    Workflow, decide,
 };
-use everlog_proto::api::common::v1::{Callback, Memo, Payload, Payloads, Priority, RetryPolicy, WorkflowType};
+use everlog_proto::api::common::v1::{Callback, Link, Memo, Payload, Payloads, Priority, RetryPolicy, WorkflowType};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::workflow::v1::VersioningOverride;
 use everlog_proto::api::workflowservice::v1::{
@@ -38,7 +39,16 @@ impl Server {
     }
 
     /// The reply as a line, and the transition if there is one.
-    fn decide(&mut self, workflow: &mut Workflow, command: Command) -> (String, Option<Transition>) {
+    fn decide(&mut self, workflow: &mut Workflow, command: impl Into<Command>) -> (String, Option<Transition>) {
+        self.start(workflow, Ok(command.into()))
+    }
+
+    /// The same of a start, which may be an invalid one.
+    fn start(&mut self, workflow: &mut Workflow, command: Result<Command, Rejection>) -> (String, Option<Transition>) {
+        let command = match command {
+            Ok(command) => command,
+            Err(rejection) => return (rejection.to_string(), None),
+        };
         self.now = Time(self.now.0 + 1_000_000);
         let mut ctx = Context { now: self.now, namespace: &self.namespace, limits: &self.limits, ids: &mut self.ids };
         match decide(workflow, None, command, &mut ctx) {
@@ -68,8 +78,8 @@ fn request(request_id: &str) -> StartWorkflowExecutionRequest {
     }
 }
 
-fn start(request: StartWorkflowExecutionRequest) -> Command {
-    Command::StartWorkflow(Box::new(request))
+fn start(request: StartWorkflowExecutionRequest) -> Result<Command, Rejection> {
+    Command::start(request, &Limits::default())
 }
 
 #[test]
@@ -104,10 +114,10 @@ fn policies() {
     for (open, request_id, reuse, conflict, expected, runs) in cases {
         let mut server = Server::new();
         let mut workflow = Workflow::new("w");
-        assert_eq!(server.decide(&mut workflow, start(request("first"))).0, "started=true Running");
+        assert_eq!(server.start(&mut workflow, start(request("first"))).0, "started=true Running");
         if !open {
             let terminate = TerminateWorkflowExecutionRequest::default();
-            assert_eq!(server.decide(&mut workflow, Command::TerminateWorkflow(Box::new(terminate))).0, "Ok(Done)");
+            assert_eq!(server.decide(&mut workflow, RunCommand::TerminateWorkflow(Box::new(terminate))).0, "Ok(Done)");
         }
         let first = workflow.current.as_ref().expect("a current run").run_id.to_string();
         let again = StartWorkflowExecutionRequest {
@@ -115,7 +125,7 @@ fn policies() {
             workflow_id_conflict_policy: conflict,
             ..request(request_id)
         };
-        let (reply, transition) = server.decide(&mut workflow, start(again));
+        let (reply, transition) = server.start(&mut workflow, start(again));
         let case = format!("open={open} request={request_id} reuse={reuse} conflict={conflict}");
         assert_eq!(reply, expected.replace("<run>", &first), "{case}");
         assert_eq!(workflow.runs.len(), runs, "{case}");
@@ -135,6 +145,26 @@ fn refusals() {
     let base = || request("r");
     let policy = |policy: RetryPolicy| StartWorkflowExecutionRequest { retry_policy: Some(policy), ..base() };
     let cases = [
+        (StartWorkflowExecutionRequest { workflow_id: String::new(), ..base() }, "WorkflowId is not set on request."),
+        (
+            StartWorkflowExecutionRequest { workflow_id: long.clone(), ..base() },
+            "WorkflowId exceeds maximum allowed length (1001/1000)",
+        ),
+        (
+            StartWorkflowExecutionRequest { links: vec![Link::default(); 11], ..base() },
+            "cannot attach more than 10 links per request, got 11",
+        ),
+        (
+            StartWorkflowExecutionRequest {
+                priority: Some(Priority { fairness_key: "x".repeat(65), ..Priority::default() }),
+                ..base()
+            },
+            "fairness key length exceeds limit",
+        ),
+        (
+            policy(RetryPolicy { maximum_interval: secs(-1), ..RetryPolicy::default() }),
+            "invalid MaximumInterval set on retry policy: negative duration",
+        ),
         (StartWorkflowExecutionRequest { workflow_type: None, ..base() }, "WorkflowType is not set on request."),
         (
             StartWorkflowExecutionRequest { workflow_type: Some(WorkflowType { name: long.clone() }), ..base() },
@@ -215,14 +245,13 @@ fn refusals() {
     ];
     for (request, expected) in cases {
         let mut workflow = Workflow::new("w");
-        assert_eq!(Server::new().decide(&mut workflow, start(request)).0, expected);
+        assert_eq!(Server::new().start(&mut workflow, start(request)).0, expected);
         assert!(workflow.runs.is_empty() && workflow.current.is_none(), "a refusal changes nothing: {expected}");
     }
-    let mut unnamed = Workflow::new("");
-    assert_eq!(Server::new().decide(&mut unnamed, start(base())).0, "WorkflowId is not set on request.");
-    let mut long_name = Workflow::new("x".repeat(1001));
-    let expected = "WorkflowId exceeds maximum allowed length (1001/1000)";
-    assert_eq!(Server::new().decide(&mut long_name, start(base())).0, expected);
+    let links = || StartWorkflowExecutionRequest { links: vec![Link::default(); 11], ..base() };
+    assert!(Command::start(links(), &Limits { links_max: 11, ..Limits::default() }).is_ok());
+    let once = RetryPolicy { backoff_coefficient: 0.5, maximum_attempts: 1, ..RetryPolicy::default() };
+    assert!(start(policy(once)).is_ok(), "a policy that retries nothing is not looked at");
 }
 
 /// Timeouts as they are given, and as they apply: execution, run and task, in seconds; 0 for none.
@@ -246,7 +275,7 @@ fn timeouts() {
             workflow_task_timeout: secs(given[2]),
             ..request("r")
         };
-        Server::new().decide(&mut workflow, start(request));
+        Server::new().start(&mut workflow, start(request));
         let run = workflow.current_run().expect("the run");
         let started = run.info.started.decode();
         let actual =
@@ -264,38 +293,40 @@ fn signal_with_start_and_chain_checks() {
     let mut workflow = Workflow::new("w");
     let signal = |request_id: &str, conflict| {
         let start = request(request_id);
-        Command::SignalWithStartWorkflow(Box::new(SignalWithStartWorkflowExecutionRequest {
+        let request = SignalWithStartWorkflowExecutionRequest {
+            workflow_id: start.workflow_id,
             workflow_type: start.workflow_type,
             task_queue: start.task_queue,
             request_id: start.request_id,
             workflow_id_conflict_policy: conflict,
             signal_name: "s".into(),
             ..SignalWithStartWorkflowExecutionRequest::default()
-        }))
+        };
+        Command::signal_with_start(request, &Limits::default())
     };
     let fail =
         "Invalid WorkflowIDConflictPolicy: WORKFLOW_ID_CONFLICT_POLICY_FAIL is not supported for this operation.";
-    assert_eq!(server.decide(&mut workflow, signal("a", FAIL)).0, fail);
+    assert_eq!(server.start(&mut workflow, signal("a", FAIL)).0, fail);
     // Started, signaled, and a workflow task scheduled.
-    assert_eq!(server.decide(&mut workflow, signal("a", 0)).0, "started=true Running");
+    assert_eq!(server.start(&mut workflow, signal("a", 0)).0, "started=true Running");
     assert_eq!(workflow.current_run().expect("the run").state.next_event_id, 4);
     // The same request again changes nothing; another one is one more signal.
-    assert_eq!(server.decide(&mut workflow, signal("a", 0)).0, "started=false Running");
+    assert_eq!(server.start(&mut workflow, signal("a", 0)).0, "started=false Running");
     assert_eq!(workflow.current_run().expect("the run").state.next_event_id, 4);
-    assert_eq!(server.decide(&mut workflow, signal("b", 0)).0, "started=false Running");
+    assert_eq!(server.start(&mut workflow, signal("b", 0)).0, "started=false Running");
     assert_eq!(workflow.current_run().expect("the run").state.next_event_id, 5);
-    assert_eq!(server.decide(&mut workflow, signal("c", TERMINATE_EXISTING)).0, "started=true Running");
+    assert_eq!(server.start(&mut workflow, signal("c", TERMINATE_EXISTING)).0, "started=true Running");
     assert_eq!(workflow.runs.len(), 2);
 
     let first_run = workflow.current_run().expect("the run").id.to_string();
     let cancel = |first_execution_run_id: &str| {
-        Command::RequestCancelWorkflow(Box::new(RequestCancelWorkflowExecutionRequest {
+        RunCommand::RequestCancelWorkflow(Box::new(RequestCancelWorkflowExecutionRequest {
             first_execution_run_id: first_execution_run_id.into(),
             ..RequestCancelWorkflowExecutionRequest::default()
         }))
     };
     let terminate = |first_execution_run_id: &str| {
-        Command::TerminateWorkflow(Box::new(TerminateWorkflowExecutionRequest {
+        RunCommand::TerminateWorkflow(Box::new(TerminateWorkflowExecutionRequest {
             first_execution_run_id: first_execution_run_id.into(),
             ..TerminateWorkflowExecutionRequest::default()
         }))

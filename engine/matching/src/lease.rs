@@ -9,6 +9,7 @@ use everlog_storage::GroupId;
 use tokio::time::Instant;
 
 use super::queue::{Grant, GrantedQuery, GrantedTask, Ticket};
+use super::tasks::WaitingTask;
 use super::{Held, Matching};
 
 /// A task that was handed to a poller. Dropped without [`TaskLease::done`], it is offered again.
@@ -41,12 +42,13 @@ pub struct QueryLease {
 
 impl TaskLease {
     pub(super) fn new(matching: Arc<Matching>, grant: GrantedTask) -> TaskLease {
-        let key = grant.position.key(&grant.queue);
+        let key = grant.queue.task(grant.position);
         let held = grant.held();
+        let WaitingTask { partition, address, attempt, sticky, version } = grant.task;
         TaskLease {
-            partition: grant.task.partition,
-            address: grant.task.address,
-            task: Task { key, attempt: grant.task.attempt, sticky: grant.task.sticky },
+            partition,
+            address,
+            task: Task { key, attempt, sticky, version },
             queue_name: grant.polled_name,
             backlog: grant.backlog,
             hold: Hold { matching, queue: grant.queue, held: Some(held) },

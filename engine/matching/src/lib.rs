@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use everlog_kernel::transition::{QueryTask, Task, TaskKey, TaskKind};
+use everlog_kernel::transition::{QueryTask, Task, TaskKey, TaskKind, TaskPosition};
 use everlog_model::{QueueId, WorkflowRef, limits};
 use everlog_storage::GroupId;
 use parking_lot::{Mutex, RwLock};
@@ -128,7 +128,7 @@ pub trait Backlog: Send + Sync + 'static {
         &self,
         partition: GroupId,
         queue: QueueId,
-        after: Option<TaskKey>,
+        after: Option<TaskPosition>,
         limit: usize,
     ) -> futures::future::BoxFuture<'static, Result<Vec<(WorkflowRef, Task)>, String>>;
 }
@@ -230,9 +230,9 @@ impl Matching {
         if self.leads.read().get(&source.partition) != Some(&source.lead) {
             return;
         }
-        let position = Position::of(&task.key);
-        let queue = QueueId { namespace_id: address.namespace.id, kind: task.key.kind, name: task.key.task_queue };
-        let task = WaitingTask { partition: source.partition, address, attempt: task.attempt, sticky: task.sticky };
+        let Task { key: TaskKey { kind, task_queue, position }, attempt, sticky, version } = task;
+        let queue = QueueId::new(address.namespace.id, kind, task_queue);
+        let task = WaitingTask { partition: source.partition, address, attempt, sticky, version };
         if self.with_queue(queue, |queue| queue.offer(position, task, Instant::now())).is_none() {
             // It is found in its row once there is room for its queue and somebody polls that.
             self.left_out.store(true, Ordering::Release);
@@ -240,8 +240,7 @@ impl Matching {
     }
 
     fn offer_query(&self, address: WorkflowRef, query: QueryTask) {
-        let id =
-            QueueId { namespace_id: address.namespace.id, kind: TaskKind::Workflow, name: query.task_queue.clone() };
+        let id = QueueId::new(address.namespace.id, TaskKind::Workflow, &*query.task_queue);
         let query_id = query.query_id;
         // The index comes first: a poller may take the query and be done with it before this returns.
         self.query_index(query_id).lock().insert(query_id, Arc::new(id.clone()));
@@ -462,7 +461,7 @@ impl Matching {
                     });
                 }
                 Errand::Fetch(fetch) => {
-                    let after = fetch.after.row_key(&queue);
+                    let after = (fetch.after != Position::FIRST).then_some(fetch.after);
                     let page = self.backlog.ready_tasks(fetch.partition, (*queue).clone(), after, fetch.limit);
                     self.runtime.spawn(async move {
                         let page = page.await;

@@ -147,14 +147,11 @@ pub(super) struct Meters {
 
 impl Meters {
     pub(super) fn new(kind: TaskKind) -> Meters {
-        let kind = match kind {
-            TaskKind::Workflow => "workflow",
-            TaskKind::Activity => "activity",
-        };
+        let kind = kind.to_string();
         Meters {
-            offered: metrics::counter!("everlog_tasks_offered_total", "kind" => kind),
-            dispatched: metrics::counter!("everlog_tasks_dispatched_total", "kind" => kind),
-            schedule_to_start: metrics::histogram!("everlog_task_schedule_to_start_seconds", "kind" => kind),
+            offered: metrics::counter!("everlog_tasks_offered_total", "kind" => kind.clone()),
+            dispatched: metrics::counter!("everlog_tasks_dispatched_total", "kind" => kind.clone()),
+            schedule_to_start: metrics::histogram!("everlog_task_schedule_to_start_seconds", "kind" => kind.clone()),
             polls_waiting: metrics::gauge!("everlog_polls_waiting", "kind" => kind),
         }
     }

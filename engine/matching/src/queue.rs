@@ -326,8 +326,8 @@ impl Queue {
         };
         let partition = fetch.partition;
         let waiting = |(address, task): (WorkflowRef, Task)| {
-            let position = Position::of(&task.key);
-            (position, WaitingTask { partition, address, attempt: task.attempt, sticky: task.sticky })
+            let Task { key, attempt, sticky, version } = task;
+            (key.position, WaitingTask { partition, address, attempt, sticky, version })
         };
         let page = rows.into_iter().map(waiting).collect();
         let (leased, in_sticky) = (&self.leased, &self.in_sticky);

@@ -16,51 +16,12 @@
 
 use std::collections::BTreeMap;
 
-use everlog_kernel::transition::TaskKey;
+pub(super) use everlog_kernel::transition::TaskPosition as Position;
 use everlog_kernel::{RunId, Time};
-use everlog_model::{QueueId, WorkflowRef, limits};
+use everlog_model::{WorkflowRef, limits};
+use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_storage::GroupId;
 use tokio::time::Instant;
-
-/// A task's place in its queue: its key without the queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Position {
-    pub(super) priority: u8,
-    pub(super) scheduled_time: Time,
-    pub(super) run_id: RunId,
-    pub(super) scheduled_event_id: i64,
-}
-
-impl Position {
-    /// Before every task.
-    const FIRST: Position =
-        Position { priority: 0, scheduled_time: Time(i64::MIN), run_id: RunId([0; 16]), scheduled_event_id: i64::MIN };
-
-    pub(super) fn of(key: &TaskKey) -> Position {
-        Position {
-            priority: key.priority,
-            scheduled_time: key.scheduled_time,
-            run_id: key.run_id,
-            scheduled_event_id: key.scheduled_event_id,
-        }
-    }
-
-    /// The key of the task row, or `None` if this is the place before all tasks.
-    pub(super) fn row_key(self, queue: &QueueId) -> Option<TaskKey> {
-        (self != Position::FIRST).then(|| self.key(queue))
-    }
-
-    pub(super) fn key(self, queue: &QueueId) -> TaskKey {
-        TaskKey {
-            kind: queue.kind,
-            task_queue: queue.name.clone(),
-            priority: self.priority,
-            scheduled_time: self.scheduled_time,
-            run_id: self.run_id,
-            scheduled_event_id: self.scheduled_event_id,
-        }
-    }
-}
 
 /// A task that waits: what its position does not say.
 #[derive(Clone, Debug)]
@@ -69,6 +30,7 @@ pub(super) struct WaitingTask {
     pub(super) address: WorkflowRef,
     pub(super) attempt: i32,
     pub(super) sticky: Option<String>,
+    pub(super) version: Option<Box<WorkerDeploymentVersion>>,
 }
 
 /// The tasks of one normal queue.

@@ -25,11 +25,11 @@ struct Rows {
 
 impl Rows {
     fn put(&self, partition: GroupId, task: &Task) {
-        self.rows.lock().insert((partition, Position::of(&task.key)), task.clone());
+        self.rows.lock().insert((partition, task.key.position), task.clone());
     }
 
     fn remove(&self, partition: GroupId, task: &Task) -> bool {
-        self.rows.lock().remove(&(partition, Position::of(&task.key))).is_some()
+        self.rows.lock().remove(&(partition, task.key.position)).is_some()
     }
 }
 
@@ -38,7 +38,7 @@ impl Backlog for Rows {
         &self,
         partition: GroupId,
         queue: QueueId,
-        after: Option<TaskKey>,
+        after: Option<Position>,
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<(WorkflowRef, Task)>, String>> {
         self.pages_read.fetch_add(1, Ordering::Relaxed);
@@ -46,7 +46,6 @@ impl Backlog for Rows {
             self.failures_left.fetch_sub(1, Ordering::Relaxed);
             return async { Err("the disk is away".to_owned()) }.boxed();
         }
-        let after = after.map(|key| Position::of(&key));
         let rows = self.rows.lock();
         let page: Vec<_> = rows
             .iter()
@@ -78,19 +77,16 @@ fn address() -> WorkflowRef {
 }
 
 fn queue_id(name: &str) -> QueueId {
-    QueueId { namespace_id: NamespaceId([7; 16]), kind: TaskKind::Workflow, name: name.to_owned() }
+    QueueId::new(NamespaceId([7; 16]), TaskKind::Workflow, name)
 }
 
 fn task(priority: u8, time: i64, event: i64) -> Task {
     let key = TaskKey {
         kind: TaskKind::Workflow,
         task_queue: "queue".to_owned(),
-        priority,
-        scheduled_time: Time(time),
-        run_id: RunId([1; 16]),
-        scheduled_event_id: event,
+        position: Position { priority, scheduled_time: Time(time), run_id: RunId([1; 16]), scheduled_event_id: event },
     };
-    Task { key, attempt: 1, sticky: None }
+    Task { key, attempt: 1, sticky: None, version: None }
 }
 
 fn sticky_task(event: i64) -> Task {
@@ -169,7 +165,7 @@ fn got(pending: &mut PendingPoll) -> Option<Matched> {
 fn event_of(matched: Matched) -> i64 {
     match matched {
         Matched::Task(lease) => {
-            let event = lease.task.key.scheduled_event_id;
+            let event = lease.task.key.position.scheduled_event_id;
             lease.done();
             event
         }
@@ -424,7 +420,7 @@ async fn what_does_not_fit_into_memory_is_read_from_rows() {
     for _ in 0..101 {
         let Matched::Task(lease) = matching.poll(normal_poll(), in_seconds(30)).await else { panic!() };
         assert!(rows.remove(PARTITION, &lease.task));
-        events.push(lease.task.key.scheduled_event_id);
+        events.push(lease.task.key.position.scheduled_event_id);
         lease.done();
     }
     let expected: Vec<i64> = std::iter::once(1000).chain(0..100).collect();
@@ -455,7 +451,7 @@ async fn a_row_that_appears_after_its_offer_was_left_out_is_found() {
     assert!(is_empty(&matching).await);
     rows.put(PARTITION, &task(3, 2, 2));
     let Matched::Task(lease) = matching.poll(normal_poll(), in_seconds(30)).await else { panic!() };
-    assert_eq!(lease.task.key.scheduled_event_id, 2);
+    assert_eq!(lease.task.key.position.scheduled_event_id, 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -578,13 +574,13 @@ impl Interleaving {
             14 | 15 if !self.leases.is_empty() => {
                 let index = self.random.below(self.leases.len());
                 let lease = self.leases.swap_remove(index);
-                self.in_hand.remove(&(lease.partition, lease.task.key.scheduled_event_id));
+                self.in_hand.remove(&(lease.partition, lease.task.key.position.scheduled_event_id));
                 drop(lease);
             }
             16 | 17 if !self.leases.is_empty() => {
                 let index = self.random.below(self.leases.len());
                 let lease = self.leases.swap_remove(index);
-                self.in_hand.remove(&(lease.partition, lease.task.key.scheduled_event_id));
+                self.in_hand.remove(&(lease.partition, lease.task.key.position.scheduled_event_id));
                 self.rows.remove(lease.partition, &lease.task);
                 lease.done();
             }
@@ -609,13 +605,13 @@ impl Interleaving {
 
     fn take(&mut self, matched: Matched) {
         let Matched::Task(lease) = matched else { return };
-        let position = Position::of(&lease.task.key);
+        let position = lease.task.key.position;
         if !self.rows.rows.lock().contains_key(&(lease.partition, position)) {
             // A page that was read before the task was done: the partition refuses to start it.
             lease.done();
             return;
         }
-        let is_first = self.in_hand.insert((lease.partition, lease.task.key.scheduled_event_id));
+        let is_first = self.in_hand.insert((lease.partition, lease.task.key.position.scheduled_event_id));
         assert!(is_first, "{:?} was handed out twice", lease.task);
         self.leases.push(lease);
     }
@@ -668,7 +664,7 @@ async fn threads_share_a_queue_without_losing_a_task() {
                     if let Matched::Task(lease) = poll.await
                         && random.below(4) > 0
                     {
-                        assert!(seen.lock().insert(lease.task.key.scheduled_event_id));
+                        assert!(seen.lock().insert(lease.task.key.position.scheduled_event_id));
                         lease.done();
                     }
                 }

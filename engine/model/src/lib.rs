@@ -7,6 +7,7 @@
 mod call;
 mod disk_room;
 mod durations;
+mod entity;
 mod in_force;
 pub mod limits;
 mod node_id;
@@ -18,6 +19,7 @@ mod workflow_ref;
 pub use call::{CallError, RunView};
 pub use disk_room::DiskRoom;
 pub use durations::parse_go_duration;
+pub use entity::EntityRef;
 pub use in_force::{InForce, PerNamespace};
 pub use node_id::NodeId;
 pub use slots::{SlotRange, SlotSource, SlotTable};

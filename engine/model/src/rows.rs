@@ -1,32 +1,26 @@
 //! Between the kernel's rows and the key space of storage.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use everlog_kernel::transition::{Task, TaskKey, TaskKind, TaskRow};
-use everlog_kernel::{RowKey, RunId, RunRow, RunRowKind, Time};
-use everlog_storage::keys::{self, KeyRange, RunKey, WakeKey, WorkflowKey};
+use everlog_kernel::transition::{Task, TaskKey, TaskKind, TaskPosition, TaskRow, VisibilityKey};
+use everlog_kernel::{NamespaceId, RowKey, RunId, RunRow, RunRowKind};
+use everlog_storage::keys::{self, KeyRange, RunKey, TaskQueueKey, WakeKey};
 use everlog_storage::state::RowChange;
 
-use crate::{QueueId, WorkflowRef};
+use crate::{EntityRef, QueueId, WorkflowRef};
 
 /// The change that a row of a transition makes.
-pub fn change(address: &WorkflowRef, key: RowKey, value: Option<Bytes>) -> RowChange {
-    let workflow = workflow_key(address);
+pub fn change(entity: &EntityRef, key: RowKey, value: Option<Bytes>) -> RowChange {
+    let rows = entity.key();
     let key = match key {
-        RowKey::Current => workflow.current(),
-        RowKey::Run(run_id, row) => run_row(&workflow.run(&run_id.0), &row),
-        RowKey::Task(key) => task_key(address, key).encode(),
-        RowKey::Wake(time, run_id) => WakeKey::new(time.0, &workflow, run_id.0).encode(),
-        RowKey::Visibility(key) => keys::VisibilityKey {
-            namespace: address.namespace.id.0,
-            close_time_ns: (key.close_time != Time::MAX).then_some(key.close_time.0),
-            start_time_ns: key.start_time.0,
-            run_id: key.run_id.0,
+        RowKey::Current => rows.current(),
+        RowKey::Run(run_id, row) => run_row(&rows.run(&run_id.0), &row),
+        RowKey::Task(key) => {
+            task_queue_key(entity.namespace_id, key.kind, &key.task_queue).task(&key.position.to_bytes())
         }
-        .encode(),
+        RowKey::Wake(time, run_id) => WakeKey::new(time.0, &rows, run_id.0).encode(),
+        RowKey::Visibility(key) => visibility_key(entity.namespace_id, &key),
         RowKey::WholeRun(run_id) => {
-            let range = workflow.run(&run_id.0).range();
+            let range = rows.run(&run_id.0).range();
             return RowChange::DeleteRange { start: range.start, end: range.end };
         }
     };
@@ -36,19 +30,10 @@ pub fn change(address: &WorkflowRef, key: RowKey, value: Option<Bytes>) -> RowCh
     }
 }
 
-/// The keys of a workflow.
-pub fn workflow_key(address: &WorkflowRef) -> WorkflowKey<'_> {
-    WorkflowKey::new(address.namespace.id.0, &address.workflow_id)
-}
-
-/// The keys of a run.
-pub fn run_key(address: &WorkflowRef, run_id: RunId) -> RunKey<'_> {
-    workflow_key(address).run(&run_id.0)
-}
-
 /// The history rows of a run whose first event is one of `[from, to)`.
 pub fn history_range(address: &WorkflowRef, run_id: RunId, from: i64, to: i64) -> KeyRange {
-    let run = run_key(address, run_id);
+    let entity = address.entity();
+    let run = entity.key().run(&run_id.0);
     run_row(&run, &RunRow::history(from))..run_row(&run, &RunRow::history(to))
 }
 
@@ -74,65 +59,116 @@ pub fn history_first_event(key: &[u8]) -> Option<i64> {
     decode_run_row(key).ok()?.1.first_event_id()
 }
 
-fn task_kind(kind: TaskKind) -> keys::TaskKind {
-    match kind {
-        TaskKind::Workflow => keys::TaskKind::Workflow,
-        TaskKind::Activity => keys::TaskKind::Activity,
-    }
+/// The key of what lists show of a run.
+pub fn visibility_key(namespace: NamespaceId, key: &VisibilityKey) -> Bytes {
+    keys::visibility_row(&namespace.0, &key.to_bytes())
 }
 
-fn task_key(address: &WorkflowRef, key: TaskKey) -> keys::TaskKey {
-    keys::TaskKey {
-        queue: keys::TaskQueueKey {
-            namespace: address.namespace.id.0,
-            kind: task_kind(key.kind),
-            task_queue: key.task_queue,
-        },
-        priority: key.priority,
-        scheduled_time_ns: key.scheduled_time.0,
-        run_id: key.run_id.0,
-        scheduled_event_id: key.scheduled_event_id,
-    }
+fn task_queue_key(namespace: NamespaceId, kind: TaskKind, task_queue: &str) -> TaskQueueKey<'_> {
+    TaskQueueKey { namespace: namespace.0, kind: kind as u8, task_queue }
 }
 
-/// The task rows of a queue behind `after`.
-pub fn task_range(queue: &QueueId, after: Option<&TaskKey>) -> KeyRange {
-    let key = keys::TaskQueueKey {
-        namespace: queue.namespace_id.0,
-        kind: task_kind(queue.kind),
-        task_queue: queue.name.clone(),
-    };
+/// The task rows of a queue behind `after`. Those of all versions lie in one line.
+pub fn task_range(queue: &QueueId, after: Option<&TaskPosition>) -> KeyRange {
+    let key = task_queue_key(queue.namespace_id, queue.kind, &queue.name);
     match after {
         None => key.range(),
-        Some(after) => key.range_after(&keys::TaskKey {
-            queue: key.clone(),
-            priority: after.priority,
-            scheduled_time_ns: after.scheduled_time.0,
-            run_id: after.run_id.0,
-            scheduled_event_id: after.scheduled_event_id,
-        }),
+        Some(after) => key.range_after(&after.to_bytes()),
     }
 }
 
-/// The namespace id and the task that a task row stands for.
-pub fn task(key: &[u8], value: &[u8]) -> Result<([u8; 16], Arc<str>, Task), String> {
-    let key = keys::TaskKey::decode(key).map_err(|error| error.to_string())?;
+/// The entity and the task that a task row stands for.
+pub fn task(key: &[u8], value: &[u8]) -> Result<(EntityRef, Task), String> {
+    let (namespace, kind, task_queue, position) = keys::decode_task(key).map_err(|error| error.to_string())?;
+    let kind = TaskKind::from_byte(kind).ok_or_else(|| format!("a task of an unknown kind, {kind}"))?;
+    let position = TaskPosition::from_bytes(position).ok_or("a task without a position")?;
     let row = TaskRow::from_row(value).map_err(|error| error.to_string())?;
-    let kind = match key.queue.kind {
-        keys::TaskKind::Workflow => TaskKind::Workflow,
-        keys::TaskKind::Activity => TaskKind::Activity,
-    };
-    let task = Task {
-        key: TaskKey {
-            kind,
-            task_queue: key.queue.task_queue,
-            priority: key.priority,
-            scheduled_time: Time(key.scheduled_time_ns),
-            run_id: RunId(key.run_id),
-            scheduled_event_id: key.scheduled_event_id,
-        },
-        attempt: row.attempt,
-        sticky: None,
-    };
-    Ok((key.queue.namespace, row.workflow_id.into(), task))
+    let TaskRow { entity_id, attempt, version, entity_kind } = row;
+    let entity = EntityRef::decode(entity_kind, namespace, entity_id)?;
+    let task = Task { key: TaskKey { kind, task_queue, position }, attempt, sticky: None, version };
+    Ok((entity, task))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use everlog_kernel::{Namespace, Time};
+
+    use super::*;
+
+    const RUN: RunId = RunId([0xab; 16]);
+
+    fn workflow() -> WorkflowRef {
+        let id = NamespaceId(*b"namespace-is-16b");
+        let namespace = Namespace { id, name: "default".to_owned(), retention: Duration::ZERO };
+        WorkflowRef { namespace: Arc::new(namespace), workflow_id: "order-1".into() }
+    }
+
+    fn put(key: RowKey, value: &'static [u8]) -> (Bytes, Bytes) {
+        match change(&workflow().entity(), key, Some(Bytes::from_static(value))) {
+            RowChange::Put { key, value } => (key, value),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn task_row() -> RowKey {
+        let position =
+            TaskPosition { priority: 3, scheduled_time: Time(1_000_000_007), run_id: RUN, scheduled_event_id: 5 };
+        RowKey::Task(TaskKey { kind: TaskKind::Activity, task_queue: "queue".to_owned(), position })
+    }
+
+    #[test]
+    fn keys_are_what_they_always_were() {
+        let visibility = VisibilityKey { close_time: Time::MAX, start_time: Time(1_000), run_id: RUN };
+        let closed = VisibilityKey { close_time: Time(2_000), ..visibility };
+        for (row, golden) in [
+            (
+                task_row(),
+                "036e616d6573706163652d69732d313662027175657565000103800000003b9aca07\
+                 abababababababababababababababab8000000000000005",
+            ),
+            (
+                RowKey::Visibility(visibility),
+                "046e616d6573706163652d69732d31366200000000000000007ffffffffffffc17abababababababababababababababab",
+            ),
+            (
+                RowKey::Visibility(closed),
+                "046e616d6573706163652d69732d3136627ffffffffffff82f7ffffffffffffc17abababababababababababababababab",
+            ),
+        ] {
+            assert_eq!(hex(&put(row, b"").0), golden);
+        }
+    }
+
+    #[test]
+    fn tasks_are_read_as_they_were_written() {
+        let RowKey::Task(expected) = task_row() else { panic!("a task") };
+        // The workflow's id and the second attempt.
+        let (key, value) = put(task_row(), b"\x0a\x07order-1\x10\x02");
+        let (entity, found) = task(&key, &value).unwrap();
+        assert_eq!(entity, workflow().entity());
+        assert_eq!(found, Task { key: expected.clone(), attempt: 2, sticky: None, version: None });
+        let queue = QueueId::new(entity.namespace_id, TaskKind::Activity, "queue");
+        assert!(task_range(&queue, None).contains(&key));
+        assert!(!task_range(&queue, Some(&expected.position)).contains(&key));
+        assert_eq!(queue.task(expected.position), expected);
+    }
+
+    #[test]
+    fn tasks_that_cannot_be_read_say_why() {
+        let (key, value) = put(task_row(), b"\x0a\x07order-1\x10\x02");
+        let mut unknown = key.to_vec();
+        unknown[17] = 9;
+        assert_eq!(task(&unknown, &value).unwrap_err(), "a task of an unknown kind, 9");
+        assert_eq!(task(&key[..key.len() - 1], &value).unwrap_err(), "a task without a position");
+        assert!(task(&key, b"").is_err() && task(b"\x01", &value).is_err());
+        let another_kind = [&value[..], b"\x20\x07"].concat();
+        assert_eq!(task(&key, &another_kind).unwrap_err(), "an entity of an unknown kind, 7");
+    }
 }

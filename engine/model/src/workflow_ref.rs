@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use everlog_kernel::transition::TaskKind;
-use everlog_kernel::{Namespace, NamespaceId};
+use everlog_kernel::transition::{TaskKey, TaskKind, TaskPosition};
+use everlog_kernel::{EntityKind, Namespace, NamespaceId};
+use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_storage::keys;
+
+use crate::EntityRef;
 
 /// A workflow, wherever it lives.
 #[derive(Clone, Debug)]
@@ -16,6 +19,11 @@ pub struct WorkflowRef {
 }
 
 impl WorkflowRef {
+    /// The entity that it is.
+    pub fn entity(&self) -> EntityRef {
+        EntityRef { kind: EntityKind::Workflow, namespace_id: self.namespace.id, id: Arc::clone(&self.workflow_id) }
+    }
+
     /// The hash slot.
     pub fn slot(&self) -> u16 {
         keys::slot(&self.namespace.id.0, &self.workflow_id)
@@ -31,6 +39,20 @@ pub struct QueueId {
     pub kind: TaskKind,
     /// Its name.
     pub name: String,
+    /// The version of the workers, where tasks and polls of one are kept apart; none are yet.
+    pub version: Option<Box<WorkerDeploymentVersion>>,
+}
+
+impl QueueId {
+    /// A queue for workers of any version.
+    pub fn new(namespace_id: NamespaceId, kind: TaskKind, name: impl Into<String>) -> QueueId {
+        QueueId { namespace_id, kind, name: name.into(), version: None }
+    }
+
+    /// The task at a position.
+    pub fn task(&self, position: TaskPosition) -> TaskKey {
+        TaskKey { kind: self.kind, task_queue: self.name.clone(), position }
+    }
 }
 
 /// The namespace of a workflow, for commands that a partition gives itself.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use everlog_kernel::transition::{Task, TaskKey};
+use everlog_kernel::transition::{Task, TaskPosition};
 use everlog_matching::Backlog;
 use everlog_model::{NamespaceSource, QueueId, WorkflowRef, limits, rows};
 use everlog_raft::GroupSlot;
@@ -29,7 +29,7 @@ impl Backlog for TaskRows {
         &self,
         partition: GroupId,
         queue: QueueId,
-        after: Option<TaskKey>,
+        after: Option<TaskPosition>,
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<(WorkflowRef, Task)>, String>> {
         let group = self.groups.iter().map(|group| group.read().clone()).find(|group| group.id() == partition);
@@ -46,8 +46,8 @@ impl Backlog for TaskRows {
                 found
                     .iter()
                     .map(|(key, value)| {
-                        let (_, workflow_id, task) = rows::task(key, value)?;
-                        Ok((WorkflowRef { namespace: Arc::clone(&namespace), workflow_id }, task))
+                        let (entity, task) = rows::task(key, value)?;
+                        Ok((entity.into_workflow(Arc::clone(&namespace)), task))
                     })
                     .collect()
             })

@@ -1,29 +1,15 @@
 //! The workflows that a partition has in memory: bounded in bytes, and gone when nobody has touched them for a while.
 
 use std::collections::{HashMap, HashSet, VecDeque, btree_map};
-use std::sync::Arc;
 
 use everlog_kernel::state::WorkflowTask;
-use everlog_kernel::{NamespaceId, RunId, Time, Workflow};
-use everlog_model::{WorkflowRef, limits};
+use everlog_kernel::{RunId, Time, Workflow};
+use everlog_model::{EntityRef, limits};
 
 use super::history::HistoryTail;
 use super::job::Job;
 use super::sticky_memory::StickyMemory;
 use crate::memory;
-
-/// A workflow in the cache.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct CacheKey {
-    pub(crate) namespace_id: NamespaceId,
-    pub(crate) workflow_id: Arc<str>,
-}
-
-impl CacheKey {
-    pub(crate) fn of(address: &WorkflowRef) -> CacheKey {
-        CacheKey { namespace_id: address.namespace.id, workflow_id: Arc::clone(&address.workflow_id) }
-    }
-}
 
 /// What is in memory of a workflow.
 pub(crate) struct Entry {
@@ -196,7 +182,7 @@ impl Entry {
 /// another turn ("second chance", or "clock", Corbató 1968), and one that was not is dropped once it is clean.
 #[derive(Default)]
 pub(crate) struct Cache {
-    entries: HashMap<CacheKey, Box<Entry>>,
+    entries: HashMap<EntityRef, Box<Entry>>,
     hand: VecDeque<Looked>,
     /// Workflows that were found closed, in that order: they need not stay for as long.
     closed: VecDeque<Looked>,
@@ -207,12 +193,12 @@ pub(crate) struct Cache {
 /// An entry's place in the queue.
 struct Looked {
     at: Time,
-    key: CacheKey,
+    key: EntityRef,
 }
 
 impl Cache {
     /// The entry of a workflow that is wanted `now`, made if there is none.
-    pub(crate) fn entry(&mut self, key: &CacheKey, now: Time) -> &mut Entry {
+    pub(crate) fn entry(&mut self, key: &EntityRef, now: Time) -> &mut Entry {
         if !self.entries.contains_key(key) {
             let mut entry = Entry::new(now);
             entry.bytes = entry.measure();
@@ -226,19 +212,19 @@ impl Cache {
     }
 
     /// The entry of a workflow, if it is there.
-    pub(crate) fn get_mut(&mut self, key: &CacheKey) -> Option<&mut Entry> {
+    pub(crate) fn get_mut(&mut self, key: &EntityRef) -> Option<&mut Entry> {
         self.entries.get_mut(key).map(|entry| &mut **entry)
     }
 
     /// Forgets a workflow.
-    pub(crate) fn remove(&mut self, key: &CacheKey) -> Option<Entry> {
+    pub(crate) fn remove(&mut self, key: &EntityRef) -> Option<Entry> {
         let entry = self.entries.remove(key)?;
         self.bytes -= entry.bytes;
         Some(*entry)
     }
 
     /// Puts runs that were read from rows into a workflow's entry, with the sticky queues that they had.
-    pub(crate) fn add_runs(&mut self, key: &CacheKey, found: Workflow) {
+    pub(crate) fn add_runs(&mut self, key: &EntityRef, found: Workflow) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let workflow = entry.workflow.get_or_insert_with(|| Workflow {
             id: found.id,
@@ -256,7 +242,7 @@ impl Cache {
     }
 
     /// Counts an entry anew, after it has changed.
-    pub(crate) fn recount(&mut self, key: &CacheKey) {
+    pub(crate) fn recount(&mut self, key: &EntityRef) {
         if let Some(entry) = self.entries.get_mut(key) {
             let bytes = entry.measure();
             self.bytes = self.bytes - entry.bytes + bytes;
@@ -266,7 +252,7 @@ impl Cache {
 
     /// Counts an entry anew at `now`, and takes note if the workflow has closed or does not exist. For entries that have changed, and
     /// all rows of which are durable.
-    pub(crate) fn settle(&mut self, key: &CacheKey, now: Time) {
+    pub(crate) fn settle(&mut self, key: &EntityRef, now: Time) {
         self.recount(key);
         if let Some(entry) = self.entries.get_mut(key)
             && !entry.among_closed
@@ -371,8 +357,8 @@ impl Cache {
 mod tests {
     use std::time::Duration;
 
-    use everlog_kernel::Run;
     use everlog_kernel::state::{Current, RunInfo, Sticky, WorkflowTask};
+    use everlog_kernel::{EntityKind, NamespaceId, Run};
     use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
 
     use super::*;
@@ -383,8 +369,8 @@ mod tests {
         Time(0).plus(Duration::from_secs(seconds))
     }
 
-    fn key(number: usize) -> CacheKey {
-        CacheKey { namespace_id: NamespaceId::default(), workflow_id: number.to_string().into() }
+    fn key(number: usize) -> EntityRef {
+        EntityRef { kind: EntityKind::Workflow, namespace_id: NamespaceId::default(), id: number.to_string().into() }
     }
 
     /// A workflow with one run that waits for nothing.

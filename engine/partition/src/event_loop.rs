@@ -403,7 +403,7 @@ impl EventLoop {
                     %partition,
                     command = running.name,
                     namespace_id = %running.key.namespace_id,
-                    workflow_id = &*running.key.workflow_id,
+                    workflow_id = &*running.key.id,
                     run_id = running.run_id.map(tracing::field::display),
                     message,
                     "a command made the partition panic; it is refused for a while, and the partition leads anew"

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use everlog_kernel::command::Reply;
-use everlog_kernel::{Command, Context, RunId, Workflow};
+use everlog_kernel::{Command, Context, RunCommand, RunId, Workflow};
 use everlog_model::{CallError, RunView, WorkflowRef};
 use everlog_proto::api::common::v1::Payloads;
 use prost::Message;
@@ -110,36 +110,36 @@ pub(crate) const VIEW_BYTES: usize = 512;
 pub(crate) fn command_bytes(command: &Command) -> usize {
     /// A request without payloads, with its boxes and channels.
     const BASE_BYTES: usize = 1024;
+    let more = match command {
+        Command::StartWorkflow(start) => start.payload_bytes(),
+        Command::SignalWithStartWorkflow(request) => request.payload_bytes(),
+        Command::Run(command) => run_command_bytes(command),
+    };
+    BASE_BYTES + more
+}
+
+fn run_command_bytes(command: &RunCommand) -> usize {
     let payloads = |payloads: &Option<Payloads>| {
         payloads.iter().flat_map(|payloads| &payloads.payloads).map(|payload| payload.data.len()).sum::<usize>()
     };
-    let more = match command {
-        Command::StartWorkflow(request) => {
-            payloads(&request.input) + request.memo.as_ref().map_or(0, Message::encoded_len)
-        }
-        Command::SignalWithStartWorkflow(request) => {
-            payloads(&request.input)
-                + payloads(&request.signal_input)
-                + request.memo.as_ref().map_or(0, Message::encoded_len)
-        }
-        Command::SignalWorkflow(request) => payloads(&request.input),
-        Command::TerminateWorkflow(request) => payloads(&request.details),
-        Command::CompleteWorkflowTask(_, request) => request.encoded_len(),
-        Command::FailWorkflowTask(_, request) => request.encoded_len(),
-        Command::HeartbeatActivity { details, .. } | Command::CancelActivity { details, .. } => payloads(details),
-        Command::CompleteActivity { result, .. } => payloads(result),
-        Command::FailActivity { failure, last_heartbeat_details, .. } => {
+    match command {
+        RunCommand::SignalWorkflow(request) => payloads(&request.input),
+        RunCommand::TerminateWorkflow(request) => payloads(&request.details),
+        RunCommand::CompleteWorkflowTask(_, request) => request.encoded_len(),
+        RunCommand::FailWorkflowTask(_, request) => request.encoded_len(),
+        RunCommand::HeartbeatActivity { details, .. } | RunCommand::CancelActivity { details, .. } => payloads(details),
+        RunCommand::CompleteActivity { result, .. } => payloads(result),
+        RunCommand::FailActivity { failure, last_heartbeat_details, .. } => {
             failure.as_ref().map_or(0, |failure| failure.encoded_len()) + payloads(last_heartbeat_details)
         }
-        Command::QueryWorkflow { query, .. } => payloads(&query.query_args),
-        Command::RequestCancelWorkflow(_)
-        | Command::StartWorkflowTask(_)
-        | Command::SaveWorkflowTaskStart
-        | Command::ResetStickyTaskQueue
-        | Command::StartActivityTask(_)
-        | Command::AbandonQuery { .. }
-        | Command::StartQueryTask { .. }
-        | Command::FireTimers => 0,
-    };
-    BASE_BYTES + more
+        RunCommand::QueryWorkflow { query, .. } => payloads(&query.query_args),
+        RunCommand::RequestCancelWorkflow(_)
+        | RunCommand::StartWorkflowTask(_)
+        | RunCommand::SaveWorkflowTaskStart
+        | RunCommand::ResetStickyTaskQueue
+        | RunCommand::StartActivityTask(_)
+        | RunCommand::AbandonQuery { .. }
+        | RunCommand::StartQueryTask { .. }
+        | RunCommand::FireTimers => 0,
+    }
 }

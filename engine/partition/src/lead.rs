@@ -35,7 +35,7 @@ use std::time::Instant;
 use everlog_kernel::token::HistoryPosition;
 use everlog_kernel::transition::{QueryTask, Task};
 use everlog_kernel::{Ids, Limits, Rejection, RunId, Time};
-use everlog_model::{CallError, InForce, NamespaceSource, RunView, WorkflowRef, limits};
+use everlog_model::{CallError, EntityRef, InForce, NamespaceSource, RunView, WorkflowRef, limits};
 use everlog_proto::api::common::v1::Payloads;
 use everlog_raft::{ChainPosition, EntryStamp, LeadEpoch};
 use everlog_storage::GroupId;
@@ -43,7 +43,7 @@ use everlog_storage::state::RowBatch;
 
 use self::batches::Batches;
 use self::watching::Watcher;
-use super::cache::{Cache, CacheKey};
+use super::cache::Cache;
 use super::clock::{PartitionClock, Reading};
 use super::job::{Answer, ReplyTo, Tell, ViewTo};
 use super::load::{LoadRequest, Read, ReadRows};
@@ -109,7 +109,7 @@ pub(crate) struct Running {
     /// What the job is called.
     pub(crate) name: &'static str,
     /// The workflow.
-    pub(crate) key: CacheKey,
+    pub(crate) key: EntityRef,
     /// The run that was named.
     pub(crate) run_id: Option<RunId>,
 }
@@ -118,7 +118,7 @@ pub(crate) struct Running {
 #[derive(Clone, Debug)]
 pub(crate) struct Poison {
     name: &'static str,
-    key: CacheKey,
+    key: EntityRef,
     until: Time,
 }
 
@@ -129,7 +129,7 @@ impl Poison {
     }
 
     fn error(&self) -> CallError {
-        CallError::Failed(format!("{} failed on workflow {}; see the server's log", self.name, self.key.workflow_id))
+        CallError::Failed(format!("{} failed on workflow {}; see the server's log", self.name, self.key.id))
     }
 }
 
@@ -145,7 +145,7 @@ pub(crate) struct Lead {
     cache: Cache,
     batches: Batches,
     wakes: Wakes,
-    watchers: HashMap<(CacheKey, RunId), Vec<Watcher>>,
+    watchers: HashMap<(EntityRef, RunId), Vec<Watcher>>,
     /// Where the seeds of decisions come from.
     seeds: Ids,
     /// Reads of workflows that were asked for and not answered.
@@ -280,7 +280,7 @@ impl Lead {
         self.poisons = poisons;
     }
 
-    fn poison(&mut self, key: &CacheKey, name: &str) -> Option<&Poison> {
+    fn poison(&mut self, key: &EntityRef, name: &str) -> Option<&Poison> {
         if self.poisons.is_empty() {
             return None;
         }

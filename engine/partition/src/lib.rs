@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_kernel::command::{Reply, WorkflowTaskStart};
-use everlog_kernel::{Command, Context, Limits, Rejection, RunId, Workflow};
+use everlog_kernel::{Command, Context, Limits, Rejection, RunCommand, RunId, Workflow};
 use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
 use everlog_model::{CallError, InForce, NamespaceSource, RunView, WorkflowRef, limits};
@@ -147,9 +147,9 @@ impl Partition {
         &self,
         address: WorkflowRef,
         run_id: Option<RunId>,
-        command: Command,
+        command: impl Into<Command>,
     ) -> Result<Reply, CallError> {
-        Ok(self.call(address, run_id, command).await?.reply)
+        Ok(self.call(address, run_id, command.into()).await?.reply)
     }
 
     async fn call(&self, address: WorkflowRef, run_id: Option<RunId>, command: Command) -> Result<Answer, CallError> {
@@ -244,9 +244,9 @@ impl Partition {
         &self,
         address: WorkflowRef,
         run_id: RunId,
-        command: Command,
+        command: RunCommand,
     ) -> Result<StartedWorkflowTask, CallError> {
-        let answer = self.call(address.clone(), Some(run_id), command).await?;
+        let answer = self.call(address.clone(), Some(run_id), command.into()).await?;
         match answer.reply {
             Reply::WorkflowTaskStarted(start) | Reply::QueryTask(start) => {
                 self.with_history(&address, *start, answer.history).await
@@ -264,9 +264,9 @@ impl Partition {
         &self,
         address: WorkflowRef,
         run_id: RunId,
-        command: Command,
+        command: RunCommand,
     ) -> Result<Option<StartedWorkflowTask>, CallError> {
-        let answer = self.call(address.clone(), Some(run_id), command).await?;
+        let answer = self.call(address.clone(), Some(run_id), command.into()).await?;
         match answer.reply {
             Reply::WorkflowTaskCompleted(completed) => match completed.next {
                 Some(start) => Ok(Some(self.with_history(&address, *start, answer.history).await?)),

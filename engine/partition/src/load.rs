@@ -4,8 +4,8 @@ use std::sync::mpsc as std_mpsc;
 use std::thread;
 
 use everlog_kernel::state::{Current, Run};
-use everlog_kernel::{RunId, RunRow, RunRowKind, Time, Workflow};
-use everlog_model::{WorkflowRef, rows};
+use everlog_kernel::{EntityKind, RunId, RunRow, RunRowKind, Time, Workflow};
+use everlog_model::{EntityRef, rows};
 use everlog_raft::{Group, LeadEpoch};
 use everlog_storage::keys::{self, KeyRange};
 use everlog_storage::state::{Direction, Row, StateError};
@@ -32,9 +32,9 @@ impl Rows for Group {
     }
 }
 
-/// What a partition wants to know of a workflow.
+/// What a partition wants to know of an entity.
 pub(crate) struct LoadRequest {
-    pub(crate) address: WorkflowRef,
+    pub(crate) entity: EntityRef,
     /// Runs besides the current one.
     pub(crate) runs: Vec<RunId>,
     /// Whether the current run is wanted too; not, if the workflow is in memory already.
@@ -43,7 +43,7 @@ pub(crate) struct LoadRequest {
 
 /// What was found.
 pub(crate) struct Loaded {
-    pub(crate) address: WorkflowRef,
+    pub(crate) entity: EntityRef,
     pub(crate) with_current: bool,
     /// Runs that were asked for, whether they were found or not.
     pub(crate) asked: Vec<RunId>,
@@ -122,16 +122,23 @@ impl Readers {
 
 /// Reads a workflow. Within one lead nobody else writes its rows, so the ranges need not be read at one moment.
 pub(crate) fn serve(group: &impl Rows, request: LoadRequest) -> Loaded {
-    let LoadRequest { address, runs, with_current } = request;
-    let workflow = load(group, &address, &runs, with_current);
-    Loaded { address, with_current, asked: runs, workflow }
+    let LoadRequest { entity, runs, with_current } = request;
+    let workflow = match entity.kind {
+        EntityKind::Workflow => load_workflow(group, &entity, &runs, with_current),
+    };
+    Loaded { entity, with_current, asked: runs, workflow }
 }
 
-fn load(group: &impl Rows, address: &WorkflowRef, runs: &[RunId], with_current: bool) -> Result<Workflow, String> {
-    let mut workflow = Workflow::new(&*address.workflow_id);
+fn load_workflow(
+    group: &impl Rows,
+    entity: &EntityRef,
+    runs: &[RunId],
+    with_current: bool,
+) -> Result<Workflow, String> {
+    let mut workflow = Workflow::new(&*entity.id);
     let mut wanted = runs.to_vec();
     if with_current {
-        let key = rows::workflow_key(address).current();
+        let key = entity.key().current();
         if let Some(row) = group.get(&key).map_err(|error| error.to_string())? {
             let current = Current::from_row(&row).map_err(|error| error.to_string())?;
             if !wanted.contains(&current.run_id) {
@@ -141,16 +148,16 @@ fn load(group: &impl Rows, address: &WorkflowRef, runs: &[RunId], with_current: 
         }
     }
     for run_id in wanted {
-        if let Some(run) = load_run(group, address, run_id)? {
+        if let Some(run) = load_run(group, entity, run_id)? {
             workflow.runs.insert(run_id, Box::new(run));
         }
     }
     Ok(workflow)
 }
 
-fn load_run(group: &impl Rows, address: &WorkflowRef, run_id: RunId) -> Result<Option<Run>, String> {
+fn load_run(group: &impl Rows, entity: &EntityRef, run_id: RunId) -> Result<Option<Run>, String> {
     const ROWS: usize = 1024;
-    let key = rows::run_key(address, run_id);
+    let key = entity.key().run(&run_id.0);
     let get = |kind| group.get(&rows::only_row(&key, kind)).map_err(|error| error.to_string());
     let Some(state) = get(RunRowKind::State)? else { return Ok(None) };
     let info = get(RunRowKind::Info)?.ok_or("a run without its info row")?;

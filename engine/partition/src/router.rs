@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use everlog_kernel::command::Reply;
-use everlog_kernel::{Command, RunId};
+use everlog_kernel::{Command, RunCommand, RunId};
 use everlog_model::{CallError, NodeId, QueueId, SlotSource, WorkflowRef};
 use everlog_raft::Group;
 use everlog_storage::{GroupId, keys};
@@ -96,7 +96,7 @@ impl Router {
         &self,
         workflow: WorkflowRef,
         run_id: Option<RunId>,
-        command: Command,
+        command: impl Into<Command>,
     ) -> Result<Reply, CallError> {
         self.partition_of(&workflow)?.execute(workflow, run_id, command).await
     }
@@ -110,7 +110,7 @@ impl Router {
         &self,
         workflow: WorkflowRef,
         run_id: RunId,
-        command: Command,
+        command: RunCommand,
     ) -> Result<StartedWorkflowTask, CallError> {
         self.partition_of(&workflow)?.start_workflow_task(workflow, run_id, command).await
     }

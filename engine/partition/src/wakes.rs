@@ -2,10 +2,9 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
 
-use everlog_kernel::{NamespaceId, RunId, Time};
-use everlog_model::limits;
+use everlog_kernel::{RunId, Time};
+use everlog_model::{EntityRef, limits};
 use everlog_storage::keys::WakeKey;
 use everlog_storage::state::Direction;
 
@@ -16,8 +15,7 @@ use crate::memory;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Wake {
     pub(crate) time: Time,
-    pub(crate) namespace_id: NamespaceId,
-    pub(crate) workflow_id: Arc<str>,
+    pub(crate) entity: EntityRef,
     pub(crate) run_id: RunId,
 }
 
@@ -78,12 +76,8 @@ pub(crate) fn read_page(group: &impl Rows, start: Option<bytes::Bytes>, horizon:
         .iter()
         .map(|(key, _)| {
             let key = WakeKey::decode(key).map_err(|error| error.to_string())?;
-            Ok(Wake {
-                time: Time(key.fire_time_ns),
-                namespace_id: NamespaceId(key.namespace),
-                workflow_id: key.workflow_id.into(),
-                run_id: RunId(key.run_id),
-            })
+            let entity = EntityRef::decode(key.place.kind().into(), key.namespace, key.id)?;
+            Ok(Wake { time: Time(key.fire_time_ns), entity, run_id: RunId(key.run_id) })
         })
         .collect::<Result<_, String>>()?;
     Ok(WakePage { wakes, next, horizon })

@@ -11,7 +11,7 @@ use everlog_proto::api::common::v1::Payload;
 use everlog_proto::api::workflowservice::v1::CountWorkflowExecutionsResponse;
 use everlog_proto::api::workflowservice::v1::count_workflow_executions_response::AggregationGroup;
 use everlog_raft::{Group, ReadConsistency};
-use everlog_storage::keys::{KeyRange, VisibilityKey, after};
+use everlog_storage::keys::{KeyRange, after, visibility_range};
 use everlog_storage::state::Row;
 use futures::future::try_join_all;
 
@@ -243,7 +243,7 @@ const TOKEN_VERSION: u8 = 1;
 
 fn key_prefix(namespace: &Namespace) -> Bytes {
     // The range of a namespace begins with its prefix.
-    VisibilityKey::range(&namespace.id.0).start
+    visibility_range(&namespace.id.0).start
 }
 
 fn encode_token(key: &[u8]) -> Vec<u8> {

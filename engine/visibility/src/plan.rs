@@ -5,8 +5,10 @@
 
 use std::ops::RangeInclusive;
 
-use everlog_kernel::NamespaceId;
-use everlog_storage::keys::{KeyRange, VisibilityKey, after};
+use everlog_kernel::transition::VisibilityKey;
+use everlog_kernel::{NamespaceId, RunId, Time};
+use everlog_model::rows;
+use everlog_storage::keys::{KeyRange, after};
 
 use super::field::{status_is_open, statuses};
 use super::record::Record;
@@ -150,19 +152,20 @@ fn hull(a: Bound, b: Bound) -> Bound {
 impl Bound {
     /// The keys within the bound, in order.
     pub(super) fn ranges(&self, namespace: NamespaceId) -> Vec<KeyRange> {
-        let key = |close_time_ns: Option<i64>, start_time_ns: i64, run_id: [u8; 16]| {
-            VisibilityKey { namespace: namespace.0, close_time_ns, start_time_ns, run_id }.encode()
+        let key = |close_time: Time, start_time_ns: i64, run_id: [u8; 16]| {
+            let (start_time, run_id) = (Time(start_time_ns), RunId(run_id));
+            rows::visibility_key(namespace, &VisibilityKey { close_time, start_time, run_id })
         };
         // Keys descend in time: a range begins with its newest time.
         let open = self
             .open
             .iter()
-            .map(|times| key(None, *times.end(), [0; 16])..after(&key(None, *times.start(), [0xff; 16])));
+            .map(|times| key(Time::MAX, *times.end(), [0; 16])..after(&key(Time::MAX, *times.start(), [0xff; 16])));
         let closed = self.closed.iter().map(|times| {
             // The latest time of all stands for open runs.
             let newest = (*times.end()).min(i64::MAX - 1);
             let oldest = (*times.start()).min(i64::MAX - 1);
-            key(Some(newest), i64::MAX, [0; 16])..after(&key(Some(oldest), i64::MIN, [0xff; 16]))
+            key(Time(newest), i64::MAX, [0; 16])..after(&key(Time(oldest), i64::MIN, [0xff; 16]))
         });
         open.chain(closed).filter(|range| range.start < range.end).collect()
     }
@@ -218,14 +221,15 @@ mod tests {
     #[test]
     fn ranges_hold_their_rows_and_no_others() {
         let namespace = NamespaceId([7; 16]);
-        let row = |close_time_ns, start_time_ns| {
-            VisibilityKey { namespace: namespace.0, close_time_ns, start_time_ns, run_id: [9; 16] }.encode()
+        let row = |namespace, close_time: Option<i64>, start_time| {
+            let close_time = close_time.map_or(Time::MAX, Time);
+            let key = VisibilityKey { close_time, start_time: Time(start_time), run_id: RunId([9; 16]) };
+            rows::visibility_key(namespace, &key)
         };
         let rows: Vec<_> = [(None, 7), (None, 3), (Some(8), 2), (Some(6), 6), (Some(4), 1)]
-            .map(|(close, start)| row(close, start))
+            .map(|(close, start)| row(namespace, close, start))
             .into();
-        let other =
-            VisibilityKey { namespace: [8; 16], close_time_ns: None, start_time_ns: 5, run_id: [9; 16] }.encode();
+        let other = row(NamespaceId([8; 16]), None, 5);
         let within = |query: &str| -> String {
             let ranges = bound_of(query).ranges(namespace);
             assert!(!ranges.iter().any(|range| range.contains(&other)));

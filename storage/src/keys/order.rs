@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use super::slot::Place;
+
 const ESCAPED: u8 = 0x00;
 const ESCAPED_ZERO: u8 = 0xff;
 const STRING_END: u8 = 0x01;
@@ -26,8 +28,8 @@ impl KeyWriter {
         self.raw(&[value])
     }
 
-    pub(super) fn u16(self, value: u16) -> KeyWriter {
-        self.raw(&value.to_be_bytes())
+    pub(super) fn place(self, place: Place) -> KeyWriter {
+        self.raw(&place.to_bytes())
     }
 
     pub(super) fn u64(self, value: u64) -> KeyWriter {
@@ -36,10 +38,6 @@ impl KeyWriter {
 
     pub(super) fn i64(self, value: i64) -> KeyWriter {
         self.u64(ascending(value))
-    }
-
-    pub(super) fn i64_descending(self, value: i64) -> KeyWriter {
-        self.u64(!ascending(value))
     }
 
     pub(super) fn string(mut self, value: &str) -> KeyWriter {
@@ -87,8 +85,8 @@ impl<'a> KeyReader<'a> {
         self.array().map(|[byte]| byte)
     }
 
-    pub(super) fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_be_bytes)
+    pub(super) fn place(&mut self) -> Option<Place> {
+        self.array().map(Place::from_bytes)
     }
 
     pub(super) fn u64(&mut self) -> Option<u64> {
@@ -97,10 +95,6 @@ impl<'a> KeyReader<'a> {
 
     pub(super) fn i64(&mut self) -> Option<i64> {
         self.u64().map(|value| (value ^ (1 << 63)) as i64)
-    }
-
-    pub(super) fn i64_descending(&mut self) -> Option<i64> {
-        self.u64().map(|value| (!value ^ (1 << 63)) as i64)
     }
 
     pub(super) fn string(&mut self) -> Option<String> {

@@ -3,43 +3,38 @@
 use bytes::Bytes;
 
 use super::order::{KeyReader, KeyWriter, string_len};
-use super::{KeyError, KeyRange, NamespaceId, RunId, WorkflowKey, prefix_range, table};
+use super::slot::Place;
+use super::{EntityKey, KeyError, KeyRange, NamespaceId, RunId, prefix_range, table};
 
 /// A wake row: at `fire_time_ns` the run has something to do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WakeKey {
     /// When, in nanoseconds since the Unix epoch.
     pub fire_time_ns: i64,
-    /// The workflow's slot.
-    pub slot: u16,
+    /// The entity's slot and kind.
+    pub place: Place,
     /// The namespace.
     pub namespace: NamespaceId,
-    /// The workflow id.
-    pub workflow_id: String,
+    /// The entity's id.
+    pub id: String,
     /// The run.
     pub run_id: RunId,
 }
 
 impl WakeKey {
     /// The wake of a run at a time.
-    pub fn new(fire_time_ns: i64, workflow: &WorkflowKey<'_>, run_id: RunId) -> WakeKey {
-        WakeKey {
-            fire_time_ns,
-            slot: workflow.slot,
-            namespace: workflow.namespace,
-            workflow_id: workflow.workflow_id.to_owned(),
-            run_id,
-        }
+    pub fn new(fire_time_ns: i64, entity: &EntityKey<'_>, run_id: RunId) -> WakeKey {
+        WakeKey { fire_time_ns, place: entity.place, namespace: entity.namespace, id: entity.id.to_owned(), run_id }
     }
 
     /// The key.
     pub fn encode(&self) -> Bytes {
-        let bytes = 1 + 8 + 2 + 16 + string_len(&self.workflow_id) + 16;
+        let bytes = 1 + 8 + 2 + 16 + string_len(&self.id) + 16;
         KeyWriter::new(table::WAKE, bytes)
             .i64(self.fire_time_ns)
-            .u16(self.slot)
+            .place(self.place)
             .raw(&self.namespace)
-            .string(&self.workflow_id)
+            .string(&self.id)
             .raw(&self.run_id)
             .finish()
     }
@@ -53,9 +48,9 @@ impl WakeKey {
         let mut reader = KeyReader::new(table::WAKE, key)?;
         let wake = WakeKey {
             fire_time_ns: reader.i64()?,
-            slot: reader.u16()?,
+            place: reader.place()?,
             namespace: reader.array()?,
-            workflow_id: reader.string()?,
+            id: reader.string()?,
             run_id: reader.array()?,
         };
         reader.end(wake)

@@ -14,10 +14,11 @@ use everlog_proto::api::taskqueue::v1::StickyExecutionAttributes;
 use everlog_proto::api::workflowservice::v1::RespondWorkflowTaskCompletedRequest;
 use prost::Message;
 
-use super::{start_workflow_task, terminate_workflow};
+use super::start_workflow_task;
 use crate::command::{Reply, WorkflowTaskCompleted};
 use crate::commands::{self, Invalid};
 use crate::state::{Sticky, WorkflowTask, WorkflowTaskStarted};
+use crate::terminate::terminate;
 use crate::token::WorkflowTaskToken;
 use crate::transition::Effect;
 use crate::txn::Txn;
@@ -115,7 +116,7 @@ fn refuse(txn: &mut Txn<'_>, identity: String, invalid: Invalid) -> Rejection {
     };
     if invalid.terminates {
         workflow_task::fail_and_close(txn, attributes);
-        terminate_workflow::terminate(txn, text.clone(), None, SERVER_IDENTITY.to_owned(), Vec::new());
+        terminate(txn, text.clone(), None, SERVER_IDENTITY.to_owned(), Vec::new());
     } else {
         workflow_task::fail(txn, attributes);
     }

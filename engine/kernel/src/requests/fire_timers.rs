@@ -1,4 +1,4 @@
-//! Deadlines of a run that have come: timeouts, timers, retries, the end of a delay, the end of retention.
+//! Deadlines of a run that have come: timeouts, timers, retries, the end of a delay.
 //!
 //! Whoever sends the command only knows that something may be due. What is due is decided here, by the run's state and the
 //! time; nothing fires early, and a call for nothing is fine.
@@ -12,15 +12,14 @@ use everlog_proto::api::history::v1::{
 };
 
 use crate::command::Reply;
-use crate::state::{Activity, Run, UserTimer, Workflow};
-use crate::transition::{Transition, VisibilityKey};
+use crate::state::{Activity, Run, UserTimer};
 use crate::txn::Txn;
-use crate::{Rejection, RowKey, RunId, Time, activity_task, retry, successor, workflow_task};
+use crate::{Rejection, Time, activity_task, retry, runs, successor, workflow_task};
 
 /// Does all that is due.
 pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
-    if is_due_for_deletion(&txn.run, txn.now()) {
-        return Ok(Reply::Done); // `delete_run` follows
+    if runs::is_due_for_deletion(&txn.run, txn.now()) {
+        return Ok(Reply::Done); // its deletion follows
     }
     if txn.run.is_open() && !time_out_run(txn) {
         let fired = fire_user_timers(txn);
@@ -177,31 +176,5 @@ fn offer_retries(txn: &mut Txn<'_>) {
         if let Some(activity) = txn.activity_mut(id) {
             activity.offered = true;
         }
-    }
-}
-
-// ---- Retention ---------------------------------------------------------------------------------------------------------
-
-/// Whether the run is closed and has been kept long enough.
-pub(crate) fn is_due_for_deletion(run: &Run, now: Time) -> bool {
-    !run.is_open() && run.state.delete_time.is_some_and(|time| time <= now)
-}
-
-/// Deletes the run: its rows, and what is in memory of it.
-pub(crate) fn delete_run(workflow: &mut Workflow, run_id: RunId, transition: &mut Transition) {
-    let Some(run) = workflow.runs.remove(&run_id) else { return };
-    let visibility = VisibilityKey {
-        close_time: run.state.close_time.unwrap_or(Time::MAX),
-        start_time: run.info.start_time,
-        run_id,
-    };
-    transition.rows.push((RowKey::Visibility(visibility), None));
-    if let Some(wake_at) = run.state.wake_at {
-        transition.rows.push((RowKey::Wake(wake_at, run_id), None));
-    }
-    transition.rows.push((RowKey::WholeRun(run_id), None));
-    if workflow.current.as_ref().is_some_and(|current| current.run_id == run_id) {
-        transition.rows.push((RowKey::Current, None));
-        workflow.current = None;
     }
 }

@@ -3,11 +3,11 @@
 use everlog_proto::api::common::v1::{Priority, WorkflowExecution, WorkflowType};
 use everlog_proto::api::workflowservice::v1::PollActivityTaskQueueResponse;
 
-use crate::Rejection;
 use crate::command::{Reply, StartActivityTask};
 use crate::state::{Activity, ActivityStarted};
 use crate::token::{self, ActivityTaskToken};
 use crate::txn::Txn;
+use crate::{EntityKind, Rejection};
 
 /// Starts the attempt. Refuses with `NotFound` if it is not the one that waits to be started; the same poll is answered the
 /// same way again.
@@ -50,6 +50,7 @@ fn poll_response(txn: &Txn<'_>, activity: &Activity) -> PollActivityTaskQueueRes
         run_id: txn.run.id,
         scheduled_event_id: activity.scheduled_event_id,
         attempt: activity.attempt,
+        entity: EntityKind::Workflow,
     };
     let scheduled = &activity.scheduled;
     PollActivityTaskQueueResponse {

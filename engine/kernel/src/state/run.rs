@@ -15,7 +15,7 @@ use super::{
     WorkflowTaskStarted,
 };
 use crate::proto::Encoded;
-use crate::transition::{TaskKey, TaskKind};
+use crate::task::{TaskKey, TaskKind, TaskPosition};
 use crate::{RunId, Time};
 
 /// One run of a workflow.
@@ -244,7 +244,7 @@ impl Run {
         self.state.workflow_task.as_ref().is_some_and(|task| task.started.is_some())
     }
 
-    /// The next moment at which [`crate::Command::FireTimers`] has something to do, from rows and leader memory.
+    /// The next moment at which [`crate::RunCommand::FireTimers`] has something to do, from rows and leader memory.
     pub fn next_deadline(&self) -> Option<Time> {
         let task = self.state.workflow_task.as_ref();
         let save_at = task.and_then(|task| task.started.as_ref()?.save_at);
@@ -299,10 +299,12 @@ impl Run {
         Some(TaskKey {
             kind: TaskKind::Workflow,
             task_queue: self.task_queue().to_owned(),
-            priority: self.priority(),
-            scheduled_time: task.scheduled_time,
-            run_id: self.id,
-            scheduled_event_id: task.scheduled_event_id,
+            position: TaskPosition {
+                priority: self.priority(),
+                scheduled_time: task.scheduled_time,
+                run_id: self.id,
+                scheduled_event_id: task.scheduled_event_id,
+            },
         })
     }
 
@@ -311,10 +313,12 @@ impl Run {
         TaskKey {
             kind: TaskKind::Activity,
             task_queue: activity.task_queue().to_owned(),
-            priority: activity.priority,
-            scheduled_time,
-            run_id: self.id,
-            scheduled_event_id: activity.scheduled_event_id,
+            position: TaskPosition {
+                priority: activity.priority,
+                scheduled_time,
+                run_id: self.id,
+                scheduled_event_id: activity.scheduled_event_id,
+            },
         }
     }
 

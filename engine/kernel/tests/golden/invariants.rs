@@ -195,7 +195,7 @@ fn indexes_match(run: &Run, store: &Store) {
 
 fn index_of(run_id: RunId, store: &Store, wanted: impl Fn(&RowKey) -> bool) -> BTreeSet<String> {
     let of_run = |key: &&RowKey| match key {
-        RowKey::Task(key) => key.run_id == run_id,
+        RowKey::Task(key) => key.position.run_id == run_id,
         RowKey::Wake(_, run) => *run == run_id,
         RowKey::Visibility(key) => key.run_id == run_id,
         _ => false,

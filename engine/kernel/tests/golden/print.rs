@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use everlog_kernel::command::{QueryReply, Reply, WorkflowTaskStart};
 use everlog_kernel::rows::Suffix;
-use everlog_kernel::transition::{Effect, TaskKey, TaskKind};
+use everlog_kernel::transition::{Effect, TaskKey, TaskPosition};
 use everlog_kernel::{Rejection, RowKey, Run, RunRow, RunRowKind, Time, Transition};
 use everlog_proto::api::history::v1::{History, HistoryEvent};
 use everlog_proto::api::workflowservice::v1::DescribeWorkflowExecutionResponse;
@@ -104,13 +104,10 @@ pub(crate) fn row(key: &RowKey) -> String {
 }
 
 fn task_key(key: &TaskKey) -> String {
-    let kind = match key.kind {
-        TaskKind::Workflow => "workflow",
-        TaskKind::Activity => "activity",
-    };
-    let priority = if key.priority == 3 { String::new() } else { format!(" priority {}", key.priority) };
-    let TaskKey { run_id, scheduled_event_id: id, task_queue, .. } = key;
-    format!("{kind} {run_id}/{id} on {task_queue}{priority} {}", time(key.scheduled_time))
+    let TaskKey { kind, task_queue, position } = key;
+    let TaskPosition { priority, scheduled_time, run_id, scheduled_event_id: id } = position;
+    let priority = if *priority == 3 { String::new() } else { format!(" priority {priority}") };
+    format!("{kind} {run_id}/{id} on {task_queue}{priority} {}", time(*scheduled_time))
 }
 
 fn effect(effect: &Effect) -> String {

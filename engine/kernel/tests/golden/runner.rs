@@ -26,8 +26,8 @@ use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask, StartWorkfl
 use everlog_kernel::describe::describe;
 use everlog_kernel::token::{self, ActivityTaskToken, WorkflowTaskToken};
 use everlog_kernel::{
-    Command, Context, Ids, Limits, Namespace, NamespaceId, RowKey, Run, RunId, RunRow, RunRowKind, Time, Transition,
-    Workflow, decide,
+    Command, Context, Ids, Limits, Namespace, NamespaceId, Rejection, RowKey, Run, RunCommand, RunId, RunRow,
+    RunRowKind, Time, Transition, Workflow, decide,
 };
 use everlog_proto::api::enums::v1::{EventType, QueryRejectCondition, QueryResultType, WorkflowTaskFailedCause};
 use everlog_proto::api::protocol::v1::Message as ProtocolMessage;
@@ -107,11 +107,11 @@ impl Runner {
         match name {
             "start" => {
                 let request = requests::start(arguments)?;
-                self.decide(None, Command::StartWorkflow(Box::new(request)))
+                self.start(Command::start(request, &self.limits))
             }
             "signal-with-start" => {
                 let request = requests::signal_with_start(arguments)?;
-                self.decide(None, Command::SignalWithStartWorkflow(Box::new(request)))
+                self.start(Command::signal_with_start(request, &self.limits))
             }
             "signal" => {
                 let request = SignalWorkflowExecutionRequest {
@@ -121,7 +121,7 @@ impl Runner {
                     request_id: arguments.string("request-id", ""),
                     ..SignalWorkflowExecutionRequest::default()
                 };
-                self.decide(run_id, Command::SignalWorkflow(Box::new(request)))
+                self.decide(run_id, RunCommand::SignalWorkflow(Box::new(request)))
             }
             "cancel" => {
                 let request = RequestCancelWorkflowExecutionRequest {
@@ -131,7 +131,7 @@ impl Runner {
                     reason: arguments.string("reason", ""),
                     ..RequestCancelWorkflowExecutionRequest::default()
                 };
-                self.decide(run_id, Command::RequestCancelWorkflow(Box::new(request)))
+                self.decide(run_id, RunCommand::RequestCancelWorkflow(Box::new(request)))
             }
             "terminate" => {
                 let request = TerminateWorkflowExecutionRequest {
@@ -141,7 +141,7 @@ impl Runner {
                     first_execution_run_id: self.run_text(arguments.text("first-run"))?,
                     ..TerminateWorkflowExecutionRequest::default()
                 };
-                self.decide(run_id, Command::TerminateWorkflow(Box::new(request)))
+                self.decide(run_id, RunCommand::TerminateWorkflow(Box::new(request)))
             }
             "command" => {
                 self.commands.push(requests::command(arguments)?);
@@ -161,12 +161,12 @@ impl Runner {
                     ..RespondWorkflowTaskFailedRequest::default()
                 };
                 let token = self.workflow_token(arguments)?;
-                self.decide(Some(token.run_id), Command::FailWorkflowTask(token, Box::new(request)))
+                self.decide(Some(token.run_id), RunCommand::FailWorkflowTask(token, Box::new(request)))
             }
-            "save-start" => self.decide(run_id, Command::SaveWorkflowTaskStart),
-            "reset-sticky" => self.decide(run_id, Command::ResetStickyTaskQueue),
+            "save-start" => self.decide(run_id, RunCommand::SaveWorkflowTaskStart),
+            "reset-sticky" => self.decide(run_id, RunCommand::ResetStickyTaskQueue),
             "query" => {
-                let command = Command::QueryWorkflow {
+                let command = RunCommand::QueryWorkflow {
                     query_id: arguments.expected("a query id")?.parse()?,
                     query: Box::new(WorkflowQuery {
                         query_type: arguments.string("type", "status"),
@@ -182,37 +182,37 @@ impl Runner {
             }
             "abandon-query" => {
                 let query_id = arguments.expected("a query id")?.parse()?;
-                self.decide(run_id, Command::AbandonQuery { query_id })
+                self.decide(run_id, RunCommand::AbandonQuery { query_id })
             }
             "poll-query" => {
                 let task_queue = arguments.string("queue", "q");
-                self.decide(run_id, Command::StartQueryTask { task_queue })
+                self.decide(run_id, RunCommand::StartQueryTask { task_queue })
             }
             "poll-activity" => self.poll_activity(run_id, arguments),
             "heartbeat" => {
                 let (run_id, activity) = self.activity(run_id, arguments)?;
                 let details = arguments.payloads("details");
                 let identity = "worker".to_owned();
-                self.decide(run_id, Command::HeartbeatActivity { activity, details, identity })
+                self.decide(run_id, RunCommand::HeartbeatActivity { activity, details, identity })
             }
             "complete-activity" => {
                 let (run_id, activity) = self.activity(run_id, arguments)?;
                 let result = arguments.payloads("result");
                 let identity = "worker".to_owned();
-                self.decide(run_id, Command::CompleteActivity { activity, result, identity })
+                self.decide(run_id, RunCommand::CompleteActivity { activity, result, identity })
             }
             "fail-activity" => {
                 let (run_id, activity) = self.activity(run_id, arguments)?;
                 let failure = requests::failure(arguments)?.map(Box::new);
                 let last_heartbeat_details = arguments.payloads("details");
                 let identity = "worker".to_owned();
-                self.decide(run_id, Command::FailActivity { activity, failure, last_heartbeat_details, identity })
+                self.decide(run_id, RunCommand::FailActivity { activity, failure, last_heartbeat_details, identity })
             }
             "cancel-activity" => {
                 let (run_id, activity) = self.activity(run_id, arguments)?;
                 let details = arguments.payloads("details");
                 let identity = "worker".to_owned();
-                self.decide(run_id, Command::CancelActivity { activity, details, identity })
+                self.decide(run_id, RunCommand::CancelActivity { activity, details, identity })
             }
             "advance" => {
                 match arguments.expected("a duration, or 'deadline'")? {
@@ -224,7 +224,7 @@ impl Runner {
                 }
                 Ok(format!("now {}\n", print::relative_time(self.now.0)))
             }
-            "fire" => self.decide(run_id, Command::FireTimers),
+            "fire" => self.decide(run_id, RunCommand::FireTimers),
             "crash" => {
                 self.workflow = self.store.load("wf");
                 Ok(String::new())
@@ -244,15 +244,24 @@ impl Runner {
         }
     }
 
+    /// Decides a start, if it is a valid one.
+    fn start(&mut self, command: Result<Command, Rejection>) -> Outcome<String> {
+        match command {
+            Ok(command) => self.decide(None, command),
+            Err(refused) => Ok(print::rejection(&refused) + "\n"),
+        }
+    }
+
     /// Decides a command, twice, and applies what comes out.
-    fn decide(&mut self, run_id: Option<RunId>, command: Command) -> Outcome<String> {
+    fn decide(&mut self, run_id: Option<RunId>, command: impl Into<Command>) -> Outcome<String> {
         Ok(match self.transition(run_id, command) {
             Ok(transition) => print::transition(&transition),
             Err(refused) => print::rejection(&refused) + "\n",
         })
     }
 
-    fn transition(&mut self, run_id: Option<RunId>, command: Command) -> Result<Transition, everlog_kernel::Rejection> {
+    fn transition(&mut self, run_id: Option<RunId>, command: impl Into<Command>) -> Result<Transition, Rejection> {
+        let command = command.into();
         let before = self.workflow.clone();
         let mut twin = self.workflow.clone();
         let mut twin_ids = self.ids.clone();
@@ -305,7 +314,7 @@ impl Runner {
         };
         let name = arguments.string("token", "");
         let run_id = Some(run.id);
-        let transition = match self.transition(run_id, Command::StartWorkflowTask(start)) {
+        let transition = match self.transition(run_id, RunCommand::StartWorkflowTask(start)) {
             Ok(transition) => transition,
             Err(refused) => return Ok(print::rejection(&refused) + "\n"),
         };
@@ -363,7 +372,7 @@ impl Runner {
             ..RespondWorkflowTaskCompletedRequest::default()
         };
         let transition =
-            match self.transition(Some(token.run_id), Command::CompleteWorkflowTask(token, Box::new(request))) {
+            match self.transition(Some(token.run_id), RunCommand::CompleteWorkflowTask(token, Box::new(request))) {
                 Ok(transition) => transition,
                 Err(refused) => return Ok(print::rejection(&refused) + "\n"),
             };
@@ -395,7 +404,7 @@ impl Runner {
             request_id: arguments.string("request-id", "poll"),
         };
         let run_id = Some(run.id);
-        let transition = match self.transition(run_id, Command::StartActivityTask(start)) {
+        let transition = match self.transition(run_id, RunCommand::StartActivityTask(start)) {
             Ok(transition) => transition,
             Err(refused) => return Ok(print::rejection(&refused) + "\n"),
         };

@@ -7,11 +7,10 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use everlog_kernel::RunId;
-use everlog_model::{CallError, RunView, limits};
+use everlog_model::{CallError, EntityRef, RunView, limits};
 use everlog_raft::EntryStamp;
 
 use super::super::batch::Batch;
-use super::super::cache::CacheKey;
 use super::{Action, Lead, Outgoing};
 
 /// The batches of a lead. Sequence numbers count from 1; the opening entry is 0.
@@ -23,9 +22,9 @@ pub(super) struct Batches {
     /// Every batch up to this one is durable and applied.
     pub(super) committed: u64,
     /// Workflows that the forming batch has rows of.
-    pub(super) touched: Vec<CacheKey>,
+    pub(super) touched: Vec<EntityRef>,
     /// What watchers are told once the forming batch is applied.
-    pub(super) views: HashMap<(CacheKey, RunId), RunView>,
+    pub(super) views: HashMap<(EntityRef, RunId), RunView>,
     in_flight: VecDeque<InFlight>,
     /// Commands in the batch that was proposed last.
     last_commands: usize,
@@ -37,8 +36,8 @@ struct InFlight {
     sequence: u64,
     bytes: usize,
     waiting: Vec<Outgoing>,
-    touched: Vec<CacheKey>,
-    views: HashMap<(CacheKey, RunId), RunView>,
+    touched: Vec<EntityRef>,
+    views: HashMap<(EntityRef, RunId), RunView>,
 }
 
 impl Default for Batches {

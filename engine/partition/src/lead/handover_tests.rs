@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use everlog_kernel::command::{Reply, StartWorkflowTask};
 use everlog_kernel::token::{self, WorkflowTaskToken};
 use everlog_kernel::transition::Task;
-use everlog_kernel::{Command, Namespace, NamespaceId, Rejection, Time};
+use everlog_kernel::{Command, Limits, Namespace, NamespaceId, Rejection, RunCommand, Time};
 use everlog_model::{CallError, NamespaceSource, RunView, WorkflowRef};
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{Command as WorkflowCommand, StartTimerCommandAttributes};
@@ -161,9 +161,9 @@ impl Partition {
         self.turn();
     }
 
-    fn ask(&mut self, command: Command) -> Waiting {
+    fn ask(&mut self, command: impl Into<Command>) -> Waiting {
         let (reply, waiting) = oneshot::channel();
-        self.take(Work::Command { command, reply: Some(reply) });
+        self.take(Work::Command { command: command.into(), reply: Some(reply) });
         waiting
     }
 
@@ -175,19 +175,20 @@ impl Partition {
             request_id: "start".to_owned(),
             ..StartWorkflowExecutionRequest::default()
         };
-        self.ask(Command::StartWorkflow(Box::new(request)));
+        let command = Command::start(request, &Limits::default()).unwrap();
+        self.ask(command);
     }
 
     fn signal(&mut self) {
         let request = SignalWorkflowExecutionRequest { signal_name: "s".to_owned(), ..Default::default() };
-        self.ask(Command::SignalWorkflow(Box::new(request)));
+        self.ask(RunCommand::SignalWorkflow(Box::new(request)));
     }
 
     /// A worker takes the task that was offered last.
     fn start_task(&mut self) -> Result<WorkflowTaskToken, CallError> {
         let task = self.tasks.last().expect("a task was offered").clone();
-        let mut waiting = self.ask(Command::StartWorkflowTask(StartWorkflowTask {
-            scheduled_event_id: task.key.scheduled_event_id,
+        let mut waiting = self.ask(RunCommand::StartWorkflowTask(StartWorkflowTask {
+            scheduled_event_id: task.key.position.scheduled_event_id,
             attempt: task.attempt,
             task_queue: "q".to_owned(),
             identity: "worker".to_owned(),
@@ -202,7 +203,7 @@ impl Partition {
     /// Completes a task, and waits until that is durable.
     fn complete(&mut self, token: &WorkflowTaskToken, commands: Vec<WorkflowCommand>) -> Result<(), CallError> {
         let request = RespondWorkflowTaskCompletedRequest { commands, ..Default::default() };
-        let mut waiting = self.ask(Command::CompleteWorkflowTask(token.clone(), Box::new(request)));
+        let mut waiting = self.ask(RunCommand::CompleteWorkflowTask(token.clone(), Box::new(request)));
         self.commit();
         waiting.try_recv().expect("an answer").map(|_| ())
     }
@@ -297,7 +298,7 @@ fn a_start_that_lasts_or_is_shown_is_written() {
         assert!(!partition.view().tail_is_saved);
         assert_eq!(partition.entries, entries, "a start that is short costs nothing");
         if shown {
-            partition.ask(Command::SaveWorkflowTaskStart);
+            partition.ask(RunCommand::SaveWorkflowTaskStart);
         } else {
             partition.pass(Duration::from_millis(600));
         }
@@ -322,8 +323,8 @@ fn a_query_is_put_on_a_history_that_is_durable() {
     partition.commit();
     let token = partition.start_task().unwrap();
     let request = RespondWorkflowTaskCompletedRequest { commands: vec![start_timer()], ..Default::default() };
-    partition.ask(Command::CompleteWorkflowTask(token, Box::new(request)));
-    let mut waiting = partition.ask(Command::StartQueryTask { task_queue: "q".to_owned() });
+    partition.ask(RunCommand::CompleteWorkflowTask(token, Box::new(request)));
+    let mut waiting = partition.ask(RunCommand::StartQueryTask { task_queue: "q".to_owned() });
     assert!(waiting.try_recv().is_err(), "the worker would be shown what a crash takes back");
     partition.commit();
     assert!(waiting.try_recv().unwrap().is_ok());

@@ -3,10 +3,10 @@
 use everlog_kernel::command::{Reply, WorkflowTaskStart};
 use everlog_kernel::token;
 use everlog_kernel::transition::{Effect, TaskKind};
-use everlog_kernel::{Command, Context, Ids, RowKey, RunId, Transition, Workflow, decide};
-use everlog_model::{CallError, WorkflowRef, rows};
+use everlog_kernel::{Command, Context, Ids, RowKey, RunCommand, RunId, Transition, Workflow, decide};
+use everlog_model::{CallError, EntityRef, WorkflowRef, rows};
 
-use super::super::cache::{CacheKey, Entry};
+use super::super::cache::Entry;
 use super::super::history;
 use super::super::job::{Answer, Job, ReplyTo, Work};
 use super::super::load::{LoadRequest, Loaded};
@@ -19,7 +19,7 @@ impl Lead {
         if self.stopping {
             return job.refuse(&CallError::Unavailable(format!("partition {} is stopping", self.partition)));
         }
-        let key = CacheKey::of(&job.address);
+        let key = job.address.entity();
         if let Some(poison) = self.poison(&key, job.name()) {
             return job.refuse(&poison.error());
         }
@@ -28,7 +28,7 @@ impl Lead {
         self.running = None;
     }
 
-    fn admit(&mut self, key: CacheKey, job: Job) {
+    fn admit(&mut self, key: EntityRef, job: Job) {
         let entry = self.cache.entry(&key, self.clock.now());
         let missing = match (&entry.workflow, job.run_id) {
             (None, run_id) => Some(run_id),
@@ -42,17 +42,12 @@ impl Lead {
         let Some(run_id) = missing else { return self.execute(&key, job) };
         let with_current = entry.workflow.is_none();
         let first = entry.waiting.is_empty();
-        if with_current
-            && first
-            && run_id.is_none()
-            && !(self.applied.may_exist)(&rows::workflow_key(&job.address).current())
-        {
+        if with_current && first && run_id.is_none() && !(self.applied.may_exist)(&key.key().current()) {
             // Most workflows that are started were never there, and memory says so.
-            entry.workflow = Some(Workflow::new(&*key.workflow_id));
+            entry.workflow = Some(Workflow::new(&*key.id));
             return self.execute(&key, job);
         }
         let new_run = run_id.filter(|run_id| entry.loading.insert(*run_id));
-        let address = job.address.clone();
         entry.waiting.push(job);
         if with_current && !first {
             // The workflow is being read; runs that are still missing then are asked for when it is there.
@@ -64,21 +59,21 @@ impl Lead {
         if with_current || new_run.is_some() {
             self.loads += 1;
             let runs = new_run.into_iter().collect();
-            self.actions.push(Action::Load(LoadRequest { address, runs, with_current }));
+            self.actions.push(Action::Load(LoadRequest { entity: key, runs, with_current }));
         }
     }
 
     /// Takes in what was read of a workflow, and does the jobs that waited for it.
     pub(crate) fn loaded(&mut self, loaded: Loaded) {
         self.loads = self.loads.saturating_sub(1);
-        let key = CacheKey::of(&loaded.address);
+        let key = loaded.entity;
         let Some(entry) = self.cache.get_mut(&key) else { return };
         let found = match loaded.workflow {
             Ok(found) => found,
             Err(error) => {
                 tracing::error!(
-                    partition = %self.partition, namespace = %loaded.address.namespace.name,
-                    workflow_id = %loaded.address.workflow_id, error, "a workflow cannot be read"
+                    partition = %self.partition, namespace_id = %key.namespace_id,
+                    workflow_id = %key.id, error, "a workflow cannot be read"
                 );
                 let entry = self.cache.remove(&key);
                 let error = CallError::Corrupt(format!("the workflow cannot be read: {error}"));
@@ -102,7 +97,7 @@ impl Lead {
         }
     }
 
-    fn execute(&mut self, key: &CacheKey, job: Job) {
+    fn execute(&mut self, key: &EntityRef, job: Job) {
         let Job { address, run_id, work, charge: _charge } = job;
         match work {
             Work::Command { command, reply } => self.command(key, &address, run_id, command, reply),
@@ -127,23 +122,22 @@ impl Lead {
 
     fn command(
         &mut self,
-        key: &CacheKey,
+        key: &EntityRef,
         address: &WorkflowRef,
         run_id: Option<RunId>,
         mut command: Command,
         reply: Option<ReplyTo>,
     ) {
-        if let Command::CompleteWorkflowTask(token, _) | Command::FailWorkflowTask(token, _) = &mut command {
+        if let Command::Run(RunCommand::CompleteWorkflowTask(token, _) | RunCommand::FailWorkflowTask(token, _)) =
+            &mut command
+        {
             token.is_proven = self.is_whole(token.history_position);
         }
-        let starts_task = matches!(
-            command,
-            Command::StartWorkflowTask(_) | Command::StartActivityTask(_) | Command::StartQueryTask { .. }
-        );
-        let start = match command {
-            Command::StartWorkflowTask(_) => Start::WorkflowTask,
-            Command::StartActivityTask(_) => Start::Activity,
-            _ => Start::None,
+        let (starts_task, start) = match command {
+            Command::Run(RunCommand::StartWorkflowTask(_)) => (true, Start::WorkflowTask),
+            Command::Run(RunCommand::StartActivityTask(_)) => (true, Start::Activity),
+            Command::Run(RunCommand::StartQueryTask { .. }) => (true, Start::None),
+            _ => (false, Start::None),
         };
         if starts_task && reply.as_ref().is_some_and(ReplyTo::is_closed) {
             // The poller is gone, and its lease has offered the task again.
@@ -182,7 +176,7 @@ impl Lead {
             }
             Answer { reply, history }
         });
-        self.schedule_wakes(key, address);
+        self.schedule_wakes(key);
         let Some(reply) = reply else { return };
         let wait = match start {
             // A worker may see a workflow task before its entry is durable: its answer stands behind that entry.
@@ -198,7 +192,7 @@ impl Lead {
     /// were rows.
     fn carry_out(
         &mut self,
-        key: &CacheKey,
+        key: &EntityRef,
         address: &WorkflowRef,
         transition: Transition,
     ) -> (Result<Reply, CallError>, bool) {
@@ -227,7 +221,7 @@ impl Lead {
                     }
                     _ => {}
                 }
-                batches.forming.push(rows::change(address, row, value));
+                batches.forming.push(rows::change(key, row, value));
             }
             if wrote && !self.watchers.is_empty() {
                 for (run_id, run) in entry.workflow.iter().flat_map(|workflow| &workflow.runs) {

@@ -4,20 +4,23 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use everlog_kernel::{Command, Namespace, NamespaceId, RunId, Time};
+use bytes::Bytes;
+use everlog_kernel::{Command, Limits, Namespace, NamespaceId, RunId, Time};
 use everlog_model::{CallError, NamespaceSource, WorkflowRef, limits};
 use everlog_proto::api::common::v1::{Payload, Payloads, WorkflowType};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::workflowservice::v1::StartWorkflowExecutionRequest;
 use everlog_raft::{Hlc, LeadEpoch};
 use everlog_storage::GroupId;
-use everlog_storage::state::RowBatch;
+use everlog_storage::keys::{EntityKey, KeyRange, WakeKey};
+use everlog_storage::state::{Direction, Row, RowBatch, StateError};
 use tokio::sync::oneshot;
 
 use super::{Action, Applied, Lead, LeadSettings, Poison};
 use crate::clock::{PartitionClock, Reading};
 use crate::job::{Answer, Charge, Job, Work};
-use crate::wakes::WakePage;
+use crate::load::Rows;
+use crate::wakes::{self, WakePage};
 
 struct OneNamespace(Arc<Namespace>);
 
@@ -74,7 +77,8 @@ impl Bench {
             ..StartWorkflowExecutionRequest::default()
         };
         let (reply, waiting) = oneshot::channel();
-        let work = Work::Command { command: Command::StartWorkflow(Box::new(request)), reply: Some(reply) };
+        let command = Command::start(request, &Limits::default()).unwrap();
+        let work = Work::Command { command, reply: Some(reply) };
         (self.job(workflow_id, work), waiting)
     }
 
@@ -187,7 +191,7 @@ fn runs_that_do_not_exist_are_not_remembered_for_ever() {
         let request = load.expect("an unknown run is looked for");
         let workflow = Ok(everlog_kernel::Workflow::new("w"));
         bench.lead.loaded(crate::load::Loaded {
-            address: request.address,
+            entity: request.entity,
             with_current: false,
             asked: request.runs,
             workflow,
@@ -210,9 +214,9 @@ fn no_more_than_so_many_workflows_are_read_at_a_time() {
         loads += 1;
     }
     assert_eq!(loads, limits::PARTITION_LOADS_MAX);
-    let address = WorkflowRef { namespace, workflow_id: "cold0".into() };
+    let entity = WorkflowRef { namespace, workflow_id: "cold0".into() }.entity();
     let workflow = Ok(everlog_kernel::Workflow::new("cold0"));
-    bench.lead.loaded(crate::load::Loaded { address, with_current: true, asked: Vec::new(), workflow });
+    bench.lead.loaded(crate::load::Loaded { entity, with_current: true, asked: Vec::new(), workflow });
     assert!(bench.lead.accepts());
 }
 
@@ -224,7 +228,7 @@ fn a_job_that_made_the_kernel_panic_is_refused_for_a_while() {
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| bench.lead.take(job)));
     assert!(panicked.is_err());
     let running = bench.lead.running().expect("it is known what was running").clone();
-    assert_eq!((running.name, &*running.key.workflow_id), ("Inspect", "w"));
+    assert_eq!((running.name, &*running.key.id), ("Inspect", "w"));
 
     let mut next = Bench::new(usize::MAX);
     next.lead.refuse_poison(vec![Poison::new(&running, next.lead.time())]);
@@ -242,4 +246,31 @@ fn a_job_that_made_the_kernel_panic_is_refused_for_a_while() {
     assert!(!refused(&mut next, "other"));
     next.pass(limits::POISON_REFUSED + Duration::from_secs(1));
     assert!(!refused(&mut next, "w"), "it is tried again after a while");
+}
+
+/// Rows that are the same whatever is asked for.
+struct TheseRows(Vec<Row>);
+
+impl Rows for TheseRows {
+    fn get(&self, _: &[u8]) -> Result<Option<Bytes>, StateError> {
+        Ok(None)
+    }
+
+    fn scan(&self, _: KeyRange, _: Direction, _: usize) -> Result<Vec<Row>, StateError> {
+        Ok(self.0.clone())
+    }
+}
+
+#[test]
+fn rows_of_an_entity_of_an_unknown_kind_end_the_lead() {
+    const UNKNOWN: &str = "an entity of an unknown kind, 9";
+    let mut bench = Bench::new(usize::MAX);
+    let entity = EntityKey::new(9, [7; 16], "entity");
+    let wake = WakeKey::new(1, &entity, [1; 16]).encode();
+    let page = wakes::read_page(&TheseRows(vec![(wake, Bytes::new())]), None, Time(2));
+    assert_eq!(page.as_ref().err().map(String::as_str), Some(UNKNOWN));
+    bench.lead.add_wakes(page);
+    let failure = |action| if let Action::Fail(error) = action { Some(error) } else { None };
+    let failures: Vec<_> = bench.lead.actions().into_iter().filter_map(failure).collect();
+    assert_eq!(failures, [format!("wake rows cannot be read: {UNKNOWN}")]);
 }

@@ -1,19 +1,17 @@
 //! When which run is looked at, and the pages of wake rows that are read ahead of that.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_kernel::{Command, Time};
-use everlog_model::{WorkflowRef, limits};
+use everlog_kernel::{RunCommand, Time};
+use everlog_model::{EntityRef, limits};
 
-use super::super::cache::CacheKey;
 use super::super::job::{Charge, Job, Work};
 use super::super::wakes::{Wake, WakePage};
 use super::{Action, Lead};
 
 impl Lead {
     /// Sees to it that each run of the workflow is woken at its next deadline, unless a wake row will do that in good time.
-    pub(super) fn schedule_wakes(&mut self, key: &CacheKey, address: &WorkflowRef) {
+    pub(super) fn schedule_wakes(&mut self, key: &EntityRef) {
         // Rows that are due not long after the horizon may be in flight when the next page is read: those are kept in memory.
         let near = self.wakes.horizon.plus(2 * limits::WAKE_HORIZON);
         let Some(entry) = self.cache.get_mut(key) else { return };
@@ -27,12 +25,7 @@ impl Lead {
                 continue;
             }
             entry.runs.set_armed(*run_id, Some(time));
-            self.wakes.push(Wake {
-                time,
-                namespace_id: address.namespace.id,
-                workflow_id: Arc::clone(&key.workflow_id),
-                run_id: *run_id,
-            });
+            self.wakes.push(Wake { time, entity: key.clone(), run_id: *run_id });
         }
     }
 
@@ -75,13 +68,13 @@ impl Lead {
             }
             let now = self.now();
             let Some(wake) = self.wakes.pop_due(now) else { return };
-            let Some(namespace) = self.settings.namespaces.by_id(wake.namespace_id) else {
+            let Some(namespace) = self.settings.namespaces.by_id(wake.entity.namespace_id) else {
                 // This node's view of the namespaces lags behind the row: it is looked at again, never dropped.
                 self.wakes.push(Wake { time: now.plus(limits::NAMESPACE_WAIT), ..wake });
                 continue;
             };
-            let address = WorkflowRef { namespace, workflow_id: Arc::clone(&wake.workflow_id) };
-            let key = CacheKey::of(&address);
+            let key = wake.entity.clone();
+            let address = key.clone().into_workflow(namespace);
             if let Some(entry) = self.cache.get_mut(&key)
                 && let Some(workflow) = &entry.workflow
             {
@@ -92,11 +85,11 @@ impl Lead {
                 if let Some(due) = due
                     && due.is_none_or(|due| due > now)
                 {
-                    self.schedule_wakes(&key, &address);
+                    self.schedule_wakes(&key);
                     continue;
                 }
             }
-            if let Some(poison) = self.poison(&key, Command::FireTimers.name()) {
+            if let Some(poison) = self.poison(&key, RunCommand::FireTimers.name()) {
                 let until = poison.until;
                 self.wakes.push(Wake { time: until, ..wake });
                 continue;
@@ -104,7 +97,7 @@ impl Lead {
             self.timer_lag.record(now.since(wake.time).as_secs_f64());
             // A workflow that left memory is read again, also where only memory knew of what was due: a later deadline of
             // its rows may count on this wake.
-            let work = Work::Command { command: Command::FireTimers, reply: None };
+            let work = Work::Command { command: RunCommand::FireTimers.into(), reply: None };
             self.take(Job { address, run_id: Some(wake.run_id), work, charge: Charge::default() });
         }
     }

@@ -1,9 +1,8 @@
 //! Who waits for a run's history to grow: long polls, told once the rows are durable.
 
 use everlog_kernel::{Rejection, RunId};
-use everlog_model::{CallError, RunView, limits};
+use everlog_model::{CallError, EntityRef, RunView, limits};
 
-use super::super::cache::CacheKey;
 use super::super::job::ViewTo;
 use super::{Action, Lead, Outgoing};
 
@@ -14,7 +13,7 @@ pub(super) struct Watcher {
 }
 
 impl Lead {
-    pub(super) fn watch(&mut self, key: &CacheKey, run_id: Option<RunId>, seen: Option<i64>, reply: ViewTo) {
+    pub(super) fn watch(&mut self, key: &EntityRef, run_id: Option<RunId>, seen: Option<i64>, reply: ViewTo) {
         let Some(entry) = self.cache.get_mut(key) else { return };
         let last_batch = entry.last_batch;
         let run = entry.workflow.as_ref().and_then(|workflow| workflow.run(run_id));
@@ -33,7 +32,7 @@ impl Lead {
         self.when_durable(last_batch, Outgoing::View(reply, first));
     }
 
-    pub(super) fn notify(&mut self, key: &(CacheKey, RunId), view: &RunView) {
+    pub(super) fn notify(&mut self, key: &(EntityRef, RunId), view: &RunView) {
         let Some(watchers) = self.watchers.get_mut(key) else { return };
         let actions = &mut self.actions;
         watchers.retain(|watcher| {

@@ -8,7 +8,7 @@ use everlog_kernel::{RunId, Time};
 use everlog_model::{WorkflowRef, rows};
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::{History, HistoryEvent};
-use everlog_storage::keys::{self, TaskKey as TaskRowKey};
+use everlog_storage::keys;
 use everlog_storage::state::Direction;
 use prost::Message;
 
@@ -64,17 +64,17 @@ impl World {
         for number in 0..WORKFLOWS {
             self.check_workflow(&rows, &self.address(&workflow_id(partition, number)), time, found);
         }
-        let tasks = rows.scan(TaskRowKey::all(), Direction::Ascending, usize::MAX).expect("rows are readable");
+        let tasks = rows.scan(keys::all_tasks(), Direction::Ascending, usize::MAX).expect("rows are readable");
         for (key, value) in tasks {
-            let (_, workflow_id, task) = rows::task(&key, &value).expect("a task row");
-            let due = task.key.scheduled_time.plus(TASK_WAIT_MAX);
-            assert!(due >= time, "a task of {workflow_id} was forgotten: {task:?}");
+            let (entity, task) = rows::task(&key, &value).expect("a task row");
+            let due = task.key.position.scheduled_time.plus(TASK_WAIT_MAX);
+            assert!(due >= time, "a task of {} was forgotten: {task:?}", entity.id);
         }
     }
 
     fn check_workflow(&self, rows: &TwinRows<'_>, address: &WorkflowRef, time: Time, found: &mut Found) {
         let runs = runs(rows, address).into_iter().collect();
-        let loaded = serve(rows, LoadRequest { address: address.clone(), runs, with_current: true });
+        let loaded = serve(rows, LoadRequest { entity: address.entity(), runs, with_current: true });
         let workflow = loaded.workflow.expect("rows are readable");
         let open = workflow.runs.values().filter(|run| run.is_open()).count();
         assert!(open <= 1, "{open} runs of {} are open", address.workflow_id);
@@ -91,7 +91,7 @@ impl World {
 
 /// Every run of a workflow that has rows.
 fn runs(rows: &TwinRows<'_>, address: &WorkflowRef) -> BTreeSet<RunId> {
-    let range = rows::workflow_key(address).range();
+    let range = address.entity().key().range();
     let found = rows.scan(range, Direction::Ascending, usize::MAX).expect("rows are readable");
     let runs = found.iter().map(|(key, _)| RunId(keys::decode_run_row(key).expect("a row of a workflow").0));
     runs.filter(|run_id| *run_id != RunId::default()).collect()

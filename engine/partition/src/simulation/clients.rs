@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_kernel::command::Reply;
-use everlog_kernel::{Command, RunId};
+use everlog_kernel::{Command, Limits, RunCommand, RunId};
 use everlog_model::{CallError, WorkflowRef};
 use everlog_proto::api::common::v1::WorkflowType;
 use everlog_proto::api::enums::v1::WorkflowIdConflictPolicy;
@@ -60,9 +60,9 @@ impl World {
     }
 
     /// Sends a command to where its workflow is.
-    pub(super) fn send(&mut self, workflow_id: &str, run_id: Option<RunId>, command: Command, asked: Asked) {
+    pub(super) fn send(&mut self, workflow_id: &str, run_id: Option<RunId>, command: impl Into<Command>, asked: Asked) {
         let (reply, answer) = oneshot::channel();
-        let work = Work::Command { command, reply: Some(reply) };
+        let work = Work::Command { command: command.into(), reply: Some(reply) };
         let job = Job { address: self.address(workflow_id), run_id, work, charge: Charge::default() };
         self.calls.push(Call { asked, answer });
         self.carry(partition_of(workflow_id), job);
@@ -118,7 +118,8 @@ impl World {
             workflow_id_conflict_policy: conflict as i32,
             ..StartWorkflowExecutionRequest::default()
         };
-        self.send(&workflow_id, None, Command::StartWorkflow(Box::new(request)), Asked::Start);
+        let command = Command::start(request, &Limits::default()).expect("the request is valid");
+        self.send(&workflow_id, None, command, Asked::Start);
     }
 
     /// A name that no other signal has.
@@ -135,7 +136,7 @@ impl World {
             request_id: name.clone(),
             ..SignalWorkflowExecutionRequest::default()
         };
-        self.send(&workflow_id, None, Command::SignalWorkflow(Box::new(request)), Asked::Signal(name));
+        self.send(&workflow_id, None, RunCommand::SignalWorkflow(Box::new(request)), Asked::Signal(name));
     }
 
     fn signal_with_start(&mut self, partition: usize) {
@@ -148,14 +149,15 @@ impl World {
             signal_name: name.clone(),
             ..SignalWithStartWorkflowExecutionRequest::default()
         };
-        self.send(&workflow_id, None, Command::SignalWithStartWorkflow(Box::new(request)), Asked::Signal(name));
+        let command = Command::signal_with_start(request, &Limits::default()).expect("the request is valid");
+        self.send(&workflow_id, None, command, Asked::Signal(name));
     }
 
     fn terminate(&mut self, partition: usize) {
         if self.random.percent(30) {
             let workflow_id = self.some_workflow(partition);
             let request = Box::new(TerminateWorkflowExecutionRequest::default());
-            self.send(&workflow_id, None, Command::TerminateWorkflow(request), Asked::Other);
+            self.send(&workflow_id, None, RunCommand::TerminateWorkflow(request), Asked::Other);
         }
     }
 

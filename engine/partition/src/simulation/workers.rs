@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll as Polled, Waker};
 use std::time::Duration;
 
-use everlog_kernel::Command;
+use everlog_kernel::RunCommand;
 use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask, StartWorkflowTask};
 use everlog_kernel::token::{self, ActivityTaskToken, WorkflowTaskToken};
 use everlog_kernel::transition::TaskKind;
@@ -86,7 +86,7 @@ impl World {
     fn poll(&mut self, number: usize) {
         let Poller { kind, queue, normal, .. } = &self.pollers[number];
         let poll = Poll {
-            queue: QueueId { namespace_id: self.namespace.id, kind: *kind, name: (*queue).to_owned() },
+            queue: QueueId::new(self.namespace.id, *kind, *queue),
             normal_name: normal.map(str::to_owned),
             identity: format!("worker-{number}"),
             tasks_per_second_max: None,
@@ -123,18 +123,18 @@ impl World {
     fn start_task(&mut self, poller: usize, lease: TaskLease) {
         let request_id = format!("poll-{}", self.number());
         let identity = format!("worker-{poller}");
-        let (scheduled_event_id, attempt) = (lease.task.key.scheduled_event_id, lease.task.attempt);
+        let (scheduled_event_id, attempt) = (lease.task.key.position.scheduled_event_id, lease.task.attempt);
         let command = match lease.task.key.kind {
-            TaskKind::Workflow => Command::StartWorkflowTask(StartWorkflowTask {
+            TaskKind::Workflow => RunCommand::StartWorkflowTask(StartWorkflowTask {
                 scheduled_event_id,
                 attempt,
                 task_queue: lease.queue_name.clone(),
                 identity,
                 request_id,
             }),
-            _ => Command::StartActivityTask(StartActivityTask { scheduled_event_id, attempt, identity, request_id }),
+            _ => RunCommand::StartActivityTask(StartActivityTask { scheduled_event_id, attempt, identity, request_id }),
         };
-        let (workflow_id, run_id) = (lease.address.workflow_id.clone(), lease.task.key.run_id);
+        let (workflow_id, run_id) = (lease.address.workflow_id.clone(), lease.task.key.position.run_id);
         self.send(&workflow_id, Some(run_id), command, Asked::Task(Box::new(Held { poller, lease })));
     }
 
@@ -210,7 +210,7 @@ impl World {
             ..RespondWorkflowTaskCompletedRequest::default()
         };
         let (workflow_id, run_id) = (token.workflow_id.clone(), token.run_id);
-        self.send(&workflow_id, Some(run_id), Command::CompleteWorkflowTask(token, Box::new(request)), Asked::Other);
+        self.send(&workflow_id, Some(run_id), RunCommand::CompleteWorkflowTask(token, Box::new(request)), Asked::Other);
     }
 
     /// A timer or an activity.
@@ -247,9 +247,9 @@ impl World {
         let activity = ActivityRef::Token(token);
         let identity = "worker".to_owned();
         let command = if succeeds {
-            Command::CompleteActivity { activity, result: None, identity }
+            RunCommand::CompleteActivity { activity, result: None, identity }
         } else {
-            Command::FailActivity { activity, failure: None, last_heartbeat_details: None, identity }
+            RunCommand::FailActivity { activity, failure: None, last_heartbeat_details: None, identity }
         };
         self.send(&workflow_id, Some(run_id), command, Asked::Other);
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use everlog_kernel::transition::{Task, TaskKey};
+use everlog_kernel::transition::{Task, TaskPosition};
 use everlog_kernel::{Namespace, NamespaceId, RunId, Time};
 use everlog_matching::{Backlog, Matching};
 use everlog_model::{NamespaceSource, QueueId, WorkflowRef, limits, rows};
@@ -286,7 +286,7 @@ impl Backlog for TaskRows {
         &self,
         partition: GroupId,
         queue: QueueId,
-        after: Option<TaskKey>,
+        after: Option<TaskPosition>,
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<(WorkflowRef, Task)>, String>> {
         let (disk, namespace, began) = (Arc::clone(&self.disk), Arc::clone(&self.namespace), self.began);
@@ -302,8 +302,8 @@ impl Backlog for TaskRows {
             let found = disk.scan(partition, &range.start..&range.end, Direction::Ascending, limit);
             let tasks = found.map_err(|error| error.to_string())?;
             let task = |(key, value): &Row| {
-                let (_, workflow_id, task) = rows::task(key, value)?;
-                Ok((WorkflowRef { namespace: Arc::clone(&namespace), workflow_id }, task))
+                let (entity, task) = rows::task(key, value)?;
+                Ok((entity.into_workflow(Arc::clone(&namespace)), task))
             };
             tasks.iter().map(task).collect()
         }

@@ -1,7 +1,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use everlog_kernel::NamespaceId;
+use everlog_kernel::transition::VisibilityKey;
+use everlog_kernel::{NamespaceId, RunId, Time};
+use everlog_model::rows;
 use everlog_proto::api::common::v1::WorkflowExecution;
 use everlog_proto::api::workflow::v1::WorkflowExecutionInfo;
 use everlog_proto::wkt;
@@ -29,7 +31,8 @@ fn row(n: i64) -> (VisibilityKey, Vec<u8>) {
     let start = n % 50;
     let mut run_id = [0; 16];
     run_id[..8].copy_from_slice(&n.to_be_bytes());
-    let key = VisibilityKey { namespace: namespace().id.0, close_time_ns: close, start_time_ns: start, run_id };
+    let close_time = close.map_or(Time::MAX, Time);
+    let key = VisibilityKey { close_time, start_time: Time(start), run_id: RunId(run_id) };
     let time = |nanos: i64| wkt::Timestamp { seconds: 0, nanos: nanos as i32 };
     let info = WorkflowExecutionInfo {
         execution: Some(WorkflowExecution { workflow_id: format!("w{n}"), run_id: n.to_string() }),
@@ -41,6 +44,10 @@ fn row(n: i64) -> (VisibilityKey, Vec<u8>) {
     (key, info.encode_to_vec())
 }
 
+fn encoded(key: &VisibilityKey) -> Bytes {
+    rows::visibility_key(namespace().id, key)
+}
+
 impl Store {
     /// Runs `0..runs`, spread over the partitions.
     fn new(partitions: usize, runs: i64) -> Store {
@@ -50,7 +57,7 @@ impl Store {
         let mut batches = vec![RowBatch::new(); partitions];
         for n in 0..runs {
             let (key, record) = row(n);
-            batches[n as usize * 31 % partitions].put(key.encode(), record);
+            batches[n as usize * 31 % partitions].put(encoded(&key), record);
         }
         for (group, batch) in store.groups.iter().zip(batches) {
             store.commit(*group, batch);
@@ -128,7 +135,7 @@ impl Store {
 }
 
 fn decoded(key: &Bytes) -> VisibilityKey {
-    VisibilityKey::decode(key).unwrap()
+    VisibilityKey::from_bytes(&key[visibility_range(&namespace().id.0).start.len()..]).unwrap()
 }
 
 #[tokio::test]
@@ -142,11 +149,7 @@ async fn pages_are_in_global_order_and_join_on_to_each_other() {
     }
     // Open runs first, then the latest close time.
     let order = |key: &Bytes| {
-        (
-            std::cmp::Reverse(decoded(key).close_time_ns.unwrap_or(i64::MAX)),
-            std::cmp::Reverse(decoded(key).start_time_ns),
-            decoded(key).run_id,
-        )
+        (std::cmp::Reverse(decoded(key).close_time), std::cmp::Reverse(decoded(key).start_time), decoded(key).run_id)
     };
     assert!(all.is_sorted_by_key(order));
 }
@@ -154,7 +157,7 @@ async fn pages_are_in_global_order_and_join_on_to_each_other() {
 #[tokio::test]
 async fn a_filter_leaves_the_order_and_the_pages_as_they_are() {
     let rows = Store::new(3, 2000);
-    let is_asked = |key: &Bytes| decoded(key).close_time_ns.is_some_and(|time| (100..=300).contains(&time));
+    let is_asked = |key: &Bytes| (100..=300).contains(&decoded(key).close_time.0);
     let expected: Vec<Bytes> = rows.all_keys().into_iter().filter(is_asked).collect();
     assert!(expected.len() > 200);
     for page_size in [7, 100, 1000] {
@@ -205,10 +208,10 @@ async fn a_count_reads_rows_again_only_where_something_changed() {
     assert_eq!(store.count(&tallies, "ExecutionStatus = 'Failed'").await.unwrap(), [(3, 16_667)].into());
     assert_eq!(store.read(), 33_333);
     // An open run starts: no closed one is read. One closes, and closed ones are deleted: those around them are read.
-    let put = |n: i64, close_time_ns: Option<i64>| {
+    let put = |n: i64, close_time: Option<i64>| {
         let (key, record) = row(n);
         let mut batch = RowBatch::new();
-        batch.put(VisibilityKey { close_time_ns, ..key }.encode(), record);
+        batch.put(encoded(&VisibilityKey { close_time: close_time.map_or(Time::MAX, Time), ..key }), record);
         batch
     };
     store.commit(group, put(60_000, None));
@@ -219,7 +222,7 @@ async fn a_count_reads_rows_again_only_where_something_changed() {
         assert_eq!(store.count(&tallies, closed).await.unwrap(), [(2, expected)].into());
         assert!((1..=limits::VISIBILITY_TALLY_SEGMENT_ROWS + 4).contains(&store.read()));
     }
-    let oldest = VisibilityKey::range(&namespace().id.0).end;
+    let oldest = visibility_range(&namespace().id.0).end;
     let last = store.all_keys().pop().unwrap();
     let mut batch = RowBatch::new();
     batch.delete_range(last, oldest);
@@ -244,9 +247,9 @@ async fn remembered_counts_are_exact() {
         let mut batch = RowBatch::new();
         let (key, record) = row(random(12_000) as i64);
         match random(3) {
-            0 => batch.put(key.encode(), record),
-            1 => batch.delete(key.encode()),
-            _ => batch.delete_range(key.encode(), row(random(12_000) as i64).0.encode()[..30].to_vec()),
+            0 => batch.put(encoded(&key), record),
+            1 => batch.delete(encoded(&key)),
+            _ => batch.delete_range(encoded(&key), encoded(&row(random(12_000) as i64).0)[..30].to_vec()),
         }
         if random(4) > 0 {
             store.commit(group, batch);
@@ -274,7 +277,7 @@ async fn no_more_counts_are_remembered_than_may_be() {
 async fn a_row_that_is_no_record_is_an_error() {
     let store = Store::new(1, 1);
     let mut batch = RowBatch::new();
-    batch.put(row(0).0.encode(), Bytes::from_static(&[0xff]));
+    batch.put(encoded(&row(0).0), Bytes::from_static(&[0xff]));
     store.commit(store.groups[0], batch);
     assert!(matches!(page(store.scans("", &[]), 10).await, Err(VisibilityError::Internal(_))));
     assert!(matches!(store.count(&Arc::default(), "").await, Err(VisibilityError::Internal(_))));

@@ -8,8 +8,8 @@ use everlog_kernel::rows::Suffix;
 use everlog_kernel::state::{Current, Run};
 use everlog_kernel::transition::TaskRow;
 use everlog_kernel::{
-    Command, Context, Ids, Limits, Namespace, NamespaceId, Reply, RowKey, RunId, RunRow, RunRowKind, Time, Workflow,
-    decide, token,
+    Command, Context, Ids, Limits, Namespace, NamespaceId, Reply, RowKey, RunCommand, RunId, RunRow, RunRowKind, Time,
+    Workflow, decide, token,
 };
 use everlog_proto::api::command::v1::Command as WorkflowCommand;
 use everlog_proto::api::command::v1::command::Attributes;
@@ -71,7 +71,7 @@ impl Target for Rows {
             2 => rows[at].0 = random.any() as u8 % KINDS,
             _ => {
                 let mut row = rows[at].1.to_vec();
-                // Some rows are protobuf, some hold it, some are neither.
+                // Rows are protobuf, and hold it; a batch is none.
                 if random.one_in(2) {
                     mutate::message(random, &mut row, other);
                 } else {
@@ -186,7 +186,8 @@ impl Story {
         }
     }
 
-    fn decide(&mut self, command: Command) -> Result<Reply, String> {
+    fn decide(&mut self, command: impl Into<Command>) -> Result<Reply, String> {
+        let command = command.into();
         self.now = self.now.plus(std::time::Duration::from_millis(700));
         let mut context =
             Context { now: self.now, namespace: &self.namespace, limits: &self.limits, ids: &mut self.ids };
@@ -220,7 +221,7 @@ impl Story {
 
     fn rows(mut self) -> Result<Vec<(u8, Bytes)>, String> {
         let queue = |name: &str| Some(TaskQueue { name: name.to_owned(), ..TaskQueue::default() });
-        self.decide(Command::StartWorkflow(Box::new(StartWorkflowExecutionRequest {
+        let request = StartWorkflowExecutionRequest {
             namespace: "default".to_owned(),
             workflow_id: "fuzz".to_owned(),
             workflow_type: Some(WorkflowType { name: "Fuzz".to_owned() }),
@@ -228,7 +229,8 @@ impl Story {
             input: payloads(),
             request_id: "start".to_owned(),
             ..Default::default()
-        })))?;
+        };
+        self.decide(Command::start(request, &self.limits).map_err(|rejection| rejection.to_string())?)?;
         let started = self.start_workflow_task(2)?;
         let timer = StartTimerCommandAttributes { timer_id: "t".to_owned(), start_to_fire_timeout: seconds(60) };
         let activity = ScheduleActivityTaskCommandAttributes {
@@ -258,9 +260,9 @@ impl Story {
             }),
             ..Default::default()
         };
-        self.decide(Command::CompleteWorkflowTask(started, Box::new(request)))?;
+        self.decide(RunCommand::CompleteWorkflowTask(started, Box::new(request)))?;
         let activity = self.workflow.current_run().and_then(|run| run.activities.keys().next().copied());
-        self.decide(Command::StartActivityTask(StartActivityTask {
+        self.decide(RunCommand::StartActivityTask(StartActivityTask {
             scheduled_event_id: activity.ok_or("no activity is pending")?,
             attempt: 1,
             identity: "fuzz".to_owned(),
@@ -271,7 +273,7 @@ impl Story {
         let scheduled = scheduled.map(|task| task.scheduled_event_id).ok_or("no workflow task is pending")?;
         self.start_workflow_task(scheduled)?;
         self.signal("second")?;
-        self.decide(Command::SaveWorkflowTaskStart)?;
+        self.decide(RunCommand::SaveWorkflowTaskStart)?;
         Ok(self.rows)
     }
 
@@ -283,7 +285,7 @@ impl Story {
             identity: "fuzz".to_owned(),
             request_id: format!("task {scheduled_event_id}"),
         };
-        match self.decide(Command::StartWorkflowTask(start))? {
+        match self.decide(RunCommand::StartWorkflowTask(start))? {
             Reply::WorkflowTaskStarted(started) => started.token.ok_or_else(|| "a task has no token".to_owned()),
             _ => Err("a workflow task is not started".to_owned()),
         }
@@ -298,7 +300,7 @@ impl Story {
             request_id: request_id.to_owned(),
             ..Default::default()
         };
-        self.decide(Command::SignalWorkflow(Box::new(request))).map(|_| ())
+        self.decide(RunCommand::SignalWorkflow(Box::new(request))).map(|_| ())
     }
 }
 

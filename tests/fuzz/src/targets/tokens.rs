@@ -2,7 +2,7 @@
 //! the same bytes.
 
 use everlog_kernel::token::{self, ActivityTaskToken, HistoryPosition, QueryTaskToken, WorkflowTaskToken};
-use everlog_kernel::{NamespaceId, RunId, Time};
+use everlog_kernel::{EntityKind, NamespaceId, RunId, Time};
 
 use super::Target;
 use crate::mutate;
@@ -36,6 +36,7 @@ impl Target for Tokens {
                 run_id,
                 scheduled_event_id: 5,
                 attempt: 3,
+                entity: EntityKind::Workflow,
             }),
             token::encode(&QueryTaskToken { namespace_id, workflow_id, run_id, query_id: 1 << 40, secret: 1 << 100 }),
         ])

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use everlog_proto::api::common::v1::{ActivityType, Memo, Payload, Payloads, SearchAttributes, WorkflowType};
+use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::enums::v1::{EventType, TaskQueueKind};
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::history::v1::history_event::Attributes;
@@ -208,7 +209,13 @@ fn event() -> Arc<HistoryEvent> {
 }
 
 fn task() -> TaskRow {
-    TaskRow { workflow_id: "order-1".into(), attempt: 1 }
+    TaskRow::of_workflow("order-1", 1)
+}
+
+/// Nobody writes one yet.
+fn task_for_a_version() -> TaskRow {
+    let version = WorkerDeploymentVersion { build_id: "b-1".into(), deployment_name: "orders".into() };
+    TaskRow { version: Some(Box::new(version)), entity_kind: 7, ..task() }
 }
 
 type IsSame = dyn Fn(&[u8]) -> Result<bool, CorruptRow>;
@@ -262,6 +269,7 @@ fn cases() -> Vec<Case> {
             WorkflowTaskStarted::from_row,
         ),
         case("task", "", task(), TaskRow::to_row, TaskRow::from_row),
+        case("task", "for a version", task_for_a_version(), TaskRow::to_row, TaskRow::from_row),
     ]
 }
 

@@ -74,8 +74,8 @@ impl TaskRow {
     /// From the value of a task's row.
     pub fn from_row(value: &[u8]) -> Result<TaskRow, CorruptRow> {
         let row: TaskRow = decode(value)?;
-        if row.workflow_id.is_empty() || row.attempt < 1 {
-            return Err(CorruptRow("a task of no workflow, or of no attempt".into()));
+        if row.entity_id.is_empty() || row.attempt < 1 {
+            return Err(CorruptRow("a task of nothing, or of no attempt".into()));
         }
         Ok(row)
     }

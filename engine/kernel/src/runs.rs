@@ -1,0 +1,149 @@
+//! Runs as a whole: a change of one, with the start of the next one where it has ended, and its deletion.
+//!
+//! Requests stand on this, and so does whatever else starts a run.
+
+use std::time::Duration;
+
+use everlog_proto::api::history::v1::history_event::Attributes;
+use everlog_proto::api::history::v1::{HistoryEvent, WorkflowExecutionStartedEventAttributes};
+use everlog_proto::wkt;
+
+use crate::command::Reply;
+use crate::state::{Current, Run, Workflow};
+use crate::transition::{Transition, VisibilityKey};
+use crate::txn::{self, NewRun, Txn};
+use crate::{Context, Limits, Rejection, RowKey, RunId, Time, history_limits, time, workflow_task};
+
+/// Runs `handler` on one run of the workflow. If it refuses, it must have changed nothing.
+pub(crate) fn on_run(
+    workflow: &mut Workflow,
+    run_id: RunId,
+    ctx: &mut Context<'_>,
+    handler: impl FnOnce(&mut Txn<'_>) -> Result<Result<Reply, Rejection>, Rejection>,
+) -> Result<Transition, Rejection> {
+    let run = workflow.runs.remove(&run_id).ok_or_else(Rejection::workflow_not_found)?;
+    let mut txn = Txn::new(run, &workflow.id, ctx.reborrow());
+    let reply = match handler(&mut txn) {
+        Ok(reply) => reply,
+        Err(rejection) => {
+            workflow.runs.insert(run_id, txn.run);
+            return Err(rejection);
+        }
+    };
+    let reply = history_limits::enforce(&mut txn, reply);
+    let (run, mut transition, successor) = txn.finish(reply);
+    let deleted = is_due_for_deletion(&run, ctx.now);
+    workflow.runs.insert(run_id, run);
+    if deleted {
+        delete_run(workflow, run_id, &mut transition);
+    }
+    if let Some(new_run) = successor {
+        start_run(workflow, new_run, ctx, &mut transition, |_| {});
+    }
+    Ok(transition)
+}
+
+/// Starts a run as part of `transition` and makes it the current one. `before_first_task` may record what happens to the run
+/// between its first event and its first workflow task.
+pub(crate) fn start_run(
+    workflow: &mut Workflow,
+    new_run: NewRun,
+    ctx: &mut Context<'_>,
+    transition: &mut Transition,
+    before_first_task: impl FnOnce(&mut Txn<'_>),
+) {
+    let run_id = new_run.run_id;
+    let mut txn = begin(new_run, &workflow.id, ctx.reborrow());
+    before_first_task(&mut txn);
+    schedule_first_task(&mut txn);
+    let (run, started, _) = txn.finish(Ok(Reply::Done));
+    workflow.runs.insert(run_id, run);
+    txn::merge(transition, started);
+    let current = Current { run_id };
+    transition.rows.push((RowKey::Current, Some(current.to_row())));
+    workflow.current = Some(current);
+}
+
+/// The beginning of a run: what it knows of itself, and its first event.
+///
+/// Serves starts, continue-as-new and retries alike. What `new_run` leaves open is filled in: ids of a new chain, attempt 1,
+/// the timeouts that apply, and when the run and (unless it is given) the chain expire.
+fn begin<'a>(new_run: NewRun, workflow_id: &'a str, ctx: Context<'a>) -> Txn<'a> {
+    let NewRun { run_id, mut started, user_metadata, links, start_request_id } = new_run;
+    let now = ctx.now;
+    started.workflow_id = workflow_id.to_owned();
+    started.original_execution_run_id = run_id.to_string();
+    if started.first_execution_run_id.is_empty() {
+        started.first_execution_run_id = run_id.to_string();
+    }
+    started.attempt = started.attempt.max(1);
+    normalize_timeouts(&mut started, ctx.limits, now);
+    let backoff = duration(started.first_workflow_task_backoff.as_ref()).unwrap_or_default();
+    started.first_workflow_task_backoff = Some(time::to_proto(backoff));
+
+    let first = HistoryEvent {
+        attributes: Some(Attributes::WorkflowExecutionStartedEventAttributes(started)),
+        user_metadata,
+        links,
+        ..HistoryEvent::default()
+    };
+    Txn::begin(run_id, first, start_request_id, workflow_id, ctx).expect("that is a WorkflowExecutionStarted")
+}
+
+/// The timeouts that apply: a run ends with its chain, and a workflow task with its run.
+fn normalize_timeouts(started: &mut WorkflowExecutionStartedEventAttributes, limits: &Limits, now: Time) {
+    const MILLISECOND: i64 = 1_000_000;
+    let execution = duration(started.workflow_execution_timeout.as_ref());
+    let run = duration(started.workflow_run_timeout.as_ref());
+    let run = execution.into_iter().chain(run).min();
+    let task = duration(started.workflow_task_timeout.as_ref())
+        .unwrap_or(limits.workflow_task_timeout)
+        .min(limits.workflow_task_timeout_max);
+    let task = run.map_or(task, |run| task.min(run));
+    if run.is_some() {
+        started.workflow_run_timeout = run.map(time::to_proto);
+    }
+    started.workflow_task_timeout = Some(time::to_proto(task));
+    if let Some(execution) = execution
+        && started.workflow_execution_expiration_time.is_none()
+    {
+        let expiration = now.plus(execution).0;
+        let rounded = expiration.saturating_add(MILLISECOND / 2) / MILLISECOND * MILLISECOND;
+        started.workflow_execution_expiration_time = Some(Time(rounded).to_proto());
+    }
+}
+
+fn duration(duration: Option<&wkt::Duration>) -> Option<Duration> {
+    time::positive(duration).ok().flatten()
+}
+
+/// Schedules the run's first workflow task, unless it is to wait.
+fn schedule_first_task(txn: &mut Txn<'_>) {
+    if txn.run.info.execution_time <= txn.run.info.start_time {
+        workflow_task::ensure_scheduled(txn);
+    }
+}
+
+/// Whether the run is closed and has been kept long enough.
+pub(crate) fn is_due_for_deletion(run: &Run, now: Time) -> bool {
+    !run.is_open() && run.state.delete_time.is_some_and(|time| time <= now)
+}
+
+/// Deletes the run: its rows, and what is in memory of it.
+fn delete_run(workflow: &mut Workflow, run_id: RunId, transition: &mut Transition) {
+    let Some(run) = workflow.runs.remove(&run_id) else { return };
+    let visibility = VisibilityKey {
+        close_time: run.state.close_time.unwrap_or(Time::MAX),
+        start_time: run.info.start_time,
+        run_id,
+    };
+    transition.rows.push((RowKey::Visibility(visibility), None));
+    if let Some(wake_at) = run.state.wake_at {
+        transition.rows.push((RowKey::Wake(wake_at, run_id), None));
+    }
+    transition.rows.push((RowKey::WholeRun(run_id), None));
+    if workflow.current.as_ref().is_some_and(|current| current.run_id == run_id) {
+        transition.rows.push((RowKey::Current, None));
+        workflow.current = None;
+    }
+}

@@ -1,0 +1,301 @@
+//! A request to start a workflow, once it is known that nothing is wrong with it.
+
+use everlog_proto::api::common::v1::{Link, Payloads};
+use everlog_proto::api::enums::v1::{WorkflowIdConflictPolicy, WorkflowIdReusePolicy};
+use everlog_proto::api::history::v1::WorkflowExecutionStartedEventAttributes;
+use everlog_proto::api::sdk::v1::UserMetadata;
+use everlog_proto::api::workflow::v1::OnConflictOptions;
+use everlog_proto::api::workflowservice::v1::{
+    SignalWithStartWorkflowExecutionRequest, SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest,
+};
+use everlog_proto::wkt;
+use prost::Message;
+
+use crate::txn::NewRun;
+use crate::{Context, Limits, Rejection, retry, time, validation};
+
+/// A request to start a workflow in which nothing is wrong that can be told without the workflow: nothing but
+/// [`ValidStart::new`] makes one, so it is looked at once, however many hands it goes through.
+#[derive(Clone, Debug)]
+pub struct ValidStart {
+    /// The first event, as far as the request says it.
+    started: WorkflowExecutionStartedEventAttributes,
+    user_metadata: Option<UserMetadata>,
+    links: Vec<Link>,
+    /// Empty if the kernel is to give it one.
+    request_id: String,
+    pub(crate) reuse: WorkflowIdReusePolicy,
+    pub(crate) conflict: WorkflowIdConflictPolicy,
+    pub(crate) on_conflict: OnConflictOptions,
+}
+
+impl ValidStart {
+    /// Looks at a request. Texts and order are Temporal's.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, or what of it is not supported.
+    pub fn new(request: StartWorkflowExecutionRequest, limits: &Limits) -> Result<ValidStart, Rejection> {
+        ValidStart::with_default(WorkflowIdConflictPolicy::Fail, request, limits)
+    }
+
+    /// The same, where `conflict_default` is what happens to an open run unless the request says it.
+    fn with_default(
+        conflict_default: WorkflowIdConflictPolicy,
+        mut request: StartWorkflowExecutionRequest,
+        limits: &Limits,
+    ) -> Result<ValidStart, Rejection> {
+        request.retry_policy = request.retry_policy.take().map(retry::with_defaults);
+        check_names(&request, limits)?;
+        let task_queue =
+            validation::task_queue(request.task_queue.take(), limits.id_bytes_max).map_err(Rejection::invalid)?;
+        check_timeouts(&request, limits)?;
+        let (reuse, conflict) = policies(&request, conflict_default)?;
+        check_support(&request)?;
+        check_sizes(&request, limits)?;
+        let on_conflict = request.on_conflict_options.unwrap_or_default();
+        if on_conflict.attach_completion_callbacks && !on_conflict.attach_request_id {
+            return Err(Rejection::invalid("attaching request ID is required for attaching completion callbacks"));
+        }
+        let started = WorkflowExecutionStartedEventAttributes {
+            workflow_type: request.workflow_type,
+            task_queue: Some(task_queue),
+            input: request.input,
+            workflow_execution_timeout: request.workflow_execution_timeout,
+            workflow_run_timeout: request.workflow_run_timeout,
+            workflow_task_timeout: request.workflow_task_timeout,
+            continued_failure: request.continued_failure,
+            last_completion_result: request.last_completion_result,
+            identity: request.identity,
+            retry_policy: request.retry_policy,
+            attempt: 1,
+            first_workflow_task_backoff: request.workflow_start_delay,
+            memo: request.memo,
+            search_attributes: request.search_attributes,
+            header: request.header,
+            priority: request.priority,
+            ..WorkflowExecutionStartedEventAttributes::default()
+        };
+        Ok(ValidStart {
+            started,
+            user_metadata: request.user_metadata,
+            links: request.links,
+            request_id: request.request_id,
+            reuse,
+            conflict,
+            on_conflict,
+        })
+    }
+
+    /// The run that it asks for.
+    pub(crate) fn into_new_run(self, ctx: &mut Context<'_>) -> NewRun {
+        let ValidStart { started, user_metadata, links, request_id, .. } = self;
+        let start_request_id = if request_id.is_empty() { ctx.ids.request_id() } else { request_id };
+        NewRun { run_id: ctx.ids.run_id(), started, user_metadata, links, start_request_id }
+    }
+
+    /// About what its payloads take, bytes.
+    pub fn payload_bytes(&self) -> usize {
+        let payloads = |payloads: &Payloads| payloads.payloads.iter().map(|payload| payload.data.len()).sum::<usize>();
+        self.started.input.as_ref().map_or(0, payloads) + self.started.memo.as_ref().map_or(0, Message::encoded_len)
+    }
+}
+
+/// A request to signal a workflow, and to start it if it does not run, of which [`ValidStart`] can be said.
+#[derive(Clone, Debug)]
+pub struct ValidSignalWithStart {
+    pub(crate) start: ValidStart,
+    pub(crate) signal: SignalWorkflowExecutionRequest,
+}
+
+impl ValidSignalWithStart {
+    /// Looks at a request. Texts and order are Temporal's.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, or what of it is not supported.
+    pub fn new(
+        request: SignalWithStartWorkflowExecutionRequest,
+        limits: &Limits,
+    ) -> Result<ValidSignalWithStart, Rejection> {
+        check_workflow_id(&request.workflow_id, limits)?;
+        if request.signal_name.is_empty() {
+            return Err(Rejection::invalid("signal not set"));
+        }
+        let (length, length_max) = (request.signal_name.len(), limits.id_bytes_max);
+        if length > length_max {
+            let message = format!("signal name exceeds maximum allowed length ({length}/{length_max})");
+            return Err(Rejection::invalid(message));
+        }
+        if request.workflow_id_conflict_policy() == WorkflowIdConflictPolicy::Fail {
+            return Err(Rejection::invalid(
+                "Invalid WorkflowIDConflictPolicy: WORKFLOW_ID_CONFLICT_POLICY_FAIL is not supported for this operation.",
+            ));
+        }
+        check_payloads(request.signal_input.as_ref(), limits)?;
+        let (start, signal) = split(request);
+        let start = ValidStart::with_default(WorkflowIdConflictPolicy::UseExisting, start, limits)?;
+        Ok(ValidSignalWithStart { start, signal })
+    }
+
+    /// About what its payloads take, bytes.
+    pub fn payload_bytes(&self) -> usize {
+        self.start.payload_bytes() + self.signal.input.as_ref().map_or(0, Message::encoded_len)
+    }
+}
+
+/// The two requests that a signal with a start stands for.
+fn split(
+    request: SignalWithStartWorkflowExecutionRequest,
+) -> (StartWorkflowExecutionRequest, SignalWorkflowExecutionRequest) {
+    let signal = SignalWorkflowExecutionRequest {
+        signal_name: request.signal_name,
+        input: request.signal_input,
+        identity: request.identity.clone(),
+        request_id: request.request_id.clone(),
+        header: request.header.clone(),
+        links: request.links.clone(),
+        ..SignalWorkflowExecutionRequest::default()
+    };
+    let start = StartWorkflowExecutionRequest {
+        namespace: request.namespace,
+        workflow_id: request.workflow_id,
+        workflow_type: request.workflow_type,
+        task_queue: request.task_queue,
+        input: request.input,
+        workflow_execution_timeout: request.workflow_execution_timeout,
+        workflow_run_timeout: request.workflow_run_timeout,
+        workflow_task_timeout: request.workflow_task_timeout,
+        identity: request.identity,
+        request_id: request.request_id,
+        workflow_id_reuse_policy: request.workflow_id_reuse_policy,
+        workflow_id_conflict_policy: request.workflow_id_conflict_policy,
+        retry_policy: request.retry_policy,
+        cron_schedule: request.cron_schedule,
+        memo: request.memo,
+        search_attributes: request.search_attributes,
+        header: request.header,
+        workflow_start_delay: request.workflow_start_delay,
+        user_metadata: request.user_metadata,
+        links: request.links,
+        versioning_override: request.versioning_override,
+        priority: request.priority,
+        time_skipping_config: request.time_skipping_config,
+        ..StartWorkflowExecutionRequest::default()
+    };
+    (start, signal)
+}
+
+fn check_workflow_id(workflow_id: &str, limits: &Limits) -> Result<(), Rejection> {
+    if workflow_id.is_empty() {
+        return Err(Rejection::invalid("WorkflowId is not set on request."));
+    }
+    let (length, length_max) = (workflow_id.len(), limits.id_bytes_max);
+    if length > length_max {
+        return Err(Rejection::invalid(format!("WorkflowId exceeds maximum allowed length ({length}/{length_max})")));
+    }
+    Ok(())
+}
+
+/// Looks at ids and names, and at what a retry policy and a delay ask for.
+fn check_names(request: &StartWorkflowExecutionRequest, limits: &Limits) -> Result<(), Rejection> {
+    check_workflow_id(&request.workflow_id, limits)?;
+    request.retry_policy.as_ref().map_or(Ok(()), retry::validate)?;
+    if !request.cron_schedule.is_empty() {
+        if request.workflow_start_delay.is_some() {
+            return Err(Rejection::invalid("CronSchedule and WorkflowStartDelay may not be used together."));
+        }
+        return Err(Rejection::Unimplemented(
+            "cron_schedule is not supported by this server yet; use a schedule".into(),
+        ));
+    }
+    check_duration(request.workflow_start_delay.as_ref(), "WorkflowStartDelay")?;
+    let type_name = request.workflow_type.as_ref().map_or("", |workflow_type| &workflow_type.name);
+    if type_name.is_empty() {
+        return Err(Rejection::invalid("WorkflowType is not set on request."));
+    }
+    if type_name.len() > limits.id_bytes_max {
+        return Err(Rejection::invalid("WorkflowType length exceeds limit."));
+    }
+    Ok(())
+}
+
+/// Looks at timeouts, and at the id of the request.
+fn check_timeouts(request: &StartWorkflowExecutionRequest, limits: &Limits) -> Result<(), Rejection> {
+    check_duration(request.workflow_execution_timeout.as_ref(), "WorkflowExecutionTimeout")?;
+    check_duration(request.workflow_run_timeout.as_ref(), "WorkflowRunTimeout")?;
+    check_duration(request.workflow_task_timeout.as_ref(), "WorkflowTaskTimeout")?;
+    if request.request_id.len() > limits.id_bytes_max {
+        return Err(Rejection::invalid("RequestId length exceeds limit."));
+    }
+    Ok(())
+}
+
+fn check_duration(duration: Option<&wkt::Duration>, name: &str) -> Result<(), Rejection> {
+    match time::positive(duration) {
+        Ok(_) => Ok(()),
+        Err(time::Negative) => {
+            let message = format!("An invalid {name}Seconds is set on request. cause: negative duration");
+            Err(Rejection::invalid(message))
+        }
+    }
+}
+
+/// The request's policies with their defaults, `conflict_default` being the one for an open run.
+fn policies(
+    request: &StartWorkflowExecutionRequest,
+    conflict_default: WorkflowIdConflictPolicy,
+) -> Result<(WorkflowIdReusePolicy, WorkflowIdConflictPolicy), Rejection> {
+    let reuse = request.workflow_id_reuse_policy();
+    let conflict = request.workflow_id_conflict_policy();
+    let given = conflict != WorkflowIdConflictPolicy::Unspecified;
+    #[expect(deprecated, reason = "clients still send it")]
+    let terminate_if_running = reuse == WorkflowIdReusePolicy::TerminateIfRunning;
+    if given && terminate_if_running {
+        return Err(Rejection::invalid(
+            "Invalid WorkflowIDReusePolicy: WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING cannot be used together with a \
+             WorkflowIDConflictPolicy",
+        ));
+    }
+    if conflict == WorkflowIdConflictPolicy::TerminateExisting && reuse == WorkflowIdReusePolicy::RejectDuplicate {
+        return Err(Rejection::invalid(
+            "Invalid WorkflowIDReusePolicy: WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE cannot be used together with \
+             WorkflowIdConflictPolicy WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING",
+        ));
+    }
+    if terminate_if_running {
+        return Ok((WorkflowIdReusePolicy::AllowDuplicate, WorkflowIdConflictPolicy::TerminateExisting));
+    }
+    Ok((reuse, if given { conflict } else { conflict_default }))
+}
+
+fn check_support(request: &StartWorkflowExecutionRequest) -> Result<(), Rejection> {
+    let unsupported = |text: &'static str| Err(Rejection::Unimplemented(text.into()));
+    if !request.completion_callbacks.is_empty() {
+        return unsupported("completion_callbacks are not supported by this server yet");
+    }
+    if request.versioning_override.is_some() {
+        return unsupported("versioning_override is not supported by this server yet");
+    }
+    if request.time_skipping_config.is_some() {
+        return unsupported("The Time-Skipping feature is not enabled for namespace.");
+    }
+    Ok(())
+}
+
+fn check_sizes(request: &StartWorkflowExecutionRequest, limits: &Limits) -> Result<(), Rejection> {
+    validation::priority(request.priority.as_ref()).map_err(Rejection::invalid)?;
+    validation::links(&request.links, limits).map_err(Rejection::invalid)?;
+    check_payloads(request.input.as_ref(), limits)?;
+    if request.memo.as_ref().map_or(0, Message::encoded_len) > limits.memo_bytes_max {
+        return Err(Rejection::invalid("Memo size exceeds limit."));
+    }
+    Ok(())
+}
+
+fn check_payloads(payloads: Option<&Payloads>, limits: &Limits) -> Result<(), Rejection> {
+    if payloads.map_or(0, Message::encoded_len) > limits.blob_bytes_max {
+        return Err(Rejection::invalid("Blob data size exceeds limit."));
+    }
+    Ok(())
+}
