@@ -11,26 +11,23 @@
 //! beside them, though nothing was logged. With a second column family this would no longer hold (their memtables are flushed apart
 //! from each other) unless `atomic_flush` were on.
 
+mod commits;
 mod gaps;
+mod reads;
 
-use std::collections::BTreeSet;
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
-use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, ErrorKind, FlushOptions, Options, ReadOptions,
-    Snapshot, WriteBatch, WriteOptions,
-};
+use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, FlushOptions, Options, WriteBatch, WriteOptions};
 
-use self::gaps::{GAP_ROWS_MIN, Gap, Gaps};
-use crate::keys::{KeyRange, after};
+use self::commits::has_ranges;
+use self::gaps::Gaps;
+use self::reads::{DeletedRows, RocksSnapshot, bounded, collect, visit_part};
 use crate::state::{
-    Attempt, Direction, Row, RowBatch, RowChange, StateEngine, StateError, StateSnapshot, StateStats, Visitor,
-    check_row_key,
+    Attempt, Direction, Row, RowBatch, StateEngine, StateError, StateSnapshot, StateStats, Visitor, check_row_key,
 };
 use crate::watch::{Follow, Wake, Watch, Watches};
 use crate::{EngineMemory, GroupId};
@@ -41,10 +38,6 @@ const ROWS_START: u8 = 0x01;
 /// First key byte that a row cannot have any more.
 const ROWS_END: u8 = 0xff;
 const APPLIED: &[u8] = b"\x00applied";
-
-/// Most rows of a deleted range that are deleted one by one. RocksDB sorts the range deletes of a memtable anew for the first read after each
-/// of them, which with thousands of runs that expire makes every read slow; a delete of a row costs others nothing.
-const SINGLE_DELETES_MAX: usize = 256;
 
 /// Reads between two calls of [`RocksState::rest`] up to which the block cache is not worth its memory: pages of timers that an idle
 /// node reads ahead, and somebody who looks at it now and then. The system's own cache still serves them, at the cost of unpacking.
@@ -177,104 +170,6 @@ impl RocksState {
         self.counters.reads.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn commit_with(
-        &self,
-        options: &WriteOptions,
-        group: GroupId,
-        applied: &[u8],
-        batches: &[RowBatch],
-    ) -> Result<Attempt, StateError> {
-        let (batch, rows) = self.write_batch(group, applied, batches)?;
-        match self.write(batch, rows, options) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::Incomplete => return Ok(Attempt::WouldBlock),
-            Err(error) => return Err(state_error(error)),
-        }
-        // Once the rows can be read, and watches first: both are what `gaps` and `watch` rely on.
-        self.watches.changed(group, batches);
-        self.gaps.changed(group, batches);
-        Ok(Attempt::Done)
-    }
-
-    /// What a commit writes, and how many rows that changes.
-    fn write_batch(
-        &self,
-        group: GroupId,
-        applied: &[u8],
-        batches: &[RowBatch],
-    ) -> Result<(WriteBatch, usize), StateError> {
-        let mut batch = WriteBatch::default();
-        let mut key_buffer = group.0.to_be_bytes().to_vec();
-        let mut rows = 0;
-        // What the commit itself puts, where it also deletes ranges: that cannot be read yet.
-        let mut put_before = has_ranges(batches).then(BTreeSet::new);
-        for change in batches.iter().flat_map(|batch| &batch.changes) {
-            match change {
-                RowChange::Put { key, value } => {
-                    check_row_key(key)?;
-                    batch.put(prefixed(&mut key_buffer, key), value);
-                    if let Some(put_before) = &mut put_before {
-                        put_before.insert(key);
-                    }
-                }
-                RowChange::Delete { key } => {
-                    check_row_key(key)?;
-                    batch.delete(prefixed(&mut key_buffer, key));
-                }
-                RowChange::DeleteRange { start, end } if start < end => {
-                    let range = rows_within(group, start, end);
-                    match self.keys_if_few(range.clone())? {
-                        Some(keys) => {
-                            keys.iter().for_each(|key| batch.delete(key));
-                            for key in put_before.iter().flat_map(|keys| keys.range::<Bytes, _>(start..end)) {
-                                batch.delete(prefixed(&mut key_buffer, key));
-                            }
-                        }
-                        None => batch.delete_range(range.start, range.end),
-                    }
-                }
-                RowChange::DeleteRange { .. } => {}
-            }
-            rows += 1;
-        }
-        batch.put(prefixed(&mut key_buffer, APPLIED), applied);
-        Ok((batch, rows))
-    }
-
-    /// The keys in `range` as the engine has them, if there are no more than are deleted one by one.
-    fn keys_if_few(&self, range: Range<Vec<u8>>) -> Result<Option<Vec<Vec<u8>>>, StateError> {
-        if range.is_empty() {
-            return Ok(Some(Vec::new()));
-        }
-        let mut options = bounded(range);
-        // What is about to be deleted must not push out what is in use.
-        options.fill_cache(false);
-        let mut rows = self.db.raw_iterator_opt(options);
-        let mut keys = Vec::new();
-        rows.seek_to_first();
-        while let Some(key) = rows.key() {
-            if keys.len() == SINGLE_DELETES_MAX {
-                return Ok(None);
-            }
-            keys.push(key.to_vec());
-            rows.next();
-        }
-        rows.status().map_err(state_error)?;
-        Ok(Some(keys))
-    }
-
-    fn write(&self, batch: WriteBatch, rows: usize, options: &WriteOptions) -> Result<(), rocksdb::Error> {
-        let bytes = batch.size_in_bytes() as u64;
-        self.db.write_opt(batch, options)?;
-        let rows = rows as u64;
-        self.counters.commits.fetch_add(1, Ordering::Relaxed);
-        self.counters.rows.fetch_add(rows, Ordering::Relaxed);
-        self.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.metrics.rows.increment(rows);
-        self.metrics.bytes.increment(bytes);
-        Ok(())
-    }
-
     /// To be called after all rows of a group were replaced. Watches first, as the gaps ask for.
     fn replaced(&self, group: GroupId) {
         self.watches.replaced(group);
@@ -405,149 +300,6 @@ impl StateEngine for RocksState {
         self.metrics.flushes.increment(1);
         Ok(())
     }
-}
-
-fn has_ranges(batches: &[RowBatch]) -> bool {
-    let mut changes = batches.iter().flat_map(|batch| &batch.changes);
-    changes.any(|change| matches!(change, RowChange::DeleteRange { .. }))
-}
-
-/// A RocksDB snapshot that keeps its database open.
-struct RocksSnapshot {
-    // Before `_db`: fields are dropped in the order of their declaration.
-    snapshot: Snapshot<'static>,
-    _db: Arc<DB>,
-    group: GroupId,
-    applied: Option<Bytes>,
-}
-
-impl RocksSnapshot {
-    #[allow(unsafe_code)]
-    fn take(db: Arc<DB>, group: GroupId) -> Result<RocksSnapshot, StateError> {
-        // SAFETY: the snapshot borrows the `DB` behind the `Arc`, which does not move and which lives until `_db` is dropped,
-        // after the snapshot. The borrow never leaves this struct: `snapshot` is private and handed out only for the lifetime
-        // of `&self`.
-        let borrowed: &'static DB = unsafe { &*Arc::as_ptr(&db) };
-        let snapshot = borrowed.snapshot();
-        let applied = snapshot.get(engine_key(group, APPLIED)).map_err(state_error)?.map(Bytes::from);
-        Ok(RocksSnapshot { snapshot, _db: db, group, applied })
-    }
-}
-
-impl StateSnapshot for RocksSnapshot {
-    fn applied(&self) -> Option<Bytes> {
-        self.applied.clone()
-    }
-
-    fn rows(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StateError> {
-        let after = after.unwrap_or(&[]);
-        let range = rows_within(self.group, after, &[ROWS_END]);
-        if range.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut options = bounded(range);
-        // A snapshot is read once, front to back: it must not push the working set out of the cache.
-        options.fill_cache(false);
-        options.set_readahead_size(2 << 20);
-        let rows = self.snapshot.raw_iterator_opt(options);
-        collect(rows, Direction::Ascending, limit, |key| key > after)
-    }
-}
-
-/// Shows the rows between the iterator's bounds, which are those of `part`, to `visit`, and notes in `gaps` what lay between them: at the
-/// front and at the end in any case, since it may make a gap longer that is known already.
-fn visit_part(
-    mut rows: DBRawIterator<'_>,
-    part: &KeyRange,
-    deleted_rows: &DeletedRows,
-    gaps: &mut Vec<Gap>,
-    visit: Visitor<'_>,
-) -> Result<ControlFlow<()>, StateError> {
-    let behind = |last: &[u8]| if last.is_empty() { part.start.clone() } else { after(last) };
-    let mut last = Vec::new();
-    let mut stepped_over = deleted_rows.stepped_over();
-    rows.seek_to_first();
-    while let Some((key, value)) = rows.item() {
-        let key = &key[GROUP_BYTES..];
-        let so_far = deleted_rows.stepped_over();
-        if last.is_empty() || so_far - stepped_over >= GAP_ROWS_MIN {
-            let range = behind(&last)..Bytes::copy_from_slice(key);
-            gaps.push(Gap { range, deleted_rows: so_far - stepped_over });
-        }
-        stepped_over = so_far;
-        if visit(key, value).is_break() {
-            return Ok(ControlFlow::Break(()));
-        }
-        last.clear();
-        last.extend_from_slice(key);
-        rows.next();
-    }
-    rows.status().map_err(state_error)?;
-    let deleted_rows = deleted_rows.stepped_over() - stepped_over;
-    gaps.push(Gap { range: behind(&last)..part.end.clone(), deleted_rows });
-    Ok(ControlFlow::Continue(()))
-}
-
-/// Counts the deleted rows that iterators of this thread step over, while it lives.
-struct DeletedRows {
-    context: PerfContext,
-    before: u64,
-}
-
-impl DeletedRows {
-    fn start() -> DeletedRows {
-        set_perf_stats(PerfStatsLevel::EnableCount);
-        let context = PerfContext::default();
-        let before = context.metric(PerfMetric::InternalDeleteSkippedCount);
-        DeletedRows { context, before }
-    }
-
-    fn stepped_over(&self) -> u64 {
-        self.context.metric(PerfMetric::InternalDeleteSkippedCount) - self.before
-    }
-}
-
-impl Drop for DeletedRows {
-    fn drop(&mut self) {
-        set_perf_stats(PerfStatsLevel::Disable);
-    }
-}
-
-/// Reads rows from one end of the iterator's bounds, without those whose key `wanted` refuses.
-fn collect(
-    mut rows: DBRawIterator<'_>,
-    direction: Direction,
-    limit: usize,
-    wanted: impl Fn(&[u8]) -> bool,
-) -> Result<Vec<Row>, StateError> {
-    match direction {
-        Direction::Ascending => rows.seek_to_first(),
-        Direction::Descending => rows.seek_to_last(),
-    }
-    let mut collected = Vec::new();
-    while collected.len() < limit {
-        let Some((key, value)) = rows.item() else {
-            break;
-        };
-        let key = &key[GROUP_BYTES..];
-        if wanted(key) {
-            let row = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
-            collected.push(row);
-        }
-        match direction {
-            Direction::Ascending => rows.next(),
-            Direction::Descending => rows.prev(),
-        }
-    }
-    rows.status().map_err(state_error)?;
-    Ok(collected)
-}
-
-fn bounded(range: Range<Vec<u8>>) -> ReadOptions {
-    let mut options = ReadOptions::default();
-    options.set_iterate_lower_bound(range.start);
-    options.set_iterate_upper_bound(range.end);
-    options
 }
 
 fn engine_key(group: GroupId, key: &[u8]) -> Vec<u8> {

@@ -19,6 +19,10 @@ use tonic::{Code, Status};
 /// Longer messages are cut: they travel in headers, whose size is limited.
 const MESSAGE_BYTES_MAX: usize = 4000;
 
+/// The same as the header has it, where most bytes that are no letters take three. With the details, which repeat the message, it must stay
+/// below the 16 KiB that clients take.
+const MESSAGE_ENCODED_BYTES_MAX: usize = 6000;
+
 /// What details repeat of a name that the caller gave, bytes: the longest that a namespace can have.
 const NAMED_BYTES_MAX: usize = 1000;
 
@@ -179,7 +183,7 @@ fn row_of(error: Error) -> Row {
             Row::exhausted(message.into(), ResourceExhaustedCause::SystemOverloaded, ResourceExhaustedScope::System)
         }
         Error::DiskFull { free_bytes } => Row::exhausted(
-            format!("the disk is nearly full ({} MiB are free): no new work is taken", free_bytes >> 20).into(),
+            format!("the disk has no room for new work ({} MiB are free)", free_bytes >> 20).into(),
             ResourceExhaustedCause::PersistenceStorageLimit,
             ResourceExhaustedScope::System,
         ),
@@ -222,7 +226,7 @@ fn row_of_rejection(rejection: Rejection) -> Row {
 impl From<Error> for Status {
     fn from(error: Error) -> Status {
         let Row { code, message, detail, exhausted } = row_of(error);
-        let message = cut(&message, MESSAGE_BYTES_MAX).to_owned();
+        let message = cut_encoded(cut(&message, MESSAGE_BYTES_MAX)).to_owned();
         let details = match detail {
             Some(detail) => {
                 let status = RpcStatus { code: code as i32, message: message.clone(), details: vec![detail] };
@@ -269,6 +273,17 @@ pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
     &text[..end.unwrap_or(0)]
 }
 
+/// As much of the front of a message as may be in a header, whole characters.
+fn cut_encoded(message: &str) -> &str {
+    let mut bytes = 0;
+    let end = message.char_indices().find(|(_, character)| {
+        let plain = character.is_ascii_graphic() && !"\"#%<>?`{}".contains(*character);
+        bytes += if plain { 1 } else { 3 * character.len_utf8() };
+        bytes > MESSAGE_ENCODED_BYTES_MAX
+    });
+    &message[..end.map_or(message.len(), |(end, _)| end)]
+}
+
 #[cfg(test)]
 mod tests {
     use everlog_proto::api::failure::v1::Failure;
@@ -290,6 +305,16 @@ mod tests {
         let status = Status::from(Error::NamespaceNotFound("n".repeat(100_000)));
         assert_eq!(status.code(), Code::NotFound);
         assert!(status.message().len() + status.details().len() < 10_000);
+    }
+
+    #[test]
+    fn what_must_be_escaped_does_not_outgrow_the_headers_either() {
+        for text in ["n", "\u{1}", "ü", " ", "%"] {
+            let headers = Status::from(Error::NamespaceNotFound(text.repeat(100_000))).into_http::<()>();
+            let bytes: usize =
+                headers.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+            assert!(bytes < 16 << 10, "{text:?}: {bytes} bytes");
+        }
     }
 
     #[test]
@@ -349,7 +374,7 @@ mod tests {
     #[test]
     fn long_messages_are_cut_between_characters() {
         let status = Status::from(Error::invalid("ü".repeat(3000)));
-        assert_eq!(status.message().len(), 4000);
+        assert_eq!(status.message().len(), 2000);
         assert_eq!(cut("aü", 2), "a");
     }
 }

@@ -163,7 +163,7 @@ pub async fn serve(
     match tokio::time::timeout(DRAIN_WAIT_MAX, servers).await {
         Ok(ended) => ended,
         Err(_) => {
-            tracing::warn!("requests were still in flight {DRAIN_WAIT_MAX:?} after the server was told to stop");
+            tracing::warn!("requests were still in flight {DRAIN_WAIT_MAX:?} after the server was asked to stop");
             Ok(())
         }
     }

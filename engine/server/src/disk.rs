@@ -35,16 +35,22 @@ impl DiskWatch {
         let unit = found.fragment_size();
         let (free, total) = (found.blocks_available() * unit, found.blocks() * unit);
         let log = self.log.room().map_err(io::Error::other)?;
-        // An append that waits for space says that there is none, whatever the figures are.
-        let free = if log.is_held { 0 } else { free.min(log.free_bytes) };
+        let free = free.min(log.free_bytes);
         let mark = self.marks.mark(total);
         metrics::gauge!("everlog_disk_free_bytes").set(free as f64);
         metrics::gauge!("everlog_disk_mark_bytes").set(mark as f64);
-        let has_changed = self.room.note(free, mark);
+        let has_changed = self.room.note(free, mark, log.is_held);
         let is_short = self.room.shortage().is_some();
         metrics::gauge!("everlog_disk_short").set(if is_short { 1.0 } else { 0.0 });
         match (has_changed, is_short) {
-            (true, true) => tracing::error!(free, mark, "the disk is nearly full: new work is refused"),
+            (true, true) => {
+                tracing::error!(
+                    free,
+                    mark,
+                    is_held = log.is_held,
+                    "the disk has no room for new work, which is refused"
+                );
+            }
             (true, false) => tracing::info!(free, "the disk has room again"),
             (false, _) => {}
         }
@@ -66,7 +72,7 @@ impl DiskWatch {
                     tokio::time::sleep(Duration::from_secs(60)).await;
                 }
                 // A panic in there is logged by its thread.
-                Err(_) => return,
+                Err(_) => {}
             }
         }
     }

@@ -244,7 +244,8 @@ pub async fn run(
     // A task of its own: it is to run where the partition loops run.
     let giving_back = tokio::spawn(memory::give_back(Arc::clone(&node.state)));
     let watching = tokio::spawn(watch.run());
-    let following = settings.file.clone().map(|file| tokio::spawn(follow(file, settings.clone(), config, limits)));
+    let following =
+        settings.file.clone().map(|file| tokio::spawn(follow(file, settings.dynamic.clone(), config, limits)));
     let served = tokio::select! {
         served = everlog_frontend::serve(listeners, services, shutdown) => served.map_err(NodeError::from),
         () = telemetry::fold_histograms() => Ok(()),

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 async fn while_short(client: &mut Client, task_token: Vec<u8>) {
     let refused = |status: Status| {
         let line = told(&status);
-        assert!(line.starts_with("ResourceExhausted: the disk is nearly full"), "{line}");
+        assert!(line.starts_with("ResourceExhausted: the disk has no room for new work"), "{line}");
         assert!(line.contains("cause: PersistenceStorageLimit") || line.contains("cause: 7"), "{line}");
     };
     refused(client.start_workflow_execution(start_request("new")).await.unwrap_err());
@@ -45,9 +45,9 @@ async fn without_room_nothing_new_begins_and_what_was_begun_ends() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let task_token = begin(&mut client).await;
-    server.disk.note(0, MIB);
+    server.disk.note(0, MIB, false);
     while_short(&mut client, task_token).await;
-    server.disk.note(2 * MIB, MIB);
+    server.disk.note(2 * MIB, MIB, false);
     client.start_workflow_execution(start_request("after")).await.unwrap();
     server.stopped().await;
 }

@@ -8,17 +8,18 @@ use everlog_config::DynamicConfig;
 use everlog_kernel::Limits;
 use everlog_model::InForce;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
 
 use super::{DynamicSettings, Settings, load};
 
 /// How often the file is looked at; SIGHUP does it at once.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Puts the dynamic configuration of `path` in force whenever it changes, for as long as it is polled. A file that is wrong changes
-/// nothing, and what else stands in it takes a restart.
+/// Puts the dynamic configuration of `path` in force whenever it is no longer `dynamic`, for as long as it is polled. A file that is wrong
+/// changes nothing, and what else stands in it takes a restart.
 pub async fn follow(
     path: PathBuf,
-    mut settings: Settings,
+    mut dynamic: DynamicSettings,
     config: Arc<InForce<DynamicConfig>>,
     limits: Arc<InForce<Limits>>,
 ) {
@@ -27,14 +28,16 @@ pub async fn follow(
         Err(error) => return tracing::warn!(%error, "changes of the settings file go unnoticed"),
     };
     let mut interval = tokio::time::interval(LOOK_INTERVAL);
-    let mut last_problem = String::new();
+    let (mut last_others, mut last_problem) = (None, String::new());
     loop {
         tokio::select! {
             _ = hangup.recv() => {}
             _ = interval.tick() => {}
         }
-        let found = match load(&path) {
-            Ok(found) if found == settings => continue,
+        let path = path.clone();
+        // A panic in there is logged by its thread.
+        let Ok(loaded) = spawn_blocking(move || load(&path)).await else { return };
+        let found = match loaded {
             Ok(found) => found,
             Err(error) => {
                 let problem = error.to_string();
@@ -46,19 +49,19 @@ pub async fn follow(
             }
         };
         last_problem.clear();
-        if (Settings { dynamic: DynamicSettings::default(), ..found.clone() })
-            != (Settings { dynamic: DynamicSettings::default(), ..settings })
-        {
-            tracing::warn!(
-                "the settings file has changed in more than the dynamic configuration, which takes a restart"
-            );
-        }
-        if found.dynamic != settings.dynamic {
+        if found.dynamic != dynamic {
             tracing::info!("the dynamic configuration has changed");
             let values = found.dynamic.per_namespace();
             limits.replace(values.map(|config| config.limits.clone()));
             config.replace(values);
+            dynamic = found.dynamic.clone();
         }
-        settings = found;
+        let others = Settings { dynamic: DynamicSettings::default(), ..found };
+        if last_others.as_ref().is_some_and(|last| *last != others) {
+            tracing::warn!(
+                "the settings file has changed in more than its dynamic configuration, which takes a restart"
+            );
+        }
+        last_others = Some(others);
     }
 }
