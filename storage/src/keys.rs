@@ -11,7 +11,7 @@
 //! 03 task        namespace 16 | kind u8 | task queue esc | position (priority u8 | scheduled time i64 | run id 16
 //!                  | scheduled event id i64, says engine/kernel/src/task.rs)
 //! 04 visibility  namespace 16 | position (~close time i64 | ~start time i64 | run id 16, says engine/kernel/src/visibility.rs)
-//! 05 (free: outbox)
+//! 05 outbox      slot u16 | time u64 | number u16
 //! 06 meta        kind u8 | name, raw to the end of the key
 //! 07 partition   name, raw to the end of the key
 //! ```
@@ -32,6 +32,7 @@
 mod entity;
 mod meta;
 mod order;
+mod outbox;
 mod slot;
 mod task;
 mod visibility;
@@ -39,6 +40,7 @@ mod wake;
 
 pub use entity::{EntityKey, RunKey, decode_run_row, slot_range};
 pub use meta::{MetaKind, meta_range, meta_row, partition_row};
+pub use outbox::OutboxKey;
 pub use slot::{ENTITY_KINDS, Place, SLOTS, slot};
 pub use task::{TaskQueueKey, all_tasks, decode_task};
 pub use visibility::{visibility_range, visibility_row};
@@ -63,6 +65,7 @@ mod table {
     pub(super) const WAKE: u8 = 2;
     pub(super) const TASK: u8 = 3;
     pub(super) const VISIBILITY: u8 = 4;
+    pub(super) const OUTBOX: u8 = 5;
     pub(super) const META: u8 = 6;
     pub(super) const PARTITION: u8 = 7;
 }

@@ -4,7 +4,9 @@
 
 use bytes::Bytes;
 use everlog_random::Random;
-use everlog_storage::keys::{self, EntityKey, MetaKind, Place, TaskQueueKey, WakeKey, decode_run_row, decode_task};
+use everlog_storage::keys::{
+    self, EntityKey, MetaKind, OutboxKey, Place, TaskQueueKey, WakeKey, decode_run_row, decode_task,
+};
 
 const NAMESPACE: [u8; 16] = *b"namespace-is-16b";
 const RUN: [u8; 16] = [0xab; 16];
@@ -39,6 +41,11 @@ impl Data {
         let (id, kind) = (self.string(), self.pick(&[0, 1, 15]));
         let entity = EntityKey::new(kind, self.id(), &id);
         WakeKey::new(self.int(), &entity, self.id())
+    }
+
+    fn outbox(&mut self) -> OutboxKey {
+        let (slot, number) = (self.pick(&[0, 1, 255, 4095]), self.pick(&[0, 1, 255, 256, u16::MAX]));
+        OutboxKey { slot, time_ns: self.int().cast_unsigned(), number }
     }
 
     /// A task: namespace, kind, task queue, position.
@@ -76,6 +83,11 @@ fn check<T: Clone + PartialEq + std::fmt::Debug, O: Ord>(
 #[test]
 fn wakes_are_ordered_by_time() {
     check(Data::wake, WakeKey::encode, |key| WakeKey::decode(key).ok(), WakeKey::clone);
+}
+
+#[test]
+fn messages_are_ordered_by_slot_and_time() {
+    check(Data::outbox, OutboxKey::encode, |key| OutboxKey::decode(key).ok(), OutboxKey::clone);
 }
 
 #[test]
@@ -247,6 +259,7 @@ fn keys_and_slots_are_what_they_always_were() {
         ("wake before the epoch", WakeKey::new(-1, &workflow, RUN).encode()),
         ("task", queue.task(b"position")),
         ("visibility", keys::visibility_row(&NAMESPACE, b"position")),
+        ("outbox", OutboxKey { slot: 0x074d, time_ns: 1_000_000_007, number: 3 }.encode()),
         ("namespace", keys::meta_row(MetaKind::Namespace, &NAMESPACE)),
         ("other meta row", keys::meta_row(MetaKind::Other, b"slots")),
         ("partition row", keys::partition_row("outbox-sequence")),

@@ -13,6 +13,7 @@ use everlog_proto::api::workflowservice::v1::{
     SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest, TerminateWorkflowExecutionRequest,
 };
 
+use crate::outbox::{OutboxMessage, Outcome};
 use crate::token::{ActivityTaskToken, WorkflowTaskToken};
 use crate::valid_start::{ValidSignalWithStart, ValidStart};
 use crate::{Limits, Rejection, RunId};
@@ -113,6 +114,16 @@ pub enum RunCommand {
         task_queue: String,
     },
 
+    /// Another workflow has sent a message. Answered by [`Reply::Done`], however often it comes; a refusal tells what becomes of it.
+    ReceiveMessage(Box<OutboxMessage>),
+    /// It is known what became of a message that the run has sent. Answered by [`Reply::Done`], however often it comes.
+    SettleMessage {
+        /// The event with which it was sent.
+        event_id: i64,
+        /// What became of it.
+        outcome: Outcome,
+    },
+
     /// Deadlines of the run are due: timers, timeouts, retries, backoffs, retention. Answered by [`Reply::Done`].
     FireTimers,
 }
@@ -175,6 +186,8 @@ impl RunCommand {
             RunCommand::QueryWorkflow { .. } => "QueryWorkflow",
             RunCommand::AbandonQuery { .. } => "AbandonQuery",
             RunCommand::StartQueryTask { .. } => "StartQueryTask",
+            RunCommand::ReceiveMessage(_) => "ReceiveMessage",
+            RunCommand::SettleMessage { .. } => "SettleMessage",
             RunCommand::FireTimers => "FireTimers",
         }
     }

@@ -52,6 +52,11 @@ pub struct Limits {
     pub history_events_suggest_continue_as_new: i64,
     /// `limit.numPendingActivities.error`.
     pub pending_activities_max: usize,
+    /// `limit.numPendingSignals.error` and `limit.numPendingCancelRequests.error`, each: signals and requests to cancel that are on
+    /// their way to other workflows.
+    pub pending_external_max: usize,
+    /// Messages to other workflows that a run may have on their way and still be given a workflow task.
+    pub undelivered_messages_max: usize,
     /// `history.maximumSignalsPerExecution`.
     pub signals_max: u32,
     /// `history.maximumBufferedEventsBatch`.
@@ -92,6 +97,8 @@ impl Default for Limits {
             history_bytes_suggest_continue_as_new: 4 * MIB as u64,
             history_events_suggest_continue_as_new: 4 * 1024,
             pending_activities_max: 2000,
+            pending_external_max: 2000,
+            undelivered_messages_max: 1000,
             signals_max: 10_000,
             buffered_events_max: 100,
             buffered_bytes_max: 2 * MIB,

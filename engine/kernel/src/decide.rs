@@ -68,6 +68,8 @@ fn on_existing_run(txn: &mut Txn<'_>, command: RunCommand) -> Result<Result<Repl
         }
         C::AbandonQuery { query_id } => requests::query_workflow::abandon(txn, query_id),
         C::StartQueryTask { task_queue } => requests::query_workflow::start_task(txn, &task_queue),
+        C::ReceiveMessage(message) => requests::receive_message::apply(txn, *message),
+        C::SettleMessage { event_id, outcome } => requests::settle_message::apply(txn, event_id, outcome),
         C::FireTimers => requests::fire_timers::apply(txn),
     }
     .map(Ok)

@@ -16,6 +16,7 @@ pub mod command;
 pub mod context;
 pub mod describe;
 pub mod ids;
+pub mod outbox;
 pub mod rejection;
 pub mod rows;
 pub mod state;

@@ -85,6 +85,10 @@ run_row_kinds! {
     SignalRequest = 7, "signal-request", Text;
     /// How the workflow task in progress was started: [`crate::state::WorkflowTaskStarted`].
     WorkflowTaskStart = 8, "workflow-task-start", Nothing;
+    /// A signal to another workflow that is on its way, by its Initiated event.
+    ExternalSignal = 9, "external-signal", Signed;
+    /// The same for a request to cancel.
+    ExternalCancel = 10, "external-cancel", Signed;
 }
 
 impl RunRowKind {
@@ -262,6 +266,8 @@ mod tests {
             (RunRowKind::BufferedEvent, Suffix::Unsigned(2), 6, "0000000000000002"),
             (RunRowKind::SignalRequest, text("id"), 7, "6964"),
             (RunRowKind::WorkflowTaskStart, Suffix::Nothing, 8, ""),
+            (RunRowKind::ExternalSignal, Suffix::Signed(5), 9, "8000000000000005"),
+            (RunRowKind::ExternalCancel, Suffix::Signed(5), 10, "8000000000000005"),
         ];
         assert_eq!(cases.len(), RunRowKind::ALL.len(), "each kind is here");
         for (kind, suffix, byte, bytes) in cases {

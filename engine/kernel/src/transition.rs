@@ -5,6 +5,7 @@ use everlog_proto::api::common::v1::Payloads;
 use everlog_proto::api::query::v1::WorkflowQuery;
 
 use crate::command::Reply;
+use crate::outbox::OutboxMessage;
 use crate::rows::RowKey;
 use crate::{Rejection, RunId};
 
@@ -37,6 +38,9 @@ pub enum Effect {
     OfferTask(Task),
     /// A query is to be put to a worker by itself.
     OfferQuery(QueryTask),
+    /// A message is to be sent to another workflow, and kept until it has arrived. It has a row of its own, which is written with
+    /// those of the transition.
+    Send(Box<OutboxMessage>),
     /// A query was answered along with a workflow task (only once the rows are durable), or cannot be.
     AnswerQuery {
         /// The number under which the asker waits.

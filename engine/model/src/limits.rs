@@ -152,6 +152,21 @@ pub const WAKE_HORIZON: Duration = Duration::from_secs(60);
 /// Wake rows read in one page.
 pub const WAKE_PAGE_ROWS: usize = 4096;
 
+/// Rows of the outbox read in one page.
+pub const OUTBOX_PAGE_ROWS: usize = 1024;
+
+/// Messages of a partition to other workflows that are on their way at a time, and their bytes: a round trip's worth, and no burden
+/// on a target that is slow.
+pub const OUTBOX_SENT_MAX: usize = 256;
+/// See [`OUTBOX_SENT_MAX`].
+pub const OUTBOX_SENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// The first and the longest wait before a message is sent again that may not have arrived; each is twice the one before.
+pub const OUTBOX_AGAIN_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// How long to wait until a message is sent again whose outcome is known and could not be recorded: its workflow cannot be read.
+pub const OUTBOX_SETTLE_WAIT: Duration = Duration::from_secs(60);
+
 /// Task rows read in one page.
 pub const TASK_PAGE_ROWS: usize = 1024;
 

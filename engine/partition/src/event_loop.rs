@@ -24,14 +24,17 @@ use everlog_model::{CallError, limits};
 use everlog_raft::group::ProposalOutcome;
 use everlog_raft::{ChainPosition, EntryStamp, Group, LeadEpoch, Leadership, ReadConsistency, StopReason};
 use everlog_storage::state::RowBatch;
+use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Sleep;
 
 use super::Dependencies;
 use super::clock::{PartitionClock, Reading};
+use super::deliver::Carrier;
 use super::job::Job;
 use super::lead::{Action, Applied, Lead, LeadSettings, Outgoing, Poison};
-use super::load::{Read, ReadFor, Readers};
+use super::load::{Read, ReadFor, ReadRows, Readers};
+use super::outbox::Parcel;
 use super::pace::Pace;
 use super::status::{PartitionLoad, Status};
 
@@ -39,6 +42,7 @@ use super::status::{PartitionLoad, Status};
 pub(crate) struct EventLoop {
     pub(crate) dependencies: Dependencies,
     pub(crate) readers: Readers,
+    pub(crate) carrier: Arc<dyn Carrier>,
     pub(crate) pace: Arc<Pace>,
     pub(crate) jobs: mpsc::Receiver<Job>,
     pub(crate) stop: mpsc::Receiver<oneshot::Sender<()>>,
@@ -259,6 +263,7 @@ impl EventLoop {
             epoch,
             reads,
             reader: ReadFor { group: group.clone(), epoch, reply },
+            carrier: Arc::clone(&self.carrier),
             in_flight: VecDeque::new(),
             sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
         };
@@ -424,6 +429,7 @@ struct Leading<'a> {
     epoch: LeadEpoch,
     reads: mpsc::UnboundedReceiver<Read>,
     reader: ReadFor,
+    carrier: Arc<dyn Carrier>,
     /// Outcomes of the batches in flight, in order.
     in_flight: VecDeque<ProposalOutcome>,
     sleep: Pin<Box<Sleep>>,
@@ -445,6 +451,8 @@ impl Leading<'_> {
                 },
                 Action::Load(request) => readers.load(self.reader.clone(), request),
                 Action::ReadWakes { start, horizon } => self.reader.clone().read_wakes(start, horizon),
+                Action::ReadOutbox { start } => self.reader.clone().read_outbox(start),
+                Action::Deliver(parcels) => self.deliver(parcels),
                 Action::Fail(error) => return Err(LeadEnd::Failed(error)),
                 action @ (Action::Release(_) | Action::Withhold(..)) => self.release(dependencies, action),
             }
@@ -480,8 +488,23 @@ impl Leading<'_> {
         match action {
             Action::Release(outgoing) => outgoing.release(self.source(), dependencies),
             Action::Withhold(outgoing, error) => outgoing.withhold(&error, dependencies),
-            Action::Propose { .. } | Action::Load(_) | Action::ReadWakes { .. } | Action::Fail(_) => {}
+            Action::Propose { .. }
+            | Action::Load(_)
+            | Action::ReadWakes { .. }
+            | Action::ReadOutbox { .. }
+            | Action::Deliver(_)
+            | Action::Fail(_) => {}
         }
+    }
+
+    /// Sends messages on their way, beside the loop. The lead hears how each of them fared.
+    fn deliver(&self, parcels: Vec<Parcel>) {
+        let (mut deliveries, reader) = (self.carrier.deliver(parcels), self.reader.clone());
+        tokio::spawn(async move {
+            while let Some((key, delivery)) = deliveries.next().await {
+                reader.answer(ReadRows::Delivered(key, delivery));
+            }
+        });
     }
 
     /// Sees to it that the sleep is over in `wait` at the latest. It may end earlier, which costs one turn: to move it at each turn

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use everlog_kernel::command::Reply;
+use everlog_kernel::outbox::{MessageBody, Outcome};
 use everlog_kernel::{Command, Context, RunCommand, RunId, Workflow};
 use everlog_model::{CallError, RunView, WorkflowRef};
 use everlog_proto::api::common::v1::Payloads;
+use everlog_storage::keys::OutboxKey;
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 
@@ -29,6 +31,8 @@ pub(crate) enum Work {
         /// `None` for commands that the partition gives itself.
         reply: Option<ReplyTo>,
     },
+    /// Record what became of a message, and delete its row.
+    Settle { message: OutboxKey, event_id: i64, outcome: Outcome },
     /// Look at the state.
     Inspect(Inspect),
     /// Tell what is known of a run, and once more when its history has grown beyond `seen`.
@@ -62,6 +66,7 @@ impl Job {
     pub(crate) fn name(&self) -> &'static str {
         match &self.work {
             Work::Command { command, .. } => command.name(),
+            Work::Settle { .. } => "SettleMessage",
             Work::Inspect(_) => "Inspect",
             Work::Watch { .. } => "Watch",
         }
@@ -74,7 +79,8 @@ impl Job {
                 // A caller that went away does not care.
                 let _ = reply.send(Err(error.clone()));
             }
-            Work::Command { reply: None, .. } => {}
+            // The message is sent again after a while, or by the next lead.
+            Work::Command { reply: None, .. } | Work::Settle { .. } => {}
             Work::Inspect(inspect) => inspect(Err(error.clone()))(Err(error.clone())),
             Work::Watch { reply, .. } => {
                 let _ = reply.try_send(Err(error.clone()));
@@ -133,6 +139,10 @@ fn run_command_bytes(command: &RunCommand) -> usize {
             failure.as_ref().map_or(0, |failure| failure.encoded_len()) + payloads(last_heartbeat_details)
         }
         RunCommand::QueryWorkflow { query, .. } => payloads(&query.query_args),
+        RunCommand::ReceiveMessage(message) => match &message.body {
+            MessageBody::SignalExternal(signal) => payloads(&signal.input),
+            MessageBody::CancelExternal(_) => 0,
+        },
         RunCommand::RequestCancelWorkflow(_)
         | RunCommand::StartWorkflowTask(_)
         | RunCommand::SaveWorkflowTaskStart
@@ -140,6 +150,7 @@ fn run_command_bytes(command: &RunCommand) -> usize {
         | RunCommand::StartActivityTask(_)
         | RunCommand::AbandonQuery { .. }
         | RunCommand::StartQueryTask { .. }
+        | RunCommand::SettleMessage { .. }
         | RunCommand::FireTimers => 0,
     }
 }

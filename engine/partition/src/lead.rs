@@ -8,6 +8,7 @@
 //!             │ cache      workflows, ahead of the log                      │
 //!             │ batches    forming ─▶ in flight ─▶ committed                │ ──actions()──▶ propose, load, read, send
 //!             │ wakes      which run to look at when                        │
+//!             │ outbox     messages to other workflows                      │
 //!             │ watchers   who waits for a history to grow                  │ ──answers()──▶ told if the lease holds
 //!             └─────────────────────────────────────────────────────────────┘
 //! ```
@@ -23,6 +24,11 @@ mod batches;
 #[cfg(test)]
 mod handover_tests;
 mod jobs;
+#[cfg(test)]
+mod message_tests;
+mod messages;
+#[cfg(test)]
+mod test_partition;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -47,6 +53,7 @@ use super::cache::Cache;
 use super::clock::{PartitionClock, Reading};
 use super::job::{Answer, ReplyTo, Tell, ViewTo};
 use super::load::{LoadRequest, Read, ReadRows};
+use super::outbox::{Outbox, Parcel};
 use super::wakes::Wakes;
 
 /// What a lead works with.
@@ -79,6 +86,10 @@ pub(crate) enum Action {
     Load(LoadRequest),
     /// Read wake rows from `start`, or the first one, up to `horizon`; [`Lead::add_wakes`] takes the answer.
     ReadWakes { start: Option<bytes::Bytes>, horizon: Time },
+    /// Read rows of the outbox from `start`, or the first one; [`Lead::add_outbox`] takes the answer.
+    ReadOutbox { start: Option<bytes::Bytes> },
+    /// Carry messages to their targets; [`Lead::delivered`] takes the answers, one by one.
+    Deliver(Vec<Parcel>),
     /// Let something leave the partition: it is durable, or need not be.
     Release(Outgoing),
     /// Tell those who wait that what they wait for is not to be had.
@@ -145,6 +156,7 @@ pub(crate) struct Lead {
     cache: Cache,
     batches: Batches,
     wakes: Wakes,
+    outbox: Outbox,
     watchers: HashMap<(EntityRef, RunId), Vec<Watcher>>,
     /// Where the seeds of decisions come from.
     seeds: Ids,
@@ -156,6 +168,7 @@ pub(crate) struct Lead {
     actions: Vec<Action>,
     answers: Vec<Outgoing>,
     timer_lag: metrics::Histogram,
+    outbox_messages: metrics::Gauge,
     cached_workflows: metrics::Gauge,
     cached_bytes: metrics::Gauge,
 }
@@ -182,6 +195,7 @@ impl Lead {
             cache: Cache::default(),
             batches: Batches::default(),
             wakes: Wakes::default(),
+            outbox: Outbox::opening(),
             watchers: HashMap::new(),
             seeds: Ids::new(seed),
             loads: 0,
@@ -191,10 +205,12 @@ impl Lead {
             actions: Vec::new(),
             answers: Vec::new(),
             timer_lag: metrics::histogram!("everlog_timer_lag_seconds"),
+            outbox_messages: metrics::gauge!("everlog_outbox_messages", "partition" => label.clone()),
             cached_workflows: metrics::gauge!("everlog_workflows_cached", "partition" => label.clone()),
             cached_bytes: metrics::gauge!("everlog_workflow_cache_bytes", "partition" => label),
         };
         lead.read_wakes(None);
+        lead.actions.push(Action::ReadOutbox { start: None });
         lead
     }
 
@@ -217,6 +233,7 @@ impl Lead {
     /// `linger` tells how long a batch that was begun at an instant is to wait for company.
     pub(crate) fn end_turn(&mut self, linger: impl Fn(Instant) -> std::time::Duration) {
         self.wake();
+        self.deliver();
         self.evict();
         self.propose(linger);
     }
@@ -229,6 +246,8 @@ impl Lead {
         match read.rows {
             ReadRows::Workflow(loaded) => self.loaded(*loaded),
             ReadRows::Wakes(page) => self.add_wakes(page),
+            ReadRows::Outbox(page) => self.add_outbox(page),
+            ReadRows::Delivered(key, delivery) => self.delivered(key, delivery),
         }
     }
 
@@ -255,9 +274,9 @@ impl Lead {
         self.batches.has_room() && self.loads < limits::PARTITION_LOADS_MAX
     }
 
-    /// Bytes in memory: workflows, and batches that form or are in flight.
+    /// Bytes in memory: workflows, messages, and batches that form or are in flight.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.cache.bytes() + self.batches.bytes()
+        self.cache.bytes() + self.batches.bytes() + self.outbox.bytes()
     }
 
     /// Refuses jobs from here on; what is under way goes on.

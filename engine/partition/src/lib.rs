@@ -11,12 +11,14 @@ mod backlog;
 mod batch;
 mod cache;
 mod clock;
+mod deliver;
 mod event_loop;
 mod history;
 mod job;
 mod lead;
 mod load;
 mod memory;
+mod outbox;
 mod owner;
 mod pace;
 mod router;
@@ -34,7 +36,7 @@ use everlog_kernel::command::{Reply, WorkflowTaskStart};
 use everlog_kernel::{Command, Context, Limits, Rejection, RunCommand, RunId, Workflow};
 use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
-use everlog_model::{CallError, InForce, NamespaceSource, RunView, WorkflowRef, limits};
+use everlog_model::{CallError, InForce, NamespaceSource, RunView, SlotSource, WorkflowRef, limits};
 use everlog_proto::encoded::{EncodedHistory, PollWorkflowTaskQueueResponse};
 use everlog_raft::{Group, GroupSlot};
 use everlog_storage::GroupId;
@@ -46,6 +48,7 @@ pub use job::Answer;
 pub use router::{Leaders, OneNode, Route, Router};
 pub use status::Status;
 
+use deliver::Here;
 use event_loop::EventLoop;
 use job::{Job, Work, command_bytes};
 use load::Readers;
@@ -61,6 +64,8 @@ pub struct Dependencies {
     pub queries: Arc<Queries>,
     /// Namespaces by id.
     pub namespaces: Arc<dyn NamespaceSource>,
+    /// Which partition holds which workflow.
+    pub slots: Arc<dyn SlotSource>,
     /// Limits of the kernel.
     pub limits: Arc<InForce<Limits>>,
     /// Memory for workflows, bytes a partition.
@@ -79,7 +84,8 @@ pub fn spawn(
 ) -> std::io::Result<Vec<Partition>> {
     let readers = Readers::start(limits::READER_THREADS)?;
     let pace = Pace::new();
-    let partitions = groups
+    let carrier = Arc::new(Here::new(dependencies));
+    let partitions: Vec<_> = groups
         .into_iter()
         .map(|group| {
             let (sender, jobs) = mpsc::channel(limits::PARTITION_EVENTS_MAX);
@@ -90,6 +96,7 @@ pub fn spawn(
             let event_loop = EventLoop {
                 dependencies: dependencies.clone(),
                 readers: readers.clone(),
+                carrier: Arc::<Here>::clone(&carrier),
                 pace: Arc::clone(&pace),
                 jobs,
                 stop: stop_receiver,
@@ -104,6 +111,7 @@ pub fn spawn(
             Partition { id, group, jobs: sender, stop, load, status: status_receiver }
         })
         .collect();
+    carrier.set_partitions(&partitions);
     Ok(partitions)
 }
 
@@ -118,7 +126,42 @@ pub struct Partition {
     status: watch::Receiver<Status>,
 }
 
+/// A handle that does not keep its partition.
+struct WeakPartition {
+    id: GroupId,
+    group: GroupSlot,
+    jobs: mpsc::WeakSender<Job>,
+    stop: mpsc::WeakSender<oneshot::Sender<()>>,
+    load: Arc<PartitionLoad>,
+    status: watch::Receiver<Status>,
+}
+
+impl WeakPartition {
+    /// The partition, if there is another handle to it.
+    fn upgrade(&self) -> Option<Partition> {
+        Some(Partition {
+            id: self.id,
+            group: Arc::clone(&self.group),
+            jobs: self.jobs.upgrade()?,
+            stop: self.stop.upgrade()?,
+            load: Arc::clone(&self.load),
+            status: self.status.clone(),
+        })
+    }
+}
+
 impl Partition {
+    fn downgrade(&self) -> WeakPartition {
+        WeakPartition {
+            id: self.id,
+            group: Arc::clone(&self.group),
+            jobs: self.jobs.downgrade(),
+            stop: self.stop.downgrade(),
+            load: Arc::clone(&self.load),
+            status: self.status.clone(),
+        }
+    }
+
     /// The Raft group, for reads of rows. Not to be kept: it is another one after it has died and was opened again.
     pub fn group(&self) -> Group {
         self.group.read().clone()

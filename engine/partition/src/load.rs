@@ -7,11 +7,12 @@ use everlog_kernel::state::{Current, Run};
 use everlog_kernel::{EntityKind, RunId, RunRow, RunRowKind, Time, Workflow};
 use everlog_model::{EntityRef, rows};
 use everlog_raft::{Group, LeadEpoch};
-use everlog_storage::keys::{self, KeyRange};
+use everlog_storage::keys::{self, KeyRange, OutboxKey};
 use everlog_storage::state::{Direction, Row, StateError};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::outbox::{self, Delivery, OutboxPage};
 use super::wakes::{self, WakePage};
 
 /// Applied rows of one partition: those of its Raft group, or of the simulation.
@@ -58,10 +59,13 @@ pub(crate) struct Read {
     pub(crate) rows: ReadRows,
 }
 
-/// What was read.
+/// What was read, or came back.
 pub(crate) enum ReadRows {
     Workflow(Box<Loaded>),
     Wakes(Result<WakePage, String>),
+    Outbox(Result<OutboxPage, String>),
+    /// A message was carried to its target.
+    Delivered(OutboxKey, Delivery),
 }
 
 /// Where reads of one lead go to.
@@ -69,14 +73,23 @@ pub(crate) enum ReadRows {
 pub(crate) struct ReadFor {
     pub(crate) group: Group,
     pub(crate) epoch: LeadEpoch,
-    /// Not bounded by itself: a lead has at most [`crate::limits::PARTITION_LOADS_MAX`] loads and one page of wakes on the way.
+    /// Not bounded by itself: a lead has at most [`crate::limits::PARTITION_LOADS_MAX`] loads, a page of wakes and of the outbox, and
+    /// [`crate::limits::OUTBOX_SENT_MAX`] messages on the way.
     pub(crate) reply: mpsc::UnboundedSender<Read>,
 }
 
 impl ReadFor {
-    fn answer(&self, rows: ReadRows) {
+    pub(crate) fn answer(&self, rows: ReadRows) {
         // A loop that is gone has nobody who waits.
         let _ = self.reply.send(Read { epoch: self.epoch, rows });
+    }
+
+    /// Reads a page of the outbox, on a thread for blocking work.
+    pub(crate) fn read_outbox(self, start: Option<bytes::Bytes>) {
+        tokio::task::spawn_blocking(move || {
+            let page = outbox::read_page(&self.group, start);
+            self.answer(ReadRows::Outbox(page));
+        });
     }
 
     /// Reads a page of wake rows, on a thread for blocking work.

@@ -146,6 +146,7 @@ impl Node {
             matching: matching.clone(),
             queries: Arc::clone(&queries),
             namespaces: source,
+            slots: Arc::clone(&namespaces) as _,
             limits: options.limits,
             cache_bytes_max: options.cache_bytes_max / groups.len().max(1),
         };

@@ -7,6 +7,7 @@ mod harness;
 use std::path::Path;
 use std::time::Duration;
 
+use everlog_proto::api::command::v1::command::Attributes as CommandAttributes;
 use everlog_proto::api::enums::v1::{EventType, PendingWorkflowTaskState, QueryResultType, WorkflowExecutionStatus};
 use everlog_proto::api::failure::v1::failure::FailureInfo;
 use everlog_proto::api::failure::v1::{ApplicationFailureInfo, Failure};
@@ -15,14 +16,14 @@ use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::query::v1::WorkflowQuery;
 use everlog_proto::api::workflowservice::v1::{
     DescribeWorkflowExecutionResponse, QueryWorkflowRequest, RespondActivityTaskFailedRequest,
-    RespondQueryTaskCompletedRequest, RespondWorkflowTaskFailedRequest,
+    RespondQueryTaskCompletedRequest, RespondWorkflowTaskFailedRequest, StartWorkflowExecutionRequest,
 };
 use harness::process::{ANY_PORTS, Process, everlog, run};
 use harness::requests::{
     NAMESPACE, activity_done, complete, describe, history, poll_activity, poll_workflow, respond, schedule_activity,
-    signal, terminate,
+    signal, signal_external, terminate,
 };
-use harness::{Client, execution, payloads, poll, start_request, within};
+use harness::{Client, execution, payloads, poll, start_request, task_queue, within};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -93,7 +94,7 @@ async fn a_workflow_task_that_a_worker_holds_is_completed_after_a_kill() {
         client = process.client().await;
         if !held.is_zero() {
             // Its start is written by now: nobody else is given the task, so what it does beside the history is done once.
-            let request = within(Duration::from_millis(300), poll_workflow("queue"));
+            let request = within(Duration::from_secs(3), poll_workflow("queue"));
             assert!(
                 client.poll_workflow_task_queue(request).await.is_ok_and(|poll| poll.get_ref().task_token.is_empty())
             );
@@ -138,6 +139,54 @@ async fn an_event_that_was_shown_is_the_same_after_a_kill() {
 }
 
 #[tokio::test]
+async fn messages_between_workflows_arrive_once_over_kills() {
+    const TARGETS: usize = 8;
+    const EACH: usize = 5;
+    let data = tempfile::tempdir().unwrap();
+    let mut process = Process::dev(data.path()).await;
+    let mut client = process.client().await;
+    // Spread over the partitions.
+    for target in 0..TARGETS {
+        let request = StartWorkflowExecutionRequest {
+            task_queue: task_queue("nobody polls here"),
+            ..start_request(&format!("target {target}"))
+        };
+        client.start_workflow_execution(request).await.unwrap();
+    }
+    client.start_workflow_execution(start_request("source")).await.unwrap();
+    for number in 0..EACH {
+        let task = poll(&mut client).await;
+        let mut commands: Vec<_> =
+            (0..TARGETS).map(|target| signal_external(&format!("target {target}"), &number.to_string())).collect();
+        commands.push(signal_external("nobody", "lost"));
+        client.respond_workflow_task_completed(respond(task.task_token, commands)).await.unwrap();
+        // Some of the messages have arrived by now.
+        tokio::time::sleep(Duration::from_millis(2 * number as u64)).await;
+        process.kill().await;
+        process = Process::dev(data.path()).await;
+        client = process.client().await;
+    }
+    let ends = |events: &[HistoryEvent]| {
+        let count = |event_type| events.iter().filter(|event| event.event_type() == event_type).count();
+        (count(EventType::ExternalWorkflowExecutionSignaled), count(EventType::SignalExternalWorkflowExecutionFailed))
+    };
+    while ends(&events(&mut client, "source").await) != (TARGETS * EACH, EACH) {
+        // The end of each message calls for a workflow task; nothing else says when the last one has arrived.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for target in 0..TARGETS {
+        let names: Vec<_> = events(&mut client, &format!("target {target}")).await;
+        let names = names.into_iter().filter_map(|event| match event.attributes? {
+            Attributes::WorkflowExecutionSignaledEventAttributes(signaled) => Some(signaled.signal_name),
+            _ => None,
+        });
+        let expected: Vec<_> = (0..EACH).map(|number| number.to_string()).collect();
+        assert_eq!(names.collect::<Vec<_>>(), expected, "target {target}");
+    }
+    process.stop().await;
+}
+
+#[tokio::test]
 async fn a_failure_with_many_causes_leaves_a_workflow_that_can_be_read() {
     let nested = |causes: usize| {
         let info = || Some(FailureInfo::ApplicationFailureInfo(ApplicationFailureInfo::default()));
@@ -150,16 +199,26 @@ async fn a_failure_with_many_causes_leaves_a_workflow_that_can_be_read() {
     let depths = [49, 51, 98, 120];
     for causes in depths {
         let workflow_id = format!("{causes} causes");
-        client.start_workflow_execution(start_request(&workflow_id)).await.unwrap();
-        let token = poll(&mut client).await.task_token;
-        let commands = vec![schedule_activity("fails"), schedule_activity("is left")];
+        // A queue of its own: tasks of the others are left.
+        let queue = task_queue(&workflow_id);
+        let request = StartWorkflowExecutionRequest { task_queue: queue.clone(), ..start_request(&workflow_id) };
+        client.start_workflow_execution(request).await.unwrap();
+        let polled = client.poll_workflow_task_queue(within(LONG, poll_workflow(&workflow_id))).await.unwrap();
+        let token = polled.into_inner().task_token;
+        let mut commands = vec![schedule_activity("fails"), schedule_activity("is left")];
+        for command in &mut commands {
+            if let Some(CommandAttributes::ScheduleActivityTaskCommandAttributes(activity)) = &mut command.attributes {
+                activity.task_queue = queue.clone();
+            }
+        }
         client.respond_workflow_task_completed(respond(token, commands)).await.unwrap();
         client.signal_workflow_execution(signal(&workflow_id, "s")).await.unwrap();
         // A worker has a workflow task while the activities fail: the end waits as a row of its own, the other failure is kept.
-        let held = poll(&mut client).await.task_token;
+        let polled = client.poll_workflow_task_queue(within(LONG, poll_workflow(&workflow_id))).await.unwrap();
+        let held = polled.into_inner().task_token;
         for _ in 0..2 {
             let polled =
-                client.poll_activity_task_queue(within(LONG, poll_activity("queue"))).await.unwrap().into_inner();
+                client.poll_activity_task_queue(within(LONG, poll_activity(&workflow_id))).await.unwrap().into_inner();
             let mut failure = nested(causes);
             if polled.activity_id == "fails"
                 && let Some(FailureInfo::ApplicationFailureInfo(info)) = &mut failure.failure_info

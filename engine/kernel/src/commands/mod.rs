@@ -12,7 +12,9 @@ mod fail_workflow;
 mod modify_properties;
 mod record_marker;
 mod request_cancel_activity_task;
+mod request_cancel_external_workflow;
 mod schedule_activity_task;
+mod signal_external_workflow;
 mod start_timer;
 mod upsert_search_attributes;
 
@@ -27,8 +29,8 @@ use everlog_proto::api::sdk::v1::{EventGroupMarker, UserMetadata};
 
 use prost::Message;
 
-use crate::Rejection;
 use crate::txn::Txn;
+use crate::{Rejection, RunId};
 
 /// What the commands of one workflow task have in common with each other and with their events.
 pub(crate) struct CommandContext {
@@ -170,12 +172,10 @@ fn apply(txn: &mut Txn<'_>, command: &mut CommandContext, attributes: CommandAtt
         A::CancelWorkflowExecutionCommandAttributes(a) => cancel_workflow::apply(txn, command, a),
         A::ContinueAsNewWorkflowExecutionCommandAttributes(a) => continue_as_new::apply(txn, command, a),
         A::StartChildWorkflowExecutionCommandAttributes(_) => unsupported(CommandType::StartChildWorkflowExecution),
-        A::RequestCancelExternalWorkflowExecutionCommandAttributes(_) => {
-            unsupported(CommandType::RequestCancelExternalWorkflowExecution)
+        A::RequestCancelExternalWorkflowExecutionCommandAttributes(a) => {
+            request_cancel_external_workflow::apply(txn, command, a)
         }
-        A::SignalExternalWorkflowExecutionCommandAttributes(_) => {
-            unsupported(CommandType::SignalExternalWorkflowExecution)
-        }
+        A::SignalExternalWorkflowExecutionCommandAttributes(a) => signal_external_workflow::apply(txn, command, a),
         A::ProtocolMessageCommandAttributes(_) => unsupported(CommandType::ProtocolMessage),
         A::ScheduleNexusOperationCommandAttributes(_) => unsupported(CommandType::ScheduleNexusOperation),
         A::RequestCancelNexusOperationCommandAttributes(_) => unsupported(CommandType::RequestCancelNexusOperation),
@@ -184,6 +184,17 @@ fn apply(txn: &mut Txn<'_>, command: &mut CommandContext, attributes: CommandAtt
 
 fn unsupported(command: CommandType) -> Result<(), Invalid> {
     Err(Invalid::unsupported(&format!("{command:?}")))
+}
+
+/// Checks that a command to another workflow stays within the namespace.
+fn check_namespace(txn: &Txn<'_>, namespace: &str) -> Result<(), String> {
+    let is_own = namespace.is_empty() || namespace == txn.ctx.namespace.name;
+    if is_own { Ok(()) } else { Err("cross namespace commands are not allowed".to_owned()) }
+}
+
+/// The run that a command names, if it names one. `None` if what it names is no run.
+fn target_run_id(run_id: &str) -> Option<Option<RunId>> {
+    if run_id.is_empty() { Some(None) } else { run_id.parse().ok().map(Some) }
 }
 
 /// Checks that a part of a command is not larger than [`crate::Limits::blob_bytes_max`].

@@ -93,7 +93,8 @@ fn complete(
         return Ok(WorkflowTaskCompleted::default());
     }
     workflow_task::schedule(txn, heartbeat.then_some(task.original_scheduled_time));
-    if !request.return_new_workflow_task {
+    let is_held_back = txn.run.undelivered_messages() > txn.ctx.limits.undelivered_messages_max;
+    if !request.return_new_workflow_task || is_held_back {
         return Ok(WorkflowTaskCompleted::default());
     }
     let queue = txn.run.sticky.as_ref().map_or(txn.run.task_queue(), |sticky| &sticky.task_queue).to_owned();

@@ -19,18 +19,22 @@
 
 use std::sync::Arc;
 
+use everlog_proto::api::common::v1::WorkflowExecution;
 use everlog_proto::api::enums::v1::{
     EventType, TaskQueueKind, TimeoutType, WorkflowExecutionStatus, WorkflowTaskFailedCause,
 };
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::{
-    HistoryEvent, WorkflowTaskScheduledEventAttributes, WorkflowTaskStartedEventAttributes,
+    HistoryEvent, RequestCancelExternalWorkflowExecutionInitiatedEventAttributes,
+    SignalExternalWorkflowExecutionInitiatedEventAttributes, WorkflowTaskScheduledEventAttributes,
+    WorkflowTaskStartedEventAttributes,
 };
 use prost::Message;
 
 use super::pending::PendingRows;
 use super::{
-    Activity, FirstEvent, OriginalProperties, Properties, Run, RunInfo, UserTimer, WorkflowTask, WorkflowTaskStarted,
+    Activity, ExternalCancel, ExternalSignal, ExternalTarget, FirstEvent, OriginalProperties, Properties, Run, RunInfo,
+    UserTimer, WorkflowTask, WorkflowTaskStarted,
 };
 use crate::payload_map::PayloadMap;
 use crate::proto::Encoded;
@@ -169,6 +173,14 @@ impl Run {
                 self.timers.remove(&a.started_event_id);
             }
             Some(A::MarkerRecordedEventAttributes(_)) => {}
+            Some(A::SignalExternalWorkflowExecutionInitiatedEventAttributes(a)) => {
+                let target = external_target(&a.namespace, a.workflow_execution.as_ref(), signal_control(a));
+                self.external_signals.insert(event.event_id, ExternalSignal(target));
+            }
+            Some(A::RequestCancelExternalWorkflowExecutionInitiatedEventAttributes(a)) => {
+                let target = external_target(&a.namespace, a.workflow_execution.as_ref(), cancel_control(a));
+                self.external_cancels.insert(event.event_id, ExternalCancel(target));
+            }
             Some(A::UpsertWorkflowSearchAttributesEventAttributes(a)) => {
                 if let Some(changes) = &a.search_attributes {
                     let properties = self.info.started.properties();
@@ -196,7 +208,11 @@ impl Run {
                 | A::ActivityTaskCompletedEventAttributes(_)
                 | A::ActivityTaskFailedEventAttributes(_)
                 | A::ActivityTaskTimedOutEventAttributes(_)
-                | A::ActivityTaskCanceledEventAttributes(_),
+                | A::ActivityTaskCanceledEventAttributes(_)
+                | A::ExternalWorkflowExecutionSignaledEventAttributes(_)
+                | A::SignalExternalWorkflowExecutionFailedEventAttributes(_)
+                | A::ExternalWorkflowExecutionCancelRequestedEventAttributes(_)
+                | A::RequestCancelExternalWorkflowExecutionFailedEventAttributes(_),
             ) => self.arrive(event),
             Some(A::WorkflowExecutionCompletedEventAttributes(_)) => {
                 self.close(event, WorkflowExecutionStatus::Completed);
@@ -235,6 +251,18 @@ impl Run {
             Some(A::WorkflowExecutionCancelRequestedEventAttributes(_)) => self.state.cancel_requested = true,
             Some(A::TimerFiredEventAttributes(a)) => {
                 self.timers.remove(&a.started_event_id);
+            }
+            Some(A::ExternalWorkflowExecutionSignaledEventAttributes(a)) => {
+                self.external_signals.remove(&a.initiated_event_id);
+            }
+            Some(A::SignalExternalWorkflowExecutionFailedEventAttributes(a)) => {
+                self.external_signals.remove(&a.initiated_event_id);
+            }
+            Some(A::ExternalWorkflowExecutionCancelRequestedEventAttributes(a)) => {
+                self.external_cancels.remove(&a.initiated_event_id);
+            }
+            Some(A::RequestCancelExternalWorkflowExecutionFailedEventAttributes(a)) => {
+                self.external_cancels.remove(&a.initiated_event_id);
             }
             Some(attributes) => {
                 if let Some(scheduled_event_id) = events::ended_activity(attributes) {
@@ -302,7 +330,24 @@ impl Run {
         self.activities.clear();
         self.timers.clear();
         self.buffered.clear();
+        self.external_signals.clear();
+        self.external_cancels.clear();
     }
+}
+
+fn external_target(namespace: &str, execution: Option<&WorkflowExecution>, control: &str) -> ExternalTarget {
+    let execution = execution.cloned().unwrap_or_default();
+    ExternalTarget { namespace: namespace.to_owned(), execution, control: control.to_owned() }
+}
+
+#[expect(deprecated, reason = "old workflows send it, and want it back")]
+fn signal_control(attributes: &SignalExternalWorkflowExecutionInitiatedEventAttributes) -> &str {
+    &attributes.control
+}
+
+#[expect(deprecated, reason = "old workflows send it, and want it back")]
+fn cancel_control(attributes: &RequestCancelExternalWorkflowExecutionInitiatedEventAttributes) -> &str {
+    &attributes.control
 }
 
 fn event_time(event: &HistoryEvent) -> Time {

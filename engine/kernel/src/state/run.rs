@@ -11,8 +11,8 @@ use everlog_proto::api::sdk::v1::UserMetadata;
 use prost::Message;
 
 use super::{
-    Activity, BufferedQuery, FirstEvent, Pending, PendingRows, SignalRequest, UserTimer, WorkflowTask,
-    WorkflowTaskStarted,
+    Activity, BufferedQuery, ExternalCancel, ExternalSignal, FirstEvent, Pending, PendingRows, SignalRequest,
+    UserTimer, WorkflowTask, WorkflowTaskStarted,
 };
 use crate::proto::Encoded;
 use crate::task::{TaskKey, TaskKind, TaskPosition};
@@ -35,6 +35,10 @@ pub struct Run {
     pub buffered: Pending<Arc<HistoryEvent>>,
     /// The signals that were taken, by request id.
     pub signal_requests: Pending<SignalRequest>,
+    /// Signals to other workflows of which it is not known what became, by Initiated event id.
+    pub external_signals: Pending<ExternalSignal>,
+    /// The same for requests to cancel.
+    pub external_cancels: Pending<ExternalCancel>,
     /// Leader memory: where the worker that has the run cached polls.
     pub sticky: Option<Sticky>,
     /// Leader memory: queries that go along with the next workflow task.
@@ -191,7 +195,7 @@ macro_rules! pending_kinds {
     };
 }
 
-pending_kinds!(activities, timers, buffered, signal_requests);
+pending_kinds!(activities, timers, buffered, signal_requests, external_signals, external_cancels);
 
 impl Run {
     /// A run before its first event.
@@ -204,6 +208,8 @@ impl Run {
             timers: Pending::default(),
             buffered: Pending::default(),
             signal_requests: Pending::default(),
+            external_signals: Pending::default(),
+            external_cancels: Pending::default(),
             info_changed: false,
             sticky: None,
             queries: Vec::new(),
@@ -330,6 +336,11 @@ impl Run {
     /// Whether something was changed since the rows were written that belongs into a row of its own.
     pub fn has_unwritten_changes(&self) -> bool {
         self.info_changed || self.pending().iter().any(|pending| pending.is_touched())
+    }
+
+    /// How many messages to other workflows have not arrived. With too many the run is given no workflow task, lest it sends more.
+    pub fn undelivered_messages(&self) -> usize {
+        self.external_signals.len() + self.external_cancels.len()
     }
 
     /// How many signals were taken, with those that wait for their place in the history.

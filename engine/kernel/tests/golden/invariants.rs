@@ -71,6 +71,8 @@ fn same_rows(one: &Run, two: &Run) {
     assert_eq!(one.activities.keys().collect::<Vec<_>>(), two.activities.keys().collect::<Vec<_>>());
     assert_eq!(one.buffered, two.buffered);
     assert_eq!(one.signal_requests, two.signal_requests);
+    assert_eq!(one.external_signals, two.external_signals);
+    assert_eq!(one.external_cancels, two.external_cancels);
     assert_eq!(one.workflow_task_row, two.workflow_task_row);
 }
 
@@ -110,6 +112,8 @@ fn follows_from_history(run: &Run, store: &Store) {
     assert_eq!(rebuilt.state, expected, "the state follows from the events");
     assert_eq!(rebuilt.timers, run.timers, "timers follow from the events");
     assert_eq!(rebuilt.signal_requests, run.signal_requests, "signals follow from the events");
+    assert_eq!(rebuilt.external_signals, run.external_signals, "signals to others follow from the events");
+    assert_eq!(rebuilt.external_cancels, run.external_cancels, "requests to cancel others follow from the events");
     assert_eq!(
         rebuilt.activities.keys().collect::<Vec<_>>(),
         run.activities.keys().collect::<Vec<_>>(),

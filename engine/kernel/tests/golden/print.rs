@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use everlog_kernel::command::{QueryReply, Reply, WorkflowTaskStart};
+use everlog_kernel::outbox::MessageBody;
 use everlog_kernel::rows::Suffix;
 use everlog_kernel::transition::{Effect, TaskKey, TaskPosition};
 use everlog_kernel::{Rejection, RowKey, Run, RunRow, RunRowKind, Time, Transition};
@@ -120,6 +121,14 @@ fn effect(effect: &Effect) -> String {
             let sticky = query.sticky.as_ref().map(|queue| format!(", sticky {queue}")).unwrap_or_default();
             let name = &query.query.query_type;
             format!("offer query {} {name} of {} on {}{sticky}", query.query_id, query.run_id, query.task_queue)
+        }
+        Effect::Send(message) => {
+            let what = match &message.body {
+                MessageBody::SignalExternal(signal) => format!("signal {}", signal.signal_name),
+                MessageBody::CancelExternal(_) => "cancel".to_owned(),
+            };
+            let run = message.target_run_id.map(|run| format!("/{run}")).unwrap_or_default();
+            format!("send {} {what} to {}{run}", message.event_id, message.target_workflow_id)
         }
         Effect::AnswerQuery { query_id, answer } => match answer {
             Ok(answer) => format!("answer query {query_id} {}", answer.as_ref().map(compact).unwrap_or_default()),
@@ -247,6 +256,12 @@ pub(crate) fn state(run: &Run) -> String {
     }
     for (sequence, event) in run.buffered.iter() {
         let _ = writeln!(out, "  buffered {sequence} {:?}", event.event_type());
+    }
+    for (event_id, signal) in run.external_signals.iter() {
+        let _ = writeln!(out, "  signal {event_id} to {}", signal.0.execution.workflow_id);
+    }
+    for (event_id, cancel) in run.external_cancels.iter() {
+        let _ = writeln!(out, "  cancel {event_id} of {}", cancel.0.execution.workflow_id);
     }
     for query in &run.queries {
         let _ = writeln!(out, "  query {} {}", query.query_id, query.query.query_type);

@@ -11,6 +11,8 @@
 //! | `poll-activity ID [attempt=]`, `heartbeat ID`, `complete-activity ID`, `fail-activity ID`, `cancel-activity ID` | by the token of the last poll for that activity, with `by=id` by id |
 //! | `query ID [type= reject=]`, `abandon-query ID`, `poll-query [queue=]` | |
 //! | `advance 5s`, `advance deadline` | moves the clock, by a time or to the run's next deadline |
+//! | `receive EVENT [signal=NAME input= child-only=] [reason=] [from=WORKFLOW]` | a message of another workflow: a signal, or else a request to cancel |
+//! | `settle EVENT [outcome=]` | a message that the run has sent with that event has arrived, or failed: `not-found`, `too-many-signals` |
 //! | `fire` | tells the kernel that deadlines are due |
 //! | `crash` | a new leader: only the rows are left |
 //! | `history`, `rows`, `state` | shows what there is |
@@ -24,6 +26,7 @@ use std::error::Error;
 
 use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask, StartWorkflowTask, WorkflowTaskStart};
 use everlog_kernel::describe::describe;
+use everlog_kernel::outbox::Outcome as MessageOutcome;
 use everlog_kernel::token::{self, ActivityTaskToken, WorkflowTaskToken};
 use everlog_kernel::{
     Command, Context, Ids, Limits, Namespace, NamespaceId, Rejection, RowKey, Run, RunCommand, RunId, RunRow,
@@ -223,6 +226,20 @@ impl Runner {
                     duration => self.now = self.now.plus(parse_duration(duration)?),
                 }
                 Ok(format!("now {}\n", print::relative_time(self.now.0)))
+            }
+            "receive" => {
+                let message = requests::message(arguments)?;
+                self.decide(run_id, RunCommand::ReceiveMessage(Box::new(message)))
+            }
+            "settle" => {
+                let event_id = arguments.expected("the event that sent the message")?.parse()?;
+                let outcome = match arguments.text("outcome") {
+                    None => MessageOutcome::Delivered,
+                    Some("not-found") => MessageOutcome::NotFound,
+                    Some("too-many-signals") => MessageOutcome::TooManySignals,
+                    Some(other) => return Err(format!("unknown outcome {other}").into()),
+                };
+                self.decide(run_id, RunCommand::SettleMessage { event_id, outcome })
             }
             "fire" => self.decide(run_id, RunCommand::FireTimers),
             "crash" => {
@@ -444,6 +461,12 @@ impl Runner {
         }
         if let Some(value) = arguments.number("pending-activities")? {
             limits.pending_activities_max = value;
+        }
+        if let Some(value) = arguments.number("pending-external")? {
+            limits.pending_external_max = value;
+        }
+        if let Some(value) = arguments.number("undelivered")? {
+            limits.undelivered_messages_max = value;
         }
         if let Some(value) = arguments.number("signals")? {
             limits.signals_max = value;

@@ -127,6 +127,7 @@ impl Lead {
     pub(crate) fn settle(&mut self) {
         let Some(batch) = self.batches.in_flight.pop_front() else { return };
         self.batches.committed = batch.sequence;
+        self.outbox.settle(batch.sequence);
         self.actions.extend(batch.waiting.into_iter().map(Action::Release));
         for (key, view) in batch.views {
             self.notify(&key, &view);

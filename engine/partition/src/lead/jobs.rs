@@ -101,6 +101,11 @@ impl Lead {
         let Job { address, run_id, work, charge: _charge } = job;
         match work {
             Work::Command { command, reply } => self.command(key, &address, run_id, command, reply),
+            Work::Settle { message, event_id, outcome } => {
+                let command = RunCommand::SettleMessage { event_id, outcome }.into();
+                self.command(key, &address, run_id, command, None);
+                self.forget_message(message);
+            }
             Work::Inspect(inspect) => {
                 let limits = self.settings.limits.of(&address.namespace.name);
                 let mut ids = Ids::new(self.seeds.seed());
@@ -146,6 +151,15 @@ impl Lead {
         let limits = self.settings.limits.of(&address.namespace.name);
         let Some(entry) = self.cache.get_mut(key) else { return };
         let Some(workflow) = &mut entry.workflow else { return };
+        if start == Start::WorkflowTask
+            && let Some(run) = workflow.run(run_id)
+            && run.undelivered_messages() > limits.undelivered_messages_max
+        {
+            // The task is offered again; until then some of its messages may have arrived.
+            let error = CallError::Unavailable(format!("run {} waits for its messages to arrive", run.id));
+            self.answers.extend(reply.map(|reply| Outgoing::Reply(reply, Err(error))));
+            return;
+        }
         let mut ids = Ids::new(self.seeds.seed());
         let mut context =
             Context { now: self.clock.now(), namespace: &address.namespace, limits: &limits, ids: &mut ids };
@@ -247,6 +261,7 @@ impl Lead {
             }
             Effect::OfferTask(task) => self.when_durable(last_batch, Outgoing::Task(address.clone(), task)),
             Effect::OfferQuery(query) => self.when_durable(last_batch, Outgoing::Query(address.clone(), query)),
+            Effect::Send(message) => self.send(address, *message),
             Effect::AnswerQuery { query_id, answer } => {
                 self.when_durable(last_batch, Outgoing::QueryAnswer { query_id, answer });
             }
@@ -255,6 +270,7 @@ impl Lead {
 }
 
 /// Which task a command starts, if any.
+#[derive(PartialEq, Eq)]
 enum Start {
     WorkflowTask,
     Activity,

@@ -41,6 +41,7 @@ impl Lead {
             Some(_) => Duration::ZERO,
             None => limits::WAKE_HORIZON,
         }
+        .min(self.outbox.until_next(self.now()).unwrap_or(limits::WAKE_HORIZON))
     }
 
     /// Drops workflows from memory: the idle ones, and more where there are too many.

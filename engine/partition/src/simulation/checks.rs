@@ -8,7 +8,7 @@ use everlog_kernel::{RunId, Time};
 use everlog_model::{WorkflowRef, rows};
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::{History, HistoryEvent};
-use everlog_storage::keys;
+use everlog_storage::keys::{self, OutboxKey};
 use everlog_storage::state::Direction;
 use prost::Message;
 
@@ -61,6 +61,8 @@ impl World {
         let leading = log.leading.as_ref().expect("somebody leads in the end");
         assert!(leading.in_flight.is_empty() && log.jobs.is_empty(), "something is still under way");
         let (rows, time) = (TwinRows(&self.disk, log.group), leading.lead.time());
+        let messages = rows.scan(OutboxKey::all(), Direction::Ascending, 1).expect("rows are readable");
+        assert!(messages.is_empty(), "a message has not arrived");
         for number in 0..WORKFLOWS {
             self.check_workflow(&rows, &self.address(&workflow_id(partition, number)), time, found);
         }
@@ -83,6 +85,9 @@ impl World {
             let overdue = run.next_durable_deadline().filter(|due| due.plus(WAKE_LATE_MAX) < time);
             assert!(overdue.is_none() || !run.is_open(), "run {run_id} was forgotten by time");
             let events = check_run(rows, address, run);
+            if run.is_open() {
+                assert_eq!(run.undelivered_messages(), 0, "run {run_id} does not know what became of its messages");
+            }
             events.iter().for_each(|event| found.signal(event));
             run.buffered.values().for_each(|event| found.signal(event));
         }

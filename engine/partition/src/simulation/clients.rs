@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_kernel::command::Reply;
+use everlog_kernel::outbox::Outcome;
 use everlog_kernel::{Command, Limits, RunCommand, RunId};
 use everlog_model::{CallError, WorkflowRef};
 use everlog_proto::api::common::v1::WorkflowType;
@@ -13,11 +14,15 @@ use everlog_proto::api::workflowservice::v1::{
     SignalWithStartWorkflowExecutionRequest, SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest,
     TerminateWorkflowExecutionRequest,
 };
+use everlog_raft::LeadEpoch;
+use everlog_storage::keys::OutboxKey;
 use tokio::sync::oneshot;
 
 use super::workers::Held;
 use super::world::{Event, World};
 use crate::job::{Answer, Charge, Job, Work};
+use crate::load::{Read, ReadRows};
+use crate::outbox::{Delivery, Parcel};
 
 /// Workflows of each partition: few, so that commands meet.
 pub(super) const WORKFLOWS: usize = 2;
@@ -30,6 +35,12 @@ pub(super) enum Asked {
     Start,
     Signal(String),
     Task(Box<Held>),
+    /// A partition that has sent a message, under a lead.
+    Message {
+        partition: usize,
+        epoch: LeadEpoch,
+        key: OutboxKey,
+    },
     Other,
 }
 
@@ -66,6 +77,17 @@ impl World {
         let job = Job { address: self.address(workflow_id), run_id, work, charge: Charge::default() };
         self.calls.push(Call { asked, answer });
         self.carry(partition_of(workflow_id), job);
+    }
+
+    /// Carries a message to where its target is, as a `Carrier` does; sometimes twice.
+    pub(super) fn deliver(&mut self, partition: usize, epoch: LeadEpoch, parcel: Parcel) {
+        let Parcel { key, message } = parcel;
+        let times = if self.faults && self.random.percent(10) { 2 } else { 1 };
+        for _ in 0..times {
+            let command = RunCommand::ReceiveMessage(Box::new((*message).clone()));
+            let asked = Asked::Message { partition, epoch, key };
+            self.send(&message.target_workflow_id, message.target_run_id, command, asked);
+        }
     }
 
     pub(super) fn number(&mut self) -> u64 {
@@ -123,7 +145,7 @@ impl World {
     }
 
     /// A name that no other signal has.
-    fn signal_name(&mut self) -> String {
+    pub(super) fn signal_name(&mut self) -> String {
         let name = format!("signal-{}", self.number());
         self.signals.insert(name.clone(), false);
         name
@@ -183,6 +205,18 @@ impl World {
         match (asked, answer) {
             (Asked::Start, Some(Ok(Answer { reply: Reply::Started(started), .. }))) => {
                 self.started.push(started.run_id);
+            }
+            (Asked::Message { partition, epoch, key }, answer) => {
+                let delivery = match answer {
+                    // What is told may be lost on its way back.
+                    _ if self.faults && self.random.percent(10) => Delivery::Again,
+                    Some(Ok(_)) => Delivery::Settled(Outcome::Delivered),
+                    Some(Err(CallError::Rejected(rejection))) => {
+                        Outcome::of_rejection(&rejection).map_or(Delivery::Again, Delivery::Settled)
+                    }
+                    Some(Err(_)) | None => Delivery::Again,
+                };
+                self.read_done(partition, Read { epoch, rows: ReadRows::Delivered(key, delivery) });
             }
             (Asked::Signal(name), Some(Ok(_))) => {
                 self.signals.insert(name, true);

@@ -12,12 +12,14 @@ use super::log::{Leading, source};
 use super::world::{Event, TwinRows, World, nanos};
 use crate::lead::{Action, Outgoing};
 use crate::load::{LoadRequest, Read, ReadRows, serve};
+use crate::outbox;
 use crate::wakes::{self, WakePage};
 
 /// What a lead wants to have read.
 pub(super) enum Wanted {
     Workflow(LoadRequest),
     Wakes { start: Option<bytes::Bytes>, horizon: Time },
+    Outbox { start: Option<bytes::Bytes> },
 }
 
 impl World {
@@ -47,6 +49,10 @@ impl World {
                 Action::Load(request) => self.ask(partition, epoch, Wanted::Workflow(request)),
                 Action::ReadWakes { start, horizon } => {
                     self.ask(partition, epoch, Wanted::Wakes { start, horizon });
+                }
+                Action::ReadOutbox { start } => self.ask(partition, epoch, Wanted::Outbox { start }),
+                Action::Deliver(parcels) => {
+                    parcels.into_iter().for_each(|parcel| self.deliver(partition, epoch, parcel))
                 }
                 Action::Fail(_) => return self.lose(partition),
                 action => self.release(source, action),
@@ -124,6 +130,8 @@ impl World {
                 ReadRows::Wakes(Ok(WakePage { wakes: Vec::new(), next: None, horizon }))
             }
             Wanted::Wakes { .. } if fails => ReadRows::Wakes(Err("the disk does not answer".to_owned())),
+            Wanted::Outbox { .. } if fails => ReadRows::Outbox(Err("the disk does not answer".to_owned())),
+            Wanted::Outbox { start } => ReadRows::Outbox(outbox::read_page(&rows, start)),
             Wanted::Wakes { start, horizon } => ReadRows::Wakes(wakes::read_page(&rows, start, horizon)),
         };
         self.after(delay, Event::ReadDone { partition, read: Read { epoch, rows } });

@@ -15,9 +15,9 @@ use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{
     Command as WorkflowCommand, CompleteWorkflowExecutionCommandAttributes,
     ContinueAsNewWorkflowExecutionCommandAttributes, ScheduleActivityTaskCommandAttributes,
-    StartTimerCommandAttributes,
+    SignalExternalWorkflowExecutionCommandAttributes, StartTimerCommandAttributes,
 };
-use everlog_proto::api::common::v1::{ActivityType, RetryPolicy, WorkflowType};
+use everlog_proto::api::common::v1::{ActivityType, RetryPolicy, WorkflowExecution, WorkflowType};
 use everlog_proto::api::enums::v1::{CommandType, TaskQueueKind};
 use everlog_proto::api::taskqueue::v1::{StickyExecutionAttributes, TaskQueue};
 use everlog_proto::api::workflowservice::v1::RespondWorkflowTaskCompletedRequest;
@@ -28,6 +28,9 @@ use crate::job::Answer;
 
 /// How long a worker polls.
 const POLL: Duration = Duration::from_secs(20);
+
+/// Runs that signals are sent to: the last few.
+const RUNS_REMEMBERED: usize = 4;
 
 /// What a worker does next.
 pub(super) enum WorkerEvent {
@@ -158,6 +161,9 @@ impl World {
             Reply::WorkflowTaskStarted(start) => {
                 let token: WorkflowTaskToken = token::decode(&start.response.task_token).expect("a token");
                 self.tasks_started += 1;
+                self.runs.push((token.workflow_id.clone(), token.run_id));
+                let surplus = self.runs.len().saturating_sub(RUNS_REMEMBERED);
+                self.runs.drain(..surplus);
                 let delay = self.delay(Duration::from_millis(200));
                 if self.random.percent(95) {
                     self.after(delay, Event::Worker(WorkerEvent::CompleteTask(Box::new(token))));
@@ -223,6 +229,17 @@ impl World {
                 start_to_fire_timeout: Some(seconds(after)),
             };
             return (CommandType::StartTimer, Attributes::StartTimerCommandAttributes(attributes));
+        }
+        if self.random.percent(30) && !self.runs.is_empty() {
+            let (workflow_id, run_id) = self.runs[self.random.below(self.runs.len())].clone();
+            // To a run: a later run of the workflow does not know which messages an earlier one has taken.
+            let attributes = SignalExternalWorkflowExecutionCommandAttributes {
+                execution: Some(WorkflowExecution { workflow_id, run_id: run_id.to_string() }),
+                signal_name: self.signal_name(),
+                ..SignalExternalWorkflowExecutionCommandAttributes::default()
+            };
+            let attributes = Attributes::SignalExternalWorkflowExecutionCommandAttributes(attributes);
+            return (CommandType::SignalExternalWorkflowExecution, attributes);
         }
         let once = self.random.percent(50);
         let attributes = ScheduleActivityTaskCommandAttributes {

@@ -118,6 +118,8 @@ pub(super) struct World {
     /// Signals that were sent, and whether they were acknowledged.
     pub(super) signals: BTreeMap<String, bool>,
     pub(super) started: Vec<RunId>,
+    /// Runs that have had a workflow task lately: whom others send signals to.
+    pub(super) runs: Vec<(String, RunId)>,
     /// How often an activity that may be attempted once was handed out.
     pub(super) once: HashMap<(RunId, i64), u32>,
     pub(super) tasks_started: u64,
@@ -153,6 +155,7 @@ impl World {
             numbers: 0,
             signals: BTreeMap::new(),
             started: Vec::new(),
+            runs: Vec::new(),
             once: HashMap::new(),
             tasks_started: 0,
         }

@@ -1,7 +1,8 @@
 //! The requests that tests make, with everything that they do not care about filled in.
 
 use everlog_proto::api::command::v1::{
-    Command, CompleteWorkflowExecutionCommandAttributes, ScheduleActivityTaskCommandAttributes, command::Attributes,
+    Command, CompleteWorkflowExecutionCommandAttributes, ScheduleActivityTaskCommandAttributes,
+    SignalExternalWorkflowExecutionCommandAttributes, command::Attributes,
 };
 use everlog_proto::api::common::v1::ActivityType;
 use everlog_proto::api::enums::v1::CommandType;
@@ -44,6 +45,20 @@ pub(crate) fn schedule_activity(activity_id: &str) -> Command {
             start_to_close_timeout: seconds(60),
             ..ScheduleActivityTaskCommandAttributes::default()
         })),
+        ..Command::default()
+    }
+}
+
+pub(crate) fn signal_external(workflow_id: &str, signal_name: &str) -> Command {
+    Command {
+        command_type: CommandType::SignalExternalWorkflowExecution as i32,
+        attributes: Some(Attributes::SignalExternalWorkflowExecutionCommandAttributes(
+            SignalExternalWorkflowExecutionCommandAttributes {
+                execution: execution(workflow_id),
+                signal_name: signal_name.to_owned(),
+                ..SignalExternalWorkflowExecutionCommandAttributes::default()
+            },
+        )),
         ..Command::default()
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use everlog_proto::api::common::v1::{ActivityType, Memo, Payload, Payloads, SearchAttributes, WorkflowType};
+use everlog_proto::api::common::v1::{
+    ActivityType, Memo, Payload, Payloads, SearchAttributes, WorkflowExecution, WorkflowType,
+};
 use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::enums::v1::{EventType, TaskQueueKind};
 use everlog_proto::api::failure::v1::Failure;
@@ -22,8 +24,9 @@ use prost::Message;
 use crate::proto::Encoded;
 use crate::rows::RunRowKind;
 use crate::state::{
-    Activity, ActivityStarted, CorruptRow, Current, FirstEvent, OriginalProperties, PendingValue, Run, RunInfo,
-    RunState, SignalRequest, UserTimer, WorkflowTask, WorkflowTaskStarted,
+    Activity, ActivityStarted, CorruptRow, Current, ExternalCancel, ExternalSignal, ExternalTarget, FirstEvent,
+    OriginalProperties, PendingValue, Run, RunInfo, RunState, SignalRequest, UserTimer, WorkflowTask,
+    WorkflowTaskStarted,
 };
 use crate::transition::TaskRow;
 use crate::{RunId, Time, events, visibility};
@@ -199,6 +202,11 @@ fn workflow_task_started() -> WorkflowTaskStarted {
     }
 }
 
+fn external_target() -> ExternalTarget {
+    let execution = WorkflowExecution { workflow_id: "stock".into(), run_id: String::new() };
+    ExternalTarget { namespace: "default".into(), execution, control: String::new() }
+}
+
 fn timer() -> UserTimer {
     UserTimer { timer_id: "7".into(), started_event_id: 5, expiry_time: later(60) }
 }
@@ -261,6 +269,8 @@ fn cases() -> Vec<Case> {
         pending("", 5, timer()),
         pending("", 3, event()),
         pending("", "request".to_owned(), SignalRequest),
+        pending("", 5, ExternalSignal(external_target())),
+        pending("", 5, ExternalCancel(external_target())),
         case(
             RunRowKind::WorkflowTaskStart.name(),
             "",

@@ -1,0 +1,107 @@
+//! SignalExternalWorkflowExecution.
+
+use everlog_proto::api::command::v1::SignalExternalWorkflowExecutionCommandAttributes;
+use everlog_proto::api::enums::v1::WorkflowTaskFailedCause as Cause;
+use everlog_proto::api::history::v1::SignalExternalWorkflowExecutionInitiatedEventAttributes;
+use everlog_proto::api::history::v1::history_event::Attributes;
+
+use super::{CommandContext, Invalid, check_size};
+use crate::RunId;
+use crate::outbox::{MessageBody, OutboxMessage};
+use crate::transition::Effect;
+use crate::txn::Txn;
+
+/// Sends the signal on its way. The workflow hears what became of it by an event.
+#[expect(deprecated, reason = "old workers send `control`, and want it back")]
+pub(crate) fn apply(
+    txn: &mut Txn<'_>,
+    command: &mut CommandContext,
+    attributes: SignalExternalWorkflowExecutionCommandAttributes,
+) -> Result<(), Invalid> {
+    let target_run_id = check(txn, &attributes)?;
+    let execution = attributes.execution.clone().unwrap_or_default();
+    let event_id = command.append(
+        txn,
+        Attributes::SignalExternalWorkflowExecutionInitiatedEventAttributes(
+            SignalExternalWorkflowExecutionInitiatedEventAttributes {
+                workflow_task_completed_event_id: command.completed_event_id,
+                namespace: txn.ctx.namespace.name.clone(),
+                namespace_id: txn.ctx.namespace.id.to_string(),
+                workflow_execution: Some(execution.clone()),
+                signal_name: attributes.signal_name.clone(),
+                input: attributes.input.clone(),
+                control: attributes.control.clone(),
+                child_workflow_only: attributes.child_workflow_only,
+                header: attributes.header.clone(),
+            },
+        ),
+    );
+    txn.effects.push(Effect::Send(Box::new(OutboxMessage {
+        namespace_id: txn.ctx.namespace.id,
+        source_workflow_id: txn.workflow_id.to_owned(),
+        source_run_id: txn.run.id,
+        event_id,
+        target_workflow_id: execution.workflow_id,
+        target_run_id,
+        body: MessageBody::SignalExternal(attributes),
+    })));
+    Ok(())
+}
+
+/// Says what is wrong with the command; the run that it names, if it names one.
+#[expect(deprecated, reason = "old workers name the namespace")]
+fn check(
+    txn: &Txn<'_>,
+    attributes: &SignalExternalWorkflowExecutionCommandAttributes,
+) -> Result<Option<RunId>, Invalid> {
+    let bad = |message: String| Invalid::new(Cause::BadSignalWorkflowExecutionAttributes, message);
+    let limits = txn.ctx.limits;
+    let Some(execution) = &attributes.execution else {
+        return Err(bad("Execution is not set on SignalExternalWorkflowExecutionCommand.".into()));
+    };
+    let (namespace, signal) = (&attributes.namespace, &attributes.signal_name);
+    super::check_namespace(txn, namespace).map_err(bad)?;
+    let (workflow_id, run_id) = (&execution.workflow_id, &execution.run_id);
+    if workflow_id.is_empty() {
+        return Err(bad(format!(
+            "WorkflowId is not set on SignalExternalWorkflowExecutionCommand. Namespace={namespace} SignalName={signal}"
+        )));
+    }
+    if workflow_id.len() > limits.id_bytes_max {
+        return Err(bad(format!(
+            "WorkflowId on SignalExternalWorkflowExecutionCommand exceeds length limit. WorkflowId={workflow_id} \
+             Length={} Limit={} Namespace={namespace} SignalName={signal}",
+            workflow_id.len(),
+            limits.id_bytes_max
+        )));
+    }
+    let target_run_id = super::target_run_id(run_id).ok_or_else(|| {
+        bad(format!(
+            "Invalid RunId set on SignalExternalWorkflowExecutionCommand. WorkflowId={workflow_id} RunId={run_id} \
+             Namespace={namespace} SignalName={signal}"
+        ))
+    })?;
+    if signal.is_empty() {
+        return Err(bad(format!(
+            "SignalName is not set on SignalExternalWorkflowExecutionCommand. WorkflowId={workflow_id} \
+             Namespace={namespace} RunId={run_id}"
+        )));
+    }
+    check_size(
+        txn,
+        attributes.input.as_ref(),
+        Cause::BadSignalWorkflowExecutionAttributes,
+        "SignalExternalWorkflowExecutionCommandAttributes.Input exceeds size limit.",
+    )?;
+    let pending = txn.run.external_signals.len();
+    if pending >= limits.pending_external_max {
+        return Err(Invalid::new(
+            Cause::PendingSignalsLimitExceeded,
+            format!(
+                "the number of pending signals to external workflows, {pending}, has reached the per-workflow limit of {}",
+                limits.pending_external_max
+            ),
+        ));
+    }
+    Ok(target_run_id)
+}

@@ -1,0 +1,211 @@
+//! Messages from one workflow to another, which may live in another partition.
+//!
+//! ```text
+//!   source: a command ──▶ Initiated event, what is pending, [`Effect::Send`]       one entry with the message's row
+//!                                                    │ durable
+//!   target:                     RunCommand::ReceiveMessage ──▶ the event that it causes, once for each message
+//!                                                    │ durable
+//!   source: RunCommand::SettleMessage ◀─ [`Outcome`] ┘  the event that tells how it went; the message's row goes
+//! ```
+//!
+//! A message is sent until its outcome is known, so it may arrive more than once: the target knows it again by its
+//! [`OutboxMessage::id`].
+//!
+//! [`Effect::Send`]: crate::Effect::Send
+
+use bytes::Bytes;
+use everlog_proto::api::command::v1::{
+    RequestCancelExternalWorkflowExecutionCommandAttributes, SignalExternalWorkflowExecutionCommandAttributes,
+};
+use everlog_proto::api::enums::v1::SignalExternalWorkflowExecutionFailedCause;
+use prost::Message;
+
+use crate::state::CorruptRow;
+use crate::state::row::{decode, encode, required};
+use crate::{Ids, NamespaceId, Rejection, RunId};
+
+/// A message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutboxMessage {
+    /// The namespace of both workflows.
+    pub namespace_id: NamespaceId,
+    /// The workflow that sends it.
+    pub source_workflow_id: String,
+    /// Its run.
+    pub source_run_id: RunId,
+    /// The event with which the run has sent it.
+    pub event_id: i64,
+    /// The workflow that it is for.
+    pub target_workflow_id: String,
+    /// The run that it is for; `None` for the current one.
+    pub target_run_id: Option<RunId>,
+    /// What it says.
+    pub body: MessageBody,
+}
+
+/// What a message says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MessageBody {
+    /// Signals the workflow.
+    SignalExternal(SignalExternalWorkflowExecutionCommandAttributes),
+    /// Asks the workflow to cancel.
+    CancelExternal(RequestCancelExternalWorkflowExecutionCommandAttributes),
+}
+
+/// What has become of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The target has it.
+    Delivered,
+    /// There is no such workflow, or it has closed.
+    NotFound,
+    /// The target takes no more signals.
+    TooManySignals,
+}
+
+impl Outcome {
+    /// What a refusal by the target means for the message; `None` if it is to be sent again.
+    pub fn of_rejection(rejection: &Rejection) -> Option<Outcome> {
+        match rejection {
+            Rejection::ResourceExhausted { .. } | Rejection::Unavailable(_) => None,
+            Rejection::FailedPrecondition(_) => Some(Outcome::TooManySignals),
+            _ => Some(Outcome::NotFound),
+        }
+    }
+
+    /// The cause in the event that tells of a failure. Both kinds of events number the causes that they share alike.
+    pub(crate) fn cause(self) -> i32 {
+        let cause = match self {
+            Outcome::Delivered => SignalExternalWorkflowExecutionFailedCause::Unspecified,
+            Outcome::NotFound => SignalExternalWorkflowExecutionFailedCause::ExternalWorkflowExecutionNotFound,
+            Outcome::TooManySignals => SignalExternalWorkflowExecutionFailedCause::SignalCountLimitExceeded,
+        };
+        cause.into()
+    }
+}
+
+/// The value of a message's row.
+#[derive(Message)]
+struct OutboxRow {
+    #[prost(bytes = "bytes", tag = "1")]
+    namespace_id: Bytes,
+    #[prost(string, tag = "2")]
+    source_workflow_id: String,
+    #[prost(bytes = "bytes", tag = "3")]
+    source_run_id: Bytes,
+    #[prost(int64, tag = "4")]
+    event_id: i64,
+    #[prost(string, tag = "5")]
+    target_workflow_id: String,
+    /// Empty for the current run.
+    #[prost(bytes = "bytes", tag = "6")]
+    target_run_id: Bytes,
+    #[prost(message, optional, tag = "7")]
+    signal_external: Option<SignalExternalWorkflowExecutionCommandAttributes>,
+    #[prost(message, optional, tag = "8")]
+    cancel_external: Option<RequestCancelExternalWorkflowExecutionCommandAttributes>,
+}
+
+impl OutboxMessage {
+    /// What the target knows the message by: the same whenever and by whomever it is sent.
+    pub fn id(&self) -> String {
+        let event = u128::from(self.event_id.cast_unsigned()).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        Ids::new(u128::from(self.source_run_id) ^ event).request_id()
+    }
+
+    /// The value of its row.
+    pub fn to_row(&self) -> Bytes {
+        let bytes = |id: RunId| Bytes::copy_from_slice(&id.0);
+        let (signal_external, cancel_external) = match self.body.clone() {
+            MessageBody::SignalExternal(signal) => (Some(signal), None),
+            MessageBody::CancelExternal(cancel) => (None, Some(cancel)),
+        };
+        encode(&OutboxRow {
+            namespace_id: Bytes::copy_from_slice(&self.namespace_id.0),
+            source_workflow_id: self.source_workflow_id.clone(),
+            source_run_id: bytes(self.source_run_id),
+            event_id: self.event_id,
+            target_workflow_id: self.target_workflow_id.clone(),
+            target_run_id: self.target_run_id.map(bytes).unwrap_or_default(),
+            signal_external,
+            cancel_external,
+        })
+    }
+
+    /// From the value of its row.
+    ///
+    /// # Errors
+    ///
+    /// [`CorruptRow`] if it is none.
+    pub fn from_row(value: &[u8]) -> Result<OutboxMessage, CorruptRow> {
+        let row: OutboxRow = decode(value)?;
+        let id = |bytes: &Bytes| <[u8; 16]>::try_from(&bytes[..]).ok();
+        let signal = row.signal_external.map(MessageBody::SignalExternal);
+        let body = signal.or(row.cancel_external.map(MessageBody::CancelExternal));
+        let target_run_id =
+            (!row.target_run_id.is_empty()).then(|| required(id(&row.target_run_id), "target run")).transpose()?;
+        Ok(OutboxMessage {
+            namespace_id: NamespaceId(required(id(&row.namespace_id), "namespace")?),
+            source_workflow_id: row.source_workflow_id,
+            source_run_id: RunId(required(id(&row.source_run_id), "source")?),
+            event_id: row.event_id,
+            target_workflow_id: row.target_workflow_id,
+            target_run_id: target_run_id.map(RunId),
+            body: required(body, "body")?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message() -> OutboxMessage {
+        let signal = SignalExternalWorkflowExecutionCommandAttributes {
+            signal_name: "paid".into(),
+            ..SignalExternalWorkflowExecutionCommandAttributes::default()
+        };
+        OutboxMessage {
+            namespace_id: NamespaceId([7; 16]),
+            source_workflow_id: "order-1".into(),
+            source_run_id: RunId([0xab; 16]),
+            event_id: 5,
+            target_workflow_id: "stock".into(),
+            target_run_id: None,
+            body: MessageBody::SignalExternal(signal),
+        }
+    }
+
+    #[test]
+    fn a_message_is_read_as_it_was_written() {
+        let row = message().to_row();
+        let hex: String = row.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            hex,
+            "0a10070707070707070707070707070707071207 6f726465722d31 1a10abababababababababababababababab2005 \
+             2a0573746f636b 3a061a0470616964"
+                .replace(' ', "")
+        );
+        let cancel = RequestCancelExternalWorkflowExecutionCommandAttributes::default();
+        let to_a_run = OutboxMessage {
+            target_run_id: Some(RunId([3; 16])),
+            body: MessageBody::CancelExternal(cancel),
+            ..message()
+        };
+        for message in [message(), to_a_run] {
+            let row = message.to_row();
+            assert_eq!(OutboxMessage::from_row(&row).unwrap(), message);
+            for damaged in [&row[..row.len() - 1], &[&row[..], b"\xff"].concat(), b""] {
+                assert!(OutboxMessage::from_row(damaged).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn ids_tell_messages_apart_and_are_always_the_same() {
+        let id = message().id();
+        assert_eq!(id, OutboxMessage::from_row(&message().to_row()).unwrap().id());
+        assert_ne!(id, OutboxMessage { event_id: 6, ..message() }.id());
+        assert_ne!(id, OutboxMessage { source_run_id: RunId([1; 16]), ..message() }.id());
+    }
+}
