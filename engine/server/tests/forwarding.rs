@@ -21,9 +21,9 @@ use futures::future::BoxFuture;
 use harness::{Client, Server, execution, start_request};
 use http::{Request, Response};
 use parking_lot::Mutex;
+use tonic::body::Body;
 use tonic::codec::CompressionEncoding;
 use tonic::{Code, Status};
-use tonic::body::Body;
 
 /// A namespace that has the same id on both nodes.
 const NAMESPACE: &str = "temporal-system";
@@ -84,7 +84,8 @@ async fn cluster(leaders: [[(u32, NodeId); 2]; 2]) -> Cluster {
         let neighbours = Neighbours { me, entries: Arc::clone(&entries), forwarded: Arc::clone(&forwarded) };
         let server = Server::changed(2, DynamicConfig::default(), 1 << 20, |node, services| {
             let partitions = node.router.partitions().cloned().collect();
-            services.router = Router::new(partitions, Arc::clone(&node.namespaces) as _, Arc::new(Leads { me, leaders }));
+            services.router =
+                Router::new(partitions, Arc::clone(&node.namespaces) as _, Arc::new(Leads { me, leaders }));
             services.peers = Some(Arc::new(neighbours));
         });
         let server = server.await;
@@ -156,7 +157,10 @@ async fn every_node_answers_for_every_workflow() {
     for client in &mut clients {
         for id in ["nothing-1", "nothing-2", "nothing-3", "nothing-4"] {
             let refused = client.describe_workflow_execution(describe(id)).await.unwrap_err();
-            assert_eq!((refused.code(), refused.message()), (Code::NotFound, format!("workflow not found for ID: {id}").as_str()));
+            assert_eq!(
+                (refused.code(), refused.message()),
+                (Code::NotFound, format!("workflow not found for ID: {id}").as_str())
+            );
         }
     }
     for id in &ids {
