@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::errors::cut;
+use super::forward::Forward;
 use super::request_body::{self, Budget};
 use super::services::{WorkflowApi, served};
 
@@ -50,13 +51,20 @@ pub(super) struct ObserveLayer {
     pub(super) workflow: WorkflowServiceServer<WorkflowApi>,
     /// What the requests of both services may take.
     pub(super) budget: Arc<Budget>,
+    /// Knows which calls are for other nodes, if there are any.
+    pub(super) forward: Option<Arc<Forward>>,
 }
 
 impl<S> Layer<S> for ObserveLayer {
     type Service = Observed<S>;
 
     fn layer(&self, others: S) -> Observed<S> {
-        Observed { workflow: self.workflow.clone(), budget: Arc::clone(&self.budget), others }
+        Observed {
+            workflow: self.workflow.clone(),
+            budget: Arc::clone(&self.budget),
+            forward: self.forward.clone(),
+            others,
+        }
     }
 }
 
@@ -65,6 +73,7 @@ impl<S> Layer<S> for ObserveLayer {
 pub(super) struct Observed<S> {
     workflow: WorkflowServiceServer<WorkflowApi>,
     budget: Arc<Budget>,
+    forward: Option<Arc<Forward>>,
     others: S,
 }
 
@@ -87,9 +96,10 @@ where
         let timed = Timed::new(uri.path());
         let budget = Arc::clone(&self.budget);
         if is_of(uri.path(), workflow_service_server::SERVICE_NAME) {
-            Box::pin(observe(timed, uri, call(budget, request, self.workflow.clone())))
+            let forward = self.forward.clone();
+            Box::pin(observe(timed, uri, call(budget, forward, request, self.workflow.clone())))
         } else if is_of(uri.path(), operator_service_server::SERVICE_NAME) {
-            Box::pin(observe(timed, uri, call(budget, request, self.others.clone())))
+            Box::pin(observe(timed, uri, call(budget, None, request, self.others.clone())))
         } else {
             // Health and reflection take small requests only, and reflection a stream of them.
             Box::pin(observe(timed, uri, self.others.call(request)))
@@ -102,15 +112,31 @@ fn is_of(path: &str, service: &str) -> bool {
     behind.is_some_and(|method| method.starts_with('/'))
 }
 
-/// Calls a service, which is always ready, once the body of the request is there. Its share of the budget is held until the answer.
-async fn call<S>(budget: Arc<Budget>, request: Request<Body>, mut service: S) -> Result<Response<Body>, Infallible>
+/// Calls a service, which is always ready, or the node that the call is for, once the body of the request is there. Its share of the budget is held until the answer.
+async fn call<S>(
+    budget: Arc<Budget>,
+    forward: Option<Arc<Forward>>,
+    request: Request<Body>,
+    mut service: S,
+) -> Result<Response<Body>, Infallible>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
     match request_body::read(&budget, request).await {
-        Ok((request, _held)) => service.call(request).await,
+        Ok((request, _held)) => {
+            if let Some(forward) = forward
+                && let Some(node) = forward.destination(method_of(request.uri().path()), request.body())
+            {
+                return Ok(forward.call(node, request).await);
+            }
+            service.call(request.map(Body::new)).await
+        }
         Err(status) => Ok(status.into_http()),
     }
+}
+
+fn method_of(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or("")
 }
 
 async fn observe(
@@ -158,7 +184,7 @@ struct Timed {
 
 impl Timed {
     fn new(path: &str) -> Timed {
-        let method = path.rsplit('/').next().unwrap_or("");
+        let method = method_of(path);
         let (name, operation) =
             OPERATIONS.get_key_value(method).unwrap_or_else(|| (&OTHER_OPERATION, &OPERATIONS[OTHER_OPERATION]));
         let operation = operation.get_or_init(|| Operation::new(name));

@@ -15,10 +15,12 @@ mod capabilities;
 mod connections;
 mod errors;
 mod execute;
+mod forward;
 mod history;
 mod history_token;
 mod http;
 mod layer;
+mod locate;
 mod namespaces;
 mod operator;
 mod polls;
@@ -36,6 +38,7 @@ mod workflow_control;
 mod workflow_start;
 mod workflow_tasks;
 
+pub use forward::{Entry, Peers};
 pub use serve::{Listeners, ServeError, serve};
 
 use std::sync::Arc;
@@ -59,6 +62,8 @@ use self::polls::Polls;
 pub struct Services {
     /// The way to the workflows.
     pub router: Router,
+    /// The other nodes, if there are any.
+    pub peers: Option<Arc<dyn Peers>>,
     /// The task queues.
     pub matching: MatchingHandle,
     /// The namespaces.

@@ -4,6 +4,7 @@
 //! only when that many bytes of the budget are free, and holds them until its handler has answered. Until then it is the client that
 //! keeps it: flow control lets little more than the beginning through.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -112,7 +113,7 @@ impl Pool {
 pub(super) async fn read(
     budget: &Arc<Budget>,
     request: Request<Body>,
-) -> Result<(Request<Body>, Option<Held>), Status> {
+) -> Result<(Request<Frames>, Option<Held>), Status> {
     let (mut parts, mut body) = request.into_parts();
     let Ok(read) = timeout(limits::REQUEST_READ_TIME_MAX, read_message(budget, &mut body)).await else {
         return Err(Error::DeadlineExceeded("the request's body did not arrive in time").into());
@@ -126,7 +127,7 @@ pub(super) async fn read(
         parts.extensions.insert(Compressed { budget: Arc::clone(budget), bytes: Arc::clone(&bytes) });
         Held::Settled { _bytes: bytes }
     });
-    Ok((Request::from_parts(parts, Body::new(message)), held))
+    Ok((Request::from_parts(parts, message), held))
 }
 
 /// The message with its share of the budget, and whether it is compressed.
@@ -173,8 +174,8 @@ struct Prefix {
 }
 
 /// A body as it came in.
-#[derive(Default)]
-struct Frames {
+#[derive(Debug, Default)]
+pub(super) struct Frames {
     /// Almost always all there is.
     first: Bytes,
     /// Copied together: a client may send one byte a frame.
@@ -184,6 +185,16 @@ struct Frames {
 impl Frames {
     fn bytes(&self) -> usize {
         self.first.len() + self.others.len()
+    }
+
+    /// Whether the message is compressed, and the message. `None` if it is not whole.
+    pub(super) fn message(&self) -> Option<(bool, Cow<'_, [u8]>)> {
+        let (flag, length) = (*self.first.first()?, self.bytes().checked_sub(PREFIX_BYTES)?);
+        let message = match self.first.get(PREFIX_BYTES..) {
+            Some(message) if message.len() == length => Cow::Borrowed(message),
+            _ => Cow::Owned(self.first.iter().chain(&self.others).skip(PREFIX_BYTES).copied().collect()),
+        };
+        Some((flag != 0, message))
     }
 
     fn push(&mut self, data: Bytes) {
@@ -290,7 +301,8 @@ mod tests {
         message
     }
 
-    async fn collected(mut body: Body) -> Vec<u8> {
+    async fn collected(body: Frames) -> Vec<u8> {
+        let mut body = Body::new(body);
         let mut all = Vec::new();
         while let Some(data) = next_data(&mut body).await.unwrap() {
             all.extend_from_slice(&data);
@@ -371,7 +383,7 @@ mod tests {
         let free = || (budget.small.bytes.available_permits(), budget.large.bytes.available_permits());
         let rest = free();
         // What a message encodes to is all that counts here.
-        let decoded = |read: Request<Body>, bytes: usize| {
+        let decoded = |read: Request<Frames>, bytes: usize| {
             let (metadata, extensions) = (tonic::metadata::MetadataMap::new(), read.extensions().clone());
             tonic::Request::from_parts(metadata, extensions, prost::bytes::Bytes::from(vec![1; bytes]))
         };

@@ -20,6 +20,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::connections::{Door, Silence};
+use super::forward::{Entry, Forward};
 use super::layer::ObserveLayer;
 use super::polls::Polls;
 use super::request_body::Budget;
@@ -130,14 +131,20 @@ pub async fn serve(
     let Doors { grpc, http, metrics: metrics_door } = doors(listeners, &services);
     let matching = services.matching.clone();
     let metrics = http::metrics(services.render_metrics);
+    let forward = Forward::new(&services);
+    let peers = services.peers.clone();
     let routes = routes(services, draining.clone(), &health)?;
+    if let Some(peers) = peers {
+        peers.attach(Entry::new(routes.workflow.clone()));
+    }
     let drained = |mut draining: watch::Receiver<bool>| async move {
         // The sender lives as long as this function.
         let _ = draining.wait_for(|draining| *draining).await;
     };
-    let grpc = grpc_server(&routes.keepalive, ObserveLayer { workflow: routes.workflow, budget: routes.budget })
-        .add_routes(routes.others)
-        .serve_with_incoming_shutdown(grpc.connections(), drained(draining.clone()));
+    let grpc =
+        grpc_server(&routes.keepalive, ObserveLayer { workflow: routes.workflow, budget: routes.budget, forward })
+            .add_routes(routes.others)
+            .serve_with_incoming_shutdown(grpc.connections(), drained(draining.clone()));
     let api = axum::serve(http, http::api(Arc::clone(&serving))).with_graceful_shutdown(drained(draining.clone()));
     let metrics = axum::serve(metrics_door, metrics).with_graceful_shutdown(drained(draining));
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use everlog_kernel::command::Reply;
-use everlog_kernel::{Command, RunCommand, RunId};
+use everlog_kernel::{Command, NamespaceId, RunCommand, RunId};
 use everlog_model::{CallError, NodeId, QueueId, SlotSource, WorkflowRef};
 use everlog_raft::Group;
 use everlog_storage::{GroupId, keys};
@@ -51,9 +51,9 @@ impl Router {
         Router { slots, leaders, partitions: partitions.into() }
     }
 
-    /// The way to a workflow, or to any other entity that has its slot.
-    pub fn workflow(&self, workflow: &WorkflowRef) -> Route<'_> {
-        self.slot(workflow.slot())
+    /// The way to a workflow, or to any other entity of that id.
+    pub fn workflow(&self, namespace_id: NamespaceId, id: &str) -> Route<'_> {
+        self.slot(keys::slot(&namespace_id.0, id))
     }
 
     /// The way to the home of a task queue.
@@ -61,8 +61,7 @@ impl Router {
         self.slot(keys::slot(&queue.namespace_id.0, &queue.name))
     }
 
-    /// The way to what has a hash slot.
-    pub fn slot(&self, slot: u16) -> Route<'_> {
+    fn slot(&self, slot: u16) -> Route<'_> {
         let Some(partition) = self.slots.partition_of(slot) else { return Route::Nowhere };
         if let Some(node) = self.leaders.leads_elsewhere(partition) {
             return Route::There(node);
@@ -76,7 +75,7 @@ impl Router {
     ///
     /// [`CallError::Unavailable`] if another node leads it by now, or none.
     pub fn partition_of(&self, workflow: &WorkflowRef) -> Result<&Partition, CallError> {
-        match self.workflow(workflow) {
+        match self.slot(workflow.slot()) {
             Route::Here(partition) => Ok(partition),
             Route::There(node) => {
                 Err(CallError::Unavailable(format!("node {node} leads the partition of the workflow")))
@@ -117,7 +116,7 @@ impl Router {
 
     /// The Raft groups here that hold a workflow, or all of them.
     pub fn groups(&self, workflow: Option<&WorkflowRef>) -> Vec<Group> {
-        match workflow.map(|workflow| self.workflow(workflow)) {
+        match workflow.map(|workflow| self.slot(workflow.slot())) {
             Some(Route::Here(partition)) => vec![partition.group()],
             Some(Route::There(_) | Route::Nowhere) => Vec::new(),
             None => self.partitions().map(Partition::group).collect(),

@@ -227,6 +227,7 @@ pub async fn run(
     let services = Services {
         disk,
         router: node.router.clone(),
+        peers: None,
         matching: node.matching.clone(),
         namespaces: Arc::clone(&node.namespaces),
         queries: Arc::clone(&node.queries),

@@ -47,6 +47,16 @@ impl Server {
 
     /// With this much memory for workflows, in bytes.
     pub(crate) async fn with_cache(partitions: u32, config: DynamicConfig, cache_bytes_max: usize) -> Server {
+        Server::changed(partitions, config, cache_bytes_max, |_, _| ()).await
+    }
+
+    /// With services that are changed before they begin.
+    pub(crate) async fn changed(
+        partitions: u32,
+        config: DynamicConfig,
+        cache_bytes_max: usize,
+        change: impl FnOnce(&Node, &mut Services),
+    ) -> Server {
         let data = tempfile::tempdir().unwrap();
         let listen = Listen { grpc_port: 0, http_port: 0, metrics_port: 0, ..Listen::default() };
         let listeners = Listeners::bind(&listen).await.unwrap();
@@ -63,9 +73,10 @@ impl Server {
         .unwrap();
         node.namespaces.ensure(["default"].into_iter(), &[]).await.unwrap();
         let disk = Arc::new(DiskRoom::default());
-        let services = Services {
+        let mut services = Services {
             disk: Arc::clone(&disk),
             router: node.router.clone(),
+            peers: None,
             matching: node.matching.clone(),
             namespaces: Arc::clone(&node.namespaces),
             queries: Arc::clone(&node.queries),
@@ -76,6 +87,7 @@ impl Server {
             handshake_timeout: listen.handshake_timeout,
             render_metrics: everlog_server::telemetry::render,
         };
+        change(&node, &mut services);
         let addresses = listeners.addresses();
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(async move {

@@ -1,0 +1,237 @@
+//! What a call is about, found in its encoded request: a workflow, or a task queue.
+//!
+//! Fields are picked out of the bytes by their numbers (protobuf's wire format), since the request is decoded by whoever answers it.
+
+use everlog_kernel::NamespaceId;
+use everlog_kernel::token::{self, ActivityTaskToken, QueryTaskToken, WorkflowTaskToken};
+use everlog_kernel::transition::TaskKind;
+use everlog_proto::api::enums::v1::{TaskQueueKind, TaskQueueType};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+
+/// What a call is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Location<'a> {
+    /// A workflow, by the name of its namespace.
+    Workflow { namespace: &'a str, workflow_id: &'a str },
+    /// A workflow that a token names.
+    Token { namespace_id: NamespaceId, workflow_id: String },
+    /// A task queue: the normal one, if the call names a sticky one.
+    Queue { namespace: &'a str, kind: TaskKind, name: &'a str },
+}
+
+/// `None` for calls that any node answers, and for requests that do not say what they should. A request has its namespace in field 1,
+/// unless that is a token.
+pub(super) fn locate<'a>(method: &str, request: &'a [u8]) -> Option<Location<'a>> {
+    match method {
+        "StartWorkflowExecution"
+        | "SignalWithStartWorkflowExecution"
+        | "RecordActivityTaskHeartbeatById"
+        | "RespondActivityTaskCompletedById"
+        | "RespondActivityTaskFailedById"
+        | "RespondActivityTaskCanceledById" => workflow(request, bytes(request, 2)?),
+        "SignalWorkflowExecution"
+        | "TerminateWorkflowExecution"
+        | "RequestCancelWorkflowExecution"
+        | "DescribeWorkflowExecution"
+        | "GetWorkflowExecutionHistory"
+        | "GetWorkflowExecutionHistoryReverse"
+        | "QueryWorkflow"
+        | "ResetStickyTaskQueue" => workflow(request, bytes(bytes(request, 2)?, 1)?),
+        "RespondWorkflowTaskCompleted" | "RespondWorkflowTaskFailed" => {
+            token(request, |token: WorkflowTaskToken| (token.namespace_id, token.workflow_id))
+        }
+        "RecordActivityTaskHeartbeat"
+        | "RespondActivityTaskCompleted"
+        | "RespondActivityTaskFailed"
+        | "RespondActivityTaskCanceled" => {
+            token(request, |token: ActivityTaskToken| (token.namespace_id, token.workflow_id))
+        }
+        "RespondQueryTaskCompleted" => token(request, |token: QueryTaskToken| (token.namespace_id, token.workflow_id)),
+        "PollWorkflowTaskQueue" => queue(request, TaskKind::Workflow),
+        "PollActivityTaskQueue" => queue(request, TaskKind::Activity),
+        "DescribeTaskQueue" => {
+            let is_activity = number(request, 3) == Some(TaskQueueType::Activity as u64);
+            queue(request, if is_activity { TaskKind::Activity } else { TaskKind::Workflow })
+        }
+        _ => None,
+    }
+}
+
+fn workflow<'a>(request: &'a [u8], workflow_id: &'a [u8]) -> Option<Location<'a>> {
+    let namespace = std::str::from_utf8(bytes(request, 1)?).ok()?;
+    Some(Location::Workflow { namespace, workflow_id: std::str::from_utf8(workflow_id).ok()? })
+}
+
+fn token<T: serde::de::DeserializeOwned>(
+    request: &[u8],
+    names: impl FnOnce(T) -> (NamespaceId, String),
+) -> Option<Location<'static>> {
+    let (namespace_id, workflow_id) = names(token::decode(bytes(request, 1)?)?);
+    Some(Location::Token { namespace_id, workflow_id })
+}
+
+fn queue(request: &[u8], kind: TaskKind) -> Option<Location<'_>> {
+    let namespace = std::str::from_utf8(bytes(request, 1)?).ok()?;
+    let queue = bytes(request, 2)?;
+    let is_sticky = number(queue, 2) == Some(TaskQueueKind::Sticky as u64);
+    let name = std::str::from_utf8(bytes(queue, if is_sticky { 3 } else { 1 })?).ok()?;
+    Some(Location::Queue { namespace, kind, name })
+}
+
+/// The content of the last field with that number, a string, bytes or a message.
+fn bytes(message: &[u8], field: u32) -> Option<&[u8]> {
+    let mut found = None;
+    fields(message, |number, wire_type, mut content| {
+        if number == field && wire_type == WireType::LengthDelimited {
+            let length = usize::try_from(decode_varint(&mut content).ok()?).ok()?;
+            found = content.get(..length);
+        }
+        Some(())
+    })?;
+    found
+}
+
+/// The value of the last field with that number, an integer or an enum.
+fn number(message: &[u8], field: u32) -> Option<u64> {
+    let mut found = None;
+    fields(message, |number, wire_type, mut content| {
+        if number == field && wire_type == WireType::Varint {
+            found = Some(decode_varint(&mut content).ok()?);
+        }
+        Some(())
+    })?;
+    found
+}
+
+/// Visits every field: its number, its wire type, and the bytes from its content on. `None` if the message is not whole.
+fn fields<'a>(message: &'a [u8], mut visit: impl FnMut(u32, WireType, &'a [u8]) -> Option<()>) -> Option<()> {
+    let mut rest = message;
+    while !rest.is_empty() {
+        let (wire_type, number) = decode_key(&mut rest).map(|(number, wire_type)| (wire_type, number)).ok()?;
+        visit(number, wire_type, rest)?;
+        skip_field(wire_type, number, &mut rest, DecodeContext::default()).ok()?;
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use everlog_kernel::{EntityKind, RunId};
+    use everlog_proto::api::common::v1::WorkflowExecution;
+    use everlog_proto::api::taskqueue::v1::TaskQueue;
+    use everlog_proto::api::workflowservice::v1::*;
+    use prost::Message;
+
+    use super::*;
+
+    const NAMESPACE: &str = "orders";
+
+    /// Requests about a workflow, each with its method: the field that names it, and what is in that.
+    macro_rules! requests {
+        ($($method:literal: $request:ident { $field:ident: $value:expr }),* $(,)?) => {
+            [$(($method, {
+                let mut request = $request { namespace: NAMESPACE.to_owned(), ..$request::default() };
+                request.$field = $value;
+                request.encode_to_vec()
+            })),*]
+        };
+    }
+
+    /// Requests with a token, each with its method.
+    macro_rules! token_requests {
+        ($($method:literal: $request:ident { $token:expr }),* $(,)?) => {
+            [$(($method, $request { task_token: $token.clone(), ..$request::default() }.encode_to_vec())),*]
+        };
+    }
+
+    #[test]
+    fn a_workflow_is_found_where_the_request_names_it() {
+        let w = || "w".to_owned();
+        let execution = || Some(WorkflowExecution { workflow_id: w(), run_id: "r".to_owned() });
+        let requests = requests![
+            "StartWorkflowExecution": StartWorkflowExecutionRequest { workflow_id: w() },
+            "SignalWithStartWorkflowExecution": SignalWithStartWorkflowExecutionRequest { workflow_id: w() },
+            "RecordActivityTaskHeartbeatById": RecordActivityTaskHeartbeatByIdRequest { workflow_id: w() },
+            "RespondActivityTaskCompletedById": RespondActivityTaskCompletedByIdRequest { workflow_id: w() },
+            "RespondActivityTaskFailedById": RespondActivityTaskFailedByIdRequest { workflow_id: w() },
+            "RespondActivityTaskCanceledById": RespondActivityTaskCanceledByIdRequest { workflow_id: w() },
+            "SignalWorkflowExecution": SignalWorkflowExecutionRequest { workflow_execution: execution() },
+            "TerminateWorkflowExecution": TerminateWorkflowExecutionRequest { workflow_execution: execution() },
+            "RequestCancelWorkflowExecution": RequestCancelWorkflowExecutionRequest { workflow_execution: execution() },
+            "DescribeWorkflowExecution": DescribeWorkflowExecutionRequest { execution: execution() },
+            "GetWorkflowExecutionHistory": GetWorkflowExecutionHistoryRequest { execution: execution() },
+            "GetWorkflowExecutionHistoryReverse": GetWorkflowExecutionHistoryReverseRequest { execution: execution() },
+            "QueryWorkflow": QueryWorkflowRequest { execution: execution() },
+            "ResetStickyTaskQueue": ResetStickyTaskQueueRequest { execution: execution() },
+        ];
+        for (method, request) in requests {
+            let expected = Location::Workflow { namespace: NAMESPACE, workflow_id: "w" };
+            assert_eq!(locate(method, &request), Some(expected), "{method}");
+            assert_eq!(locate(method, &request[..request.len() - 1]), None, "{method}, cut");
+            assert_eq!(locate(method, b""), None, "{method}, empty");
+        }
+    }
+
+    #[test]
+    fn a_token_names_its_workflow() {
+        let (namespace_id, workflow_id, run_id) = (NamespaceId([7; 16]), "w".to_owned(), RunId([1; 16]));
+        let activity = token::encode(&ActivityTaskToken {
+            namespace_id,
+            workflow_id: workflow_id.clone(),
+            run_id,
+            scheduled_event_id: 5,
+            attempt: 1,
+            entity: EntityKind::Workflow,
+        });
+        let query = QueryTaskToken { namespace_id, workflow_id: workflow_id.clone(), run_id, query_id: 1, secret: 2 };
+        let query = token::encode(&query);
+        let requests = token_requests![
+            "RecordActivityTaskHeartbeat": RecordActivityTaskHeartbeatRequest { activity },
+            "RespondActivityTaskCompleted": RespondActivityTaskCompletedRequest { activity },
+            "RespondActivityTaskFailed": RespondActivityTaskFailedRequest { activity },
+            "RespondActivityTaskCanceled": RespondActivityTaskCanceledRequest { activity },
+            "RespondQueryTaskCompleted": RespondQueryTaskCompletedRequest { query },
+        ];
+        for (method, request) in requests {
+            let expected = Location::Token { namespace_id, workflow_id: workflow_id.clone() };
+            assert_eq!(locate(method, &request), Some(expected), "{method}");
+        }
+        let garbage = vec![1, 2, 3];
+        let refused = token_requests![
+            "RespondWorkflowTaskCompleted": RespondWorkflowTaskCompletedRequest { garbage },
+            "RespondWorkflowTaskFailed": RespondWorkflowTaskFailedRequest { garbage },
+        ];
+        for (method, request) in refused {
+            assert_eq!(locate(method, &request), None, "{method}");
+        }
+    }
+
+    #[test]
+    fn a_sticky_queue_is_where_its_normal_one_is() {
+        let queue = |kind: TaskQueueKind| {
+            Some(TaskQueue { name: "q".to_owned(), kind: kind as i32, normal_name: "normal".to_owned() })
+        };
+        let described = |of: TaskQueueType| DescribeTaskQueueRequest {
+            namespace: NAMESPACE.to_owned(),
+            task_queue: queue(TaskQueueKind::Normal),
+            task_queue_type: of as i32,
+            ..DescribeTaskQueueRequest::default()
+        };
+        let [normal, sticky] = requests![
+            "PollWorkflowTaskQueue": PollWorkflowTaskQueueRequest { task_queue: queue(TaskQueueKind::Normal) },
+            "PollWorkflowTaskQueue": PollWorkflowTaskQueueRequest { task_queue: queue(TaskQueueKind::Sticky) },
+        ];
+        let cases = [
+            ("PollWorkflowTaskQueue", normal.1.clone(), TaskKind::Workflow, "q"),
+            ("PollWorkflowTaskQueue", sticky.1, TaskKind::Workflow, "normal"),
+            ("PollActivityTaskQueue", normal.1.clone(), TaskKind::Activity, "q"),
+            ("DescribeTaskQueue", described(TaskQueueType::Activity).encode_to_vec(), TaskKind::Activity, "q"),
+            ("DescribeTaskQueue", described(TaskQueueType::Workflow).encode_to_vec(), TaskKind::Workflow, "q"),
+        ];
+        for (method, request, kind, name) in cases {
+            let expected = Location::Queue { namespace: NAMESPACE, kind, name };
+            assert_eq!(locate(method, &request), Some(expected), "{method}");
+        }
+        assert_eq!(locate("ListNamespaces", &normal.1), None);
+    }
+}
