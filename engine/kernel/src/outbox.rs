@@ -23,7 +23,7 @@ use prost::Message;
 
 use crate::state::CorruptRow;
 use crate::state::row::{decode, encode, required};
-use crate::{Ids, NamespaceId, Rejection, RunId};
+use crate::{Ids, NamespaceId, Rejection, RunId, Time};
 
 /// A message.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +36,9 @@ pub struct OutboxMessage {
     pub source_run_id: RunId,
     /// The event with which the run has sent it.
     pub event_id: i64,
+    /// When, by the clock of the source's partition. That of the target's goes on behind it, so that what is caused is never dated
+    /// before its cause.
+    pub sent: Time,
     /// The workflow that it is for.
     pub target_workflow_id: String,
     /// The run that it is for; `None` for the current one.
@@ -105,6 +108,8 @@ struct OutboxRow {
     signal_external: Option<SignalExternalWorkflowExecutionCommandAttributes>,
     #[prost(message, optional, tag = "8")]
     cancel_external: Option<RequestCancelExternalWorkflowExecutionCommandAttributes>,
+    #[prost(sfixed64, tag = "9")]
+    sent_ns: i64,
 }
 
 impl OutboxMessage {
@@ -130,6 +135,7 @@ impl OutboxMessage {
             target_run_id: self.target_run_id.map(bytes).unwrap_or_default(),
             signal_external,
             cancel_external,
+            sent_ns: self.sent.0,
         })
     }
 
@@ -150,6 +156,7 @@ impl OutboxMessage {
             source_workflow_id: row.source_workflow_id,
             source_run_id: RunId(required(id(&row.source_run_id), "source")?),
             event_id: row.event_id,
+            sent: Time(row.sent_ns),
             target_workflow_id: row.target_workflow_id,
             target_run_id: target_run_id.map(RunId),
             body: required(body, "body")?,
@@ -171,6 +178,7 @@ mod tests {
             source_workflow_id: "order-1".into(),
             source_run_id: RunId([0xab; 16]),
             event_id: 5,
+            sent: Time(0x0102_0304),
             target_workflow_id: "stock".into(),
             target_run_id: None,
             body: MessageBody::SignalExternal(signal),
@@ -184,7 +192,7 @@ mod tests {
         assert_eq!(
             hex,
             "0a10070707070707070707070707070707071207 6f726465722d31 1a10abababababababababababababababab2005 \
-             2a0573746f636b 3a061a0470616964"
+             2a0573746f636b 3a061a0470616964 490403020100000000"
                 .replace(' ', "")
         );
         let cancel = RequestCancelExternalWorkflowExecutionCommandAttributes::default();

@@ -83,6 +83,11 @@ impl PartitionClock {
         self.now
     }
 
+    /// Takes note of a time of another partition: entries from now on are later.
+    pub(crate) fn observe(&mut self, time: Time) {
+        self.hlc = self.hlc.max(Hlc(nanos(time)));
+    }
+
     /// The clock of the next entry: later than that of every entry before it.
     pub(crate) fn next_hlc(&mut self) -> Hlc {
         self.hlc = Hlc(nanos(self.now).max(self.hlc.0.saturating_add(1)));
@@ -179,6 +184,18 @@ mod tests {
         assert!(clock.now() > Time(5000 * SECOND));
         let (first, second) = (clock.next_hlc(), clock.next_hlc());
         assert!(newest < first && first < second);
+    }
+
+    #[test]
+    fn entries_are_later_than_what_was_seen_of_another_partition() {
+        let (mut clock, _) = clock();
+        let (now, seen) = (clock.now(), Time(7000 * SECOND));
+        clock.observe(seen);
+        assert!(clock.next_hlc() > Hlc(7000 * SECOND as u64));
+        clock.observe(Time(3));
+        assert!(clock.next_hlc() > Hlc(7000 * SECOND as u64));
+        // What is due does not become due by that.
+        assert_eq!(clock.now(), now);
     }
 
     #[test]

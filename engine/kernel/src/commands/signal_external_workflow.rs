@@ -41,6 +41,7 @@ pub(crate) fn apply(
         source_workflow_id: txn.workflow_id.to_owned(),
         source_run_id: txn.run.id,
         event_id,
+        sent: txn.ctx.now,
         target_workflow_id: execution.workflow_id,
         target_run_id,
         body: MessageBody::SignalExternal(attributes),

@@ -1,7 +1,7 @@
 //! Requests and workflow commands from a script's arguments.
 
 use everlog_kernel::outbox::{MessageBody, OutboxMessage};
-use everlog_kernel::{NamespaceId, RunId};
+use everlog_kernel::{NamespaceId, RunId, Time};
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{
     CancelTimerCommandAttributes, CancelWorkflowExecutionCommandAttributes, Command,
@@ -274,6 +274,7 @@ pub(crate) fn message(arguments: &mut Arguments<'_>) -> Outcome<OutboxMessage> {
         source_workflow_id: arguments.string("from", "other"),
         source_run_id: RunId([5; 16]),
         event_id,
+        sent: Time(0),
         target_workflow_id: "wf".to_owned(),
         target_run_id: None,
         body,

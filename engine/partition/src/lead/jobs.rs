@@ -138,6 +138,9 @@ impl Lead {
         {
             token.is_proven = self.is_whole(token.history_position);
         }
+        if let Command::Run(RunCommand::ReceiveMessage(message)) = &command {
+            self.clock.observe(message.sent);
+        }
         let (starts_task, start) = match command {
             Command::Run(RunCommand::StartWorkflowTask(_)) => (true, Start::WorkflowTask),
             Command::Run(RunCommand::StartActivityTask(_)) => (true, Start::Activity),
