@@ -122,6 +122,10 @@ async fn call<S>(
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
+    let _place = match budget.begin(method_of(request.uri().path())) {
+        Ok(place) => place,
+        Err(status) => return Ok(status.into_http()),
+    };
     match request_body::read(&budget, request).await {
         Ok((request, _held)) => {
             if let Some(forward) = forward

@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -32,9 +33,18 @@ const EXPANSION: usize = 4;
 
 const OVERLOADED_TEXT: &str = "the server has as many requests in memory as it may";
 
-/// The bytes of requests that a node may have in memory.
+/// What is told to calls beyond [`limits::CALLS_MAX`].
+const TOO_MANY_CALLS_TEXT: &str = "the server answers as many calls as it may";
+
+/// Calls that wait for something to happen.
+const WAITING_CALLS: [&str; 4] =
+    ["PollWorkflowTaskQueue", "PollActivityTaskQueue", "GetWorkflowExecutionHistory", "QueryWorkflow"];
+
+/// The calls that a node answers, and the bytes of their requests that it may have in memory.
 #[derive(Debug)]
 pub(super) struct Budget {
+    calls: AtomicUsize,
+    calls_max: usize,
     /// Of requests that fit into a frame, which never wait behind larger ones.
     small: Pool,
     large: Pool,
@@ -67,14 +77,42 @@ struct Compressed {
 impl Budget {
     pub(super) fn new(request_bytes_max: usize) -> Budget {
         Budget {
+            calls: AtomicUsize::new(0),
+            calls_max: limits::CALLS_MAX,
             small: Pool::new(limits::SMALL_REQUESTS_BYTES_MAX, limits::SMALL_REQUESTS_WAITING_MAX),
             large: Pool::new(limits::LARGE_REQUESTS_BYTES_MAX, limits::LARGE_REQUESTS_WAITING_MAX),
             request_bytes_max,
         }
     }
 
+    /// A place for a call of `method` until it is answered.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Overloaded`] if there is none: to wait for one would take as much memory as to have it.
+    pub(super) fn begin(self: &Arc<Self>, method: &str) -> Result<Option<Place>, Status> {
+        if WAITING_CALLS.contains(&method) {
+            return Ok(None);
+        }
+        let place = Place(Arc::clone(self));
+        if self.calls.fetch_add(1, Ordering::Relaxed) >= self.calls_max {
+            return Err(Error::Overloaded(TOO_MANY_CALLS_TEXT.to_owned()).into());
+        }
+        Ok(Some(place))
+    }
+
     fn pool(&self, bytes: usize) -> &Pool {
         if bytes <= limits::SMALL_REQUEST_BYTES_MAX { &self.small } else { &self.large }
+    }
+}
+
+/// A call's place among those that are answered, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place(Arc<Budget>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -319,6 +357,20 @@ mod tests {
             assert!(held.is_some());
             assert_eq!(collected(read.into_body()).await, whole, "{bytes} in parts of {part}");
         }
+    }
+
+    #[test]
+    fn calls_beyond_the_bound_are_refused_and_those_that_wait_are_not_counted() {
+        let budget = Arc::new(Budget { calls_max: 2, ..Budget::new(REQUEST_BYTES_MAX) });
+        let first = budget.begin("SignalWorkflowExecution").unwrap();
+        let _second = budget.begin("SignalWorkflowExecution").unwrap();
+        for _ in 0..3 {
+            let refused = budget.begin("SignalWorkflowExecution").unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+            assert!(budget.begin("PollWorkflowTaskQueue").unwrap().is_none());
+        }
+        drop(first);
+        assert!(budget.begin("SignalWorkflowExecution").unwrap().is_some());
     }
 
     #[tokio::test]
