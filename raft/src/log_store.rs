@@ -351,7 +351,9 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
                 log.cache.push(entry, submission);
             }
             let flushed = shared.flushed_submission.load(Ordering::Acquire);
-            log.cache.evict(shared.cache_bytes_max, flushed, shared.progress.applied_index());
+            // Without other replicas nobody reads what is applied.
+            let bytes_max = if shared.progress.is_sole_voter() { 0 } else { shared.cache_bytes_max };
+            log.cache.evict(bytes_max, flushed, shared.progress.applied_index());
             let committed = log.committed.filter(|committed| log.committed_submitted.as_ref() != Some(committed));
             log.committed_submitted = log.committed;
             (submission, committed)

@@ -15,7 +15,7 @@ pub const LARGE_REQUESTS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Calls that a node answers at a time, each with its stream, its task and what waits for it, some 15 kB together: far more than take
 /// part in all batches on their way. Those that wait for something to happen (polls, histories, queries) are not among them: they have
 /// bounds of their own.
-pub const CALLS_MAX: usize = 10_000;
+pub const CALLS_MAX: usize = 4_000;
 
 /// Small requests that may wait for their share; they are in memory already. Those beyond it are refused at once.
 pub const SMALL_REQUESTS_WAITING_MAX: usize = 4096;
