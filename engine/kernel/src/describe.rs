@@ -33,7 +33,7 @@ pub fn describe(workflow: &Workflow, run_id: Option<RunId>) -> Result<DescribeWo
 }
 
 /// Whether a description leaves out that a worker has a workflow task in hand, because that is not written:
-/// [`crate::Command::SaveWorkflowTaskStart`] writes it.
+/// [`crate::RunCommand::SaveWorkflowTaskStart`] writes it.
 pub fn leaves_out_start(workflow: &Workflow, run_id: Option<RunId>) -> bool {
     let task = workflow.run(run_id).and_then(|run| run.state.workflow_task.as_ref());
     task.and_then(|task| task.started.as_ref()).is_some_and(|started| !started.is_saved())

@@ -9,8 +9,9 @@ pub const SMALL_REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// thousands of polls, or of commands that wait for an fsync. Large requests have their own share, so that small ones pass by.
 pub const SMALL_REQUESTS_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// The same of larger requests, bytes: thirty of the largest that are usual, far more than a disk takes at a time.
-pub const LARGE_REQUESTS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The same of larger requests, bytes: sixteen of the largest that are usual, more than a disk takes at a time. Each is in memory up to
+/// three times on its way into the log.
+pub const LARGE_REQUESTS_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Calls that a node answers at a time, each with its stream, its task and what waits for it, some 15 kB together: far more than take
 /// part in all batches on their way. Those that wait for something to happen (polls, histories, queries) are not among them: they have

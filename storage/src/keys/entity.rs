@@ -29,7 +29,7 @@ pub struct EntityKey<'a> {
 }
 
 impl<'a> EntityKey<'a> {
-    /// The keys of an entity of a kind, below [`ENTITY_KINDS`], in the slot that its id hashes to.
+    /// The keys of an entity of a kind, below [`ENTITY_KINDS`](super::ENTITY_KINDS), in the slot that its id hashes to.
     pub fn new(kind: u8, namespace: NamespaceId, id: &'a str) -> EntityKey<'a> {
         EntityKey { place: Place::new(slot(&namespace, id), kind), namespace, id }
     }
