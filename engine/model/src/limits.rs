@@ -40,8 +40,12 @@ pub const DESCRIPTORS_ASSUMED: usize = 1024;
 /// Connections of a node, however many descriptors it has; an idle one takes some ten kilobytes.
 pub const CONNECTIONS_MAX: usize = 32 * 1024;
 
+/// What the rows in memory take when they are written, with a compaction after it, bytes: a write that fails for want of room ends the
+/// process.
+pub const DISK_FLUSH_BYTES: u64 = 192 * 1024 * 1024;
+
 /// How often a node looks at how much its disk has left: what is written between two looks must fit into the reserve of the log.
-pub const DISK_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+pub const DISK_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Jobs that may wait for a partition's loop; beyond this, callers wait. What they weigh is bounded apart from this.
 pub const PARTITION_EVENTS_MAX: usize = 16 * 1024;

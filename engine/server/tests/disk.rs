@@ -10,11 +10,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use everlog_proto::api::common::v1::{Payload, Payloads};
 use harness::process::{ANY_PORTS, Process, everlog};
 use harness::requests::{complete, describe, poll_workflow, respond, signal, terminate};
 use harness::wire::told;
 use harness::{Client, Server, start_request, within};
-use tonic::Status;
+use tonic::{Code, Status};
 
 const MIB: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -92,6 +93,34 @@ async fn a_disk_that_fills_up_refuses_and_serves_again_once_there_is_room() {
     std::fs::remove_file(&ballast).unwrap();
     until(async || server.get("metrics", "/metrics").await.contains("everlog_disk_short 0")).await;
     client.start_workflow_execution(start_request("after")).await.unwrap();
+    server.stop().await;
+}
+
+/// With the settings that everybody has, and requests as large as they may be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_disk_is_not_filled_to_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(_mounted) = Small::mount(directory.path(), 512 * MIB) else { return };
+    let mut command = everlog();
+    command.arg("dev").args(ANY_PORTS).arg("--data-dir").arg(directory.path().join("data"));
+    let server = Process::start(command).await;
+    let mut client = server.client().await;
+    let mut random = everlog_random::Random::new(1);
+    let mut refused = None;
+    for number in 0..600 {
+        let mut request = start_request(&format!("large-{number}"));
+        let payload = Payload { data: random.bytes(MIB as usize), ..Payload::default() };
+        request.input = Some(Payloads { payloads: vec![payload] });
+        if let Err(status) = client.start_workflow_execution(request).await {
+            refused = Some((number, status));
+            break;
+        }
+    }
+    let (begun, status) = refused.unwrap();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(begun > 50, "{begun} were begun");
+    client.describe_workflow_execution(describe("large-0")).await.unwrap();
+    client.terminate_workflow_execution(terminate("large-0")).await.unwrap();
     server.stop().await;
 }
 

@@ -10,6 +10,7 @@ mod follow;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use everlog_model::limits;
 use everlog_proto::api::enums::v1::IndexedValueType;
 
 pub use everlog_config::{Addresses, DynamicSettings, Listen, SettingsError};
@@ -68,10 +69,12 @@ pub struct Disk {
 
 impl Disk {
     /// From how few bytes on a disk of `total_bytes` has too little room: what is free must not be less than both minima, so that
-    /// a large disk may be used up to half a gigabyte and a small one can be used at all.
+    /// a large disk may be used up to half a gigabyte and a small one can be used at all. A share that is less than a flush takes
+    /// counts as that, or as half of the disk.
     pub fn mark(&self, total_bytes: u64) -> u64 {
         let share = u128::from(total_bytes) * u128::from(self.free_percent_min) / 100;
-        u64::try_from(share).unwrap_or(u64::MAX).min(self.free_bytes_min)
+        let share = u64::try_from(share).unwrap_or(u64::MAX);
+        share.max(limits::DISK_FLUSH_BYTES.min(total_bytes / 2)).min(self.free_bytes_min)
     }
 }
 
@@ -223,7 +226,9 @@ mod tests {
     fn the_smaller_minimum_of_free_space_holds() {
         const GIB: u64 = 1 << 30;
         let mark = |total| Disk::default().mark(total);
-        assert_eq!((mark(1 << 50), mark(100 * GIB), mark(GIB)), (GIB / 2, GIB / 2, GIB / 20));
+        assert_eq!((mark(1 << 50), mark(100 * GIB), mark(5 * GIB)), (GIB / 2, GIB / 2, GIB / 4));
+        // A flush must fit.
+        assert_eq!((mark(GIB), mark(GIB / 8)), (limits::DISK_FLUSH_BYTES, GIB / 16));
     }
 
     #[test]
