@@ -311,8 +311,8 @@ fn read_changes(frame: &[u8]) -> Option<Vec<Change>> {
         changes.push(match kind {
             [1] => {
                 let (first_index, count) = (reader.u64()?, reader.u32()?);
-                // Readers count on from the first index, one beyond the last included.
-                first_index.checked_add(u64::from(count))?;
+                // Readers count on from the first index, two beyond the last one at the most.
+                first_index.checked_add(u64::from(count))?.checked_add(1)?;
                 let mut entries = Vec::new();
                 for _ in 0..count {
                     let offset = frame.len() - reader.0.len();
@@ -496,9 +496,13 @@ mod tests {
             });
             read_frame(&frame.finish(STAMP).0, STAMP)
         };
-        assert!(read(u64::MAX - 3).is_some());
-        assert_eq!(read(u64::MAX - 2), None);
-        assert_eq!(read(u64::MAX), None);
+        let (changes, _) = read(u64::MAX - 4).unwrap();
+        let mut index = super::super::index::Index::default();
+        changes.into_iter().for_each(|change| index.apply(change, 1, 0));
+        assert_eq!(index.recovered(GROUP).last_index, Some(u64::MAX - 2));
+        for beyond in [u64::MAX - 3, u64::MAX - 2, u64::MAX] {
+            assert_eq!(read(beyond), None);
+        }
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Index {
         match change {
             Change::Append { group, first_index, entries } => {
                 let known = self.groups.entry(group).or_default();
-                for (index, Span { offset, bytes }) in (first_index..).zip(entries) {
+                for (Span { offset, bytes }, index) in entries.into_iter().zip(first_index..) {
                     let replaced = known.entries.insert(index, Location { segment, offset: frame + offset, bytes });
                     known.bytes += u64::from(bytes);
                     *self.live.entry(segment).or_default() += u64::from(bytes);

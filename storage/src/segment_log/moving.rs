@@ -61,7 +61,7 @@ impl Moving {
                 let shared = shared.lock();
                 let mut run: Vec<&[u8]> = Vec::new();
                 let mut run_begin = first_index;
-                for (index, span) in (first_index..).zip(entries) {
+                for (span, index) in entries.into_iter().zip(first_index..) {
                     let location =
                         Location { segment: segment.sequence, offset: begin + span.offset, bytes: span.bytes };
                     if bytes >= bytes_max {
