@@ -112,7 +112,8 @@ fn is_of(path: &str, service: &str) -> bool {
     behind.is_some_and(|method| method.starts_with('/'))
 }
 
-/// Calls a service, which is always ready, or the node that the call is for, once the body of the request is there. Its share of the budget is held until the answer.
+/// Calls a service, which is always ready, or the node that the call is for, once the body of the request is there. Its share of the
+/// budget is held until the answer.
 async fn call<S>(
     budget: Arc<Budget>,
     forward: Option<Arc<Forward>>,

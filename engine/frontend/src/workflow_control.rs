@@ -22,14 +22,15 @@ pub(super) async fn signal_workflow_execution(
     let namespace = frontend.namespace(&request.namespace)?;
     frontend.check_room()?;
     let (workflow_id, run_id) = validate::execution(request.workflow_execution.as_ref())?;
-    let id_bytes_max = frontend.config(&request.namespace).limits.id_bytes_max;
+    let config = frontend.config(&request.namespace);
+    let id_bytes_max = config.limits.id_bytes_max;
     if request.signal_name.is_empty() {
         return Err(Error::invalid("SignalName is not set on request."));
     }
     validate::length(&request.signal_name, id_bytes_max, "SignalName length exceeds limit.")?;
     validate::length(&request.request_id, id_bytes_max, "RequestId length exceeds limit.")?;
-    validate::links(&request.links, &frontend.config(&request.namespace))?;
-    validate::payloads(request.input.as_ref(), &frontend.config(&request.namespace))?;
+    validate::links(&request.links, &config)?;
+    validate::payloads(request.input.as_ref(), &config)?;
     let address = address(&namespace, workflow_id);
     frontend.execute_done(address, run_id, RunCommand::SignalWorkflow(Box::new(request))).await?;
     Ok(SignalWorkflowExecutionResponse::default())
@@ -57,8 +58,9 @@ pub(super) async fn terminate_workflow_execution(
 ) -> Result<TerminateWorkflowExecutionResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     let (workflow_id, run_id) = validate::execution(request.workflow_execution.as_ref())?;
-    validate::links(&request.links, &frontend.config(&request.namespace))?;
-    validate::payloads(request.details.as_ref(), &frontend.config(&request.namespace))?;
+    let config = frontend.config(&request.namespace);
+    validate::links(&request.links, &config)?;
+    validate::payloads(request.details.as_ref(), &config)?;
     let address = address(&namespace, workflow_id);
     frontend.execute_done(address, run_id, RunCommand::TerminateWorkflow(Box::new(request))).await?;
     Ok(TerminateWorkflowExecutionResponse::default())

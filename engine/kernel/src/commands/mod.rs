@@ -29,6 +29,8 @@ use everlog_proto::api::sdk::v1::{EventGroupMarker, UserMetadata};
 
 use prost::Message;
 
+use crate::outbox::{MessageBody, OutboxMessage};
+use crate::transition::Effect;
 use crate::txn::Txn;
 use crate::{Rejection, RunId};
 
@@ -195,6 +197,20 @@ fn check_namespace(txn: &Txn<'_>, namespace: &str) -> Result<(), String> {
 /// The run that a command names, if it names one. `None` if what it names is no run.
 fn target_run_id(run_id: &str) -> Option<Option<RunId>> {
     if run_id.is_empty() { Some(None) } else { run_id.parse().ok().map(Some) }
+}
+
+/// Puts a message to another workflow of the namespace into the outbox, which the event with that id tells of.
+fn send(txn: &mut Txn<'_>, event_id: i64, target_workflow_id: String, target_run_id: Option<RunId>, body: MessageBody) {
+    txn.effects.push(Effect::Send(Box::new(OutboxMessage {
+        namespace_id: txn.ctx.namespace.id,
+        source_workflow_id: txn.workflow_id.to_owned(),
+        source_run_id: txn.run.id,
+        event_id,
+        sent: txn.ctx.now,
+        target_workflow_id,
+        target_run_id,
+        body,
+    })));
 }
 
 /// Checks that a part of a command is not larger than [`crate::Limits::blob_bytes_max`].

@@ -8,8 +8,7 @@ use everlog_proto::api::history::v1::history_event::Attributes;
 
 use super::{CommandContext, Invalid};
 use crate::RunId;
-use crate::outbox::{MessageBody, OutboxMessage};
-use crate::transition::Effect;
+use crate::outbox::MessageBody;
 use crate::txn::Txn;
 
 /// Sends the request on its way. The workflow hears what became of it by an event.
@@ -35,16 +34,8 @@ pub(crate) fn apply(
             },
         ),
     );
-    txn.effects.push(Effect::Send(Box::new(OutboxMessage {
-        namespace_id: txn.ctx.namespace.id,
-        source_workflow_id: txn.workflow_id.to_owned(),
-        source_run_id: txn.run.id,
-        event_id,
-        sent: txn.ctx.now,
-        target_workflow_id: attributes.workflow_id.clone(),
-        target_run_id,
-        body: MessageBody::CancelExternal(attributes),
-    })));
+    let target = attributes.workflow_id.clone();
+    super::send(txn, event_id, target, target_run_id, MessageBody::CancelExternal(attributes));
     Ok(())
 }
 

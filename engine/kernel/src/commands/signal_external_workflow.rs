@@ -7,8 +7,7 @@ use everlog_proto::api::history::v1::history_event::Attributes;
 
 use super::{CommandContext, Invalid, check_size};
 use crate::RunId;
-use crate::outbox::{MessageBody, OutboxMessage};
-use crate::transition::Effect;
+use crate::outbox::MessageBody;
 use crate::txn::Txn;
 
 /// Sends the signal on its way. The workflow hears what became of it by an event.
@@ -36,16 +35,7 @@ pub(crate) fn apply(
             },
         ),
     );
-    txn.effects.push(Effect::Send(Box::new(OutboxMessage {
-        namespace_id: txn.ctx.namespace.id,
-        source_workflow_id: txn.workflow_id.to_owned(),
-        source_run_id: txn.run.id,
-        event_id,
-        sent: txn.ctx.now,
-        target_workflow_id: execution.workflow_id,
-        target_run_id,
-        body: MessageBody::SignalExternal(attributes),
-    })));
+    super::send(txn, event_id, execution.workflow_id, target_run_id, MessageBody::SignalExternal(attributes));
     Ok(())
 }
 
