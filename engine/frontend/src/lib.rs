@@ -20,6 +20,7 @@ mod history;
 mod history_token;
 mod http;
 mod layer;
+mod links;
 mod locate;
 mod namespaces;
 mod operator;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use everlog_kernel::time::{positive, to_proto};
 use everlog_meta::{MetaError, NamespaceRecord, NewNamespace};
-use everlog_proto::api::enums::v1::{ArchivalState, NamespaceState};
+use everlog_proto::api::enums::v1::{ArchivalState, NamespaceState, ReplicationState};
 use everlog_proto::api::namespace::v1::{BadBinaries, NamespaceConfig, NamespaceInfo};
 use everlog_proto::api::replication::v1::{ClusterReplicationConfig, NamespaceReplicationConfig};
 use everlog_proto::api::workflowservice::v1::{
@@ -193,7 +193,7 @@ fn description(frontend: &Frontend, record: &NamespaceRecord) -> DescribeNamespa
                 cluster_name: CLUSTER_NAME.to_owned(),
                 ..ClusterReplicationConfig::default()
             }],
-            ..NamespaceReplicationConfig::default()
+            state: ReplicationState::Normal as i32,
         }),
         ..DescribeNamespaceResponse::default()
     }

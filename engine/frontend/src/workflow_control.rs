@@ -1,5 +1,6 @@
 //! What callers do to a workflow from outside: signal, cancel, terminate, describe, reset stickiness.
 
+use everlog_kernel::command::Reply;
 use everlog_kernel::{RunCommand, describe};
 use everlog_proto::api::workflowservice::v1::{
     DescribeWorkflowExecutionRequest, DescribeWorkflowExecutionResponse, RequestCancelWorkflowExecutionRequest,
@@ -10,8 +11,8 @@ use everlog_proto::api::workflowservice::v1::{
 
 use super::call::Call;
 use super::errors::Error;
-use super::execute::explain;
-use super::{Frontend, address, validate};
+use super::execute::{explain, unexpected};
+use super::{Frontend, address, links, validate};
 
 /// Delivers a signal to a run.
 pub(super) async fn signal_workflow_execution(
@@ -31,9 +32,14 @@ pub(super) async fn signal_workflow_execution(
     validate::length(&request.request_id, id_bytes_max, "RequestId length exceeds limit.")?;
     validate::links(&request.links, &config)?;
     validate::payloads(request.input.as_ref(), &config)?;
-    let address = address(&namespace, workflow_id);
-    frontend.execute_done(address, run_id, RunCommand::SignalWorkflow(Box::new(request))).await?;
-    Ok(SignalWorkflowExecutionResponse::default())
+    let (workflow_id, request_id) = (workflow_id.to_owned(), request.request_id.clone());
+    let address = address(&namespace, &workflow_id);
+    match frontend.execute(address, run_id, RunCommand::SignalWorkflow(Box::new(request))).await? {
+        Reply::Signaled(run_id) => Ok(SignalWorkflowExecutionResponse {
+            link: Some(links::to_signal(&namespace, workflow_id, run_id, request_id)),
+        }),
+        reply => Err(unexpected(&reply)),
+    }
 }
 
 /// Asks a run to cancel.

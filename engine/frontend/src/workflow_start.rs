@@ -1,10 +1,9 @@
 //! StartWorkflowExecution and SignalWithStartWorkflowExecution.
 
 use everlog_kernel::Command;
-use everlog_kernel::command::{Reply, Started};
+use everlog_kernel::command::Reply;
 use everlog_meta::NamespaceRecord;
-use everlog_proto::api::common::v1::{Link, link};
-use everlog_proto::api::enums::v1::{EventType, NamespaceState};
+use everlog_proto::api::enums::v1::NamespaceState;
 use everlog_proto::api::workflowservice::v1::{
     SignalWithStartWorkflowExecutionRequest, SignalWithStartWorkflowExecutionResponse, StartWorkflowExecutionRequest,
     StartWorkflowExecutionResponse,
@@ -13,7 +12,7 @@ use everlog_proto::api::workflowservice::v1::{
 use super::call::Call;
 use super::errors::Error;
 use super::execute::unexpected;
-use super::{Frontend, address, search_attributes, validate};
+use super::{Frontend, address, links, search_attributes, validate};
 
 /// Starts a run, or finds the one that stands in its way.
 pub(super) async fn start_workflow_execution(
@@ -31,7 +30,7 @@ pub(super) async fn start_workflow_execution(
     let command = Command::start(request, &config.limits)?;
     match frontend.execute(address(&namespace, &workflow_id), None, command).await? {
         Reply::Started(started) => Ok(StartWorkflowExecutionResponse {
-            link: Some(started_link(&namespace, workflow_id, &started)),
+            link: Some(links::to_start(&namespace, workflow_id, started.run_id)),
             run_id: started.run_id.to_string(),
             first_execution_run_id: started.first_execution_run_id.to_string(),
             started: started.started,
@@ -53,14 +52,15 @@ pub(super) async fn signal_with_start_workflow_execution(
     frontend.check_room()?;
     let config = frontend.config(&request.namespace);
     search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &config)?;
-    let address = address(&namespace, &request.workflow_id);
+    let (workflow_id, request_id) = (request.workflow_id.clone(), request.request_id.clone());
+    let address = address(&namespace, &workflow_id);
     let command = Command::signal_with_start(request, &config.limits)?;
     match frontend.execute(address, None, command).await? {
         Reply::Started(started) => Ok(SignalWithStartWorkflowExecutionResponse {
             run_id: started.run_id.to_string(),
             first_execution_run_id: started.first_execution_run_id.to_string(),
             started: started.started,
-            signal_link: None,
+            signal_link: Some(links::to_signal(&namespace, workflow_id, started.run_id, request_id)),
         }),
         reply => Err(unexpected(&reply)),
     }
@@ -72,18 +72,4 @@ fn check_open(namespace: &NamespaceRecord) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::NamespaceInvalidState { namespace: namespace.name().to_owned(), state: namespace.state })
-}
-
-/// Points at the started event.
-fn started_link(namespace: &NamespaceRecord, workflow_id: String, started: &Started) -> Link {
-    let reference =
-        link::workflow_event::EventReference { event_id: 1, event_type: EventType::WorkflowExecutionStarted as i32 };
-    Link {
-        variant: Some(link::Variant::WorkflowEvent(link::WorkflowEvent {
-            namespace: namespace.name().to_owned(),
-            workflow_id,
-            run_id: started.run_id.to_string(),
-            reference: Some(link::workflow_event::Reference::EventRef(reference)),
-        })),
-    }
 }

@@ -235,6 +235,8 @@ pub enum ActivityRef {
 pub enum Reply {
     /// Nothing to say.
     Done,
+    /// This run has taken a signal, now or when it was sent before.
+    Signaled(RunId),
     /// A run was started, or one was there.
     Started(Started),
     /// A workflow task was started.

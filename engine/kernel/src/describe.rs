@@ -9,10 +9,14 @@ use everlog_proto::api::workflow::v1::{
     WorkflowExecutionExtendedInfo, WorkflowExecutionInfo,
 };
 use everlog_proto::api::workflowservice::v1::DescribeWorkflowExecutionResponse;
+use everlog_proto::wkt;
 use prost::Message;
 
 use crate::state::{Activity, WorkflowTask};
 use crate::{Rejection, Run, RunId, Workflow, time, visibility};
+
+/// How a run that does not expire is described: the zero value of time in Go.
+const NEVER: wkt::Timestamp = wkt::Timestamp { seconds: -62_135_596_800, nanos: 0 };
 
 /// What is to be said of a run: the current one if `run_id` is `None`. The run must be in memory if it exists.
 ///
@@ -62,7 +66,11 @@ fn info(run: &Run, workflow_id: &str) -> WorkflowExecutionInfo {
         .root_execution
         .clone()
         .unwrap_or_else(|| WorkflowExecution { workflow_id: workflow_id.to_owned(), run_id: run.id.to_string() });
+    // A started task is in the history that callers are shown, but for one that follows a failure.
+    let task = run.state.workflow_task.as_ref().filter(|task| !task.is_transient());
+    let started = task.is_some_and(|task| task.started.as_ref().is_some_and(|started| started.is_saved()));
     WorkflowExecutionInfo {
+        history_length: record.history_length + i64::from(started),
         root_execution: Some(root),
         memo: Some(record.memo.clone().unwrap_or_default()),
         search_attributes: Some(record.search_attributes.clone().unwrap_or_default()),
@@ -75,7 +83,7 @@ fn extended_info(run: &Run) -> WorkflowExecutionExtendedInfo {
         RequestIdInfo { event_type: EventType::WorkflowExecutionStarted as i32, event_id: 1, buffered: false };
     WorkflowExecutionExtendedInfo {
         execution_expiration_time: run.info.execution_expiration.map(|time| time.to_proto()),
-        run_expiration_time: run.info.run_expiration.map(|time| time.to_proto()),
+        run_expiration_time: Some(run.info.run_expiration.map_or(NEVER, |time| time.to_proto())),
         cancel_requested: run.state.cancel_requested,
         original_start_time: Some(run.info.start_time.to_proto()),
         request_id_infos: [(run.info.start_request_id.clone(), start_request)].into(),

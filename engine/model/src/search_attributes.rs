@@ -132,10 +132,15 @@ fn is_scalar_of(value: &Value, kind: IndexedValueType) -> bool {
         Int => value.is_i64() || value.is_u64(),
         IndexedValueType::Double => value.is_number(),
         Bool => value.is_boolean(),
-        // Its form is checked where it is indexed; here it only has to be text.
-        Datetime => value.is_string(),
+        Datetime => value.as_str().is_some_and(is_time),
         IndexedValueType::Unspecified => false,
     }
+}
+
+/// Whether a text is a time as RFC 3339 writes it.
+fn is_time(text: &str) -> bool {
+    let is_separated = matches!(text.as_bytes().get(10), Some(b'T' | b't'));
+    is_separated && chrono::DateTime::parse_from_rfc3339(text).is_ok()
 }
 
 /// A JSON value as Go prints it.
@@ -165,6 +170,9 @@ mod tests {
             ("[7]", Int, None),
             ("7", IndexedValueType::Double, None),
             ("true", Bool, None),
+            ("\"2026-01-02T03:04:05.5+01:00\"", Datetime, None),
+            ("\"yesterday\"", Datetime, Some("yesterday")),
+            ("7", Datetime, Some("7")),
             ("\"x\"", Keyword, None),
             ("[\"a\",\"b\"]", KeywordList, None),
             ("\"a\"", KeywordList, None),

@@ -17,7 +17,8 @@ pub(super) fn apply(
     super::check_size(
         txn,
         attributes.result.as_ref(),
-        WorkflowTaskFailedCause::BadCompleteWorkflowExecutionAttributes,
+        // Temporal's cause for it, which workers may look at.
+        WorkflowTaskFailedCause::BadScheduleActivityAttributes,
         "CompleteWorkflowExecutionCommandAttributes.Result exceeds size limit.",
     )?;
     command.append(

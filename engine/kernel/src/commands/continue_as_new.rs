@@ -21,6 +21,7 @@ const CAUSE: WorkflowTaskFailedCause = WorkflowTaskFailedCause::BadContinueAsNew
 ///
 /// Type, task queue and timeouts that the command leaves open are as in this run. Memo, search attributes and retry policy are
 /// not: the SDKs put into the command what is to go along.
+#[expect(deprecated, reason = "old workers say whether the next run keeps their build id")]
 pub(super) fn apply(
     txn: &mut Txn<'_>,
     command: &mut CommandContext,
@@ -39,6 +40,7 @@ pub(super) fn apply(
         "ContinueAsNewWorkflowExecutionCommandAttributes. Memo exceeds size limit.",
     )?;
     let (initiator, backoff_start_interval) = (attributes.initiator, attributes.backoff_start_interval);
+    let inherit_build_id = attributes.inherit_build_id;
     let started = started(txn, attributes).map_err(|message| Invalid::new(CAUSE, message))?;
     let new_run = successor::new_run(txn, started);
     let started = &new_run.started;
@@ -58,6 +60,8 @@ pub(super) fn apply(
             header: started.header.clone(),
             memo: started.memo.clone(),
             search_attributes: started.search_attributes.clone(),
+            failure: started.continued_failure.clone(),
+            inherit_build_id,
             ..WorkflowExecutionContinuedAsNewEventAttributes::default()
         }),
     );

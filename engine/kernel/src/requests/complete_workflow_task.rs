@@ -25,9 +25,6 @@ use crate::txn::Txn;
 use crate::workflow_task::SERVER_IDENTITY;
 use crate::{Rejection, retry, time, workflow_task};
 
-/// The request id of the poll that a completion stands for, if it asks for the next task.
-const INLINE_POLL_REQUEST_ID: &str = "request-from-RespondWorkflowTaskCompleted";
-
 /// Carries out what the worker asks for, or records that it cannot be.
 pub(crate) fn apply(
     txn: &mut Txn<'_>,
@@ -97,8 +94,7 @@ fn complete(
     if !request.return_new_workflow_task || is_held_back {
         return Ok(WorkflowTaskCompleted::default());
     }
-    let queue = txn.run.sticky.as_ref().map_or(txn.run.task_queue(), |sticky| &sticky.task_queue).to_owned();
-    let next = start_workflow_task::start(txn, queue, request.identity, INLINE_POLL_REQUEST_ID.to_owned());
+    let next = start_workflow_task::start_inline(txn, request.identity);
     Ok(WorkflowTaskCompleted { next: next.ok().map(Box::new) })
 }
 

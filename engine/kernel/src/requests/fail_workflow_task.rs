@@ -17,6 +17,9 @@ pub(crate) fn apply(
     token: &WorkflowTaskToken,
     request: RespondWorkflowTaskFailedRequest,
 ) -> Result<Reply, Rejection> {
+    if !txn.run.is_open() {
+        return Err(Rejection::workflow_completed());
+    }
     match workflow_task::find(txn, token)? {
         // The other worker may succeed.
         Named::GivenAway => return Err(Rejection::workflow_task_not_found()),

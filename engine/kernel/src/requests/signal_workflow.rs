@@ -14,7 +14,7 @@ use crate::{Limits, Rejection, validation, workflow_task};
 /// Records the signal, once for each request id. It starts no workflow task while the run's first one is delayed.
 pub(crate) fn apply(txn: &mut Txn<'_>, request: SignalWorkflowExecutionRequest) -> Result<Reply, Rejection> {
     if is_known(&txn.run, &request.request_id) {
-        return Ok(Reply::Done);
+        return Ok(Reply::Signaled(txn.run.id));
     }
     if !txn.run.is_open() {
         return Err(Rejection::workflow_completed());
@@ -24,7 +24,7 @@ pub(crate) fn apply(txn: &mut Txn<'_>, request: SignalWorkflowExecutionRequest) 
     if !is_delayed(&txn.run) {
         workflow_task::ensure_scheduled(txn);
     }
-    Ok(Reply::Done)
+    Ok(Reply::Signaled(txn.run.id))
 }
 
 /// Whether the run has taken the signal with this request id.

@@ -17,6 +17,9 @@ use crate::token::{HistoryPosition, WorkflowTaskToken};
 use crate::txn::Txn;
 use crate::{Rejection, Time, events, workflow_task};
 
+/// The request id of the poll that a completion stands for, if it asks for the next task.
+const INLINE_POLL_REQUEST_ID: &str = "request-from-RespondWorkflowTaskCompleted";
+
 /// Starts the pending task, if it is the one that the poller was matched with.
 pub(crate) fn apply(txn: &mut Txn<'_>, request: StartWorkflowTask) -> Result<Reply, Rejection> {
     let pending = txn.run.state.workflow_task.as_ref().filter(|task| {
@@ -49,7 +52,22 @@ pub(crate) fn start(
         txn.run.sticky = None;
     }
     begin(txn, Start { time: txn.now(), task_queue, identity, request_id })?;
-    answer(txn).ok_or_else(Rejection::workflow_task_not_found)
+    let history_from = if txn.run.sticky.is_some() { first_event_unseen(&txn.run) } else { 1 };
+    answer(txn, history_from).ok_or_else(Rejection::workflow_task_not_found)
+}
+
+/// Starts the pending task for the worker that completes the one before it. That worker has the run at hand, whether or not it
+/// will have it cached later.
+pub(crate) fn start_inline(txn: &mut Txn<'_>, identity: String) -> Result<WorkflowTaskStart, Rejection> {
+    let queue = txn.run.sticky.as_ref().map_or(txn.run.task_queue(), |sticky| &sticky.task_queue).to_owned();
+    let request_id = INLINE_POLL_REQUEST_ID.to_owned();
+    begin(txn, Start { time: txn.now(), task_queue: queue, identity, request_id })?;
+    answer(txn, first_event_unseen(&txn.run)).ok_or_else(Rejection::workflow_task_not_found)
+}
+
+/// The first event that the worker of the last completed task was not sent.
+fn first_event_unseen(run: &Run) -> i64 {
+    run.state.last_completed_started_event_id + 1
 }
 
 /// Starts the pending task as `token` says that it was, in place of whatever start is known: another leader has handed it out.
@@ -140,8 +158,8 @@ fn started_attributes(txn: &Txn<'_>, identity: String, request_id: String) -> Wo
     }
 }
 
-/// What the worker gets of the started task.
-fn answer(txn: &Txn<'_>) -> Option<WorkflowTaskStart> {
+/// What the worker gets of the started task: the history from this event on.
+fn answer(txn: &Txn<'_>, history_from: i64) -> Option<WorkflowTaskStart> {
     let run = &txn.run;
     let task = run.state.workflow_task.as_ref()?;
     let started = task.started.as_ref()?;
@@ -164,11 +182,10 @@ fn answer(txn: &Txn<'_>) -> Option<WorkflowTaskStart> {
         queries: run.queries.iter().map(|query| (query.query_id.to_string(), query.query.clone())).collect(),
         ..response(run, txn.workflow_id)
     };
-    let cached = run.sticky.is_some();
     Some(WorkflowTaskStart {
         response,
         token: Some(token),
-        history_from: if cached { run.state.last_completed_started_event_id + 1 } else { 1 },
+        history_from,
         history_to: run.state.next_event_id,
         tail: started.tail.clone(),
     })

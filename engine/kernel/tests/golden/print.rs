@@ -156,7 +156,7 @@ pub(crate) fn rejection(rejection: &Rejection) -> String {
 
 fn reply(reply: &Reply) -> String {
     match reply {
-        Reply::Done => String::new(),
+        Reply::Done | Reply::Signaled(_) => String::new(),
         Reply::Started(started) => format!(
             "reply run={} first={} started={} {:?}\n",
             started.run_id, started.first_execution_run_id, started.started, started.status
