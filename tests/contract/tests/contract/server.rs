@@ -1,0 +1,62 @@
+//! An Everlog server inside the test's process.
+
+use std::sync::Arc;
+
+use everlog_config::{DynamicConfig, DynamicSettings, Listen};
+use everlog_frontend::{Listeners, Services, serve};
+use everlog_model::{DiskRoom, InForce, PerNamespace};
+use everlog_server::node::{Node, Options};
+
+/// A server that serves until the process ends.
+pub(crate) struct Server {
+    pub(crate) address: String,
+    _node: Node,
+    _data: tempfile::TempDir,
+}
+
+impl Server {
+    /// With a dynamic configuration, of which it takes what it knows.
+    pub(crate) async fn start(settings: impl Iterator<Item = &str>) -> Server {
+        let mut dynamic = DynamicSettings::default();
+        for setting in settings {
+            let (key, _) = setting.split_once('=').unwrap();
+            if DynamicSettings::keys().any(|known| known == key) {
+                dynamic.set_from_flag(setting).unwrap();
+            }
+        }
+        Server::with(dynamic.per_namespace()).await
+    }
+
+    async fn with(config: PerNamespace<DynamicConfig>) -> Server {
+        let data = tempfile::tempdir().unwrap();
+        let listen = Listen { grpc_port: 0, http_port: 0, metrics_port: 0, ..Listen::default() };
+        let listeners = Listeners::bind(&listen).await.unwrap();
+        let node = Node::start(Options {
+            data_dir: data.path().to_owned(),
+            partitions: 2,
+            limits: Arc::new(InForce::new(config.map(|config| config.limits.clone()))),
+            cache_bytes_max: 64 << 20,
+            tables_open_max: 100,
+        })
+        .await
+        .unwrap();
+        node.namespaces.ensure(["default"].into_iter(), &[]).await.unwrap();
+        let services = Services {
+            disk: Arc::new(DiskRoom::default()),
+            router: node.router.clone(),
+            peers: None,
+            matching: node.matching.clone(),
+            namespaces: Arc::clone(&node.namespaces),
+            queries: Arc::clone(&node.queries),
+            config: Arc::new(InForce::new(config)),
+            cluster_id: node.cluster_id(),
+            request_bytes_max: listen.request_bytes_max,
+            connections_max: 1000,
+            handshake_timeout: listen.handshake_timeout,
+            render_metrics: everlog_server::telemetry::render,
+        };
+        let address = listeners.addresses().grpc.to_string();
+        tokio::spawn(serve(listeners, services, std::future::pending()));
+        Server { address, _node: node, _data: data }
+    }
+}
