@@ -242,6 +242,7 @@ pub async fn run(
     // Whoever started the process may have closed its standard output.
     let _ = writeln!(std::io::stdout(), "{line}");
     tracing::info!("{line}");
+        handshakes_per_address_max: settings.listen.handshakes_per_address_max,
     let fatal = node.fatal();
     // A task of its own: it is to run where the partition loops run.
     let giving_back = tokio::spawn(memory::give_back(Arc::clone(&node.state)));
