@@ -45,7 +45,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use backlog::TaskRows;
 pub use history::HistoryPage;
 pub use job::Answer;
-pub use router::{Leaders, OneNode, Route, Router};
+pub use router::{Leaders, Route, Router};
 pub use status::Status;
 
 use deliver::Here;

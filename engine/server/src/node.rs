@@ -13,10 +13,10 @@ use std::sync::Arc;
 use everlog_frontend::{Listeners, ServeError, Services};
 use everlog_kernel::Limits;
 use everlog_matching::query_waiters::Queries;
-use everlog_matching::{Matching, MatchingHandle, OneNode};
+use everlog_matching::{Matching, MatchingHandle};
 use everlog_meta::{MetaError, Namespaces};
-use everlog_model::{DiskRoom, InForce, NamespaceSource, SlotTable, limits};
-use everlog_partition::{Dependencies, Router, TaskRows};
+use everlog_model::{DiskRoom, InForce, NamespaceSource, OneNode, SlotTable, limits};
+use everlog_partition::{Dependencies, Router, RowFaults, TaskRows};
 use everlog_raft::{Group, GroupReplica, GroupSlot, Leadership, NodeOptions};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, DirectoryError, NodeIdentity};
@@ -151,7 +151,7 @@ impl Node {
             cache_bytes_max: options.cache_bytes_max / groups.len().max(1),
         };
         let partitions = everlog_partition::spawn(&raft, groups, &dependencies)?;
-        let router = Router::new(partitions, Arc::clone(&namespaces) as _, Arc::new(everlog_partition::OneNode));
+        let router = Router::new(partitions, Arc::clone(&namespaces) as _, Arc::new(OneNode));
         Ok(Node { router, matching, namespaces, queries, raft, log, state, directory })
     }
 
