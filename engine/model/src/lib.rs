@@ -21,6 +21,6 @@ pub use disk_room::DiskRoom;
 pub use durations::parse_go_duration;
 pub use entity::EntityRef;
 pub use in_force::{InForce, PerNamespace};
-pub use node_id::NodeId;
+pub use node_id::{NodeId, OneNode};
 pub use slots::{SlotRange, SlotSource, SlotTable};
 pub use workflow_ref::{NamespaceSource, QueueId, WorkflowRef};

@@ -8,6 +8,7 @@ use everlog_model::{EntityRef, limits};
 
 use super::history::HistoryTail;
 use super::job::Job;
+use super::load::MessageSearch;
 use super::sticky_memory::StickyMemory;
 use crate::memory;
 
@@ -21,6 +22,8 @@ pub(crate) struct Entry {
     pub(crate) absent: AbsentRuns,
     /// Runs that are being read.
     pub(crate) loading: HashSet<RunId>,
+    /// Messages for which earlier runs were searched, or are, for a job that waits: and whether they were found.
+    pub(crate) searches: Vec<(MessageSearch, Option<bool>)>,
     /// What belongs to its runs besides their state.
     pub(crate) runs: RunEntries,
     /// The last batch with rows of the workflow.
@@ -116,6 +119,7 @@ impl Entry {
             waiting: Vec::new(),
             absent: AbsentRuns::default(),
             loading: HashSet::new(),
+            searches: Vec::new(),
             runs: RunEntries::default(),
             last_batch: 0,
             used: now,

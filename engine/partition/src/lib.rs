@@ -13,6 +13,7 @@ mod cache;
 mod clock;
 mod deliver;
 mod event_loop;
+mod faults;
 mod history;
 mod job;
 mod lead;
@@ -43,9 +44,10 @@ use everlog_storage::GroupId;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use backlog::TaskRows;
+pub use faults::RowFaults;
 pub use history::HistoryPage;
 pub use job::Answer;
-pub use router::{Leaders, OneNode, Route, Router};
+pub use router::{Leaders, Route, Router};
 pub use status::Status;
 
 use deliver::Here;
@@ -66,6 +68,8 @@ pub struct Dependencies {
     pub namespaces: Arc<dyn NamespaceSource>,
     /// Which partition holds which workflow.
     pub slots: Arc<dyn SlotSource>,
+    /// Who tells of rows that cannot be read.
+    pub faults: RowFaults,
     /// Limits of the kernel.
     pub limits: Arc<InForce<Limits>>,
     /// Memory for workflows, bytes a partition.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use everlog_kernel::command::Reply;
 use everlog_kernel::{Command, NamespaceId, RunCommand, RunId};
-use everlog_model::{CallError, NodeId, QueueId, SlotSource, WorkflowRef};
+use everlog_model::{CallError, NodeId, OneNode, QueueId, SlotSource, WorkflowRef};
 use everlog_raft::Group;
 use everlog_storage::{GroupId, keys};
 
@@ -15,10 +15,6 @@ pub trait Leaders: Send + Sync + 'static {
     /// The other node that leads the partition, as far as is known; `None` if it is this one, or nobody is known to.
     fn leads_elsewhere(&self, partition: GroupId) -> Option<NodeId>;
 }
-
-/// A cluster of one node, which leads everything.
-#[derive(Clone, Copy, Debug)]
-pub struct OneNode;
 
 impl Leaders for OneNode {
     fn leads_elsewhere(&self, _partition: GroupId) -> Option<NodeId> {

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use everlog_frontend::{Listeners, ServeError, Services};
 use everlog_kernel::Limits;
 use everlog_matching::query_waiters::Queries;
-use everlog_matching::{Matching, MatchingHandle, OneNode};
+use everlog_matching::{Matching, MatchingHandle};
 use everlog_meta::{MetaError, Namespaces};
-use everlog_model::{DiskRoom, InForce, NamespaceSource, SlotTable, limits};
-use everlog_partition::{Dependencies, Router, TaskRows};
+use everlog_model::{DiskRoom, InForce, NamespaceSource, OneNode, SlotTable, limits};
+use everlog_partition::{Dependencies, Router, RowFaults, TaskRows};
 use everlog_raft::{Group, GroupReplica, GroupSlot, Leadership, NodeOptions};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, DirectoryError, NodeIdentity};
@@ -24,7 +24,6 @@ use everlog_storage::log::{LogEngine, LogError};
 use everlog_storage::rocks_state::{RocksState, StateOptions};
 use everlog_storage::segment_log::{LogOptions, SegmentLog};
 use everlog_storage::state::{StateEngine, StateError};
-use futures::FutureExt;
 use parking_lot::RwLock;
 use tokio::task::JoinHandle;
 
@@ -139,7 +138,8 @@ impl Node {
         }
         let groups: Vec<GroupSlot> = groups.into_iter().map(|group| Arc::new(RwLock::new(group))).collect();
         let source: Arc<dyn NamespaceSource> = Arc::clone(&namespaces) as _;
-        let rows = TaskRows::new(groups.clone(), Arc::clone(&source));
+        let faults = RowFaults::default();
+        let rows = TaskRows::new(groups.clone(), Arc::clone(&source), faults.clone());
         let matching = MatchingHandle::new(Matching::new(Arc::new(rows)), Arc::new(OneNode));
         let queries = Arc::new(Queries::new());
         let dependencies = Dependencies {
@@ -147,17 +147,24 @@ impl Node {
             queries: Arc::clone(&queries),
             namespaces: source,
             slots: Arc::clone(&namespaces) as _,
+            faults,
             limits: options.limits,
             cache_bytes_max: options.cache_bytes_max / groups.len().max(1),
         };
         let partitions = everlog_partition::spawn(&raft, groups, &dependencies)?;
-        let router = Router::new(partitions, Arc::clone(&namespaces) as _, Arc::new(everlog_partition::OneNode));
+        let router = Router::new(partitions, Arc::clone(&namespaces) as _, Arc::new(OneNode));
         Ok(Node { router, matching, namespaces, queries, raft, log, state, directory })
     }
 
-    /// Resolves when the node must stop because its disk failed.
+    /// Resolves when the node must stop because its disk failed, or its metadata cannot be read.
     pub fn fatal(&self) -> impl Future<Output = NodeError> + Send + 'static {
-        self.raft.fatal().map(NodeError::from)
+        let (disk, metadata) = (self.raft.fatal(), self.namespaces.unreadable());
+        async {
+            tokio::select! {
+                error = disk => error.into(),
+                error = metadata => error.into(),
+            }
+        }
     }
 
     /// Names the cluster that the data belongs to.
@@ -235,6 +242,7 @@ pub async fn run(
         cluster_id: node.cluster_id(),
         request_bytes_max: settings.listen.request_bytes_max,
         connections_max: descriptors.connections_max(),
+        handshakes_per_address_max: settings.listen.handshakes_per_address_max,
         handshake_timeout: settings.listen.handshake_timeout,
         render_metrics: telemetry::render,
     };
@@ -252,7 +260,7 @@ pub async fn run(
         served = everlog_frontend::serve(listeners, services, shutdown) => served.map_err(NodeError::from),
         () = telemetry::fold_histograms() => Ok(()),
         error = fatal => {
-            tracing::error!(%error, "storage failed; restart to recover a known state");
+            tracing::error!(%error, "the node stops; restart to recover a known state");
             return Err(error);
         }
     };

@@ -33,7 +33,7 @@ pub struct Run {
     pub timers: Pending<UserTimer>,
     /// Events without ids that wait for the started workflow task to end, by sequence number.
     pub buffered: Pending<Arc<HistoryEvent>>,
-    /// The signals that were taken, by request id.
+    /// The signals that were taken, by request id, and requests to cancel of other workflows, by [`crate::outbox::message_id`].
     pub signal_requests: Pending<SignalRequest>,
     /// Signals to other workflows of which it is not known what became, by Initiated event id.
     pub external_signals: Pending<ExternalSignal>,
@@ -77,6 +77,17 @@ pub struct RunInfo {
     pub run_expiration: Option<Time>,
     /// When the whole chain times out.
     pub execution_expiration: Option<Time>,
+    /// The run that was the workflow's current one before, whether this one continues it or not.
+    pub previous: Option<PreviousRun>,
+}
+
+/// The run that was the current one before another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PreviousRun {
+    /// Its id.
+    pub run_id: RunId,
+    /// Until when, by [`crate::Context::latest`].
+    pub until: Time,
 }
 
 /// What a workflow can change of what it was started with.
