@@ -53,6 +53,7 @@ impl Server {
             request_bytes_max: listen.request_bytes_max,
             connections_max: 1000,
             handshake_timeout: listen.handshake_timeout,
+            handshakes_per_address_max: 100,
             render_metrics: everlog_server::telemetry::render,
         };
         let address = listeners.addresses().grpc.to_string();
