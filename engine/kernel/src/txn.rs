@@ -20,7 +20,7 @@ use crate::command::Reply;
 use crate::context::Context;
 use crate::events;
 use crate::rows::{RowKey, Rows, RunRow, RunRowKind};
-use crate::state::{Activity, Pending, PendingRows, PendingValue, Run};
+use crate::state::{Activity, Pending, PendingValue, Run};
 use crate::transition::{Effect, Task, TaskRow, Transition, VisibilityKey};
 use crate::{Rejection, RunId, Time, visibility};
 
@@ -195,9 +195,8 @@ impl<'a> Txn<'a> {
         if self.run.buffered.is_empty() {
             return false;
         }
-        let buffered: Vec<_> = self.run.buffered.values().cloned().collect();
-        self.run.buffered.clear();
-        for event in events::in_flush_order(buffered.into_iter(), self.run.state.next_event_id) {
+        let buffered = self.run.buffered.take_all();
+        for event in events::in_flush_order(buffered, self.run.state.next_event_id) {
             self.append_event(event);
         }
         true
@@ -267,6 +266,8 @@ impl<'a> Txn<'a> {
     pub(crate) fn finish(mut self, reply: Result<Reply, Rejection>) -> (Box<Run>, Transition, Option<NewRun>) {
         let mut rows = Vec::new();
         if self.changed {
+            // As many as most transitions have.
+            rows.reserve(8);
             self.run.state.transition_count += 1;
             self.finish_history(&mut rows);
             self.finish_activities(&mut rows);
@@ -294,7 +295,7 @@ impl<'a> Txn<'a> {
         let run_id = self.run.id;
         for (id, touched) in self.run.activities.take_touched() {
             self.run.unsaved_activities.remove(&id);
-            let key = Pending::<Arc<Activity>>::row_key(run_id, &id);
+            let key = Pending::<Arc<Activity>>::row_key(run_id, id);
             if let Some(activity) = touched.removed {
                 if touched.has_row {
                     rows.push((key, None));
@@ -335,10 +336,10 @@ impl<'a> Txn<'a> {
     }
 
     fn finish_workflow_task(&mut self, rows: &mut Rows) {
-        let wanted = self.run.wanted_workflow_task_row();
-        if wanted == self.run.workflow_task_row {
+        if self.run.has_wanted_workflow_task_row() {
             return;
         }
+        let wanted = self.run.wanted_workflow_task_row();
         let wanted_key = wanted.as_ref().map(|(key, _)| key);
         if let Some((key, _)) = self.run.workflow_task_row.take()
             && wanted_key != Some(&key)
