@@ -18,7 +18,7 @@ use everlog_proto::api::sdk::v1::UserMetadata;
 
 use crate::context::Context;
 use crate::events;
-use crate::state::{Activity, PendingRows, PreviousRun, Run};
+use crate::state::{Activity, PreviousRun, Run};
 use crate::transition::{Effect, Transition};
 use crate::{RunId, Time};
 
@@ -199,9 +199,8 @@ impl<'a> Txn<'a> {
         if self.run.buffered.is_empty() {
             return false;
         }
-        let buffered: Vec<_> = self.run.buffered.values().cloned().collect();
-        self.run.buffered.clear();
-        for event in events::in_flush_order(buffered.into_iter(), self.run.state.next_event_id) {
+        let buffered = self.run.buffered.take_all();
+        for event in events::in_flush_order(buffered, self.run.state.next_event_id) {
             self.append_event(event);
         }
         true

@@ -5,14 +5,13 @@ mod shards;
 mod tests;
 mod upkeep;
 
-use std::collections::HashMap;
 use std::hash::RandomState;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use everlog_kernel::transition::{QueryTask, Task, TaskKey, TaskKind};
-use everlog_model::{QueueId, WorkflowRef, limits};
+use everlog_model::{FastMap, QueueId, WorkflowRef, limits};
 use everlog_storage::GroupId;
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
@@ -38,7 +37,7 @@ pub struct Matching {
     queries: Box<[Mutex<QueryIndex>]>,
     backlog: Arc<dyn Backlog>,
     /// The lead of each partition that has one.
-    leads: RwLock<HashMap<GroupId, u128>>,
+    leads: RwLock<FastMap<GroupId, u128>>,
     /// Told whenever a page of rows was taken in.
     page_taken: Notify,
     draining: AtomicBool,
@@ -59,9 +58,9 @@ struct Bounds {
     tasks_in_memory: usize,
 }
 
-type Shard = HashMap<Arc<QueueId>, Queue>;
+type Shard = FastMap<Arc<QueueId>, Queue>;
 
-type QueryIndex = HashMap<u64, Arc<QueueId>>;
+type QueryIndex = FastMap<u64, Arc<QueueId>>;
 
 impl Matching {
     /// No queues yet. Must be called within a tokio runtime, which then also carries the upkeep.

@@ -7,13 +7,13 @@ mod polls;
 mod queries;
 mod tasks;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use everlog_kernel::Time;
 use everlog_kernel::transition::QueryTask;
-use everlog_model::{QueueId, WorkflowRef, limits};
+use everlog_model::{FastMap, QueueId, WorkflowRef, limits};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -34,11 +34,11 @@ pub(super) struct Queue {
     id: Arc<QueueId>,
     line: Line,
     tasks: Tasks,
-    sticky: HashMap<String, StickyLine>,
+    sticky: FastMap<String, StickyLine>,
     /// In which sticky line a task waits. Mostly empty: sticky workers are waiting when their task comes.
-    in_sticky: HashMap<Position, String>,
-    leased: HashMap<Position, LeasedTask>,
-    leased_queries: HashMap<u64, LeasedQuery>,
+    in_sticky: FastMap<Position, String>,
+    leased: FastMap<Position, LeasedTask>,
+    leased_queries: FastMap<u64, LeasedQuery>,
     /// Whether rows are read at all: nobody has asked for the tasks of a queue that was only offered some.
     rows_wanted: bool,
     rate: Option<TokenBucket>,
@@ -157,10 +157,10 @@ impl Queue {
             id,
             line: Line::default(),
             tasks: Tasks::new(tasks_in_memory_max),
-            sticky: HashMap::new(),
-            in_sticky: HashMap::new(),
-            leased: HashMap::new(),
-            leased_queries: HashMap::new(),
+            sticky: FastMap::default(),
+            in_sticky: FastMap::default(),
+            leased: FastMap::default(),
+            leased_queries: FastMap::default(),
             rows_wanted: false,
             rate: None,
             wake_is_set: false,

@@ -7,13 +7,13 @@
 //!
 //! A view is never changed, only replaced, and holds at least what was applied at its position.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use everlog_kernel::NamespaceId;
-use everlog_model::SlotTable;
+use everlog_model::{FastMap, SlotTable};
 use everlog_raft::{ChainPosition, Group, GroupSlot};
 use everlog_storage::keys::{self, MetaKind, meta_range, meta_row};
 use everlog_storage::state::Direction;
@@ -35,7 +35,7 @@ const RETRY_WAIT: Duration = Duration::from_secs(1);
 pub(crate) struct View {
     /// Everything up to here is in it; later changes may be.
     pub(super) position: ChainPosition,
-    pub(super) by_id: HashMap<NamespaceId, Arc<NamespaceRecord>>,
+    pub(super) by_id: FastMap<NamespaceId, Arc<NamespaceRecord>>,
     pub(super) by_name: BTreeMap<String, Arc<NamespaceRecord>>,
     /// None before the cluster was founded.
     pub(super) slots: Option<Arc<SlotTable>>,

@@ -1,10 +1,10 @@
 //! The workflows that a partition has in memory: bounded in bytes, and gone when nobody has touched them for a while.
 
-use std::collections::{HashMap, HashSet, VecDeque, btree_map};
+use std::collections::{HashSet, VecDeque, btree_map};
 
 use everlog_kernel::state::WorkflowTask;
 use everlog_kernel::{RunId, Time, Workflow};
-use everlog_model::{EntityRef, limits};
+use everlog_model::{EntityRef, FastMap, limits};
 
 use super::history::HistoryTail;
 use super::job::Job;
@@ -186,7 +186,7 @@ impl Entry {
 /// another turn ("second chance", or "clock", Corbató 1968), and one that was not is dropped once it is clean.
 #[derive(Default)]
 pub(crate) struct Cache {
-    entries: HashMap<EntityRef, Box<Entry>>,
+    entries: FastMap<EntityRef, Box<Entry>>,
     hand: VecDeque<Looked>,
     /// Workflows that were found closed, in that order: they need not stay for as long.
     closed: VecDeque<Looked>,

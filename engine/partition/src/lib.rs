@@ -350,6 +350,23 @@ impl Partition {
         work: Work,
         bytes: usize,
     ) -> Result<(), CallError> {
+        // Mostly there is room: then the call carries no timer with it.
+        if let Some(charge) = self.load.try_admit(bytes)
+            && let Ok(place) = self.jobs.try_reserve()
+        {
+            place.send(Job { address, run_id, work, charge });
+            return Ok(());
+        }
+        Box::pin(self.send_when_there_is_room(address, run_id, work, bytes)).await
+    }
+
+    async fn send_when_there_is_room(
+        &self,
+        address: WorkflowRef,
+        run_id: Option<RunId>,
+        work: Work,
+        bytes: usize,
+    ) -> Result<(), CallError> {
         let admitted = async {
             let charge = self.load.admit(bytes).await;
             self.jobs.send(Job { address, run_id, work, charge }).await

@@ -97,7 +97,7 @@ async fn a_task_row_that_cannot_be_read_stops_the_partition() {
     let position = TaskPosition { priority: 3, scheduled_time: Time(1), run_id: RunId([1; 16]), scheduled_event_id: 2 };
     let task = RowKey::Task(queue.task(position));
     let entity = WorkflowRef { namespace, workflow_id: "w".into() }.entity();
-    let row = rows::change(&entity, task, Some(Bytes::from_static(b"\x0a\x01w\x10\x01\x20\x07")));
+    let row = rows::change(&entity.key(), task, Some(Bytes::from_static(b"\x0a\x01w\x10\x01\x20\x07")));
     put(directory.path(), RowBatch { changes: vec![row] }).await;
 
     let node = start(directory.path()).await;
@@ -140,7 +140,7 @@ async fn a_workflow_that_cannot_be_read_stops_the_partition() {
     node.stop().await.unwrap();
 
     let info = RowKey::Run(started.run_id, RunRow::only(RunRowKind::Info));
-    let row = rows::change(&workflow.entity(), info, Some(Bytes::from_static(b"\xff")));
+    let row = rows::change(&workflow.entity().key(), info, Some(Bytes::from_static(b"\xff")));
     put(directory.path(), RowBatch { changes: vec![row] }).await;
 
     let node = start(directory.path()).await;

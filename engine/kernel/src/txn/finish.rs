@@ -17,6 +17,8 @@ impl Txn<'_> {
     pub(crate) fn finish(mut self, reply: Result<Reply, Rejection>) -> (Box<Run>, Transition, Option<NewRun>) {
         let mut rows = Vec::new();
         if self.changed {
+            // As many as most transitions have.
+            rows.reserve(8);
             self.run.state.transition_count += 1;
             self.finish_history(&mut rows);
             self.finish_activities(&mut rows);
@@ -44,7 +46,7 @@ impl Txn<'_> {
         let run_id = self.run.id;
         for (id, touched) in self.run.activities.take_touched() {
             self.run.unsaved_activities.remove(&id);
-            let key = Pending::<Arc<Activity>>::row_key(run_id, &id);
+            let key = Pending::<Arc<Activity>>::row_key(run_id, id);
             if let Some(activity) = touched.removed {
                 if touched.has_row {
                     rows.push((key, None));
@@ -85,10 +87,10 @@ impl Txn<'_> {
     }
 
     fn finish_workflow_task(&mut self, rows: &mut Rows) {
-        let wanted = self.run.wanted_workflow_task_row();
-        if wanted == self.run.workflow_task_row {
+        if self.run.has_wanted_workflow_task_row() {
             return;
         }
+        let wanted = self.run.wanted_workflow_task_row();
         let wanted_key = wanted.as_ref().map(|(key, _)| key);
         if let Some((key, _)) = self.run.workflow_task_row.take()
             && wanted_key != Some(&key)

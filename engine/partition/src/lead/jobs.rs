@@ -250,6 +250,7 @@ impl Lead {
                 entry.last_batch = sequence;
                 batches.touched.push(key.clone());
             }
+            let keys = key.key();
             for (row, value) in rows {
                 match (&row, &value) {
                     (RowKey::Run(run_id, row), Some(events)) => {
@@ -262,7 +263,7 @@ impl Lead {
                     }
                     _ => {}
                 }
-                batches.forming.push(rows::change(key, row, value));
+                batches.forming.push(rows::change(&keys, row, value));
             }
             if wrote && !self.watchers.is_empty() {
                 for (run_id, run) in entry.workflow.iter().flat_map(|workflow| &workflow.runs) {

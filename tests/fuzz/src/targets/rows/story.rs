@@ -76,7 +76,7 @@ impl Story {
         };
         for (key, value) in transition.rows {
             let Some(value) = value else { continue };
-            if let RowChange::Put { key, .. } = rows::change(&entity, key.clone(), Some(Bytes::new())) {
+            if let RowChange::Put { key, .. } = rows::change(&entity.key(), key.clone(), Some(Bytes::new())) {
                 self.rows.push((Kind::Key, key));
             }
             let row = match key {
