@@ -34,13 +34,12 @@ const OPAQUE: [&str; 16] = [
 ];
 
 /// Instants that follow from others and not from when something happened.
-const DERIVED: [&str; 7] = [
+const DERIVED: [&str; 6] = [
     "execution_time",
     "workflow_execution_expiration_time",
     "execution_expiration_time",
     "run_expiration_time",
     "expiration_time",
-    "next_attempt_schedule_time",
     "expire_time",
 ];
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use server::Server;
 
 /// Scenarios that are played at a time on one server: most of them wait most of the time.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 32;
 
 /// Differences that a failure shows.
 const SHOWN_MAX: usize = 40;
