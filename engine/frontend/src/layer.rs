@@ -11,6 +11,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use everlog_cluster::NOT_DONE;
 use everlog_proto::operator_service::operator_service_server;
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
 use http::{HeaderValue, Request, Response, Uri};
@@ -107,7 +108,8 @@ where
     }
 }
 
-fn is_of(path: &str, service: &str) -> bool {
+/// Whether a path names a method of `service`.
+pub(super) fn is_of(path: &str, service: &str) -> bool {
     let behind = path.strip_prefix('/').and_then(|path| path.strip_prefix(service));
     behind.is_some_and(|method| method.starts_with('/'))
 }
@@ -129,10 +131,8 @@ where
     };
     match request_body::read(&budget, request).await {
         Ok((request, _held)) => {
-            if let Some(forward) = forward
-                && let Some(node) = forward.destination(method_of(request.uri().path()), request.body())
-            {
-                return Ok(forward.call(node, request).await);
+            if let Some(forward) = forward {
+                return Ok(forward.answer(request, service).await);
             }
             service.call(request.map(Body::new)).await
         }
@@ -140,7 +140,8 @@ where
     }
 }
 
-fn method_of(path: &str) -> &str {
+/// The method that a path names.
+pub(super) fn method_of(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or("")
 }
 
@@ -221,6 +222,10 @@ fn correct<R>(response: &mut Response<R>, path: &str) -> Code {
     // An error has its status in the headers; a response with a message has it in the trailers, where it says OK.
     let Some(code) = response.headers().get(Status::GRPC_STATUS) else { return Code::Ok };
     let code = Code::from_bytes(code.as_bytes());
+    if code == Code::Unavailable {
+        // That is for nodes.
+        response.headers_mut().remove(NOT_DONE);
+    }
     let message = response.headers().get(Status::GRPC_MESSAGE).map_or(b"".as_slice(), HeaderValue::as_bytes);
     let message = percent_decode(message).decode_utf8_lossy();
     let (code, message) = match code {

@@ -19,6 +19,7 @@ mod forward;
 mod history;
 mod history_token;
 mod http;
+mod inside;
 mod layer;
 mod locate;
 mod namespaces;
@@ -38,12 +39,12 @@ mod workflow_control;
 mod workflow_start;
 mod workflow_tasks;
 
-pub use forward::{Entry, Peers};
 pub use serve::{Listeners, ServeError, serve};
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use everlog_cluster::Nodes;
 use everlog_config::DynamicConfig;
 use everlog_kernel::NamespaceId;
 use everlog_matching::MatchingHandle;
@@ -63,7 +64,7 @@ pub struct Services {
     /// The way to the workflows.
     pub router: Router,
     /// The other nodes, if there are any.
-    pub peers: Option<Arc<dyn Peers>>,
+    pub nodes: Option<Arc<Nodes>>,
     /// The task queues.
     pub matching: MatchingHandle,
     /// The namespaces.

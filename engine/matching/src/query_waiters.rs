@@ -20,8 +20,8 @@ use tokio::sync::oneshot;
 pub type Answer = Result<Option<Payloads>, Rejection>;
 
 /// The queries of this node that wait for an answer.
-#[derive(Default)]
 pub struct Queries {
+    /// Begins anywhere: queues know queries of all nodes by their numbers.
     last_id: AtomicU64,
     waiting: Mutex<HashMap<u64, Waiter>>,
 }
@@ -47,6 +47,12 @@ pub struct WaitingQuery {
     queries: Arc<Queries>,
 }
 
+impl Default for Queries {
+    fn default() -> Queries {
+        Queries { last_id: AtomicU64::new(random() as u64), waiting: Mutex::default() }
+    }
+}
+
 impl Queries {
     /// Nobody waits yet.
     pub fn new() -> Queries {
@@ -55,7 +61,7 @@ impl Queries {
 
     /// Gives a query of a workflow a number to wait under.
     pub fn register(self: &Arc<Self>, workflow: WorkflowRef) -> WaitingQuery {
-        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.waiting.lock().insert(id, Waiter { workflow, handed_out: None, answer: sender });
         WaitingQuery { id, answer, queries: Arc::clone(self) }

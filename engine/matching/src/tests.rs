@@ -13,6 +13,8 @@ use tokio::time::advance;
 
 use super::*;
 
+mod away;
+
 const PARTITION: GroupId = GroupId(1);
 
 /// The rows of all partitions.
@@ -788,7 +790,7 @@ impl Homes for TwoNodes {
         let queue = match &message {
             Message::Task { task, .. } => &task.key.task_queue,
             Message::Query { query, .. } => &query.task_queue,
-            Message::Opened(_) | Message::Closed(_) | Message::WithdrawQuery { .. } => {
+            Message::Opened(_) | Message::Closed(_) | Message::Missed(_) | Message::WithdrawQuery { .. } => {
                 self.0.receive(message.clone());
                 return Some(message);
             }

@@ -22,5 +22,5 @@ pub use durations::parse_go_duration;
 pub use entity::EntityRef;
 pub use in_force::{InForce, PerNamespace};
 pub use node_id::NodeId;
-pub use slots::{SlotRange, SlotSource, SlotTable};
+pub use slots::{SlotRange, SlotSource, SlotTable, slot_of};
 pub use workflow_ref::{NamespaceSource, QueueId, WorkflowRef};

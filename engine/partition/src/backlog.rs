@@ -11,6 +11,8 @@ use everlog_storage::state::Direction;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use super::Router;
+
 /// The task rows of the partitions of this node.
 pub struct TaskRows {
     groups: Vec<GroupSlot>,
@@ -21,6 +23,11 @@ impl TaskRows {
     /// The rows of `groups`.
     pub fn new(groups: Vec<GroupSlot>, namespaces: Arc<dyn NamespaceSource>) -> TaskRows {
         TaskRows { groups, namespaces }
+    }
+
+    /// The rows of a node's partitions.
+    pub fn of(router: &Router, namespaces: Arc<dyn NamespaceSource>) -> TaskRows {
+        TaskRows::new(router.group_slots(), namespaces)
     }
 }
 

@@ -16,6 +16,7 @@ async fn a_panic_costs_the_command_that_did_it_and_nothing_else() {
         limits: Arc::default(),
         cache_bytes_max: 1 << 20,
         tables_open_max: 100,
+        neighbours: None,
     })
     .await
     .unwrap();
