@@ -4,57 +4,51 @@
 //! entry is readable as soon as `append` returns, from the cache; it leaves the cache only when the engine can serve it. The
 //! committed log id is kept in memory and written in front of the next append: losing it costs nothing but a later replay.
 
-use std::fmt::Debug;
 use std::io;
-use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use everlog_storage::GroupId;
 use everlog_storage::log::{LogEngine, LogError, LogRecord};
-use futures::stream::{self, Stream, StreamExt};
-use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::encoding;
-use crate::entry_cache::{EntryCache, payload_bytes};
+use crate::entry_cache::EntryCache;
 use crate::failure::FailureReport;
+use crate::log_reader::READ_BYTES;
 use crate::progress::GroupProgress;
 use crate::types::{Entry, GroupReplica, LogId, Payload, TypeConfig, Vote};
 
-/// Entries per step when a long range is streamed: enough to fill a write to the state engine.
-const STREAM_ENTRIES: u64 = 512;
-/// Bytes per read from the log engine, and of the entries in a message to a follower.
-const READ_BYTES: usize = 1 << 20;
-
 /// The log of one group. Clones share it.
 #[derive(Clone)]
-pub(crate) struct GroupLog(Arc<Shared>);
+pub(crate) struct GroupLog(pub(crate) Arc<Shared>);
 
-struct Shared {
-    group: GroupId,
-    engine: Arc<dyn LogEngine>,
+/// What the clones share.
+pub(crate) struct Shared {
+    pub(crate) group: GroupId,
+    pub(crate) engine: Arc<dyn LogEngine>,
     progress: Arc<GroupProgress>,
     failure: FailureReport,
     cache_bytes_max: usize,
-    log: Mutex<Log>,
+    pub(crate) log: Mutex<Log>,
     /// The last submission that is durable.
     flushed_submission: AtomicU64,
 }
 
 /// The log as of everything that was submitted.
-struct Log {
+pub(crate) struct Log {
     replica: Option<GroupReplica>,
     vote: Option<Vote>,
     committed: Option<LogId>,
     committed_submitted: Option<LogId>,
     purged: Option<LogId>,
     /// Index of the first entry; `None` while there is none.
-    first: Option<u64>,
+    pub(crate) first: Option<u64>,
     /// The last entry, or what was purged last.
-    last: Option<LogId>,
-    cache: EntryCache,
+    pub(crate) last: Option<LogId>,
+    pub(crate) cache: EntryCache,
     submissions: u64,
 }
 
@@ -158,131 +152,16 @@ impl GroupLog {
     pub(crate) fn purged(&self) -> Option<LogId> {
         self.0.log.lock().purged
     }
-
-    /// The entries in `range` that the log holds; fewer, but one, once they have `bytes_max` bytes.
-    async fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        let mut cached = Vec::new();
-        let (start, cached_from) = {
-            let log = self.0.log.lock();
-            // What the engine still holds outside of these bounds is being removed.
-            let (Some(first), Some(last)) = (log.first, log.last) else { return Ok(Vec::new()) };
-            let (start, end) = (start.max(first), end.min(last.index + 1));
-            if start >= end {
-                return Ok(Vec::new());
-            }
-            log.cache.range(start, end, &mut cached);
-            (start, log.cache.first_index().unwrap_or(u64::MAX).clamp(start, end))
-        };
-        let mut entries = Vec::new();
-        if start < cached_from {
-            entries = self.read_engine(start, cached_from, bytes_max).await?;
-            // What is behind a part that is cut short would leave a hole.
-            if entries.last().is_some_and(|last| last.log_id.index + 1 < cached_from) {
-                return Ok(entries);
-            }
-        }
-        let mut bytes: usize = entries.iter().map(payload_bytes).sum();
-        for entry in cached {
-            bytes += payload_bytes(&entry);
-            if bytes > bytes_max && !entries.is_empty() {
-                break;
-            }
-            entries.push(entry);
-        }
-        Ok(entries)
-    }
-
-    async fn read_engine(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        let shared = self.0.clone();
-        let read = move || {
-            let mut entries = Vec::new();
-            let (mut next, mut bytes_read) = (start, 0);
-            while next < end {
-                let read = shared.engine.read(shared.group, next..end, READ_BYTES).map_err(storage_error)?;
-                // A purge may have overtaken this read at its start; a gap behind that is a broken log.
-                if read.is_empty() {
-                    if !entries.is_empty() || !shared.is_purged(next) {
-                        return Err(missing(shared.group, next));
-                    }
-                    next += 1;
-                }
-                for bytes in &read {
-                    bytes_read += bytes.len();
-                    if bytes_read > bytes_max && !entries.is_empty() {
-                        return Ok(entries);
-                    }
-                    let entry = encoding::decode_entry(bytes)?;
-                    if entry.log_id.index != next {
-                        return Err(missing(shared.group, next));
-                    }
-                    entries.push(entry);
-                    next += 1;
-                }
-            }
-            Ok(entries)
-        };
-        tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
-    }
 }
 
 impl Shared {
-    fn is_purged(&self, index: u64) -> bool {
+    pub(crate) fn is_purged(&self, index: u64) -> bool {
         self.log.lock().purged.is_some_and(|purged| purged.index >= index)
     }
 
     fn storage_failed(&self, error: LogError) -> io::Error {
         self.failure.report(&error);
         storage_error(error)
-    }
-}
-
-impl RaftLogReader<TypeConfig> for GroupLog {
-    async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<Entry>>
-    where
-        RB: RangeBounds<u64> + Clone + Debug + Send,
-    {
-        let (start, end) = bounds(&range);
-        self.read(start, end, usize::MAX).await
-    }
-
-    /// In steps, because a leader that restarts applies everything since the last flush as one range.
-    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>> + Send
-    where
-        RB: RangeBounds<u64> + Clone + Debug + Send,
-    {
-        let (start, end) = bounds(&range);
-        if end.saturating_sub(start) <= STREAM_ENTRIES {
-            return match self.read(start, end, usize::MAX).await {
-                Ok(entries) => stream::iter(entries.into_iter().map(Ok)).boxed(),
-                Err(error) => stream::iter([Err(error)]).boxed(),
-            };
-        }
-        let log = self.clone();
-        stream::unfold(Some(start), move |next| {
-            let log = log.clone();
-            async move {
-                let next = next.filter(|next| *next < end)?;
-                let step_end = end.min(next + STREAM_ENTRIES);
-                match log.read(next, step_end, usize::MAX).await {
-                    Ok(entries) if entries.is_empty() => None,
-                    Ok(entries) => {
-                        Some((stream::iter(entries.into_iter().map(Ok).collect::<Vec<_>>()), Some(step_end)))
-                    }
-                    Err(error) => Some((stream::iter(vec![Err(error)]), None)),
-                }
-            }
-        })
-        .flatten()
-        .boxed()
-    }
-
-    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        Ok(self.vote())
-    }
-
-    /// What goes into one message to a follower: bounded in entries and in bytes.
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read(start, end.min(start.saturating_add(STREAM_ENTRIES)), READ_BYTES).await
     }
 }
 
@@ -419,25 +298,11 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     }
 }
 
-fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
-    let start = match range.start_bound() {
-        Bound::Included(start) => *start,
-        Bound::Excluded(before) => before.saturating_add(1),
-        Bound::Unbounded => 0,
-    };
-    let end = match range.end_bound() {
-        Bound::Included(last) => last.saturating_add(1),
-        Bound::Excluded(end) => *end,
-        Bound::Unbounded => u64::MAX,
-    };
-    (start, end)
-}
-
-fn missing(group: GroupId, index: u64) -> io::Error {
+pub(crate) fn missing(group: GroupId, index: u64) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the log of group {group} has no entry {index}"))
 }
 
-fn storage_error(error: LogError) -> io::Error {
+pub(crate) fn storage_error(error: LogError) -> io::Error {
     io::Error::other(error)
 }
 
@@ -446,8 +311,11 @@ mod tests {
     use everlog_storage::state::RowBatch;
     use everlog_storage::twin::CrashLog;
 
+    use openraft::storage::RaftLogReader;
+
     use super::*;
     use crate::chain::EntryStamp;
+    use crate::entry_cache::payload_bytes;
     use crate::rows::EncodedRows;
     use crate::types::log_id;
 

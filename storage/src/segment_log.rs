@@ -15,7 +15,9 @@
 //! reaches files only through `disk.rs`, so `simulation.rs` can put a disk that crashes under it. One stream for all groups, an index in
 //! memory and rewriting the entries of idle groups come from TiKV's raft-engine.
 
+mod blocks;
 mod disk;
+mod file_disk;
 mod format;
 mod index;
 mod lz4;
@@ -41,7 +43,8 @@ use bytes::Bytes;
 use metrics::{Counter, Histogram};
 use parking_lot::Mutex;
 
-pub use self::disk::{Disk, DiskFile, FileDisk};
+pub use self::disk::{Disk, DiskFile};
+pub use self::file_disk::FileDisk;
 use self::index::Location;
 pub use self::queue::RECORD_BYTES_MAX;
 use self::queue::{Pushed, Queue, Submission};

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use bytes::Bytes;
 use everlog_storage::log::{LogEngine, LogError, LogRecord, RecoveredGroup};
+use everlog_storage::segment_log::FileDisk;
 use everlog_storage::twin::CrashLog;
 use everlog_storage::{GroupId, LogOptions, SegmentLog};
 
@@ -24,17 +25,20 @@ trait Disk {
     fn restart(&mut self, log: Self::Log) -> Self::Log;
 }
 
-struct SegmentDisk(tempfile::TempDir);
+/// A directory, written past the system's cache where that is possible, or never.
+struct SegmentDisk<const IS_CACHED: bool>(tempfile::TempDir);
 
-impl Disk for SegmentDisk {
+impl<const IS_CACHED: bool> Disk for SegmentDisk<IS_CACHED> {
     type Log = SegmentLog;
 
-    fn new() -> SegmentDisk {
+    fn new() -> Self {
         SegmentDisk(tempfile::tempdir().unwrap())
     }
 
     fn start(&mut self) -> SegmentLog {
-        SegmentLog::open(&self.0.path().join("log"), LogOptions::default()).unwrap()
+        let path = self.0.path().join("log");
+        let disk = if IS_CACHED { FileDisk::cached(&path) } else { FileDisk::new(&path) };
+        SegmentLog::open_on(Arc::new(disk), LogOptions::default()).unwrap()
     }
 
     fn restart(&mut self, log: SegmentLog) -> SegmentLog {
@@ -63,14 +67,15 @@ impl Disk for TwinDisk {
     }
 }
 
-macro_rules! on_both {
+macro_rules! on_all {
     ($($test:ident),* $(,)?) => {
-        mod segments { $(#[test] fn $test() { super::$test::<super::SegmentDisk>(); })* }
+        mod segments { $(#[test] fn $test() { super::$test::<super::SegmentDisk<false>>(); })* }
+        mod cached_segments { $(#[test] fn $test() { super::$test::<super::SegmentDisk<true>>(); })* }
         mod twin { $(#[test] fn $test() { super::$test::<super::TwinDisk>(); })* }
     };
 }
 
-on_both!(
+on_all!(
     an_unknown_group_is_empty,
     entries_are_read_back_and_survive_a_restart,
     reads_stop_at_the_byte_limit_but_return_one_entry,

@@ -8,9 +8,10 @@
 use std::io;
 use std::sync::Arc;
 
-use super::disk::Disk;
+use super::blocks::{Blocks, End};
+use super::disk::{Disk, DiskFile};
 use super::format::{Change, FRAME_ALIGNMENT, HEADER_BYTES, has_stamp, read_frame, read_header};
-use super::segments::{PAGE_BYTES, SEGMENT, SPARE, Segment, Shared, segment_name};
+use super::segments::{SEGMENT, SPARE, Segment, Shared, segment_name};
 use crate::log::LogError;
 
 /// What a directory holds.
@@ -25,11 +26,7 @@ pub(super) struct Recovered {
 pub(super) struct Newest {
     pub(super) segment: Arc<Segment>,
     /// Where its frames end.
-    pub(super) position: u64,
-    /// What is written of the page that they end in.
-    pub(super) page: Vec<u8>,
-    /// The file's length.
-    pub(super) length: u64,
+    pub(super) end: End,
     /// Nothing may follow in this segment.
     pub(super) is_ended: bool,
 }
@@ -107,9 +104,19 @@ fn recover_segment(disk: &dyn Disk, shared: &mut Shared, sequence: u64, is_newes
     if is_newest {
         // A process that was killed may have left the last frame in the system's cache only. A sync that failed leaves it there as if it
         // were on the disk, so that only writing it again brings it there.
-        segment.file.write_at(&bytes[last..position], last as u64)?;
-        segment.file.sync_data()?;
+        write_again(&*segment.file, &bytes, last, position)?;
     }
-    let page = bytes[position - position % PAGE_BYTES..position].to_vec();
-    Ok(Newest { segment, position: position as u64, page, length: bytes.len() as u64, is_ended })
+    let block = position - position % segment.file.block_bytes();
+    let end = End::of(position as u64, bytes.len() as u64, &bytes[block..position]);
+    Ok(Newest { segment, end, is_ended })
+}
+
+/// Writes what is in a file from one place to another once more, and makes it durable.
+fn write_again(file: &dyn DiskFile, bytes: &[u8], from: usize, to: usize) -> io::Result<()> {
+    let begin = from - from % file.block_bytes();
+    let mut blocks = Blocks::default();
+    blocks.extend(&bytes[begin..to]);
+    blocks.pad(file.block_bytes());
+    file.write_at(blocks.bytes(), begin as u64)?;
+    file.sync_data()
 }

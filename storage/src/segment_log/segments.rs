@@ -8,8 +8,7 @@
 //! ```
 //!
 //! Overwriting a file changes neither its length nor its blocks, so fdatasync costs a third less. That is why files are recycled, and why
-//! a new file is filled with zeros a little ahead of the frames. Whole pages are written, one at a time: the system then need not read a
-//! page to change part of it, and does not join pages into larger units that it would write whole for every small change.
+//! a new file is filled with zeros a little ahead of the frames. Whole blocks are written (`blocks.rs`).
 //!
 //! **Invariant: segments go in the order in which they were made.** A later frame may take back what an earlier one says, so a segment
 //! stays as long as an older one does. When an idle group keeps an old segment, its entries are rewritten.
@@ -28,6 +27,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::LogOptions;
+use super::blocks::End;
 use super::disk::{Disk, DiskFile, is_exhausted};
 use super::format::{Change, Frame, HEADER_BYTES};
 use super::index::Index;
@@ -35,13 +35,7 @@ use super::moving::Moving;
 use super::recovery::Newest;
 use super::spare::{NewSegment, Spare, allocate, capacity, whole_pages};
 
-/// How far ahead of what is written a new file is filled with zeros, bytes: little enough to go along with a write.
-pub(super) const FILL_BYTES: usize = 64 << 10;
-/// Frames up to this size, in bytes, are worth it: a larger one takes more to be written twice than its file's new length does.
-const FILL_FRAME_BYTES_MAX: usize = 4 << 10;
-/// What the system caches and writes at once, bytes.
-pub(super) const PAGE_BYTES: usize = 4096;
-/// Memory of a write that is kept for the next one, bytes: a large one is rare.
+/// Memory of a frame that is kept for the next one, bytes: a large one is rare.
 const KEPT_BYTES: usize = 256 << 10;
 /// Spare files that are kept: as many segments as may go at once when a busy node purges its log.
 const SPARES_MAX: usize = 4;
@@ -121,12 +115,8 @@ pub(super) struct Segments {
     active: Arc<Segment>,
     /// The active segment has its last frame.
     is_ended: bool,
-    /// Where the next frame goes in the active segment.
-    position: u64,
-    /// The page that the next frame begins in, as far as it is written.
-    page: Vec<u8>,
-    /// The active segment's length; it is filled up to here.
-    length: u64,
+    /// Where the active segment is written on.
+    end: End,
     /// The active segment has its space up to here.
     allocated: u64,
     spares: Vec<Spare>,
@@ -171,23 +161,20 @@ impl Segments {
                 let spare = spares.pop().map_or_else(|| Spare::make(&*disk, segment_bytes), Ok)?;
                 let new = NewSegment::make(&*disk, 1, &[], &spare)?;
                 syncs += NewSegment::SYNCS;
-                let NewSegment { position, page, length, .. } = new;
                 let segment = publish(&shared, new.segment, new.changes);
-                Newest { segment, position, page, length, is_ended: false }
+                Newest { segment, end: new.end, is_ended: false }
             }
         };
-        let Newest { segment: active, position, page, length, is_ended } = newest;
+        let Newest { segment: active, end, is_ended } = newest;
         // A log on a full disk is opened, too.
-        let allocated = allocate(&*active.file, capacity(segment_bytes), length).unwrap_or(length);
+        let allocated = allocate(&*active.file, capacity(segment_bytes), end.length).unwrap_or(end.length);
         let mut segments = Segments {
             disk,
             shared,
             segment_bytes,
             active,
             is_ended,
-            position,
-            page,
-            length,
+            end,
             allocated,
             spares,
             moving: None,
@@ -221,7 +208,7 @@ impl Segments {
     /// Bytes that can be written although the disk is full.
     pub(super) fn reserve_bytes(&self) -> u64 {
         let spares: u64 = self.spares.iter().map(|spare| spare.allocated).sum();
-        self.allocated.saturating_sub(self.position) + spares
+        self.allocated.saturating_sub(self.end.position) + spares
     }
 
     pub(super) fn free_bytes(&self) -> io::Result<u64> {
@@ -231,7 +218,7 @@ impl Segments {
     /// Makes a frame durable, and what it holds known. The frame is used up unless the error says that it may be tried again.
     pub(super) fn append(&mut self, frame: &mut Frame) -> Result<(), WriteError> {
         // A frame that is larger than a segment gets one for itself.
-        if self.is_ended || self.position + frame.len() as u64 > self.segment_bytes {
+        if self.is_ended || self.end.position + frame.len() as u64 > self.segment_bytes {
             self.rotate()?;
         }
         let begin = self.write(frame)?;
@@ -249,13 +236,13 @@ impl Segments {
 
     /// Returns where the frame begins.
     fn write(&mut self, frame: &mut Frame) -> Result<u32, WriteError> {
-        let begin = u32::try_from(self.position).map_err(|_| io::Error::other("a segment of the log beyond 4 GiB"))?;
+        let begin =
+            u32::try_from(self.end.position).map_err(|_| io::Error::other("a segment of the log beyond 4 GiB"))?;
         let bytes = frame.seal(self.active.stamp);
         let file = &*self.active.file;
         // Before anything is written: what is known to fit need not be taken back.
-        self.allocated = allocate(file, whole_pages(self.position + bytes.len() as u64), self.allocated)?;
-        self.length = write_pages(file, &mut self.page, self.position, bytes, self.length)?;
-        self.position += bytes.len() as u64;
+        self.allocated = allocate(file, whole_pages(self.end.position + bytes.len() as u64), self.allocated)?;
+        self.end.write(file, bytes)?;
         file.sync_data().map_err(WriteError::Failed)?;
         self.syncs += 1;
         Ok(begin)
@@ -272,9 +259,9 @@ impl Segments {
         let Some(spare) = self.spares.last() else { return Ok(()) };
         let new = NewSegment::make(&*self.disk, self.active.sequence + 1, &hard_state, spare)?;
         self.syncs += NewSegment::SYNCS;
-        self.allocated = spare.allocated.max(new.length);
+        self.allocated = spare.allocated.max(new.end.length);
         self.spares.pop();
-        (self.position, self.page, self.length) = (new.position, new.page, new.length);
+        self.end = new.end;
         self.active = publish(&self.shared, new.segment, new.changes);
         self.is_ended = false;
         Ok(())
@@ -405,37 +392,6 @@ fn publish(shared: &Mutex<Shared>, segment: Segment, changes: Vec<Change>) -> Ar
     shared.segments.insert(segment.sequence, Arc::clone(&segment));
     shared.tell();
     segment
-}
-
-/// Writes `bytes` at `position` of a file of `length` bytes. `page` is what the page holds that they begin in, and then the one that
-/// they end in; it stays as it is if there is an error. Returns the file's length, which has grown by more than was written if it has
-/// grown.
-pub(super) fn write_pages(
-    file: &dyn DiskFile,
-    page: &mut Vec<u8>,
-    position: u64,
-    bytes: &[u8],
-    length: u64,
-) -> io::Result<u64> {
-    const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
-    let before = page.len();
-    let begin = position - before as u64;
-    page.extend_from_slice(bytes);
-    let written = page.len();
-    page.extend_from_slice(&ZEROS[..written.next_multiple_of(PAGE_BYTES) - written]);
-    let end = begin + page.len() as u64;
-    let fill = if end > length && bytes.len() <= FILL_FRAME_BYTES_MAX { FILL_BYTES } else { 0 };
-    let pages = page.chunks(PAGE_BYTES).chain(std::iter::repeat_n(&ZEROS[..], fill / PAGE_BYTES));
-    for (bytes, at) in pages.zip((begin..).step_by(PAGE_BYTES)) {
-        if let Err(error) = file.write_at(bytes, at) {
-            page.truncate(before);
-            return Err(error);
-        }
-    }
-    page.drain(..written - written % PAGE_BYTES);
-    page.truncate(written % PAGE_BYTES);
-    page.shrink_to(KEPT_BYTES);
-    Ok(length.max(end + fill as u64))
 }
 
 pub(super) fn segment_name(sequence: u64) -> String {

@@ -40,7 +40,7 @@ const NOTICED: [(SyncKind, u64); 5] = [
     // A segment goes while an older one comes back.
     (SyncKind::OldName, 5),
     // A process that was killed had renamed a segment; its successor overwrites the file, and then the old name comes back.
-    (SyncKind::Names, 2535),
+    (SyncKind::Names, 1167),
 ];
 
 type Model = BTreeMap<GroupId, GroupLog>;

@@ -6,9 +6,10 @@
 use std::io;
 use std::sync::Arc;
 
+use super::blocks::{End, FILL_BYTES, PAGE_BYTES};
 use super::disk::{Disk, DiskFile};
 use super::format::{Change, Frame, header};
-use super::segments::{FILL_BYTES, PAGE_BYTES, SPARE, Segment, WriteError, segment_name, write_pages};
+use super::segments::{SPARE, Segment, WriteError, segment_name};
 use crate::log::LogRecord;
 
 /// A file that waits to become a segment.
@@ -40,9 +41,7 @@ impl Spare {
 /// A file that has become a segment.
 pub(super) struct NewSegment {
     pub(super) segment: Segment,
-    pub(super) position: u64,
-    pub(super) page: Vec<u8>,
-    pub(super) length: u64,
+    pub(super) end: End,
     pub(super) changes: Vec<Change>,
 }
 
@@ -63,15 +62,15 @@ impl NewSegment {
         hard_state.iter().for_each(|record| frame.push(record));
         let bytes = [&header(sequence, stamp)[..], frame.seal(stamp)].concat();
         allocate(&*file, whole_pages(bytes.len() as u64), spare.allocated)?;
-        let mut page = Vec::new();
-        let length = write_pages(&*file, &mut page, 0, &bytes, file.length()?)?;
+        let mut end = End::of(0, file.length()?, &[]);
+        end.write(&*file, &bytes)?;
         file.sync_data().map_err(WriteError::Failed)?;
         let name = segment_name(sequence);
         disk.rename(&spare.name, &name)?;
         disk.sync().map_err(WriteError::Failed)?;
         let segment = Segment { sequence, stamp, path: disk.path(&name), file };
         let (_, changes) = frame.into_parts();
-        Ok(NewSegment { segment, position: bytes.len() as u64, page, length, changes })
+        Ok(NewSegment { segment, end, changes })
     }
 }
 

@@ -46,6 +46,8 @@ pub enum SyncKind {
 #[derive(Clone)]
 struct State {
     seed: u64,
+    /// What a write begins and ends with. It may be another one after a restart.
+    block_bytes: usize,
     files: BTreeMap<u64, Inode>,
     next_file: u64,
     names: BTreeMap<String, u64>,
@@ -89,8 +91,11 @@ enum Fate {
 impl CrashDisk {
     /// An empty directory. `seed` decides what power failures leave.
     pub fn new(seed: u64) -> CrashDisk {
+        let mut seed = seed;
+        let block_bytes = any_block_bytes(&mut seed);
         CrashDisk::with(State {
             seed,
+            block_bytes,
             files: BTreeMap::new(),
             next_file: 0,
             names: BTreeMap::new(),
@@ -146,6 +151,7 @@ impl CrashDisk {
         let mut after = state.clone();
         (after.stops_at, after.fails_at, after.full_at) = (None, None, 0..0);
         after.inherited = after.renamings.len();
+        after.block_bytes = any_block_bytes(&mut after.seed);
         state.stops_at = Some(0);
         CrashDisk::with(after)
     }
@@ -229,6 +235,7 @@ impl State {
 
     fn lose(&mut self) {
         let seed = &mut self.seed;
+        self.block_bytes = any_block_bytes(seed);
         let mut names = self.durable_names.clone();
         let all = std::mem::take(&mut self.renamings);
         let kept = random_upto(seed, all.len());
@@ -291,6 +298,11 @@ impl Inode {
         self.durable.resize(length, 0);
         self.bytes.clone_from(&self.durable);
     }
+}
+
+/// What a system may ask of writes: sectors if they leave its cache out, else pages.
+fn any_block_bytes(seed: &mut u64) -> usize {
+    [SECTOR_BYTES, 4096][random_upto(seed, 1)]
 }
 
 fn put(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
@@ -414,8 +426,14 @@ impl DiskFile for CrashFile {
         })
     }
 
+    fn block_bytes(&self) -> usize {
+        self.disk.lock().block_bytes
+    }
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.with(|state, file| {
+            let is_whole = |length: usize| length.is_multiple_of(state.block_bytes);
+            assert!(is_whole(offset as usize) && is_whole(bytes.len()), "{} bytes at {offset}", bytes.len());
             let fate = state.call();
             if !state.is_over() {
                 let written =
