@@ -132,7 +132,8 @@ where
     match request_body::read(&budget, request).await {
         Ok((request, _held)) => {
             if let Some(forward) = forward {
-                return Ok(forward.answer(request, service).await);
+                // Boxed: a call of a cluster of one node has no room for it.
+                return Ok(Box::pin(forward.answer(request, service)).await);
             }
             service.call(request.map(Body::new)).await
         }

@@ -5,8 +5,9 @@
 //! workflow's state; everything else is a command to a partition. Errors are one type, turned into a status in `errors`.
 //!
 //! ```text
-//!   serve ─▶ layer ─▶ services ─▶ workflow_start, workflow_control, workflow_tasks, activity_tasks, history, query,
-//!                                 visibility, namespaces, operator, system, task_queues, workers
+//!   other nodes ─▶ inside ─▶┐
+//!   serve ─▶ layer ────────▶ services ─▶ workflow_start, workflow_control, workflow_tasks, activity_tasks, history, query,
+//!                                        visibility, namespaces, operator, system, task_queues, workers
 //! ```
 
 mod activity_tasks;

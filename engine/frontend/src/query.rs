@@ -125,7 +125,7 @@ impl Services {
     /// Whether anyone polled a queue, wherever that is at home, in the last `within`.
     async fn has_recent_poller(&self, queue: &QueueId, within: Duration) -> bool {
         match (self.router.queue(queue), &self.nodes) {
-            (Route::There(node), Some(nodes)) => nodes.has_recent_poller(node, queue, within).await,
+            (Route::There(node), Some(nodes)) => Box::pin(nodes.has_recent_poller(node, queue, within)).await,
             _ => self.matching.local().has_recent_poller(queue, within),
         }
     }

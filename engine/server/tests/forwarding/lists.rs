@@ -13,6 +13,9 @@ use super::cluster::{Cluster, Fate, NAMESPACE};
 use super::harness::{Client, execution, within};
 use super::requests::start;
 
+/// How long a list may take; one that cannot be had is refused before.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 fn namespace() -> String {
     NAMESPACE.to_owned()
 }
@@ -31,7 +34,7 @@ async fn pages(client: &mut Client, query: &str, page_size: i32) -> Result<Vec<V
             query: query.to_owned(),
             next_page_token,
         };
-        let listed = client.list_workflow_executions(within(Duration::from_secs(2), request)).await?.into_inner();
+        let listed = client.list_workflow_executions(within(PATIENCE, request)).await?.into_inner();
         pages.push(ids(listed.executions));
         next_page_token = listed.next_page_token;
         if next_page_token.is_empty() {
@@ -42,14 +45,14 @@ async fn pages(client: &mut Client, query: &str, page_size: i32) -> Result<Vec<V
 
 async fn scanned(client: &mut Client) -> Result<Vec<String>, Status> {
     let request = ScanWorkflowExecutionsRequest { namespace: namespace(), ..ScanWorkflowExecutionsRequest::default() };
-    let request = within(Duration::from_secs(2), request);
+    let request = within(PATIENCE, request);
     Ok(ids(client.scan_workflow_executions(request).await?.into_inner().executions))
 }
 
 async fn open(client: &mut Client) -> Result<Vec<String>, Status> {
     let request =
         ListOpenWorkflowExecutionsRequest { namespace: namespace(), ..ListOpenWorkflowExecutionsRequest::default() };
-    let request = within(Duration::from_secs(2), request);
+    let request = within(PATIENCE, request);
     Ok(ids(client.list_open_workflow_executions(request).await?.into_inner().executions))
 }
 
@@ -58,13 +61,13 @@ async fn closed(client: &mut Client) -> Result<Vec<String>, Status> {
         namespace: namespace(),
         ..ListClosedWorkflowExecutionsRequest::default()
     };
-    let request = within(Duration::from_secs(2), request);
+    let request = within(PATIENCE, request);
     Ok(ids(client.list_closed_workflow_executions(request).await?.into_inner().executions))
 }
 
 async fn count(client: &mut Client, query: &str) -> Result<(i64, Vec<i64>), Status> {
     let request = CountWorkflowExecutionsRequest { namespace: namespace(), query: query.to_owned() };
-    let counted = client.count_workflow_executions(within(Duration::from_secs(2), request)).await?.into_inner();
+    let counted = client.count_workflow_executions(within(PATIENCE, request)).await?.into_inner();
     Ok((counted.count, counted.groups.into_iter().map(|group| group.count).collect()))
 }
 
@@ -125,13 +128,16 @@ async fn a_list_is_never_short_because_a_node_is_away() {
     let client = &mut cluster.clients[0];
     for fate in [Fate::Refused, Fate::Lost] {
         cluster.links.decide(move |_, _| fate);
-        let refused = [
-            pages(client, "", 10).await.unwrap_err(),
-            scanned(client).await.unwrap_err(),
-            open(client).await.unwrap_err(),
-            closed(client).await.unwrap_err(),
-            count(client, "").await.unwrap_err(),
-        ];
+        let [mut first, mut second, mut third, mut fourth, mut fifth] = [(); 5].map(|()| client.clone());
+        let (list, scan, open, closed, count) = tokio::join!(
+            pages(&mut first, "", 10),
+            scanned(&mut second),
+            open(&mut third),
+            closed(&mut fourth),
+            count(&mut fifth, ""),
+        );
+        let refused =
+            [list.unwrap_err(), scan.unwrap_err(), open.unwrap_err(), closed.unwrap_err(), count.unwrap_err()];
         assert!(refused.iter().all(|status| status.code() == Code::Unavailable), "{refused:?}");
         // What the other node has no part in is answered.
         let listed = pages(client, &format!("WorkflowId = '{}'", ids[0]), 10).await.unwrap();
