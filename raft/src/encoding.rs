@@ -237,6 +237,18 @@ pub(crate) fn decode_position(bytes: &[u8]) -> io::Result<AppliedPosition> {
     Ok(AppliedPosition { log_id: record.applied.into(), membership: Arc::new(membership), chain })
 }
 
+/// What bytes can be read as of all that a group keeps in the log and beside its rows. For those who check what is on a disk.
+pub fn readable_as(bytes: &Bytes) -> Vec<&'static str> {
+    let read = [
+        ("entry", decode_entry(bytes).is_ok()),
+        ("vote", decode_vote(bytes).is_ok()),
+        ("log id", decode_log_id(bytes).is_ok()),
+        ("replica", decode_replica(GroupId(0), bytes).is_ok()),
+        ("applied position", decode_position(bytes).is_ok()),
+    ];
+    read.into_iter().filter(|(_, is_read)| *is_read).map(|(name, _)| name).collect()
+}
+
 impl From<&EntryStamp> for StampRecord {
     fn from(stamp: &EntryStamp) -> StampRecord {
         StampRecord { chain: ChainRecord::from(&stamp.chain), hlc: stamp.hlc.0 }

@@ -40,6 +40,7 @@ mod supervisor;
 mod openraft_suite;
 
 pub use chain::{AppliedChain, ChainPosition, EntryStamp, Hlc, LeadEpoch};
+pub use encoding::readable_as;
 pub use group::{Group, GroupSlot, Leadership, ProposalOutcome, ProposeError, ReadConsistency, ReadError, StopReason};
 pub use node::{Node, NodeError};
 pub use options::NodeOptions;

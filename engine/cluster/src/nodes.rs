@@ -8,6 +8,7 @@ use std::time::Duration;
 use everlog_kernel::NamespaceId;
 use everlog_matching::Source;
 use everlog_model::{CallError, NodeId, QueueId, limits};
+use everlog_partition::TaskRows;
 use everlog_proto::internal::{
     AnnounceRequest, EndPollsRequest, InternalClient, OfferRequest, RecentPollerRequest, TaskPageRequest,
     VisibilityRequest, VisibleRun, Wanted,
@@ -32,6 +33,8 @@ pub struct Nodes {
     /// Another number at each start of this node.
     incarnation: u64,
     peers: Arc<dyn Peers>,
+    /// The task rows of this node, which the others ask for.
+    pub(crate) rows: TaskRows,
     pub(crate) book: LeadBook,
 }
 
@@ -91,11 +94,11 @@ impl AskedRuns {
 }
 
 impl Nodes {
-    /// The nodes behind `peers`, seen by `me`.
-    pub fn new(me: NodeId, peers: Arc<dyn Peers>) -> Arc<Nodes> {
+    /// The nodes behind `peers`, seen by `me`, which has these task rows.
+    pub fn new(me: NodeId, peers: Arc<dyn Peers>, rows: TaskRows) -> Arc<Nodes> {
         let mut incarnation = [0; 8];
         getrandom::fill(&mut incarnation).expect("the system has random numbers once it has started");
-        Arc::new(Nodes { me, incarnation: u64::from_ne_bytes(incarnation), peers, book: LeadBook::default() })
+        Arc::new(Nodes { me, incarnation: u64::from_ne_bytes(incarnation), peers, rows, book: LeadBook::default() })
     }
 
     /// The way to them.

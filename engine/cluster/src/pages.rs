@@ -6,7 +6,6 @@ use bytes::Bytes;
 use everlog_kernel::transition::{Task, TaskPosition};
 use everlog_matching::Backlog;
 use everlog_model::{NamespaceSource, QueueId, WorkflowRef};
-use everlog_partition::TaskRows;
 use everlog_storage::GroupId;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -17,15 +16,14 @@ use crate::wire::task_from_wire;
 /// The task rows of all partitions. Those of another node are asked of the lead that has announced itself last, and of no other: an
 /// earlier one does not have what the later one has offered.
 pub struct Pages {
-    here: TaskRows,
     nodes: Arc<Nodes>,
     namespaces: Arc<dyn NamespaceSource>,
 }
 
 impl Pages {
-    /// The rows `here`, and those of the other nodes.
-    pub fn new(here: TaskRows, nodes: Arc<Nodes>, namespaces: Arc<dyn NamespaceSource>) -> Pages {
-        Pages { here, nodes, namespaces }
+    /// The rows of this node and of the others.
+    pub fn new(nodes: Arc<Nodes>, namespaces: Arc<dyn NamespaceSource>) -> Pages {
+        Pages { nodes, namespaces }
     }
 }
 
@@ -38,7 +36,7 @@ impl Backlog for Pages {
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<(WorkflowRef, Task)>, String>> {
         let Some((node, lead)) = self.nodes.book.elsewhere(partition) else {
-            return self.here.ready_tasks(partition, queue, after, limit);
+            return self.nodes.rows.ready_tasks(partition, queue, after, limit);
         };
         let after = after.map_or(Bytes::new(), |after| Bytes::copy_from_slice(&after.to_bytes()));
         let page = self.nodes.task_page(node, lead, &queue, after, limit);

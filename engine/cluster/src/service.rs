@@ -11,7 +11,7 @@ use everlog_matching::query_waiters::Queries;
 use everlog_matching::{Backlog, MatchingHandle, Message};
 use everlog_meta::{NamespaceRecord, Namespaces};
 use everlog_model::{CallError, NamespaceSource, QueueId, limits};
-use everlog_partition::{Router, StartQuery, StartedWorkflowTask, TaskRows};
+use everlog_partition::{Router, StartQuery, StartedWorkflowTask};
 use everlog_proto::api::workflowservice::v1::{ListClosedWorkflowExecutionsRequest, ListOpenWorkflowExecutionsRequest};
 use everlog_proto::internal::{
     ActivityTaskStart, AnnounceRequest, DeliverRequest, DeliverResponse, Empty, EndPollsRequest, Internal,
@@ -70,8 +70,7 @@ impl Service {
     /// The service of a node.
     pub fn new(parts: ServiceParts) -> Service {
         let bytes_max = limits::INTERNAL_BATCH_BYTES_MAX.saturating_add(parts.request_bytes_max);
-        let rows = TaskRows::of(&parts.router, Arc::clone(&parts.namespaces) as _);
-        let server = InternalServer::new(Handlers(Arc::new((parts, rows))))
+        let server = InternalServer::new(Handlers(Arc::new(parts)))
             .max_decoding_message_size(bytes_max)
             .max_encoding_message_size(usize::MAX);
         Service { server, calls: Arc::new(Semaphore::new(limits::INTERNAL_CALLS_MAX)) }
@@ -91,13 +90,13 @@ impl Service {
 }
 
 #[derive(Clone)]
-struct Handlers(Arc<(ServiceParts, TaskRows)>);
+struct Handlers(Arc<ServiceParts>);
 
 type Answer<T> = Result<tonic::Response<T>, Status>;
 
 impl Handlers {
     fn parts(&self) -> &ServiceParts {
-        &self.0.0
+        &self.0
     }
 
     fn namespaces(&self) -> &dyn NamespaceSource {
@@ -234,7 +233,7 @@ impl Internal for Handlers {
         if !self.parts().nodes.book.is_own(lead) {
             return Err(status_from_error(CallError::NotDone("the lead is over".to_owned())));
         }
-        let rows = self.0.1.ready_tasks(lead.partition, queue, after, limit as usize).await;
+        let rows = self.parts().nodes.rows.ready_tasks(lead.partition, queue, after, limit as usize).await;
         let tasks = rows.map_err(Status::unavailable)?;
         let tasks = tasks.into_iter().map(|(workflow, task)| task_to_wire(&workflow, task)).collect();
         Ok(tonic::Response::new(TaskPageResponse { tasks }))

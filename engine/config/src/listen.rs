@@ -18,6 +18,8 @@ pub struct Listen {
     pub request_bytes_max: usize,
     /// How long a connection may say nothing: of gRPC before it begins to speak HTTP/2, of HTTP between requests.
     pub handshake_timeout: Duration,
+    /// Connections of one address that have yet to begin to speak, of each listener; never more than half of its connections.
+    pub handshakes_per_address_max: usize,
 }
 
 /// The addresses that a node really listens on.
@@ -40,6 +42,7 @@ impl Default for Listen {
             metrics_port: 9233,
             request_bytes_max: 4 * 1024 * 1024,
             handshake_timeout: Duration::from_secs(30),
+            handshakes_per_address_max: 100,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
@@ -15,6 +16,11 @@ const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 /// Clients that show to people what they read; the others replay it.
 const CLIENTS_FOR_PEOPLE: [&str; 2] = ["temporal-cli", "temporal-ui"];
+
+// Names that are ready to be looked for: those given as text are checked and hashed byte by byte each time.
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+static CLIENT_NAME: HeaderName = HeaderName::from_static("client-name");
+static SUPPORTED_FEATURES: HeaderName = HeaderName::from_static("supported-features");
 
 /// Facts about a request that stand in its headers.
 #[derive(Clone, Debug, Default)]
@@ -30,11 +36,12 @@ pub(super) struct Call {
 impl Call {
     /// Reads the headers of a request that arrived at `now`.
     pub(super) fn new(metadata: &MetadataMap, now: Instant) -> Call {
-        let text = |name: &str| metadata.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let headers: &HeaderMap = metadata.as_ref();
+        let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
         Call {
-            deadline: parse_timeout(text("grpc-timeout")).and_then(|timeout| now.checked_add(timeout)),
-            is_for_people: CLIENTS_FOR_PEOPLE.contains(&text("client-name")),
-            follows_next_run_id: text("supported-features")
+            deadline: parse_timeout(text(&GRPC_TIMEOUT)).and_then(|timeout| now.checked_add(timeout)),
+            is_for_people: CLIENTS_FOR_PEOPLE.contains(&text(&CLIENT_NAME)),
+            follows_next_run_id: text(&SUPPORTED_FEATURES)
                 .split(',')
                 .any(|feature| feature.trim() == "follows-next-run-id"),
         }

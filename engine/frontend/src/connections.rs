@@ -1,11 +1,12 @@
 //! Accepts connections: as many as there are descriptors for, and none for long that says nothing.
 //!
 //! A descriptor that a connection takes is one that neither the log nor the rows can open a file with, so there is a bound, and what is
-//! beyond it is refused at the door. A connection that was refused is closed; its client tries again.
+//! beyond it is refused at the door. A connection that was refused is closed; its client tries again. Before that, one that has yet to
+//! begin to speak makes place ([`Handshakes`]).
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,12 +20,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tonic::transport::server::Connected;
 
+use super::handshakes::{Handshakes, Unfinished};
+
 /// What a client of HTTP/2 says first, bytes. From then on it is asked from time to time whether it is there.
 const PREFACE_BYTES: usize = 24;
 
 /// Bytes that are written at once. The HTTP/2 codec writes a response of a few hundred bytes by itself; under load a connection has many
 /// of them ready, and a system call costs more than anything else in a small one.
 const WRITE_BUFFER_BYTES: usize = 32 * 1024;
+
+/// How long to wait for the place of a connection that has to go.
+const PLACE_WAIT_MAX: Duration = Duration::from_millis(50);
 
 /// How long to wait when a connection can be neither accepted nor refused.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -42,6 +48,7 @@ pub(super) enum Silence {
 pub(super) struct Door {
     listener: TcpListener,
     places: Arc<Semaphore>,
+    handshakes: Handshakes,
     silence: Silence,
     silence_max: Duration,
     /// A descriptor that is let go of to accept a connection that is to be refused: otherwise it would be offered again at once.
@@ -51,17 +58,20 @@ pub(super) struct Door {
 }
 
 impl Door {
-    /// At most `connections_max` of `listener`, each of which may be silent for `silence_max`.
+    /// At most `connections_max` of `listener`, each of which may be silent for `silence_max`; and at most `handshakes_max` from one
+    /// address that have yet to begin to speak, or half of all.
     pub(super) fn new(
         name: &'static str,
         listener: TcpListener,
         connections_max: usize,
+        handshakes_max: usize,
         silence: Silence,
         silence_max: Duration,
     ) -> Door {
         Door {
             listener,
             places: Arc::new(Semaphore::new(connections_max)),
+            handshakes: Handshakes::new(handshakes_max.min(connections_max / 2)),
             silence,
             silence_max,
             spare: spare(),
@@ -74,16 +84,35 @@ impl Door {
     async fn next(&mut self) -> (Connection, SocketAddr) {
         loop {
             match self.listener.accept().await {
-                Ok((stream, peer)) => match Arc::clone(&self.places).try_acquire_owned() {
-                    Ok(place) => return (self.connection(stream, place), peer),
-                    Err(_) => self.refused.increment(1),
-                },
+                Ok((stream, peer)) => {
+                    if let Some((place, handshake)) = self.admit(peer.ip()).await {
+                        return (self.connection(stream, place, handshake), peer);
+                    }
+                }
                 Err(error) => self.refuse(&error).await,
             }
         }
     }
 
-    fn connection(&self, stream: TcpStream, place: OwnedSemaphorePermit) -> Connection {
+    /// A place for a connection from `peer`: a free one, or that of a connection that has yet to begin to speak.
+    async fn admit(&self, peer: IpAddr) -> Option<(OwnedSemaphorePermit, Unfinished)> {
+        let (handshake, makes_place) = self.handshakes.begin(peer);
+        let free = Arc::clone(&self.places).try_acquire_owned().ok();
+        if makes_place || free.is_none() {
+            // That one, or this.
+            self.refused.increment(1);
+        }
+        if let Some(place) = free {
+            return Some((place, handshake));
+        }
+        if !makes_place && !handshake.end_another() {
+            return None;
+        }
+        let place = tokio::time::timeout(PLACE_WAIT_MAX, Arc::clone(&self.places).acquire_owned()).await.ok()?.ok()?;
+        Some((place, handshake))
+    }
+
+    fn connection(&self, stream: TcpStream, place: OwnedSemaphorePermit, handshake: Unfinished) -> Connection {
         // What is flushed is to go out. A connection that is broken says so when it is read.
         let _ = stream.set_nodelay(true);
         self.connections.increment(1);
@@ -91,6 +120,7 @@ impl Door {
             silence: self.silence,
             max: self.silence_max,
             heard_bytes: 0,
+            handshake: Some(handshake),
             end: Box::pin(tokio::time::sleep(self.silence_max)),
         };
         let stream = BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream);
@@ -151,16 +181,32 @@ struct Patience {
     silence: Silence,
     max: Duration,
     heard_bytes: usize,
+    /// Until it has begun to speak.
+    handshake: Option<Unfinished>,
     end: Pin<Box<Sleep>>,
 }
 
 impl Patience {
+    /// Whether the connection has been silent for too long, or another one needs its place.
+    fn is_over(&mut self, context: &mut Context<'_>) -> bool {
+        let has_to_go = self.handshake.as_mut().is_some_and(|handshake| handshake.end.poll_unpin(context).is_ready());
+        has_to_go || self.end.as_mut().poll(context).is_ready()
+    }
+
     /// Whether the connection must go on speaking after these bytes.
     fn hear(&mut self, bytes: usize) -> bool {
         self.heard_bytes += bytes;
         match self.silence {
-            Silence::BeforePreface => self.heard_bytes < PREFACE_BYTES,
+            Silence::BeforePreface => {
+                if let Some(handshake) = &self.handshake
+                    && bytes > 0
+                {
+                    handshake.has_spoken();
+                }
+                self.heard_bytes < PREFACE_BYTES
+            }
             Silence::BetweenRequests => {
+                self.handshake = None;
                 self.end.as_mut().reset(Instant::now() + self.max);
                 true
             }
@@ -177,7 +223,7 @@ impl AsyncRead for Connection {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if let Some(patience) = &mut self.patience {
-            if read.is_pending() && patience.end.as_mut().poll(context).is_ready() {
+            if read.is_pending() && patience.is_over(context) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
             if read.is_ready() && !patience.hear(buffer.filled().len() - before) {
@@ -193,16 +239,10 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
+    /// The HTTP/2 codec flushes behind a frame of data that it does not copy, so that a response's trailers take a system call of their
+    /// own. It copies frames of up to 1 KiB instead of 256 bytes where this is false.
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        false
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -235,23 +275,83 @@ mod tests {
 
     const EMFILE: i32 = 24;
 
+    const SILENCE_MAX: Duration = Duration::from_millis(50);
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
     async fn door(connections_max: usize, silence: Silence) -> (Door, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        (Door::new("test", listener, connections_max, silence, Duration::from_millis(50)), address)
+        (Door::new("test", listener, connections_max, 100, silence, SILENCE_MAX), address)
     }
 
     #[tokio::test]
     async fn a_connection_beyond_the_bound_is_closed_and_the_next_one_has_the_place_of_one_that_left() {
         let (mut door, address) = door(1, Silence::BeforePreface).await;
-        let _first = TcpStream::connect(address).await.unwrap();
-        let (first_accepted, _) = door.next().await;
+        let mut first = TcpStream::connect(address).await.unwrap();
+        let (mut first_accepted, _) = door.next().await;
+        first.write_all(PREFACE).await.unwrap();
+        first_accepted.read_exact(&mut [0; PREFACE_BYTES]).await.unwrap();
         let accepting = tokio::spawn(async move { door.next().await.1 });
         let mut refused = TcpStream::connect(address).await.unwrap();
         assert_eq!(refused.read(&mut [0]).await.unwrap(), 0);
         drop(first_accepted);
         let third = TcpStream::connect(address).await.unwrap();
         assert_eq!(accepting.await.unwrap(), third.local_addr().unwrap());
+    }
+
+    /// Connects from an address of the machine's own.
+    async fn connect_from(from: [u8; 4], to: SocketAddr) -> TcpStream {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        socket.connect(to).await.unwrap()
+    }
+
+    /// Whether the server has closed a connection.
+    async fn ended(stream: &mut TcpStream) -> bool {
+        tokio::time::timeout(Duration::from_millis(100), stream.read(&mut [0])).await.is_ok()
+    }
+
+    /// Serves connections as a server would: reads until they end.
+    fn serve(mut door: Door, heard: tokio::sync::mpsc::UnboundedSender<usize>) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(async move {
+            loop {
+                let ((mut connection, _), heard) = (door.next().await, heard.clone());
+                tokio::spawn(async move {
+                    while let Ok(bytes @ 1..) = connection.read(&mut [0; 100]).await {
+                        let _ = heard.send(bytes);
+                    }
+                });
+            }
+        })
+    }
+
+    #[tokio::test]
+    async fn places_of_connections_that_say_nothing_go_to_new_ones_and_no_address_takes_all() {
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
+        let door = Door::new("test", listener, 4, 100, Silence::BeforePreface, Duration::from_secs(600));
+        let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+        let serving = serve(door, heard);
+        let mut speaks = connect_from([127, 0, 0, 1], address).await;
+        speaks.write_all(PREFACE).await.unwrap();
+        assert_eq!(hears.recv().await, Some(PREFACE_BYTES));
+        let mut quiet = connect_from([127, 0, 0, 2], address).await;
+        let mut silent = Vec::new();
+        for _ in 0..20 {
+            silent.push(connect_from([127, 0, 0, 1], address).await);
+        }
+        // An address has half of the places for those that say nothing, the newest ones.
+        for stream in &mut silent[..18] {
+            assert!(ended(stream).await);
+        }
+        assert!(!ended(&mut silent[18]).await && !ended(&mut silent[19]).await);
+        assert!(!ended(&mut quiet).await && !ended(&mut speaks).await);
+        // All places are taken: the one that has been silent for longest makes place.
+        let mut new = connect_from([127, 0, 0, 3], address).await;
+        new.write_all(PREFACE).await.unwrap();
+        assert!(ended(&mut quiet).await && !ended(&mut new).await && !ended(&mut speaks).await);
+        serving.abort();
     }
 
     #[tokio::test]
@@ -277,7 +377,7 @@ mod tests {
 
         let mut client = TcpStream::connect(address).await.unwrap();
         let (mut speaking, _) = door.next().await;
-        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        client.write_all(PREFACE).await.unwrap();
         assert_eq!(speaking.read(&mut heard).await.unwrap(), PREFACE_BYTES);
         assert!(speaking.patience.is_none());
     }

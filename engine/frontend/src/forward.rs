@@ -32,7 +32,6 @@ use tower::Service;
 
 use super::Services;
 use super::call::parse_timeout;
-use super::layer::method_of;
 use super::locate::{Location, locate};
 use super::request_body::{Frames, waits_for_something};
 
@@ -64,18 +63,18 @@ impl Forward {
     }
 
     /// Answers a client's call with `service`, or has it answered by the node that it is for.
-    pub(super) async fn answer<S>(&self, request: Request<Frames>, mut service: S) -> Response<Body>
+    pub(super) async fn answer<S>(&self, method: &str, request: Request<Frames>, mut service: S) -> Response<Body>
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     {
-        let slot = self.slot(method_of(request.uri().path()), request.body());
+        let slot = self.slot(method, request.body());
         let kept = Kept::new(request);
         let mut pause = limits::FORWARD_AGAIN_WAIT.0;
         loop {
             // What any node answers is answered here.
             let route = slot.map(|slot| self.router.slot(slot));
             let mut response = match route {
-                Some(Route::There(node)) => self.send(node, &kept).await,
+                Some(Route::There(node)) => self.send(node, method, &kept).await,
                 Some(Route::Nowhere) => not_done(Status::unavailable("no node is known to lead the partition")),
                 Some(Route::Here(_)) | None => match service.call(kept.request()).await {
                     Ok(response) => response,
@@ -95,11 +94,10 @@ impl Forward {
     }
 
     /// Answers a call that another node has sent on, if it is right here.
-    pub(super) async fn answer_here<S>(&self, request: Request<Frames>, mut service: S) -> Response<Body>
+    pub(super) async fn answer_here<S>(&self, method: &str, request: Request<Frames>, mut service: S) -> Response<Body>
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     {
-        let method = method_of(request.uri().path());
         if waits_for_something(method) && *self.draining.borrow() {
             return not_done(Status::unavailable("the called node is stopping"));
         }
@@ -138,9 +136,9 @@ impl Forward {
     }
 
     /// Sends a call to a node. One that waits for something to happen ends when this node stops.
-    async fn send(&self, node: NodeId, kept: &Kept) -> Response<Body> {
+    async fn send(&self, node: NodeId, method: &str, kept: &Kept) -> Response<Body> {
         let answer = self.peers.call(node, kept.request());
-        if !waits_for_something(method_of(kept.parts.uri.path())) {
+        if !waits_for_something(method) {
             return answer.await;
         }
         let mut draining = self.draining.clone();

@@ -10,7 +10,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::forward::Forward;
-use super::layer::{is_of, method_of};
+use super::layer::method_of;
 use super::request_body::{self, Budget};
 use super::services::WorkflowApi;
 
@@ -33,20 +33,20 @@ impl Inside {
     }
 
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
-        let path = request.uri().path();
-        if is_of(path, Service::NAME) {
+        let path = request.uri().path().to_owned();
+        if method_of(&path, Service::NAME).is_some() {
             return self.internal.call(request).await;
         }
-        if !is_of(path, workflow_service_server::SERVICE_NAME) {
+        let Some(method) = method_of(&path, workflow_service_server::SERVICE_NAME) else {
             return Status::unimplemented("nodes do not ask that of each other").into_http();
-        }
+        };
         // The same bounds as for calls that come straight from clients: each node keeps its own.
-        let _place = match self.budget.begin(method_of(path)) {
+        let _place = match self.budget.begin(method) {
             Ok(place) => place,
             Err(status) => return not_done(status),
         };
         match request_body::read(&self.budget, request).await {
-            Ok((request, _held)) => self.forward.answer_here(request, self.workflow.clone()).await,
+            Ok((request, _held)) => self.forward.answer_here(method, request, self.workflow.clone()).await,
             Err(status) => status.into_http(),
         }
     }

@@ -4,7 +4,6 @@
 //! SDKs tell a server that lacks a method from one that is broken by the text of UNIMPLEMENTED, and a request that is too large
 //! from a bad one by code and text; both are grpc-go's here.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -12,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use everlog_cluster::NOT_DONE;
+use everlog_model::FastMap;
 use everlog_proto::operator_service::operator_service_server;
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
 use http::{HeaderValue, Request, Response, Uri};
@@ -94,24 +94,25 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let uri = request.uri().clone();
-        let timed = Timed::new(uri.path());
         let budget = Arc::clone(&self.budget);
-        if is_of(uri.path(), workflow_service_server::SERVICE_NAME) {
-            let forward = self.forward.clone();
-            Box::pin(observe(timed, uri, call(budget, forward, request, self.workflow.clone())))
-        } else if is_of(uri.path(), operator_service_server::SERVICE_NAME) {
-            Box::pin(observe(timed, uri, call(budget, None, request, self.others.clone())))
+        if let Some(method) = method_of(uri.path(), workflow_service_server::SERVICE_NAME) {
+            let (timed, forward) = (Timed::new(method), self.forward.clone());
+            let method = timed.operation.name;
+            Box::pin(observe(timed, uri, call(budget, forward, method, request, self.workflow.clone())))
+        } else if let Some(method) = method_of(uri.path(), operator_service_server::SERVICE_NAME) {
+            let timed = Timed::new(method);
+            let method = timed.operation.name;
+            Box::pin(observe(timed, uri, call(budget, None, method, request, self.others.clone())))
         } else {
             // Health and reflection take small requests only, and reflection a stream of them.
-            Box::pin(observe(timed, uri, self.others.call(request)))
+            Box::pin(observe(Timed::new(OTHER_OPERATION), uri, self.others.call(request)))
         }
     }
 }
 
-/// Whether a path names a method of `service`.
-pub(super) fn is_of(path: &str, service: &str) -> bool {
-    let behind = path.strip_prefix('/').and_then(|path| path.strip_prefix(service));
-    behind.is_some_and(|method| method.starts_with('/'))
+/// The method that a path names, if it is one of `service`.
+pub(super) fn method_of<'a>(path: &'a str, service: &str) -> Option<&'a str> {
+    path.strip_prefix('/')?.strip_prefix(service)?.strip_prefix('/')
 }
 
 /// Calls a service, which is always ready, or the node that the call is for, once the body of the request is there. Its share of the
@@ -119,13 +120,14 @@ pub(super) fn is_of(path: &str, service: &str) -> bool {
 async fn call<S>(
     budget: Arc<Budget>,
     forward: Option<Arc<Forward>>,
+    method: &'static str,
     request: Request<Body>,
     mut service: S,
 ) -> Result<Response<Body>, Infallible>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
-    let _place = match budget.begin(method_of(request.uri().path())) {
+    let _place = match budget.begin(method) {
         Ok(place) => place,
         Err(status) => return Ok(status.into_http()),
     };
@@ -133,17 +135,12 @@ where
         Ok((request, _held)) => {
             if let Some(forward) = forward {
                 // Boxed: a call of a cluster of one node has no room for it.
-                return Ok(Box::pin(forward.answer(request, service)).await);
+                return Ok(Box::pin(forward.answer(method, request, service)).await);
             }
             service.call(request.map(Body::new)).await
         }
         Err(status) => Ok(status.into_http()),
     }
-}
-
-/// The method that a path names.
-pub(super) fn method_of(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or("")
 }
 
 async fn observe(
@@ -175,7 +172,7 @@ impl Operation {
 }
 
 /// The operations by name; what was never called is not shown.
-static OPERATIONS: LazyLock<HashMap<&'static str, OnceLock<Operation>>> =
+static OPERATIONS: LazyLock<FastMap<&'static str, OnceLock<Operation>>> =
     LazyLock::new(|| served().chain([OTHER_OPERATION]).map(|name| (name, OnceLock::new())).collect());
 
 fn requests_total(operation: &'static str, code: Code) -> Counter {
@@ -190,8 +187,7 @@ struct Timed {
 }
 
 impl Timed {
-    fn new(path: &str) -> Timed {
-        let method = method_of(path);
+    fn new(method: &str) -> Timed {
         let (name, operation) =
             OPERATIONS.get_key_value(method).unwrap_or_else(|| (&OTHER_OPERATION, &OPERATIONS[OTHER_OPERATION]));
         let operation = operation.get_or_init(|| Operation::new(name));
@@ -334,7 +330,11 @@ mod tests {
 
     #[test]
     fn only_methods_that_are_served_name_metrics() {
-        assert_eq!(Timed::new("/a.B/StartWorkflowExecution").operation.name, "StartWorkflowExecution");
-        assert_eq!(Timed::new(PATH).operation.name, "other");
+        assert_eq!(Timed::new("StartWorkflowExecution").operation.name, "StartWorkflowExecution");
+        let method = method_of(PATH, workflow_service_server::SERVICE_NAME).unwrap();
+        assert_eq!((method, Timed::new(method).operation.name), ("CreateSchedule", "other"));
+        for path in ["", "/", "/a.B/StartWorkflowExecution", "/temporal.api.workflowservice.v1.WorkflowService"] {
+            assert_eq!(method_of(path, workflow_service_server::SERVICE_NAME), None, "{path:?}");
+        }
     }
 }

@@ -17,6 +17,7 @@ mod connections;
 mod errors;
 mod execute;
 mod forward;
+mod handshakes;
 mod history;
 mod history_token;
 mod http;
@@ -82,6 +83,8 @@ pub struct Services {
     pub disk: Arc<DiskRoom>,
     /// Connections of all listeners together.
     pub connections_max: usize,
+    /// Connections of one address that have yet to begin to speak.
+    pub handshakes_per_address_max: usize,
     /// How long a connection may say nothing.
     pub handshake_timeout: Duration,
     /// Everything that was measured, in Prometheus' text form.

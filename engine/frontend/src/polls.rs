@@ -1,8 +1,7 @@
 //! How many polls a namespace has open.
 
-use std::collections::HashMap;
-
 use everlog_kernel::NamespaceId;
+use everlog_model::FastMap;
 use parking_lot::Mutex;
 
 use super::errors::Error;
@@ -18,7 +17,7 @@ pub(super) enum PollKind {
 /// The polls that are open.
 #[derive(Debug, Default)]
 pub(super) struct Polls {
-    open: Mutex<HashMap<(NamespaceId, PollKind), usize>>,
+    open: Mutex<FastMap<(NamespaceId, PollKind), usize>>,
 }
 
 impl Polls {

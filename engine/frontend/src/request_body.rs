@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -137,9 +137,14 @@ impl Pool {
 
     /// Waits for a while, in the order of arrival.
     async fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
-        if let Some(permit) = self.try_take(bytes) {
-            return Ok(permit);
+        match self.try_take(bytes) {
+            Some(permit) => Ok(permit),
+            // Apart, so that calls that need not wait carry no timer with them.
+            None => Box::pin(self.wait(bytes)).await,
         }
+    }
+
+    async fn wait(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
         let overloaded = || Error::Overloaded(OVERLOADED_TEXT.to_owned());
         let _place = self.places.try_acquire().map_err(|_| overloaded())?;
         let acquire = Arc::clone(&self.bytes).acquire_many_owned(self.permits(bytes));
@@ -158,10 +163,7 @@ pub(super) async fn read(
     request: Request<Body>,
 ) -> Result<(Request<Frames>, Option<Held>), Status> {
     let (mut parts, mut body) = request.into_parts();
-    let Ok(read) = timeout(limits::REQUEST_READ_TIME_MAX, read_message(budget, &mut body)).await else {
-        return Err(Error::DeadlineExceeded("the request's body did not arrive in time").into());
-    };
-    let (message, permit) = read?;
+    let (message, permit) = read_in_time(read_message(budget, &mut body)).await?;
     let held = permit.map(|(permit, is_compressed)| {
         if !is_compressed {
             return Held::Fixed { _bytes: permit };
@@ -171,6 +173,16 @@ pub(super) async fn read(
         Held::Settled { _bytes: bytes }
     });
     Ok((Request::from_parts(parts, message), held))
+}
+
+/// What `reading` comes to, if it does so in time. Mostly all there is to read has arrived, and no timer is made.
+async fn read_in_time<T>(reading: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let mut reading = pin!(reading);
+    if let Poll::Ready(read) = futures::poll!(reading.as_mut()) {
+        return read;
+    }
+    let read = Box::pin(timeout(limits::REQUEST_READ_TIME_MAX, reading)).await;
+    read.unwrap_or_else(|_| Err(Error::DeadlineExceeded("the request's body did not arrive in time").into()))
 }
 
 /// The message with its share of the budget, and whether it is compressed.

@@ -192,9 +192,11 @@ fn doors(listeners: Listeners, services: &Services) -> Doors {
     let silence_max = services.handshake_timeout;
     let http_max = (services.connections_max / HTTP_CONNECTIONS_SHARE).clamp(1, HTTP_CONNECTIONS_MAX);
     let grpc_max = services.connections_max.saturating_sub(2 * http_max).max(1);
-    let http = |name, listener| Door::new(name, listener, http_max, Silence::BetweenRequests, silence_max);
+    let handshakes_max = services.handshakes_per_address_max;
+    let http =
+        |name, listener| Door::new(name, listener, http_max, handshakes_max, Silence::BetweenRequests, silence_max);
     Doors {
-        grpc: Door::new("grpc", listeners.grpc, grpc_max, Silence::BeforePreface, silence_max),
+        grpc: Door::new("grpc", listeners.grpc, grpc_max, handshakes_max, Silence::BeforePreface, silence_max),
         http: http("http", listeners.http),
         metrics: http("metrics", listeners.metrics),
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use everlog_kernel::transition::TaskKind;
 use everlog_kernel::{NamespaceId, time};
-use everlog_matching::{PollerDescription, QueueDescription};
+use everlog_matching::{PollerDescription, QueueDescription, QueueStats};
 use everlog_model::QueueId;
 use everlog_proto::api::enums::v1::{DescribeTaskQueueMode, TaskQueueKind, TaskQueueType};
 use everlog_proto::api::taskqueue::v1::{
@@ -39,13 +39,18 @@ pub(super) async fn describe_task_queue(
         }
         return Ok(enhanced(frontend, &request, namespace_id, name).await);
     }
+    if request.report_stats && queue.is_some_and(|queue| queue.kind() == TaskQueueKind::Sticky) {
+        return Err(Error::invalid("DescribeTaskQueue stats are only supported for the root partition"));
+    }
     let description = describe(frontend, namespace_id, kind_of(request.task_queue_type()), name).await;
-    let stats = stats(&description);
-    let status = TaskQueueStatus { backlog_count_hint: stats.approximate_backlog_count, ..TaskQueueStatus::default() };
+    let whole = stats(&description.stats);
+    let status = TaskQueueStatus { backlog_count_hint: whole.approximate_backlog_count, ..TaskQueueStatus::default() };
+    let by_priority = description.by_priority.iter().filter(|_| request.report_stats);
     Ok(DescribeTaskQueueResponse {
         pollers: description.pollers.iter().map(poller).collect(),
         task_queue_status: request.include_task_queue_status.then_some(status),
-        stats: request.report_stats.then_some(stats),
+        stats: request.report_stats.then_some(whole),
+        stats_by_priority_key: by_priority.map(|(priority, of)| (i32::from(*priority), stats(of))).collect(),
         ..DescribeTaskQueueResponse::default()
     })
 }
@@ -69,7 +74,7 @@ async fn enhanced(
         let description = describe(frontend, namespace_id, kind_of(kind), name).await;
         let pollers =
             if request.report_pollers { description.pollers.iter().map(poller).collect() } else { Vec::new() };
-        let stats = request.report_stats.then(|| stats(&description));
+        let stats = request.report_stats.then(|| stats(&description.stats));
         types_info.insert(kind as i32, TaskQueueTypeInfo { pollers, stats });
     }
     let version = TaskQueueVersionInfo { types_info, ..TaskQueueVersionInfo::default() };
@@ -99,12 +104,12 @@ fn poller(poller: &PollerDescription) -> PollerInfo {
     }
 }
 
-fn stats(description: &QueueDescription) -> TaskQueueStats {
+fn stats(stats: &QueueStats) -> TaskQueueStats {
     TaskQueueStats {
-        approximate_backlog_count: i64::try_from(description.backlog).unwrap_or(i64::MAX),
-        approximate_backlog_age: Some(time::to_proto(description.backlog_age)),
-        tasks_add_rate: description.add_rate as f32,
-        tasks_dispatch_rate: description.dispatch_rate as f32,
+        approximate_backlog_count: i64::try_from(stats.backlog).unwrap_or(i64::MAX),
+        approximate_backlog_age: Some(time::to_proto(stats.backlog_age)),
+        tasks_add_rate: stats.add_rate as f32,
+        tasks_dispatch_rate: stats.dispatch_rate as f32,
         ..TaskQueueStats::default()
     }
 }

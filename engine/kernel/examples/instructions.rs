@@ -41,8 +41,13 @@ struct Server {
 impl Server {
     fn decide(&mut self, command: impl Into<Command>) -> Reply {
         self.now = self.now.plus(std::time::Duration::from_millis(1));
-        let mut context =
-            Context { now: self.now, namespace: &self.namespace, limits: &self.limits, ids: &mut self.ids };
+        let mut context = Context {
+            now: self.now,
+            latest: self.now,
+            namespace: &self.namespace,
+            limits: &self.limits,
+            ids: &mut self.ids,
+        };
         let Transition { reply, rows, .. } = decide(&mut self.workflow, None, command.into(), &mut context)
             .expect("every command of the script is valid");
         self.rows += rows.len();

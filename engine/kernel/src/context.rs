@@ -9,6 +9,9 @@ use crate::{Ids, NamespaceId, Time};
 pub struct Context<'a> {
     /// The leader's clock.
     pub now: Time,
+    /// No earlier than `now`, nor than any time that the partition has heard of: what has caused something is never later than that by
+    /// this clock, on whichever node it happened.
+    pub latest: Time,
     /// The namespace of the workflow.
     pub namespace: &'a Namespace,
     /// Limits in force.
@@ -20,7 +23,13 @@ pub struct Context<'a> {
 impl Context<'_> {
     /// The same context for a part of the decision.
     pub(crate) fn reborrow(&mut self) -> Context<'_> {
-        Context { now: self.now, namespace: self.namespace, limits: self.limits, ids: &mut *self.ids }
+        Context {
+            now: self.now,
+            latest: self.latest,
+            namespace: self.namespace,
+            limits: self.limits,
+            ids: &mut *self.ids,
+        }
     }
 }
 

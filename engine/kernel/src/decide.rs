@@ -1,6 +1,7 @@
 //! The one entry: a command is routed to its handler, and what the handler did becomes a transition.
 
 use crate::command::{Command, Reply, RunCommand};
+use crate::outbox::Recipient;
 use crate::state::Workflow;
 use crate::transition::Transition;
 use crate::txn::Txn;
@@ -25,12 +26,21 @@ pub fn decide(
         Command::StartWorkflow(start) => requests::start_workflow::decide(workflow, *start, ctx),
         Command::SignalWithStartWorkflow(request) => requests::signal_with_start::decide(workflow, *request, ctx),
         Command::Run(command) => {
-            let run_id = run_id
-                .or(workflow.current.as_ref().map(|current| current.run_id))
-                .ok_or_else(Rejection::workflow_not_found)?;
+            let run_id =
+                run_id.or_else(|| unnamed_run(workflow, &command)).ok_or_else(Rejection::workflow_not_found)?;
             runs::on_run(workflow, run_id, ctx, |txn| on_existing_run(txn, command))
         }
     }
+}
+
+/// The run that a command is for that names none.
+fn unnamed_run(workflow: &Workflow, command: &RunCommand) -> Option<RunId> {
+    if let RunCommand::ReceiveMessage(message) = command
+        && let Recipient::Run(run_id) = workflow.recipient(message)
+    {
+        return Some(run_id);
+    }
+    workflow.current.as_ref().map(|current| current.run_id)
 }
 
 fn on_existing_run(txn: &mut Txn<'_>, command: RunCommand) -> Result<Result<Reply, Rejection>, Rejection> {

@@ -41,13 +41,10 @@ pub(crate) fn encoded_len(event: &HistoryEvent) -> usize {
 /// The buffered events in the order in which they get their ids, the first of which is `next_event_id`: completions of
 /// activities after everything else, each group in the order of arrival. A completion refers to the started event that is
 /// flushed with it by the id that it gets here. (Temporal: `event_store.go`, `reorderBuffer` and `wireEventIDs`.)
-pub(crate) fn in_flush_order(
-    buffered: impl Iterator<Item = Arc<HistoryEvent>>,
-    next_event_id: i64,
-) -> Vec<HistoryEvent> {
-    let (mut events, completions): (Vec<_>, Vec<_>) =
-        buffered.map(Arc::unwrap_or_clone).partition(|event| !is_completion(event));
-    events.extend(completions);
+pub(crate) fn in_flush_order(buffered: Vec<Arc<HistoryEvent>>, next_event_id: i64) -> Vec<HistoryEvent> {
+    let (mut buffered, completions): (Vec<_>, Vec<_>) = buffered.into_iter().partition(|event| !is_completion(event));
+    buffered.extend(completions);
+    let mut events: Vec<_> = buffered.into_iter().map(Arc::unwrap_or_clone).collect();
     let mut started: HashMap<i64, i64> = HashMap::new();
     for (id, event) in (next_event_id..).zip(&mut events) {
         match event.attributes.as_mut() {

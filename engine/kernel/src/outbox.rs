@@ -9,8 +9,13 @@
 //! ```
 //!
 //! A message is sent until its outcome is known, so it may arrive more than once: the target knows it again by its
-//! [`OutboxMessage::id`], which a run remembers as it does those of signals. A message that names no run is for whichever is the
-//! current one when it comes. If the run that took it has made place for another, and its answer was lost, the other takes it again.
+//! [`OutboxMessage::id`], which the run that took it remembers as it does those of signals, for as long as it is kept.
+//!
+//! A message that names no run is for whichever is the current one when it comes first. That need not be the current one any more
+//! when it comes again, so the runs are asked one after the other, from the newest back to the one that was current when the message
+//! was sent ([`Workflow::recipient`]): nearly always that is the current run, and nothing is read. So nobody has to tell the target
+//! what it may forget. It forgets a run's messages with the run, a retention after that has closed, while a message whose outcome is
+//! unknown is sent again every few seconds: only one that gets no answer through for that long could be taken a second time.
 //!
 //! [`Effect::Send`]: crate::Effect::Send
 
@@ -21,9 +26,9 @@ use everlog_proto::api::command::v1::{
 use everlog_proto::api::enums::v1::SignalExternalWorkflowExecutionFailedCause;
 use prost::Message;
 
-use crate::state::CorruptRow;
 use crate::state::row::{decode, encode, required};
-use crate::{Ids, NamespaceId, Rejection, RunId, Time};
+use crate::state::{CorruptRow, PreviousRun};
+use crate::{Ids, NamespaceId, Rejection, RunId, Time, Workflow};
 
 /// A message.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,11 +117,55 @@ struct OutboxRow {
     sent_ns: i64,
 }
 
+/// What a target knows a message by that a run has sent with an event.
+pub fn message_id(source_run_id: RunId, event_id: i64) -> String {
+    let event = u128::from(event_id.cast_unsigned()).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+    Ids::new(u128::from(source_run_id) ^ event).request_id()
+}
+
+/// Which run of a workflow a message is for that names none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recipient {
+    /// There is no current run.
+    Nobody,
+    /// This one: it has taken the message already, or it is the current one and no other run has.
+    Run(RunId),
+    /// The current one, unless the run `from`, which is not in memory, or one before it has taken the message.
+    CurrentUnless {
+        /// The newest run that is to be looked at.
+        from: RunId,
+    },
+}
+
+impl Workflow {
+    /// Which run a message is for that names none. The current run must be in memory, if there is one.
+    ///
+    /// A run that had made place for another before the message was sent cannot have taken it, and is as far back as one has to look.
+    /// Its clock may be another than the sender's, but by [`Context::latest`](crate::Context::latest) whoever takes a message goes on
+    /// behind the time at which it was sent.
+    pub fn recipient(&self, message: &OutboxMessage) -> Recipient {
+        let Some(current) = self.current_run() else { return Recipient::Nobody };
+        let id = message.id();
+        let mut run = current;
+        loop {
+            if run.signal_requests.contains(&id) {
+                return Recipient::Run(run.id);
+            }
+            match run.info.previous.filter(|previous| previous.until >= message.sent) {
+                None => return Recipient::Run(current.id),
+                Some(PreviousRun { run_id: from, .. }) => match self.run(Some(from)) {
+                    Some(previous) => run = previous,
+                    None => return Recipient::CurrentUnless { from },
+                },
+            }
+        }
+    }
+}
+
 impl OutboxMessage {
     /// What the target knows the message by: the same whenever and by whomever it is sent.
     pub fn id(&self) -> String {
-        let event = u128::from(self.event_id.cast_unsigned()).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
-        Ids::new(u128::from(self.source_run_id) ^ event).request_id()
+        message_id(self.source_run_id, self.event_id)
     }
 
     /// The value of its row.
@@ -208,6 +257,36 @@ mod tests {
                 assert!(OutboxMessage::from_row(damaged).is_err());
             }
         }
+    }
+
+    #[test]
+    fn a_message_is_for_the_run_that_has_it_or_the_current_one_if_none_has() {
+        let run = |number: u8, start: i64| {
+            let previous = Some(PreviousRun { run_id: RunId([number - 1; 16]), until: Time(start) });
+            let info = crate::state::RunInfo { previous, ..Default::default() };
+            (RunId([number; 16]), Box::new(crate::Run::new(RunId([number; 16]), info)))
+        };
+        let current = Some(crate::state::Current { run_id: RunId([3; 16]) });
+        let runs = [run(1, 10), run(2, 20), run(3, 30)].into();
+        let mut workflow = Workflow { current, runs, ..Workflow::new("stock") };
+        let recipient =
+            |workflow: &Workflow, sent: i64| workflow.recipient(&OutboxMessage { sent: Time(sent), ..message() });
+        let run = |number: u8| Recipient::Run(RunId([number; 16]));
+        for sent in [11, 20, 25, 30, 31] {
+            assert_eq!(recipient(&workflow, sent), run(3), "{sent}");
+        }
+        // The run that was current at 10 may be the one before.
+        let unless = |number: u8| Recipient::CurrentUnless { from: RunId([number; 16]) };
+        assert_eq!(recipient(&workflow, 10), unless(0));
+        let taken = workflow.runs.get_mut(&RunId([2; 16])).unwrap();
+        taken.signal_requests.insert(message().id(), crate::state::SignalRequest);
+        assert_eq!([5, 10, 11, 20, 30].map(|sent| recipient(&workflow, sent)), [run(2); 5]);
+        assert_eq!(recipient(&workflow, 31), run(3), "an earlier run cannot have it");
+        workflow.runs.remove(&RunId([2; 16]));
+        assert_eq!(recipient(&workflow, 30), unless(2));
+        assert_eq!(recipient(&workflow, 31), run(3));
+        workflow.current = None;
+        assert_eq!(recipient(&workflow, 30), Recipient::Nobody);
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl fmt::Display for Suffix {
 /// What can be the suffix of a key.
 pub trait SuffixKey: Clone + fmt::Debug + Ord {
     /// As a suffix.
-    fn to_suffix(&self) -> Suffix;
+    fn into_suffix(self) -> Suffix;
     /// From a suffix, if it is of this form.
     fn from_suffix(suffix: &Suffix) -> Option<Self>;
     /// Bytes that it owns besides itself.
@@ -190,8 +190,8 @@ pub trait SuffixKey: Clone + fmt::Debug + Ord {
 }
 
 impl SuffixKey for i64 {
-    fn to_suffix(&self) -> Suffix {
-        Suffix::Signed(*self)
+    fn into_suffix(self) -> Suffix {
+        Suffix::Signed(self)
     }
 
     fn from_suffix(suffix: &Suffix) -> Option<i64> {
@@ -203,8 +203,8 @@ impl SuffixKey for i64 {
 }
 
 impl SuffixKey for u64 {
-    fn to_suffix(&self) -> Suffix {
-        Suffix::Unsigned(*self)
+    fn into_suffix(self) -> Suffix {
+        Suffix::Unsigned(self)
     }
 
     fn from_suffix(suffix: &Suffix) -> Option<u64> {
@@ -216,8 +216,8 @@ impl SuffixKey for u64 {
 }
 
 impl SuffixKey for String {
-    fn to_suffix(&self) -> Suffix {
-        Suffix::Text(self.clone())
+    fn into_suffix(self) -> Suffix {
+        Suffix::Text(self)
     }
 
     fn from_suffix(suffix: &Suffix) -> Option<String> {

@@ -54,6 +54,9 @@ pub(crate) fn start_run(
 ) {
     let run_id = new_run.run_id;
     let mut txn = begin(new_run, &workflow.id, ctx.reborrow());
+    if let Some(previous) = &workflow.current {
+        txn.set_previous_run(previous.run_id);
+    }
     before_first_task(&mut txn);
     schedule_first_task(&mut txn);
     let (run, started, _) = txn.finish(Ok(Reply::Done));

@@ -1,28 +1,26 @@
 //! One run's part of a transition: events are appended, state is changed, and [`Txn::finish`] derives the rows.
 //!
 //! Handlers append events, and each does to the [`Run`] what it means ([`Run::apply`]); what leaves no events they change by
-//! themselves. What is touched is remembered where it is ([`Pending`]). Which rows follow (task rows, the wake
+//! themselves. What is touched is remembered where it is ([`Pending`](crate::state::Pending)). Which rows follow (task rows, the wake
 //! row, the visibility row, the state row) is decided in one place, `finish`, by comparing what is wanted with what is written.
 //!
 //! While a worker has a workflow task in hand, no event from outside may be appended: [`Txn::record`] then buffers it, without
 //! an id, until the task has ended. Events of the task itself, and of its commands, go through [`Txn::append`].
 
+mod finish;
+
 use std::sync::Arc;
 
-use bytes::Bytes;
 use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::history::v1::WorkflowExecutionStartedEventAttributes;
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::sdk::v1::UserMetadata;
-use prost::Message;
 
-use crate::command::Reply;
 use crate::context::Context;
 use crate::events;
-use crate::rows::{RowKey, Rows, RunRow, RunRowKind};
-use crate::state::{Activity, Pending, PendingRows, PendingValue, Run};
-use crate::transition::{Effect, Task, TaskRow, Transition, VisibilityKey};
-use crate::{Rejection, RunId, Time, visibility};
+use crate::state::{Activity, PreviousRun, Run};
+use crate::transition::{Effect, Transition};
+use crate::{RunId, Time};
 
 /// A run under change.
 pub(crate) struct Txn<'a> {
@@ -94,6 +92,12 @@ impl<'a> Txn<'a> {
         let mut txn = Txn { created: true, ..Txn::new(run, workflow_id, ctx) };
         txn.write(&first);
         Some(txn)
+    }
+
+    /// Says which run was the workflow's current one before this one, which has just begun.
+    pub(crate) fn set_previous_run(&mut self, run_id: RunId) {
+        let until = self.ctx.latest;
+        Arc::make_mut(&mut self.run.info).previous = Some(PreviousRun { run_id, until });
     }
 
     /// Gives everything up that was done since `run` was as it is handed in; for a workflow task that turns out invalid.
@@ -195,9 +199,8 @@ impl<'a> Txn<'a> {
         if self.run.buffered.is_empty() {
             return false;
         }
-        let buffered: Vec<_> = self.run.buffered.values().cloned().collect();
-        self.run.buffered.clear();
-        for event in events::in_flush_order(buffered.into_iter(), self.run.state.next_event_id) {
+        let buffered = self.run.buffered.take_all();
+        for event in events::in_flush_order(buffered, self.run.state.next_event_id) {
             self.append_event(event);
         }
         true
@@ -261,170 +264,6 @@ impl<'a> Txn<'a> {
             self.effects.push(crate::workflow_task::offer_query(&self.run, query));
         }
         self.changed = true;
-    }
-
-    /// Ends the change: the run as it is now, and the rows and effects that follow from what was done.
-    pub(crate) fn finish(mut self, reply: Result<Reply, Rejection>) -> (Box<Run>, Transition, Option<NewRun>) {
-        let mut rows = Vec::new();
-        if self.changed {
-            self.run.state.transition_count += 1;
-            self.finish_history(&mut rows);
-            self.finish_activities(&mut rows);
-            self.finish_workflow_task(&mut rows);
-            self.finish_workflow_task_start(&mut rows);
-            self.finish_pending(&mut rows);
-            self.finish_info(&mut rows);
-            self.finish_wake(&mut rows);
-            self.finish_visibility(&mut rows);
-            let row = RunRow::only(RunRowKind::State);
-            rows.push((RowKey::Run(self.run.id, row), Some(self.run.state.to_row())));
-        }
-        (self.run, Transition { reply, rows, effects: self.effects }, self.successor)
-    }
-
-    fn finish_history(&mut self, rows: &mut Rows) {
-        if !self.history.is_empty() {
-            let events = Bytes::from(std::mem::take(&mut self.history));
-            rows.push((RowKey::Run(self.run.id, RunRow::history(self.history_first)), Some(events)));
-        }
-    }
-
-    /// The rows of activities, and with them those of their tasks.
-    fn finish_activities(&mut self, rows: &mut Rows) {
-        let run_id = self.run.id;
-        for (id, touched) in self.run.activities.take_touched() {
-            self.run.unsaved_activities.remove(&id);
-            let key = Pending::<Arc<Activity>>::row_key(run_id, &id);
-            if let Some(activity) = touched.removed {
-                if touched.has_row {
-                    rows.push((key, None));
-                }
-                if let Some(time) = activity.task_row_time {
-                    rows.push((RowKey::Task(self.run.activity_task_key(&activity, time)), None));
-                }
-                continue;
-            }
-            let Some(activity) = self.run.activities.get(&id).cloned() else { continue };
-            let wanted = (activity.offered && activity.started.is_none()).then_some(activity.attempt_scheduled_time);
-            if wanted != activity.task_row_time {
-                if let Some(time) = activity.task_row_time {
-                    rows.push((RowKey::Task(self.run.activity_task_key(&activity, time)), None));
-                }
-                if let Some(time) = wanted {
-                    let key = self.run.activity_task_key(&activity, time);
-                    let row = TaskRow::of_workflow(self.workflow_id, activity.attempt);
-                    rows.push((RowKey::Task(key.clone()), Some(row.to_row())));
-                    self.effects.push(Effect::OfferTask(Task {
-                        key,
-                        attempt: activity.attempt,
-                        sticky: None,
-                        version: None,
-                    }));
-                }
-            }
-            rows.push((key, Some(activity.to_row())));
-            let unchanged = wanted == activity.task_row_time;
-            drop(activity);
-            if !unchanged && let Some(activity) = self.run.activities.get_mut_unsaved(&id) {
-                Arc::make_mut(activity).task_row_time = wanted;
-            }
-        }
-        if self.run.unsaved_activities.is_empty() {
-            self.run.flush_at = None;
-        }
-    }
-
-    fn finish_workflow_task(&mut self, rows: &mut Rows) {
-        let wanted = self.run.wanted_workflow_task_row();
-        if wanted == self.run.workflow_task_row {
-            return;
-        }
-        let wanted_key = wanted.as_ref().map(|(key, _)| key);
-        if let Some((key, _)) = self.run.workflow_task_row.take()
-            && wanted_key != Some(&key)
-        {
-            rows.push((RowKey::Task(key), None));
-        }
-        if let Some((key, attempt)) = &wanted {
-            let row = TaskRow::of_workflow(self.workflow_id, *attempt);
-            rows.push((RowKey::Task(key.clone()), Some(row.to_row())));
-            if !self.run.workflow_task_started() {
-                let sticky = self.run.sticky.as_ref().map(|sticky| sticky.task_queue.clone());
-                self.effects.push(Effect::OfferTask(Task {
-                    key: key.clone(),
-                    attempt: *attempt,
-                    sticky,
-                    version: None,
-                }));
-            }
-        }
-        self.run.workflow_task_row = wanted;
-    }
-
-    /// The row of the start of the workflow task in progress. A task that ends soon never has one.
-    fn finish_workflow_task_start(&mut self, rows: &mut Rows) {
-        let task = self.run.state.workflow_task.as_ref();
-        let saved = task.and_then(|task| task.started.as_ref()).filter(|started| started.is_saved());
-        if saved.is_some() == self.run.workflow_task_start_row {
-            return;
-        }
-        let row = RowKey::Run(self.run.id, RunRow::only(RunRowKind::WorkflowTaskStart));
-        rows.push((row, saved.map(|started| started.to_row())));
-        self.run.workflow_task_start_row = saved.is_some();
-    }
-
-    /// The rows of everything else that is pending.
-    fn finish_pending(&mut self, rows: &mut Rows) {
-        let run_id = self.run.id;
-        for pending in self.run.pending_mut() {
-            pending.write_rows(run_id, rows);
-        }
-    }
-
-    fn finish_info(&mut self, rows: &mut Rows) {
-        if self.run.info_changed {
-            let row = RunRow::only(RunRowKind::Info);
-            rows.push((RowKey::Run(self.run.id, row), Some(self.run.info.to_row())));
-        }
-    }
-
-    /// Keeps one wake row a run, never later than its next deadline. A deadline that moves away leaves the row where it is: the
-    /// run then wakes for nothing, once, which is rarer than deadlines that move.
-    fn finish_wake(&mut self, rows: &mut Rows) {
-        let run_id = self.run.id;
-        let wanted = self.run.next_durable_deadline();
-        let keep = match (self.run.state.wake_at, wanted) {
-            (Some(written), _) if written <= self.ctx.now => false,
-            (Some(_), None) => self.run.is_open(),
-            (Some(written), Some(wanted)) => written <= wanted && self.run.is_open(),
-            (None, None) => true,
-            (None, Some(_)) => false,
-        };
-        if keep {
-            return;
-        }
-        if let Some(written) = self.run.state.wake_at {
-            rows.push((RowKey::Wake(written, run_id), None));
-        }
-        if let Some(wanted) = wanted {
-            rows.push((RowKey::Wake(wanted, run_id), Some(Bytes::new())));
-        }
-        self.run.state.wake_at = wanted;
-    }
-
-    fn finish_visibility(&mut self, rows: &mut Rows) {
-        let closed = self.was_open && !self.run.is_open();
-        if !std::mem::take(&mut self.run.info_changed) && !closed {
-            return;
-        }
-        let open_key =
-            VisibilityKey { close_time: Time::MAX, start_time: self.run.info.start_time, run_id: self.run.id };
-        if closed && !self.created {
-            rows.push((RowKey::Visibility(open_key), None));
-        }
-        let key = VisibilityKey { close_time: self.run.state.close_time.unwrap_or(Time::MAX), ..open_key };
-        let record = visibility::record(&self.run, self.workflow_id);
-        rows.push((RowKey::Visibility(key), Some(Bytes::from(record.encode_to_vec()))));
     }
 }
 

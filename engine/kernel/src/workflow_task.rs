@@ -255,8 +255,11 @@ pub(crate) fn fire_timeouts(txn: &mut Txn<'_>) {
 /// Fails the started task once too much waits for its end: the worker would have to see it all at once.
 fn limit_buffer(txn: &mut Txn<'_>) {
     let limits = txn.ctx.limits;
-    let bytes: usize = txn.run.buffered.values().map(|event| event.encoded_len()).sum();
-    if txn.run.buffered.len() > limits.buffered_events_max || bytes > limits.buffered_bytes_max {
+    let buffered = &txn.run.buffered;
+    // What they take in memory is known, and is more than what they are encoded in.
+    let may_be_large = buffered.memory_bytes() > limits.buffered_bytes_max;
+    let bytes = || buffered.values().map(|event| event.encoded_len()).sum::<usize>();
+    if buffered.len() > limits.buffered_events_max || (may_be_large && bytes() > limits.buffered_bytes_max) {
         fail(txn, by_server(WorkflowTaskFailedCause::ForceCloseCommand));
     }
 }

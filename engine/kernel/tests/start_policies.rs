@@ -50,7 +50,13 @@ impl Server {
             Err(rejection) => return (rejection.to_string(), None),
         };
         self.now = Time(self.now.0 + 1_000_000);
-        let mut ctx = Context { now: self.now, namespace: &self.namespace, limits: &self.limits, ids: &mut self.ids };
+        let mut ctx = Context {
+            now: self.now,
+            latest: self.now,
+            namespace: &self.namespace,
+            limits: &self.limits,
+            ids: &mut self.ids,
+        };
         match decide(workflow, None, command, &mut ctx) {
             Err(rejection) => (rejection.to_string(), None),
             Ok(transition) => {

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use everlog_kernel::transition::{QueryTask, Task};
-use everlog_model::WorkflowRef;
+use everlog_model::{OneNode, WorkflowRef};
 use everlog_storage::GroupId;
 
 use super::Matching;
@@ -62,10 +62,6 @@ pub trait Homes: Send + Sync + 'static {
     /// of their queue, everything else to all nodes.
     fn pass_on(&self, message: Message) -> Option<Message>;
 }
-
-/// A cluster of one node, which is the home of all queues.
-#[derive(Clone, Copy, Debug)]
-pub struct OneNode;
 
 impl Homes for OneNode {
     fn pass_on(&self, message: Message) -> Option<Message> {

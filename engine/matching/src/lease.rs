@@ -8,9 +8,9 @@ use everlog_model::{QueueId, WorkflowRef};
 use everlog_storage::GroupId;
 use tokio::time::Instant;
 
-use super::queue::{Grant, GrantedQuery, GrantedTask, Ticket};
+use super::Matching;
+use super::queue::{Grant, GrantedQuery, GrantedTask, Held, Ticket};
 use super::tasks::WaitingTask;
-use super::{Held, Matching};
 
 /// A task that was handed to a poller. Dropped without [`TaskLease::done`], it is offered again.
 #[derive(Debug)]

@@ -1,10 +1,10 @@
 //! A line of pollers: the polls and queries that wait in one queue, and who polled it of late.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use everlog_kernel::transition::{QueryTask, TaskKind};
-use everlog_model::{WorkflowRef, limits};
+use everlog_model::{FastMap, WorkflowRef, limits};
 use metrics::{Counter, Gauge, Histogram};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -21,7 +21,7 @@ pub(super) struct Line {
     pub(super) queries: BTreeMap<u64, (WorkflowRef, QueryTask)>,
     /// When a poll came or went last.
     last_poll: Option<Instant>,
-    pollers: HashMap<String, Poller>,
+    pollers: FastMap<String, Poller>,
 }
 
 /// A poll that waits. Its receiver lives at least as long as it stands in the line.

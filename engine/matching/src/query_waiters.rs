@@ -5,13 +5,12 @@
 //! with a token: the token must carry the secret that was made when the query was handed out, and name its namespace, workflow and
 //! run. So nobody can answer a query that they were not given, and a token from before a restart answers nothing.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use everlog_kernel::token::QueryTaskToken;
 use everlog_kernel::{Rejection, RunId};
-use everlog_model::WorkflowRef;
+use everlog_model::{FastMap, WorkflowRef};
 use everlog_proto::api::common::v1::Payloads;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -23,7 +22,7 @@ pub type Answer = Result<Option<Payloads>, Rejection>;
 pub struct Queries {
     /// Begins anywhere: queues know queries of all nodes by their numbers.
     last_id: AtomicU64,
-    waiting: Mutex<HashMap<u64, Waiter>>,
+    waiting: Mutex<FastMap<u64, Waiter>>,
 }
 
 struct Waiter {

@@ -17,7 +17,6 @@
 use std::collections::BTreeMap;
 
 pub(super) use everlog_kernel::transition::TaskPosition as Position;
-use everlog_kernel::{RunId, Time};
 use everlog_model::{WorkflowRef, limits};
 use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_storage::GroupId;
@@ -82,6 +81,11 @@ impl Tasks {
 
     pub(super) fn len(&self) -> usize {
         self.partitions.iter().map(|partition| partition.waiting.len()).sum()
+    }
+
+    /// Where the tasks in memory stand, partition by partition.
+    pub(super) fn positions(&self) -> impl Iterator<Item = &Position> {
+        self.partitions.iter().flat_map(|partition| partition.waiting.keys())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -151,11 +155,6 @@ impl Tasks {
 
     pub(super) fn forget_partition(&mut self, partition: GroupId) {
         self.partitions.retain(|tasks| tasks.partition != partition);
-    }
-
-    /// When the task that waits longest was scheduled.
-    pub(super) fn oldest(&self) -> Option<Time> {
-        self.partitions.iter().filter_map(PartitionTasks::oldest).min()
     }
 
     /// A page request that should go out now, if there is one.
@@ -278,23 +277,5 @@ impl PartitionTasks {
             let from = self.recheck.map_or(behind.lowest, |(_, from)| from.min(behind.lowest));
             self.recheck = Some((now + limits::BACKLOG_SETTLE, from));
         }
-    }
-
-    fn oldest(&self) -> Option<Time> {
-        let mut oldest: Option<Time> = None;
-        let mut next = self.waiting.first_key_value();
-        // The first task of each priority is the oldest of it.
-        while let Some((first, _)) = next {
-            oldest = Some(oldest.map_or(first.scheduled_time, |time| time.min(first.scheduled_time)));
-            let Some(priority) = first.priority.checked_add(1) else { break };
-            let start = Position {
-                priority,
-                scheduled_time: Time(i64::MIN),
-                run_id: RunId([0; 16]),
-                scheduled_event_id: i64::MIN,
-            };
-            next = self.waiting.range(start..).next();
-        }
-        oldest
     }
 }

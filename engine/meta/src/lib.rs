@@ -3,18 +3,21 @@
 //! They are rows of the meta group, written through its log like everything else. Every node with a replica keeps a view of the rows
 //! that are applied there. A change is answered once the view has it, so that whoever made it sees it at once.
 
+mod change;
 mod namespaces;
 mod owner;
 mod record;
 mod slots;
+mod update;
 mod view;
 
 pub use namespaces::{DEFAULT_RETENTION, Namespaces, NewNamespace, Page, SYSTEM_NAMESPACE};
 pub use owner::keep_open;
 pub use record::NamespaceRecord;
-pub use view::View;
 
 use std::borrow::Cow;
+
+use everlog_kernel::NamespaceId;
 
 /// Why the metadata could not be read or changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,4 +37,22 @@ pub enum MetaError {
     /// A row is not readable.
     #[error("the metadata is not readable: {0}")]
     Corrupt(String),
+}
+
+/// Whether the value of a namespace's row can be read.
+///
+/// # Errors
+///
+/// [`MetaError::Corrupt`] if not.
+pub fn check_namespace_row(value: &[u8]) -> Result<(), MetaError> {
+    NamespaceRecord::decode(NamespaceId::default(), value).map(|_| ())
+}
+
+/// Whether the value of the slot table's row can be read.
+///
+/// # Errors
+///
+/// [`MetaError::Corrupt`] if not.
+pub fn check_slots_row(value: &[u8]) -> Result<(), MetaError> {
+    slots::decode(value).map(|_| ())
 }

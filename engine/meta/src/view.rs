@@ -7,13 +7,13 @@
 //!
 //! A view is never changed, only replaced, and holds at least what was applied at its position.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use everlog_kernel::NamespaceId;
-use everlog_model::SlotTable;
+use everlog_model::{FastMap, SlotTable};
 use everlog_raft::{ChainPosition, Group, GroupSlot};
 use everlog_storage::keys::{self, MetaKind, meta_range, meta_row};
 use everlog_storage::state::Direction;
@@ -32,10 +32,10 @@ const RETRY_WAIT: Duration = Duration::from_secs(1);
 
 /// The metadata at a moment.
 #[derive(Clone, Debug, Default)]
-pub struct View {
+pub(crate) struct View {
     /// Everything up to here is in it; later changes may be.
     pub(super) position: ChainPosition,
-    pub(super) by_id: HashMap<NamespaceId, Arc<NamespaceRecord>>,
+    pub(super) by_id: FastMap<NamespaceId, Arc<NamespaceRecord>>,
     pub(super) by_name: BTreeMap<String, Arc<NamespaceRecord>>,
     /// None before the cluster was founded.
     pub(super) slots: Option<Arc<SlotTable>>,
@@ -101,6 +101,7 @@ pub(super) struct Feed {
     follow: Follow,
     refresh: Arc<Notify>,
     view: watch::Sender<Arc<View>>,
+    unreadable: watch::Sender<Option<MetaError>>,
 }
 
 impl Feed {
@@ -111,14 +112,20 @@ impl Feed {
         // Before the first look, so that nothing is missed.
         let follow = group.read().follow_rows(&whole.start..&whole.end, Box::new(move || changed.notify_one()));
         let view = watch::Sender::new(Arc::new(View::read(&group.read().clone())?));
-        Ok(Feed { group, follow, refresh, view })
+        Ok(Feed { group, follow, refresh, view, unreadable: watch::Sender::new(None) })
     }
 
     pub(super) fn view(&self) -> watch::Receiver<Arc<View>> {
         self.view.subscribe()
     }
 
-    /// Runs for as long as anybody looks at the view.
+    /// Why the view has stopped to follow, once a row cannot be read.
+    pub(super) fn unreadable(&self) -> watch::Receiver<Option<MetaError>> {
+        self.unreadable.subscribe()
+    }
+
+    /// Runs for as long as anybody looks at the view, or until a row of the metadata means nothing to this build: what it knows would
+    /// be out of date for ever.
     pub(super) async fn run(self) {
         let feed = Arc::new(self);
         let mut is_behind = false;
@@ -130,6 +137,11 @@ impl Feed {
             let looking = Arc::clone(&feed);
             let looked = tokio::task::spawn_blocking(move || looking.look(is_behind)).await;
             is_behind = !matches!(looked, Ok(Ok(())));
+            if let Ok(Err(error @ MetaError::Corrupt(_))) = looked {
+                feed.unreadable.send_replace(Some(error));
+                // Nobody is told that the view is gone: the node is about to stop.
+                return feed.view.closed().await;
+            }
             if let Ok(Err(error)) = looked {
                 tracing::error!(%error, "the metadata cannot be read; what this node knows of it is out of date");
             }

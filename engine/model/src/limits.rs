@@ -177,6 +177,12 @@ pub const OUTBOX_AGAIN_WAIT: (Duration, Duration) = (Duration::from_millis(50), 
 /// How long to wait until a message is sent again whose outcome is known and could not be recorded: its workflow cannot be read.
 pub const OUTBOX_SETTLE_WAIT: Duration = Duration::from_secs(60);
 
+/// How long a message may be on its way before the log and the metrics say so. It is sent again all the same.
+pub const OUTBOX_OVERDUE: Duration = Duration::from_secs(24 * 3600);
+
+/// How often a partition looks how old its messages are.
+pub const OUTBOX_LOOK_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Task rows read in one page.
 pub const TASK_PAGE_ROWS: usize = 1024;
 

@@ -9,3 +9,7 @@ impl std::fmt::Display for NodeId {
         self.0.fmt(f)
     }
 }
+
+/// A cluster of one node: it leads everything, and everything is at home there.
+#[derive(Clone, Copy, Debug)]
+pub struct OneNode;

@@ -3,22 +3,21 @@
 use bytes::Bytes;
 use everlog_kernel::transition::{Task, TaskKey, TaskKind, TaskPosition, TaskRow, VisibilityKey};
 use everlog_kernel::{NamespaceId, RowKey, RunId, RunRow, RunRowKind};
-use everlog_storage::keys::{self, KeyRange, RunKey, TaskQueueKey, WakeKey};
+use everlog_storage::keys::{self, EntityKey, KeyRange, RunKey, TaskQueueKey, WakeKey};
 use everlog_storage::state::RowChange;
 
 use crate::{EntityRef, QueueId, WorkflowRef};
 
 /// The change that a row of a transition makes.
-pub fn change(entity: &EntityRef, key: RowKey, value: Option<Bytes>) -> RowChange {
-    let rows = entity.key();
+pub fn change(rows: &EntityKey<'_>, key: RowKey, value: Option<Bytes>) -> RowChange {
     let key = match key {
         RowKey::Current => rows.current(),
         RowKey::Run(run_id, row) => run_row(&rows.run(&run_id.0), &row),
         RowKey::Task(key) => {
-            task_queue_key(entity.namespace_id, key.kind, &key.task_queue).task(&key.position.to_bytes())
+            task_queue_key(NamespaceId(rows.namespace), key.kind, &key.task_queue).task(&key.position.to_bytes())
         }
-        RowKey::Wake(time, run_id) => WakeKey::new(time.0, &rows, run_id.0).encode(),
-        RowKey::Visibility(key) => visibility_key(entity.namespace_id, &key),
+        RowKey::Wake(time, run_id) => WakeKey::new(time.0, rows, run_id.0).encode(),
+        RowKey::Visibility(key) => visibility_key(NamespaceId(rows.namespace), &key),
         RowKey::WholeRun(run_id) => {
             let range = rows.run(&run_id.0).range();
             return RowChange::DeleteRange { start: range.start, end: range.end };
@@ -107,7 +106,7 @@ mod tests {
     }
 
     fn put(key: RowKey, value: &'static [u8]) -> (Bytes, Bytes) {
-        match change(&workflow().entity(), key, Some(Bytes::from_static(value))) {
+        match change(&workflow().entity().key(), key, Some(Bytes::from_static(value))) {
             RowChange::Put { key, value } => (key, value),
             other => panic!("{other:?}"),
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use everlog_kernel::Namespace;
 use everlog_kernel::transition::{Task, TaskPosition};
 use everlog_matching::Backlog;
 use everlog_model::{NamespaceSource, QueueId, WorkflowRef, limits, rows};
@@ -11,23 +12,20 @@ use everlog_storage::state::Direction;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::Router;
+use super::faults::RowFaults;
+use super::load::Rows;
 
 /// The task rows of the partitions of this node.
 pub struct TaskRows {
     groups: Vec<GroupSlot>,
     namespaces: Arc<dyn NamespaceSource>,
+    faults: RowFaults,
 }
 
 impl TaskRows {
-    /// The rows of `groups`.
-    pub fn new(groups: Vec<GroupSlot>, namespaces: Arc<dyn NamespaceSource>) -> TaskRows {
-        TaskRows { groups, namespaces }
-    }
-
-    /// The rows of a node's partitions.
-    pub fn of(router: &Router, namespaces: Arc<dyn NamespaceSource>) -> TaskRows {
-        TaskRows::new(router.group_slots(), namespaces)
+    /// The rows of `groups`, whose leads hear of those that cannot be read through `faults`.
+    pub fn new(groups: Vec<GroupSlot>, namespaces: Arc<dyn NamespaceSource>, faults: RowFaults) -> TaskRows {
+        TaskRows { groups, namespaces, faults }
     }
 }
 
@@ -41,26 +39,34 @@ impl Backlog for TaskRows {
     ) -> BoxFuture<'static, Result<Vec<(WorkflowRef, Task)>, String>> {
         let group = self.groups.iter().map(|group| group.read().clone()).find(|group| group.id() == partition);
         let namespace = self.namespaces.by_id(queue.namespace_id);
+        let faults = self.faults.clone();
         async move {
             let group = group.ok_or_else(|| format!("partition {partition} is not here"))?;
             let namespace =
                 namespace.ok_or_else(|| format!("namespace {} is not known here yet", queue.namespace_id))?;
-            tokio::task::spawn_blocking(move || {
-                let range = rows::task_range(&queue, after.as_ref());
-                let found = group
-                    .scan(&range.start..&range.end, Direction::Ascending, limit.min(limits::TASK_PAGE_ROWS))
-                    .map_err(|error| error.to_string())?;
-                found
-                    .iter()
-                    .map(|(key, value)| {
-                        let (entity, task) = rows::task(key, value)?;
-                        Ok((entity.into_workflow(Arc::clone(&namespace)), task))
-                    })
-                    .collect()
-            })
-            .await
-            .map_err(|error| error.to_string())?
+            let limit = limit.min(limits::TASK_PAGE_ROWS);
+            let page =
+                tokio::task::spawn_blocking(move || read_page(&group, &namespace, &queue, after.as_ref(), limit));
+            let page = page.await.map_err(|error| error.to_string())?;
+            page.inspect_err(|error| faults.report(partition, format!("task rows cannot be read: {error}")))
         }
         .boxed()
     }
+}
+
+/// Reads up to `limit` tasks of a queue behind `after`.
+fn read_page(
+    rows: &impl Rows,
+    namespace: &Arc<Namespace>,
+    queue: &QueueId,
+    after: Option<&TaskPosition>,
+    limit: usize,
+) -> Result<Vec<(WorkflowRef, Task)>, String> {
+    let range = rows::task_range(queue, after);
+    let found = rows.scan(range, Direction::Ascending, limit).map_err(|error| error.to_string())?;
+    let task = |(key, value): &(bytes::Bytes, bytes::Bytes)| {
+        let (entity, task) = rows::task(key, value)?;
+        Ok((entity.into_workflow(Arc::clone(namespace)), task))
+    };
+    found.iter().map(task).collect()
 }

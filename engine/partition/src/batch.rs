@@ -1,10 +1,12 @@
 //! A batch: the rows of many commands on their way to the log as one entry, and what waits for them.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::time::Instant;
 
 use bytes::Bytes;
 use everlog_storage::state::{RowBatch, RowChange};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use super::lead::Outgoing;
 
@@ -12,8 +14,10 @@ use super::lead::Outgoing;
 #[derive(Default)]
 pub(crate) struct Batch {
     changes: Vec<RowChange>,
-    /// Where in `changes` a key stands, so that a later change replaces an earlier one.
-    positions: HashMap<Bytes, usize, foldhash::fast::RandomState>,
+    /// Where in `changes` a key stands, so that a later change replaces an earlier one. Found by the keys there: a map would need a
+    /// second handle on each.
+    positions: HashTable<usize>,
+    hasher: foldhash::fast::RandomState,
     bytes: usize,
     /// The commands that have put rows in.
     commands: usize,
@@ -27,8 +31,8 @@ impl Batch {
     /// Adds a change. The last change of a key is what stays.
     pub(crate) fn push(&mut self, change: RowChange) {
         let (key, bytes) = match &change {
-            RowChange::Put { key, value } => (key.clone(), key.len() + value.len()),
-            RowChange::Delete { key } => (key.clone(), key.len()),
+            RowChange::Put { key, value } => (key, key.len() + value.len()),
+            RowChange::Delete { key } => (key, key.len()),
             RowChange::DeleteRange { start, end } => {
                 // Changes before it must stay before it, those behind it behind it.
                 self.bytes += start.len() + end.len();
@@ -38,10 +42,13 @@ impl Batch {
             }
         };
         self.bytes += bytes;
-        match self.positions.get(&key) {
-            Some(position) => self.changes[*position] = change,
-            None => {
-                self.positions.insert(key, self.changes.len());
+        let (changes, hasher) = (&self.changes, &self.hasher);
+        let hash_of = |position: &usize| changes.get(*position).and_then(key_of).map_or(0, |key| hasher.hash_one(key));
+        let is_same = |position: &usize| changes.get(*position).and_then(key_of) == Some(key);
+        match self.positions.entry(hasher.hash_one(key), is_same, hash_of) {
+            Entry::Occupied(position) => self.changes[*position.get()] = change,
+            Entry::Vacant(vacant) => {
+                vacant.insert(self.changes.len());
                 self.changes.push(change);
             }
         }
@@ -82,6 +89,13 @@ impl Batch {
         let (changes, waiting) = (Vec::with_capacity(self.changes.len()), Vec::with_capacity(self.waiting.len()));
         let changes = std::mem::replace(&mut self.changes, changes);
         (RowBatch { changes }, std::mem::replace(&mut self.waiting, waiting))
+    }
+}
+
+fn key_of(change: &RowChange) -> Option<&Bytes> {
+    match change {
+        RowChange::Put { key, .. } | RowChange::Delete { key } => Some(key),
+        RowChange::DeleteRange { .. } => None,
     }
 }
 

@@ -1,13 +1,14 @@
 //! The workflows that a partition has in memory: bounded in bytes, and gone when nobody has touched them for a while.
 
-use std::collections::{HashMap, HashSet, VecDeque, btree_map};
+use std::collections::{HashSet, VecDeque, btree_map};
 
 use everlog_kernel::state::WorkflowTask;
 use everlog_kernel::{RunId, Time, Workflow};
-use everlog_model::{EntityRef, limits};
+use everlog_model::{EntityRef, FastMap, limits};
 
 use super::history::HistoryTail;
 use super::job::Job;
+use super::load::MessageSearch;
 use super::sticky_memory::StickyMemory;
 use crate::memory;
 
@@ -21,6 +22,8 @@ pub(crate) struct Entry {
     pub(crate) absent: AbsentRuns,
     /// Runs that are being read.
     pub(crate) loading: HashSet<RunId>,
+    /// Messages for which earlier runs were searched, or are, for a job that waits: and whether they were found.
+    pub(crate) searches: Vec<(MessageSearch, Option<bool>)>,
     /// What belongs to its runs besides their state.
     pub(crate) runs: RunEntries,
     /// The last batch with rows of the workflow.
@@ -116,6 +119,7 @@ impl Entry {
             waiting: Vec::new(),
             absent: AbsentRuns::default(),
             loading: HashSet::new(),
+            searches: Vec::new(),
             runs: RunEntries::default(),
             last_batch: 0,
             used: now,
@@ -182,7 +186,7 @@ impl Entry {
 /// another turn ("second chance", or "clock", Corbató 1968), and one that was not is dropped once it is clean.
 #[derive(Default)]
 pub(crate) struct Cache {
-    entries: HashMap<EntityRef, Box<Entry>>,
+    entries: FastMap<EntityRef, Box<Entry>>,
     hand: VecDeque<Looked>,
     /// Workflows that were found closed, in that order: they need not stay for as long.
     closed: VecDeque<Looked>,

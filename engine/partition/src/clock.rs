@@ -83,6 +83,11 @@ impl PartitionClock {
         self.now
     }
 
+    /// [`PartitionClock::now`], or the newest time that an entry of the log or another partition has had, whichever is later.
+    pub(crate) fn latest(&self) -> Time {
+        self.now.max(Time(i64::try_from(self.hlc.0).unwrap_or(i64::MAX)))
+    }
+
     /// Takes note of a time of another partition: entries from now on are later.
     pub(crate) fn observe(&mut self, time: Time) {
         self.hlc = self.hlc.max(Hlc(nanos(time)));
@@ -192,6 +197,7 @@ mod tests {
         let (now, seen) = (clock.now(), Time(7000 * SECOND));
         clock.observe(seen);
         assert!(clock.next_hlc() > Hlc(7000 * SECOND as u64));
+        assert!(clock.latest() > seen && clock.now() < seen);
         clock.observe(Time(3));
         assert!(clock.next_hlc() > Hlc(7000 * SECOND as u64));
         // What is due does not become due by that.

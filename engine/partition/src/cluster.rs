@@ -5,7 +5,7 @@ use std::sync::Arc;
 use everlog_kernel::RunId;
 use everlog_kernel::command::{StartActivityTask, StartWorkflowTask};
 use everlog_kernel::outbox::OutboxMessage;
-use everlog_model::{CallError, NodeId, WorkflowRef};
+use everlog_model::{CallError, NodeId, OneNode, WorkflowRef};
 use everlog_proto::api::workflowservice::v1::PollActivityTaskQueueResponse;
 use everlog_storage::GroupId;
 use futures::FutureExt;
@@ -70,9 +70,6 @@ impl Cluster {
         Cluster { leaders: Arc::new(OneNode), others: Arc::new(OneNode) }
     }
 }
-
-#[derive(Clone, Copy, Debug)]
-struct OneNode;
 
 impl Leaders for OneNode {
     fn leads_elsewhere(&self, _partition: GroupId) -> Option<NodeId> {

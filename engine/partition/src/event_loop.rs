@@ -267,6 +267,7 @@ impl EventLoop {
             in_flight: VecDeque::new(),
             sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
         };
+        self.dependencies.faults.listen(group.id(), &leading.reader);
         let end = self.turns(&mut lead, &mut leading, leadership).await;
         self.dependencies.matching.send(Message::Closed(source(group, epoch)));
         let error = CallError::Unavailable(format!("partition {} has lost its leadership", group.id()));

@@ -48,6 +48,7 @@ use everlog_storage::GroupId;
 use everlog_storage::state::RowBatch;
 
 use self::batches::Batches;
+use self::messages::OutboxMetrics;
 use self::watching::Watcher;
 use super::cache::Cache;
 use super::clock::{PartitionClock, Reading};
@@ -168,7 +169,7 @@ pub(crate) struct Lead {
     actions: Vec<Action>,
     answers: Vec<Outgoing>,
     timer_lag: metrics::Histogram,
-    outbox_messages: metrics::Gauge,
+    outbox_metrics: OutboxMetrics,
     cached_workflows: metrics::Gauge,
     cached_bytes: metrics::Gauge,
 }
@@ -205,7 +206,7 @@ impl Lead {
             actions: Vec::new(),
             answers: Vec::new(),
             timer_lag: metrics::histogram!("everlog_timer_lag_seconds"),
-            outbox_messages: metrics::gauge!("everlog_outbox_messages", "partition" => label.clone()),
+            outbox_metrics: OutboxMetrics::new(&label),
             cached_workflows: metrics::gauge!("everlog_workflows_cached", "partition" => label.clone()),
             cached_bytes: metrics::gauge!("everlog_workflow_cache_bytes", "partition" => label),
         };
@@ -247,6 +248,7 @@ impl Lead {
             ReadRows::Workflow(loaded) => self.loaded(*loaded),
             ReadRows::Wakes(page) => self.add_wakes(page),
             ReadRows::Outbox(page) => self.add_outbox(page),
+            ReadRows::Fault(error) => self.actions.push(Action::Fail(error)),
             ReadRows::Delivered(key, delivery) => self.delivered(key, delivery),
         }
     }
@@ -324,6 +326,7 @@ impl Lead {
         for job in self.cache.drain() {
             job.refuse(&not_done);
         }
+        self.outbox_metrics.clear();
         actions
     }
 

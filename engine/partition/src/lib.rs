@@ -14,6 +14,7 @@ mod clock;
 mod cluster;
 mod deliver;
 mod event_loop;
+mod faults;
 mod history;
 mod job;
 mod lead;
@@ -46,6 +47,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use backlog::TaskRows;
 pub use cluster::{Cluster, Leaders, OtherNodes};
+pub use faults::RowFaults;
 pub use history::HistoryPage;
 pub use job::Answer;
 pub use outbox::Delivery;
@@ -73,6 +75,8 @@ pub struct Dependencies {
     pub slots: Arc<dyn SlotSource>,
     /// The other nodes.
     pub cluster: Cluster,
+    /// Who tells of rows that cannot be read.
+    pub faults: RowFaults,
     /// Limits of the kernel.
     pub limits: Arc<InForce<Limits>>,
     /// Memory for workflows, bytes a partition.
@@ -347,6 +351,23 @@ impl Partition {
 
     /// Sends a job of about `bytes` once there is room for it.
     async fn send(
+        &self,
+        address: WorkflowRef,
+        run_id: Option<RunId>,
+        work: Work,
+        bytes: usize,
+    ) -> Result<(), CallError> {
+        // Mostly there is room: then the call carries no timer with it.
+        if let Some(charge) = self.load.try_admit(bytes)
+            && let Ok(place) = self.jobs.try_reserve()
+        {
+            place.send(Job { address, run_id, work, charge });
+            return Ok(());
+        }
+        Box::pin(self.send_when_there_is_room(address, run_id, work, bytes)).await
+    }
+
+    async fn send_when_there_is_room(
         &self,
         address: WorkflowRef,
         run_id: Option<RunId>,

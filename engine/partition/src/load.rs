@@ -3,7 +3,8 @@
 use std::sync::mpsc as std_mpsc;
 use std::thread;
 
-use everlog_kernel::state::{Current, Run};
+use everlog_kernel::rows::Suffix;
+use everlog_kernel::state::{Current, Run, RunInfo};
 use everlog_kernel::{EntityKind, RunId, RunRow, RunRowKind, Time, Workflow};
 use everlog_model::{EntityRef, rows};
 use everlog_raft::{Group, LeadEpoch};
@@ -40,6 +41,19 @@ pub(crate) struct LoadRequest {
     pub(crate) runs: Vec<RunId>,
     /// Whether the current run is wanted too; not, if the workflow is in memory already.
     pub(crate) with_current: bool,
+    /// A message that earlier runs may have taken.
+    pub(crate) search: Option<MessageSearch>,
+}
+
+/// Asks whether a message was taken by a run or one before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MessageSearch {
+    /// [`OutboxMessage::id`](everlog_kernel::outbox::OutboxMessage::id).
+    pub(crate) message_id: String,
+    /// When it was sent.
+    pub(crate) sent: Time,
+    /// The newest run that is to be looked at.
+    pub(crate) from: RunId,
 }
 
 /// What was found.
@@ -50,6 +64,8 @@ pub(crate) struct Loaded {
     pub(crate) asked: Vec<RunId>,
     /// The workflow with the runs that were found, or why it cannot be read.
     pub(crate) workflow: Result<Workflow, String>,
+    /// A message that was searched for, and whether it was found.
+    pub(crate) search: Option<(MessageSearch, bool)>,
 }
 
 /// Rows that were read for a lead. One that arrives under another lead is of another time, and is dropped.
@@ -64,6 +80,8 @@ pub(crate) enum ReadRows {
     Workflow(Box<Loaded>),
     Wakes(Result<WakePage, String>),
     Outbox(Result<OutboxPage, String>),
+    /// Others have found a row that cannot be read.
+    Fault(String),
     /// A message was carried to its target.
     Delivered(OutboxKey, Delivery),
 }
@@ -74,7 +92,7 @@ pub(crate) struct ReadFor {
     pub(crate) group: Group,
     pub(crate) epoch: LeadEpoch,
     /// Not bounded by itself: a lead has at most [`crate::limits::PARTITION_LOADS_MAX`] loads, a page of wakes and of the outbox, and
-    /// [`crate::limits::OUTBOX_SENT_MAX`] messages on the way.
+    /// [`crate::limits::OUTBOX_SENT_MAX`] messages on the way; and it ends with the first fault.
     pub(crate) reply: mpsc::UnboundedSender<Read>,
 }
 
@@ -135,11 +153,34 @@ impl Readers {
 
 /// Reads a workflow. Within one lead nobody else writes its rows, so the ranges need not be read at one moment.
 pub(crate) fn serve(group: &impl Rows, request: LoadRequest) -> Loaded {
-    let LoadRequest { entity, runs, with_current } = request;
+    let LoadRequest { entity, runs, with_current, search } = request;
     let workflow = match entity.kind {
         EntityKind::Workflow => load_workflow(group, &entity, &runs, with_current),
     };
-    Loaded { entity, with_current, asked: runs, workflow }
+    let searched = search.map(|search| was_taken(group, &entity, &search).map(|taken| (search, taken))).transpose();
+    let (workflow, search) = match searched {
+        Ok(search) => (workflow, search),
+        Err(error) => (Err(error), None),
+    };
+    Loaded { entity, with_current, asked: runs, workflow, search }
+}
+
+/// Whether a run or one before it, back to the one that was current when the message was sent, has taken the message.
+fn was_taken(group: &impl Rows, entity: &EntityRef, search: &MessageSearch) -> Result<bool, String> {
+    let row = RunRow { kind: RunRowKind::SignalRequest, suffix: Suffix::Text(search.message_id.clone()) };
+    let get = |key: bytes::Bytes| group.get(&key).map_err(|error| error.to_string());
+    let mut from = Some(search.from);
+    while let Some(run_id) = from {
+        let key = entity.key().run(&run_id.0);
+        if get(rows::run_row(&key, &row))?.is_some() {
+            return Ok(true);
+        }
+        // A run that is not there was deleted, and those before it were, too.
+        let Some(info) = get(rows::only_row(&key, RunRowKind::Info))? else { break };
+        let info = RunInfo::from_row(&info).map_err(|error| error.to_string())?;
+        from = info.previous.filter(|previous| previous.until >= search.sent).map(|previous| previous.run_id);
+    }
+    Ok(false)
 }
 
 fn load_workflow(

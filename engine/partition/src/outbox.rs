@@ -76,6 +76,8 @@ pub(crate) struct Outbox {
     /// The key given out last.
     last: (u64, u16),
     bytes: usize,
+    /// When it is looked at next for messages that are overdue.
+    look_at: Time,
 }
 
 struct Kept {
@@ -83,6 +85,17 @@ struct Kept {
     bytes: usize,
     attempts: u32,
     is_sent: bool,
+    is_overdue: bool,
+}
+
+/// Messages that have not arrived for a long time.
+#[derive(Debug, Default)]
+pub(crate) struct Overdue {
+    /// How long the oldest message has been in the outbox, whether that is long or not.
+    pub(crate) oldest: Duration,
+    /// Those that became overdue since the last look: the first of them, and how many.
+    pub(crate) first: Option<Arc<OutboxMessage>>,
+    pub(crate) count: u64,
 }
 
 /// Who sends to whom.
@@ -136,7 +149,7 @@ impl Outbox {
 
     fn keep(&mut self, Parcel { key, message }: Parcel, bytes: usize) {
         self.bytes += bytes + size_of::<Kept>();
-        self.messages.insert(key, Kept { message, bytes, attempts: 0, is_sent: false });
+        self.messages.insert(key, Kept { message, bytes, attempts: 0, is_sent: false, is_overdue: false });
     }
 
     fn line_up(&mut self, key: OutboxKey) {
@@ -219,8 +232,27 @@ impl Outbox {
             None => drop(self.lines.remove(&line)),
         }
         if self.messages.is_empty() {
-            *self = Outbox { last: self.last, reading: self.reading, ..Outbox::default() };
+            *self = Outbox { last: self.last, reading: self.reading, look_at: self.look_at, ..Outbox::default() };
         }
+    }
+
+    /// Looks how old the messages are; `None` if it has done so a short while ago. They stay, however old.
+    pub(crate) fn look(&mut self, now: Time) -> Option<Overdue> {
+        if now < self.look_at {
+            return None;
+        }
+        self.look_at = now.plus(limits::OUTBOX_LOOK_INTERVAL);
+        let mut overdue = Overdue::default();
+        for (key, kept) in &mut self.messages {
+            let age = now.since(Time(i64::try_from(key.time_ns).unwrap_or(i64::MAX)));
+            overdue.oldest = overdue.oldest.max(age);
+            if age >= limits::OUTBOX_OVERDUE && !kept.is_overdue {
+                kept.is_overdue = true;
+                overdue.count += 1;
+                overdue.first.get_or_insert_with(|| Arc::clone(&kept.message));
+            }
+        }
+        Some(overdue)
     }
 
     /// How long until a message is to be sent again.

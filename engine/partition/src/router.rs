@@ -7,7 +7,7 @@ use everlog_kernel::command::Reply;
 use everlog_kernel::outbox::OutboxMessage;
 use everlog_kernel::{Command, NamespaceId, RunId};
 use everlog_model::{CallError, NamespaceSource, NodeId, QueueId, SlotSource, WorkflowRef, slot_of};
-use everlog_raft::{Group, GroupSlot};
+use everlog_raft::Group;
 use everlog_storage::GroupId;
 
 use super::cluster::{Cluster, OtherNodes};
@@ -153,10 +153,6 @@ impl Router {
     /// The partitions of this node.
     pub fn partitions(&self) -> impl Iterator<Item = &Partition> {
         self.partitions.iter()
-    }
-
-    pub(crate) fn group_slots(&self) -> Vec<GroupSlot> {
-        self.partitions.iter().map(|partition| Arc::clone(&partition.group)).collect()
     }
 }
 

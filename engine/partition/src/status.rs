@@ -54,8 +54,8 @@ impl PartitionLoad {
 
     /// Waits until there is room for a job of `bytes`.
     pub(crate) async fn admit(&self, bytes: usize) -> Charge {
-        if self.has_room(bytes) {
-            return Charge::new(&self.waiting, bytes);
+        if let Some(charge) = self.try_admit(bytes) {
+            return charge;
         }
         self.wanting.fetch_add(1, Ordering::Relaxed);
         let _wanting = Wanting(&self.wanting);
@@ -63,11 +63,16 @@ impl PartitionLoad {
             let room = self.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            if self.has_room(bytes) {
-                return Charge::new(&self.waiting, bytes);
+            if let Some(charge) = self.try_admit(bytes) {
+                return charge;
             }
             room.await;
         }
+    }
+
+    /// The same, if there is room at once.
+    pub(crate) fn try_admit(&self, bytes: usize) -> Option<Charge> {
+        self.has_room(bytes).then(|| Charge::new(&self.waiting, bytes))
     }
 
     /// One job always has room, however large the rest is: what is done makes room, and waiting would not.

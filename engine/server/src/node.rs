@@ -15,10 +15,10 @@ use everlog_cluster::{Nodes, Offers, Pages, Peers};
 use everlog_frontend::{Listeners, ServeError, Services};
 use everlog_kernel::Limits;
 use everlog_matching::query_waiters::Queries;
-use everlog_matching::{Backlog, Homes, Matching, MatchingHandle, OneNode};
+use everlog_matching::{Backlog, Homes, Matching, MatchingHandle};
 use everlog_meta::{MetaError, Namespaces};
-use everlog_model::{DiskRoom, InForce, NamespaceSource, NodeId, SlotSource, SlotTable, limits};
-use everlog_partition::{Cluster, Dependencies, Leaders, Router, TaskRows};
+use everlog_model::{DiskRoom, InForce, NamespaceSource, NodeId, OneNode, SlotSource, SlotTable, limits};
+use everlog_partition::{Cluster, Dependencies, Leaders, Router, RowFaults, TaskRows};
 use everlog_raft::{Group, GroupReplica, GroupSlot, Leadership, NodeOptions};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, DirectoryError, NodeIdentity};
@@ -26,7 +26,6 @@ use everlog_storage::log::{LogEngine, LogError};
 use everlog_storage::rocks_state::{RocksState, StateOptions};
 use everlog_storage::segment_log::{LogOptions, SegmentLog};
 use everlog_storage::state::{StateEngine, StateError};
-use futures::FutureExt;
 use parking_lot::RwLock;
 use tokio::task::JoinHandle;
 
@@ -167,7 +166,8 @@ impl Node {
         }
         let groups: Vec<GroupSlot> = groups.into_iter().map(|group| Arc::new(RwLock::new(group))).collect();
         let source: Arc<dyn NamespaceSource> = Arc::clone(&namespaces) as _;
-        let rows = TaskRows::new(groups.clone(), Arc::clone(&source));
+        let faults = RowFaults::default();
+        let rows = TaskRows::new(groups.clone(), Arc::clone(&source), faults.clone());
         let Seams { nodes, cluster, matching } = seams(options.neighbours, rows, &namespaces);
         let queries = Arc::new(Queries::new());
         let dependencies = Dependencies {
@@ -176,6 +176,7 @@ impl Node {
             namespaces: source,
             slots: Arc::clone(&namespaces) as _,
             cluster: cluster.clone(),
+            faults,
             limits: options.limits,
             cache_bytes_max: options.cache_bytes_max / groups.len().max(1),
         };
@@ -184,9 +185,15 @@ impl Node {
         Ok(Node { router, matching, namespaces, queries, nodes, raft, log, state, directory })
     }
 
-    /// Resolves when the node must stop because its disk failed.
+    /// Resolves when the node must stop because its disk failed, or its metadata cannot be read.
     pub fn fatal(&self) -> impl Future<Output = NodeError> + Send + 'static {
-        self.raft.fatal().map(NodeError::from)
+        let (disk, metadata) = (self.raft.fatal(), self.namespaces.unreadable());
+        async {
+            tokio::select! {
+                error = disk => error.into(),
+                error = metadata => error.into(),
+            }
+        }
     }
 
     /// Names the cluster that the data belongs to.
@@ -265,6 +272,7 @@ pub async fn run(
         cluster_id: node.cluster_id(),
         request_bytes_max: settings.listen.request_bytes_max,
         connections_max: descriptors.connections_max(),
+        handshakes_per_address_max: settings.listen.handshakes_per_address_max,
         handshake_timeout: settings.listen.handshake_timeout,
         render_metrics: telemetry::render,
     };
@@ -282,7 +290,7 @@ pub async fn run(
         served = everlog_frontend::serve(listeners, services, shutdown) => served.map_err(NodeError::from),
         () = telemetry::fold_histograms() => Ok(()),
         error = fatal => {
-            tracing::error!(%error, "storage failed; restart to recover a known state");
+            tracing::error!(%error, "the node stops; restart to recover a known state");
             return Err(error);
         }
     };
@@ -305,10 +313,10 @@ fn seams(neighbours: Option<Neighbours>, rows: TaskRows, namespaces: &Arc<Namesp
         let matching = MatchingHandle::new(Matching::new(Arc::new(rows)), Arc::new(OneNode));
         return Seams { nodes: None, cluster: Cluster::of_one(), matching };
     };
-    let nodes = Nodes::new(me, peers);
+    let nodes = Nodes::new(me, peers, rows);
     let slots: Arc<dyn SlotSource> = Arc::clone(namespaces) as _;
     let offers = Offers::new(Arc::clone(&nodes), slots, Arc::clone(&leaders));
-    let pages: Arc<dyn Backlog> = Arc::new(Pages::new(rows, Arc::clone(&nodes), Arc::clone(namespaces) as _));
+    let pages: Arc<dyn Backlog> = Arc::new(Pages::new(Arc::clone(&nodes), Arc::clone(namespaces) as _));
     let matching = MatchingHandle::new(Matching::new(pages), Arc::clone(&offers) as Arc<dyn Homes>);
     offers.set_matching(matching.local());
     let cluster = Cluster { leaders, others: Arc::clone(&nodes) as _ };

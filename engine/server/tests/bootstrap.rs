@@ -4,13 +4,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use everlog_meta::Namespaces;
+use everlog_meta::{MetaError, Namespaces};
 use everlog_model::SlotTable;
-use everlog_raft::{GroupReplica, NodeOptions};
+use everlog_raft::{EntryStamp, GroupReplica, Hlc, Leadership, NodeOptions};
 use everlog_server::node::{Node, NodeError, Options};
+use everlog_storage::keys::{MetaKind, meta_row};
 use everlog_storage::log::LogEngine;
-use everlog_storage::state::StateEngine;
+use everlog_storage::state::{RowBatch, StateEngine};
 use everlog_storage::{DataDirectory, GroupId, LogOptions, RocksState, SegmentLog, StateOptions};
 use parking_lot::RwLock;
 
@@ -60,7 +62,7 @@ async fn start(path: &Path) -> Result<Node, NodeError> {
     for _ in 0..STARTS_MAX {
         match Node::start(options.clone()).await {
             Err(NodeError::State(error)) if error.to_string().contains("lock hold by current process") => {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
             started => return started,
         }
@@ -74,7 +76,7 @@ async fn let_go(path: &Path) {
         if RocksState::open(&path.join("state"), StateOptions::default()).is_ok() {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("somebody still has the rows");
 }
@@ -112,4 +114,24 @@ async fn a_node_that_lost_its_engines_does_not_found_its_groups_again() {
     }
     let error = start(path).await.err().unwrap();
     assert_eq!(error.to_string(), "group 0: it is not on this node");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_that_cannot_be_read_is_told_of_and_no_view_goes_on_without_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = Arc::new(SegmentLog::open(&directory.path().join("log"), LogOptions::default()).unwrap());
+    let state = Arc::new(RocksState::open(&directory.path().join("state"), StateOptions::default()).unwrap());
+    let node = everlog_raft::Node::new(NodeOptions::default(), Arc::clone(&log) as _, Arc::clone(&state) as _);
+    let group = node.create_group(GroupReplica::founding(GroupId(0))).await.unwrap();
+    let meta = Namespaces::open(Arc::new(RwLock::new(group.clone()))).await.unwrap();
+    meta.catch_up().await.unwrap();
+    let Leadership::Leader { term } = *group.leadership().borrow() else { panic!("this node leads") };
+    let applied = group.applied_chain();
+    let stamp = EntryStamp { chain: applied.next_in(term), hlc: Hlc(applied.hlc.0 + 1) };
+    let mut rows = RowBatch::new();
+    rows.put(meta_row(MetaKind::Namespace, &[7; 16]), &b"\xff"[..]);
+    group.propose(stamp, rows).unwrap().await.unwrap().unwrap();
+    let error = tokio::time::timeout(Duration::from_secs(10), meta.unreadable()).await.unwrap();
+    assert!(matches!(error, MetaError::Corrupt(_)), "{error:?}");
+    node.shutdown().await.unwrap();
 }

@@ -43,8 +43,7 @@ impl Scan {
         Scan { rows, ranges: ranges.into(), filter, last_field }
     }
 
-    /// The range that is examined next, without what has been examined of it; `None` if nothing is left. No row before it is left
-    /// to be examined.
+    /// What is left of the range being examined, or the next one; `None` at the end. No row before it is left to be examined.
     pub(super) fn next_range(&self) -> Option<&KeyRange> {
         self.ranges.front()
     }

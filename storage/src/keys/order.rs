@@ -41,11 +41,16 @@ impl KeyWriter {
     }
 
     pub(super) fn string(mut self, value: &str) -> KeyWriter {
-        for byte in value.bytes() {
-            self.0.push(byte);
-            if byte == ESCAPED {
-                self.0.push(ESCAPED_ZERO);
+        if value.as_bytes().contains(&ESCAPED) {
+            for byte in value.bytes() {
+                self.0.push(byte);
+                if byte == ESCAPED {
+                    self.0.push(ESCAPED_ZERO);
+                }
             }
+        } else {
+            // Almost all are like this.
+            self.0.extend_from_slice(value.as_bytes());
         }
         self.0.extend_from_slice(&[ESCAPED, STRING_END]);
         self

@@ -57,7 +57,7 @@ fn check(
     if workflow_id.len() > limits.id_bytes_max {
         return Err(bad(format!(
             "WorkflowId on RequestCancelExternalWorkflowExecutionCommand exceeds length limit. WorkflowId={workflow_id} \
-             RunId={run_id} Namespace={namespace} Length={} Limit={}",
+             Length={} Limit={} RunId={run_id} Namespace={namespace}",
             workflow_id.len(),
             limits.id_bytes_max
         )));

@@ -55,21 +55,22 @@ fn check(
     let (workflow_id, run_id) = (&execution.workflow_id, &execution.run_id);
     if workflow_id.is_empty() {
         return Err(bad(format!(
-            "WorkflowId is not set on SignalExternalWorkflowExecutionCommand. Namespace={namespace} SignalName={signal}"
+            "WorkflowId is not set on SignalExternalWorkflowExecutionCommand. Namespace={namespace} RunId={run_id} \
+             SignalName={signal}"
         )));
     }
     if workflow_id.len() > limits.id_bytes_max {
         return Err(bad(format!(
             "WorkflowId on SignalExternalWorkflowExecutionCommand exceeds length limit. WorkflowId={workflow_id} \
-             Length={} Limit={} Namespace={namespace} SignalName={signal}",
+             Length={} Limit={} Namespace={namespace} RunId={run_id} SignalName={signal}",
             workflow_id.len(),
             limits.id_bytes_max
         )));
     }
     let target_run_id = super::target_run_id(run_id).ok_or_else(|| {
         bad(format!(
-            "Invalid RunId set on SignalExternalWorkflowExecutionCommand. WorkflowId={workflow_id} RunId={run_id} \
-             Namespace={namespace} SignalName={signal}"
+            "Invalid RunId set on SignalExternalWorkflowExecutionCommand. WorkflowId={workflow_id} \
+             Namespace={namespace} RunId={run_id} SignalName={signal}"
         ))
     })?;
     if signal.is_empty() {

@@ -23,7 +23,7 @@ use crate::token::WorkflowTaskToken;
 use crate::transition::Effect;
 use crate::txn::Txn;
 use crate::workflow_task::SERVER_IDENTITY;
-use crate::{Rejection, retry, time, workflow_task};
+use crate::{Rejection, Time, retry, time, workflow_task};
 
 /// The request id of the poll that a completion stands for, if it asks for the next task.
 const INLINE_POLL_REQUEST_ID: &str = "request-from-RespondWorkflowTaskCompleted";
@@ -32,7 +32,7 @@ const INLINE_POLL_REQUEST_ID: &str = "request-from-RespondWorkflowTaskCompleted"
 pub(crate) fn apply(
     txn: &mut Txn<'_>,
     token: &WorkflowTaskToken,
-    request: RespondWorkflowTaskCompletedRequest,
+    mut request: RespondWorkflowTaskCompletedRequest,
 ) -> Result<Result<Reply, Rejection>, Rejection> {
     let named = workflow_task::find(txn, token)?;
     commands::check_sequence(&request.commands)?;
@@ -46,8 +46,13 @@ pub(crate) fn apply(
         return Ok(Err(Rejection::NotFound("workflow task heartbeat timeout".into())));
     }
     let identity = request.identity.clone();
-    let invalid = match complete(txn, &task, &started, heartbeat, request) {
-        Ok(completed) => return Ok(Ok(Reply::WorkflowTaskCompleted(completed))),
+    let invalid = match carry_out(txn, &task, &started, &mut request) {
+        Ok(()) => {
+            // What is taken from the run now need not be copied.
+            drop(before);
+            let heartbeat_since = heartbeat.then_some(task.original_scheduled_time);
+            return Ok(Ok(Reply::WorkflowTaskCompleted(go_on(txn, heartbeat_since, request))));
+        }
         Err(invalid) => invalid,
     };
     txn.restart_from(before);
@@ -58,13 +63,13 @@ pub(crate) fn apply(
     Ok(Err(refuse(txn, identity, invalid)))
 }
 
-fn complete(
+/// Records the completion and carries out the commands.
+fn carry_out(
     txn: &mut Txn<'_>,
     task: &WorkflowTask,
     started: &WorkflowTaskStarted,
-    heartbeat: bool,
-    mut request: RespondWorkflowTaskCompletedRequest,
-) -> Result<WorkflowTaskCompleted, Invalid> {
+    request: &mut RespondWorkflowTaskCompletedRequest,
+) -> Result<(), Invalid> {
     if !request.messages.is_empty() {
         return Err(Invalid::new(
             WorkflowTaskFailedCause::BadUpdateWorkflowExecutionMessage,
@@ -74,15 +79,25 @@ fn complete(
     workflow_task::append_tail(txn, task);
     let commands = std::mem::take(&mut request.commands);
     let query_results = std::mem::take(&mut request.query_results);
-    let attributes = completed_attributes(&request, task, started);
+    let attributes = completed_attributes(request, task, started);
     let completed_event_id = txn.append(Attributes::WorkflowTaskCompletedEventAttributes(attributes));
-    txn.run.sticky = sticky(request.sticky_attributes);
+    txn.run.sticky = sticky(request.sticky_attributes.take());
     answer_queries(txn, query_results);
     txn.set_in_commands(true);
     commands::apply_all(txn, completed_event_id, &request.identity, commands)?;
     txn.set_in_commands(false);
+    Ok(())
+}
+
+/// What follows once the commands are carried out: events that waited, the next task, its start if the worker asks for it.
+/// `heartbeat_since` tells since when the worker keeps the task by heartbeats.
+fn go_on(
+    txn: &mut Txn<'_>,
+    heartbeat_since: Option<Time>,
+    request: RespondWorkflowTaskCompletedRequest,
+) -> WorkflowTaskCompleted {
     if !txn.run.is_open() {
-        return Ok(WorkflowTaskCompleted::default());
+        return WorkflowTaskCompleted::default();
     }
     let flushed = workflow_task::end(txn);
     if !flushed && !request.force_create_new_workflow_task {
@@ -90,16 +105,16 @@ fn complete(
         for query in std::mem::take(&mut txn.run.queries) {
             txn.effects.push(workflow_task::offer_query(&txn.run, query));
         }
-        return Ok(WorkflowTaskCompleted::default());
+        return WorkflowTaskCompleted::default();
     }
-    workflow_task::schedule(txn, heartbeat.then_some(task.original_scheduled_time));
+    workflow_task::schedule(txn, heartbeat_since);
     let is_held_back = txn.run.undelivered_messages() > txn.ctx.limits.undelivered_messages_max;
     if !request.return_new_workflow_task || is_held_back {
-        return Ok(WorkflowTaskCompleted::default());
+        return WorkflowTaskCompleted::default();
     }
     let queue = txn.run.sticky.as_ref().map_or(txn.run.task_queue(), |sticky| &sticky.task_queue).to_owned();
     let next = start_workflow_task::start(txn, queue, request.identity, INLINE_POLL_REQUEST_ID.to_owned());
-    Ok(WorkflowTaskCompleted { next: next.ok().map(Box::new) })
+    WorkflowTaskCompleted { next: next.ok().map(Box::new) }
 }
 
 /// Records that the task has failed, because of a command that is invalid. Everything else that it wanted has been taken back.

@@ -79,7 +79,7 @@ fn check_parent(run: &Run, child_workflow_only: bool, source: &WorkflowExecution
 
 /// Refuses a signal that is one too many, or that has to wait until the run had its chance to close.
 fn check_room(run: &Run, signals_max: u32) -> Result<(), Rejection> {
-    if run.signal_count() >= signals_max as usize {
+    if run.has_signals(signals_max as usize) {
         return Err(Rejection::FailedPrecondition("exceeded workflow execution limit for signal events".into()));
     }
     if run.state.close_attempted && run.workflow_task_started() {

@@ -52,7 +52,7 @@ pub(super) fn check(run: &Run, request: &SignalWorkflowExecutionRequest, limits:
     if request.input.as_ref().map_or(0, Message::encoded_len) > limits.blob_bytes_max {
         return Err(Rejection::invalid("Blob data size exceeds limit."));
     }
-    if run.signal_count() >= limits.signals_max as usize {
+    if run.has_signals(limits.signals_max as usize) {
         return Err(Rejection::invalid("exceeded workflow execution limit for signal events"));
     }
     // The workflow wanted to close and could not because of an event like this one. Let it close.

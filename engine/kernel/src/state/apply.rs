@@ -14,6 +14,7 @@
 //! | the sticky queue, buffered queries, tail and poll of a started task | leader memory, or a row of its own |
 //! | buffered events, and how many there have been | they have no ids yet; [`Run::arrive`] does what they mean already |
 //! | `start_request_id` | Temporal's first event does not name it; whoever rebuilds a run gives it |
+//! | `previous` | where the run continues none, its first event names none |
 //! | `delete_time` | follows from the namespace's retention when the run closed |
 //! | `transition_count`, `wake_at`, task rows | about rows, not about the run |
 
@@ -38,7 +39,7 @@ use super::{
 };
 use crate::payload_map::PayloadMap;
 use crate::proto::Encoded;
-use crate::{RunId, Time, events, time};
+use crate::{RunId, Time, events, outbox, time};
 
 /// A history from which no run can be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -109,6 +110,7 @@ impl Run {
             start_request_id,
             run_expiration,
             execution_expiration,
+            previous: None,
         };
         let mut run = Run::new(id, info);
         run.info_changed = true;
@@ -248,7 +250,17 @@ impl Run {
                     self.signal_requests.insert(a.request_id.clone(), super::SignalRequest);
                 }
             }
-            Some(A::WorkflowExecutionCancelRequestedEventAttributes(_)) => self.state.cancel_requested = true,
+            Some(A::WorkflowExecutionCancelRequestedEventAttributes(a)) => {
+                self.state.cancel_requested = true;
+                if let Some(source) = &a.external_workflow_execution
+                    && let Ok(run_id) = source.run_id.parse()
+                {
+                    let id = outbox::message_id(run_id, a.external_initiated_event_id);
+                    if !self.signal_requests.contains(&id) {
+                        self.signal_requests.insert(id, super::SignalRequest);
+                    }
+                }
+            }
             Some(A::TimerFiredEventAttributes(a)) => {
                 self.timers.remove(&a.started_event_id);
             }

@@ -18,6 +18,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use everlog_proto::api::history::v1::HistoryEvent;
 
 use super::CorruptRow;
 use crate::RunId;
@@ -78,8 +79,15 @@ struct Entry<V> {
 pub(crate) struct Touched<V> {
     /// Whether there is a row of it.
     pub(crate) has_row: bool,
+    /// Whether its bytes are to be counted anew.
+    is_uncounted: bool,
     /// The value as it was when it was removed; `None` if it is there.
     pub(crate) removed: Option<V>,
+}
+
+impl<V> Touched<V> {
+    /// A value that was there when the rows were written.
+    const WITH_ROW: Touched<V> = Touched { has_row: true, is_uncounted: false, removed: None };
 }
 
 impl<V: PendingValue> Default for Pending<V> {
@@ -157,9 +165,9 @@ impl<V: PendingValue> Pending<V> {
     /// Puts a value in that gets a row.
     pub(crate) fn insert(&mut self, key: V::Key, value: V) {
         let values = Arc::make_mut(self.0.get_or_insert_default());
-        let has_row = values.entries.contains_key(&key);
-        values.touched.entry(key.clone()).or_insert(Touched { has_row, removed: None }).removed = None;
-        values.insert(key, value);
+        let has_row = values.insert(key.clone(), value);
+        let touched = Touched { has_row, is_uncounted: false, removed: None };
+        values.touched.entry(key).or_insert(touched).removed = None;
     }
 
     /// Puts a value in that was read from its row.
@@ -171,13 +179,17 @@ impl<V: PendingValue> Pending<V> {
     pub(crate) fn get_mut(&mut self, key: &V::Key) -> Option<&mut V> {
         let values = self.values_mut()?;
         let entry = values.entries.get_mut(key)?;
-        values.touched.entry(key.clone()).or_insert(Touched { has_row: true, removed: None });
+        values.touched.entry(key.clone()).or_insert(Touched::WITH_ROW).is_uncounted = true;
         Some(&mut entry.value)
     }
 
     /// A value, to be changed in memory alone for now. Its name must stay.
     pub(crate) fn get_mut_unsaved(&mut self, key: &V::Key) -> Option<&mut V> {
-        self.values_mut()?.entries.get_mut(key).map(|entry| &mut entry.value)
+        let values = self.values_mut()?;
+        if let Some(touched) = values.touched.get_mut(key) {
+            touched.is_uncounted = true;
+        }
+        values.entries.get_mut(key).map(|entry| &mut entry.value)
     }
 
     /// Has the row of a value written, if the value is there.
@@ -196,8 +208,7 @@ impl<V: PendingValue> Pending<V> {
         if let Some(name) = entry.value.name() {
             values.names.remove(name);
         }
-        values.touched.entry(key.clone()).or_insert(Touched { has_row: true, removed: None }).removed =
-            Some(entry.value);
+        values.touched.entry(key.clone()).or_insert(Touched::WITH_ROW).removed = Some(entry.value);
         true
     }
 
@@ -209,12 +220,8 @@ impl<V: PendingValue> Pending<V> {
         }
         let Some(values) = self.values_mut() else { return BTreeMap::new() };
         let touched = std::mem::take(&mut values.touched);
-        for key in touched.keys() {
-            if let Some(entry) = values.entries.get_mut(key) {
-                let bytes = size_of_entry(key, &entry.value);
-                values.bytes = values.bytes.saturating_sub(entry.bytes) + bytes;
-                entry.bytes = bytes;
-            }
+        for (key, touched) in &touched {
+            values.counted(key, touched);
         }
         if values.entries.is_empty() {
             self.0 = None;
@@ -223,19 +230,47 @@ impl<V: PendingValue> Pending<V> {
     }
 
     /// The key of the row of a value of run `run_id`.
-    pub(crate) fn row_key(run_id: RunId, key: &V::Key) -> RowKey {
-        RowKey::Run(run_id, RunRow { kind: V::KIND, suffix: key.to_suffix() })
+    pub(crate) fn row_key(run_id: RunId, key: V::Key) -> RowKey {
+        RowKey::Run(run_id, RunRow { kind: V::KIND, suffix: key.into_suffix() })
+    }
+}
+
+impl Pending<Arc<HistoryEvent>> {
+    /// Takes all events out, in the order in which they came.
+    pub(crate) fn take_all(&mut self) -> Vec<Arc<HistoryEvent>> {
+        let Some(values) = self.values_mut() else { return Vec::new() };
+        values.bytes = 0;
+        let touched = &mut values.touched;
+        let entries = std::mem::take(&mut values.entries).into_iter();
+        let taken = entries.map(|(sequence, entry)| {
+            touched.entry(sequence).or_insert(Touched::WITH_ROW);
+            entry.value
+        });
+        taken.collect()
     }
 }
 
 impl<V: PendingValue> Values<V> {
-    fn insert(&mut self, key: V::Key, value: V) {
+    /// Puts a value in; returns whether there was one under its key.
+    fn insert(&mut self, key: V::Key, value: V) -> bool {
         if let Some(name) = value.name() {
             self.names.insert(name.into(), key.clone());
         }
         let bytes = size_of_entry(&key, &value);
         let replaced = self.entries.insert(key, Entry { value, bytes });
-        self.bytes = self.bytes.saturating_sub(replaced.map_or(0, |entry| entry.bytes)) + bytes;
+        self.bytes = self.bytes.saturating_sub(replaced.as_ref().map_or(0, |entry| entry.bytes)) + bytes;
+        replaced.is_some()
+    }
+
+    /// A value that was touched, if it is still there, with its bytes as they are now.
+    fn counted(&mut self, key: &V::Key, touched: &Touched<V>) -> Option<&V> {
+        let entry = self.entries.get_mut(key)?;
+        if touched.is_uncounted {
+            let bytes = size_of_entry(key, &entry.value);
+            self.bytes = self.bytes.saturating_sub(entry.bytes) + bytes;
+            entry.bytes = bytes;
+        }
+        Some(&entry.value)
     }
 }
 
@@ -279,12 +314,22 @@ impl<V: PendingValue> PendingRows for Pending<V> {
     }
 
     fn write_rows(&mut self, run_id: RunId, rows: &mut Vec<(RowKey, Option<Bytes>)>) {
-        for (key, touched) in self.take_touched() {
-            match self.get(&key) {
-                Some(value) => rows.push((Self::row_key(run_id, &key), Some(value.to_row()))),
-                None if touched.has_row => rows.push((Self::row_key(run_id, &key), None)),
+        if !self.is_touched() {
+            return;
+        }
+        let Some(values) = self.values_mut() else { return };
+        for (key, touched) in std::mem::take(&mut values.touched) {
+            match values.counted(&key, &touched) {
+                Some(value) => {
+                    let row = value.to_row();
+                    rows.push((Self::row_key(run_id, key), Some(row)));
+                }
+                None if touched.has_row => rows.push((Self::row_key(run_id, key), None)),
                 None => {}
             }
+        }
+        if values.entries.is_empty() {
+            self.0 = None;
         }
     }
 

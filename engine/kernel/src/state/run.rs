@@ -33,7 +33,7 @@ pub struct Run {
     pub timers: Pending<UserTimer>,
     /// Events without ids that wait for the started workflow task to end, by sequence number.
     pub buffered: Pending<Arc<HistoryEvent>>,
-    /// The signals that were taken, by request id.
+    /// The signals that were taken, by request id, and requests to cancel of other workflows, by [`crate::outbox::message_id`].
     pub signal_requests: Pending<SignalRequest>,
     /// Signals to other workflows of which it is not known what became, by Initiated event id.
     pub external_signals: Pending<ExternalSignal>,
@@ -77,6 +77,17 @@ pub struct RunInfo {
     pub run_expiration: Option<Time>,
     /// When the whole chain times out.
     pub execution_expiration: Option<Time>,
+    /// The run that was the workflow's current one before, whether this one continues it or not.
+    pub previous: Option<PreviousRun>,
+}
+
+/// The run that was the current one before another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PreviousRun {
+    /// Its id.
+    pub run_id: RunId,
+    /// Until when, by [`crate::Context::latest`].
+    pub until: Time,
 }
 
 /// What a workflow can change of what it was started with.
@@ -292,25 +303,41 @@ impl Run {
 
     /// The task row that the pending workflow task is to have, and the attempt in it: none once its start is written.
     pub(crate) fn wanted_workflow_task_row(&self) -> Option<(TaskKey, i32)> {
+        self.wanted_workflow_task_place()?;
+        Some((self.workflow_task_key()?, self.state.workflow_task.as_ref()?.attempt))
+    }
+
+    /// Whether that is the row that is written. Asked with every transition, so it copies no name.
+    pub(crate) fn has_wanted_workflow_task_row(&self) -> bool {
+        match (&self.workflow_task_row, self.wanted_workflow_task_place()) {
+            (Some((key, attempt)), Some((position, wanted))) => {
+                key.position == position && *attempt == wanted && key.task_queue == self.task_queue()
+            }
+            (written, wanted) => written.is_none() && wanted.is_none(),
+        }
+    }
+
+    fn wanted_workflow_task_place(&self) -> Option<(TaskPosition, i32)> {
         let attempt = self.state.workflow_task.as_ref()?.attempt;
         if self.saved_workflow_task_start().is_some() {
             return None;
         }
-        Some((self.workflow_task_key()?, attempt))
+        Some((self.workflow_task_position()?, attempt))
     }
 
-    /// Where the pending workflow task stands in its queue.
+    /// The key of the workflow task's row, if there is such a task.
     pub fn workflow_task_key(&self) -> Option<TaskKey> {
+        let position = self.workflow_task_position()?;
+        Some(TaskKey { kind: TaskKind::Workflow, task_queue: self.task_queue().to_owned(), position })
+    }
+
+    fn workflow_task_position(&self) -> Option<TaskPosition> {
         let task = self.state.workflow_task.as_ref()?;
-        Some(TaskKey {
-            kind: TaskKind::Workflow,
-            task_queue: self.task_queue().to_owned(),
-            position: TaskPosition {
-                priority: self.priority(),
-                scheduled_time: task.scheduled_time,
-                run_id: self.id,
-                scheduled_event_id: task.scheduled_event_id,
-            },
+        Some(TaskPosition {
+            priority: self.priority(),
+            scheduled_time: task.scheduled_time,
+            run_id: self.id,
+            scheduled_event_id: task.scheduled_event_id,
         })
     }
 
@@ -343,10 +370,11 @@ impl Run {
         self.external_signals.len() + self.external_cancels.len()
     }
 
-    /// How many signals were taken, with those that wait for their place in the history.
-    pub fn signal_count(&self) -> usize {
+    /// Whether at least `count` signals were taken, with those that wait for their place in the history.
+    pub fn has_signals(&self, count: usize) -> bool {
         let is_signal = |event: &&Arc<HistoryEvent>| event.event_type() == EventType::WorkflowExecutionSignaled;
-        self.state.signal_count as usize + self.buffered.values().filter(is_signal).count()
+        let missing = count.saturating_sub(self.state.signal_count as usize);
+        self.buffered.len() >= missing && self.buffered.values().filter(is_signal).count() >= missing
     }
 
     /// Rough size in memory, bytes; the cache is bounded by it.

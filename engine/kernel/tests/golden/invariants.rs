@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use everlog_kernel::state::{Activity, FirstEvent, RunInfo};
 use everlog_kernel::{RowKey, Run, RunId, Time, Transition, Workflow};
 use everlog_proto::api::enums::v1::EventType;
 
@@ -55,7 +54,7 @@ pub(crate) fn hold(workflow: &Workflow, store: &Store) {
         assert_eq!(loaded.state, state, "the state in the rows is the state in memory");
         same_rows(loaded, run);
         assert!(!run.has_unwritten_changes(), "a transition writes everything that it has changed");
-        follows_from_history(run, store);
+        run.follows_from(store.history(run.id)).expect("a run follows from its history");
         for (id, activity) in run.activities.iter() {
             if !run.unsaved_activities.contains(id) {
                 assert_eq!(loaded.activities.get(id), Some(activity), "an activity in the rows is the one in memory");
@@ -74,73 +73,6 @@ fn same_rows(one: &Run, two: &Run) {
     assert_eq!(one.external_signals, two.external_signals);
     assert_eq!(one.external_cancels, two.external_cancels);
     assert_eq!(one.workflow_task_row, two.workflow_task_row);
-}
-
-/// What the run's history leads to is what the run is, but for what no event tells (see the kernel's `state/apply.rs`).
-fn follows_from_history(run: &Run, store: &Store) {
-    let history = store.history(run.id);
-    let mut rebuilt = Run::rebuild(run.id, run.info.start_request_id.clone(), history).expect("the kernel wrote it");
-    for event in run.buffered.values() {
-        rebuilt.arrive(event);
-    }
-    same_info(&rebuilt.info, &run.info);
-    let mut expected = run.state.clone();
-    let state = &mut rebuilt.state;
-    // About rows, and about buffered events; and when a closed run is deleted, which its namespace says.
-    expected.transition_count = state.transition_count;
-    expected.wake_at = state.wake_at;
-    expected.next_buffered = state.next_buffered;
-    expected.delete_time = state.delete_time;
-    // An attempt that leaves no events may have wanted to close.
-    assert!(run.state.close_attempted || !state.close_attempted, "a run that wanted to close is known to have");
-    expected.close_attempted = state.close_attempted;
-    for task in [&mut expected.workflow_task, &mut state.workflow_task].into_iter().flatten() {
-        task.started = None;
-        task.offered_sticky = false;
-    }
-    match (&expected.workflow_task, &mut state.workflow_task) {
-        // Attempts above the first leave no events, and whether the next is the first is known to the leader alone.
-        (Some(task), None) if task.attempt > 1 => {
-            assert!(state.next_workflow_task_attempt > 1, "a task has failed before the second attempt");
-            expected.workflow_task = None;
-            expected.next_workflow_task_attempt = state.next_workflow_task_attempt;
-        }
-        (None, None) => expected.next_workflow_task_attempt = state.next_workflow_task_attempt,
-        (Some(task), Some(rebuilt)) => rebuilt.original_scheduled_time = task.original_scheduled_time,
-        (Some(_), None) | (None, Some(_)) => {}
-    }
-    assert_eq!(rebuilt.state, expected, "the state follows from the events");
-    assert_eq!(rebuilt.timers, run.timers, "timers follow from the events");
-    assert_eq!(rebuilt.signal_requests, run.signal_requests, "signals follow from the events");
-    assert_eq!(rebuilt.external_signals, run.external_signals, "signals to others follow from the events");
-    assert_eq!(rebuilt.external_cancels, run.external_cancels, "requests to cancel others follow from the events");
-    assert_eq!(
-        rebuilt.activities.keys().collect::<Vec<_>>(),
-        run.activities.keys().collect::<Vec<_>>(),
-        "pending activities follow from the events"
-    );
-    for (rebuilt, activity) in rebuilt.activities.values().zip(run.activities.values()) {
-        let identity = |activity: &Activity| {
-            let Activity { scheduled, scheduled_time, priority, cancel_requested_event_id, .. } = activity.clone();
-            (scheduled, scheduled_time, priority, cancel_requested_event_id)
-        };
-        assert_eq!(identity(rebuilt), identity(activity), "an activity follows from its events, but for its attempts");
-    }
-}
-
-/// As messages: maps in them have no order.
-fn same_info(one: &RunInfo, two: &RunInfo) {
-    assert_eq!(one.started.decode(), two.started.decode(), "what a run was started with follows from its events");
-    let original = |info: &RunInfo| {
-        let original = info.original_properties.as_ref();
-        original.map(|original| {
-            let search_attributes = original.search_attributes.as_ref().map(|encoded| encoded.decode());
-            (original.memo.as_ref().map(|encoded| encoded.decode()), search_attributes)
-        })
-    };
-    assert_eq!(original(one), original(two));
-    let rest = |info: &RunInfo| RunInfo { started: FirstEvent::default(), original_properties: None, ..info.clone() };
-    assert_eq!(rest(one), rest(two));
 }
 
 /// Event ids are contiguous from 1, and between WorkflowTaskStarted and the task's end nothing was appended.

@@ -21,27 +21,26 @@
 //!
 //! Commands to a run take `run=run2`; without it the current run is meant.
 
+mod worker;
+
 use std::collections::HashMap;
 use std::error::Error;
 
-use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask, StartWorkflowTask, WorkflowTaskStart};
 use everlog_kernel::describe::describe;
 use everlog_kernel::outbox::Outcome as MessageOutcome;
-use everlog_kernel::token::{self, ActivityTaskToken, WorkflowTaskToken};
+use everlog_kernel::token::{ActivityTaskToken, WorkflowTaskToken};
 use everlog_kernel::{
     Command, Context, Ids, Limits, Namespace, NamespaceId, Rejection, RowKey, Run, RunCommand, RunId, RunRow,
     RunRowKind, Time, Transition, Workflow, decide,
 };
-use everlog_proto::api::enums::v1::{EventType, QueryRejectCondition, QueryResultType, WorkflowTaskFailedCause};
-use everlog_proto::api::protocol::v1::Message as ProtocolMessage;
-use everlog_proto::api::query::v1::{WorkflowQuery, WorkflowQueryResult};
-use everlog_proto::api::taskqueue::v1::{StickyExecutionAttributes, TaskQueue};
+use everlog_proto::api::enums::v1::{QueryRejectCondition, WorkflowTaskFailedCause};
+use everlog_proto::api::query::v1::WorkflowQuery;
 use everlog_proto::api::workflowservice::v1::{
-    RequestCancelWorkflowExecutionRequest, RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest,
-    SignalWorkflowExecutionRequest, TerminateWorkflowExecutionRequest,
+    RequestCancelWorkflowExecutionRequest, RespondWorkflowTaskFailedRequest, SignalWorkflowExecutionRequest,
+    TerminateWorkflowExecutionRequest,
 };
 
-use crate::arguments::{Arguments, Outcome, parse_duration, payloads};
+use crate::arguments::{Arguments, Outcome, parse_duration};
 use crate::store::Store;
 use crate::{invariants, print, requests};
 
@@ -286,13 +285,25 @@ impl Runner {
             &mut twin,
             run_id,
             command.clone(),
-            &mut Context { now: self.now, namespace: &self.namespace, limits: &self.limits, ids: &mut twin_ids },
+            &mut Context {
+                now: self.now,
+                latest: self.now,
+                namespace: &self.namespace,
+                limits: &self.limits,
+                ids: &mut twin_ids,
+            },
         );
         let outcome = decide(
             &mut self.workflow,
             run_id,
             command,
-            &mut Context { now: self.now, namespace: &self.namespace, limits: &self.limits, ids: &mut self.ids },
+            &mut Context {
+                now: self.now,
+                latest: self.now,
+                namespace: &self.namespace,
+                limits: &self.limits,
+                ids: &mut self.ids,
+            },
         );
         match (&outcome, &again) {
             (Ok(one), Ok(two)) => invariants::deterministic(one, two),
@@ -312,134 +323,6 @@ impl Runner {
         }
         self.store.apply(&transition.rows);
         Ok(transition)
-    }
-
-    /// A worker takes the workflow task.
-    fn poll_workflow(&mut self, run_id: Option<RunId>, arguments: &mut Arguments<'_>) -> Outcome<String> {
-        let run = self.run_of(run_id)?;
-        let task = run.state.workflow_task.as_ref();
-        let sticky = run.sticky.as_ref().map_or(run.task_queue(), |sticky| &sticky.task_queue).to_owned();
-        let start = StartWorkflowTask {
-            scheduled_event_id: arguments
-                .number("scheduled")?
-                .or(task.map(|task| task.scheduled_event_id))
-                .ok_or("no workflow task is pending")?,
-            attempt: arguments.number("attempt")?.or(task.map(|task| task.attempt)).unwrap_or(1),
-            task_queue: arguments.string("queue", &sticky),
-            identity: "worker".to_owned(),
-            request_id: arguments.string("request-id", "poll"),
-        };
-        let name = arguments.string("token", "");
-        let run_id = Some(run.id);
-        let transition = match self.transition(run_id, RunCommand::StartWorkflowTask(start)) {
-            Ok(transition) => transition,
-            Err(refused) => return Ok(print::rejection(&refused) + "\n"),
-        };
-        if let Ok(Reply::WorkflowTaskStarted(start)) = &transition.reply {
-            self.take_workflow_task(name, start);
-        }
-        Ok(print::transition(&transition))
-    }
-
-    /// Checks what a worker was given, and keeps its token.
-    fn take_workflow_task(&mut self, name: String, start: &WorkflowTaskStart) {
-        let token = start.token.clone().expect("a task has a token");
-        assert_eq!(token::decode(&token::encode(&token)).as_ref(), Some(&token), "a token is read as it was written");
-        let tail = print::events(&start.tail);
-        let last = tail.last().expect("a started task has a tail");
-        assert_eq!(last.event_type(), EventType::WorkflowTaskStarted, "the history that a worker gets ends with it");
-        assert_eq!(last.event_id, start.response.started_event_id, "... and has its id");
-        for (id, event) in (start.history_to..).zip(&tail) {
-            assert_eq!(event.event_id, id, "the tail follows the stored events");
-        }
-        let stored = self.store.history(token.run_id).len() as i64;
-        assert_eq!(start.history_to, stored + 1, "every stored event but the first ones is sent");
-        self.workflow_tokens.insert(name, token);
-    }
-
-    fn complete(&mut self, _: Option<RunId>, arguments: &mut Arguments<'_>) -> Outcome<String> {
-        let sticky = arguments.text("sticky");
-        let sticky_timeout = arguments.duration("sticky-timeout")?;
-        let token = self.workflow_token(arguments)?;
-        let mut query_results = HashMap::new();
-        for (id, answer) in arguments.prefixed("answer-") {
-            let result_type = QueryResultType::Answered.into();
-            let result = WorkflowQueryResult { result_type, answer: Some(payloads(&answer)), ..Default::default() };
-            query_results.insert(id, result);
-        }
-        for (id, error_message) in arguments.prefixed("fail-") {
-            let result_type = QueryResultType::Failed.into();
-            query_results.insert(id, WorkflowQueryResult { result_type, error_message, ..Default::default() });
-        }
-        let request = RespondWorkflowTaskCompletedRequest {
-            commands: std::mem::take(&mut self.commands),
-            identity: "worker".to_owned(),
-            sticky_attributes: sticky.map(|name| StickyExecutionAttributes {
-                worker_task_queue: Some(TaskQueue { name: name.to_owned(), kind: 2, normal_name: "q".to_owned() }),
-                schedule_to_start_timeout: sticky_timeout,
-            }),
-            return_new_workflow_task: arguments.flag("return-new")?,
-            force_create_new_workflow_task: arguments.flag("force-new")?,
-            query_results,
-            messages: arguments
-                .text("message")
-                .map(|id| ProtocolMessage { id: id.to_owned(), ..ProtocolMessage::default() })
-                .into_iter()
-                .collect(),
-            ..RespondWorkflowTaskCompletedRequest::default()
-        };
-        let transition =
-            match self.transition(Some(token.run_id), RunCommand::CompleteWorkflowTask(token, Box::new(request))) {
-                Ok(transition) => transition,
-                Err(refused) => return Ok(print::rejection(&refused) + "\n"),
-            };
-        if let Ok(Reply::WorkflowTaskCompleted(completed)) = &transition.reply
-            && let Some(next) = &completed.next
-        {
-            self.take_workflow_task(String::new(), next);
-        }
-        Ok(print::transition(&transition))
-    }
-
-    fn workflow_token(&self, arguments: &mut Arguments<'_>) -> Outcome<WorkflowTaskToken> {
-        let name = arguments.text("token").unwrap_or_default();
-        let mut token = self.workflow_tokens.get(name).cloned().ok_or("no workflow task was polled")?;
-        token.is_proven = !arguments.flag("unproven")?;
-        Ok(token)
-    }
-
-    /// A worker takes an activity.
-    fn poll_activity(&mut self, run_id: Option<RunId>, arguments: &mut Arguments<'_>) -> Outcome<String> {
-        let id = arguments.expected("an activity id")?;
-        let run = self.run_of(run_id)?;
-        let scheduled = run.activities.by_name(id).copied();
-        let attempt = scheduled.and_then(|id| run.activities.get(&id)).map(|activity| activity.attempt);
-        let start = StartActivityTask {
-            scheduled_event_id: arguments.number("scheduled")?.or(scheduled).ok_or("no such activity is pending")?,
-            attempt: arguments.number("attempt")?.or(attempt).unwrap_or(1),
-            identity: "worker".to_owned(),
-            request_id: arguments.string("request-id", "poll"),
-        };
-        let run_id = Some(run.id);
-        let transition = match self.transition(run_id, RunCommand::StartActivityTask(start)) {
-            Ok(transition) => transition,
-            Err(refused) => return Ok(print::rejection(&refused) + "\n"),
-        };
-        if let Ok(Reply::ActivityTaskStarted(response)) = &transition.reply {
-            let token = token::decode(&response.task_token).ok_or("an activity task has a token")?;
-            self.activity_tokens.insert(id.to_owned(), token);
-        }
-        Ok(print::transition(&transition))
-    }
-
-    /// The activity that a worker names, and the run that it names with it.
-    fn activity(&self, run_id: Option<RunId>, arguments: &mut Arguments<'_>) -> Outcome<(Option<RunId>, ActivityRef)> {
-        let id = arguments.expected("an activity id")?;
-        if arguments.text("by") == Some("id") {
-            return Ok((run_id, ActivityRef::Id(id.to_owned())));
-        }
-        let token = self.activity_tokens.get(id).cloned().ok_or("that activity was not polled")?;
-        Ok((Some(token.run_id), ActivityRef::Token(token)))
     }
 
     fn set_limits(&mut self, arguments: &mut Arguments<'_>) -> Outcome<String> {

@@ -39,7 +39,12 @@ impl Lead {
             }
             _ => None,
         };
-        let Some(run_id) = missing else { return self.execute(&key, job) };
+        let Some(run_id) = missing else {
+            if let Some(job) = self.find_recipient(&key, job) {
+                self.execute(&key, job);
+            }
+            return;
+        };
         let with_current = entry.workflow.is_none();
         let first = entry.waiting.is_empty();
         if with_current && first && run_id.is_none() && !(self.applied.may_exist)(&key.key().current()) {
@@ -59,7 +64,7 @@ impl Lead {
         if with_current || new_run.is_some() {
             self.loads += 1;
             let runs = new_run.into_iter().collect();
-            self.actions.push(Action::Load(LoadRequest { entity: key, runs, with_current }));
+            self.actions.push(Action::Load(LoadRequest { entity: key, runs, with_current, search: None }));
         }
     }
 
@@ -71,14 +76,13 @@ impl Lead {
         let found = match loaded.workflow {
             Ok(found) => found,
             Err(error) => {
-                tracing::error!(
-                    partition = %self.partition, namespace_id = %key.namespace_id,
-                    workflow_id = %key.id, error, "a workflow cannot be read"
-                );
-                let entry = self.cache.remove(&key);
-                let error = CallError::Corrupt(format!("the workflow cannot be read: {error}"));
-                entry.into_iter().flat_map(|entry| entry.waiting).for_each(|job| job.refuse(&error));
-                return;
+                let waiting = std::mem::take(&mut entry.waiting);
+                let refusal = CallError::Corrupt(format!("the workflow cannot be read: {error}"));
+                waiting.into_iter().for_each(|job| job.refuse(&refusal));
+                // What is due in it would never happen.
+                let (id, namespace_id) = (&key.id, key.namespace_id);
+                let error = format!("workflow {id:?} of namespace {namespace_id} cannot be read: {error}");
+                return self.actions.push(Action::Fail(error));
             }
         };
         for run_id in loaded.asked {
@@ -87,6 +91,11 @@ impl Lead {
                 entry.absent.insert(run_id);
             }
         }
+        if let Some((search, taken)) = loaded.search
+            && let Some((_, found)) = entry.searches.iter_mut().find(|(asked, _)| *asked == search)
+        {
+            *found = Some(taken);
+        }
         if entry.workflow.is_none() && !loaded.with_current {
             return;
         }
@@ -94,6 +103,11 @@ impl Lead {
         self.cache.add_runs(&key, found);
         for job in waiting {
             self.take(job);
+        }
+        if let Some(entry) = self.cache.get_mut(&key)
+            && entry.waiting.is_empty()
+        {
+            entry.searches = Vec::new();
         }
     }
 
@@ -112,8 +126,13 @@ impl Lead {
                 let Some(entry) = self.cache.get_mut(key) else { return };
                 let Some(workflow) = &entry.workflow else { return };
                 let last_batch = entry.last_batch;
-                let context =
-                    Context { now: self.clock.now(), namespace: &address.namespace, limits: &limits, ids: &mut ids };
+                let context = Context {
+                    now: self.clock.now(),
+                    latest: self.clock.latest(),
+                    namespace: &address.namespace,
+                    limits: &limits,
+                    ids: &mut ids,
+                };
                 let tell = inspect(Ok((workflow, &context)));
                 self.when_durable(last_batch, Outgoing::Tell(tell));
             }
@@ -164,8 +183,13 @@ impl Lead {
             return;
         }
         let mut ids = Ids::new(self.seeds.seed());
-        let mut context =
-            Context { now: self.clock.now(), namespace: &address.namespace, limits: &limits, ids: &mut ids };
+        let mut context = Context {
+            now: self.clock.now(),
+            latest: self.clock.latest(),
+            namespace: &address.namespace,
+            limits: &limits,
+            ids: &mut ids,
+        };
         let name = command.name();
         let decided = decide(workflow, run_id, command, &mut context);
         let run = run_id.or(workflow.current.as_ref().map(|current| current.run_id));
@@ -226,6 +250,7 @@ impl Lead {
                 entry.last_batch = sequence;
                 batches.touched.push(key.clone());
             }
+            let keys = key.key();
             for (row, value) in rows {
                 match (&row, &value) {
                     (RowKey::Run(run_id, row), Some(events)) => {
@@ -238,7 +263,7 @@ impl Lead {
                     }
                     _ => {}
                 }
-                batches.forming.push(rows::change(key, row, value));
+                batches.forming.push(rows::change(&keys, row, value));
             }
             if wrote && !self.watchers.is_empty() {
                 for (run_id, run) in entry.workflow.iter().flat_map(|workflow| &workflow.runs) {

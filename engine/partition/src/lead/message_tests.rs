@@ -1,16 +1,25 @@
 //! Messages between two partitions that lose, repeat and delay them, and lose their leads: each message counts once, in order.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use everlog_kernel::RunCommand;
-use everlog_kernel::outbox::Outcome;
+use everlog_kernel::outbox::{MessageBody, OutboxMessage, Outcome};
 use everlog_model::CallError;
 use everlog_proto::api::command::v1::command::Attributes;
-use everlog_proto::api::command::v1::{Command as WorkflowCommand, SignalExternalWorkflowExecutionCommandAttributes};
+use everlog_proto::api::command::v1::{
+    Command as WorkflowCommand, ContinueAsNewWorkflowExecutionCommandAttributes,
+    RequestCancelExternalWorkflowExecutionCommandAttributes, SignalExternalWorkflowExecutionCommandAttributes,
+};
 use everlog_proto::api::common::v1::WorkflowExecution;
 use everlog_proto::api::enums::v1::CommandType;
 use everlog_proto::api::history::v1::history_event::Attributes as EventAttributes;
 use everlog_storage::keys::OutboxKey;
 use everlog_storage::state::Direction;
-use std::time::Duration;
+use metrics::{Key, KeyName, Metadata, SharedString, Unit};
+use parking_lot::Mutex;
 
 use super::test_partition::{Partition, TwinRows, Waiting};
 use crate::load::Rows;
@@ -226,6 +235,165 @@ fn each_message_counts_once_and_in_order_whatever_is_lost() {
         sent += world.acknowledged.len();
     }
     assert!(sent > 1000, "{sent}");
+}
+
+/// A signal, or a request to cancel, that another workflow has sent at the target's time with an event.
+fn message(target: &Partition, event_id: i64, signal_name: Option<&str>) -> OutboxMessage {
+    let body = match signal_name {
+        Some(name) => MessageBody::SignalExternal(SignalExternalWorkflowExecutionCommandAttributes {
+            signal_name: name.to_owned(),
+            ..SignalExternalWorkflowExecutionCommandAttributes::default()
+        }),
+        None => MessageBody::CancelExternal(RequestCancelExternalWorkflowExecutionCommandAttributes::default()),
+    };
+    OutboxMessage {
+        namespace_id: everlog_kernel::NamespaceId([7; 16]),
+        source_workflow_id: "s".to_owned(),
+        source_run_id: everlog_kernel::RunId([5; 16]),
+        event_id,
+        sent: target.lead.time(),
+        target_workflow_id: "w".to_owned(),
+        target_run_id: None,
+        body,
+    }
+}
+
+fn continue_as_new(target: &mut Partition) {
+    let token = target.start_task().unwrap();
+    let attributes = ContinueAsNewWorkflowExecutionCommandAttributes::default();
+    let command = WorkflowCommand {
+        command_type: CommandType::ContinueAsNewWorkflowExecution as i32,
+        attributes: Some(Attributes::ContinueAsNewWorkflowExecutionCommandAttributes(attributes)),
+        ..WorkflowCommand::default()
+    };
+    target.complete(&token, vec![command]).unwrap();
+    target.pass(Duration::from_secs(2));
+    target.commit();
+}
+
+/// Names of signals, and requests to cancel, in the history of the current run.
+fn taken(target: &mut Partition) -> Vec<String> {
+    let name = |event: everlog_proto::api::history::v1::HistoryEvent| match event.attributes? {
+        EventAttributes::WorkflowExecutionSignaledEventAttributes(a) => Some(a.signal_name),
+        EventAttributes::WorkflowExecutionCancelRequestedEventAttributes(_) => Some("cancel".to_owned()),
+        _ => None,
+    };
+    target.events().into_iter().filter_map(name).collect()
+}
+
+#[test]
+fn what_an_earlier_run_has_taken_the_current_one_does_not_take_again() {
+    for is_remembered in [false, true] {
+        let mut target = Partition::new();
+        target.start();
+        target.commit();
+        let messages = [(1, Some("first")), (2, None), (3, Some("second"))];
+        let messages = messages.map(|(event, signal)| message(&target, event, signal));
+        let receive = |target: &mut Partition, message: &OutboxMessage| {
+            let mut waiting = target.ask(RunCommand::ReceiveMessage(Box::new(message.clone())));
+            target.commit();
+            waiting.try_recv().expect("an answer")
+        };
+        for message in &messages[..2] {
+            receive(&mut target, message).unwrap();
+        }
+        assert_eq!(taken(&mut target), ["first", "cancel"]);
+        // Their answers are lost, and the workflow goes on twice: the second time nothing of the first run is in memory.
+        for _ in 0..2 {
+            continue_as_new(&mut target);
+            if !is_remembered {
+                target.lead_anew();
+            }
+            for message in &messages[..2] {
+                receive(&mut target, message).unwrap();
+            }
+            assert!(taken(&mut target).is_empty());
+        }
+        // One that nobody has taken is as old.
+        receive(&mut target, &messages[2]).unwrap();
+        receive(&mut target, &messages[2]).unwrap();
+        assert_eq!(taken(&mut target), ["second"]);
+    }
+}
+
+#[test]
+fn a_message_that_does_not_arrive_for_a_day_is_told_of_and_sent_on() {
+    let mut source = Partition::new();
+    source.start();
+    let token = source.start_task().unwrap();
+    source.complete(&token, vec![signal(1, "other")]).unwrap();
+    source.commit();
+    let key = source.parcels[0].key;
+    let mut outbox = crate::outbox::read_page(&TwinRows(&source.state), None).map(|page| {
+        let mut outbox = crate::outbox::Outbox::default();
+        outbox.add_page(page.parcels);
+        outbox
+    });
+    let outbox = outbox.as_mut().unwrap();
+    let sent = everlog_kernel::Time(i64::try_from(key.time_ns).unwrap());
+    let look = |outbox: &mut crate::outbox::Outbox, hours: u64, seconds: u64| {
+        let overdue = outbox.look(sent.plus(Duration::from_secs(3600 * hours + seconds)));
+        overdue.map(|overdue| (overdue.oldest.as_secs(), overdue.count, overdue.first.is_some()))
+    };
+    assert_eq!(look(outbox, 1, 0), Some((3600, 0, false)));
+    assert_eq!(look(outbox, 1, 59), None, "it looks once a minute");
+    assert_eq!(look(outbox, 23, 3599), Some((86_399, 0, false)));
+    assert_eq!(look(outbox, 24, 59), Some((86_459, 1, true)));
+    assert_eq!(look(outbox, 25, 0), Some((90_000, 0, false)), "it is told of once");
+    assert_eq!(outbox.len(), 1);
+
+    // The lead goes on sending it.
+    let recorded = Arc::new(Recorded::default());
+    metrics::with_local_recorder(&*recorded, || {
+        source.lead_anew();
+        source.turn();
+        for _ in 0..30 {
+            source.parcels.clear();
+            source.lead.delivered(key, Delivery::Again);
+            source.pass(Duration::from_secs(3600));
+            assert_eq!(source.parcels.len(), 1);
+        }
+        assert!(recorded.value("everlog_outbox_oldest_seconds") >= 29.0 * 3600.0);
+        assert_eq!(recorded.value("everlog_outbox_overdue_total"), 1.0);
+        source.lead.delivered(key, Delivery::Settled(Outcome::Delivered));
+        source.commit();
+        source.pass(Duration::from_secs(3600));
+        assert_eq!(recorded.value("everlog_outbox_oldest_seconds"), 0.0);
+    });
+    assert!(crate::outbox::read_page(&TwinRows(&source.state), None).unwrap().parcels.is_empty());
+}
+
+/// Gauges and counters by name.
+#[derive(Default)]
+struct Recorded(Mutex<HashMap<String, Arc<AtomicU64>>>);
+
+impl Recorded {
+    fn cell(&self, name: &str) -> Arc<AtomicU64> {
+        Arc::clone(self.0.lock().entry(name.to_owned()).or_default())
+    }
+
+    fn value(&self, name: &str) -> f64 {
+        let bits = self.cell(name).load(Ordering::Relaxed);
+        if name.ends_with("_total") { bits as f64 } else { f64::from_bits(bits) }
+    }
+}
+
+impl metrics::Recorder for Recorded {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> metrics::Counter {
+        metrics::Counter::from_arc(self.cell(key.name()))
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> metrics::Gauge {
+        metrics::Gauge::from_arc(self.cell(key.name()))
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> metrics::Histogram {
+        metrics::Histogram::noop()
+    }
 }
 
 #[test]

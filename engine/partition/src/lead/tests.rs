@@ -195,6 +195,7 @@ fn runs_that_do_not_exist_are_not_remembered_for_ever() {
             with_current: false,
             asked: request.runs,
             workflow,
+            search: None,
         });
         bench.end_turn();
     }
@@ -216,7 +217,7 @@ fn no_more_than_so_many_workflows_are_read_at_a_time() {
     assert_eq!(loads, limits::PARTITION_LOADS_MAX);
     let entity = WorkflowRef { namespace, workflow_id: "cold0".into() }.entity();
     let workflow = Ok(everlog_kernel::Workflow::new("cold0"));
-    bench.lead.loaded(crate::load::Loaded { entity, with_current: true, asked: Vec::new(), workflow });
+    bench.lead.loaded(crate::load::Loaded { entity, with_current: true, asked: Vec::new(), workflow, search: None });
     assert!(bench.lead.accepts());
 }
 

@@ -13,7 +13,6 @@ use everlog_storage::state::Direction;
 use prost::Message;
 
 use super::clients::{WORKFLOWS, workflow_id};
-use super::rebuilt;
 use super::world::{TwinRows, World};
 use crate::history;
 use crate::load::{LoadRequest, Rows, serve};
@@ -30,12 +29,22 @@ struct Found {
     runs: HashSet<RunId>,
     /// How often each signal is there.
     signals: HashMap<String, u32>,
+    /// Requests to cancel of other workflows, by run and event.
+    cancels: HashSet<(String, i64)>,
 }
 
 impl Found {
-    fn signal(&mut self, event: &HistoryEvent) {
-        if let Some(Attributes::WorkflowExecutionSignaledEventAttributes(signaled)) = &event.attributes {
-            *self.signals.entry(signaled.signal_name.clone()).or_default() += 1;
+    fn event(&mut self, event: &HistoryEvent) {
+        match &event.attributes {
+            Some(Attributes::WorkflowExecutionSignaledEventAttributes(signaled)) => {
+                *self.signals.entry(signaled.signal_name.clone()).or_default() += 1;
+            }
+            Some(Attributes::WorkflowExecutionCancelRequestedEventAttributes(cancel)) => {
+                let Some(source) = &cancel.external_workflow_execution else { return };
+                let message = (source.run_id.clone(), cancel.external_initiated_event_id);
+                assert!(self.cancels.insert(message), "a request to cancel was taken twice: {cancel:?}");
+            }
+            _ => {}
         }
     }
 }
@@ -76,7 +85,7 @@ impl World {
 
     fn check_workflow(&self, rows: &TwinRows<'_>, address: &WorkflowRef, time: Time, found: &mut Found) {
         let runs = runs(rows, address).into_iter().collect();
-        let loaded = serve(rows, LoadRequest { entity: address.entity(), runs, with_current: true });
+        let loaded = serve(rows, LoadRequest { entity: address.entity(), runs, with_current: true, search: None });
         let workflow = loaded.workflow.expect("rows are readable");
         let open = workflow.runs.values().filter(|run| run.is_open()).count();
         assert!(open <= 1, "{open} runs of {} are open", address.workflow_id);
@@ -88,8 +97,8 @@ impl World {
             if run.is_open() {
                 assert_eq!(run.undelivered_messages(), 0, "run {run_id} does not know what became of its messages");
             }
-            events.iter().for_each(|event| found.signal(event));
-            run.buffered.values().for_each(|event| found.signal(event));
+            events.iter().for_each(|event| found.event(event));
+            run.buffered.values().for_each(|event| found.event(event));
         }
     }
 }
@@ -112,7 +121,7 @@ fn check_run(rows: &TwinRows<'_>, address: &WorkflowRef, run: &Run) -> Vec<Histo
     assert_eq!(ids, (1..next).collect::<Vec<_>>(), "the ids of a history");
     check_timers(&events);
     check_workflow_tasks(&events);
-    rebuilt::check(run, &events);
+    run.follows_from(events.iter().cloned()).expect("a run follows from its history");
     events
 }
 

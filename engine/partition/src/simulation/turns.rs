@@ -125,7 +125,13 @@ impl World {
         let delay = self.delay(Duration::from_millis(longest));
         let rows = TwinRows(&self.disk, self.partitions[partition].group);
         let rows = match what {
-            Wanted::Workflow(request) => ReadRows::Workflow(Box::new(serve(&rows, request))),
+            Wanted::Workflow(request) => {
+                let mut loaded = serve(&rows, request);
+                if let Some((_, found)) = &mut loaded.search {
+                    *found &= self.sabotage != Some(Sabotage::EarlierRunsForgotten);
+                }
+                ReadRows::Workflow(Box::new(loaded))
+            }
             Wanted::Wakes { horizon, .. } if fails && self.sabotage == Some(Sabotage::OverdueForgotten) => {
                 ReadRows::Wakes(Ok(WakePage { wakes: Vec::new(), next: None, horizon }))
             }

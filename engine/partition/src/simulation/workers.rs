@@ -14,8 +14,9 @@ use everlog_model::{CallError, QueueId};
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{
     Command as WorkflowCommand, CompleteWorkflowExecutionCommandAttributes,
-    ContinueAsNewWorkflowExecutionCommandAttributes, ScheduleActivityTaskCommandAttributes,
-    SignalExternalWorkflowExecutionCommandAttributes, StartTimerCommandAttributes,
+    ContinueAsNewWorkflowExecutionCommandAttributes, RequestCancelExternalWorkflowExecutionCommandAttributes,
+    ScheduleActivityTaskCommandAttributes, SignalExternalWorkflowExecutionCommandAttributes,
+    StartTimerCommandAttributes,
 };
 use everlog_proto::api::common::v1::{ActivityType, RetryPolicy, WorkflowExecution, WorkflowType};
 use everlog_proto::api::enums::v1::{CommandType, TaskQueueKind};
@@ -219,7 +220,26 @@ impl World {
         self.send(&workflow_id, Some(run_id), RunCommand::CompleteWorkflowTask(token, Box::new(request)), Asked::Other);
     }
 
-    /// A timer or an activity.
+    /// A signal or a request to cancel to a run, or to whichever is the current one of its workflow.
+    fn message(&mut self) -> (CommandType, Attributes) {
+        let (workflow_id, run_id) = self.runs[self.random.below(self.runs.len())].clone();
+        let run_id = if self.random.percent(30) { run_id.to_string() } else { String::new() };
+        if self.random.percent(25) {
+            let attributes =
+                RequestCancelExternalWorkflowExecutionCommandAttributes { workflow_id, run_id, ..Default::default() };
+            let attributes = Attributes::RequestCancelExternalWorkflowExecutionCommandAttributes(attributes);
+            return (CommandType::RequestCancelExternalWorkflowExecution, attributes);
+        }
+        let attributes = SignalExternalWorkflowExecutionCommandAttributes {
+            execution: Some(WorkflowExecution { workflow_id, run_id }),
+            signal_name: self.signal_name(),
+            ..SignalExternalWorkflowExecutionCommandAttributes::default()
+        };
+        let attributes = Attributes::SignalExternalWorkflowExecutionCommandAttributes(attributes);
+        (CommandType::SignalExternalWorkflowExecution, attributes)
+    }
+
+    /// A timer, an activity or a message.
     fn command(&mut self) -> (CommandType, Attributes) {
         let number = self.number();
         if self.random.percent(50) {
@@ -230,16 +250,8 @@ impl World {
             };
             return (CommandType::StartTimer, Attributes::StartTimerCommandAttributes(attributes));
         }
-        if self.random.percent(30) && !self.runs.is_empty() {
-            let (workflow_id, run_id) = self.runs[self.random.below(self.runs.len())].clone();
-            // To a run: a later run of the workflow does not know which messages an earlier one has taken.
-            let attributes = SignalExternalWorkflowExecutionCommandAttributes {
-                execution: Some(WorkflowExecution { workflow_id, run_id: run_id.to_string() }),
-                signal_name: self.signal_name(),
-                ..SignalExternalWorkflowExecutionCommandAttributes::default()
-            };
-            let attributes = Attributes::SignalExternalWorkflowExecutionCommandAttributes(attributes);
-            return (CommandType::SignalExternalWorkflowExecution, attributes);
+        if self.random.percent(40) && !self.runs.is_empty() {
+            return self.message();
         }
         let once = self.random.percent(50);
         let attributes = ScheduleActivityTaskCommandAttributes {

@@ -33,6 +33,7 @@ struct FileListen {
     metrics_port: Option<u16>,
     max_request_bytes: Option<usize>,
     handshake_timeout: Option<String>,
+    max_handshakes_per_address: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -81,6 +82,7 @@ fn parse(text: &str) -> Result<Settings, SettingsError> {
         request_bytes_max: listen.max_request_bytes.unwrap_or(defaults.request_bytes_max),
         handshake_timeout: duration("listen.handshake_timeout", listen.handshake_timeout)?
             .unwrap_or(defaults.handshake_timeout),
+        handshakes_per_address_max: listen.max_handshakes_per_address.unwrap_or(defaults.handshakes_per_address_max),
     };
     let defaults = Disk::default();
     settings.disk = Disk {
@@ -162,6 +164,7 @@ mod tests {
             metrics_port = 3
             max_request_bytes = 4
             handshake_timeout = "5s"
+            max_handshakes_per_address = 8
             [disk]
             free_bytes_min = 6
             free_percent_min = 7
@@ -178,6 +181,7 @@ mod tests {
         assert_eq!(settings.search_attributes.len(), 1);
         assert_eq!((settings.listen.grpc_port, settings.listen.request_bytes_max), (1, 4));
         assert_eq!(settings.listen.handshake_timeout, Duration::from_secs(5));
+        assert_eq!(settings.listen.handshakes_per_address_max, 8);
         assert_eq!(settings.disk, Disk { free_bytes_min: 6, free_percent_min: 7 });
         assert_eq!(settings.log, Log { level: "debug".to_owned(), format: LogFormat::Json });
         assert_eq!(settings.dynamic.everywhere.limits.id_bytes_max, 255);

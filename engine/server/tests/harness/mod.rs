@@ -85,6 +85,7 @@ impl Server {
             cluster_id: node.cluster_id(),
             request_bytes_max: listen.request_bytes_max,
             connections_max: 1000,
+            handshakes_per_address_max: 100,
             handshake_timeout: listen.handshake_timeout,
             render_metrics: everlog_server::telemetry::render,
         };

@@ -2,43 +2,86 @@
 //!
 //! An input is a list of rows, each a kind, a length of two bytes, and the row.
 
+mod story;
+
 use bytes::Bytes;
-use everlog_kernel::command::{StartActivityTask, StartWorkflowTask};
+use everlog_kernel::outbox::OutboxMessage;
 use everlog_kernel::rows::Suffix;
 use everlog_kernel::state::{Current, Run};
 use everlog_kernel::transition::TaskRow;
-use everlog_kernel::{
-    Command, Context, Ids, Limits, Namespace, NamespaceId, Reply, RowKey, RunCommand, RunId, RunRow, RunRowKind, Time,
-    Workflow, decide, token,
-};
-use everlog_proto::api::command::v1::Command as WorkflowCommand;
-use everlog_proto::api::command::v1::command::Attributes;
-use everlog_proto::api::command::v1::{ScheduleActivityTaskCommandAttributes, StartTimerCommandAttributes};
-use everlog_proto::api::common::v1::{ActivityType, Payload, Payloads, WorkflowExecution, WorkflowType};
-use everlog_proto::api::enums::v1::CommandType;
-use everlog_proto::api::taskqueue::v1::{StickyExecutionAttributes, TaskQueue};
-use everlog_proto::api::workflowservice::v1::{
-    RespondWorkflowTaskCompletedRequest, SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest,
-};
-use everlog_proto::wkt::Duration;
+use everlog_kernel::{RunId, RunRow, RunRowKind};
+use everlog_model::rows as keys_of_rows;
+use everlog_proto::api::history::v1::History;
+use everlog_random::Random;
+use everlog_storage::keys::{OutboxKey, WakeKey};
 use everlog_storage::state::RowBatch;
+use everlog_visibility::Record;
+use prost::Message;
 
 use super::{Target, kind_of};
 use crate::mutate;
-use everlog_random::Random;
+use story::Story;
 
-/// Kinds of rows in an input.
-const INFO: u8 = 0;
-const STATE: u8 = 1;
-const ACTIVITY: u8 = 2;
-const TIMER: u8 = 3;
-const BUFFERED_EVENT: u8 = 4;
-const SIGNAL_REQUEST: u8 = 5;
-const CURRENT: u8 = 6;
-const TASK: u8 = 7;
-const BATCH: u8 = 8;
-const WORKFLOW_TASK_START: u8 = 9;
-const KINDS: u8 = 10;
+/// What a row of an input is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A row of a run.
+    Run(RunRowKind),
+    Current,
+    Task,
+    /// A batch of rows, as a log entry has it.
+    Batch,
+    /// A message to another workflow.
+    Outbox,
+    Visibility,
+    /// Any key.
+    Key,
+    /// A namespace.
+    Namespace,
+    /// The slot table.
+    Slots,
+    /// What Raft keeps in the log and beside the rows.
+    Log,
+}
+
+/// Kinds by their number in inputs, which the corpus knows: new ones come last.
+const KINDS: [Kind; 19] = [
+    Kind::Run(RunRowKind::Info),
+    Kind::Run(RunRowKind::State),
+    Kind::Run(RunRowKind::Activity),
+    Kind::Run(RunRowKind::Timer),
+    Kind::Run(RunRowKind::BufferedEvent),
+    Kind::Run(RunRowKind::SignalRequest),
+    Kind::Current,
+    Kind::Task,
+    Kind::Batch,
+    Kind::Run(RunRowKind::WorkflowTaskStart),
+    Kind::Run(RunRowKind::ExternalSignal),
+    Kind::Run(RunRowKind::ExternalCancel),
+    Kind::Run(RunRowKind::History),
+    Kind::Outbox,
+    Kind::Visibility,
+    Kind::Key,
+    Kind::Namespace,
+    Kind::Slots,
+    Kind::Log,
+];
+
+/// Rows that no run writes, as they are on disks: a namespace, a slot table, and what Raft keeps.
+const OTHERS: [(Kind, &[u8]); 9] = [
+    (Kind::Namespace, b"\x0a\x06orders\x10\x80\x80\xbc\x8a\xc9\xd2\x13\x18\x02\x22\x01d\x2a\x0do@example.com"),
+    (Kind::Slots, b"\x0a\x07\x08\xd5\x0a\x10\x01\x18\x01\x0a\x07\x08\xd5\x0a\x10\x02\x18\x01\x0a\x08\x08\xd6\x0a\x10\xac\x02\x18\x01"),
+    (Kind::Log, b"\x02\x03\xfb\x2c\x01\x00"),
+    (Kind::Log, b"\x02\x03\x04\x01\x03\x01\x02\x07rows"),
+    (Kind::Log, b"\x02\x00\x00\x02\x01\x01\x07\x01\x07\x07\x03a:1\x02eu\x01b"),
+    (Kind::Log, b"\x01\x09\x07\x01"),
+    (Kind::Log, b"\x01\x02\xfa"),
+    (Kind::Log, b"\x01\x02\xfd\x00\x00\x00\x00\x01\x00\x00\x00"),
+    (
+        Kind::Log,
+        b"\x02\x02\x05\x02\x01\x04\x09\x02\x01\x00\x08\x02\x00\x03\x01\x01\x01\x01\x01\x07\x01\x07\x07\x03a:1\x02eu\x01b",
+    ),
+];
 
 pub(super) struct Rows;
 
@@ -47,15 +90,22 @@ impl Target for Rows {
         "rows"
     }
 
-    /// The rows of a run that waits for much.
+    /// The rows of a run that waits for much, and rows of the other kinds.
     fn seeds(&mut self) -> Result<Vec<Vec<u8>>, String> {
         let rows = Story::new().rows()?;
         let mut batch = RowBatch::new();
         batch.put(&b"key"[..], &b"value"[..]);
         batch.delete(&b"another"[..]);
         batch.delete_range(&b"a"[..], &b"b"[..]);
-        let batch = (BATCH, batch.encode());
-        let one_by_one = rows.iter().chain([&batch]).map(|row| written(std::slice::from_ref(row)));
+        let message = OutboxKey { slot: 7, time_ns: 1 << 60, number: 1 };
+        let mut others = vec![(Kind::Batch, batch.encode()), (Kind::Key, message.encode())];
+        others.extend(OTHERS.map(|(kind, row)| (kind, Bytes::from_static(row))));
+        let seeded = |kind: &Kind| rows.iter().chain(&others).any(|(seeded, _)| seeded == kind);
+        let runs = RunRowKind::ALL.iter().map(|kind| Kind::Run(*kind));
+        if let Some(kind) = runs.chain(KINDS).find(|kind| !seeded(kind) || !KINDS.contains(kind)) {
+            return Err(format!("{kind:?} has no seed, or no number"));
+        }
+        let one_by_one = rows.iter().chain(&others).map(|row| written(std::slice::from_ref(row)));
         Ok(one_by_one.chain([written(&rows)]).collect())
     }
 
@@ -68,7 +118,7 @@ impl Target for Rows {
         match random.below(6) {
             0 => rows.extend(read(other)),
             1 => drop(rows.remove(at)),
-            2 => rows[at].0 = random.any() as u8 % KINDS,
+            2 => rows[at].0 = *random.of(&KINDS),
             _ => {
                 let mut row = rows[at].1.to_vec();
                 // Rows are protobuf, and hold it; a batch is none.
@@ -88,30 +138,22 @@ impl Target for Rows {
         let mut run = Vec::new();
         for (kind, bytes) in read(input) {
             let number = run.len() as u64;
-            let row = match kind {
-                INFO => (RunRowKind::Info, Suffix::Nothing),
-                STATE => (RunRowKind::State, Suffix::Nothing),
-                ACTIVITY => (RunRowKind::Activity, Suffix::Signed(number.cast_signed())),
-                TIMER => (RunRowKind::Timer, Suffix::Signed(number.cast_signed())),
-                BUFFERED_EVENT => (RunRowKind::BufferedEvent, Suffix::Unsigned(number)),
-                WORKFLOW_TASK_START => (RunRowKind::WorkflowTaskStart, Suffix::Nothing),
-                SIGNAL_REQUEST => {
-                    (RunRowKind::SignalRequest, Suffix::Text(String::from_utf8_lossy(&bytes).into_owned()))
+            let Kind::Run(kind) = kind else {
+                outcomes.push_str(&lone(kind, &bytes)?);
+                continue;
+            };
+            let suffix = match kind {
+                RunRowKind::Info | RunRowKind::State | RunRowKind::WorkflowTaskStart => Suffix::Nothing,
+                RunRowKind::BufferedEvent => Suffix::Unsigned(number),
+                RunRowKind::SignalRequest => Suffix::Text(String::from_utf8_lossy(&bytes).into_owned()),
+                RunRowKind::Activity | RunRowKind::Timer | RunRowKind::ExternalSignal | RunRowKind::ExternalCancel => {
+                    Suffix::Signed(number.cast_signed())
                 }
-                CURRENT => {
-                    outcomes.push_str(if Current::from_row(&bytes).is_ok() { "current " } else { "corrupt current " });
-                    continue;
-                }
-                TASK => {
-                    outcomes.push_str(if TaskRow::from_row(&bytes).is_ok() { "task " } else { "corrupt task " });
-                    continue;
-                }
-                _ => {
-                    outcomes.push_str(&batch(&bytes)?);
+                RunRowKind::History => {
+                    outcomes.push_str(if History::decode(bytes).is_ok() { "history " } else { "corrupt history " });
                     continue;
                 }
             };
-            let (kind, suffix) = row;
             run.push((RunRow { kind, suffix }, bytes));
         }
         match Run::from_rows(RunId([9; 16]), run) {
@@ -127,6 +169,44 @@ impl Target for Rows {
     }
 }
 
+/// What comes of a row by itself.
+fn lone(kind: Kind, bytes: &Bytes) -> Result<String, String> {
+    let said = |what: &str, is_read: bool| Ok(format!("{}{what} ", if is_read { "" } else { "corrupt " }));
+    match kind {
+        Kind::Current => said("current", Current::from_row(bytes).is_ok()),
+        Kind::Task => said("task", TaskRow::from_row(bytes).is_ok()),
+        Kind::Visibility => said("record", Record::parse(bytes).is_some()),
+        Kind::Namespace => said("namespace", everlog_meta::check_namespace_row(bytes).is_ok()),
+        Kind::Slots => said("slots", everlog_meta::check_slots_row(bytes).is_ok()),
+        Kind::Outbox => match OutboxMessage::from_row(bytes) {
+            // It is sent as it was read.
+            Ok(message) if OutboxMessage::from_row(&message.to_row()).is_ok_and(|again| again == message) => {
+                Ok(format!("message to {} ", if message.target_run_id.is_some() { "a run" } else { "a workflow" }))
+            }
+            Ok(_) => Err("a message changes".to_owned()),
+            Err(corrupt) => Ok(kind_of(&corrupt.to_string())),
+        },
+        Kind::Key => Ok(key(bytes)),
+        Kind::Log => Ok(everlog_raft::readable_as(bytes).join(" ")),
+        Kind::Batch | Kind::Run(_) => batch(bytes),
+    }
+}
+
+/// What a key is read as. A task's has a row behind it.
+fn key(bytes: &Bytes) -> String {
+    let task = keys_of_rows::task(bytes, b"\x0a\x07order-1\x10\x02");
+    let read = [
+        ("outbox key", OutboxKey::decode(bytes).is_ok()),
+        ("wake key", WakeKey::decode(bytes).is_ok()),
+        ("run key", keys_of_rows::decode_run_row(bytes).is_ok()),
+        ("history key", keys_of_rows::history_first_event(bytes).is_some()),
+        ("task key", task.is_ok()),
+    ];
+    let read = read.into_iter().filter(|(_, is_read)| *is_read).map(|(name, _)| name);
+    let why = task.err().map(|error| kind_of(&error)).unwrap_or_default();
+    format!("{} {why} ", read.collect::<Vec<_>>().join(" "))
+}
+
 /// A batch that is read is written as it was.
 fn batch(bytes: &Bytes) -> Result<String, String> {
     let Ok(batch) = RowBatch::decode(bytes) else { return Ok("corrupt batch ".to_owned()) };
@@ -138,177 +218,25 @@ fn batch(bytes: &Bytes) -> Result<String, String> {
     }
 }
 
-fn written(rows: &[(u8, Bytes)]) -> Vec<u8> {
+fn written(rows: &[(Kind, Bytes)]) -> Vec<u8> {
     let mut input = Vec::new();
     for (kind, row) in rows {
         let length = u16::try_from(row.len()).unwrap_or(u16::MAX);
-        input.push(*kind);
+        let number = KINDS.iter().position(|known| known == kind).unwrap_or_default();
+        input.push(number as u8);
         input.extend_from_slice(&length.to_le_bytes());
         input.extend_from_slice(&row[..usize::from(length)]);
     }
     input
 }
 
-fn read(mut input: &[u8]) -> Vec<(u8, Bytes)> {
+fn read(mut input: &[u8]) -> Vec<(Kind, Bytes)> {
     let mut rows = Vec::new();
     while let [kind, low, high, rest @ ..] = input {
         let length = usize::from(u16::from_le_bytes([*low, *high])).min(rest.len());
         let (row, behind) = rest.split_at(length);
-        rows.push((kind % KINDS, Bytes::copy_from_slice(row)));
+        rows.push((KINDS[usize::from(*kind) % KINDS.len()], Bytes::copy_from_slice(row)));
         input = behind;
     }
     rows
-}
-
-/// A run that has an activity, a timer, a signal that waits and a workflow task that was started.
-struct Story {
-    workflow: Workflow,
-    ids: Ids,
-    now: Time,
-    limits: Limits,
-    namespace: Namespace,
-    rows: Vec<(u8, Bytes)>,
-}
-
-impl Story {
-    fn new() -> Story {
-        Story {
-            workflow: Workflow::new("fuzz".to_owned()),
-            ids: Ids::new(1),
-            now: Time(1_700_000_000_000_000_000),
-            limits: Limits::default(),
-            namespace: Namespace {
-                id: NamespaceId([7; 16]),
-                name: "default".to_owned(),
-                retention: std::time::Duration::from_secs(24 * 3600),
-            },
-            rows: Vec::new(),
-        }
-    }
-
-    fn decide(&mut self, command: impl Into<Command>) -> Result<Reply, String> {
-        let command = command.into();
-        self.now = self.now.plus(std::time::Duration::from_millis(700));
-        let mut context =
-            Context { now: self.now, namespace: &self.namespace, limits: &self.limits, ids: &mut self.ids };
-        let name = command.name();
-        let failed = |rejection| format!("{name} is refused: {rejection}");
-        let transition = decide(&mut self.workflow, None, command, &mut context).map_err(failed)?;
-        for (key, value) in transition.rows {
-            let Some(value) = value else { continue };
-            let kind = match key {
-                RowKey::Run(_, row) => match (row.kind, row.suffix) {
-                    (RunRowKind::Info, _) => INFO,
-                    (RunRowKind::State, _) => STATE,
-                    (RunRowKind::Activity, _) => ACTIVITY,
-                    (RunRowKind::Timer, _) => TIMER,
-                    (RunRowKind::BufferedEvent, _) => BUFFERED_EVENT,
-                    (RunRowKind::WorkflowTaskStart, _) => WORKFLOW_TASK_START,
-                    (RunRowKind::SignalRequest, Suffix::Text(request_id)) => {
-                        self.rows.push((SIGNAL_REQUEST, Bytes::from(request_id)));
-                        continue;
-                    }
-                    _ => continue,
-                },
-                RowKey::Current => CURRENT,
-                RowKey::Task(_) => TASK,
-                _ => continue,
-            };
-            self.rows.push((kind, value));
-        }
-        transition.reply.map_err(failed)
-    }
-
-    fn rows(mut self) -> Result<Vec<(u8, Bytes)>, String> {
-        let queue = |name: &str| Some(TaskQueue { name: name.to_owned(), ..TaskQueue::default() });
-        let request = StartWorkflowExecutionRequest {
-            namespace: "default".to_owned(),
-            workflow_id: "fuzz".to_owned(),
-            workflow_type: Some(WorkflowType { name: "Fuzz".to_owned() }),
-            task_queue: queue("fuzz"),
-            input: payloads(),
-            request_id: "start".to_owned(),
-            ..Default::default()
-        };
-        self.decide(Command::start(request, &self.limits).map_err(|rejection| rejection.to_string())?)?;
-        let started = self.start_workflow_task(2)?;
-        let timer = StartTimerCommandAttributes { timer_id: "t".to_owned(), start_to_fire_timeout: seconds(60) };
-        let activity = ScheduleActivityTaskCommandAttributes {
-            activity_id: "a".to_owned(),
-            activity_type: Some(ActivityType { name: "Fuzz".to_owned() }),
-            task_queue: queue("fuzz"),
-            input: payloads(),
-            start_to_close_timeout: seconds(10),
-            ..Default::default()
-        };
-        let request = RespondWorkflowTaskCompletedRequest {
-            commands: vec![
-                WorkflowCommand {
-                    command_type: CommandType::StartTimer as i32,
-                    attributes: Some(Attributes::StartTimerCommandAttributes(timer)),
-                    ..Default::default()
-                },
-                WorkflowCommand {
-                    command_type: CommandType::ScheduleActivityTask as i32,
-                    attributes: Some(Attributes::ScheduleActivityTaskCommandAttributes(activity)),
-                    ..Default::default()
-                },
-            ],
-            sticky_attributes: Some(StickyExecutionAttributes {
-                worker_task_queue: queue("sticky"),
-                schedule_to_start_timeout: seconds(5),
-            }),
-            ..Default::default()
-        };
-        self.decide(RunCommand::CompleteWorkflowTask(started, Box::new(request)))?;
-        let activity = self.workflow.current_run().and_then(|run| run.activities.keys().next().copied());
-        self.decide(RunCommand::StartActivityTask(StartActivityTask {
-            scheduled_event_id: activity.ok_or("no activity is pending")?,
-            attempt: 1,
-            identity: "fuzz".to_owned(),
-            request_id: "activity".to_owned(),
-        }))?;
-        self.signal("first")?;
-        let scheduled = self.workflow.current_run().and_then(|run| run.state.workflow_task.as_ref());
-        let scheduled = scheduled.map(|task| task.scheduled_event_id).ok_or("no workflow task is pending")?;
-        self.start_workflow_task(scheduled)?;
-        self.signal("second")?;
-        self.decide(RunCommand::SaveWorkflowTaskStart)?;
-        Ok(self.rows)
-    }
-
-    fn start_workflow_task(&mut self, scheduled_event_id: i64) -> Result<token::WorkflowTaskToken, String> {
-        let start = StartWorkflowTask {
-            scheduled_event_id,
-            attempt: 1,
-            task_queue: "fuzz".to_owned(),
-            identity: "fuzz".to_owned(),
-            request_id: format!("task {scheduled_event_id}"),
-        };
-        match self.decide(RunCommand::StartWorkflowTask(start))? {
-            Reply::WorkflowTaskStarted(started) => started.token.ok_or_else(|| "a task has no token".to_owned()),
-            _ => Err("a workflow task is not started".to_owned()),
-        }
-    }
-
-    fn signal(&mut self, request_id: &str) -> Result<(), String> {
-        let execution = WorkflowExecution { workflow_id: "fuzz".to_owned(), run_id: String::new() };
-        let request = SignalWorkflowExecutionRequest {
-            workflow_execution: Some(execution),
-            signal_name: "signal".to_owned(),
-            input: payloads(),
-            request_id: request_id.to_owned(),
-            ..Default::default()
-        };
-        self.decide(RunCommand::SignalWorkflow(Box::new(request))).map(|_| ())
-    }
-}
-
-fn seconds(seconds: i64) -> Option<Duration> {
-    Some(Duration { seconds, nanos: 0 })
-}
-
-fn payloads() -> Option<Payloads> {
-    let metadata = [("encoding".to_owned(), b"json/plain".to_vec())].into();
-    Some(Payloads { payloads: vec![Payload { metadata, data: b"{}".to_vec(), ..Default::default() }] })
 }

@@ -25,7 +25,7 @@ use crate::proto::Encoded;
 use crate::rows::RunRowKind;
 use crate::state::{
     Activity, ActivityStarted, CorruptRow, Current, ExternalCancel, ExternalSignal, ExternalTarget, FirstEvent,
-    OriginalProperties, PendingValue, Run, RunInfo, RunState, SignalRequest, UserTimer, WorkflowTask,
+    OriginalProperties, PendingValue, PreviousRun, Run, RunInfo, RunState, SignalRequest, UserTimer, WorkflowTask,
     WorkflowTaskStarted,
 };
 use crate::transition::TaskRow;
@@ -259,6 +259,10 @@ fn cases() -> Vec<Case> {
         case("current", "", Current { run_id: RUN }, Current::to_row, Current::from_row),
         info("", typical_info()),
         info("with everything", full_info()),
+        info(
+            "of a later run",
+            RunInfo { previous: Some(PreviousRun { run_id: RUN, until: later(1) }), ..typical_info() },
+        ),
         state("with a workflow task", typical_state()),
         state("with a heartbeat's task", heartbeat_state()),
         state("between workflow tasks", waiting_state()),

@@ -5,9 +5,9 @@ use everlog_proto::api::sdk::v1::UserMetadata;
 use prost::Message;
 
 use super::{decode, encode, required};
-use crate::Time;
 use crate::proto::Encoded;
-use crate::state::{CorruptRow, FirstEvent, OriginalProperties, RunInfo};
+use crate::state::{CorruptRow, FirstEvent, OriginalProperties, PreviousRun, RunInfo};
+use crate::{RunId, Time};
 
 #[derive(Message)]
 struct InfoRow {
@@ -30,6 +30,16 @@ struct InfoRow {
     run_expiration: Option<i64>,
     #[prost(sfixed64, optional, tag = "8")]
     execution_expiration: Option<i64>,
+    #[prost(message, optional, tag = "9")]
+    previous: Option<PreviousRow>,
+}
+
+#[derive(Message)]
+struct PreviousRow {
+    #[prost(bytes = "bytes", tag = "1")]
+    run_id: Bytes,
+    #[prost(sfixed64, tag = "2")]
+    until: i64,
 }
 
 #[derive(Message)]
@@ -55,11 +65,16 @@ impl RunInfo {
             user_metadata: self.user_metadata.as_deref().map(encode),
             run_expiration: self.run_expiration.map(|time| time.0),
             execution_expiration: self.execution_expiration.map(|time| time.0),
+            previous: self.previous.map(PreviousRun::to_row),
         })
     }
 
     /// From the value of its row.
-    pub(crate) fn from_row(value: &[u8]) -> Result<RunInfo, CorruptRow> {
+    ///
+    /// # Errors
+    ///
+    /// [`CorruptRow`] if it is none.
+    pub fn from_row(value: &[u8]) -> Result<RunInfo, CorruptRow> {
         let row: InfoRow = decode(value)?;
         let start_time = Time(required(row.start_time, "start time")?);
         let user_metadata = row.user_metadata.map(UserMetadata::decode).transpose()?;
@@ -72,7 +87,19 @@ impl RunInfo {
             start_request_id: row.start_request_id,
             run_expiration: row.run_expiration.map(Time),
             execution_expiration: row.execution_expiration.map(Time),
+            previous: row.previous.map(PreviousRun::from_row).transpose()?,
         })
+    }
+}
+
+impl PreviousRun {
+    fn to_row(self) -> PreviousRow {
+        PreviousRow { run_id: Bytes::copy_from_slice(&self.run_id.0), until: self.until.0 }
+    }
+
+    fn from_row(row: PreviousRow) -> Result<PreviousRun, CorruptRow> {
+        let run_id = RunId(required(row.run_id[..].try_into().ok(), "previous run")?);
+        Ok(PreviousRun { run_id, until: Time(row.until) })
     }
 }
 

@@ -1,0 +1,96 @@
+//! Whether a run is what its history makes of it.
+
+use std::fmt::Debug;
+
+use everlog_proto::api::history::v1::HistoryEvent;
+
+use super::{Activity, FirstEvent, OriginalProperties, Run, RunInfo, RunState};
+
+/// A run is not what its history makes of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("run {run_id} does not follow from its history: {what}")]
+pub struct Deviation {
+    run_id: crate::RunId,
+    what: String,
+}
+
+impl Run {
+    /// Compares the run with what `history`, the whole of it, leads to, but for what no event tells: the table in `apply.rs`.
+    ///
+    /// # Errors
+    ///
+    /// [`Deviation`] names the first difference, or why no run can be built.
+    pub fn follows_from(&self, history: impl IntoIterator<Item = HistoryEvent>) -> Result<(), Deviation> {
+        self.compare(history).map_err(|what| Deviation { run_id: self.id, what })
+    }
+
+    fn compare(&self, history: impl IntoIterator<Item = HistoryEvent>) -> Result<(), String> {
+        let rebuilt = Run::rebuild(self.id, self.info.start_request_id.clone(), history);
+        let mut rebuilt = rebuilt.map_err(|error| error.to_string())?;
+        for event in self.buffered.values() {
+            rebuilt.arrive(event);
+        }
+        compare_info(&self.info, &rebuilt.info)?;
+        compare_state(self.state.clone(), rebuilt.state.clone())?;
+        same("timers", &self.timers, &rebuilt.timers)?;
+        same("request ids", &self.signal_requests, &rebuilt.signal_requests)?;
+        same("signals to others", &self.external_signals, &rebuilt.external_signals)?;
+        same("requests to cancel others", &self.external_cancels, &rebuilt.external_cancels)?;
+        let activities = |run: &Run| run.activities.values().map(|activity| told(activity)).collect::<Vec<_>>();
+        same("activities", &activities(self), &activities(&rebuilt))
+    }
+}
+
+fn same<T: PartialEq + Debug + ?Sized>(what: &str, found: &T, expected: &T) -> Result<(), String> {
+    if found == expected { Ok(()) } else { Err(format!("{what}: {found:?} instead of {expected:?}")) }
+}
+
+/// Messages are compared decoded: maps in them have no order.
+fn compare_info(found: &RunInfo, expected: &RunInfo) -> Result<(), String> {
+    same("first event", &found.started.decode(), &expected.started.decode())?;
+    let original = |info: &RunInfo| {
+        info.original_properties.as_deref().map(|OriginalProperties { memo, search_attributes }| {
+            let search_attributes = search_attributes.as_ref().map(|encoded| encoded.decode());
+            (memo.as_ref().map(|encoded| encoded.decode()), search_attributes)
+        })
+    };
+    same("first memo and search attributes", &original(found), &original(expected))?;
+    let rest = |info: &RunInfo| RunInfo {
+        started: FirstEvent::default(),
+        original_properties: None,
+        previous: None,
+        ..info.clone()
+    };
+    same("start", &rest(found), &rest(expected))
+}
+
+fn compare_state(mut found: RunState, mut expected: RunState) -> Result<(), String> {
+    // About rows, and about buffered events; when a closed run is deleted is for its namespace to say.
+    found.transition_count = expected.transition_count;
+    found.wake_at = expected.wake_at;
+    found.next_buffered = expected.next_buffered;
+    found.delete_time = expected.delete_time;
+    // An attempt that left no events may have wanted to close.
+    found.close_attempted &= expected.close_attempted;
+    for task in [&mut found.workflow_task, &mut expected.workflow_task].into_iter().flatten() {
+        task.started = None;
+        task.offered_sticky = false;
+    }
+    match (&found.workflow_task, &mut expected.workflow_task) {
+        // Attempts above the first leave no events, and whether the next is the first is known to the leader alone.
+        (Some(task), None) if task.attempt > 1 && expected.next_workflow_task_attempt > 1 => {
+            found.workflow_task = None;
+            found.next_workflow_task_attempt = expected.next_workflow_task_attempt;
+        }
+        (None, None) => found.next_workflow_task_attempt = expected.next_workflow_task_attempt,
+        (Some(task), Some(expected)) => expected.original_scheduled_time = task.original_scheduled_time,
+        (Some(_), None) | (None, Some(_)) => {}
+    }
+    same("state", &found, &expected)
+}
+
+/// What events tell of an activity.
+fn told(activity: &Activity) -> impl PartialEq + Debug + use<> {
+    let Activity { scheduled, scheduled_time, priority, cancel_requested_event_id, .. } = activity.clone();
+    (scheduled, scheduled_time, priority, cancel_requested_event_id)
+}

@@ -1,0 +1,133 @@
+//! What is known of a queue.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use everlog_kernel::Time;
+use tokio::time::Instant;
+
+use super::queue::{Queue, age};
+use super::rates::RollingCount;
+use super::tasks::Position;
+
+/// The priority of tasks that are given none.
+const PRIORITY_DEFAULT: u8 = 3;
+
+/// What is known of a queue.
+#[derive(Clone, Debug, Default)]
+pub struct QueueDescription {
+    /// Workers that polled in the last five minutes: identity, last poll, tasks per second.
+    pub pollers: Vec<PollerDescription>,
+    /// Of all its tasks.
+    pub stats: QueueStats,
+    /// Of the tasks of each priority that the queue has had lately, and of the one that tasks have by default.
+    pub by_priority: BTreeMap<u8, QueueStats>,
+}
+
+/// How a queue keeps up.
+#[derive(Clone, Debug, Default)]
+pub struct QueueStats {
+    /// Tasks that wait (a lower bound when not all are in memory).
+    pub backlog: u64,
+    /// How long the oldest task has been waiting.
+    pub backlog_age: Duration,
+    /// Tasks added per second, over the last 30 s.
+    pub add_rate: f64,
+    /// Tasks handed out per second, over the last 30 s.
+    pub dispatch_rate: f64,
+}
+
+/// A worker that polls a queue.
+#[derive(Clone, Debug)]
+pub struct PollerDescription {
+    /// Who it says it is.
+    pub identity: String,
+    /// When it polled last.
+    pub last_access: std::time::SystemTime,
+    /// Its limit, tasks per second.
+    pub rate_per_second: Option<f64>,
+}
+
+/// Tasks that were added and handed out lately, by priority: the few that a queue has tasks of.
+#[derive(Debug, Default)]
+pub(super) struct Flow(Vec<PriorityFlow>);
+
+#[derive(Debug)]
+struct PriorityFlow {
+    priority: u8,
+    added: RollingCount,
+    dispatched: RollingCount,
+}
+
+impl Flow {
+    /// A task was added.
+    pub(super) fn count_added(&mut self, priority: u8, now: Instant) {
+        self.of(priority, now).added.count(now);
+    }
+
+    /// A task was handed out.
+    pub(super) fn count_dispatched(&mut self, priority: u8, now: Instant) {
+        self.of(priority, now).dispatched.count(now);
+    }
+
+    fn of(&mut self, priority: u8, now: Instant) -> &mut PriorityFlow {
+        let index = self.0.iter().position(|flow| flow.priority == priority).unwrap_or_else(|| {
+            let (added, dispatched) = (RollingCount::new(now), RollingCount::new(now));
+            self.0.push(PriorityFlow { priority, added, dispatched });
+            self.0.len() - 1
+        });
+        &mut self.0[index]
+    }
+}
+
+/// Tasks that wait, by priority.
+#[derive(Default)]
+struct Backlogs(BTreeMap<u8, (u64, Time)>);
+
+impl Backlogs {
+    fn add(&mut self, position: &Position) {
+        let (tasks, oldest) = self.0.entry(position.priority).or_insert((0, position.scheduled_time));
+        *tasks += 1;
+        *oldest = (*oldest).min(position.scheduled_time);
+    }
+
+    fn stats(self) -> BTreeMap<u8, QueueStats> {
+        let stats = |(backlog, oldest): (u64, Time)| QueueStats {
+            backlog,
+            backlog_age: Duration::from_secs_f64(age(oldest)),
+            ..QueueStats::default()
+        };
+        self.0.into_iter().map(|(priority, backlog)| (priority, stats(backlog))).collect()
+    }
+}
+
+impl Queue {
+    pub(super) fn describe(&mut self, sticky: Option<&str>, now: Instant) -> QueueDescription {
+        let mut backlogs = Backlogs::default();
+        if let Some(line) = sticky.and_then(|name| self.line(Some(name))) {
+            let pollers = line.pollers(now);
+            self.positions(sticky).for_each(|position| backlogs.add(position));
+            let by_priority = backlogs.stats();
+            return QueueDescription { pollers, stats: sum(&by_priority), by_priority };
+        }
+        self.positions(None).for_each(|position| backlogs.add(position));
+        let mut by_priority = backlogs.stats();
+        by_priority.entry(PRIORITY_DEFAULT).or_default();
+        for flow in &mut self.flow_mut().0 {
+            let stats = by_priority.entry(flow.priority).or_default();
+            stats.add_rate = flow.added.per_second(now);
+            stats.dispatch_rate = flow.dispatched.per_second(now);
+        }
+        let pollers = self.line(None).map(|line| line.pollers(now)).unwrap_or_default();
+        QueueDescription { pollers, stats: sum(&by_priority), by_priority }
+    }
+}
+
+fn sum(by_priority: &BTreeMap<u8, QueueStats>) -> QueueStats {
+    by_priority.values().fold(QueueStats::default(), |sum, stats| QueueStats {
+        backlog: sum.backlog + stats.backlog,
+        backlog_age: sum.backlog_age.max(stats.backlog_age),
+        add_rate: sum.add_rate + stats.add_rate,
+        dispatch_rate: sum.dispatch_rate + stats.dispatch_rate,
+    })
+}

@@ -1,0 +1,149 @@
+//! Polls: who is served when, and how they end.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn polls_are_served_in_the_order_in_which_they_came() {
+    let (matching, _) = matching();
+    let mut polls: Vec<_> = (0..3).map(|_| start_poll(&matching, normal_poll())).collect();
+    for (event, poll) in polls.iter_mut().enumerate() {
+        offer(&matching, PARTITION, task(3, 0, event as i64));
+        assert_eq!(event_of(got(poll).unwrap()), event as i64);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_poll_leaves_the_line() {
+    let (matching, _) = matching();
+    let first = start_poll(&matching, normal_poll());
+    let mut second = start_poll(&matching, normal_poll());
+    drop(first);
+    offer(&matching, PARTITION, task(3, 0, 1));
+    assert_eq!(event_of(got(&mut second).unwrap()), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dropped_poll_was_granted_in_the_last_moment_goes_back() {
+    let (matching, _) = matching();
+    let first = start_poll(&matching, normal_poll());
+    offer(&matching, PARTITION, task(3, 0, 1));
+    drop(first);
+    assert_eq!(next_event(&matching).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn polls_end_empty_at_their_deadline() {
+    let (matching, _) = matching();
+    let start = Instant::now();
+    assert!(matches!(matching.poll(normal_poll(), in_seconds(5)).await, Matched::Nothing));
+    assert!(start.elapsed() >= Duration::from_secs(5));
+    // A task that comes later finds nobody and waits.
+    offer(&matching, PARTITION, task(3, 0, 1));
+    assert!(matches!(matching.poll(normal_poll(), Instant::now()).await, Matched::Nothing));
+    assert_eq!(next_event(&matching).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sticky_tasks_go_to_the_sticky_worker_while_it_polls() {
+    let (matching, _) = matching();
+    // Nobody has ever polled the sticky queue.
+    offer(&matching, PARTITION, sticky_task(1));
+    assert_eq!(next_event(&matching).await, 1);
+
+    let mut sticky = start_poll(&matching, sticky_poll());
+    let mut normal = start_poll(&matching, normal_poll());
+    offer(&matching, PARTITION, sticky_task(2));
+    let Some(Matched::Task(lease)) = got(&mut sticky) else { panic!() };
+    assert_eq!((lease.queue_name.as_str(), lease.task.key.task_queue.as_str()), ("sticky", "queue"));
+    lease.done();
+
+    // Between two polls of its worker it waits for the next one.
+    offer(&matching, PARTITION, sticky_task(3));
+    assert!(got(&mut normal).is_none());
+    assert_eq!(event_of(got(&mut start_poll(&matching, sticky_poll())).unwrap()), 3);
+    // A sticky poll takes from its queue only.
+    offer(&matching, PARTITION, task(3, 4, 4));
+    assert_eq!(event_of(got(&mut normal).unwrap()), 4);
+    offer(&matching, PARTITION, task(3, 5, 5));
+    assert!(got(&mut start_poll(&matching, sticky_poll())).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deserted_sticky_queue_sends_its_tasks_to_the_normal_one() {
+    let (matching, _) = matching();
+    drop(start_poll(&matching, sticky_poll()));
+    offer(&matching, PARTITION, sticky_task(1));
+    offer_query(&matching, query(1, Some("sticky")));
+    let mut normal = start_poll(&matching, normal_poll());
+    let mut another = start_poll(&matching, normal_poll());
+    advance(limits::STICKY_POLLER_WINDOW - Duration::from_secs(1)).await;
+    assert!(got(&mut normal).is_none());
+    let Matched::Task(task) = normal.await else { panic!() };
+    let Some(Matched::Query(query)) = got(&mut another) else { panic!() };
+    assert_eq!((task.queue_name.as_str(), query.queue_name.as_str()), ("queue", "queue"));
+    task.done();
+    query.done();
+    // Longer than the window: new ones go there directly.
+    offer(&matching, PARTITION, sticky_task(2));
+    assert_eq!(next_event(&matching).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_shuts_down_ends_its_polls_and_its_sticky_queue() {
+    let (matching, _) = matching();
+    drop(start_poll(&matching, sticky_poll()));
+    offer(&matching, PARTITION, sticky_task(1));
+    let mut mine = start_poll(&matching, Poll { queue: queue_id("other"), ..normal_poll() });
+    let mut anothers = start_poll(&matching, Poll { worker_instance_key: "another".to_owned(), ..normal_poll() });
+    matching.worker_shutdown(Some(&queue_id("sticky")), "instance");
+    assert!(matches!(got(&mut mine), Some(Matched::Nothing)));
+    assert_eq!(event_of(got(&mut anothers).unwrap()), 1);
+    offer(&matching, PARTITION, sticky_task(2));
+    assert_eq!(next_event(&matching).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rate_limit_of_the_last_poller_holds_for_the_queue() {
+    let (matching, _) = matching();
+    for event in 0..100 {
+        offer(&matching, PARTITION, task(3, event, event));
+    }
+    let limited = |rate| Poll { tasks_per_second_max: Some(rate), ..normal_poll() };
+    let start = Instant::now();
+    for event in 0..20 {
+        // Polls that name no limit leave it as it is.
+        let poll = if event == 0 { limited(2.0) } else { normal_poll() };
+        assert_eq!(event_of(matching.poll(poll, in_seconds(60)).await), event);
+    }
+    // Two at once, the other 18 at two per second.
+    let elapsed = start.elapsed();
+    assert!(elapsed >= Duration::from_secs(9) && elapsed < Duration::from_secs(10), "{elapsed:?}");
+
+    // Zero stops the queue, until another poller raises it.
+    let mut stopped = start_poll(&matching, limited(0.0));
+    advance(Duration::from_secs(30)).await;
+    assert!(got(&mut stopped).is_none());
+    let mut fast = start_poll(&matching, limited(1000.0));
+    assert_eq!(event_of(stopped.await), 20);
+    fast.as_mut().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_all_polls_now_and_later() {
+    let (matching, _) = matching();
+    let mut waiting = start_poll(&matching, normal_poll());
+    matching.drain();
+    assert!(matches!(got(&mut waiting), Some(Matched::Nothing)));
+    offer(&matching, PARTITION, task(3, 0, 1));
+    assert!(matches!(got(&mut start_poll(&matching, normal_poll())), Some(Matched::Nothing)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_poll_too_many_is_told_so() {
+    let (matching, _) = matching();
+    let mut polls: Vec<_> = (0..limits::QUEUE_POLLS_MAX).map(|_| start_poll(&matching, normal_poll())).collect();
+    assert!(got(&mut polls[0]).is_none());
+    assert!(matches!(got(&mut start_poll(&matching, normal_poll())), Some(Matched::Full)));
+    polls.pop();
+    assert!(got(&mut start_poll(&matching, normal_poll())).is_none(), "one that left makes room");
+}

@@ -1,0 +1,174 @@
+//! Tasks: offered, leased and given back, and read from rows.
+
+use everlog_kernel::transition::Task;
+use everlog_model::{WorkflowRef, limits};
+use everlog_storage::GroupId;
+use tokio::time::Instant;
+
+use super::super::tasks::{Fetch, Position, Tasks, WaitingTask};
+use super::{LeasedTask, Queue};
+
+impl Queue {
+    pub(crate) fn offer(&mut self, position: Position, task: WaitingTask, now: Instant) {
+        self.last_used = now;
+        self.meters.offered.increment(1);
+        if let Some(leased) = self.leased.get_mut(&position)
+            && leased.task.attempt == task.attempt
+        {
+            leased.offered_again = Some(task);
+            return;
+        }
+        if let Some(name) = self.in_sticky.get(&position) {
+            let same_line = task.sticky.as_ref() == Some(name);
+            let known = self.sticky.get(name).and_then(|sticky| sticky.tasks.get(&position));
+            if same_line && known.is_some_and(|known| known.attempt == task.attempt) {
+                return;
+            }
+            self.remove_from_sticky(&position);
+        } else if let Some(known) = self.tasks.get_mut(task.partition, &position) {
+            *known = task;
+            return;
+        }
+        self.flow.count_added(position.priority, now);
+        if let Some(task) = self.place_in_sticky(position, task, now) {
+            self.place(position, task, now, Tasks::offer);
+        }
+    }
+
+    /// Hands a task of the normal queue to the poll that waits longest, or keeps it in the way that is given.
+    pub(super) fn place(
+        &mut self,
+        position: Position,
+        task: WaitingTask,
+        now: Instant,
+        keep: fn(&mut Tasks, Position, WaitingTask),
+    ) {
+        if self.line.has_polls() && self.tasks.is_empty() && self.take_token(now) {
+            let grant = self.lease_task(position, task, None, now);
+            self.grant_normal(grant, now);
+            return;
+        }
+        keep(&mut self.tasks, position, task);
+        self.hand_out(now);
+    }
+
+    /// Puts a task into its sticky line; it comes back if it has none that is served.
+    fn place_in_sticky(&mut self, position: Position, task: WaitingTask, now: Instant) -> Option<WaitingTask> {
+        let Some((name, sticky)) = task.sticky.as_ref().and_then(|name| self.sticky.get_key_value(name)) else {
+            return Some(task);
+        };
+        let served = sticky.line.has_recent_poller(now, limits::STICKY_POLLER_WINDOW);
+        if !served || sticky.tasks.len() >= limits::QUEUE_TASKS_IN_MEMORY_MAX {
+            return Some(task);
+        }
+        let name = name.clone();
+        self.in_sticky.insert(position, name.clone());
+        if let Some(sticky) = self.sticky.get_mut(&name) {
+            sticky.tasks.insert(position, task);
+        }
+        self.hand_out_sticky(&name, now);
+        None
+    }
+
+    fn remove_from_sticky(&mut self, position: &Position) -> Option<WaitingTask> {
+        let name = self.in_sticky.remove(position)?;
+        self.sticky.get_mut(&name)?.tasks.remove(position)
+    }
+
+    /// A lease was dropped: its task is ready as before, unless a newer attempt is there.
+    pub(crate) fn give_back_task(&mut self, position: Position, lease: u64, now: Instant) {
+        let Some(leased) = self.end_lease(&position, lease, now) else { return };
+        let task = leased.offered_again.unwrap_or(leased.task);
+        self.put_back(position, task, now);
+    }
+
+    /// A lease ended well: its task is gone, unless it was offered once more since.
+    pub(crate) fn settle_task(&mut self, position: Position, lease: u64, now: Instant) {
+        let leased = self.end_lease(&position, lease, now);
+        if let Some(task) = leased.and_then(|leased| leased.offered_again) {
+            self.put_back(position, task, now);
+        }
+    }
+
+    fn end_lease(&mut self, position: &Position, lease: u64, now: Instant) -> Option<LeasedTask> {
+        self.last_used = now;
+        // A later lease of the same place is that of a newer attempt.
+        self.leased.get(position).filter(|leased| leased.lease == lease)?;
+        self.leased.remove(position)
+    }
+
+    fn put_back(&mut self, position: Position, task: WaitingTask, now: Instant) {
+        let newer_is_there =
+            self.in_sticky.contains_key(&position) || self.tasks.get_mut(task.partition, &position).is_some();
+        if newer_is_there {
+            return;
+        }
+        if let Some(task) = self.place_in_sticky(position, task, now) {
+            self.place(position, task, now, Tasks::put_back);
+        }
+    }
+
+    /// A partition has a new lead; see [`Tasks::open`].
+    pub(crate) fn open_partition(&mut self, partition: GroupId, left_out: bool) {
+        self.rows_wanted = self.line.has_polls();
+        self.tasks.open(partition, left_out);
+        self.ask_for_page();
+    }
+
+    /// A partition cannot be reached: its rows are read, but not before the next sweep.
+    pub(crate) fn open_partition_later(&mut self, partition: GroupId) {
+        self.tasks.open_later(partition);
+    }
+
+    /// Somebody wants to know of all tasks, also of those that only rows tell of.
+    pub(crate) fn want_rows(&mut self) {
+        self.rows_wanted = true;
+        self.ask_for_page();
+    }
+
+    /// Whether rows tell of more tasks than are known here, and are about to be read.
+    pub(crate) fn is_being_read(&self) -> bool {
+        self.rows_wanted && self.tasks.is_unread()
+    }
+
+    pub(crate) fn forget_partition(&mut self, partition: GroupId) {
+        self.tasks.forget_partition(partition);
+        self.leased.retain(|_, leased| leased.task.partition != partition);
+        for sticky in self.sticky.values_mut() {
+            sticky.tasks.retain(|position, task| {
+                let stays = task.partition != partition;
+                if !stays {
+                    self.in_sticky.remove(position);
+                }
+                stays
+            });
+        }
+    }
+
+    /// A page of task rows was read, or could not be.
+    pub(crate) fn take_page(&mut self, fetch: Fetch, page: Result<Vec<(WorkflowRef, Task)>, String>, now: Instant) {
+        let rows = match page {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::warn!(queue = %self.id.name, partition = %fetch.partition, %error, "tasks could not be read");
+                // The next sweep asks again.
+                self.tasks.fetch_failed(fetch);
+                return;
+            }
+        };
+        let partition = fetch.partition;
+        let waiting = |(address, task): (WorkflowRef, Task)| {
+            let Task { key, attempt, sticky, version } = task;
+            (key.position, WaitingTask { partition, address, attempt, sticky, version })
+        };
+        let page = rows.into_iter().map(waiting).collect();
+        let (leased, in_sticky) = (&self.leased, &self.in_sticky);
+        let is_elsewhere = |position: &Position, task: &WaitingTask| {
+            let is_leased = leased.get(position).is_some_and(|leased| leased.task.attempt >= task.attempt);
+            is_leased || in_sticky.contains_key(position)
+        };
+        self.tasks.take_page(fetch, page, is_elsewhere, now);
+        self.hand_out(now);
+        self.ask_for_page();
+    }
+}

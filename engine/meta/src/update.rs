@@ -1,0 +1,136 @@
+//! Changes of a namespace.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use everlog_model::search_attributes;
+use everlog_proto::api::enums::v1::{IndexedValueType, NamespaceState};
+
+use super::change::{now, saved};
+use super::record::NamespaceRecord;
+use super::{MetaError, Namespaces};
+
+/// Search attributes that a namespace may have of its own.
+const SEARCH_ATTRIBUTES_MAX: usize = 500;
+
+impl Namespaces {
+    /// Changes a namespace. `change` is given its record; the record's id and name stay what they are. It is called again when
+    /// another change came first.
+    ///
+    /// # Errors
+    ///
+    /// [`MetaError::NotFound`], what `change` returns, and see there.
+    pub async fn update(
+        &self,
+        name: &str,
+        change: impl Fn(&mut NamespaceChange<'_>) -> Result<(), MetaError>,
+    ) -> Result<Arc<NamespaceRecord>, MetaError> {
+        self.change(|view| {
+            let before = view.by_name.get(name).ok_or_else(|| MetaError::NotFound(name.to_owned()))?;
+            let mut record = NamespaceRecord::clone(before);
+            change(&mut NamespaceChange { record: &mut record })?;
+            if record == **before {
+                return Ok((Vec::new(), Arc::clone(before)));
+            }
+            record.updated = now();
+            Ok(saved(record))
+        })
+        .await
+    }
+
+    /// Adds search attributes to a namespace. Those that are there keep their types.
+    ///
+    /// # Errors
+    ///
+    /// [`MetaError::Invalid`] for names that are the system's, and for too many; see there.
+    pub async fn add_search_attributes(
+        &self,
+        name: &str,
+        attributes: Vec<(String, IndexedValueType)>,
+    ) -> Result<Arc<NamespaceRecord>, MetaError> {
+        if let Some((reserved, _)) = attributes.iter().find(|(attribute, _)| search_attributes::is_reserved(attribute))
+        {
+            return Err(MetaError::Invalid(format!("Search attribute {reserved} is reserved by system.").into()));
+        }
+        if attributes.iter().any(|(_, kind)| *kind == IndexedValueType::Unspecified) {
+            let message =
+                "Unable to create search attributes: cannot have more than 0 search attribute of type Unspecified.";
+            return Err(MetaError::Invalid(message.into()));
+        }
+        self.update(name, |change| {
+            let known = &mut change.record.search_attributes;
+            for (attribute, kind) in &attributes {
+                known.entry(attribute.clone()).or_insert(*kind);
+            }
+            if known.len() > SEARCH_ATTRIBUTES_MAX {
+                let message = format!(
+                    "Unable to create search attributes: cannot have more than {SEARCH_ATTRIBUTES_MAX} search attributes."
+                );
+                return Err(MetaError::Invalid(message.into()));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes search attributes from a namespace; unknown ones are passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`MetaError::Invalid`] for those of the system; see there.
+    pub async fn remove_search_attributes(&self, name: &str, attributes: &[String]) -> Result<(), MetaError> {
+        if let Some(reserved) = attributes.iter().find(|attribute| search_attributes::is_reserved(attribute)) {
+            let message = format!("Unable to remove non-custom search attributes: {reserved}.");
+            return Err(MetaError::Invalid(message.into()));
+        }
+        self.update(name, |change| {
+            change.record.search_attributes.retain(|attribute, _| !attributes.contains(attribute));
+            Ok(())
+        })
+        .await
+        .map(|_| ())
+    }
+}
+
+/// A namespace that is being changed.
+pub struct NamespaceChange<'a> {
+    record: &'a mut NamespaceRecord,
+}
+
+impl NamespaceChange<'_> {
+    /// Its state. Deleted is for ever, and nothing becomes registered again.
+    ///
+    /// # Errors
+    ///
+    /// [`MetaError::Invalid`] if it may not get that state.
+    pub fn set_state(&mut self, state: NamespaceState) -> Result<(), MetaError> {
+        use NamespaceState::{Deleted, Deprecated, Registered};
+        let allowed = self.record.state == state
+            || matches!((self.record.state, state), (Registered, Deprecated | Deleted) | (Deprecated, Deleted));
+        if !allowed {
+            return Err(MetaError::Invalid("Invalid namespace state update.".into()));
+        }
+        self.record.state = state;
+        Ok(())
+    }
+
+    /// How long runs that close from now on are kept.
+    pub fn set_retention(&mut self, retention: Duration) {
+        self.record.set_retention(retention);
+    }
+
+    /// Sets what is not empty.
+    pub fn set_texts(&mut self, description: &str, owner_email: &str) {
+        if !description.is_empty() {
+            self.record.description = description.to_owned();
+        }
+        if !owner_email.is_empty() {
+            self.record.owner_email = owner_email.to_owned();
+        }
+    }
+
+    /// Adds and replaces data, key by key.
+    pub fn merge_data<'a>(&mut self, data: impl IntoIterator<Item = (&'a String, &'a String)>) {
+        self.record.data.extend(data.into_iter().map(|(key, value)| (key.clone(), value.clone())));
+    }
+}

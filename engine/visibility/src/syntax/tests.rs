@@ -1,0 +1,132 @@
+//! What the grammar takes and refuses, line by line.
+
+use super::*;
+
+#[track_caller]
+fn error(text: &str, expected: &str) {
+    match parse(text) {
+        Ok(statement) => panic!("{text} is {statement:?}"),
+        Err(error) => assert_eq!(error.to_string(), expected, "{text}"),
+    }
+}
+
+fn equals(column: &str, value: &str) -> Syntax {
+    Syntax::Compare { column: column.to_owned(), operator: "=", value: Literal::String(value.to_owned()) }
+}
+
+#[test]
+fn precedence() {
+    let [a, b, c] = ["a", "b", "c"].map(|name| move || equals(name, "x"));
+    for (text, expected) in [
+        ("a = 'x'", a()),
+        ("`a`=\"x\"", a()),
+        ("(((a = 'x')))", a()),
+        ("a='x'AND b='x'", Syntax::And(vec![a(), b()])),
+        ("a = 'x' && b = 'x' and c = 'x'", Syntax::And(vec![a(), b(), c()])),
+        ("a = 'x' OR b = 'x' AND c = 'x'", Syntax::Or(vec![a(), Syntax::And(vec![b(), c()])])),
+        ("(a = 'x' || b = 'x') AND c = 'x'", Syntax::And(vec![Syntax::Or(vec![a(), b()]), c()])),
+        ("NOT a = 'x' AND b = 'x'", Syntax::And(vec![Syntax::Not(Box::new(a())), b()])),
+        ("not not a = 'x' -- so\n /* it is */", Syntax::Not(Box::new(Syntax::Not(Box::new(a()))))),
+    ] {
+        let statement = parse(text).unwrap();
+        assert_eq!((statement.condition, statement.group_by), (Some(expected), vec![]), "{text}");
+    }
+}
+
+#[test]
+fn literals() {
+    let value = |text: &str| match parse(&format!("a = {text}")).unwrap().condition {
+        Some(Syntax::Compare { value, .. }) => value,
+        other => panic!("{text}: {other:?}"),
+    };
+    for (text, expected) in
+        [(r"'w''1'", "w'1"), (r"'w\'1'", "w'1"), (r#""w'1""#, "w'1"), (r"'a\nb\\'", "a\nb\\"), ("'é'", "é"), ("''", "")]
+    {
+        assert_eq!(value(text), Literal::String(expected.to_owned()), "{text}");
+    }
+    assert_eq!(value("- 1"), Literal::Integer(-1));
+    assert_eq!(value("+3"), Literal::Integer(3));
+    assert_eq!(value("-9223372036854775808"), Literal::Integer(i64::MIN));
+    assert_eq!(value("1.5e3"), Literal::Double(1500.0));
+    assert_eq!(value("99999999999999999999"), Literal::Double(1e20));
+    assert_eq!(value("True"), Literal::Bool(true));
+    assert_eq!(value("FALSE"), Literal::Bool(false));
+}
+
+#[test]
+fn operators() {
+    let column = || "a".to_owned();
+    let (one, two) = (Literal::Integer(1), Literal::Integer(2));
+    let compare = |operator, value: &Literal| Syntax::Compare { column: column(), operator, value: value.clone() };
+    for (text, expected) in [
+        ("a <> 1", compare("!=", &one)),
+        ("a<=1", compare("<=", &one)),
+        ("a NOT STARTS_WITH 1", compare("NOT STARTS_WITH", &one)),
+        ("a like 1", compare("LIKE", &one)),
+        ("a NOT IN (1, 2)", Syntax::In { column: column(), values: vec![one.clone(), two.clone()], negated: true }),
+        ("a between 1 and 2", Syntax::Between { column: column(), low: one, high: two, negated: false }),
+        ("a IS NOT NULL", Syntax::IsNull { column: column(), negated: true }),
+    ] {
+        assert_eq!(parse(text).unwrap().condition, Some(expected), "{text}");
+    }
+}
+
+#[test]
+fn grouping() {
+    assert_eq!(parse("  ").unwrap(), Statement { condition: None, group_by: vec![] });
+    assert_eq!(parse("group by `a`, b").unwrap().group_by, ["a", "b"]);
+    let both = parse("a = 'x' GROUP BY a").unwrap();
+    assert_eq!((both.condition, both.group_by), (Some(equals("a", "x")), vec!["a".to_owned()]));
+}
+
+#[test]
+fn refusals() {
+    error("a = 'x' ORDER BY b", "operation is not supported: 'ORDER BY' clause");
+    error("order by b desc", "operation is not supported: 'ORDER BY' clause");
+    error("a = 'x' LIMIT 1", "operation is not supported: 'LIMIT' clause");
+    error("GROUP BY a LIMIT 1", "operation is not supported: 'LIMIT' clause");
+    error("GROUP BY a ORDER BY b", "operation is not supported: 'ORDER BY' clause");
+    error("GROUP BY", "malformed SQL query: syntax error at position 9");
+    error("group a", "malformed SQL query: syntax error at position 7 near 'a'");
+    error("a", "invalid expression: incomplete expression");
+    error("a AND b = 'x'", "invalid expression: incomplete expression");
+    error("a =", "malformed SQL query: syntax error at position 4");
+    error("= 'x'", "malformed SQL query: syntax error at position 1 near '='");
+    error("'x'", "invalid expression: must be a column name but was a value");
+    error("'x' = a", "invalid expression: must be a column name but was a value");
+    error("true", "invalid expression: must be a column name but was a value");
+    let right = "operation is not supported: column name on the right side of comparison expression";
+    error("a = w1", &format!("{right} (did you forget to quote \"w1\"?)"));
+    error("a = `w1`", &format!("{right} (did you forget to quote \"w1\"?)"));
+    error("a = 'x", "malformed SQL query: syntax error at position 5 near 'x'");
+    error("`a = 'x'", "malformed SQL query: syntax error at position 1 near 'a = 'x''");
+    error("a == 'x'", "malformed SQL query: syntax error at position 4 near '='");
+    error("a = 'x' AND", "malformed SQL query: syntax error at position 12");
+    error("a = 'x' AND AND", "malformed SQL query: syntax error at position 13 near 'AND'");
+    error("(a = 'x'", "malformed SQL query: syntax error at position 9");
+    error("a = 'x')", "malformed SQL query: syntax error at position 8 near ')'");
+    error("()", "malformed SQL query: syntax error at position 2 near ')'");
+    error("a = ('x')", "invalid expression: unexpected value in parentheses");
+    error("a = 'x' XOR b = 'x'", "malformed SQL query: syntax error at position 9 near 'XOR'");
+    error("a = 'x' 'y'", "malformed SQL query: syntax error at position 9 near 'y'");
+    error("!(a = 'x')", "operation is not supported: operator '!' (did you mean NOT?)");
+    error("a IN 'x'", "malformed SQL query: syntax error at position 6 near 'x'");
+    error("a IN ()", "malformed SQL query: syntax error at position 7 near ')'");
+    error("a IN (SELECT 1)", &format!("{right} (did you forget to quote \"SELECT\"?)"));
+    error("a = 1+1", "malformed SQL query: syntax error at position 6 near '+'");
+    error("a = null", "invalid expression: unexpected value NULL (did you mean IS NULL?)");
+    error("a IS TRUE", "invalid expression: 'IS' operator can only be used as 'IS NULL' or 'IS NOT NULL'");
+    error("a BETWEEN 'a'", "malformed SQL query: syntax error at position 14");
+    error("a NOT 'a'", "malformed SQL query: syntax error at position 7 near 'a'");
+    error("a = 0x10", "invalid expression: unable to parse value \"0x10\"");
+    error("a = -'x'", "invalid expression: unary operator not supported in \"x\"");
+    error("foo(a) = 'x'", "invalid expression: must be a column name but was a function call");
+    error("a = 'x' @", "malformed SQL query: syntax error at position 9 near '@'");
+    error("a = 'x'; DROP", "malformed SQL query: syntax error at position 8 near ';'");
+    error("a = ?", "malformed SQL query: syntax error at position 5 near '?'");
+    error("select * from x", "malformed SQL query: syntax error at position 8 near '*'");
+    error("WHERE a = 'x'", "malformed SQL query: syntax error at position 7 near 'a'");
+    error(&"(".repeat(5000), "invalid expression: nested deeper than 100");
+    error(&"NOT ".repeat(5000), "invalid expression: nested deeper than 100");
+    error(&" ".repeat(100_000), "invalid expression: query is longer than 65536 bytes");
+}

@@ -1,0 +1,205 @@
+//! A run that waits for much, for its rows.
+
+use bytes::Bytes;
+use everlog_kernel::command::{StartActivityTask, StartWorkflowTask};
+use everlog_kernel::rows::Suffix;
+use everlog_kernel::{
+    Command, Context, Effect, EntityKind, Ids, Limits, Namespace, NamespaceId, Reply, RowKey, RunCommand, RunId,
+    RunRowKind, Time, Workflow, decide, token,
+};
+use everlog_model::{EntityRef, rows};
+use everlog_proto::api::command::v1::Command as WorkflowCommand;
+use everlog_proto::api::command::v1::command::Attributes;
+use everlog_proto::api::command::v1::{
+    RequestCancelExternalWorkflowExecutionCommandAttributes, ScheduleActivityTaskCommandAttributes,
+    SignalExternalWorkflowExecutionCommandAttributes, StartTimerCommandAttributes,
+};
+use everlog_proto::api::common::v1::{ActivityType, Payload, Payloads, WorkflowExecution, WorkflowType};
+use everlog_proto::api::enums::v1::CommandType;
+use everlog_proto::api::taskqueue::v1::{StickyExecutionAttributes, TaskQueue};
+use everlog_proto::api::workflowservice::v1::{
+    RespondWorkflowTaskCompletedRequest, SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest,
+};
+use everlog_proto::wkt::Duration;
+use everlog_storage::state::RowChange;
+
+use super::Kind;
+
+/// A run that has an activity, a timer, a signal that waits, messages to another workflow and a workflow task that was started.
+pub(super) struct Story {
+    workflow: Workflow,
+    ids: Ids,
+    now: Time,
+    limits: Limits,
+    namespace: Namespace,
+    rows: Vec<(Kind, Bytes)>,
+}
+
+impl Story {
+    pub(super) fn new() -> Story {
+        Story {
+            workflow: Workflow::new("fuzz".to_owned()),
+            ids: Ids::new(1),
+            now: Time(1_700_000_000_000_000_000),
+            limits: Limits::default(),
+            namespace: Namespace {
+                id: NamespaceId([7; 16]),
+                name: "default".to_owned(),
+                retention: std::time::Duration::from_secs(24 * 3600),
+            },
+            rows: Vec::new(),
+        }
+    }
+
+    fn decide(&mut self, command: impl Into<Command>) -> Result<Reply, String> {
+        let command = command.into();
+        self.now = self.now.plus(std::time::Duration::from_millis(700));
+        let mut context = Context {
+            now: self.now,
+            latest: self.now,
+            namespace: &self.namespace,
+            limits: &self.limits,
+            ids: &mut self.ids,
+        };
+        let name = command.name();
+        let failed = |rejection| format!("{name} is refused: {rejection}");
+        let transition = decide(&mut self.workflow, None, command, &mut context).map_err(failed)?;
+        let messages = transition.effects.iter().filter_map(|effect| match effect {
+            Effect::Send(message) => Some((Kind::Outbox, message.to_row())),
+            _ => None,
+        });
+        self.rows.extend(messages);
+        let entity = EntityRef {
+            kind: EntityKind::Workflow,
+            namespace_id: self.namespace.id,
+            id: self.workflow.id.as_str().into(),
+        };
+        for (key, value) in transition.rows {
+            let Some(value) = value else { continue };
+            if let RowChange::Put { key, .. } = rows::change(&entity.key(), key.clone(), Some(Bytes::new())) {
+                self.rows.push((Kind::Key, key));
+            }
+            let row = match key {
+                RowKey::Run(_, row) => match (row.kind, row.suffix) {
+                    (RunRowKind::SignalRequest, Suffix::Text(id)) => (Kind::Run(row.kind), Bytes::from(id)),
+                    (kind, _) => (Kind::Run(kind), value),
+                },
+                RowKey::Current => (Kind::Current, value),
+                RowKey::Task(_) => (Kind::Task, value),
+                RowKey::Visibility(_) => (Kind::Visibility, value),
+                RowKey::Wake(..) | RowKey::WholeRun(_) => continue,
+            };
+            self.rows.push(row);
+        }
+        transition.reply.map_err(failed)
+    }
+
+    /// All rows that were written, and messages as they lie in the outbox.
+    pub(super) fn rows(mut self) -> Result<Vec<(Kind, Bytes)>, String> {
+        let queue = |name: &str| Some(TaskQueue { name: name.to_owned(), ..TaskQueue::default() });
+        let request = StartWorkflowExecutionRequest {
+            namespace: "default".to_owned(),
+            workflow_id: "fuzz".to_owned(),
+            workflow_type: Some(WorkflowType { name: "Fuzz".to_owned() }),
+            task_queue: queue("fuzz"),
+            input: payloads(),
+            request_id: "start".to_owned(),
+            ..Default::default()
+        };
+        self.decide(Command::start(request, &self.limits).map_err(|rejection| rejection.to_string())?)?;
+        let started = self.start_workflow_task(2)?;
+        let timer = StartTimerCommandAttributes { timer_id: "t".to_owned(), start_to_fire_timeout: seconds(60) };
+        let activity = ScheduleActivityTaskCommandAttributes {
+            activity_id: "a".to_owned(),
+            activity_type: Some(ActivityType { name: "Fuzz".to_owned() }),
+            task_queue: queue("fuzz"),
+            input: payloads(),
+            start_to_close_timeout: seconds(10),
+            ..Default::default()
+        };
+        let other = || WorkflowExecution { workflow_id: "other".to_owned(), run_id: RunId([3; 16]).to_string() };
+        let signal = SignalExternalWorkflowExecutionCommandAttributes {
+            execution: Some(other()),
+            signal_name: "signal".to_owned(),
+            input: payloads(),
+            ..Default::default()
+        };
+        let WorkflowExecution { workflow_id, run_id } = other();
+        let cancel =
+            RequestCancelExternalWorkflowExecutionCommandAttributes { workflow_id, run_id, ..Default::default() };
+        let command = |command_type: CommandType, attributes| WorkflowCommand {
+            command_type: command_type as i32,
+            attributes: Some(attributes),
+            ..Default::default()
+        };
+        let request = RespondWorkflowTaskCompletedRequest {
+            commands: vec![
+                command(CommandType::StartTimer, Attributes::StartTimerCommandAttributes(timer)),
+                command(CommandType::ScheduleActivityTask, Attributes::ScheduleActivityTaskCommandAttributes(activity)),
+                command(
+                    CommandType::SignalExternalWorkflowExecution,
+                    Attributes::SignalExternalWorkflowExecutionCommandAttributes(signal),
+                ),
+                command(
+                    CommandType::RequestCancelExternalWorkflowExecution,
+                    Attributes::RequestCancelExternalWorkflowExecutionCommandAttributes(cancel),
+                ),
+            ],
+            sticky_attributes: Some(StickyExecutionAttributes {
+                worker_task_queue: queue("sticky"),
+                schedule_to_start_timeout: seconds(5),
+            }),
+            ..Default::default()
+        };
+        self.decide(RunCommand::CompleteWorkflowTask(started, Box::new(request)))?;
+        let activity = self.workflow.current_run().and_then(|run| run.activities.keys().next().copied());
+        self.decide(RunCommand::StartActivityTask(StartActivityTask {
+            scheduled_event_id: activity.ok_or("no activity is pending")?,
+            attempt: 1,
+            identity: "fuzz".to_owned(),
+            request_id: "activity".to_owned(),
+        }))?;
+        self.signal("first")?;
+        let scheduled = self.workflow.current_run().and_then(|run| run.state.workflow_task.as_ref());
+        let scheduled = scheduled.map(|task| task.scheduled_event_id).ok_or("no workflow task is pending")?;
+        self.start_workflow_task(scheduled)?;
+        self.signal("second")?;
+        self.decide(RunCommand::SaveWorkflowTaskStart)?;
+        Ok(self.rows)
+    }
+
+    fn start_workflow_task(&mut self, scheduled_event_id: i64) -> Result<token::WorkflowTaskToken, String> {
+        let start = StartWorkflowTask {
+            scheduled_event_id,
+            attempt: 1,
+            task_queue: "fuzz".to_owned(),
+            identity: "fuzz".to_owned(),
+            request_id: format!("task {scheduled_event_id}"),
+        };
+        match self.decide(RunCommand::StartWorkflowTask(start))? {
+            Reply::WorkflowTaskStarted(started) => started.token.ok_or_else(|| "a task has no token".to_owned()),
+            _ => Err("a workflow task is not started".to_owned()),
+        }
+    }
+
+    fn signal(&mut self, request_id: &str) -> Result<(), String> {
+        let execution = WorkflowExecution { workflow_id: "fuzz".to_owned(), run_id: String::new() };
+        let request = SignalWorkflowExecutionRequest {
+            workflow_execution: Some(execution),
+            signal_name: "signal".to_owned(),
+            input: payloads(),
+            request_id: request_id.to_owned(),
+            ..Default::default()
+        };
+        self.decide(RunCommand::SignalWorkflow(Box::new(request))).map(|_| ())
+    }
+}
+
+fn seconds(seconds: i64) -> Option<Duration> {
+    Some(Duration { seconds, nanos: 0 })
+}
+
+fn payloads() -> Option<Payloads> {
+    let metadata = [("encoding".to_owned(), b"json/plain".to_vec())].into();
+    Some(Payloads { payloads: vec![Payload { metadata, data: b"{}".to_vec(), ..Default::default() }] })
+}
