@@ -2,12 +2,14 @@
 //!
 //! The messages come from `temporalio-protos`, which hands on the descriptor set it was compiled from; only the files that
 //! define the two services are kept here, and every message type is taken from that crate. A few responses are replaced by
-//! types of `src/encoded.rs`, which carry a history that is encoded already.
+//! types of `src/encoded.rs`, which carry a history that is encoded already. The service between nodes is generated whole; its messages are
+//! in `src/internal.rs`.
 
 use std::{env, error::Error, fs};
 
 use prost::Message;
 use prost_types_plain::FileDescriptorSet;
+use tonic_build::manual::{Builder, Method, Service};
 
 /// The files whose services Everlog serves.
 const SERVICE_FILES: [&str; 2] =
@@ -43,5 +45,35 @@ fn main() -> Result<(), Box<dyn Error>> {
             builder.extern_path(format!(".temporal.api.workflowservice.v1.{name}"), format!("crate::encoded::{name}"));
     }
     builder.compile_fds(descriptors)?;
+    internal_service();
     Ok(())
+}
+
+/// The methods of the service between nodes: request and response are types of `src/internal.rs`.
+const INTERNAL_METHODS: [(&str, &str, &str, &str); 9] = [
+    ("announce", "Announce", "AnnounceRequest", "Empty"),
+    ("offer", "Offer", "OfferRequest", "Empty"),
+    ("start_task", "StartTask", "StartTaskRequest", "StartTaskResponse"),
+    ("task_page", "TaskPage", "TaskPageRequest", "TaskPageResponse"),
+    ("deliver", "Deliver", "DeliverRequest", "DeliverResponse"),
+    ("visibility_page", "VisibilityPage", "VisibilityRequest", "VisibilityPageResponse"),
+    ("visibility_count", "VisibilityCount", "VisibilityRequest", "VisibilityCountResponse"),
+    ("recent_poller", "RecentPoller", "RecentPollerRequest", "RecentPollerResponse"),
+    ("end_polls", "EndPolls", "EndPollsRequest", "Empty"),
+];
+
+/// Generates the service that nodes call each other with: server and client.
+fn internal_service() {
+    let mut service = Service::builder().name("Internal").package("everlog.internal.v1").comment("Between nodes.");
+    for (name, route, request, response) in INTERNAL_METHODS {
+        let method = Method::builder()
+            .name(name)
+            .route_name(route)
+            .input_type(format!("crate::internal::{request}"))
+            .output_type(format!("crate::internal::{response}"))
+            .codec_path("crate::codec::SmallBufferCodec")
+            .build();
+        service = service.method(method);
+    }
+    Builder::new().build_transport(false).compile(&[service.build()]);
 }

@@ -1,10 +1,13 @@
 //! Wire types, no logic.
 //!
 //! The messages of Temporal's public API come from `temporalio-protos` and are re-exported as [`api`]; this crate adds the
-//! *server* stubs of its two services and, in [`encoded`], responses that carry parts which are encoded already.
+//! *server* stubs of its two services and, in [`encoded`], responses that carry parts which are encoded already. What nodes ask of each
+//! other is in [`internal`].
 
 mod codec;
 pub mod encoded;
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod internal;
 
 pub use codec::RawCodec;
 

@@ -79,24 +79,24 @@ async fn start_task(
     poll: &Poll,
     lease: TaskLease,
 ) -> Result<Option<PollActivityTaskQueueResponse>, Error> {
-    let command = RunCommand::StartActivityTask(StartActivityTask {
+    let start = StartActivityTask {
         scheduled_event_id: lease.task.key.position.scheduled_event_id,
         attempt: lease.task.attempt,
         identity: poll.identity.clone(),
         request_id: uuid::Uuid::new_v4().to_string(),
-    });
-    let address = lease.address.clone();
-    match frontend.router.execute(address, Some(lease.task.key.position.run_id), command).await {
-        Ok(Reply::ActivityTaskStarted(response)) => {
+    };
+    let (address, run_id) = (lease.address.clone(), lease.task.key.position.run_id);
+    match frontend.router.start_activity_task(address, run_id, start).await {
+        Ok(response) => {
             lease.done();
             Ok(Some(*response))
         }
-        Ok(reply) => {
-            lease.done();
-            Err(unexpected(&reply))
-        }
         Err(CallError::Rejected(_)) => {
             lease.done();
+            Ok(None)
+        }
+        Err(_) if frontend.router.is_elsewhere(&lease.address) => {
+            lease.put_aside();
             Ok(None)
         }
         Err(_) => {

@@ -69,7 +69,7 @@ impl Call {
 }
 
 /// The value of a `grpc-timeout` header: up to eight digits and a unit.
-fn parse_timeout(text: &str) -> Option<Duration> {
+pub(super) fn parse_timeout(text: &str) -> Option<Duration> {
     let split = text.len().checked_sub(1).filter(|at| (1..=8).contains(at) && text.is_char_boundary(*at))?;
     let (digits, unit) = text.split_at(split);
     let number: u64 = digits.parse().ok()?;

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
+use everlog_cluster::NOT_DONE;
 use everlog_kernel::Rejection;
 use everlog_meta::MetaError;
 use everlog_model::CallError;
@@ -47,6 +48,8 @@ pub(super) enum Error {
     },
     /// Not now; the caller may try again.
     Unavailable(String),
+    /// As [`Error::Unavailable`], and surely nothing was done: another node may answer.
+    NotDone(String),
     /// Too much is waiting already.
     Overloaded(String),
     /// As many polls as may be wait on the queue already.
@@ -92,6 +95,7 @@ impl From<CallError> for Error {
         match error {
             CallError::Rejected(rejection) => Error::Rejected(rejection),
             CallError::Unavailable(message) => Error::Unavailable(message),
+            CallError::NotDone(message) => Error::NotDone(message),
             CallError::Overloaded(message) => Error::Overloaded(message),
             CallError::Failed(message) => Error::Internal(message),
             CallError::Corrupt(message) => Error::Corrupt(message),
@@ -178,7 +182,7 @@ fn row_of(error: Error) -> Row {
                 allowed_states: vec![NamespaceState::Registered as i32],
             })
         }
-        Error::Unavailable(message) => Row::new(Code::Unavailable, message),
+        Error::Unavailable(message) | Error::NotDone(message) => Row::new(Code::Unavailable, message),
         Error::Overloaded(message) => {
             Row::exhausted(message.into(), ResourceExhaustedCause::SystemOverloaded, ResourceExhaustedScope::System)
         }
@@ -225,6 +229,7 @@ fn row_of_rejection(rejection: Rejection) -> Row {
 
 impl From<Error> for Status {
     fn from(error: Error) -> Status {
+        let is_not_done = matches!(error, Error::NotDone(_));
         let Row { code, message, detail, exhausted } = row_of(error);
         let message = cut_encoded(cut(&message, MESSAGE_BYTES_MAX)).to_owned();
         let details = match detail {
@@ -246,6 +251,9 @@ impl From<Error> for Status {
                 "x-resource-exhausted-scope",
                 &short_name(scope.as_str_name(), "RESOURCE_EXHAUSTED_SCOPE_"),
             );
+        }
+        if is_not_done {
+            insert(&mut metadata, NOT_DONE, "1");
         }
         Status::with_details_and_metadata(code, message, details, metadata)
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use everlog_cluster::NOT_DONE;
 use everlog_model::FastMap;
 use everlog_proto::operator_service::operator_service_server;
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
@@ -110,7 +111,7 @@ where
 }
 
 /// The method that a path names, if it is one of `service`.
-fn method_of<'a>(path: &'a str, service: &str) -> Option<&'a str> {
+pub(super) fn method_of<'a>(path: &'a str, service: &str) -> Option<&'a str> {
     path.strip_prefix('/')?.strip_prefix(service)?.strip_prefix('/')
 }
 
@@ -132,10 +133,9 @@ where
     };
     match request_body::read(&budget, request).await {
         Ok((request, _held)) => {
-            if let Some(forward) = forward
-                && let Some(node) = forward.destination(method, request.body())
-            {
-                return Ok(forward.call(node, request).await);
+            if let Some(forward) = forward {
+                // Boxed: a call of a cluster of one node has no room for it.
+                return Ok(Box::pin(forward.answer(method, request, service)).await);
             }
             service.call(request.map(Body::new)).await
         }
@@ -219,6 +219,10 @@ fn correct<R>(response: &mut Response<R>, path: &str) -> Code {
     // An error has its status in the headers; a response with a message has it in the trailers, where it says OK.
     let Some(code) = response.headers().get(Status::GRPC_STATUS) else { return Code::Ok };
     let code = Code::from_bytes(code.as_bytes());
+    if code == Code::Unavailable {
+        // That is for nodes.
+        response.headers_mut().remove(NOT_DONE);
+    }
     let message = response.headers().get(Status::GRPC_MESSAGE).map_or(b"".as_slice(), HeaderValue::as_bytes);
     let message = percent_decode(message).decode_utf8_lossy();
     let (code, message) = match code {

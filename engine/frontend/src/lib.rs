@@ -5,8 +5,9 @@
 //! workflow's state; everything else is a command to a partition. Errors are one type, turned into a status in `errors`.
 //!
 //! ```text
-//!   serve ─▶ layer ─▶ services ─▶ workflow_start, workflow_control, workflow_tasks, activity_tasks, history, query,
-//!                                 visibility, namespaces, operator, system, task_queues, workers
+//!   other nodes ─▶ inside ─▶┐
+//!   serve ─▶ layer ────────▶ services ─▶ workflow_start, workflow_control, workflow_tasks, activity_tasks, history, query,
+//!                                        visibility, namespaces, operator, system, task_queues, workers
 //! ```
 
 mod activity_tasks;
@@ -20,6 +21,7 @@ mod handshakes;
 mod history;
 mod history_token;
 mod http;
+mod inside;
 mod layer;
 mod links;
 mod locate;
@@ -40,12 +42,12 @@ mod workflow_control;
 mod workflow_start;
 mod workflow_tasks;
 
-pub use forward::{Entry, Peers};
 pub use serve::{Listeners, ServeError, serve};
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use everlog_cluster::Nodes;
 use everlog_config::DynamicConfig;
 use everlog_kernel::NamespaceId;
 use everlog_matching::MatchingHandle;
@@ -65,7 +67,7 @@ pub struct Services {
     /// The way to the workflows.
     pub router: Router,
     /// The other nodes, if there are any.
-    pub peers: Option<Arc<dyn Peers>>,
+    pub nodes: Option<Arc<Nodes>>,
     /// The task queues.
     pub matching: MatchingHandle,
     /// The namespaces.

@@ -12,6 +12,7 @@ use everlog_kernel::{Rejection, RunCommand, RunId};
 use everlog_matching::Message;
 use everlog_matching::query_waiters::WaitingQuery;
 use everlog_model::{QueueId, WorkflowRef};
+use everlog_partition::Route;
 use everlog_proto::api::common::v1::Payloads;
 use everlog_proto::api::enums::v1::QueryResultType;
 use everlog_proto::api::query::v1::QueryRejected;
@@ -113,9 +114,19 @@ impl Asked {
                 let namespace_id = self.address.namespace.id;
                 let queue = QueueId::new(namespace_id, TaskKind::Workflow, name);
                 let window = self.services.config.of(&self.address.namespace.name).frontend.query_poller_window;
-                has_workflow_task || self.services.matching.local().has_recent_poller(&queue, window)
+                has_workflow_task || self.services.has_recent_poller(&queue, window).await
             }
             Err(_) => true,
+        }
+    }
+}
+
+impl Services {
+    /// Whether anyone polled a queue, wherever that is at home, in the last `within`.
+    async fn has_recent_poller(&self, queue: &QueueId, within: Duration) -> bool {
+        match (self.router.queue(queue), &self.nodes) {
+            (Route::There(node), Some(nodes)) => Box::pin(nodes.has_recent_poller(node, queue, within)).await,
+            _ => self.matching.local().has_recent_poller(queue, within),
         }
     }
 }

@@ -40,6 +40,11 @@ const TOO_MANY_CALLS_TEXT: &str = "the server answers as many calls as it may";
 const WAITING_CALLS: [&str; 4] =
     ["PollWorkflowTaskQueue", "PollActivityTaskQueue", "GetWorkflowExecutionHistory", "QueryWorkflow"];
 
+/// Whether a call of `method` waits for something to happen.
+pub(super) fn waits_for_something(method: &str) -> bool {
+    WAITING_CALLS.contains(&method)
+}
+
 /// The calls that a node answers, and the bytes of their requests that it may have in memory.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -91,7 +96,7 @@ impl Budget {
     ///
     /// [`Error::Overloaded`] if there is none: to wait for one would take as much memory as to have it.
     pub(super) fn begin(self: &Arc<Self>, method: &str) -> Result<Option<Place>, Status> {
-        if WAITING_CALLS.contains(&method) {
+        if waits_for_something(method) {
             return Ok(None);
         }
         let place = Place(Arc::clone(self));
@@ -233,6 +238,11 @@ pub(super) struct Frames {
 }
 
 impl Frames {
+    /// All bytes, in order.
+    pub(super) fn into_bytes(self) -> [Bytes; 2] {
+        [self.first, self.others.freeze()]
+    }
+
     fn bytes(&self) -> usize {
         self.first.len() + self.others.len()
     }

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use everlog_cluster::{Peers, Service, ServiceParts};
 use everlog_config::{Addresses, Listen};
 use everlog_partition::{Router, Status};
 use everlog_proto::operator_service::{OperatorServiceServer, operator_service_server};
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
+use everlog_visibility::Tallies;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::codec::CompressionEncoding;
@@ -20,7 +22,8 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::connections::{Door, Silence};
-use super::forward::{Entry, Forward};
+use super::forward::Forward;
+use super::inside::Inside;
 use super::layer::ObserveLayer;
 use super::polls::Polls;
 use super::request_body::Budget;
@@ -131,11 +134,13 @@ pub async fn serve(
     let Doors { grpc, http, metrics: metrics_door } = doors(listeners, &services);
     let matching = services.matching.clone();
     let metrics = http::metrics(services.render_metrics);
-    let forward = Forward::new(&services);
-    let peers = services.peers.clone();
-    let routes = routes(services, draining.clone(), &health)?;
-    if let Some(peers) = peers {
-        peers.attach(Entry::new(routes.workflow.clone()));
+    let forward = Forward::new(&services, draining.clone());
+    let tallies = Arc::default();
+    let internal = internal_service(&services, &tallies);
+    let routes = routes(services, tallies, draining.clone(), &health)?;
+    if let (Some((peers, internal)), Some(forward)) = (internal, &forward) {
+        let (workflow, forward, budget) = (routes.workflow.clone(), Arc::clone(forward), Arc::clone(&routes.budget));
+        peers.attach(Inside { workflow, internal, forward, budget }.entry());
     }
     let drained = |mut draining: watch::Receiver<bool>| async move {
         // The sender lives as long as this function.
@@ -202,6 +207,9 @@ fn doors(listeners: Listeners, services: &Services) -> Doors {
 async fn watch_partitions(router: Router, health: HealthReporter, serving: Arc<AtomicBool>) {
     let mut statuses: Vec<_> =
         router.partitions().map(|partition| (partition.group().id(), partition.status())).collect();
+    if statuses.is_empty() {
+        return;
+    }
     let gauges: Vec<_> = statuses
         .iter()
         .map(|(id, _)| metrics::gauge!("everlog_partition_serving", "partition" => id.to_string()))
@@ -246,16 +254,33 @@ struct GrpcRoutes {
     keepalive: Keepalive,
 }
 
+/// What other nodes may ask of this one, and the way that they come, if there are any.
+fn internal_service(services: &Services, tallies: &Arc<Tallies>) -> Option<(Arc<dyn Peers>, Service)> {
+    let nodes = services.nodes.clone()?;
+    let peers = Arc::clone(nodes.peers());
+    let parts = ServiceParts {
+        nodes,
+        router: services.router.clone(),
+        matching: services.matching.clone(),
+        namespaces: Arc::clone(&services.namespaces),
+        queries: Arc::clone(&services.queries),
+        tallies: Arc::clone(tallies),
+        request_bytes_max: services.request_bytes_max,
+    };
+    Some((peers, Service::new(parts)))
+}
+
 /// Newer SDKs compress what they send. Answers are not compressed: they would cost this server more than the network.
 fn routes(
     services: Services,
+    tallies: Arc<Tallies>,
     draining: watch::Receiver<bool>,
     health: &HealthReporter,
 ) -> Result<GrpcRoutes, ServeError> {
     let limits = &services.config.of("").frontend;
     let keepalive = Keepalive { interval: limits.keepalive_interval, timeout: limits.keepalive_timeout };
     let request_bytes_max = services.request_bytes_max;
-    let frontend = Arc::new(Frontend { services, tallies: Arc::default(), polls: Polls::default(), draining });
+    let frontend = Arc::new(Frontend { services, tallies, polls: Polls::default(), draining });
     let workflow = WorkflowServiceServer::new(WorkflowApi(Arc::clone(&frontend)))
         // SDKs built on the Rust core compress what they send.
         .accept_compressed(CompressionEncoding::Gzip)

@@ -1,8 +1,13 @@
 //! Lists and counts of executions: ListWorkflowExecutions and its older forms, CountWorkflowExecutions, GetSearchAttributes.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use everlog_cluster::AskedRuns;
+use everlog_kernel::Namespace;
 use everlog_meta::NamespaceRecord;
-use everlog_model::{WorkflowRef, search_attributes};
+use everlog_model::search_attributes;
+use everlog_partition::Spread;
 use everlog_proto::api::workflow::v1::WorkflowExecutionInfo;
 use everlog_proto::api::workflowservice::v1::{
     CountWorkflowExecutionsRequest, CountWorkflowExecutionsResponse, GetSearchAttributesRequest,
@@ -11,9 +16,10 @@ use everlog_proto::api::workflowservice::v1::{
     ListWorkflowExecutionsResponse as PlainResponse, ScanWorkflowExecutionsRequest, ScanWorkflowExecutionsResponse,
 };
 use everlog_proto::encoded::ListWorkflowExecutionsResponse;
-use everlog_raft::Group;
 use everlog_visibility as visibility;
-use everlog_visibility::{SearchAttributeTypes, VisibilityError};
+use everlog_visibility::{Ask, ByStatus, Page, Position, Query, SearchAttributeTypes, VisibilityError};
+use futures::TryFutureExt;
+use futures::future::try_join_all;
 use prost::Message;
 
 use super::Frontend;
@@ -27,7 +33,8 @@ pub(super) async fn list_workflow_executions(
     request: ListWorkflowExecutionsRequest,
 ) -> Result<ListWorkflowExecutionsResponse, Error> {
     let (executions, next_page_token) =
-        list(frontend, &request.namespace, &request.query, request.page_size, &request.next_page_token).await?;
+        list(frontend, &request.namespace, Ask::Query(request.query), request.page_size, &request.next_page_token)
+            .await?;
     Ok(ListWorkflowExecutionsResponse {
         message: PlainResponse { next_page_token, ..PlainResponse::default() },
         executions,
@@ -41,7 +48,8 @@ pub(super) async fn scan_workflow_executions(
     request: ScanWorkflowExecutionsRequest,
 ) -> Result<ScanWorkflowExecutionsResponse, Error> {
     let (executions, next_page_token) =
-        list(frontend, &request.namespace, &request.query, request.page_size, &request.next_page_token).await?;
+        list(frontend, &request.namespace, Ask::Query(request.query), request.page_size, &request.next_page_token)
+            .await?;
     Ok(ScanWorkflowExecutionsResponse { executions: decoded(executions)?, next_page_token })
 }
 
@@ -52,10 +60,9 @@ pub(super) async fn count_workflow_executions(
     request: CountWorkflowExecutionsRequest,
 ) -> Result<CountWorkflowExecutionsResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
-    let types = types(&namespace);
-    let counted =
-        visibility::count(groups_of(frontend), &frontend.tallies, &namespace.namespace, &request.query, &types);
-    Ok(counted.await?)
+    let runs = Runs::new(frontend, &namespace, Ask::Query(request.query))?;
+    let is_grouped = runs.query.group_by.is_some();
+    Ok(visibility::counted(&runs.count().await?, is_grouped))
 }
 
 /// Lists open executions by a filter.
@@ -64,17 +71,10 @@ pub(super) async fn list_open_workflow_executions(
     _call: Call,
     request: ListOpenWorkflowExecutionsRequest,
 ) -> Result<ListOpenWorkflowExecutionsResponse, Error> {
-    let namespace = frontend.namespace(&request.namespace)?;
-    let query = visibility::open_query(&request)?;
-    let page_size = page_size(frontend, &request.namespace, request.maximum_page_size);
-    let (executions, next_page_token) = visibility::list_matching(
-        groups_of(frontend),
-        &namespace.namespace,
-        query,
-        page_size,
-        &request.next_page_token,
-    )
-    .await?;
+    let (namespace, wanted, token) =
+        (request.namespace.clone(), request.maximum_page_size, request.next_page_token.clone());
+    let (executions, next_page_token) =
+        list(frontend, &namespace, Ask::Open(Box::new(request)), wanted, &token).await?;
     Ok(ListOpenWorkflowExecutionsResponse { executions: decoded(executions)?, next_page_token })
 }
 
@@ -84,17 +84,10 @@ pub(super) async fn list_closed_workflow_executions(
     _call: Call,
     request: ListClosedWorkflowExecutionsRequest,
 ) -> Result<ListClosedWorkflowExecutionsResponse, Error> {
-    let namespace = frontend.namespace(&request.namespace)?;
-    let query = visibility::closed_query(&request)?;
-    let page_size = page_size(frontend, &request.namespace, request.maximum_page_size);
-    let (executions, next_page_token) = visibility::list_matching(
-        groups_of(frontend),
-        &namespace.namespace,
-        query,
-        page_size,
-        &request.next_page_token,
-    )
-    .await?;
+    let (namespace, wanted, token) =
+        (request.namespace.clone(), request.maximum_page_size, request.next_page_token.clone());
+    let (executions, next_page_token) =
+        list(frontend, &namespace, Ask::Closed(Box::new(request)), wanted, &token).await?;
     Ok(ListClosedWorkflowExecutionsResponse { executions: decoded(executions)?, next_page_token })
 }
 
@@ -111,13 +104,55 @@ pub(super) async fn get_search_attributes(
 async fn list(
     frontend: &Frontend,
     namespace: &str,
-    query: &str,
+    ask: Ask,
     wanted: i32,
     token: &[u8],
 ) -> Result<(Vec<Bytes>, Vec<u8>), Error> {
     let namespace = frontend.namespace(namespace)?;
-    let (types, page_size) = (types(&namespace), page_size(frontend, namespace.name(), wanted));
-    Ok(visibility::list(groups_of(frontend), &namespace.namespace, query, &types, page_size, token).await?)
+    let limit = visibility::page_size(page_size(frontend, namespace.name(), wanted));
+    let page = Runs::new(frontend, &namespace, ask)?.list(visibility::decode_token(token)?, limit).await?;
+    Ok(page.into_response())
+}
+
+/// Runs that are asked for, and where they are. What a node cannot answer for is never left out.
+struct Runs<'a> {
+    frontend: &'a Frontend,
+    namespace: Arc<Namespace>,
+    query: Query,
+    asked: AskedRuns,
+    spread: Spread,
+}
+
+impl<'a> Runs<'a> {
+    fn new(frontend: &'a Frontend, namespace: &NamespaceRecord, ask: Ask) -> Result<Runs<'a>, Error> {
+        let query = ask.read(&types(namespace))?;
+        let namespace = Arc::clone(&namespace.namespace);
+        let spread = frontend.router.spread(visibility::only_workflow(&namespace, &query).as_ref())?;
+        let asked = AskedRuns { namespace_id: namespace.id, ask };
+        Ok(Runs { frontend, namespace, query, asked, spread })
+    }
+
+    async fn list(self, after: Option<Position>, limit: usize) -> Result<Page, Error> {
+        let Spread { here, there } = self.spread;
+        let here = visibility::list(here, &self.namespace, self.query, after, limit);
+        let Some(nodes) = &self.frontend.nodes else { return Ok(here.await?) };
+        let (asked, here) = (&self.asked, here.map_err(Error::from));
+        let there = there.iter().map(|(node, partitions)| nodes.list(*node, partitions, asked, after, limit));
+        let (here, mut pages) = tokio::try_join!(here, try_join_all(there).map_err(Error::from))?;
+        pages.push(here);
+        Ok(Page::merge(pages, limit))
+    }
+
+    async fn count(self) -> Result<ByStatus, Error> {
+        let Spread { here, there } = self.spread;
+        let here = visibility::count(here, &self.frontend.tallies, &self.namespace, self.query);
+        let Some(nodes) = &self.frontend.nodes else { return Ok(here.await?) };
+        let (asked, here) = (&self.asked, here.map_err(Error::from));
+        let there = there.iter().map(|(node, partitions)| nodes.count(*node, partitions, asked));
+        let (mut total, counts) = tokio::try_join!(here, try_join_all(there).map_err(Error::from))?;
+        counts.iter().for_each(|counted| visibility::add(&mut total, counted));
+        Ok(total)
+    }
 }
 
 fn page_size(frontend: &Frontend, namespace: &str, wanted: i32) -> i32 {
@@ -143,9 +178,4 @@ impl From<VisibilityError> for Error {
             VisibilityError::Internal(message) => Error::Internal(message),
         }
     }
-}
-
-/// Where lists find the groups that hold a workflow.
-fn groups_of(frontend: &Frontend) -> impl Fn(Option<&WorkflowRef>) -> Vec<Group> {
-    |workflow| frontend.router.groups(workflow)
 }

@@ -21,7 +21,13 @@ pub(super) async fn shutdown_worker(
     let namespace = frontend.namespace(&request.namespace)?;
     let sticky = (!request.sticky_task_queue.is_empty())
         .then(|| QueueId::new(namespace.namespace.id, TaskKind::Workflow, request.sticky_task_queue));
-    frontend.matching.local().worker_shutdown(sticky.as_ref(), &request.worker_instance_key);
+    let key = &request.worker_instance_key;
+    frontend.matching.local().worker_shutdown(sticky.as_ref(), key);
+    if let Some(nodes) = &frontend.nodes {
+        // Its polls may be at any of them.
+        let sticky = sticky.as_ref().map(|queue| queue.name.as_str());
+        nodes.end_polls(namespace.namespace.id, sticky, key).await;
+    }
     Ok(ShutdownWorkerResponse::default())
 }
 

@@ -8,8 +8,8 @@ use everlog_kernel::transition::TaskKind;
 use everlog_kernel::{Rejection, RunCommand, RunId};
 use everlog_matching::{Matched, Poll, QueryLease, TaskLease};
 use everlog_meta::NamespaceRecord;
-use everlog_model::{CallError, QueueId};
-use everlog_partition::StartedWorkflowTask;
+use everlog_model::{CallError, QueueId, limits};
+use everlog_partition::{StartQuery, StartedWorkflowTask};
 use everlog_proto::api::enums::v1::{TaskQueueKind, WorkflowTaskFailedCause};
 use everlog_proto::api::failure::v1::{Failure, ServerFailureInfo, failure};
 use everlog_proto::api::workflowservice::v1::{
@@ -88,15 +88,15 @@ enum Outcome {
 }
 
 async fn start_task(frontend: &Frontend, poll: &Poll, lease: TaskLease) -> Outcome {
-    let command = RunCommand::StartWorkflowTask(StartWorkflowTask {
+    let start = StartWorkflowTask {
         scheduled_event_id: lease.task.key.position.scheduled_event_id,
         attempt: lease.task.attempt,
         task_queue: lease.queue_name.clone(),
         identity: poll.identity.clone(),
         request_id: uuid::Uuid::new_v4().to_string(),
-    });
+    };
     let (address, run_id) = (lease.address.clone(), lease.task.key.position.run_id);
-    match frontend.router.start_workflow_task(address, run_id, command).await {
+    match frontend.router.start_workflow_task(address, run_id, start).await {
         Ok(started) => {
             let backlog = lease.backlog;
             lease.done();
@@ -108,31 +108,35 @@ async fn start_task(frontend: &Frontend, poll: &Poll, lease: TaskLease) -> Outco
             lease.done();
             Outcome::Gone
         }
+        Err(_) if frontend.router.is_elsewhere(&lease.address) => {
+            lease.put_aside();
+            Outcome::Gone
+        }
         Err(_) => Outcome::NotNow(UNAVAILABLE_PAUSE),
     }
 }
 
 async fn start_query(frontend: &Frontend, lease: QueryLease) -> Outcome {
-    let query_id = lease.query.query_id;
-    if !frontend.queries.is_waiting(query_id) {
-        lease.done();
-        return Outcome::Gone;
-    }
-    let command = RunCommand::StartQueryTask { task_queue: lease.queue_name.clone() };
+    let start = StartQuery { query_id: lease.query.query_id, task_queue: lease.queue_name.clone() };
     let (address, run_id) = (lease.address.clone(), lease.run_id());
-    match frontend.router.start_workflow_task(address, run_id, command).await {
+    match frontend.router.start_query(&frontend.queries, address, run_id, start).await {
         Ok(started) => {
             let query = lease.query.query.clone();
             lease.done();
-            let Some(token) = frontend.queries.hand_out(query_id, run_id) else { return Outcome::Gone };
             let mut response = with_page_token(started, run_id);
-            response.message.task_token = token::encode(&token);
             response.message.query = Some(query);
             Outcome::Started(Box::new(response))
         }
-        Err(CallError::Rejected(rejection)) => {
+        Err(CallError::Rejected(_)) => {
             lease.done();
-            frontend.queries.answer(query_id, Err(rejection));
+            Outcome::Gone
+        }
+        Err(_) if frontend.router.is_elsewhere(&lease.address) => {
+            // Whoever polls meanwhile gets something else.
+            tokio::spawn(async move {
+                tokio::time::sleep(limits::QUERY_AGAIN_WAIT).await;
+                drop(lease);
+            });
             Outcome::Gone
         }
         Err(_) => Outcome::NotNow(UNAVAILABLE_PAUSE),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   lead ──message──▶ MatchingHandle ──Homes: for this node──▶ Matching
-//!                                   └─for others──▶ their MatchingHandle
+//!                                   └─for others──▶ their Matching
 //! ```
 //!
 //! No message needs to arrive for a task to be done: rows are the truth, and a home reads those of a lead that it hears of.
@@ -31,6 +31,8 @@ pub enum Message {
     Opened(Source),
     /// A lead is over: its tasks are forgotten, the next one's rows have them.
     Closed(Source),
+    /// Something that a lead has said did not arrive. Its rows have it.
+    Missed(Source),
     /// A task is ready. To say so again changes nothing.
     Task {
         /// Who says so. Ignored unless it is the lead that was opened last.

@@ -59,6 +59,13 @@ impl TaskLease {
     pub fn done(self) {
         self.hold.settle();
     }
+
+    /// The node that leads its workflow cannot be reached. The tasks of that partition are left to their rows until the next sweep, so
+    /// that those of others are not kept waiting.
+    pub fn put_aside(self) {
+        let TaskLease { partition, hold, .. } = self;
+        hold.matching.put_aside(&hold.queue, partition);
+    }
 }
 
 impl QueryLease {

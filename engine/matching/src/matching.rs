@@ -96,6 +96,7 @@ impl Matching {
         match message {
             Message::Opened(source) => self.open_partition(source),
             Message::Closed(source) => self.close_partition(source),
+            Message::Missed(source) => self.read_again(source),
             Message::Task { source, workflow, task } => self.offer(source, workflow, task),
             Message::Query { workflow, query } => self.offer_query(workflow, query),
             Message::WithdrawQuery { query_id } => self.withdraw_query(query_id),
@@ -127,6 +128,12 @@ impl Matching {
             leads.remove(&source.partition);
         }
         self.for_each_queue(|queue| queue.forget_partition(source.partition));
+    }
+
+    fn read_again(&self, source: Source) {
+        if self.leads.read().get(&source.partition) == Some(&source.lead) {
+            self.for_each_queue(|queue| queue.open_partition(source.partition, true));
+        }
     }
 
     fn offer(&self, source: Source, address: WorkflowRef, task: Task) {
@@ -232,6 +239,15 @@ impl Matching {
         });
     }
 
+    /// Ends the polls of queues that are at home elsewhere from now on. They come back there.
+    pub fn end_polls_of(&self, is_elsewhere: impl Fn(&QueueId) -> bool) {
+        self.for_each_queue(|queue| {
+            if is_elsewhere(queue.id()) {
+                queue.end_polls();
+            }
+        });
+    }
+
     /// The server stops: every poll ends empty, now and from here on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
@@ -251,6 +267,16 @@ impl Matching {
         self.with_existing(queue, |queue| match held {
             Held::Task { position, lease } => queue.give_back_task(position, lease, now),
             Held::Query { query_id, lease } => queue.give_back_query(query_id, lease, now),
+        });
+    }
+
+    /// The partition of a task cannot be reached: what it has in the queue is left to its rows, so that others go on.
+    pub(super) fn put_aside(&self, queue: &QueueId, partition: GroupId) {
+        self.with_existing(queue, |queue| {
+            queue.forget_partition(partition);
+            if self.leads.read().contains_key(&partition) {
+                queue.open_partition_later(partition);
+            }
         });
     }
 

@@ -19,8 +19,8 @@ use tokio::sync::oneshot;
 pub type Answer = Result<Option<Payloads>, Rejection>;
 
 /// The queries of this node that wait for an answer.
-#[derive(Default)]
 pub struct Queries {
+    /// Begins anywhere: queues know queries of all nodes by their numbers.
     last_id: AtomicU64,
     waiting: Mutex<FastMap<u64, Waiter>>,
 }
@@ -46,6 +46,12 @@ pub struct WaitingQuery {
     queries: Arc<Queries>,
 }
 
+impl Default for Queries {
+    fn default() -> Queries {
+        Queries { last_id: AtomicU64::new(random() as u64), waiting: Mutex::default() }
+    }
+}
+
 impl Queries {
     /// Nobody waits yet.
     pub fn new() -> Queries {
@@ -54,7 +60,7 @@ impl Queries {
 
     /// Gives a query of a workflow a number to wait under.
     pub fn register(self: &Arc<Self>, workflow: WorkflowRef) -> WaitingQuery {
-        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.waiting.lock().insert(id, Waiter { workflow, handed_out: None, answer: sender });
         WaitingQuery { id, answer, queries: Arc::clone(self) }

@@ -45,6 +45,8 @@ struct PartitionTasks {
     behind: Option<Behind>,
     /// The page request in flight.
     fetch: Option<Fetch>,
+    /// The last page could not be had: the next one is asked for by the next sweep.
+    is_away: bool,
     /// Whether a task was left to its row since the last page was asked for.
     left_out_since_fetch: bool,
     /// When to read the rows behind a position again.
@@ -95,7 +97,14 @@ impl Tasks {
     pub(super) fn open(&mut self, partition: GroupId, left_out: bool) {
         let tasks = self.partition(partition);
         tasks.recheck = None;
+        tasks.is_away = false;
         tasks.behind = Some(Behind { after: Position::FIRST, lowest: Position::FIRST, accepting: true, left_out });
+    }
+
+    /// As [`Tasks::open`] of a partition that cannot be reached just now.
+    pub(super) fn open_later(&mut self, partition: GroupId) {
+        self.open(partition, true);
+        self.partition(partition).is_away = true;
     }
 
     /// Whether the first page of some partition's rows is still to be read.
@@ -152,7 +161,10 @@ impl Tasks {
     pub(super) fn next_fetch(&mut self, next_number: &mut u64) -> Option<Fetch> {
         let max = self.in_memory_max;
         let low = |partition: &&mut PartitionTasks| {
-            partition.behind.is_some() && partition.fetch.is_none() && partition.waiting.len() <= max / 4
+            partition.behind.is_some()
+                && partition.fetch.is_none()
+                && !partition.is_away
+                && partition.waiting.len() <= max / 4
         };
         let partition = self.partitions.iter_mut().find(low)?;
         let after = partition.behind.as_ref()?.after;
@@ -164,10 +176,11 @@ impl Tasks {
         Some(fetch)
     }
 
-    /// A page request failed; it may be repeated.
+    /// A page request failed; the next sweep lets it be repeated.
     pub(super) fn fetch_failed(&mut self, fetch: Fetch) {
         if let Some(partition) = self.fetching(fetch) {
             partition.fetch = None;
+            partition.is_away = true;
         }
     }
 
@@ -204,9 +217,10 @@ impl Tasks {
         }
     }
 
-    /// Starts the second readings that are due.
+    /// Starts the second readings that are due, and lets pages be asked for again that could not be had.
     pub(super) fn sweep(&mut self, now: Instant) {
         for partition in &mut self.partitions {
+            partition.is_away = false;
             if let Some((at, from)) = partition.recheck
                 && at <= now
                 && partition.behind.is_none()
@@ -225,6 +239,7 @@ impl Tasks {
                 waiting: BTreeMap::new(),
                 behind: None,
                 fetch: None,
+                is_away: false,
                 left_out_since_fetch: false,
                 recheck: None,
             });

@@ -233,6 +233,11 @@ impl SlotSource for Namespaces {
     fn partition_of(&self, slot: u16) -> Option<GroupId> {
         self.view.borrow().slots.as_ref().map(|slots| slots.owner(slot).partition)
     }
+
+    fn partitions(&self) -> Vec<GroupId> {
+        let view = self.view.borrow();
+        view.slots.iter().flat_map(|slots| slots.partitions()).collect()
+    }
 }
 
 async fn blocking<T: Send + 'static>(

@@ -9,6 +9,9 @@ pub enum CallError {
     /// The command was refused.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// As [`CallError::Unavailable`], but nothing was done: another node may lead the partition by now.
+    #[error("{0}")]
+    NotDone(String),
     /// The partition cannot answer now; the caller may try again. The command may have been carried out.
     #[error("{0}")]
     Unavailable(String),

@@ -24,5 +24,5 @@ pub use entity::EntityRef;
 pub use hash::FastMap;
 pub use in_force::{InForce, PerNamespace};
 pub use node_id::{NodeId, OneNode};
-pub use slots::{SlotRange, SlotSource, SlotTable};
+pub use slots::{SlotRange, SlotSource, SlotTable, slot_of};
 pub use workflow_ref::{NamespaceSource, QueueId, WorkflowRef};

@@ -224,6 +224,41 @@ pub const POLLER_REMEMBERED: Duration = Duration::from_secs(5 * 60);
 /// Pollers that are remembered for one queue, some hundred bytes each.
 pub const QUEUE_POLLERS_REMEMBERED_MAX: usize = 10_000;
 
+/// How long one node waits for the answer of another to a call of the internal service: longer than a commit on a slow disk, shorter
+/// than the patience of those who wait behind it.
+pub const INTERNAL_CALL_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Calls of the internal service that a node answers at a time, each some kilobytes: as many as of clients.
+pub const INTERNAL_CALLS_MAX: usize = CALLS_MAX;
+
+/// The largest request of the internal service, bytes, besides what a client may send at most: a batch of offers or messages goes out
+/// with the one that fills it.
+pub const INTERNAL_BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// How often a node tells the others which partitions it leads, and how many offers it has sent: what got lost is found out by then.
+pub const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The first and the longest wait before a node that cannot be reached is offered tasks again.
+pub const OFFER_AGAIN_WAIT: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// Tasks, and queries, that wait to be offered to another node; tasks beyond are left to their rows.
+pub const OFFERS_WAITING_MAX: usize = 10_000;
+
+/// Tasks in one offer to another node: a few hundred kilobytes.
+pub const OFFER_TASKS_MAX: usize = 1_000;
+
+/// Bytes of queries in one offer, besides the last of them.
+pub const OFFER_QUERY_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long a query that could not be started is kept from other pollers, because the node where its caller waits cannot be reached.
+pub const QUERY_AGAIN_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a call waits at most for a node that answers it: longer than a failover, shorter than the patience of clients.
+pub const FORWARD_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// The first and the longest wait before a call that was surely not done is tried again.
+pub const FORWARD_AGAIN_WAIT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+
 /// Length of a visibility query, bytes: room for a few thousand ids in one `IN`.
 pub const VISIBILITY_QUERY_BYTES_MAX: usize = 64 * 1024;
 

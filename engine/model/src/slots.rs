@@ -2,13 +2,22 @@
 
 use std::collections::BTreeSet;
 
+use everlog_kernel::NamespaceId;
 use everlog_storage::GroupId;
-use everlog_storage::keys::SLOTS;
+use everlog_storage::keys::{self, SLOTS};
 
 /// Which partition holds a hash slot.
 pub trait SlotSource: Send + Sync + 'static {
     /// The partition, if the table is known here.
     fn partition_of(&self, slot: u16) -> Option<GroupId>;
+
+    /// Every partition that holds a slot, by id; none if the table is not known here.
+    fn partitions(&self) -> Vec<GroupId>;
+}
+
+/// The hash slot of a workflow, of any other entity, or of the home of a task queue.
+pub fn slot_of(namespace_id: NamespaceId, id: &str) -> u16 {
+    keys::slot(&namespace_id.0, id)
 }
 
 /// Neighbouring slots of one partition.

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use everlog_kernel::transition::{TaskKey, TaskKind, TaskPosition};
 use everlog_kernel::{EntityKind, Namespace, NamespaceId};
 use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
-use everlog_storage::keys;
 
-use crate::EntityRef;
+use crate::{EntityRef, slot_of};
 
 /// A workflow, wherever it lives.
 #[derive(Clone, Debug)]
@@ -26,7 +25,7 @@ impl WorkflowRef {
 
     /// The hash slot.
     pub fn slot(&self) -> u16 {
-        keys::slot(&self.namespace.id.0, &self.workflow_id)
+        slot_of(self.namespace.id, &self.workflow_id)
     }
 }
 
@@ -47,6 +46,11 @@ impl QueueId {
     /// A queue for workers of any version.
     pub fn new(namespace_id: NamespaceId, kind: TaskKind, name: impl Into<String>) -> QueueId {
         QueueId { namespace_id, kind, name: name.into(), version: None }
+    }
+
+    /// The hash slot of its home.
+    pub fn slot(&self) -> u16 {
+        slot_of(self.namespace_id, &self.name)
     }
 
     /// The task at a position.

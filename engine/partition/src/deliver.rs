@@ -1,14 +1,21 @@
 //! Carries messages to the partitions of their targets. That is all that has to know where these are.
+//!
+//! ```text
+//!   lead ──parcels──▶ Post ──led here──▶ the target's partition
+//!                       └──led elsewhere──▶ OtherNodes: all for a node in one call ──▶ Router::receive there
+//! ```
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use everlog_kernel::RunCommand;
 use everlog_kernel::outbox::{OutboxMessage, Outcome};
-use everlog_model::{CallError, NamespaceSource, SlotSource, WorkflowRef};
+use everlog_model::{CallError, NamespaceSource, NodeId, SlotSource, WorkflowRef};
 use everlog_storage::keys::OutboxKey;
 use futures::StreamExt;
-use futures::stream::{BoxStream, FuturesUnordered};
+use futures::stream::{self, BoxStream, FuturesUnordered};
 
+use super::cluster::Cluster;
 use super::outbox::{Delivery, Parcel};
 use super::{Dependencies, Partition, WeakPartition};
 
@@ -19,19 +26,33 @@ pub(crate) trait Carrier: Send + Sync + 'static {
     fn deliver(&self, parcels: Vec<Parcel>) -> BoxStream<'static, (OutboxKey, Delivery)>;
 }
 
-/// Carries messages between the partitions of this node.
-pub(crate) struct Here {
+/// Carries messages between the partitions of this node, and to other nodes.
+pub(crate) struct Post {
     namespaces: Arc<dyn NamespaceSource>,
     slots: Arc<dyn SlotSource>,
+    cluster: Cluster,
     /// Weak: a partition ends when its last handle is dropped. Set once all are there.
     partitions: OnceLock<Vec<WeakPartition>>,
 }
 
-impl Here {
+/// Where a message has to go.
+enum Way {
+    Here(Partition, WorkflowRef),
+    There(NodeId),
+    /// Nobody knows at the moment.
+    Nowhere,
+}
+
+impl Post {
     /// Between partitions that are yet to be named.
-    pub(crate) fn new(dependencies: &Dependencies) -> Here {
-        let Dependencies { namespaces, slots, .. } = dependencies;
-        Here { namespaces: Arc::clone(namespaces), slots: Arc::clone(slots), partitions: OnceLock::new() }
+    pub(crate) fn new(dependencies: &Dependencies) -> Post {
+        let Dependencies { namespaces, slots, cluster, .. } = dependencies;
+        Post {
+            namespaces: Arc::clone(namespaces),
+            slots: Arc::clone(slots),
+            cluster: cluster.clone(),
+            partitions: OnceLock::new(),
+        }
     }
 
     /// Names the partitions.
@@ -40,33 +61,66 @@ impl Here {
         let _ = self.partitions.set(partitions.iter().map(Partition::downgrade).collect());
     }
 
-    fn target(&self, message: &OutboxMessage) -> Option<(Partition, WorkflowRef)> {
-        let namespace = self.namespaces.by_id(message.namespace_id)?;
-        let address = WorkflowRef { namespace, workflow_id: message.target_workflow_id.as_str().into() };
-        let id = self.slots.partition_of(address.slot())?;
-        let partition = self.partitions.get()?.iter().find(|partition| partition.id == id)?;
-        Some((partition.upgrade()?, address))
+    fn way(&self, message: &OutboxMessage) -> Way {
+        let Some(address) = target(&*self.namespaces, message) else { return Way::Nowhere };
+        let Some(id) = self.slots.partition_of(address.slot()) else { return Way::Nowhere };
+        if let Some(node) = self.cluster.leaders.leads_elsewhere(id) {
+            return Way::There(node);
+        }
+        let here = self.partitions.get().and_then(|partitions| partitions.iter().find(|partition| partition.id == id));
+        here.and_then(WeakPartition::upgrade).map_or(Way::Nowhere, |partition| Way::Here(partition, address))
     }
 }
 
-impl Carrier for Here {
+impl Carrier for Post {
     fn deliver(&self, parcels: Vec<Parcel>) -> BoxStream<'static, (OutboxKey, Delivery)> {
-        let deliveries = parcels.into_iter().map(|Parcel { key, message }| {
-            let target = self.target(&message);
-            async move {
-                match target {
-                    Some((partition, address)) => (key, deliver(&partition, address, &message).await),
-                    None => (key, Delivery::Again),
+        let here = FuturesUnordered::new();
+        let mut there: HashMap<NodeId, Vec<Parcel>> = HashMap::new();
+        let mut nowhere = Vec::new();
+        for Parcel { key, message } in parcels {
+            match self.way(&message) {
+                Way::Here(partition, address) => {
+                    here.push(async move { (key, to(&partition, address, &message).await) });
                 }
+                Way::There(node) => there.entry(node).or_default().push(Parcel { key, message }),
+                Way::Nowhere => nowhere.push((key, Delivery::Again)),
             }
-        });
-        deliveries.collect::<FuturesUnordered<_>>().boxed()
+        }
+        let here = stream::iter(nowhere).chain(here);
+        if there.is_empty() {
+            return here.boxed();
+        }
+        let there: FuturesUnordered<_> = there.into_iter().map(|(node, parcels)| self.send(node, parcels)).collect();
+        stream::select(here, there.flat_map(stream::iter)).boxed()
     }
 }
 
-async fn deliver(partition: &Partition, address: WorkflowRef, message: &OutboxMessage) -> Delivery {
+impl Post {
+    /// Sends messages to another node. Those of which it says nothing are sent again.
+    fn send(
+        &self,
+        node: NodeId,
+        parcels: Vec<Parcel>,
+    ) -> impl Future<Output = Vec<(OutboxKey, Delivery)>> + Send + use<> {
+        let (keys, messages): (Vec<_>, _) = parcels.into_iter().map(|parcel| (parcel.key, parcel.message)).unzip();
+        let sent = self.cluster.others.deliver(node, messages);
+        async move {
+            let deliveries = sent.await.into_iter().chain(std::iter::repeat(Delivery::Again));
+            keys.into_iter().zip(deliveries).collect()
+        }
+    }
+}
+
+/// The workflow that a message is for, if its namespace is known here.
+pub(crate) fn target(namespaces: &dyn NamespaceSource, message: &OutboxMessage) -> Option<WorkflowRef> {
+    let namespace = namespaces.by_id(message.namespace_id)?;
+    Some(WorkflowRef { namespace, workflow_id: message.target_workflow_id.as_str().into() })
+}
+
+/// Delivers a message to its target in `partition`.
+pub(crate) async fn to(partition: &Partition, target: WorkflowRef, message: &OutboxMessage) -> Delivery {
     let command = RunCommand::ReceiveMessage(Box::new(message.clone()));
-    match partition.execute(address, message.target_run_id, command).await {
+    match partition.execute(target, message.target_run_id, command).await {
         Ok(_) => Delivery::Settled(Outcome::Delivered),
         Err(CallError::Rejected(rejection)) => {
             Outcome::of_rejection(&rejection).map_or(Delivery::Again, Delivery::Settled)

@@ -203,7 +203,7 @@ impl EventLoop {
     /// Refuses jobs for `wait`, while there is no group. Returns true if the loop was told to stop.
     pub(crate) async fn pause_stopped(&mut self, wait: Duration) -> bool {
         let reason = self.status.borrow().reason().unwrap_or("not started").to_owned();
-        let error = CallError::Unavailable(format!("the partition does not serve: {reason}"));
+        let error = CallError::NotDone(format!("the partition does not serve: {reason}"));
         self.turn.drain(..).for_each(|job| job.refuse(&error));
         let over = tokio::time::sleep(wait);
         tokio::pin!(over);
@@ -224,7 +224,7 @@ impl EventLoop {
 
     fn not_serving(&self, group: &Group) -> CallError {
         let reason = self.status.borrow().reason().map_or_else(String::new, |reason| format!(": {reason}"));
-        CallError::Unavailable(format!("partition {} has no leader here at the moment{reason}", group.id()))
+        CallError::NotDone(format!("partition {} has no leader here at the moment{reason}", group.id()))
     }
 
     async fn lead(

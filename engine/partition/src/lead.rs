@@ -321,8 +321,10 @@ impl Lead {
             .filter(|action| matches!(action, Action::Release(_) | Action::Withhold(..)))
             .collect();
         actions.extend(withheld);
+        // They waited to be decided.
+        let not_done = CallError::NotDone(error.to_string());
         for job in self.cache.drain() {
-            job.refuse(error);
+            job.refuse(&not_done);
         }
         self.outbox_metrics.clear();
         actions

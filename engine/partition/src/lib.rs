@@ -11,6 +11,7 @@ mod backlog;
 mod batch;
 mod cache;
 mod clock;
+mod cluster;
 mod deliver;
 mod event_loop;
 mod faults;
@@ -25,6 +26,7 @@ mod pace;
 mod router;
 #[cfg(test)]
 mod simulation;
+mod starts;
 mod status;
 mod sticky_memory;
 mod wakes;
@@ -44,13 +46,16 @@ use everlog_storage::GroupId;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use backlog::TaskRows;
+pub use cluster::{Cluster, Leaders, OtherNodes};
 pub use faults::RowFaults;
 pub use history::HistoryPage;
 pub use job::Answer;
-pub use router::{Leaders, Route, Router};
+pub use outbox::Delivery;
+pub use router::{Route, Router, Spread};
+pub use starts::StartQuery;
 pub use status::Status;
 
-use deliver::Here;
+use deliver::Post;
 use event_loop::EventLoop;
 use job::{Job, Work, command_bytes};
 use load::Readers;
@@ -68,6 +73,8 @@ pub struct Dependencies {
     pub namespaces: Arc<dyn NamespaceSource>,
     /// Which partition holds which workflow.
     pub slots: Arc<dyn SlotSource>,
+    /// The other nodes.
+    pub cluster: Cluster,
     /// Who tells of rows that cannot be read.
     pub faults: RowFaults,
     /// Limits of the kernel.
@@ -88,7 +95,7 @@ pub fn spawn(
 ) -> std::io::Result<Vec<Partition>> {
     let readers = Readers::start(limits::READER_THREADS)?;
     let pace = Pace::new();
-    let carrier = Arc::new(Here::new(dependencies));
+    let carrier = Arc::new(Post::new(dependencies));
     let partitions: Vec<_> = groups
         .into_iter()
         .map(|group| {
@@ -100,7 +107,7 @@ pub fn spawn(
             let event_loop = EventLoop {
                 dependencies: dependencies.clone(),
                 readers: readers.clone(),
-                carrier: Arc::<Here>::clone(&carrier),
+                carrier: Arc::<Post>::clone(&carrier),
                 pace: Arc::clone(&pace),
                 jobs,
                 stop: stop_receiver,
@@ -373,7 +380,7 @@ impl Partition {
         };
         match tokio::time::timeout(limits::PARTITION_ADMISSION_WAIT_MAX, admitted).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(CallError::Unavailable("the partition is stopping".to_owned())),
+            Ok(Err(_)) => Err(CallError::NotDone("the partition is stopping".to_owned())),
             Err(_) => Err(CallError::Overloaded(format!("partition {} is overloaded", self.id))),
         }
     }

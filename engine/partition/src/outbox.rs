@@ -30,7 +30,7 @@ pub(crate) struct Parcel {
 
 /// How an attempt to deliver a message ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Delivery {
+pub enum Delivery {
     /// It is known what becomes of it.
     Settled(Outcome),
     /// Nobody knows whether it arrived; it is sent again.

@@ -1,26 +1,18 @@
 //! Where a request has to go: to a partition of this node, or to the node that leads it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use everlog_kernel::command::Reply;
-use everlog_kernel::{Command, NamespaceId, RunCommand, RunId};
-use everlog_model::{CallError, NodeId, OneNode, QueueId, SlotSource, WorkflowRef};
+use everlog_kernel::outbox::OutboxMessage;
+use everlog_kernel::{Command, NamespaceId, RunId};
+use everlog_model::{CallError, NamespaceSource, NodeId, QueueId, SlotSource, WorkflowRef, slot_of};
 use everlog_raft::Group;
-use everlog_storage::{GroupId, keys};
+use everlog_storage::GroupId;
 
-use super::{Partition, StartedWorkflowTask};
-
-/// Who leads which partition.
-pub trait Leaders: Send + Sync + 'static {
-    /// The other node that leads the partition, as far as is known; `None` if it is this one, or nobody is known to.
-    fn leads_elsewhere(&self, partition: GroupId) -> Option<NodeId>;
-}
-
-impl Leaders for OneNode {
-    fn leads_elsewhere(&self, _partition: GroupId) -> Option<NodeId> {
-        None
-    }
-}
+use super::cluster::{Cluster, OtherNodes};
+use super::outbox::Delivery;
+use super::{Partition, deliver};
 
 /// The way of a request.
 #[derive(Clone, Copy)]
@@ -33,53 +25,84 @@ pub enum Route<'a> {
     Nowhere,
 }
 
+/// Where what concerns many workflows is to be asked.
+pub struct Spread {
+    /// The partitions that are led here.
+    pub here: Vec<Group>,
+    /// The other nodes, with what they lead.
+    pub there: BTreeMap<NodeId, Vec<GroupId>>,
+}
+
 /// Finds the way of each request. Cheap to clone.
 #[derive(Clone)]
 pub struct Router {
     slots: Arc<dyn SlotSource>,
-    leaders: Arc<dyn Leaders>,
+    cluster: Cluster,
     partitions: Arc<[Partition]>,
 }
 
 impl Router {
     /// Routes to `partitions`, which are those of this node, and to the nodes that lead the others.
-    pub fn new(partitions: Vec<Partition>, slots: Arc<dyn SlotSource>, leaders: Arc<dyn Leaders>) -> Router {
-        Router { slots, leaders, partitions: partitions.into() }
+    pub fn new(partitions: Vec<Partition>, slots: Arc<dyn SlotSource>, cluster: Cluster) -> Router {
+        Router { slots, cluster, partitions: partitions.into() }
     }
 
     /// The way to a workflow, or to any other entity of that id.
     pub fn workflow(&self, namespace_id: NamespaceId, id: &str) -> Route<'_> {
-        self.slot(keys::slot(&namespace_id.0, id))
+        self.slot(slot_of(namespace_id, id))
     }
 
     /// The way to the home of a task queue.
     pub fn queue(&self, queue: &QueueId) -> Route<'_> {
-        self.slot(keys::slot(&queue.namespace_id.0, &queue.name))
+        self.slot(queue.slot())
     }
 
-    fn slot(&self, slot: u16) -> Route<'_> {
-        let Some(partition) = self.slots.partition_of(slot) else { return Route::Nowhere };
-        if let Some(node) = self.leaders.leads_elsewhere(partition) {
+    /// The way to whatever has that hash slot.
+    pub fn slot(&self, slot: u16) -> Route<'_> {
+        self.slots.partition_of(slot).map_or(Route::Nowhere, |partition| self.partition(partition))
+    }
+
+    pub(crate) fn way(&self, workflow: &WorkflowRef) -> Route<'_> {
+        self.slot(workflow.slot())
+    }
+
+    fn partition(&self, partition: GroupId) -> Route<'_> {
+        if let Some(node) = self.cluster.leaders.leads_elsewhere(partition) {
             return Route::There(node);
         }
         self.partitions.iter().find(|here| here.id == partition).map_or(Route::Nowhere, Route::Here)
+    }
+
+    pub(crate) fn others(&self) -> &dyn OtherNodes {
+        &*self.cluster.others
+    }
+
+    /// Whether another node leads the workflow.
+    pub fn is_elsewhere(&self, workflow: &WorkflowRef) -> bool {
+        matches!(self.way(workflow), Route::There(_))
     }
 
     /// The partition of a workflow, which must be led here: whatever comes this far was routed.
     ///
     /// # Errors
     ///
-    /// [`CallError::Unavailable`] if another node leads it by now, or none.
+    /// [`CallError::NotDone`] if another node leads it by now, or none.
     pub fn partition_of(&self, workflow: &WorkflowRef) -> Result<&Partition, CallError> {
-        match self.slot(workflow.slot()) {
-            Route::Here(partition) => Ok(partition),
-            Route::There(node) => {
-                Err(CallError::Unavailable(format!("node {node} leads the partition of the workflow")))
-            }
-            Route::Nowhere => {
-                Err(CallError::Unavailable("no node is known to lead the workflow's partition".to_owned()))
-            }
-        }
+        led_here(self.way(workflow))
+    }
+
+    /// The group of a partition, which must be led here.
+    ///
+    /// # Errors
+    ///
+    /// As [`Router::partition_of`].
+    pub fn group(&self, partition: GroupId) -> Result<Group, CallError> {
+        Ok(led_here(self.partition(partition))?.group())
+    }
+
+    /// What is told when no node is known to lead a partition.
+    pub(crate) fn nowhere() -> CallError {
+        CallError::NotDone("no node is known to lead the partition".to_owned())
     }
 
     /// Carries out a command: see [`Partition::execute`].
@@ -96,31 +119,47 @@ impl Router {
         self.partition_of(&workflow)?.execute(workflow, run_id, command).await
     }
 
-    /// Starts a workflow task that the home of its queue has handed to a poller: see [`Partition::start_workflow_task`].
+    /// Takes in a message that another node has sent to a workflow.
+    pub async fn receive(&self, namespaces: &dyn NamespaceSource, message: &OutboxMessage) -> Delivery {
+        let Some(target) = deliver::target(namespaces, message) else { return Delivery::Again };
+        match self.partition_of(&target) {
+            Ok(partition) => deliver::to(partition, target, message).await,
+            Err(_) => Delivery::Again,
+        }
+    }
+
+    /// Where a workflow is, or all of them are.
     ///
     /// # Errors
     ///
-    /// As there, and those of [`Router::partition_of`].
-    pub async fn start_workflow_task(
-        &self,
-        workflow: WorkflowRef,
-        run_id: RunId,
-        command: RunCommand,
-    ) -> Result<StartedWorkflowTask, CallError> {
-        self.partition_of(&workflow)?.start_workflow_task(workflow, run_id, command).await
-    }
-
-    /// The Raft groups here that hold a workflow, or all of them.
-    pub fn groups(&self, workflow: Option<&WorkflowRef>) -> Vec<Group> {
-        match workflow.map(|workflow| self.slot(workflow.slot())) {
-            Some(Route::Here(partition)) => vec![partition.group()],
-            Some(Route::There(_) | Route::Nowhere) => Vec::new(),
-            None => self.partitions().map(Partition::group).collect(),
+    /// [`CallError::NotDone`] if no node is known to lead one of the partitions.
+    pub fn spread(&self, workflow: Option<&WorkflowRef>) -> Result<Spread, CallError> {
+        let partitions = match workflow {
+            Some(workflow) => self.slots.partition_of(workflow.slot()).into_iter().collect(),
+            None => self.slots.partitions(),
+        };
+        let mut spread = Spread { here: Vec::new(), there: BTreeMap::new() };
+        for partition in partitions {
+            match self.partition(partition) {
+                Route::Here(partition) => spread.here.push(partition.group()),
+                Route::There(node) => spread.there.entry(node).or_default().push(partition),
+                Route::Nowhere => return Err(Router::nowhere()),
+            }
         }
+        let found_none = spread.here.is_empty() && spread.there.is_empty();
+        if found_none { Err(Router::nowhere()) } else { Ok(spread) }
     }
 
     /// The partitions of this node.
     pub fn partitions(&self) -> impl Iterator<Item = &Partition> {
         self.partitions.iter()
+    }
+}
+
+fn led_here(route: Route<'_>) -> Result<&Partition, CallError> {
+    match route {
+        Route::Here(partition) => Ok(partition),
+        Route::There(node) => Err(CallError::NotDone(format!("node {node} leads the partition"))),
+        Route::Nowhere => Err(Router::nowhere()),
     }
 }

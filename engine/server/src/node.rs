@@ -5,18 +5,20 @@
 //!                                                          └─▶ groups 1..=n: partition loops ◀─▶ matching ◀─ frontend
 //! ```
 
+use std::fmt;
 use std::future::Future;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use everlog_cluster::{Nodes, Offers, Pages, Peers};
 use everlog_frontend::{Listeners, ServeError, Services};
 use everlog_kernel::Limits;
 use everlog_matching::query_waiters::Queries;
-use everlog_matching::{Matching, MatchingHandle};
+use everlog_matching::{Backlog, Homes, Matching, MatchingHandle};
 use everlog_meta::{MetaError, Namespaces};
-use everlog_model::{DiskRoom, InForce, NamespaceSource, OneNode, SlotTable, limits};
-use everlog_partition::{Dependencies, Router, RowFaults, TaskRows};
+use everlog_model::{DiskRoom, InForce, NamespaceSource, NodeId, OneNode, SlotSource, SlotTable, limits};
+use everlog_partition::{Cluster, Dependencies, Leaders, Router, RowFaults, TaskRows};
 use everlog_raft::{Group, GroupReplica, GroupSlot, Leadership, NodeOptions};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, DirectoryError, NodeIdentity};
@@ -48,6 +50,25 @@ pub struct Options {
     pub cache_bytes_max: usize,
     /// Tables of rows that are open at a time.
     pub tables_open_max: usize,
+    /// The other nodes, if there are any.
+    pub neighbours: Option<Neighbours>,
+}
+
+/// The other nodes of a cluster. As long as partitions have one replica each, a node has those that nobody else leads.
+#[derive(Clone)]
+pub struct Neighbours {
+    /// The node itself.
+    pub me: NodeId,
+    /// Who leads which partition.
+    pub leaders: Arc<dyn Leaders>,
+    /// The way to the others.
+    pub peers: Arc<dyn Peers>,
+}
+
+impl fmt::Debug for Neighbours {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Neighbours").field("me", &self.me).finish_non_exhaustive()
+    }
 }
 
 /// Why a node cannot start, or had to stop.
@@ -86,6 +107,8 @@ pub struct Node {
     pub namespaces: Arc<Namespaces>,
     /// Who waits for answers to queries.
     pub queries: Arc<Queries>,
+    /// The other nodes, if there are any.
+    pub nodes: Option<Arc<Nodes>>,
     raft: Arc<everlog_raft::Node>,
     log: Arc<SegmentLog>,
     state: Arc<RocksState>,
@@ -102,7 +125,8 @@ impl Node {
     pub async fn start(options: Options) -> Result<Node, NodeError> {
         let directory = DataDirectory::open(&options.data_dir)?;
         // A directory that is used for the first time founds a cluster of one, which is named after it.
-        let identity = directory.count_start(directory.id(), 1)?;
+        let me = options.neighbours.as_ref().map_or(NodeId(1), |neighbours| neighbours.me);
+        let identity = directory.count_start(directory.id(), me.0)?;
         let log_path = directory.log_path();
         let state_path = directory.state_path();
         let state_options = StateOptions { tables_open_max: options.tables_open_max, ..StateOptions::default() };
@@ -127,7 +151,11 @@ impl Node {
             .ok_or_else(|| MetaError::Invalid(format!("cannot have {} partitions", wanted.len()).into()))?;
         let slots = namespaces.slots_or_set(wanted).await?;
         let mut groups = Vec::new();
-        for partition in slots.partitions() {
+        let leads_elsewhere = |partition: &GroupId| {
+            let neighbours = options.neighbours.as_ref();
+            neighbours.is_some_and(|neighbours| neighbours.leaders.leads_elsewhere(*partition).is_some())
+        };
+        for partition in slots.partitions().into_iter().filter(|partition| !leads_elsewhere(partition)) {
             groups.push(start_group(&raft, &identity, partition).await?);
         }
         for group in &groups {
@@ -140,20 +168,21 @@ impl Node {
         let source: Arc<dyn NamespaceSource> = Arc::clone(&namespaces) as _;
         let faults = RowFaults::default();
         let rows = TaskRows::new(groups.clone(), Arc::clone(&source), faults.clone());
-        let matching = MatchingHandle::new(Matching::new(Arc::new(rows)), Arc::new(OneNode));
+        let Seams { nodes, cluster, matching } = seams(options.neighbours, rows, &namespaces);
         let queries = Arc::new(Queries::new());
         let dependencies = Dependencies {
             matching: matching.clone(),
             queries: Arc::clone(&queries),
             namespaces: source,
             slots: Arc::clone(&namespaces) as _,
+            cluster: cluster.clone(),
             faults,
             limits: options.limits,
             cache_bytes_max: options.cache_bytes_max / groups.len().max(1),
         };
         let partitions = everlog_partition::spawn(&raft, groups, &dependencies)?;
-        let router = Router::new(partitions, Arc::clone(&namespaces) as _, Arc::new(OneNode));
-        Ok(Node { router, matching, namespaces, queries, raft, log, state, directory })
+        let router = Router::new(partitions, Arc::clone(&namespaces) as _, cluster);
+        Ok(Node { router, matching, namespaces, queries, nodes, raft, log, state, directory })
     }
 
     /// Resolves when the node must stop because its disk failed, or its metadata cannot be read.
@@ -220,6 +249,7 @@ pub async fn run(
         limits: Arc::clone(&limits),
         cache_bytes_max: limits::WORKFLOW_CACHE_BYTES_MAX,
         tables_open_max: descriptors.tables_open_max(),
+        neighbours: None,
     })
     .await?;
     node.namespaces.ensure(settings.wanted_namespaces(), &settings.search_attributes).await?;
@@ -234,7 +264,7 @@ pub async fn run(
     let services = Services {
         disk,
         router: node.router.clone(),
-        peers: None,
+        nodes: node.nodes.clone(),
         matching: node.matching.clone(),
         namespaces: Arc::clone(&node.namespaces),
         queries: Arc::clone(&node.queries),
@@ -269,6 +299,28 @@ pub async fn run(
     following.inspect(JoinHandle::abort);
     node.stop().await?;
     served
+}
+
+/// What of a node is another thing when there are other nodes.
+struct Seams {
+    nodes: Option<Arc<Nodes>>,
+    cluster: Cluster,
+    matching: MatchingHandle,
+}
+
+fn seams(neighbours: Option<Neighbours>, rows: TaskRows, namespaces: &Arc<Namespaces>) -> Seams {
+    let Some(Neighbours { me, leaders, peers }) = neighbours else {
+        let matching = MatchingHandle::new(Matching::new(Arc::new(rows)), Arc::new(OneNode));
+        return Seams { nodes: None, cluster: Cluster::of_one(), matching };
+    };
+    let nodes = Nodes::new(me, peers, rows);
+    let slots: Arc<dyn SlotSource> = Arc::clone(namespaces) as _;
+    let offers = Offers::new(Arc::clone(&nodes), slots, Arc::clone(&leaders));
+    let pages: Arc<dyn Backlog> = Arc::new(Pages::new(Arc::clone(&nodes), Arc::clone(namespaces) as _));
+    let matching = MatchingHandle::new(Matching::new(pages), Arc::clone(&offers) as Arc<dyn Homes>);
+    offers.set_matching(matching.local());
+    let cluster = Cluster { leaders, others: Arc::clone(&nodes) as _ };
+    Seams { nodes: Some(nodes), cluster, matching }
 }
 
 /// Opens a group that is there; creates it while the groups that a cluster begins with are not all there yet.

@@ -56,6 +56,7 @@ async fn start(path: &Path) -> Result<Node, NodeError> {
         limits: Arc::default(),
         cache_bytes_max: 1 << 20,
         tables_open_max: 100,
+        neighbours: None,
     };
     // The tasks of the node before may let go of its engines a moment after it has stopped, which a process that ended would not show.
     for _ in 0..STARTS_MAX {

@@ -14,6 +14,7 @@
 //! Records are stored as they are listed and are not decoded on the way; a filter reads the fields that it needs from the
 //! encoded bytes (`record`). The grammar, and what it refuses in which words, follows Temporal's (server 1.32).
 
+mod ask;
 mod evaluate;
 mod field;
 mod filter;
@@ -30,12 +31,13 @@ use std::collections::HashMap;
 
 use everlog_proto::api::enums::v1::IndexedValueType;
 
+pub use ask::Ask;
 pub use field::Field;
 pub use filter::{Comparison, Filter, Query, Value};
 pub use legacy::{closed_query, open_query};
-pub use list::{count, list, list_matching};
+pub use list::{Page, Position, count, counted, decode_token, list, only_workflow, page_size};
 pub use record::Record;
-pub use tallies::Tallies;
+pub use tallies::{ByStatus, Tallies, add};
 
 /// The declared types of a namespace's own search attributes, by name.
 pub type SearchAttributeTypes = HashMap<String, IndexedValueType>;

@@ -1,4 +1,4 @@
-//! Lists and counts over all partitions.
+//! Lists and counts over partitions.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -19,66 +19,87 @@ use super::field::status_name;
 use super::plan;
 use super::scan::{Rows, Scan, step};
 use super::tallies::{ByStatus, Segment, Tallies, TallyKey, add};
-use super::{Filter, Query, SearchAttributeTypes, VisibilityError};
+use super::{Filter, Query, VisibilityError};
 
-/// A page of the runs that match a query: encoded `WorkflowExecutionInfo`s, newest first, and the token of the next page
-/// (empty: there is none). `groups_of` finds the groups that hold a workflow, or all of them. A page size that is not positive, or beyond [`limits::VISIBILITY_PAGE_SIZE_MAX`], is that.
-///
-/// # Errors
-///
-/// [`VisibilityError::InvalidArgument`] for a query or token that cannot be read; the others when a partition cannot answer.
-pub async fn list(
-    groups_of: impl Fn(Option<&WorkflowRef>) -> Vec<Group>,
-    namespace: &Arc<Namespace>,
-    query: &str,
-    types: &SearchAttributeTypes,
-    page_size: i32,
-    token: &[u8],
-) -> Result<(Vec<Bytes>, Vec<u8>), VisibilityError> {
-    list_matching(groups_of, namespace, Query::parse(query, types)?, page_size, token).await
+/// The part of a visibility key behind the namespace: close time, start time, run id. Lists show runs in its order.
+pub type Position = [u8; 32];
+
+/// Runs in the order of lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Where each stands, and its encoded `WorkflowExecutionInfo`.
+    pub runs: Vec<(Position, Bytes)>,
+    /// Whether there may be more behind them.
+    pub has_more: bool,
 }
 
-/// As [`list`], of a query that has been read already.
-///
-/// # Errors
-///
-/// As [`list`].
-pub async fn list_matching(
-    groups_of: impl Fn(Option<&WorkflowRef>) -> Vec<Group>,
-    namespace: &Arc<Namespace>,
-    query: Query,
-    page_size: i32,
-    token: &[u8],
-) -> Result<(Vec<Bytes>, Vec<u8>), VisibilityError> {
-    let position = decode_token(token)?;
-    let page_size = match usize::try_from(page_size) {
+impl Page {
+    /// The first `limit` runs of pages of that size that have no run in common.
+    pub fn merge(pages: Vec<Page>, limit: usize) -> Page {
+        let has_more = pages.iter().any(|page| page.has_more);
+        let mut runs: Vec<_> = pages.into_iter().flat_map(|page| page.runs).collect();
+        runs.sort_unstable_by_key(|(position, _)| *position);
+        let is_cut = runs.len() > limit;
+        runs.truncate(limit);
+        Page { runs, has_more: has_more || is_cut }
+    }
+
+    /// The encoded runs, and the token of the next page (empty: there is none).
+    pub fn into_response(self) -> (Vec<Bytes>, Vec<u8>) {
+        let token = self.runs.last().filter(|_| self.has_more).map(|(position, _)| encode_token(position));
+        (self.runs.into_iter().map(|(_, record)| record).collect(), token.unwrap_or_default())
+    }
+}
+
+/// The runs of a page that is asked for: a number that is not positive, or beyond [`limits::VISIBILITY_PAGE_SIZE_MAX`], is that.
+pub fn page_size(asked_for: i32) -> usize {
+    match usize::try_from(asked_for) {
         Ok(size) if size > 0 => size.min(limits::VISIBILITY_PAGE_SIZE_MAX),
         _ => limits::VISIBILITY_PAGE_SIZE_MAX,
-    };
-    let (groups, ranges) = within(groups_of, namespace, query.filter.as_ref()).await?;
-    let ranges = behind(ranges, namespace, position);
-    let filter = Arc::new(query.filter);
-    let scans = groups.iter().map(|group| Scan::new(rows(group), ranges.clone(), filter.clone())).collect();
-    let (rows, has_more) = page(scans, page_size).await?;
-    let token = rows.last().filter(|_| has_more).map(|(key, _)| encode_token(key)).unwrap_or_default();
-    Ok((rows.into_iter().map(|(_, record)| record).collect(), token))
+    }
 }
 
-/// How many runs match a query; by status, if it says so.
+/// The only workflow whose runs can match a query, if there is such a one.
+pub fn only_workflow(namespace: &Arc<Namespace>, query: &Query) -> Option<WorkflowRef> {
+    let workflow_id = plan::bound(query.filter.as_ref()).workflow_id?;
+    Some(WorkflowRef { namespace: Arc::clone(namespace), workflow_id: workflow_id.as_str().into() })
+}
+
+/// Up to `limit` of the runs in `groups` that match a query and stand behind `after`.
+///
+/// # Errors
+///
+/// When a partition cannot answer.
+pub async fn list(
+    groups: Vec<Group>,
+    namespace: &Namespace,
+    query: Query,
+    after: Option<Position>,
+    limit: usize,
+) -> Result<Page, VisibilityError> {
+    confirm(&groups).await?;
+    let ranges = behind(plan::bound(query.filter.as_ref()).ranges(namespace.id), namespace, after);
+    let filter = Arc::new(query.filter);
+    let scans = groups.iter().map(|group| Scan::new(rows(group), ranges.clone(), filter.clone())).collect();
+    let (rows, has_more) = page(scans, limit).await?;
+    let runs = rows.into_iter().map(|(key, record)| Some((position_of(&key)?, record))).collect::<Option<_>>();
+    let runs = runs.ok_or_else(|| VisibilityError::Internal("a visibility row without a position".to_owned()))?;
+    Ok(Page { runs, has_more })
+}
+
+/// How many runs in `groups` match a query, by status.
 ///
 /// # Errors
 ///
 /// As [`list`].
 pub async fn count(
-    groups_of: impl Fn(Option<&WorkflowRef>) -> Vec<Group>,
+    groups: Vec<Group>,
     tallies: &Arc<Tallies>,
-    namespace: &Arc<Namespace>,
-    query: &str,
-    types: &SearchAttributeTypes,
-) -> Result<CountWorkflowExecutionsResponse, VisibilityError> {
-    let query = Query::parse(query, types)?;
-    let is_grouped = query.group_by.is_some();
-    let (groups, ranges) = within(groups_of, namespace, query.filter.as_ref()).await?;
+    namespace: &Namespace,
+    query: Query,
+) -> Result<ByStatus, VisibilityError> {
+    confirm(&groups).await?;
+    let ranges = plan::bound(query.filter.as_ref()).ranges(namespace.id);
     let written_out = format!("{:?}", query.filter);
     let filter = Arc::new(query.filter);
     let count = |group: &Group| {
@@ -89,9 +110,21 @@ pub async fn count(
     for counted in try_join_all(groups.iter().map(count)).await? {
         add(&mut by_status, &counted);
     }
+    Ok(by_status)
+}
+
+/// Waits until partitions show all that was acknowledged before.
+async fn confirm(groups: &[Group]) -> Result<(), VisibilityError> {
+    let barriers = groups.iter().map(|group| group.read_barrier(ReadConsistency::Lease));
+    try_join_all(barriers).await.map_err(|error| VisibilityError::Unavailable(error.to_string()))?;
+    Ok(())
+}
+
+/// Counts as they are told: by status, if the query is `is_grouped`.
+pub fn counted(by_status: &ByStatus, is_grouped: bool) -> CountWorkflowExecutionsResponse {
     let groups =
         if is_grouped { by_status.iter().map(|(status, count)| group(*status, *count)).collect() } else { Vec::new() };
-    Ok(CountWorkflowExecutionsResponse { count: by_status.values().sum(), groups })
+    CountWorkflowExecutionsResponse { count: by_status.values().sum(), groups }
 }
 
 fn group(status: i64, count: i64) -> AggregationGroup {
@@ -103,23 +136,6 @@ fn group(status: i64, count: i64) -> AggregationGroup {
         ..Payload::default()
     };
     AggregationGroup { group_values: vec![payload], count }
-}
-
-/// The partitions that a filter concerns, once they see all that was acknowledged before, and the ranges of their rows.
-async fn within(
-    groups_of: impl Fn(Option<&WorkflowRef>) -> Vec<Group>,
-    namespace: &Arc<Namespace>,
-    filter: Option<&Filter>,
-) -> Result<(Vec<Group>, Vec<KeyRange>), VisibilityError> {
-    let bound = plan::bound(filter);
-    let workflow = bound
-        .workflow_id
-        .as_ref()
-        .map(|workflow_id| WorkflowRef { namespace: namespace.clone(), workflow_id: workflow_id.as_str().into() });
-    let groups = groups_of(workflow.as_ref());
-    let barriers = groups.iter().map(|group| group.read_barrier(ReadConsistency::Lease));
-    try_join_all(barriers).await.map_err(|error| VisibilityError::Unavailable(error.to_string()))?;
-    Ok((groups, bound.ranges(namespace.id)))
 }
 
 fn rows(group: &Group) -> Rows {
@@ -235,9 +251,6 @@ fn count_segment(mut scan: Scan) -> Result<(Scan, Segment), VisibilityError> {
     Ok((scan, Segment { range, watch, rows, by_status }))
 }
 
-/// The part of a visibility key behind the namespace: close time, start time, run id.
-type Position = [u8; 32];
-
 /// The first byte of a token, for when its form changes.
 const TOKEN_VERSION: u8 = 1;
 
@@ -246,12 +259,20 @@ fn key_prefix(namespace: &Namespace) -> Bytes {
     visibility_range(&namespace.id.0).start
 }
 
-fn encode_token(key: &[u8]) -> Vec<u8> {
-    let position = &key[key.len() - size_of::<Position>()..];
-    [&[TOKEN_VERSION], position].concat()
+fn position_of(key: &[u8]) -> Option<Position> {
+    key.last_chunk().copied()
 }
 
-fn decode_token(token: &[u8]) -> Result<Option<Position>, VisibilityError> {
+fn encode_token(position: &Position) -> Vec<u8> {
+    [&[TOKEN_VERSION], &position[..]].concat()
+}
+
+/// The position that a token of the next page names; `None` for the first page.
+///
+/// # Errors
+///
+/// [`VisibilityError::InvalidArgument`] if it is none.
+pub fn decode_token(token: &[u8]) -> Result<Option<Position>, VisibilityError> {
     match token {
         [] => Ok(None),
         [TOKEN_VERSION, position @ ..] if position.len() == size_of::<Position>() => Ok(position.try_into().ok()),

@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use super::scan::Rows;
 
 /// Matching rows by status.
-pub(super) type ByStatus = BTreeMap<i64, i64>;
+pub type ByStatus = BTreeMap<i64, i64>;
 
 /// The counts that a node remembers.
 #[derive(Default)]
@@ -157,7 +157,7 @@ fn joined(first: &Segment, second: &Segment, rows: &Rows) -> Option<Segment> {
 }
 
 /// Adds `more` to `total`.
-pub(super) fn add(total: &mut ByStatus, more: &ByStatus) {
+pub fn add(total: &mut ByStatus, more: &ByStatus) {
     for (status, count) in more {
         *total.entry(*status).or_default() += count;
     }

@@ -47,7 +47,7 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Fills `buffer` from `offset` on; an error if the file ends before.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
-    /// What is written as a whole, bytes; a power of two of at most [`PAGE_BYTES`](super::blocks::PAGE_BYTES).
+    /// What is written as a whole, bytes; a power of two of at most a page of 4096.
     fn block_bytes(&self) -> usize;
 
     /// Writes all of `bytes` at `offset`; the file grows as needed. Both begin and end with a block.

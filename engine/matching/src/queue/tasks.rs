@@ -115,6 +115,11 @@ impl Queue {
         self.ask_for_page();
     }
 
+    /// A partition cannot be reached: its rows are read, but not before the next sweep.
+    pub(crate) fn open_partition_later(&mut self, partition: GroupId) {
+        self.tasks.open_later(partition);
+    }
+
     /// Somebody wants to know of all tasks, also of those that only rows tell of.
     pub(crate) fn want_rows(&mut self) {
         self.rows_wanted = true;

@@ -17,7 +17,7 @@ impl Lead {
     /// Does a job, or sets it aside while rows are read.
     pub(crate) fn take(&mut self, job: Job) {
         if self.stopping {
-            return job.refuse(&CallError::Unavailable(format!("partition {} is stopping", self.partition)));
+            return job.refuse(&CallError::NotDone(format!("partition {} is stopping", self.partition)));
         }
         let key = job.address.entity();
         if let Some(poison) = self.poison(&key, job.name()) {

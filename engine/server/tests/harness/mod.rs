@@ -18,7 +18,7 @@ use everlog_proto::api::workflowservice::v1::{
     PollWorkflowTaskQueueRequest, PollWorkflowTaskQueueResponse, StartWorkflowExecutionRequest,
 };
 use everlog_proto::clients::WorkflowServiceClient;
-use everlog_server::node::{Node, Options};
+use everlog_server::node::{Neighbours, Node, Options};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::Request;
@@ -47,15 +47,15 @@ impl Server {
 
     /// With this much memory for workflows, in bytes.
     pub(crate) async fn with_cache(partitions: u32, config: DynamicConfig, cache_bytes_max: usize) -> Server {
-        Server::changed(partitions, config, cache_bytes_max, |_, _| ()).await
+        Server::among(partitions, config, cache_bytes_max, None).await
     }
 
-    /// With services that are changed before they begin.
-    pub(crate) async fn changed(
+    /// One of several nodes.
+    pub(crate) async fn among(
         partitions: u32,
         config: DynamicConfig,
         cache_bytes_max: usize,
-        change: impl FnOnce(&Node, &mut Services),
+        neighbours: Option<Neighbours>,
     ) -> Server {
         let data = tempfile::tempdir().unwrap();
         let listen = Listen { grpc_port: 0, http_port: 0, metrics_port: 0, ..Listen::default() };
@@ -68,15 +68,16 @@ impl Server {
             limits: Arc::clone(&limits),
             cache_bytes_max,
             tables_open_max: 100,
+            neighbours,
         })
         .await
         .unwrap();
         node.namespaces.ensure(["default"].into_iter(), &[]).await.unwrap();
         let disk = Arc::new(DiskRoom::default());
-        let mut services = Services {
+        let services = Services {
             disk: Arc::clone(&disk),
             router: node.router.clone(),
-            peers: None,
+            nodes: node.nodes.clone(),
             matching: node.matching.clone(),
             namespaces: Arc::clone(&node.namespaces),
             queries: Arc::clone(&node.queries),
@@ -88,7 +89,6 @@ impl Server {
             handshake_timeout: listen.handshake_timeout,
             render_metrics: everlog_server::telemetry::render,
         };
-        change(&node, &mut services);
         let addresses = listeners.addresses();
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(async move {

@@ -13,6 +13,7 @@ use everlog_storage::twin::CrashState;
 use prost::Message;
 
 use super::*;
+use crate::SearchAttributeTypes;
 
 fn namespace() -> Namespace {
     Namespace { id: NamespaceId([7; 16]), name: "default".to_owned(), retention: Duration::ZERO }
@@ -114,7 +115,7 @@ impl Store {
         loop {
             let (rows, has_more) = page(self.scans(query, &token), page_size).await.unwrap();
             if let Some((last, _)) = rows.last() {
-                token = encode_token(last);
+                token = encode_token(&position_of(last).unwrap());
             }
             pages.push(rows.into_iter().map(|(key, _)| key).collect());
             if !has_more {
@@ -284,9 +285,26 @@ async fn a_row_that_is_no_record_is_an_error() {
 }
 
 #[test]
+fn pages_become_one() {
+    let page = |numbers: &[u8], has_more| {
+        let runs = numbers.iter().map(|number| ([*number; 32], Bytes::copy_from_slice(&[*number]))).collect();
+        Page { runs, has_more }
+    };
+    let merged = |pages: Vec<Page>| {
+        let Page { runs, has_more } = Page::merge(pages, 3);
+        (runs.iter().map(|(_, record)| record[0]).collect::<Vec<_>>(), has_more)
+    };
+    assert_eq!(merged(vec![page(&[2, 5], false), page(&[], false), page(&[3], false)]), (vec![2, 3, 5], false));
+    assert_eq!(merged(vec![page(&[2, 5], false), page(&[1, 9], false)]), (vec![1, 2, 5], true));
+    assert_eq!(merged(vec![page(&[1, 2, 3], true), page(&[], false)]), (vec![1, 2, 3], true));
+    assert_eq!(Page::merge(vec![page(&[1, 2], true)], 2).into_response().1, [&[1][..], &[2; 32]].concat());
+    assert!(page(&[1, 2], false).into_response().1.is_empty());
+}
+
+#[test]
 fn tokens() {
     let key = Store::new(1, 1).all_keys().remove(0);
-    let token = encode_token(&key);
+    let token = encode_token(&position_of(&key).unwrap());
     assert_eq!(decode_token(&token).unwrap().unwrap(), key[17..]);
     assert_eq!(decode_token(&[]).unwrap(), None);
     for wrong in [&[1][..], &[2; 33], &[1; 34], b"foo"] {

@@ -37,6 +37,7 @@ impl Server {
             limits: Arc::new(InForce::new(config.map(|config| config.limits.clone()))),
             cache_bytes_max: 64 << 20,
             tables_open_max: 100,
+            neighbours: None,
         })
         .await
         .unwrap();
@@ -44,7 +45,7 @@ impl Server {
         let services = Services {
             disk: Arc::new(DiskRoom::default()),
             router: node.router.clone(),
-            peers: None,
+            nodes: node.nodes.clone(),
             matching: node.matching.clone(),
             namespaces: Arc::clone(&node.namespaces),
             queries: Arc::clone(&node.queries),

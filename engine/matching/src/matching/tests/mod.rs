@@ -1,5 +1,6 @@
 //! Matching as a whole, on a paused clock.
 
+mod away;
 mod described;
 mod interleavings;
 mod polls;

@@ -105,7 +105,7 @@ impl Homes for TwoNodes {
         let queue = match &message {
             Message::Task { task, .. } => &task.key.task_queue,
             Message::Query { query, .. } => &query.task_queue,
-            Message::Opened(_) | Message::Closed(_) | Message::WithdrawQuery { .. } => {
+            Message::Opened(_) | Message::Closed(_) | Message::Missed(_) | Message::WithdrawQuery { .. } => {
                 self.0.receive(message.clone());
                 return Some(message);
             }

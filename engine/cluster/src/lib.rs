@@ -1,0 +1,30 @@
+//! What the nodes of a cluster ask of each other besides what clients ask of them: one small service, `everlog.internal.v1`.
+//!
+//! ```text
+//!                    a partition's lead                             the home of a queue
+//!   offer            tasks, queries ──Offers──────────────────────▶ Service ──▶ Matching
+//!   announce         which leads there are ──Offers───────────────▶ Service ──▶ LeadBook: what was lost? ──▶ Matching
+//!   task page        TaskRows ◀── Service ◀─────────────────────────Pages ◀── Matching
+//!   start task       Partition ◀── Service ◀────────────────────────Nodes ◀── Router ◀── a poll
+//!   deliver          the target's Partition ◀── Service ◀── Nodes ◀── the source's lead
+//!   visibility page  Lists ◀── Service ◀── Nodes ◀── a list or count at any node
+//! ```
+//!
+//! How bytes get from node to node is no matter of this crate: it has [`Peers`] for that, which also carry the calls of clients to the
+//! nodes that lead. No message here needs to arrive, and none that arrives twice does harm: the truth is in rows, and only what a lead
+//! starts reaches a worker.
+
+mod book;
+mod nodes;
+mod offers;
+mod pages;
+mod peers;
+mod remote;
+mod service;
+mod wire;
+
+pub use nodes::{AskedRuns, Nodes};
+pub use offers::Offers;
+pub use pages::Pages;
+pub use peers::{Entry, NOT_DONE, Peers, is_not_done, not_done};
+pub use service::{Service, ServiceParts};

@@ -1,0 +1,214 @@
+//! Asks other nodes.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use everlog_kernel::NamespaceId;
+use everlog_matching::Source;
+use everlog_model::{CallError, NodeId, QueueId, limits};
+use everlog_partition::TaskRows;
+use everlog_proto::internal::{
+    AnnounceRequest, EndPollsRequest, InternalClient, OfferRequest, RecentPollerRequest, TaskPageRequest,
+    VisibilityRequest, VisibleRun, Wanted,
+};
+use everlog_storage::GroupId;
+use everlog_visibility::{Ask, ByStatus, Page, Position};
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
+use http::{Request, Response};
+use prost::Message;
+use tonic::Status;
+use tonic::body::Body;
+use tower::Service;
+
+use crate::Peers;
+use crate::book::{LeadBook, Sender};
+use crate::wire::{bytes_of, error_from_status, lead_to_wire};
+
+/// The other nodes of the cluster, as one of them sees them.
+pub struct Nodes {
+    me: NodeId,
+    /// Another number at each start of this node.
+    incarnation: u64,
+    peers: Arc<dyn Peers>,
+    /// The task rows of this node, which the others ask for.
+    pub(crate) rows: TaskRows,
+    pub(crate) book: LeadBook,
+}
+
+/// The way to one node, as generated clients want it.
+#[derive(Clone)]
+pub(crate) struct Way {
+    node: NodeId,
+    peers: Arc<dyn Peers>,
+}
+
+impl Service<Request<Body>> for Way {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.peers.call(self.node, request).map(Ok).boxed()
+    }
+}
+
+/// Waits for the answer of another node, but not for ever.
+pub(crate) async fn answered<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Status> {
+    match tokio::time::timeout(limits::INTERNAL_CALL_TIME_MAX, call).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::unavailable("another node did not answer in time")),
+    }
+}
+
+/// Which runs a list or count asks of other nodes.
+#[derive(Clone, Debug)]
+pub struct AskedRuns {
+    /// The namespace.
+    pub namespace_id: NamespaceId,
+    /// What is asked for.
+    pub ask: Ask,
+}
+
+impl AskedRuns {
+    fn of(&self, partitions: &[GroupId], after: Option<Position>, limit: usize) -> VisibilityRequest {
+        let wanted = match &self.ask {
+            Ask::Query(query) => Wanted::Query(query.clone()),
+            Ask::Open(request) => Wanted::Open(request.encode_to_vec().into()),
+            Ask::Closed(request) => Wanted::Closed(request.encode_to_vec().into()),
+        };
+        VisibilityRequest {
+            namespace_id: bytes_of(self.namespace_id.0),
+            partitions: partitions.iter().map(|partition| partition.0).collect(),
+            wanted: Some(wanted),
+            after: after.map(|position| position.to_vec().into()).unwrap_or_default(),
+            limit: u32::try_from(limit).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+impl Nodes {
+    /// The nodes behind `peers`, seen by `me`, which has these task rows.
+    pub fn new(me: NodeId, peers: Arc<dyn Peers>, rows: TaskRows) -> Arc<Nodes> {
+        let mut incarnation = [0; 8];
+        getrandom::fill(&mut incarnation).expect("the system has random numbers once it has started");
+        Arc::new(Nodes { me, incarnation: u64::from_ne_bytes(incarnation), peers, rows, book: LeadBook::default() })
+    }
+
+    /// The way to them.
+    pub fn peers(&self) -> &Arc<dyn Peers> {
+        &self.peers
+    }
+
+    pub(crate) fn client(&self, node: NodeId) -> InternalClient<Way> {
+        // An answer is as large as what a client would be told.
+        InternalClient::new(Way { node, peers: Arc::clone(&self.peers) }).max_decoding_message_size(usize::MAX)
+    }
+
+    fn sender(&self, batches: u64) -> Sender {
+        Sender { node: self.me, incarnation: self.incarnation, batches }
+    }
+
+    /// Tells a node which partitions this one leads, and how many batches of offers it has been sent.
+    pub(crate) async fn announce(&self, node: NodeId, batches: u64) -> Result<(), Status> {
+        let leads = self.book.own().into_iter().map(lead_to_wire).collect();
+        let request = AnnounceRequest { sender: Some(self.sender(batches).to_wire()), leads };
+        answered(self.client(node).announce(request)).await.map(|_| ())
+    }
+
+    /// Sends a batch of offers, the number of which is `batches`.
+    pub(crate) async fn offer(&self, node: NodeId, batches: u64, offer: OfferRequest) -> Result<(), Status> {
+        let request = OfferRequest { sender: Some(self.sender(batches).to_wire()), ..offer };
+        answered(self.client(node).offer(request)).await.map(|_| ())
+    }
+
+    /// The way to a page of the task rows of another node's lead.
+    pub(crate) fn task_page(
+        &self,
+        node: NodeId,
+        lead: Source,
+        queue: &QueueId,
+        after: bytes::Bytes,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<everlog_proto::internal::Task>, Status>> + Send + use<> {
+        let request = TaskPageRequest {
+            lead: Some(lead_to_wire(lead)),
+            namespace_id: bytes_of(queue.namespace_id.0),
+            kind: queue.kind as u32,
+            task_queue: queue.name.clone(),
+            after,
+            limit: u32::try_from(limit).unwrap_or(u32::MAX),
+        };
+        let mut client = self.client(node);
+        async move { answered(client.task_page(request)).await.map(|page| page.tasks) }
+    }
+
+    /// Up to `limit` runs behind `after` in partitions that another node leads.
+    ///
+    /// # Errors
+    ///
+    /// When the node cannot answer for all of them.
+    pub async fn list(
+        &self,
+        node: NodeId,
+        partitions: &[GroupId],
+        asked: &AskedRuns,
+        after: Option<Position>,
+        limit: usize,
+    ) -> Result<Page, CallError> {
+        let request = asked.of(partitions, after, limit);
+        let page = answered(self.client(node).visibility_page(request)).await;
+        let page = page.map_err(|status| error_from_status(&status))?;
+        let run = |run: VisibleRun| Some((run.position[..].try_into().ok()?, run.record));
+        let runs = page.runs.into_iter().map(run).collect::<Option<_>>();
+        let runs = runs.ok_or_else(|| CallError::Failed(format!("node {node} lists runs without a position")))?;
+        Ok(Page { runs, has_more: page.has_more })
+    }
+
+    /// How many runs there are in partitions that another node leads, by status.
+    ///
+    /// # Errors
+    ///
+    /// As [`Nodes::list`].
+    pub async fn count(&self, node: NodeId, partitions: &[GroupId], asked: &AskedRuns) -> Result<ByStatus, CallError> {
+        let request = asked.of(partitions, None, 0);
+        let counted = answered(self.client(node).visibility_count(request)).await;
+        let counted = counted.map_err(|status| error_from_status(&status))?;
+        Ok(counted.counts.into_iter().map(|status| (status.status, status.count)).collect())
+    }
+
+    /// Whether anyone polled a queue that is at home at another node in the last `within`. Taken to be so if the node does not answer.
+    pub async fn has_recent_poller(&self, node: NodeId, queue: &QueueId, within: Duration) -> bool {
+        let request = RecentPollerRequest {
+            namespace_id: bytes_of(queue.namespace_id.0),
+            kind: queue.kind as u32,
+            task_queue: queue.name.clone(),
+            within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+        };
+        answered(self.client(node).recent_poller(request)).await.map_or(true, |answer| answer.is_polled)
+    }
+
+    /// Ends the polls of a worker process at all other nodes. One that cannot be reached ends them in their time.
+    pub async fn end_polls(&self, namespace_id: NamespaceId, sticky: Option<&str>, worker_instance_key: &str) {
+        let request = EndPollsRequest {
+            namespace_id: bytes_of(namespace_id.0),
+            sticky: sticky.map(str::to_owned),
+            worker_instance_key: worker_instance_key.to_owned(),
+        };
+        let told = self.peers.nodes().into_iter().map(|node| {
+            let (mut client, request) = (self.client(node), request.clone());
+            async move {
+                if let Err(status) = answered(client.end_polls(request)).await {
+                    tracing::debug!(%node, %status, "a node was not told that a worker shuts down");
+                }
+            }
+        });
+        join_all(told).await;
+    }
+}

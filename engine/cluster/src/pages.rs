@@ -1,0 +1,55 @@
+//! Pages of tasks that wait in rows, wherever these are led.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use everlog_kernel::transition::{Task, TaskPosition};
+use everlog_matching::Backlog;
+use everlog_model::{NamespaceSource, QueueId, WorkflowRef};
+use everlog_storage::GroupId;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use crate::Nodes;
+use crate::wire::task_from_wire;
+
+/// The task rows of all partitions. Those of another node are asked of the lead that has announced itself last, and of no other: an
+/// earlier one does not have what the later one has offered.
+pub struct Pages {
+    nodes: Arc<Nodes>,
+    namespaces: Arc<dyn NamespaceSource>,
+}
+
+impl Pages {
+    /// The rows of this node and of the others.
+    pub fn new(nodes: Arc<Nodes>, namespaces: Arc<dyn NamespaceSource>) -> Pages {
+        Pages { nodes, namespaces }
+    }
+}
+
+impl Backlog for Pages {
+    fn ready_tasks(
+        &self,
+        partition: GroupId,
+        queue: QueueId,
+        after: Option<TaskPosition>,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<(WorkflowRef, Task)>, String>> {
+        let Some((node, lead)) = self.nodes.book.elsewhere(partition) else {
+            return self.nodes.rows.ready_tasks(partition, queue, after, limit);
+        };
+        let after = after.map_or(Bytes::new(), |after| Bytes::copy_from_slice(&after.to_bytes()));
+        let page = self.nodes.task_page(node, lead, &queue, after, limit);
+        let namespaces = Arc::clone(&self.namespaces);
+        async move {
+            let tasks = page.await.map_err(|status| format!("node {node}: {}", status.message()))?;
+            let unknown = || format!("namespace {} is not known here yet", queue.namespace_id);
+            let task = |task| match task_from_wire(task, &*namespaces) {
+                Ok(task) => task.ok_or_else(unknown),
+                Err(status) => Err(status.message().to_owned()),
+            };
+            tasks.into_iter().map(task).collect()
+        }
+        .boxed()
+    }
+}

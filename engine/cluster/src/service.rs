@@ -1,0 +1,293 @@
+//! Answers other nodes. What is asked of partitions is answered only if they are led here; nothing is passed on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use everlog_kernel::RunCommand;
+use everlog_kernel::command::{StartActivityTask, StartWorkflowTask};
+use everlog_kernel::outbox::OutboxMessage;
+use everlog_kernel::transition::TaskKind;
+use everlog_matching::query_waiters::Queries;
+use everlog_matching::{Backlog, MatchingHandle, Message};
+use everlog_meta::{NamespaceRecord, Namespaces};
+use everlog_model::{CallError, NamespaceSource, QueueId, limits};
+use everlog_partition::{Router, StartQuery, StartedWorkflowTask};
+use everlog_proto::api::workflowservice::v1::{ListClosedWorkflowExecutionsRequest, ListOpenWorkflowExecutionsRequest};
+use everlog_proto::internal::{
+    ActivityTaskStart, AnnounceRequest, DeliverRequest, DeliverResponse, Empty, EndPollsRequest, Internal,
+    InternalServer, OfferRequest, QueryStart, RecentPollerRequest, RecentPollerResponse, Start, StartTaskRequest,
+    StartTaskResponse, StartedTask, StatusCount, TaskPageRequest, TaskPageResponse, VisibilityCountResponse,
+    VisibilityPageResponse, VisibilityRequest, VisibleRun, Wanted, WorkflowTaskStart, internal_server,
+};
+use everlog_raft::Group;
+use everlog_storage::GroupId;
+use everlog_visibility::{Ask, Query, Tallies, VisibilityError};
+use futures::future::join_all;
+use http::{Request, Response};
+use prost::Message as _;
+use tokio::sync::Semaphore;
+use tonic::body::Body;
+use tonic::codegen::async_trait;
+use tonic::{Status, codegen};
+
+use crate::book::Sender;
+use crate::remote::number;
+use crate::wire::{
+    kind, lead_from_wire, namespace_id, position, query_from_wire, queue, required, run_id, status_from_error,
+    task_from_wire, task_to_wire, unreadable, workflow_from_wire,
+};
+use crate::{Nodes, not_done};
+
+/// What other nodes ask this one.
+#[derive(Clone)]
+pub struct Service {
+    server: InternalServer<Handlers>,
+    calls: Arc<Semaphore>,
+}
+
+/// What answers are made of.
+pub struct ServiceParts {
+    /// The other nodes.
+    pub nodes: Arc<Nodes>,
+    /// The way to the workflows of this one.
+    pub router: Router,
+    /// Its task queues.
+    pub matching: MatchingHandle,
+    /// Its namespaces.
+    pub namespaces: Arc<Namespaces>,
+    /// Queries whose callers wait here.
+    pub queries: Arc<Queries>,
+    /// Counts that are remembered here.
+    pub tallies: Arc<Tallies>,
+    /// The largest request of a client, bytes.
+    pub request_bytes_max: usize,
+}
+
+impl Service {
+    /// The full name of the service.
+    pub const NAME: &'static str = internal_server::SERVICE_NAME;
+
+    /// The service of a node.
+    pub fn new(parts: ServiceParts) -> Service {
+        let bytes_max = limits::INTERNAL_BATCH_BYTES_MAX.saturating_add(parts.request_bytes_max);
+        let server = InternalServer::new(Handlers(Arc::new(parts)))
+            .max_decoding_message_size(bytes_max)
+            .max_encoding_message_size(usize::MAX);
+        Service { server, calls: Arc::new(Semaphore::new(limits::INTERNAL_CALLS_MAX)) }
+    }
+
+    /// Answers a call, unless too many are being answered.
+    pub async fn call(&self, request: Request<Body>) -> Response<Body> {
+        let Ok(_place) = self.calls.try_acquire() else {
+            return not_done(Status::resource_exhausted("the node answers as many others as it may"));
+        };
+        let mut server = self.server.clone();
+        match codegen::Service::call(&mut server, request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Handlers(Arc<ServiceParts>);
+
+type Answer<T> = Result<tonic::Response<T>, Status>;
+
+impl Handlers {
+    fn parts(&self) -> &ServiceParts {
+        &self.0
+    }
+
+    fn namespaces(&self) -> &dyn NamespaceSource {
+        &*self.parts().namespaces
+    }
+
+    fn tell(&self, message: Message) {
+        // The message has come to the home of its queue: it is not passed on.
+        self.parts().matching.local().receive(message);
+    }
+
+    async fn start(&self, request: StartTaskRequest) -> Result<StartedTask, CallError> {
+        let StartTaskRequest { workflow, run_id: run, start } = request;
+        let read = || -> Result<_, Status> {
+            let workflow = workflow_from_wire(workflow, self.namespaces())?;
+            Ok((workflow, run_id(&run)?, required(start, "task")?))
+        };
+        let (workflow, run_id, start) = read().map_err(|status| CallError::Failed(status.message().to_owned()))?;
+        let unknown = || CallError::NotDone("the namespace is not known here yet".to_owned());
+        let workflow = workflow.ok_or_else(unknown)?;
+        let ServiceParts { router, queries, .. } = self.parts();
+        let partition = router.partition_of(&workflow)?;
+        match start {
+            Start::WorkflowTask(start) => {
+                let WorkflowTaskStart { scheduled_event_id, attempt, task_queue, identity, request_id } = start;
+                let start = StartWorkflowTask { scheduled_event_id, attempt, task_queue, identity, request_id };
+                let command = RunCommand::StartWorkflowTask(start);
+                partition.start_workflow_task(workflow, run_id, command).await.map(started)
+            }
+            Start::ActivityTask(start) => {
+                let ActivityTaskStart { scheduled_event_id, attempt, identity, request_id } = start;
+                let start = StartActivityTask { scheduled_event_id, attempt, identity, request_id };
+                let response = partition.start_activity_task(workflow, run_id, start).await?;
+                Ok(StartedTask { poll: response.encode_to_vec().into(), ..StartedTask::default() })
+            }
+            Start::Query(QueryStart { query_id, task_queue }) => {
+                let start = StartQuery { query_id, task_queue };
+                partition.start_query(queries, workflow, run_id, start).await.map(started)
+            }
+        }
+    }
+
+    /// The partitions that are asked for, which must all be led here, and what is asked for.
+    fn wanted_runs(&self, request: &VisibilityRequest) -> Result<(Vec<Group>, Arc<NamespaceRecord>, Query), Status> {
+        let ServiceParts { namespaces, router, .. } = self.parts();
+        let namespace = namespaces.record_by_id(namespace_id(&request.namespace_id)?);
+        let unknown = || status_from_error(CallError::NotDone("the namespace is not known here yet".to_owned()));
+        let namespace = namespace.ok_or_else(unknown)?;
+        let groups = request.partitions.iter().map(|partition| router.group(GroupId(*partition)));
+        let groups = groups.collect::<Result<_, _>>().map_err(status_from_error)?;
+        let ask = match required(request.wanted.as_ref(), "query")? {
+            Wanted::Query(query) => Ask::Query(query.clone()),
+            Wanted::Open(bytes) => Ask::Open(Box::new(
+                ListOpenWorkflowExecutionsRequest::decode(&bytes[..])
+                    .map_err(|error| unreadable(&error.to_string()))?,
+            )),
+            Wanted::Closed(bytes) => Ask::Closed(Box::new(
+                ListClosedWorkflowExecutionsRequest::decode(&bytes[..])
+                    .map_err(|error| unreadable(&error.to_string()))?,
+            )),
+        };
+        let types = namespace.search_attributes.iter().map(|(name, kind)| (name.clone(), *kind)).collect();
+        Ok((groups, namespace, ask.read(&types).map_err(status_of)?))
+    }
+}
+
+fn started(started: StartedWorkflowTask) -> StartedTask {
+    let StartedWorkflowTask { response, next_page_from, history_to } = started;
+    StartedTask {
+        poll: response.message.encode_to_vec().into(),
+        history: response.history.map(|history| history.batches).unwrap_or_default(),
+        next_page_from,
+        history_to,
+    }
+}
+
+fn status_of(error: VisibilityError) -> Status {
+    match error {
+        VisibilityError::InvalidArgument(message) => Status::invalid_argument(message),
+        VisibilityError::Unavailable(message) => Status::unavailable(message),
+        VisibilityError::Internal(message) => Status::internal(message),
+    }
+}
+
+#[async_trait]
+impl Internal for Handlers {
+    async fn announce(&self, request: tonic::Request<AnnounceRequest>) -> Answer<Empty> {
+        let AnnounceRequest { sender, leads } = request.into_inner();
+        let sender = Sender::from_wire(sender)?;
+        let leads = leads.iter().map(lead_from_wire).collect::<Result<Vec<_>, _>>()?;
+        let messages = self.parts().nodes.book.announced(sender, &leads);
+        messages.into_iter().for_each(|message| self.tell(message));
+        Ok(tonic::Response::new(Empty {}))
+    }
+
+    async fn offer(&self, request: tonic::Request<OfferRequest>) -> Answer<Empty> {
+        let OfferRequest { sender, tasks, queries, withdrawn_queries } = request.into_inner();
+        // All of it is read before any of it counts.
+        let sender = Sender::from_wire(sender)?;
+        let mut messages = Vec::with_capacity(tasks.len() + queries.len() + withdrawn_queries.len());
+        for offered in tasks {
+            let source = lead_from_wire(&required(offered.lead, "lead")?)?;
+            let task = task_from_wire(required(offered.task, "task")?, self.namespaces())?;
+            // A namespace that is new to this node will be known when it reads the row.
+            messages.push(match task {
+                Some((workflow, task)) => Message::Task { source, workflow, task },
+                None => Message::Missed(source),
+            });
+        }
+        for query in queries {
+            if let Some((workflow, query)) = query_from_wire(query, self.namespaces())? {
+                messages.push(Message::Query { workflow, query });
+            }
+        }
+        messages.extend(withdrawn_queries.into_iter().map(|query_id| Message::WithdrawQuery { query_id }));
+        self.parts().nodes.book.offered(sender).into_iter().for_each(|message| self.tell(message));
+        messages.into_iter().for_each(|message| self.tell(message));
+        Ok(tonic::Response::new(Empty {}))
+    }
+
+    async fn start_task(&self, request: tonic::Request<StartTaskRequest>) -> Answer<StartTaskResponse> {
+        match self.start(request.into_inner()).await {
+            Ok(started) => Ok(tonic::Response::new(StartTaskResponse { started: Some(started) })),
+            Err(CallError::Rejected(_)) => Ok(tonic::Response::new(StartTaskResponse { started: None })),
+            Err(error) => Err(status_from_error(error)),
+        }
+    }
+
+    async fn task_page(&self, request: tonic::Request<TaskPageRequest>) -> Answer<TaskPageResponse> {
+        let TaskPageRequest { lead, namespace_id, kind, task_queue, after, limit } = request.into_inner();
+        let lead = lead_from_wire(&required(lead, "lead")?)?;
+        let queue = queue(&namespace_id, kind, task_queue)?;
+        let after = (!after.is_empty()).then(|| position(&after)).transpose()?;
+        if !self.parts().nodes.book.is_own(lead) {
+            return Err(status_from_error(CallError::NotDone("the lead is over".to_owned())));
+        }
+        let rows = self.parts().nodes.rows.ready_tasks(lead.partition, queue, after, limit as usize).await;
+        let tasks = rows.map_err(Status::unavailable)?;
+        let tasks = tasks.into_iter().map(|(workflow, task)| task_to_wire(&workflow, task)).collect();
+        Ok(tonic::Response::new(TaskPageResponse { tasks }))
+    }
+
+    async fn deliver(&self, request: tonic::Request<DeliverRequest>) -> Answer<DeliverResponse> {
+        let messages = request.into_inner().messages;
+        let read = |row: &bytes::Bytes| OutboxMessage::from_row(row).map_err(|error| unreadable(&error.to_string()));
+        let messages = messages.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let received = messages.iter().map(|message| self.parts().router.receive(self.namespaces(), message));
+        let outcomes = join_all(received).await.into_iter().map(number).collect();
+        Ok(tonic::Response::new(DeliverResponse { outcomes }))
+    }
+
+    async fn visibility_page(&self, request: tonic::Request<VisibilityRequest>) -> Answer<VisibilityPageResponse> {
+        let request = request.into_inner();
+        let (groups, namespace, query) = self.wanted_runs(&request)?;
+        let after = if request.after.is_empty() {
+            None
+        } else {
+            Some(request.after[..].try_into().map_err(|_| unreadable("a page begins nowhere"))?)
+        };
+        let limit = (request.limit as usize).min(limits::VISIBILITY_PAGE_SIZE_MAX);
+        let page = everlog_visibility::list(groups, &namespace.namespace, query, after, limit);
+        let page = page.await.map_err(status_of)?;
+        let run = |(position, record): (everlog_visibility::Position, bytes::Bytes)| VisibleRun {
+            position: bytes::Bytes::copy_from_slice(&position),
+            record,
+        };
+        let runs = page.runs.into_iter().map(run).collect();
+        Ok(tonic::Response::new(VisibilityPageResponse { runs, has_more: page.has_more }))
+    }
+
+    async fn visibility_count(&self, request: tonic::Request<VisibilityRequest>) -> Answer<VisibilityCountResponse> {
+        let (groups, namespace, query) = self.wanted_runs(request.get_ref())?;
+        let counted = everlog_visibility::count(groups, &self.parts().tallies, &namespace.namespace, query);
+        let counted = counted.await.map_err(status_of)?;
+        let counts = counted.into_iter().map(|(status, count)| StatusCount { status, count }).collect();
+        Ok(tonic::Response::new(VisibilityCountResponse { counts }))
+    }
+
+    async fn recent_poller(&self, request: tonic::Request<RecentPollerRequest>) -> Answer<RecentPollerResponse> {
+        let RecentPollerRequest { namespace_id: namespace, kind: number, task_queue, within_ms } = request.into_inner();
+        let queue = QueueId::new(namespace_id(&namespace)?, kind(number)?, task_queue);
+        let within = Duration::from_millis(within_ms);
+        let is_polled = self.parts().matching.local().has_recent_poller(&queue, within);
+        Ok(tonic::Response::new(RecentPollerResponse { is_polled }))
+    }
+
+    async fn end_polls(&self, request: tonic::Request<EndPollsRequest>) -> Answer<Empty> {
+        let EndPollsRequest { namespace_id: namespace, sticky, worker_instance_key } = request.into_inner();
+        let namespace = namespace_id(&namespace)?;
+        let sticky = sticky.map(|name| QueueId::new(namespace, TaskKind::Workflow, name));
+        self.parts().matching.local().worker_shutdown(sticky.as_ref(), &worker_instance_key);
+        Ok(tonic::Response::new(Empty {}))
+    }
+}

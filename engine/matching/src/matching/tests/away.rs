@@ -1,0 +1,51 @@
+//! Leads that are heard of with gaps, or not at all.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn what_was_missed_is_read() {
+    let (matching, rows) = matching();
+    let mut poll = start_poll(&matching, normal_poll());
+    assert!(got(&mut poll).is_none());
+    // The rows have been read to their end, and the offer is lost.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    rows.put(PARTITION, &task(3, 0, 1));
+    matching.receive(Message::Missed(lead(PARTITION, 2)));
+    assert!(got(&mut poll).is_none(), "another lead's");
+    matching.receive(Message::Missed(lead(PARTITION, 1)));
+    assert_eq!(event_of(poll.await), 1);
+    // Nothing is handed out twice for that.
+    rows.remove(PARTITION, &task(3, 0, 1));
+    offer(&matching, PARTITION, task(3, 0, 2));
+    matching.receive(Message::Missed(lead(PARTITION, 1)));
+    assert_eq!(next_event(&matching).await, 2);
+    assert!(is_empty(&matching).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_of_a_partition_that_is_away_keep_nobody_waiting() {
+    let (matching, rows) = matching();
+    for event in [1, 2] {
+        rows.put(PARTITION, &task(3, 0, event));
+        offer(&matching, PARTITION, task(3, 0, event));
+    }
+    offer(&matching, GroupId(2), task(3, 9, 3));
+    let Matched::Task(away) = matching.poll(normal_poll(), in_seconds(60)).await else { panic!() };
+    assert_eq!(away.partition, PARTITION);
+    away.put_aside();
+    let mut others = start_poll(&matching, normal_poll());
+    assert_eq!(event_of(got(&mut others).expect("it comes at once")), 3);
+    // The next sweep looks again.
+    assert_eq!([next_event(&matching).await, next_event(&matching).await], [1, 2]);
+    assert!(is_empty(&matching).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn polls_of_queues_that_move_end() {
+    let (matching, _) = matching();
+    let mut moves = start_poll(&matching, normal_poll());
+    let mut stays = start_poll(&matching, Poll { queue: queue_id("other"), ..normal_poll() });
+    matching.end_polls_of(|queue| queue.name == "queue");
+    assert!(matches!(got(&mut moves), Some(Matched::Nothing)));
+    assert!(got(&mut stays).is_none());
+}

@@ -1,0 +1,421 @@
+//! What the nodes of a cluster ask of each other: the messages of `everlog.internal.v1`.
+//!
+//! They are derived here rather than compiled from a file, since nobody else speaks this service. The rules are those of rows: a tag is
+//! never used twice, unknown fields are skipped, and the bytes stay what they are (`tests`), because nodes of different versions run
+//! side by side. Ids are 16 bytes, positions of tasks those of their keys.
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::api::deployment::v1::WorkerDeploymentVersion;
+use crate::api::query::v1::WorkflowQuery;
+
+tonic::include_proto!("everlog.internal.v1.Internal");
+
+pub use internal_client::InternalClient;
+pub use internal_server::{Internal, InternalServer};
+
+/// Nothing to say.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Empty {}
+
+/// Who sends offers, and how many batches of them so far: a gap says that some were lost.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Sender {
+    /// The node.
+    #[prost(uint32, tag = "1")]
+    pub node: u32,
+    /// Another number at each start of the node.
+    #[prost(fixed64, tag = "2")]
+    pub incarnation: u64,
+    /// Batches so far, this one included.
+    #[prost(uint64, tag = "3")]
+    pub batches: u64,
+}
+
+/// A lead of a partition.
+#[derive(Clone, PartialEq, Message)]
+pub struct Lead {
+    /// The partition.
+    #[prost(uint32, tag = "1")]
+    pub partition: u32,
+    /// Which of its leads, a number of 16 bytes, the highest first.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub lead: Bytes,
+}
+
+/// Which partitions the sender leads. Repeated, so that none that is lost matters for long.
+#[derive(Clone, PartialEq, Message)]
+pub struct AnnounceRequest {
+    /// Who says so.
+    #[prost(message, optional, tag = "1")]
+    pub sender: Option<Sender>,
+    /// All of its leads.
+    #[prost(message, repeated, tag = "2")]
+    pub leads: Vec<Lead>,
+}
+
+/// A workflow.
+#[derive(Clone, PartialEq, Message)]
+pub struct Workflow {
+    /// Its namespace.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub namespace_id: Bytes,
+    /// Its id.
+    #[prost(string, tag = "2")]
+    pub workflow_id: String,
+}
+
+/// A task that is ready.
+#[derive(Clone, PartialEq, Message)]
+pub struct Task {
+    /// Its workflow.
+    #[prost(message, optional, tag = "1")]
+    pub workflow: Option<Workflow>,
+    /// For which kind of worker: the number of the kind.
+    #[prost(uint32, tag = "2")]
+    pub kind: u32,
+    /// The normal queue.
+    #[prost(string, tag = "3")]
+    pub task_queue: String,
+    /// Where it stands there.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub position: Bytes,
+    /// Its attempt.
+    #[prost(int32, tag = "5")]
+    pub attempt: i32,
+    /// The sticky queue to try first.
+    #[prost(string, optional, tag = "6")]
+    pub sticky: Option<String>,
+    /// The version of the workers that may have it.
+    #[prost(message, optional, tag = "7")]
+    pub version: Option<WorkerDeploymentVersion>,
+}
+
+/// A task, and the lead that offers it.
+#[derive(Clone, PartialEq, Message)]
+pub struct OfferedTask {
+    /// Who offers it.
+    #[prost(message, optional, tag = "1")]
+    pub lead: Option<Lead>,
+    /// The task.
+    #[prost(message, optional, tag = "2")]
+    pub task: Option<Task>,
+}
+
+/// A query for a worker.
+#[derive(Clone, PartialEq, Message)]
+pub struct OfferedQuery {
+    /// Its workflow.
+    #[prost(message, optional, tag = "1")]
+    pub workflow: Option<Workflow>,
+    /// The number under which its caller waits.
+    #[prost(fixed64, tag = "2")]
+    pub query_id: u64,
+    /// The run that is asked.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub run_id: Bytes,
+    /// The query.
+    #[prost(message, optional, tag = "4")]
+    pub query: Option<WorkflowQuery>,
+    /// The normal queue.
+    #[prost(string, tag = "5")]
+    pub task_queue: String,
+    /// The sticky queue to try first.
+    #[prost(string, optional, tag = "6")]
+    pub sticky: Option<String>,
+}
+
+/// What leads have for the home of some queues.
+#[derive(Clone, PartialEq, Message)]
+pub struct OfferRequest {
+    /// Who sends it.
+    #[prost(message, optional, tag = "1")]
+    pub sender: Option<Sender>,
+    /// Tasks that are ready, in the order in which they became so.
+    #[prost(message, repeated, tag = "2")]
+    pub tasks: Vec<OfferedTask>,
+    /// Queries.
+    #[prost(message, repeated, tag = "3")]
+    pub queries: Vec<OfferedQuery>,
+    /// Queries whose callers have given up.
+    #[prost(fixed64, repeated, tag = "4")]
+    pub withdrawn_queries: Vec<u64>,
+}
+
+/// A poller is at hand for a workflow task.
+#[derive(Clone, PartialEq, Message)]
+pub struct WorkflowTaskStart {
+    /// The task's `scheduled_event_id`.
+    #[prost(int64, tag = "1")]
+    pub scheduled_event_id: i64,
+    /// The task's attempt.
+    #[prost(int32, tag = "2")]
+    pub attempt: i32,
+    /// The queue that was polled, sticky or normal.
+    #[prost(string, tag = "3")]
+    pub task_queue: String,
+    /// The worker.
+    #[prost(string, tag = "4")]
+    pub identity: String,
+    /// Names the poll.
+    #[prost(string, tag = "5")]
+    pub request_id: String,
+}
+
+/// A poller is at hand for an activity task.
+#[derive(Clone, PartialEq, Message)]
+pub struct ActivityTaskStart {
+    /// The task's `scheduled_event_id`.
+    #[prost(int64, tag = "1")]
+    pub scheduled_event_id: i64,
+    /// The task's attempt.
+    #[prost(int32, tag = "2")]
+    pub attempt: i32,
+    /// The worker.
+    #[prost(string, tag = "3")]
+    pub identity: String,
+    /// Names the poll.
+    #[prost(string, tag = "4")]
+    pub request_id: String,
+}
+
+/// A poller is at hand for a query.
+#[derive(Clone, PartialEq, Message)]
+pub struct QueryStart {
+    /// The number under which the query's caller waits.
+    #[prost(fixed64, tag = "1")]
+    pub query_id: u64,
+    /// The queue that was polled, sticky or normal.
+    #[prost(string, tag = "2")]
+    pub task_queue: String,
+}
+
+/// Asks the node that leads a workflow to start one of its tasks.
+#[derive(Clone, PartialEq, Message)]
+pub struct StartTaskRequest {
+    /// The workflow.
+    #[prost(message, optional, tag = "1")]
+    pub workflow: Option<Workflow>,
+    /// The run.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub run_id: Bytes,
+    /// What is started.
+    #[prost(oneof = "Start", tags = "3, 4, 5")]
+    pub start: Option<Start>,
+}
+
+/// What is started.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Start {
+    /// A workflow task.
+    #[prost(message, tag = "3")]
+    WorkflowTask(WorkflowTaskStart),
+    /// An activity task.
+    #[prost(message, tag = "4")]
+    ActivityTask(ActivityTaskStart),
+    /// A query.
+    #[prost(message, tag = "5")]
+    Query(QueryStart),
+}
+
+/// What the poller gets.
+#[derive(Clone, PartialEq, Message)]
+pub struct StartTaskResponse {
+    /// The started task; nothing if it is not there any more.
+    #[prost(message, optional, tag = "1")]
+    pub started: Option<StartedTask>,
+}
+
+/// A task that was started.
+#[derive(Clone, PartialEq, Message)]
+pub struct StartedTask {
+    /// The encoded response to the poll: a `PollWorkflowTaskQueueResponse` without its history, or a `PollActivityTaskQueueResponse`.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub poll: Bytes,
+    /// Encoded `History` messages with consecutive events.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub history: Vec<Bytes>,
+    /// The event that the next page of history starts at, if this is not the last page.
+    #[prost(int64, optional, tag = "3")]
+    pub next_page_from: Option<i64>,
+    /// The first event that the stored history did not have when the task was started.
+    #[prost(int64, tag = "4")]
+    pub history_to: i64,
+}
+
+/// Asks for tasks of a queue that wait in rows.
+#[derive(Clone, PartialEq, Message)]
+pub struct TaskPageRequest {
+    /// The lead whose rows they are.
+    #[prost(message, optional, tag = "1")]
+    pub lead: Option<Lead>,
+    /// The queue's namespace.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub namespace_id: Bytes,
+    /// The number of the queue's kind.
+    #[prost(uint32, tag = "3")]
+    pub kind: u32,
+    /// The queue's name.
+    #[prost(string, tag = "4")]
+    pub task_queue: String,
+    /// The position behind which they stand; empty for the first ones.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub after: Bytes,
+    /// How many at most.
+    #[prost(uint32, tag = "6")]
+    pub limit: u32,
+}
+
+/// Tasks in order; none at the end.
+#[derive(Clone, PartialEq, Message)]
+pub struct TaskPageResponse {
+    /// The tasks.
+    #[prost(message, repeated, tag = "1")]
+    pub tasks: Vec<Task>,
+}
+
+/// Messages to workflows that the asked node leads.
+#[derive(Clone, PartialEq, Message)]
+pub struct DeliverRequest {
+    /// Each as it is in its row of the outbox.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub messages: Vec<Bytes>,
+}
+
+/// What became of each message, in their order.
+#[derive(Clone, PartialEq, Message)]
+pub struct DeliverResponse {
+    /// The outcomes: [`outcome`].
+    #[prost(uint32, repeated, tag = "1")]
+    pub outcomes: Vec<u32>,
+}
+
+/// What became of a message.
+pub mod outcome {
+    /// It is not known; it is to be sent again.
+    pub const AGAIN: u32 = 0;
+    /// The target has it.
+    pub const DELIVERED: u32 = 1;
+    /// There is no such workflow, or it has closed.
+    pub const NOT_FOUND: u32 = 2;
+    /// The target takes no more signals.
+    pub const TOO_MANY_SIGNALS: u32 = 3;
+}
+
+/// Asks for the runs that match, of partitions that the asked node leads.
+#[derive(Clone, PartialEq, Message)]
+pub struct VisibilityRequest {
+    /// The namespace.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub namespace_id: Bytes,
+    /// The partitions.
+    #[prost(uint32, repeated, tag = "2")]
+    pub partitions: Vec<u32>,
+    /// What is asked for.
+    #[prost(oneof = "Wanted", tags = "3, 4, 5")]
+    pub wanted: Option<Wanted>,
+    /// The position behind which the runs stand; empty for the first ones.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub after: Bytes,
+    /// How many at most, of a page.
+    #[prost(uint32, tag = "7")]
+    pub limit: u32,
+}
+
+/// Which runs are asked for.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Wanted {
+    /// Those that a query names.
+    #[prost(string, tag = "3")]
+    Query(String),
+    /// An encoded `ListOpenWorkflowExecutionsRequest`.
+    #[prost(bytes = "bytes", tag = "4")]
+    Open(Bytes),
+    /// An encoded `ListClosedWorkflowExecutionsRequest`.
+    #[prost(bytes = "bytes", tag = "5")]
+    Closed(Bytes),
+}
+
+/// A run as lists show it.
+#[derive(Clone, PartialEq, Message)]
+pub struct VisibleRun {
+    /// Where it stands.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub position: Bytes,
+    /// The encoded record.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub record: Bytes,
+}
+
+/// A page of runs, in order.
+#[derive(Clone, PartialEq, Message)]
+pub struct VisibilityPageResponse {
+    /// The runs.
+    #[prost(message, repeated, tag = "1")]
+    pub runs: Vec<VisibleRun>,
+    /// Whether there may be more behind them.
+    #[prost(bool, tag = "2")]
+    pub has_more: bool,
+}
+
+/// How many runs have a status.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct StatusCount {
+    /// The number of the status.
+    #[prost(int64, tag = "1")]
+    pub status: i64,
+    /// How many.
+    #[prost(int64, tag = "2")]
+    pub count: i64,
+}
+
+/// Counts of runs.
+#[derive(Clone, PartialEq, Message)]
+pub struct VisibilityCountResponse {
+    /// By status.
+    #[prost(message, repeated, tag = "1")]
+    pub counts: Vec<StatusCount>,
+}
+
+/// Asks the home of a queue whether anybody polls it.
+#[derive(Clone, PartialEq, Message)]
+pub struct RecentPollerRequest {
+    /// The queue's namespace.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub namespace_id: Bytes,
+    /// The number of the queue's kind.
+    #[prost(uint32, tag = "2")]
+    pub kind: u32,
+    /// The queue's name.
+    #[prost(string, tag = "3")]
+    pub task_queue: String,
+    /// How long ago counts, milliseconds.
+    #[prost(uint64, tag = "4")]
+    pub within_ms: u64,
+}
+
+/// Whether anybody has polled a queue.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct RecentPollerResponse {
+    /// Somebody has.
+    #[prost(bool, tag = "1")]
+    pub is_polled: bool,
+}
+
+/// A worker shuts down: its polls end.
+#[derive(Clone, PartialEq, Message)]
+pub struct EndPollsRequest {
+    /// Its namespace.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub namespace_id: Bytes,
+    /// Its sticky queue, if it has one.
+    #[prost(string, optional, tag = "2")]
+    pub sticky: Option<String>,
+    /// Names the worker process, if it does.
+    #[prost(string, tag = "3")]
+    pub worker_instance_key: String,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,128 @@
+//! The bytes of every message, which other versions read.
+
+use super::*;
+
+fn id(byte: u8) -> Bytes {
+    Bytes::from(vec![byte; 2])
+}
+
+fn workflow() -> Option<Workflow> {
+    Some(Workflow { namespace_id: id(7), workflow_id: "w".to_owned() })
+}
+
+fn lead() -> Option<Lead> {
+    Some(Lead { partition: 3, lead: id(1) })
+}
+
+fn sender() -> Option<Sender> {
+    Some(Sender { node: 2, incarnation: 0x0102, batches: 9 })
+}
+
+fn task() -> Task {
+    Task {
+        workflow: workflow(),
+        kind: 1,
+        task_queue: "q".to_owned(),
+        position: id(5),
+        attempt: 4,
+        sticky: Some("s".to_owned()),
+        version: Some(WorkerDeploymentVersion { build_id: "b".to_owned(), deployment_name: "d".to_owned() }),
+    }
+}
+
+/// The encoding of a message, which reads as it was, also with a field that a later version has added.
+fn check<M: Message + Default + PartialEq + std::fmt::Debug>(message: &M, golden: &str) {
+    let bytes = message.encode_to_vec();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, golden.replace(' ', ""), "{message:?}");
+    let extended = [&bytes[..], b"\xf8\x07\x01"].concat();
+    assert_eq!(&M::decode(&extended[..]).unwrap(), message);
+}
+
+#[test]
+fn what_queues_are_told_is_what_it_always_was() {
+    check(&Empty {}, "");
+    let announced = AnnounceRequest { sender: sender(), leads: lead().into_iter().collect() };
+    check(&announced, "0a0d 0802 110201000000000000 1809  1206 0803 12020101");
+    let offered = OfferedTask { lead: lead(), task: Some(task()) };
+    let query = OfferedQuery {
+        workflow: workflow(),
+        query_id: 6,
+        run_id: id(8),
+        query: Some(WorkflowQuery { query_type: "t".to_owned(), ..WorkflowQuery::default() }),
+        task_queue: "q".to_owned(),
+        sticky: Some("s".to_owned()),
+    };
+    let offer =
+        OfferRequest { sender: sender(), tasks: vec![offered], queries: vec![query], withdrawn_queries: vec![1] };
+    check(
+        &offer,
+        "0a0d 0802 110201000000000000 1809 \
+         1229 0a06 0803 12020101 121f 0a07 0a020707 120177 1001 1a0171 22020505 2804 320173 3a06 0a0162 120164 \
+         1a21 0a07 0a020707 120177 110600000000000000 1a020808 2203 0a0174 2a0171 320173 \
+         2208 0100000000000000",
+    );
+}
+
+#[test]
+fn what_leads_are_asked_is_what_it_always_was() {
+    let start = |start| StartTaskRequest { workflow: workflow(), run_id: id(8), start: Some(start) };
+    let workflow_task = WorkflowTaskStart {
+        scheduled_event_id: 5,
+        attempt: 2,
+        task_queue: "q".to_owned(),
+        identity: "i".to_owned(),
+        request_id: "r".to_owned(),
+    };
+    let activity_task =
+        ActivityTaskStart { scheduled_event_id: 5, attempt: 2, identity: "i".to_owned(), request_id: "r".to_owned() };
+    let query = QueryStart { query_id: 6, task_queue: "q".to_owned() };
+    check(
+        &start(Start::WorkflowTask(workflow_task)),
+        "0a07 0a020707 120177 12020808 1a0d 0805 1002 1a0171 220169 2a0172",
+    );
+    check(&start(Start::ActivityTask(activity_task)), "0a07 0a020707 120177 12020808 220a 0805 1002 1a0169 220172");
+    check(&start(Start::Query(query)), "0a07 0a020707 120177 12020808 2a0c 090600000000000000 120171");
+    let started = StartedTask { poll: id(1), history: vec![id(2), id(3)], next_page_from: Some(4), history_to: 5 };
+    check(&StartTaskResponse { started: Some(started) }, "0a10 0a020101 12020202 12020303 1804 2005");
+    let page = TaskPageRequest {
+        lead: lead(),
+        namespace_id: id(7),
+        kind: 1,
+        task_queue: "q".to_owned(),
+        after: id(5),
+        limit: 10,
+    };
+    check(&page, "0a06 0803 12020101 12020707 1801 220171 2a020505 300a");
+    check(
+        &TaskPageResponse { tasks: vec![task()] },
+        "0a1f 0a07 0a020707 120177 1001 1a0171 22020505 2804 320173 3a06 0a0162 120164",
+    );
+    check(&DeliverRequest { messages: vec![id(1), id(2)] }, "0a020101 0a020202");
+    let outcomes = vec![outcome::AGAIN, outcome::DELIVERED, outcome::NOT_FOUND, outcome::TOO_MANY_SIGNALS];
+    check(&DeliverResponse { outcomes }, "0a04 00010203");
+}
+
+#[test]
+fn what_lists_and_workers_ask_is_what_it_always_was() {
+    let request = |wanted| VisibilityRequest {
+        namespace_id: id(7),
+        partitions: vec![1, 2],
+        wanted: Some(wanted),
+        after: id(5),
+        limit: 10,
+    };
+    check(&request(Wanted::Query("x".to_owned())), "0a020707 12020102 1a0178 32020505 380a");
+    check(&request(Wanted::Open(id(1))), "0a020707 12020102 22020101 32020505 380a");
+    check(&request(Wanted::Closed(id(1))), "0a020707 12020102 2a020101 32020505 380a");
+    let runs = vec![VisibleRun { position: id(1), record: id(2) }];
+    check(&VisibilityPageResponse { runs, has_more: true }, "0a08 0a020101 12020202 1001");
+    let counts = vec![StatusCount { status: 1, count: 2 }];
+    check(&VisibilityCountResponse { counts }, "0a04 0801 1002");
+    let asked = RecentPollerRequest { namespace_id: id(7), kind: 1, task_queue: "q".to_owned(), within_ms: 300 };
+    check(&asked, "0a020707 1001 1a0171 20ac02");
+    check(&RecentPollerResponse { is_polled: true }, "0801");
+    let worker =
+        EndPollsRequest { namespace_id: id(7), sticky: Some("s".to_owned()), worker_instance_key: "k".to_owned() };
+    check(&worker, "0a020707 120173 1a016b");
+}
