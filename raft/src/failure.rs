@@ -3,10 +3,15 @@
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use everlog_storage::state::StateError;
 use tokio::sync::watch;
 
 use crate::node::NodeError;
+
+/// How long to wait before a write that found no space is tried again.
+const ROOM_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Where log stores and state machines report that an engine failed. Shared by everything on a node.
 ///
@@ -17,11 +22,20 @@ pub(crate) struct FailureReport(Arc<Inner>);
 struct Inner {
     first: watch::Sender<Option<NodeError>>,
     closing: AtomicBool,
+    /// Nobody waits for room any more.
+    stopping: AtomicBool,
+    /// Somebody waits for room.
+    is_short: AtomicBool,
 }
 
 impl FailureReport {
     pub(crate) fn new() -> FailureReport {
-        FailureReport(Arc::new(Inner { first: watch::Sender::new(None), closing: AtomicBool::new(false) }))
+        FailureReport(Arc::new(Inner {
+            first: watch::Sender::new(None),
+            closing: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            is_short: AtomicBool::new(false),
+        }))
     }
 
     /// Reports a failure; the first one counts.
@@ -39,6 +53,31 @@ impl FailureReport {
         if first {
             tracing::error!(%failure, "storage failed, the node must stop");
         }
+    }
+
+    /// Whether a write that failed may be tried again, which is so for want of space as long as the node is not being stopped. Takes a
+    /// moment: what waits here is in the log, and nothing is lost.
+    pub(crate) async fn waits_for_room(&self, error: &StateError) -> bool {
+        if !error.is_exhausted() || self.0.stopping.load(Ordering::Acquire) {
+            return false;
+        }
+        if !self.0.is_short.swap(true, Ordering::AcqRel) {
+            tracing::error!(%error, "the rows wait for room on the disk");
+        }
+        tokio::time::sleep(ROOM_RETRY_INTERVAL).await;
+        true
+    }
+
+    /// A write that may have waited was done.
+    pub(crate) fn has_room(&self) {
+        if self.0.is_short.load(Ordering::Acquire) && self.0.is_short.swap(false, Ordering::AcqRel) {
+            tracing::info!("the rows have room again");
+        }
+    }
+
+    /// The node is being stopped: what waits for room gives up.
+    pub(crate) fn stop_waiting(&self) {
+        self.0.stopping.store(true, Ordering::Release);
     }
 
     /// The first failure, if there was one.

@@ -105,7 +105,14 @@ impl Flusher {
         what: &str,
         work: impl FnOnce() -> Result<(), E> + Send + 'static,
     ) -> Result<(), NodeError> {
-        let done = tokio::task::spawn_blocking(work).await;
+        self.outcome(what, tokio::task::spawn_blocking(work).await)
+    }
+
+    fn outcome<E: std::fmt::Display>(
+        &self,
+        what: &str,
+        done: Result<Result<(), E>, tokio::task::JoinError>,
+    ) -> Result<(), NodeError> {
         let done = done.map_err(|error| error.to_string()).and_then(|done| done.map_err(|error| error.to_string()));
         done.map_err(|error| {
             self.failure.report(&error);
@@ -133,9 +140,15 @@ impl Flusher {
     async fn flush(&self, groups: &[Group]) -> Result<(), NodeError> {
         let applied: Vec<_> = groups.iter().map(|group| (group, group.progress().applied())).collect();
         self.trigger.reset();
-        let engine = self.engine.clone();
         let started = std::time::Instant::now();
-        self.blocking("flush", move || engine.flush()).await?;
+        loop {
+            let engine = self.engine.clone();
+            match tokio::task::spawn_blocking(move || engine.flush()).await {
+                Ok(Err(error)) if self.failure.waits_for_room(&error).await => {}
+                flushed => break self.outcome("flush", flushed)?,
+            }
+        }
+        self.failure.has_room();
         metrics::histogram!("everlog_raft_flush_seconds").record(started.elapsed());
         for (group, position) in applied {
             if let Some(position) = position {

@@ -207,6 +207,7 @@ impl Node {
     /// looks like a process that died. For tests.
     pub async fn halt(&self) {
         self.stop.send_replace(true);
+        self.failure.stop_waiting();
         let flusher = self.flusher_task.lock().take();
         if let Some(flusher) = flusher {
             let _ = flusher.await;

@@ -163,14 +163,25 @@ impl GroupStateMachine {
             return Ok(());
         }
         self.stalled_writes.increment(1);
-        let (engine, group, ended) = (self.engine.clone(), self.group, self.ended.clone());
-        let write = move || {
-            let written = engine.commit(group, &position, &batches);
-            drop(ended);
-            written
-        };
-        let written = tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?;
-        written.map_err(|error| self.failed(error))
+        let mut batches = batches;
+        loop {
+            let (engine, group, ended, position) =
+                (self.engine.clone(), self.group, self.ended.clone(), position.clone());
+            let write = move || {
+                let written = engine.commit(group, &position, &batches);
+                drop(ended);
+                (written, batches)
+            };
+            let (written, again) = tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?;
+            match written {
+                Err(error) if self.failure.waits_for_room(&error).await => batches = again,
+                Err(error) => return Err(self.failed(error)),
+                Ok(()) => {
+                    self.failure.has_room();
+                    return Ok(());
+                }
+            }
+        }
     }
 
     fn current_snapshot(&self) -> io::Result<Option<GroupSnapshotWithMeta>> {

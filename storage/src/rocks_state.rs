@@ -190,7 +190,10 @@ impl StateEngine for RocksState {
         if has_ranges(batches) {
             return Ok(Attempt::WouldBlock);
         }
-        self.commit_with(&self.impatient, group, applied, batches)
+        match self.commit_with(&self.impatient, group, applied, batches) {
+            Err(error) if error.is_exhausted() => Ok(Attempt::WouldBlock),
+            attempt => attempt,
+        }
     }
 
     fn applied(&self, group: GroupId) -> Result<Option<Bytes>, StateError> {

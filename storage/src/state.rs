@@ -150,10 +150,18 @@ pub struct StateStats {
     pub deleted_rows_visited: u64,
 }
 
-/// The rows cannot be read or written; the node must stop.
+/// The rows cannot be read or written; the node must stop, unless all that is wanting is space.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("state store: {0}")]
 pub struct StateError(pub String);
+
+impl StateError {
+    /// Whether a write found no space, and may be tried again: the engine takes writes again by itself some seconds after there is room.
+    pub fn is_exhausted(&self) -> bool {
+        // The system's own words, which is all that the engine hands on.
+        self.0.contains("No space left on device")
+    }
+}
 
 /// Refuses keys that belong to the engine.
 pub fn check_row_key(key: &[u8]) -> Result<(), StateError> {

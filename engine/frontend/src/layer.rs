@@ -117,7 +117,7 @@ pub(super) fn method_of<'a>(path: &'a str, service: &str) -> Option<&'a str> {
 
 /// Calls a service, which is always ready, or the node that the call is for, once the body of the request is there. Its share of the
 /// budget is held until the answer.
-async fn call<S>(
+pub(super) async fn call<S>(
     budget: Arc<Budget>,
     forward: Option<Arc<Forward>>,
     method: &'static str,
@@ -127,12 +127,13 @@ async fn call<S>(
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
-    let _place = match budget.begin(method) {
-        Ok(place) => place,
-        Err(status) => return Ok(status.into_http()),
-    };
     match request_body::read(&budget, request).await {
         Ok((request, _held)) => {
+            // Not before: a request that does not arrive has what it takes of the bytes' budget, and keeps nobody out.
+            let _place = match budget.begin(method) {
+                Ok(place) => place,
+                Err(status) => return Ok(status.into_http()),
+            };
             if let Some(forward) = forward {
                 // Boxed: a call of a cluster of one node has no room for it.
                 return Ok(Box::pin(forward.answer(method, request, service)).await);

@@ -116,7 +116,7 @@ fn fields<'a>(message: &'a [u8], mut visit: impl FnMut(u32, WireType, &'a [u8]) 
 
 #[cfg(test)]
 mod tests {
-    use everlog_kernel::{EntityKind, RunId};
+    use everlog_kernel::{EntityKind, RunId, Time};
     use everlog_proto::api::common::v1::WorkflowExecution;
     use everlog_proto::api::taskqueue::v1::TaskQueue;
     use everlog_proto::api::workflowservice::v1::*;
@@ -181,6 +181,7 @@ mod tests {
             run_id,
             scheduled_event_id: 5,
             attempt: 1,
+            started_time: Time(1),
             entity: EntityKind::Workflow,
         });
         let query = QueryTaskToken { namespace_id, workflow_id: workflow_id.clone(), run_id, query_id: 1, secret: 2 };

@@ -320,6 +320,7 @@ mod tests {
     use std::time::Duration;
 
     use futures::FutureExt;
+    use http::Response;
 
     use super::*;
 
@@ -393,6 +394,27 @@ mod tests {
         }
         drop(first);
         assert!(budget.begin("SignalWorkflowExecution").unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn requests_that_do_not_arrive_take_no_places_of_calls() {
+        let budget = Arc::new(Budget { calls_max: 1, ..Budget::new(REQUEST_BYTES_MAX) });
+        let call = |parts| {
+            let service = tower::service_fn(async |_: Request<Body>| Ok(Response::new(Body::empty())));
+            let call = super::super::layer::call(
+                Arc::clone(&budget),
+                None,
+                "SignalWorkflowExecution",
+                request(parts),
+                service,
+            );
+            Box::pin(call)
+        };
+        let begin = Bytes::from_static(b"\0\0\0\0\x05he");
+        let mut halves: Vec<_> = (0..3).map(|_| call(vec![Some(begin.clone()), None])).collect();
+        assert!(halves.iter_mut().all(|half| half.now_or_never().is_none()));
+        let whole = call(vec![Some(begin.clone()), Some(Bytes::from_static(b"llo"))]).await.unwrap();
+        assert!(Status::from_header_map(whole.headers()).is_none(), "{:?}", whole.headers());
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{EntityKind, NamespaceId, RunId, Time};
 
 /// Format of the tokens below.
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 
 /// What a token may claim to hold, bytes: far more than the longest ids. Without a limit, a few bytes could ask for any amount
 /// of memory.
@@ -67,6 +67,9 @@ pub struct ActivityTaskToken {
     pub scheduled_event_id: i64,
     /// Attempt, from 1.
     pub attempt: i32,
+    /// When it was started. Workers tell tasks apart by their tokens, and an attempt whose start was forgotten by a node that was killed is
+    /// started again.
+    pub started_time: Time,
     /// Whose activity it is.
     pub entity: EntityKind,
 }
@@ -130,6 +133,7 @@ mod tests {
             run_id: RunId([2; 16]),
             scheduled_event_id: 5,
             attempt: 1,
+            started_time: Time(7),
             entity: EntityKind::Workflow,
         }
     }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// How long a node may take to stop in an orderly way: less than supervisors wait before they kill.
+pub const STOP_TIME_MAX: Duration = Duration::from_secs(20);
+
 /// A request of up to this size is small, bytes: it comes in one frame.
 pub const SMALL_REQUEST_BYTES_MAX: usize = 16 * 1024;
 

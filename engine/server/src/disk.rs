@@ -3,7 +3,6 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use everlog_model::{DiskRoom, limits};
 use everlog_storage::log::LogEngine;
@@ -68,8 +67,10 @@ impl DiskWatch {
             match tokio::task::spawn_blocking(move || watch.look()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "the room on the disk is not known");
-                    tokio::time::sleep(Duration::from_secs(60)).await;
+                    // The directory is gone, for example: what is accepted now might be lost.
+                    if self.room.note(0, 1, true) {
+                        tracing::error!(%error, "the room on the disk is not known, and new work is refused");
+                    }
                 }
                 // A panic in there is logged by its thread.
                 Err(_) => {}

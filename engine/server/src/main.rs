@@ -79,15 +79,28 @@ fn run(mut settings: Settings) -> ExitCode {
     });
     match &result {
         // What still runs may hang in the disk that failed, and whoever waits for it would, too.
-        Err(NodeError::Raft(_)) => runtime.shutdown_background(),
+        Err(NodeError::Raft(_) | NodeError::Late(_)) => runtime.shutdown_background(),
         _ => drop(runtime),
     }
     drop(ephemeral);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ NodeError::Directory(_)) => fail(EXIT_USAGE, &error.to_string()),
+        Err(error @ (NodeError::Raft(_) | NodeError::Late(_))) => {
+            fail(EXIT_FAILURE, &error.to_string());
+            end_at_once(EXIT_FAILURE)
+        }
         Err(error) => fail(EXIT_FAILURE, &error.to_string()),
     }
+}
+
+/// Ends the process without what libraries have registered for its end: threads of RocksDB that still run would find their locks gone.
+#[allow(unsafe_code, reason = "no safe function ends a process this way")]
+fn end_at_once(code: u8) -> ! {
+    // Lines that wait to be written.
+    let _ = std::io::stdout().flush();
+    // SAFETY: it takes a number, and does not return.
+    unsafe { nix::libc::_exit(code.into()) }
 }
 
 /// Resolves at the first SIGTERM or SIGINT; the second one ends the process at once, and removes `leftover`.

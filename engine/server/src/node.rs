@@ -10,6 +10,7 @@ use std::future::Future;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use everlog_cluster::{Nodes, Offers, Pages, Peers};
 use everlog_frontend::{Listeners, ServeError, Services};
@@ -86,6 +87,9 @@ pub enum NodeError {
     /// The Raft groups failed.
     #[error(transparent)]
     Raft(#[from] everlog_raft::NodeError),
+    /// It could not be stopped in an orderly way: the disk takes no rows, for example.
+    #[error("not everything was written within {0:?}; what was acknowledged is in the log")]
+    Late(Duration),
     /// The metadata cannot be read or written.
     #[error(transparent)]
     Meta(#[from] MetaError),
@@ -217,12 +221,14 @@ impl Node {
     ///
     /// See [`NodeError`].
     pub async fn stop(self) -> Result<(), NodeError> {
-        self.matching.local().drain();
-        for partition in self.router.partitions() {
-            partition.stop().await;
-        }
-        self.raft.shutdown().await?;
-        Ok(())
+        let stop = async {
+            self.matching.local().drain();
+            for partition in self.router.partitions() {
+                partition.stop().await;
+            }
+            Ok(self.raft.shutdown().await?)
+        };
+        tokio::time::timeout(limits::STOP_TIME_MAX, stop).await.unwrap_or(Err(NodeError::Late(limits::STOP_TIME_MAX)))
     }
 }
 

@@ -124,6 +124,32 @@ async fn a_small_disk_is_not_filled_to_the_end() {
     server.stop().await;
 }
 
+/// Somebody else takes all that is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_on_a_full_disk_stops_and_has_everything_when_there_is_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(_mounted) = Small::mount(directory.path(), 256 * MIB) else { return };
+    let data = directory.path().join("data");
+    let mut server = Process::dev(&data).await;
+    let mut client = server.client().await;
+    for number in 0..20 {
+        client.start_workflow_execution(start_request(&format!("w-{number}"))).await.unwrap();
+    }
+    let ballast = directory.path().join("ballast");
+    let mut file = File::create(&ballast).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    drop(file);
+    server.signal("TERM");
+    assert_eq!(server.ended().await.code(), Some(1));
+    std::fs::remove_file(&ballast).unwrap();
+    let server = Process::dev(&data).await;
+    let mut client = server.client().await;
+    for number in 0..20 {
+        client.describe_workflow_execution(describe(&format!("w-{number}"))).await.unwrap();
+    }
+    server.stop().await;
+}
+
 /// Writes to `file` until only so many bytes are free in `directory`.
 fn fill(file: &Path, directory: &Path, free: u64) {
     let mut file = File::create(file).unwrap();

@@ -110,6 +110,31 @@ async fn a_workflow_task_that_a_worker_holds_is_completed_after_a_kill() {
     process.stop().await;
 }
 
+/// Workers tell tasks apart by their tokens: two of the same would be mixed up by one that outlives the server.
+#[tokio::test]
+async fn an_attempt_that_is_handed_out_again_after_a_kill_has_another_token() {
+    let data = tempfile::tempdir().unwrap();
+    let process = Process::dev(data.path()).await;
+    let mut client = process.client().await;
+    client.start_workflow_execution(start_request("workflow")).await.unwrap();
+    let task = poll(&mut client).await;
+    let commands = vec![schedule_activity("activity")];
+    client.respond_workflow_task_completed(respond(task.task_token, commands)).await.unwrap();
+    let mut attempts = Vec::new();
+    let mut process = process;
+    for _ in 0..2 {
+        let request = within(Duration::from_secs(20), poll_activity("queue"));
+        attempts.push(client.poll_activity_task_queue(request).await.unwrap().into_inner());
+        process.kill().await;
+        process = Process::dev(data.path()).await;
+        client = process.client().await;
+    }
+    assert_eq!((attempts[0].attempt, attempts[1].attempt), (1, 1));
+    assert_ne!(attempts[0].task_token, attempts[1].task_token);
+    client.respond_activity_task_completed(activity_done(attempts[1].task_token.clone())).await.unwrap();
+    process.stop().await;
+}
+
 #[tokio::test]
 async fn an_event_that_was_shown_is_the_same_after_a_kill() {
     let data = tempfile::tempdir().unwrap();

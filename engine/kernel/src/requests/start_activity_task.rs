@@ -50,6 +50,7 @@ fn poll_response(txn: &Txn<'_>, activity: &Activity) -> PollActivityTaskQueueRes
         run_id: txn.run.id,
         scheduled_event_id: activity.scheduled_event_id,
         attempt: activity.attempt,
+        started_time: activity.started.as_ref().map_or(txn.now(), |started| started.time),
         entity: EntityKind::Workflow,
     };
     let scheduled = &activity.scheduled;

@@ -36,6 +36,7 @@ impl Target for Tokens {
                 run_id,
                 scheduled_event_id: 5,
                 attempt: 3,
+                started_time: Time(1),
                 entity: EntityKind::Workflow,
             }),
             token::encode(&QueryTaskToken { namespace_id, workflow_id, run_id, query_id: 1 << 40, secret: 1 << 100 }),
