@@ -138,7 +138,8 @@ where
                 // Boxed: a call of a cluster of one node has no room for it.
                 return Ok(Box::pin(forward.answer(method, request, service)).await);
             }
-            service.call(request.map(Body::new)).await
+            let response = service.call(request.map(Body::new)).await?;
+            Ok(budget.answers.hold(response).await)
         }
         Err(status) => Ok(status.into_http()),
     }

@@ -30,6 +30,7 @@ mod operator;
 mod polls;
 mod query;
 mod request_body;
+mod response_body;
 mod search_attributes;
 mod serve;
 mod services;

@@ -24,6 +24,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::errors::Error;
+use super::response_body::Answers;
 
 /// Bytes in front of a message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
@@ -45,9 +46,10 @@ pub(super) fn waits_for_something(method: &str) -> bool {
     WAITING_CALLS.contains(&method)
 }
 
-/// The calls that a node answers, and the bytes of their requests that it may have in memory.
+/// The calls that a node answers, and the bytes of their requests and answers that it may have in memory.
 #[derive(Debug)]
 pub(super) struct Budget {
+    pub(super) answers: Answers,
     calls: AtomicUsize,
     calls_max: usize,
     /// Of requests that fit into a frame, which never wait behind larger ones.
@@ -82,6 +84,7 @@ struct Compressed {
 impl Budget {
     pub(super) fn new(request_bytes_max: usize) -> Budget {
         Budget {
+            answers: Answers::new(limits::ANSWERS_BYTES_MAX),
             calls: AtomicUsize::new(0),
             calls_max: limits::CALLS_MAX,
             small: Pool::new(limits::SMALL_REQUESTS_BYTES_MAX, limits::SMALL_REQUESTS_WAITING_MAX),

@@ -1,0 +1,134 @@
+//! Answers that nobody reads stay in memory, so there is a bound on their bytes.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body as _, Frame};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+use tonic::body::Body;
+
+use super::errors::Error;
+
+/// Answers up to this size need no share, bytes: connections and their streams are bounded.
+const FREE_BYTES: usize = 1024;
+
+const TOO_MANY_BYTES_TEXT: &str = "the server has as many answers in memory as it may that were not read";
+
+/// The bytes of answers that a node may have in memory.
+#[derive(Clone, Debug)]
+pub(super) struct Answers(Arc<Semaphore>);
+
+impl Answers {
+    pub(super) fn new(bytes_max: usize) -> Answers {
+        Answers(Arc::new(Semaphore::new(bytes_max)))
+    }
+
+    /// The answer, which has its share until all of it is on its way or its connection is gone; or [`Error::Overloaded`], if there is none
+    /// left.
+    pub(super) async fn hold(&self, response: Response<Body>) -> Response<Body> {
+        let (head, mut rest) = response.into_parts();
+        // What a handler has answered is encoded by this, and does not wait.
+        let first = poll_fn(|context| Poll::Ready(Pin::new(&mut rest).poll_frame(context))).await;
+        let first = match first {
+            Poll::Ready(Some(first)) => first,
+            Poll::Ready(None) => return Response::from_parts(head, Body::empty()),
+            Poll::Pending => return Response::from_parts(head, rest),
+        };
+        let bytes = first.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
+        let mut held = None;
+        if bytes > FREE_BYTES {
+            held = u32::try_from(bytes).ok().and_then(|bytes| Arc::clone(&self.0).try_acquire_many_owned(bytes).ok());
+            if held.is_none() {
+                return Status::from(Error::Overloaded(TOO_MANY_BYTES_TEXT.to_owned())).into_http();
+            }
+        }
+        Response::from_parts(head, Body::new(Answer { first: Some(first), rest, _held: held }))
+    }
+}
+
+/// The body of an answer, whose first frame was asked for.
+struct Answer {
+    first: Option<Result<Frame<Bytes>, Status>>,
+    rest: Body,
+    _held: Option<OwnedSemaphorePermit>,
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(first)),
+            None => Pin::new(&mut self.rest).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_end_stream()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+
+    /// A body of one frame of data and trailers.
+    struct Whole(Option<Bytes>, Option<HeaderMap>);
+
+    impl http_body::Body for Whole {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            let data = self.0.take().map(Frame::data);
+            Poll::Ready(data.or_else(|| self.1.take().map(Frame::trailers)).map(Ok))
+        }
+    }
+
+    fn response(bytes: usize) -> Response<Body> {
+        let trailers = HeaderMap::from_iter([(http::header::TRAILER, http::HeaderValue::from_static("there"))]);
+        Response::new(Body::new(Whole(Some(vec![7; bytes].into()), Some(trailers))))
+    }
+
+    async fn frame(body: &mut Body) -> Option<Frame<Bytes>> {
+        poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await.map(Result::unwrap)
+    }
+
+    fn is_refused(response: &Response<Body>) -> bool {
+        Status::from_header_map(response.headers())
+            .is_some_and(|status| status.code() == tonic::Code::ResourceExhausted)
+    }
+
+    #[tokio::test]
+    async fn answers_beyond_the_bound_are_refused_until_others_were_read() {
+        let answers = Answers::new(150_000);
+        let first = answers.hold(response(100_000)).await;
+        assert!(!is_refused(&first));
+        for _ in 0..3 {
+            assert!(is_refused(&answers.hold(response(100_000)).await));
+            assert!(!is_refused(&answers.hold(response(100)).await));
+        }
+        let mut body = first.into_body();
+        assert_eq!(frame(&mut body).await.unwrap().into_data().unwrap().len(), 100_000);
+        // Its bytes may still be in the connection's memory.
+        assert!(is_refused(&answers.hold(response(100_000)).await));
+        assert!(frame(&mut body).await.unwrap().is_trailers());
+        assert!(frame(&mut body).await.is_none());
+        drop(body);
+        assert!(!is_refused(&answers.hold(response(100_000)).await));
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_nothing_stays_one() {
+        let mut body = Answers::new(1).hold(Response::new(Body::empty())).await.into_body();
+        assert!(frame(&mut body).await.is_none());
+    }
+}
