@@ -1,7 +1,7 @@
 //! The contract: what a server shows of scripted scenarios, and how that differs from what a Temporal server showed.
 //!
 //! `scenarios/` has the scripts ([`script`]), a file an area; `expected/` what each scenario showed when it was played on a Temporal server,
-//! with ids, times and tokens taken out ([`mod@show`]); `known_differences.toml` where Everlog is known to show something else ([`known`]).
+//! with ids, times and tokens taken out (`show.rs`); `known_differences.toml` where Everlog is known to show something else (`known.rs`).
 //! `cargo test --workspace --test contract` plays all of them on Everlog. To write down what a Temporal server shows:
 //!
 //! ```sh

@@ -12,8 +12,8 @@
 //! history
 //! ```
 //!
-//! A step is a verb (see [`crate::verbs`]) or the name of a method, options, and the fields of the request in protobuf's text format, with
-//! the abbreviations of [`crate::expand`]. A step whose line begins with `&` goes on in the background.
+//! A step is a verb (see `verbs.rs`) or the name of a method, options, and the fields of the request in protobuf's text format, with
+//! the abbreviations of `expand.rs`. A step whose line begins with `&` goes on in the background.
 
 /// One scenario.
 #[derive(Clone, Debug, PartialEq, Eq)]
