@@ -26,7 +26,6 @@ mod entry_cache;
 mod failure;
 mod flusher;
 mod hold_off;
-mod log_reader;
 mod log_store;
 mod network;
 mod pins;

@@ -4,6 +4,8 @@
 //! entry is readable as soon as `append` returns, from the cache; it leaves the cache only when the engine can serve it. The
 //! committed log id is kept in memory and written in front of the next append: losing it costs nothing but a later replay.
 
+mod reader;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,41 +16,40 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use self::reader::READ_BYTES;
 use crate::encoding;
 use crate::entry_cache::EntryCache;
 use crate::failure::FailureReport;
-use crate::log_reader::READ_BYTES;
 use crate::progress::GroupProgress;
 use crate::types::{Entry, GroupReplica, LogId, Payload, TypeConfig, Vote};
 
 /// The log of one group. Clones share it.
 #[derive(Clone)]
-pub(crate) struct GroupLog(pub(crate) Arc<Shared>);
+pub(crate) struct GroupLog(Arc<Shared>);
 
-/// What the clones share.
-pub(crate) struct Shared {
-    pub(crate) group: GroupId,
-    pub(crate) engine: Arc<dyn LogEngine>,
+struct Shared {
+    group: GroupId,
+    engine: Arc<dyn LogEngine>,
     progress: Arc<GroupProgress>,
     failure: FailureReport,
     cache_bytes_max: usize,
-    pub(crate) log: Mutex<Log>,
+    log: Mutex<Log>,
     /// The last submission that is durable.
     flushed_submission: AtomicU64,
 }
 
 /// The log as of everything that was submitted.
-pub(crate) struct Log {
+struct Log {
     replica: Option<GroupReplica>,
     vote: Option<Vote>,
     committed: Option<LogId>,
     committed_submitted: Option<LogId>,
     purged: Option<LogId>,
     /// Index of the first entry; `None` while there is none.
-    pub(crate) first: Option<u64>,
+    first: Option<u64>,
     /// The last entry, or what was purged last.
-    pub(crate) last: Option<LogId>,
-    pub(crate) cache: EntryCache,
+    last: Option<LogId>,
+    cache: EntryCache,
     submissions: u64,
 }
 
@@ -155,7 +156,7 @@ impl GroupLog {
 }
 
 impl Shared {
-    pub(crate) fn is_purged(&self, index: u64) -> bool {
+    fn is_purged(&self, index: u64) -> bool {
         self.log.lock().purged.is_some_and(|purged| purged.index >= index)
     }
 
@@ -298,11 +299,11 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     }
 }
 
-pub(crate) fn missing(group: GroupId, index: u64) -> io::Error {
+fn missing(group: GroupId, index: u64) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the log of group {group} has no entry {index}"))
 }
 
-pub(crate) fn storage_error(error: LogError) -> io::Error {
+fn storage_error(error: LogError) -> io::Error {
     io::Error::other(error)
 }
 

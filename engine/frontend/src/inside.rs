@@ -10,8 +10,8 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::forward::Forward;
-use super::layer::method_of;
-use super::request_body::{self, Budget};
+use super::layer::{bounded, method_of};
+use super::request_body::Budget;
 use super::services::WorkflowApi;
 
 /// What other nodes reach. No listener for clients leads here.
@@ -41,13 +41,7 @@ impl Inside {
             return Status::unimplemented("nodes do not ask that of each other").into_http();
         };
         // The same bounds as for calls that come straight from clients: each node keeps its own.
-        let _place = match self.budget.begin(method) {
-            Ok(place) => place,
-            Err(status) => return not_done(status),
-        };
-        match request_body::read(&self.budget, request).await {
-            Ok((request, _held)) => self.forward.answer_here(method, request, self.workflow.clone()).await,
-            Err(status) => status.into_http(),
-        }
+        let answer = async |request| self.forward.answer_here(method, request, self.workflow.clone()).await;
+        bounded(&self.budget, method, request, answer, not_done).await
     }
 }

@@ -23,7 +23,7 @@ use tower::{Layer, Service};
 
 use super::errors::cut;
 use super::forward::Forward;
-use super::request_body::{self, Budget};
+use super::request_body::{self, Budget, Frames};
 use super::services::{WorkflowApi, served};
 
 /// The text of the generated stubs of methods that are not implemented.
@@ -127,22 +127,36 @@ pub(super) async fn call<S>(
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
-    match request_body::read(&budget, request).await {
-        Ok((request, _held)) => {
-            // Not before: a request that does not arrive has what it takes of the bytes' budget, and keeps nobody out.
-            let _place = match budget.begin(method) {
-                Ok(place) => place,
-                Err(status) => return Ok(status.into_http()),
-            };
-            if let Some(forward) = forward {
-                // Boxed: a call of a cluster of one node has no room for it.
-                return Ok(Box::pin(forward.answer(method, request, service)).await);
-            }
-            let response = service.call(request.map(Body::new)).await?;
-            Ok(budget.answers.hold(response).await)
-        }
-        Err(status) => Ok(status.into_http()),
-    }
+    let answer = async |request: Request<Frames>| match forward {
+        // Boxed: a call of a cluster of one node has no room for it.
+        Some(forward) => Box::pin(forward.answer(method, request, service)).await,
+        None => match service.call(request.map(Body::new)).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        },
+    };
+    Ok(bounded(&budget, method, request, answer, Status::into_http).await)
+}
+
+/// Answers a call once the body of its request is there, within the bounds of `budget`. `no_place` is what is told when as many calls are
+/// answered as may be.
+pub(super) async fn bounded(
+    budget: &Arc<Budget>,
+    method: &str,
+    request: Request<Body>,
+    answer: impl AsyncFnOnce(Request<Frames>) -> Response<Body>,
+    no_place: impl FnOnce(Status) -> Response<Body>,
+) -> Response<Body> {
+    let (request, _held) = match request_body::read(budget, request).await {
+        Ok(read) => read,
+        Err(status) => return status.into_http(),
+    };
+    // Not before: a request that does not arrive has what it takes of the bytes' budget, and keeps nobody out.
+    let _place = match budget.begin(method) {
+        Ok(place) => place,
+        Err(status) => return no_place(status),
+    };
+    budget.answers.hold(answer(request).await).await
 }
 
 async fn observe(

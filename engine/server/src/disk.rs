@@ -38,10 +38,8 @@ impl DiskWatch {
         let mark = self.marks.mark(total);
         metrics::gauge!("everlog_disk_free_bytes").set(free as f64);
         metrics::gauge!("everlog_disk_mark_bytes").set(mark as f64);
-        let has_changed = self.room.note(free, mark, log.is_held);
-        let is_short = self.room.shortage().is_some();
-        metrics::gauge!("everlog_disk_short").set(if is_short { 1.0 } else { 0.0 });
-        match (has_changed, is_short) {
+        let has_changed = self.note(free, mark, log.is_held);
+        match (has_changed, self.room.shortage().is_some()) {
             (true, true) => {
                 tracing::error!(
                     free,
@@ -56,6 +54,13 @@ impl DiskWatch {
         Ok(())
     }
 
+    /// Takes note of the room, and says so in metrics. Whether it has become short, or is short no more.
+    fn note(&self, free: u64, mark: u64, is_held: bool) -> bool {
+        let has_changed = self.room.note(free, mark, is_held);
+        metrics::gauge!("everlog_disk_short").set(if self.room.shortage().is_some() { 1.0 } else { 0.0 });
+        has_changed
+    }
+
     /// Looks again and again.
     pub async fn run(self) {
         let mut interval = tokio::time::interval(limits::DISK_LOOK_INTERVAL);
@@ -68,7 +73,7 @@ impl DiskWatch {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     // The directory is gone, for example: what is accepted now might be lost.
-                    if self.room.note(0, 1, true) {
+                    if self.note(0, 0, true) {
                         tracing::error!(%error, "the room on the disk is not known, and new work is refused");
                     }
                 }

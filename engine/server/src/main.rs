@@ -116,7 +116,7 @@ fn stop_signal(leftover: Option<PathBuf>) -> std::io::Result<impl Future<Output 
                 // Files that are written meanwhile may stay; the system clears its temporary directory.
                 let _ = std::fs::remove_dir_all(directory);
             }
-            std::process::exit(i32::from(EXIT_FAILURE));
+            end_at_once(EXIT_FAILURE);
         });
     })
 }

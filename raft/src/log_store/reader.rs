@@ -7,15 +7,15 @@ use std::ops::{Bound, RangeBounds};
 use futures::stream::{self, Stream, StreamExt};
 use openraft::storage::RaftLogReader;
 
+use super::{GroupLog, missing, storage_error};
 use crate::encoding;
 use crate::entry_cache::payload_bytes;
-use crate::log_store::{GroupLog, missing, storage_error};
 use crate::types::{Entry, TypeConfig, Vote};
 
 /// Entries per step when a long range is streamed: enough to fill a write to the state engine.
 const STREAM_ENTRIES: u64 = 512;
 /// Bytes per read from the log engine, and of the entries in a message to a follower.
-pub(crate) const READ_BYTES: usize = 1 << 20;
+pub(super) const READ_BYTES: usize = 1 << 20;
 
 impl GroupLog {
     /// The entries in `range` that the log holds; fewer, but one, once they have `bytes_max` bytes.
