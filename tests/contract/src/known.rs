@@ -1,6 +1,7 @@
 //! Differences that are known.
 //!
-//! The list only ever shrinks: a difference that it does not have fails, and so does an entry of it that meets no difference any more.
+//! The list only ever shrinks: a difference that it does not have fails, and so does an entry of it that meets no difference any more,
+//! unless it says that the difference is there only `sometimes`.
 
 use std::collections::BTreeSet;
 
@@ -25,6 +26,9 @@ struct Kind {
     why: String,
     /// `area/scenario: path`, with `*` for anything.
     at: Vec<String>,
+    /// Not seen each time, so that it need not be there.
+    #[serde(default)]
+    sometimes: bool,
 }
 
 /// What the list makes of the differences of scenarios.
@@ -64,7 +68,9 @@ impl Known {
                 verdict.unknown.push((scenario, difference));
             }
         }
-        verdict.gone = entries.difference(&met).map(|entry| (*entry).to_owned()).collect();
+        let always = self.kinds.iter().filter(|kind| !kind.sometimes).flat_map(|kind| &kind.at);
+        let gone: BTreeSet<&String> = always.filter(|entry| !met.contains(entry.as_str())).collect();
+        verdict.gone = gone.into_iter().cloned().collect();
         verdict
     }
 }
@@ -102,7 +108,9 @@ mod tests {
 
     #[test]
     fn what_is_not_listed_and_what_is_gone_are_told() {
-        let known = Known::parse("[[difference]]\nwhy = 'because'\nat = ['a/b: c/*', 'a/b: gone']\n").unwrap();
+        let known = "[[difference]]\nwhy = 'because'\nat = ['a/b: c/*', 'a/b: gone']\n\
+                     [[difference]]\nwhy = 'a race'\nsometimes = true\nat = ['a/b: now and then']\n";
+        let known = Known::parse(known).unwrap();
         let at = |path: &str| Difference { path: path.to_owned(), expected: None, actual: None };
         let found = vec![("a/b".to_owned(), at("c/d")), ("a/b".to_owned(), at("e"))];
         let verdict = known.judge(found);
