@@ -183,6 +183,7 @@ const KEYS: &[Key] = keys! {
     "limit.maxIDLength" => limits.id_bytes_max,
     "limit.memoSize.error" => limits.memo_bytes_max,
     "limit.numPendingActivities.error" => limits.pending_activities_max,
+    "limit.numPendingChildExecutions.error" => limits.pending_children_max,
     "matching.longPollExpirationInterval" => frontend.poll_wait_max,
     "matching.queryPollerUnavailableWindow" => frontend.query_poller_window,
     "system.namespaceMinRetentionLocal" => frontend.retention_min,

@@ -114,7 +114,8 @@ pub enum RunCommand {
         task_queue: String,
     },
 
-    /// Another workflow has sent a message. Answered by [`Reply::Done`], however often it comes; a refusal tells what becomes of it.
+    /// Another workflow has sent a message. Answered by [`Reply::Done`], or [`Reply::Started`] where it starts a child, however often it
+    /// comes; a refusal tells what becomes of it.
     ReceiveMessage(Box<OutboxMessage>),
     /// It is known what became of a message that the run has sent. Answered by [`Reply::Done`], however often it comes.
     SettleMessage {

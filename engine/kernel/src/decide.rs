@@ -25,6 +25,9 @@ pub fn decide(
     match command {
         Command::StartWorkflow(start) => requests::start_workflow::decide(workflow, *start, ctx),
         Command::SignalWithStartWorkflow(request) => requests::signal_with_start::decide(workflow, *request, ctx),
+        Command::Run(RunCommand::ReceiveMessage(message)) if message.begins_workflow() => {
+            requests::start_child::decide(workflow, *message, ctx)
+        }
         Command::Run(command) => {
             let run_id =
                 run_id.or_else(|| unnamed_run(workflow, &command)).ok_or_else(Rejection::workflow_not_found)?;

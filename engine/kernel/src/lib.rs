@@ -28,6 +28,7 @@ mod activity_task;
 mod commands;
 mod decide;
 mod events;
+mod family;
 mod history_limits;
 mod payload_map;
 mod proto;

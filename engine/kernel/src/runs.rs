@@ -12,7 +12,7 @@ use crate::command::Reply;
 use crate::state::{Current, Run, Workflow};
 use crate::transition::{Transition, VisibilityKey};
 use crate::txn::{self, NewRun, Txn};
-use crate::{Context, Limits, Rejection, RowKey, RunId, Time, history_limits, time, workflow_task};
+use crate::{Context, Limits, Rejection, RowKey, RunId, Time, family, history_limits, time, workflow_task};
 
 /// Runs `handler` on one run of the workflow. If it refuses, it must have changed nothing.
 pub(crate) fn on_run(
@@ -31,6 +31,10 @@ pub(crate) fn on_run(
         }
     };
     let reply = history_limits::enforce(&mut txn, reply);
+    if txn.has_closed() {
+        let closing = txn.take_closing();
+        family::closed(&mut txn, closing);
+    }
     let (run, mut transition, successor) = txn.finish(reply);
     let deleted = is_due_for_deletion(&run, ctx.now);
     workflow.runs.insert(run_id, run);
@@ -127,9 +131,9 @@ fn schedule_first_task(txn: &mut Txn<'_>) {
     }
 }
 
-/// Whether the run is closed and has been kept long enough.
+/// Whether the run is closed, has been kept long enough, and owes nobody a message.
 pub(crate) fn is_due_for_deletion(run: &Run, now: Time) -> bool {
-    !run.is_open() && run.state.delete_time.is_some_and(|time| time <= now)
+    !run.is_open() && run.children.is_empty() && run.state.delete_time.is_some_and(|time| time <= now)
 }
 
 /// Deletes the run: its rows, and what is in memory of it.

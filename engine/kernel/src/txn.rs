@@ -42,6 +42,8 @@ pub(crate) struct Txn<'a> {
     changed: bool,
     created: bool,
     was_open: bool,
+    /// What has closed the run, if it is to be told to a parent.
+    closing: Option<Attributes>,
 }
 
 /// What a new run is started with.
@@ -76,6 +78,7 @@ impl<'a> Txn<'a> {
             changed: false,
             created: false,
             was_open,
+            closing: None,
         }
     }
 
@@ -107,6 +110,7 @@ impl<'a> Txn<'a> {
         self.run = run;
         self.effects.clear();
         self.successor = None;
+        self.closing = None;
         self.in_commands = false;
         self.changed = false;
     }
@@ -135,6 +139,9 @@ impl<'a> Txn<'a> {
         events::complete(&mut event, id, self.ctx.now);
         self.run.apply(&event).expect("the kernel writes no event that it does not apply");
         self.write(&event);
+        if !self.run.is_open() && self.run.info.started.has_parent() {
+            self.closing = event.attributes;
+        }
         id
     }
 
@@ -248,6 +255,16 @@ impl<'a> Txn<'a> {
     }
 
     // ---- Ends --------------------------------------------------------------------------------------------------------
+
+    /// Whether the run was open before this change, and is not any more.
+    pub(crate) fn has_closed(&self) -> bool {
+        self.was_open && !self.run.is_open()
+    }
+
+    /// Takes out what has closed the run, if it is to be told to a parent.
+    pub(crate) fn take_closing(&mut self) -> Option<Attributes> {
+        self.closing.take()
+    }
 
     /// Does what else belongs to the end of the run, after its closing event was appended: how long it is kept, and an answer
     /// to those who wait for one.

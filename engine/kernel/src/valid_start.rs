@@ -264,9 +264,20 @@ fn policies(
         ));
     }
     if terminate_if_running {
-        return Ok((WorkflowIdReusePolicy::AllowDuplicate, WorkflowIdConflictPolicy::TerminateExisting));
+        return Ok(policies_of_child(reuse));
     }
     Ok((reuse, if given { conflict } else { conflict_default }))
+}
+
+/// What is to happen to runs that stand in the way of a child.
+pub(crate) fn policies_of_child(reuse: WorkflowIdReusePolicy) -> (WorkflowIdReusePolicy, WorkflowIdConflictPolicy) {
+    #[expect(deprecated, reason = "workers still send it")]
+    let terminate_if_running = reuse == WorkflowIdReusePolicy::TerminateIfRunning;
+    if terminate_if_running {
+        (WorkflowIdReusePolicy::AllowDuplicate, WorkflowIdConflictPolicy::TerminateExisting)
+    } else {
+        (reuse, WorkflowIdConflictPolicy::Fail)
+    }
 }
 
 fn check_support(request: &StartWorkflowExecutionRequest) -> Result<(), Rejection> {

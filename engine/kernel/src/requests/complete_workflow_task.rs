@@ -105,7 +105,7 @@ fn go_on(
         return WorkflowTaskCompleted::default();
     }
     workflow_task::schedule(txn, heartbeat_since);
-    let is_held_back = txn.run.undelivered_messages() > txn.ctx.limits.undelivered_messages_max;
+    let is_held_back = txn.run.has_undelivered_messages(txn.ctx.limits.undelivered_messages_max);
     if !request.return_new_workflow_task || is_held_back {
         return WorkflowTaskCompleted::default();
     }

@@ -14,7 +14,7 @@ use everlog_proto::api::history::v1::{
 use crate::command::Reply;
 use crate::state::{Activity, Run, UserTimer};
 use crate::txn::Txn;
-use crate::{Rejection, Time, activity_task, retry, runs, successor, workflow_task};
+use crate::{Rejection, Time, activity_task, family, retry, runs, successor, workflow_task};
 
 /// Does all that is due.
 pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
@@ -31,6 +31,9 @@ pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
         if fired || timed_out || is_first_workflow_task_due(&txn.run, txn.now()) {
             workflow_task::ensure_scheduled(txn);
         }
+    }
+    if !txn.run.is_open() {
+        family::tell_children(txn);
     }
     // A wake row that has served must go, or move on, even if nothing else has changed.
     if txn.run.state.wake_at.is_some_and(|time| time <= txn.now()) {

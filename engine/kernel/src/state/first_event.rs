@@ -25,6 +25,7 @@ pub struct FirstEvent {
     run_timeout: Option<Duration>,
     workflow_task_timeout: Option<Duration>,
     has_retry_policy: bool,
+    has_parent: bool,
 }
 
 /// The fields of the attributes that a workflow can change later, each an encoded message.
@@ -82,6 +83,7 @@ impl FirstEvent {
             run_timeout: timeout(attributes.workflow_run_timeout.as_ref()),
             workflow_task_timeout: timeout(attributes.workflow_task_timeout.as_ref()),
             has_retry_policy: attributes.retry_policy.is_some(),
+            has_parent: attributes.parent_workflow_execution.is_some(),
         }
     }
 
@@ -162,6 +164,11 @@ impl FirstEvent {
     /// Whether the run has a retry policy.
     pub(crate) fn has_retry_policy(&self) -> bool {
         self.has_retry_policy
+    }
+
+    /// Whether the run is a child of another one.
+    pub(crate) fn has_parent(&self) -> bool {
+        self.has_parent
     }
 
     /// Bytes on the heap.

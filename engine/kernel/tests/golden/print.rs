@@ -126,6 +126,9 @@ fn effect(effect: &Effect) -> String {
             let what = match &message.body {
                 MessageBody::SignalExternal(signal) => format!("signal {}", signal.signal_name),
                 MessageBody::CancelExternal(_) => "cancel".to_owned(),
+                MessageBody::StartChild(start) => format!("start child {}", compact(&**start)),
+                MessageBody::ChildClosed(closed) => format!("child closed {}", compact(&**closed)),
+                MessageBody::ParentClosed(closed) => format!("parent closed {}", compact(closed)),
             };
             let run = message.target_run_id.map(|run| format!("/{run}")).unwrap_or_default();
             format!("send {} {what} to {}{run}", message.event_id, message.target_workflow_id)
@@ -263,6 +266,10 @@ pub(crate) fn state(run: &Run) -> String {
     for (event_id, cancel) in run.external_cancels.iter() {
         let _ = writeln!(out, "  cancel {event_id} of {}", cancel.0.execution.workflow_id);
     }
+    for (event_id, child) in run.children.iter() {
+        let started = child.started_event_id.map(|event_id| format!(" started {event_id}")).unwrap_or_default();
+        let _ = writeln!(out, "  child {event_id} {} {:?}{started}", child.workflow_id, child.parent_close_policy);
+    }
     for query in &run.queries {
         let _ = writeln!(out, "  query {} {}", query.query_id, query.query.query_type);
     }
@@ -280,6 +287,9 @@ pub(crate) fn description(description: &DescribeWorkflowExecutionResponse) -> St
     part("extended info", description.workflow_extended_info.as_ref().map(compact).unwrap_or_default());
     for activity in &description.pending_activities {
         part("pending activity", compact(activity));
+    }
+    for child in &description.pending_children {
+        part("pending child", compact(child));
     }
     if let Some(task) = &description.pending_workflow_task {
         part("pending workflow task", compact(task));

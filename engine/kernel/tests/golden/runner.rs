@@ -12,7 +12,10 @@
 //! | `query ID [type= reject=]`, `abandon-query ID`, `poll-query [queue=]` | |
 //! | `advance 5s`, `advance deadline` | moves the clock, by a time or to the run's next deadline |
 //! | `receive EVENT [signal=NAME input= child-only=] [reason=] [from=WORKFLOW]` | a message of another workflow: a signal, or else a request to cancel |
-//! | `settle EVENT [outcome=]` | a message that the run has sent with that event has arrived, or failed: `not-found`, `too-many-signals` |
+//! | `receive EVENT start-child=TYPE [input= run-timeout= reuse=]` | another workflow starts `wf` as its child |
+//! | `receive EVENT child=STATUS initiated=EVENT from=CHILD [result= failure=]` | a child has closed |
+//! | `receive 0 parent-closed=POLICY initiated=EVENT [from-run=6]` | the parent has closed |
+//! | `settle EVENT [outcome=]` | a message that the run has sent with that event has arrived, or failed: `not-found`, `too-many-signals`, `already-exists` |
 //! | `fire` | tells the kernel that deadlines are due |
 //! | `crash` | a new leader: only the rows are left |
 //! | `history`, `rows`, `state` | shows what there is |
@@ -228,6 +231,7 @@ impl Runner {
             }
             "receive" => {
                 let message = requests::message(arguments)?;
+                let run_id = run_id.or(message.target_run_id);
                 self.decide(run_id, RunCommand::ReceiveMessage(Box::new(message)))
             }
             "settle" => {
@@ -236,6 +240,7 @@ impl Runner {
                     None => MessageOutcome::Delivered,
                     Some("not-found") => MessageOutcome::NotFound,
                     Some("too-many-signals") => MessageOutcome::TooManySignals,
+                    Some("already-exists") => MessageOutcome::AlreadyExists,
                     Some(other) => return Err(format!("unknown outcome {other}").into()),
                 };
                 self.decide(run_id, RunCommand::SettleMessage { event_id, outcome })
@@ -347,6 +352,12 @@ impl Runner {
         }
         if let Some(value) = arguments.number("pending-external")? {
             limits.pending_external_max = value;
+        }
+        if let Some(value) = arguments.number("pending-children")? {
+            limits.pending_children_max = value;
+        }
+        if let Some(value) = arguments.number("children-told")? {
+            limits.children_told_max = value;
         }
         if let Some(value) = arguments.number("undelivered")? {
             limits.undelivered_messages_max = value;

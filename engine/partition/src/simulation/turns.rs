@@ -130,6 +130,12 @@ impl World {
                 if let Some((_, found)) = &mut loaded.search {
                     *found &= self.sabotage != Some(Sabotage::EarlierRunsForgotten);
                 }
+                if let Ok(workflow) = &mut loaded.workflow
+                    && self.sabotage == Some(Sabotage::FirstRunsForgotten)
+                {
+                    let current = workflow.current.as_ref().map(|current| current.run_id);
+                    workflow.runs.retain(|run_id, _| current == Some(*run_id));
+                }
                 ReadRows::Workflow(Box::new(loaded))
             }
             Wanted::Wakes { horizon, .. } if fails && self.sabotage == Some(Sabotage::OverdueForgotten) => {
