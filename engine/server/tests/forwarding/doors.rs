@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use everlog_cluster::Entry;
-use everlog_model::limits;
+use everlog_model::{NodeId, limits};
 use everlog_proto::RawCodec;
 use everlog_proto::internal::{
     AnnounceRequest, DeliverRequest, OfferRequest, OfferedTask, Sender, StartTaskRequest, TaskPageRequest, Workflow,
@@ -20,7 +20,7 @@ use tonic::{Code, Status};
 use super::cluster::{Cluster, NODES};
 use super::harness::wire;
 
-const INTERNAL: &str = "everlog.internal.v1.Internal";
+pub(crate) const INTERNAL: &str = "everlog.internal.v1.Internal";
 
 /// The way in for other nodes.
 struct Inside(Entry);
@@ -39,11 +39,22 @@ impl Service<http::Request<Body>> for Inside {
     }
 }
 
+/// What a node answers to another one.
+pub(crate) async fn answered(
+    cluster: &Cluster,
+    node: NodeId,
+    service: &str,
+    method: &str,
+    message: Vec<u8>,
+) -> Result<Bytes, Status> {
+    let mut grpc = tonic::client::Grpc::new(Inside(cluster.links.entry(node)));
+    let path = format!("/{service}/{method}").parse().unwrap();
+    grpc.unary(tonic::Request::new(Bytes::from(message)), path, RawCodec).await.map(tonic::Response::into_inner)
+}
+
 /// How a node refuses what another one asks.
 async fn refused(cluster: &Cluster, service: &str, method: &str, message: Vec<u8>) -> Status {
-    let mut grpc = tonic::client::Grpc::new(Inside(cluster.links.entry(NODES[0])));
-    let path = format!("/{service}/{method}").parse().unwrap();
-    grpc.unary(tonic::Request::new(Bytes::from(message)), path, RawCodec).await.unwrap_err()
+    answered(cluster, NODES[0], service, method, message).await.unwrap_err()
 }
 
 #[tokio::test(flavor = "multi_thread")]

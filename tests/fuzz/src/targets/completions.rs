@@ -25,7 +25,7 @@ use tonic::Status;
 
 use super::server::Server;
 use super::{Target, kind_of};
-use crate::mutate;
+use everlog_random::mutate;
 use everlog_random::Random;
 
 const NAMESPACE: &str = "default";

@@ -8,7 +8,7 @@ use everlog_visibility::{Filter, Query, Record, SearchAttributeTypes, Visibility
 use prost::Message;
 
 use super::{Target, kind_of};
-use crate::mutate;
+use everlog_random::mutate;
 use everlog_random::Random;
 
 /// Words of the language, which random bytes do not hit.

@@ -9,7 +9,7 @@ use everlog_storage::log::{LogEngine, LogRecord, RecoveredGroup};
 use everlog_storage::{GroupId, LogOptions, SegmentLog};
 
 use super::{Target, kind_of};
-use crate::mutate;
+use everlog_random::mutate;
 use everlog_random::Random;
 
 /// Groups that are looked at.

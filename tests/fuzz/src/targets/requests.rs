@@ -18,7 +18,7 @@ use tonic::Code;
 
 use super::server::Server;
 use super::{Target, kind_of};
-use crate::mutate;
+use everlog_random::mutate;
 use everlog_random::Random;
 
 const WORKFLOW: &str = "temporal.api.workflowservice.v1.WorkflowService";

@@ -5,7 +5,7 @@ use everlog_kernel::token::{self, ActivityTaskToken, HistoryPosition, QueryTaskT
 use everlog_kernel::{EntityKind, NamespaceId, RunId, Time};
 
 use super::Target;
-use crate::mutate;
+use everlog_random::mutate;
 use everlog_random::Random;
 
 pub(super) struct Tokens;
