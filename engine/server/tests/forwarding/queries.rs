@@ -15,7 +15,11 @@ use super::harness::{Client, execution, payloads, within};
 use super::requests::{id_of, poll, respond, start_on, workflow_poll};
 
 /// Asks a workflow, in the background.
-pub(crate) fn ask(client: &Client, workflow_id: &str, wait: Duration) -> JoinHandle<Result<QueryWorkflowResponse, Status>> {
+pub(crate) fn ask(
+    client: &Client,
+    workflow_id: &str,
+    wait: Duration,
+) -> JoinHandle<Result<QueryWorkflowResponse, Status>> {
     let request = QueryWorkflowRequest {
         namespace: NAMESPACE.to_owned(),
         execution: execution(workflow_id),
