@@ -4,11 +4,13 @@
 
 use std::time::Duration;
 
+use everlog_proto::api::enums::v1::ContinueAsNewInitiator;
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::{HistoryEvent, WorkflowExecutionStartedEventAttributes};
 use everlog_proto::wkt;
 
 use crate::command::Reply;
+use crate::cron::Cron;
 use crate::state::{Current, Run, Workflow};
 use crate::transition::{Transition, VisibilityKey};
 use crate::txn::{self, NewRun, Txn};
@@ -69,8 +71,8 @@ pub(crate) fn start_run(
 
 /// The beginning of a run: what it knows of itself, and its first event.
 ///
-/// Serves starts, continue-as-new and retries alike. What `new_run` leaves open is filled in: ids of a new chain, attempt 1,
-/// the timeouts that apply, and when the run and (unless it is given) the chain expire.
+/// Serves starts, continue-as-new, retries and cron schedules alike. What `new_run` leaves open is filled in: ids of a new chain,
+/// attempt 1, the timeouts that apply, when the run and (unless it is given) the chain expire, and the first turn of a cron schedule.
 fn begin<'a>(new_run: NewRun, workflow_id: &'a str, ctx: Context<'a>) -> Txn<'a> {
     let NewRun { run_id, mut started, user_metadata, links, start_request_id } = new_run;
     let now = ctx.now;
@@ -81,6 +83,7 @@ fn begin<'a>(new_run: NewRun, workflow_id: &'a str, ctx: Context<'a>) -> Txn<'a>
     }
     started.attempt = started.attempt.max(1);
     normalize_timeouts(&mut started, ctx.limits, now);
+    await_first_turn(&mut started, now);
     let backoff = duration(started.first_workflow_task_backoff.as_ref()).unwrap_or_default();
     started.first_workflow_task_backoff = Some(time::to_proto(backoff));
 
@@ -91,6 +94,17 @@ fn begin<'a>(new_run: NewRun, workflow_id: &'a str, ctx: Context<'a>) -> Txn<'a>
         ..HistoryEvent::default()
     };
     Txn::begin(run_id, first, start_request_id, workflow_id, ctx).expect("that is a WorkflowExecutionStarted")
+}
+
+/// Has the first run of a chain with a cron schedule wait for its turn. Temporal names the schedule as what has begun it, too.
+fn await_first_turn(started: &mut WorkflowExecutionStartedEventAttributes, now: Time) {
+    if started.first_workflow_task_backoff.is_some() {
+        return;
+    }
+    if let Ok(cron) = Cron::parse(&started.cron_schedule) {
+        started.initiator = ContinueAsNewInitiator::CronSchedule.into();
+        started.first_workflow_task_backoff = cron.backoff(now, now).map(time::to_proto);
+    }
 }
 
 /// The timeouts that apply: a run ends with its chain, and a workflow task with its run.

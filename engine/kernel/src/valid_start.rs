@@ -12,7 +12,7 @@ use everlog_proto::wkt;
 use prost::Message;
 
 use crate::txn::NewRun;
-use crate::{Context, Limits, Rejection, retry, time, validation};
+use crate::{Context, Limits, Rejection, cron, retry, time, validation};
 
 /// A request to start a workflow in which nothing is wrong that can be told without the workflow: nothing but
 /// [`ValidStart::new`] makes one, so it is looked at once, however many hands it goes through.
@@ -69,6 +69,7 @@ impl ValidStart {
             identity: request.identity,
             retry_policy: request.retry_policy,
             attempt: 1,
+            cron_schedule: request.cron_schedule,
             first_workflow_task_backoff: request.workflow_start_delay,
             memo: request.memo,
             search_attributes: request.search_attributes,
@@ -205,9 +206,7 @@ fn check_names(request: &StartWorkflowExecutionRequest, limits: &Limits) -> Resu
         if request.workflow_start_delay.is_some() {
             return Err(Rejection::invalid("CronSchedule and WorkflowStartDelay may not be used together."));
         }
-        return Err(Rejection::Unimplemented(
-            "cron_schedule is not supported by this server yet; use a schedule".into(),
-        ));
+        cron::validate(&request.cron_schedule)?;
     }
     check_duration(request.workflow_start_delay.as_ref(), "WorkflowStartDelay")?;
     let type_name = request.workflow_type.as_ref().map_or("", |workflow_type| &workflow_type.name);

@@ -79,6 +79,7 @@ pub(crate) fn signal_with_start(arguments: &mut Arguments<'_>) -> Outcome<Signal
         signal_name,
         signal_input,
         retry_policy: start.retry_policy,
+        cron_schedule: start.cron_schedule,
         memo: start.memo,
         search_attributes: start.search_attributes,
         header: start.header,
