@@ -257,7 +257,7 @@ pub enum Reply {
 }
 
 /// A run that was started, or found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Started {
     /// The run.
     pub run_id: RunId,
@@ -267,6 +267,8 @@ pub struct Started {
     pub started: bool,
     /// Its status.
     pub status: WorkflowExecutionStatus,
+    /// Its first workflow task, started for the caller, if that is a worker that has asked for it.
+    pub first_task: Option<Box<WorkflowTaskStart>>,
 }
 
 /// A started workflow task: the poll response, with the history as a range to read.
@@ -290,6 +292,8 @@ pub struct WorkflowTaskStart {
 pub struct WorkflowTaskCompleted {
     /// The next workflow task, started on the same worker, if it asked for that and there is one.
     pub next: Option<Box<WorkflowTaskStart>>,
+    /// Activities that it has scheduled and asked for, started on the same worker.
+    pub activities: Vec<PollActivityTaskQueueResponse>,
 }
 
 /// What became of a query.

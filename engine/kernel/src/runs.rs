@@ -9,8 +9,9 @@ use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::{HistoryEvent, WorkflowExecutionStartedEventAttributes};
 use everlog_proto::wkt;
 
-use crate::command::Reply;
+use crate::command::{Reply, WorkflowTaskStart};
 use crate::cron::Cron;
+use crate::requests::start_workflow_task;
 use crate::state::{Current, Run, Workflow};
 use crate::transition::{Transition, VisibilityKey};
 use crate::txn::{self, NewRun, Txn};
@@ -40,33 +41,37 @@ pub(crate) fn on_run(
         delete_run(workflow, run_id, &mut transition);
     }
     if let Some(new_run) = successor {
-        start_run(workflow, new_run, ctx, &mut transition, |_| {});
+        let _never_eager = start_run(workflow, new_run, ctx, &mut transition, |_| {});
     }
     Ok(transition)
 }
 
 /// Starts a run as part of `transition` and makes it the current one. `before_first_task` may record what happens to the run
-/// between its first event and its first workflow task.
+/// between its first event and its first workflow task. Returns that task, started, if whoever starts the run takes it at once.
 pub(crate) fn start_run(
     workflow: &mut Workflow,
     new_run: NewRun,
     ctx: &mut Context<'_>,
     transition: &mut Transition,
     before_first_task: impl FnOnce(&mut Txn<'_>),
-) {
+) -> Option<WorkflowTaskStart> {
     let run_id = new_run.run_id;
+    let is_eager = new_run.started.eager_execution_accepted;
+    let identity = if is_eager { new_run.started.identity.clone() } else { String::new() };
     let mut txn = begin(new_run, &workflow.id, ctx.reborrow());
     if let Some(previous) = &workflow.current {
         txn.set_previous_run(previous.run_id);
     }
     before_first_task(&mut txn);
     schedule_first_task(&mut txn);
+    let first_task = if is_eager { start_workflow_task::start_eager(&mut txn, identity).ok() } else { None };
     let (run, started, _) = txn.finish(Ok(Reply::Done));
     workflow.runs.insert(run_id, run);
     txn::merge(transition, started);
     let current = Current { run_id };
     transition.rows.push((RowKey::Current, Some(current.to_row())));
     workflow.current = Some(current);
+    first_task
 }
 
 /// The beginning of a run: what it knows of itself, and its first event.

@@ -24,6 +24,8 @@ pub struct ValidStart {
     links: Vec<Link>,
     /// Empty if the kernel is to give it one.
     request_id: String,
+    /// Whether the caller is a worker that wants the first workflow task with the answer.
+    pub(crate) is_eager: bool,
     pub(crate) reuse: WorkflowIdReusePolicy,
     pub(crate) conflict: WorkflowIdConflictPolicy,
     pub(crate) on_conflict: OnConflictOptions,
@@ -57,6 +59,9 @@ impl ValidStart {
         if on_conflict.attach_completion_callbacks && !on_conflict.attach_request_id {
             return Err(Rejection::invalid("attaching request ID is required for attaching completion callbacks"));
         }
+        let is_delayed =
+            !request.cron_schedule.is_empty() || time::positive(request.workflow_start_delay.as_ref()) != Ok(None);
+        let is_eager = request.request_eager_execution && !is_delayed;
         let started = WorkflowExecutionStartedEventAttributes {
             workflow_type: request.workflow_type,
             task_queue: Some(task_queue),
@@ -75,6 +80,7 @@ impl ValidStart {
             search_attributes: request.search_attributes,
             header: request.header,
             priority: request.priority,
+            eager_execution_accepted: is_eager,
             ..WorkflowExecutionStartedEventAttributes::default()
         };
         Ok(ValidStart {
@@ -82,6 +88,7 @@ impl ValidStart {
             user_metadata: request.user_metadata,
             links: request.links,
             request_id: request.request_id,
+            is_eager,
             reuse,
             conflict,
             on_conflict,

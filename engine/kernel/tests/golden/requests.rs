@@ -25,7 +25,7 @@ use everlog_proto::api::workflowservice::v1::{SignalWithStartWorkflowExecutionRe
 use crate::arguments::{Arguments, Outcome, payload};
 
 /// `start queue=q type=T input=1 request-id=r run-timeout=10s execution-timeout=20s task-timeout=10s delay=5s reuse=...
-/// conflict=... memo-KEY=... sa-KEY=... summary=... cron=... priority=1` and a retry policy (see [`retry_policy`]).
+/// conflict=... memo-KEY=... sa-KEY=... summary=... cron=... priority=1 eager=true` and a retry policy (see [`retry_policy`]).
 pub(crate) fn start(arguments: &mut Arguments<'_>) -> Outcome<StartWorkflowExecutionRequest> {
     Ok(StartWorkflowExecutionRequest {
         workflow_id: "wf".to_owned(),
@@ -55,6 +55,7 @@ pub(crate) fn start(arguments: &mut Arguments<'_>) -> Outcome<StartWorkflowExecu
         workflow_start_delay: arguments.duration("delay")?,
         user_metadata: user_metadata(arguments),
         priority: arguments.number("priority")?.map(|priority_key| Priority { priority_key, ..Priority::default() }),
+        request_eager_execution: arguments.flag("eager")?,
         ..StartWorkflowExecutionRequest::default()
     })
 }
@@ -295,6 +296,7 @@ fn schedule_activity(arguments: &mut Arguments<'_>) -> Outcome<ScheduleActivityT
         heartbeat_timeout: arguments.duration("heartbeat")?,
         retry_policy: retry_policy(arguments)?,
         priority: arguments.number("priority")?.map(|priority_key| Priority { priority_key, ..Priority::default() }),
+        request_eager_execution: arguments.flag("eager")?,
         ..ScheduleActivityTaskCommandAttributes::default()
     })
 }

@@ -26,6 +26,7 @@ mod worker;
 use std::collections::HashMap;
 use std::error::Error;
 
+use everlog_kernel::command::{Reply, Started};
 use everlog_kernel::describe::describe;
 use everlog_kernel::outbox::Outcome as MessageOutcome;
 use everlog_kernel::token::{ActivityTaskToken, WorkflowTaskToken};
@@ -263,7 +264,15 @@ impl Runner {
     /// Decides a start, if it is a valid one.
     fn start(&mut self, command: Result<Command, Rejection>) -> Outcome<String> {
         match command {
-            Ok(command) => self.decide(None, command),
+            Ok(command) => match self.transition(None, command) {
+                Ok(transition) => {
+                    if let Ok(Reply::Started(Started { first_task: Some(task), .. })) = &transition.reply {
+                        self.take_workflow_task(String::new(), task);
+                    }
+                    Ok(print::transition(&transition))
+                }
+                Err(refused) => Ok(print::rejection(&refused) + "\n"),
+            },
             Err(refused) => Ok(print::rejection(&refused) + "\n"),
         }
     }
