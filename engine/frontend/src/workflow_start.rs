@@ -89,5 +89,9 @@ fn check_open(namespace: &NamespaceRecord) -> Result<(), Error> {
     if namespace.state == NamespaceState::Registered {
         return Ok(());
     }
-    Err(Error::NamespaceInvalidState { namespace: namespace.name().to_owned(), state: namespace.state })
+    Err(Error::NamespaceInvalidState {
+        namespace: namespace.name().to_owned(),
+        state: namespace.state,
+        allowed: &[NamespaceState::Registered],
+    })
 }

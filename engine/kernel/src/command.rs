@@ -38,6 +38,8 @@ pub enum RunCommand {
     RequestCancelWorkflow(Box<RequestCancelWorkflowExecutionRequest>),
     /// Answered by [`Reply::Done`].
     TerminateWorkflow(Box<TerminateWorkflowExecutionRequest>),
+    /// Deletes a run, after its end. Answered by [`Reply::Done`].
+    DeleteWorkflow,
 
     /// A poller is at hand for a workflow task. Answered by [`Reply::WorkflowTaskStarted`]; refused with `NotFound` when the
     /// task is not there any more.
@@ -173,6 +175,7 @@ impl RunCommand {
             RunCommand::SignalWorkflow(_) => "SignalWorkflow",
             RunCommand::RequestCancelWorkflow(_) => "RequestCancelWorkflow",
             RunCommand::TerminateWorkflow(_) => "TerminateWorkflow",
+            RunCommand::DeleteWorkflow => "DeleteWorkflow",
             RunCommand::StartWorkflowTask(_) => "StartWorkflowTask",
             RunCommand::CompleteWorkflowTask(..) => "CompleteWorkflowTask",
             RunCommand::FailWorkflowTask(..) => "FailWorkflowTask",

@@ -144,6 +144,7 @@ fn run_command_bytes(command: &RunCommand) -> usize {
             MessageBody::CancelExternal(_) => 0,
         },
         RunCommand::RequestCancelWorkflow(_)
+        | RunCommand::DeleteWorkflow
         | RunCommand::StartWorkflowTask(_)
         | RunCommand::SaveWorkflowTaskStart
         | RunCommand::ResetStickyTaskQueue
