@@ -56,6 +56,7 @@ fn on_existing_run(txn: &mut Txn<'_>, command: RunCommand) -> Result<Result<Repl
         C::SignalWorkflow(request) => requests::signal_workflow::apply(txn, *request),
         C::RequestCancelWorkflow(request) => requests::request_cancel_workflow::apply(txn, *request),
         C::TerminateWorkflow(request) => requests::terminate_workflow::apply(txn, *request),
+        C::DeleteWorkflow => requests::delete_workflow::apply(txn),
         C::StartWorkflowTask(start) => requests::start_workflow_task::apply(txn, start),
         C::FailWorkflowTask(token, request) => requests::fail_workflow_task::apply(txn, &token, *request),
         C::SaveWorkflowTaskStart => {

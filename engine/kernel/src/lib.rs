@@ -26,6 +26,7 @@ pub mod transition;
 
 mod activity_task;
 mod commands;
+mod cron;
 mod decide;
 mod events;
 mod family;

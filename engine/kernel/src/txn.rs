@@ -32,8 +32,10 @@ pub(crate) struct Txn<'a> {
     pub(crate) ctx: Context<'a>,
     /// What happens besides the rows.
     pub(crate) effects: Vec<Effect>,
-    /// A run to be started in the same transition: continue-as-new, retry.
+    /// A run to be started in the same transition: continue-as-new, retry, cron schedule.
     pub(crate) successor: Option<NewRun>,
+    /// Activities (by scheduled event id) that the worker wants to have with the answer to the completion that schedules them.
+    pub(crate) eager_activities: Vec<i64>,
     /// Events appended, in `History` encoding, from `history_first` on.
     history: Vec<u8>,
     history_first: i64,
@@ -72,6 +74,7 @@ impl<'a> Txn<'a> {
             ctx,
             effects: Vec::new(),
             successor: None,
+            eager_activities: Vec::new(),
             history: Vec::new(),
             history_first,
             in_commands: false,
@@ -111,6 +114,7 @@ impl<'a> Txn<'a> {
         self.effects.clear();
         self.successor = None;
         self.closing = None;
+        self.eager_activities.clear();
         self.in_commands = false;
         self.changed = false;
     }

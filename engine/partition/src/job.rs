@@ -141,6 +141,7 @@ fn run_command_bytes(command: &RunCommand) -> usize {
         RunCommand::QueryWorkflow { query, .. } => payloads(&query.query_args),
         RunCommand::ReceiveMessage(message) => message.payload_bytes(),
         RunCommand::RequestCancelWorkflow(_)
+        | RunCommand::DeleteWorkflow
         | RunCommand::StartWorkflowTask(_)
         | RunCommand::SaveWorkflowTaskStart
         | RunCommand::ResetStickyTaskQueue

@@ -4,6 +4,8 @@
 
 #[path = "restart/command_line.rs"]
 mod command_line;
+#[path = "restart/deletion.rs"]
+mod deletion;
 mod harness;
 
 use std::path::Path;

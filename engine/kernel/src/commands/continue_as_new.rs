@@ -96,9 +96,6 @@ fn started(
         Some(task_queue) => Some(validation::task_queue(Some(task_queue), bytes_max)?),
         None => current.task_queue,
     };
-    if !attributes.cron_schedule.is_empty() {
-        return Err("CronSchedule is not supported by this server yet.".to_owned());
-    }
     let retry_policy = attributes.retry_policy.map(retry::with_defaults);
     if let Some(policy) = &retry_policy {
         retry::validate(policy).map_err(|rejection| rejection.to_string())?;
@@ -116,6 +113,8 @@ fn started(
         workflow_run_timeout: run_timeout.map(time::to_proto).or(current.workflow_run_timeout),
         workflow_task_timeout: task_timeout.map(time::to_proto).or(current.workflow_task_timeout),
         retry_policy,
+        // As in Temporal, one that cannot be read is not refused here: no run follows by it.
+        cron_schedule: attributes.cron_schedule,
         initiator: initiator.into(),
         continued_failure: attributes.failure,
         last_completion_result: attributes.last_completion_result,

@@ -12,7 +12,7 @@ use everlog_proto::wkt;
 use super::{CommandContext, Invalid};
 use crate::outbox::{MessageBody, StartChild, child_run_id};
 use crate::txn::Txn;
-use crate::{retry, time, validation};
+use crate::{cron, retry, time, validation};
 
 const CAUSE: Cause = Cause::BadStartChildExecutionAttributes;
 
@@ -68,9 +68,8 @@ fn initiated(
         let invalid = |rejection| about.invalid("invalid WorkflowRetryPolicy", &rejection);
         retry::validate(policy).map_err(invalid).map_err(bad)?;
     }
-    if !attributes.cron_schedule.is_empty() {
-        return Err(bad(about.invalid("invalid CronSchedule", &"invalid CronSchedule.")));
-    }
+    cron::validate(&attributes.cron_schedule)
+        .map_err(|problem| bad(about.invalid("invalid CronSchedule", &problem)))?;
     let bytes_max = txn.ctx.limits.id_bytes_max;
     let task_queue = match attributes.task_queue.filter(|task_queue| !task_queue.name.is_empty()) {
         Some(task_queue) => {

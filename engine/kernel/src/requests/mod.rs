@@ -6,6 +6,7 @@
 pub(crate) mod cancel_activity;
 pub(crate) mod complete_activity;
 pub(crate) mod complete_workflow_task;
+pub(crate) mod delete_workflow;
 pub(crate) mod fail_activity;
 pub(crate) mod fail_workflow_task;
 pub(crate) mod fire_timers;

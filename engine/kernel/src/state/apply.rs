@@ -341,11 +341,11 @@ impl Run {
         self.state.next_workflow_task_attempt = attempt.saturating_add(1);
     }
 
-    /// Gives the run other memo and search attributes. A retry begins with what the first event says, so that is kept.
+    /// Gives the run other memo and search attributes. Where another run may begin with what the first event says, that is kept.
     fn set_properties(&mut self, properties: &Properties) {
         self.info_changed = true;
         let info = Arc::make_mut(&mut self.info);
-        if info.started.has_retry_policy() && info.original_properties.is_none() {
+        if info.started.may_begin_again() && info.original_properties.is_none() {
             let Properties { memo, search_attributes } = info.started.properties();
             info.original_properties = Some(Box::new(OriginalProperties {
                 memo: memo.map(Encoded::new),

@@ -67,9 +67,9 @@ pub struct RunInfo {
     /// When its first workflow task is due: later than `start_time` for a delayed run.
     pub execution_time: Time,
     /// The started event, which has type, task queue, timeouts, retry policy, memo, search attributes, parent and chain. The
-    /// input, header and last completion result are kept only where a retry will need them again.
+    /// input, header and last completion result are kept only where a next run will need them again.
     pub started: FirstEvent,
-    /// Memo and search attributes as the first event has them, once the workflow has changed them, if a retry will need them.
+    /// Memo and search attributes as the first event has them, once the workflow has changed them, if a next run will need them.
     pub original_properties: Option<Box<OriginalProperties>>,
     /// Summary and details given at the start.
     pub user_metadata: Option<Box<UserMetadata>>,

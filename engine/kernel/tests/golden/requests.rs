@@ -28,7 +28,7 @@ use everlog_proto::api::workflowservice::v1::{SignalWithStartWorkflowExecutionRe
 use crate::arguments::{Arguments, Outcome, payload};
 
 /// `start queue=q type=T input=1 request-id=r run-timeout=10s execution-timeout=20s task-timeout=10s delay=5s reuse=...
-/// conflict=... memo-KEY=... sa-KEY=... summary=... cron=... priority=1` and a retry policy (see [`retry_policy`]).
+/// conflict=... memo-KEY=... sa-KEY=... summary=... cron=... priority=1 eager=true` and a retry policy (see [`retry_policy`]).
 pub(crate) fn start(arguments: &mut Arguments<'_>) -> Outcome<StartWorkflowExecutionRequest> {
     Ok(StartWorkflowExecutionRequest {
         workflow_id: "wf".to_owned(),
@@ -58,6 +58,7 @@ pub(crate) fn start(arguments: &mut Arguments<'_>) -> Outcome<StartWorkflowExecu
         workflow_start_delay: arguments.duration("delay")?,
         user_metadata: user_metadata(arguments),
         priority: arguments.number("priority")?.map(|priority_key| Priority { priority_key, ..Priority::default() }),
+        request_eager_execution: arguments.flag("eager")?,
         ..StartWorkflowExecutionRequest::default()
     })
 }
@@ -82,6 +83,7 @@ pub(crate) fn signal_with_start(arguments: &mut Arguments<'_>) -> Outcome<Signal
         signal_name,
         signal_input,
         retry_policy: start.retry_policy,
+        cron_schedule: start.cron_schedule,
         memo: start.memo,
         search_attributes: start.search_attributes,
         header: start.header,
@@ -283,6 +285,7 @@ fn body(arguments: &mut Arguments<'_>) -> Outcome<MessageBody> {
             workflow_run_timeout: start.workflow_run_timeout,
             retry_policy: start.retry_policy,
             workflow_id_reuse_policy: start.workflow_id_reuse_policy,
+            cron_schedule: start.cron_schedule,
             ..StartChildWorkflowExecutionInitiatedEventAttributes::default()
         };
         let root = Some(execution("root", None));
@@ -363,6 +366,7 @@ fn schedule_activity(arguments: &mut Arguments<'_>) -> Outcome<ScheduleActivityT
         heartbeat_timeout: arguments.duration("heartbeat")?,
         retry_policy: retry_policy(arguments)?,
         priority: arguments.number("priority")?.map(|priority_key| Priority { priority_key, ..Priority::default() }),
+        request_eager_execution: arguments.flag("eager")?,
         ..ScheduleActivityTaskCommandAttributes::default()
     })
 }

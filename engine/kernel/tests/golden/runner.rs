@@ -3,7 +3,7 @@
 //! | command | what it does |
 //! |---|---|
 //! | `start`, `signal-with-start` | see `requests.rs` for the arguments |
-//! | `signal NAME [input= request-id=]`, `cancel [reason=]`, `terminate [reason= details=]` | requests of a client |
+//! | `signal NAME [input= request-id=]`, `cancel [reason=]`, `terminate [reason= details=]`, `delete` | requests of a client |
 //! | `poll-workflow [queue= scheduled= attempt= request-id= token=NAME]` | a worker takes the workflow task: the pending one, from the sticky queue if there is one, unless told otherwise |
 //! | `command NAME ... [of-type=NAME bare=true]` | adds a workflow command to the next `complete`; its type may be another one's, its attributes missing |
 //! | `complete [sticky= sticky-timeout= return-new= force-new= answer-ID= fail-ID= message= token=NAME]` | the worker completes its workflow task; `answer-7=x` answers query 7 |
@@ -29,6 +29,7 @@ mod worker;
 use std::collections::HashMap;
 use std::error::Error;
 
+use everlog_kernel::command::{Reply, Started};
 use everlog_kernel::describe::describe;
 use everlog_kernel::outbox::Outcome as MessageOutcome;
 use everlog_kernel::token::{ActivityTaskToken, WorkflowTaskToken};
@@ -148,6 +149,7 @@ impl Runner {
                 };
                 self.decide(run_id, RunCommand::TerminateWorkflow(Box::new(request)))
             }
+            "delete" => self.decide(run_id, RunCommand::DeleteWorkflow),
             "command" => {
                 self.commands.push(requests::command(arguments)?);
                 Ok(String::new())
@@ -268,7 +270,15 @@ impl Runner {
     /// Decides a start, if it is a valid one.
     fn start(&mut self, command: Result<Command, Rejection>) -> Outcome<String> {
         match command {
-            Ok(command) => self.decide(None, command),
+            Ok(command) => match self.transition(None, command) {
+                Ok(transition) => {
+                    if let Ok(Reply::Started(Started { first_task: Some(task), .. })) = &transition.reply {
+                        self.take_workflow_task(String::new(), task);
+                    }
+                    Ok(print::transition(&transition))
+                }
+                Err(refused) => Ok(print::rejection(&refused) + "\n"),
+            },
             Err(refused) => Ok(print::rejection(&refused) + "\n"),
         }
     }

@@ -316,18 +316,19 @@ fn started_task(reply: &mut Reply) -> Option<&mut WorkflowTaskStart> {
     match reply {
         Reply::WorkflowTaskStarted(start) => Some(start),
         Reply::WorkflowTaskCompleted(completed) => completed.next.as_deref_mut(),
+        Reply::Started(started) => started.first_task.as_deref_mut(),
         _ => None,
     }
 }
 
 /// Where the history is that goes with a reply.
 fn history_of(reply: &Reply, run_id: Option<RunId>, entry: &Entry) -> Option<history::HistorySource> {
-    let start = match reply {
-        Reply::WorkflowTaskStarted(start) | Reply::QueryTask(start) => start,
-        Reply::WorkflowTaskCompleted(completed) => completed.next.as_ref()?,
+    let (run_id, start) = match reply {
+        Reply::WorkflowTaskStarted(start) | Reply::QueryTask(start) => (run_id?, start),
+        Reply::WorkflowTaskCompleted(completed) => (run_id?, completed.next.as_ref()?),
+        Reply::Started(started) => (started.run_id, started.first_task.as_ref()?),
         _ => return None,
     };
-    let run_id = run_id?;
     match entry.runs.tail(run_id) {
         Some(tail) => Some(tail.source(run_id, start.history_from, start.history_to)),
         None => Some(history::HistoryTail::default().source(run_id, start.history_from, start.history_to)),
