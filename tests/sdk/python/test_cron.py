@@ -20,7 +20,7 @@ class Counting:
     @workflow.run
     async def run(self, start: int) -> int:
         before = workflow.get_last_completion_result(int)
-        if before is not None and before == start + 1 and not workflow.has_last_completion_failure():
+        if before is not None and before == start + 1 and workflow.get_last_failure() is None:
             raise ApplicationError("the second run fails")
         return (before if before is not None else start) + 1
 
