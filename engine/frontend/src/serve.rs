@@ -270,7 +270,7 @@ fn internal_service(services: &Services, tallies: &Arc<Tallies>) -> Option<(Arc<
     Some((peers, Service::new(parts)))
 }
 
-/// Newer SDKs compress what they send. Answers are not compressed: they would cost this server more than the network.
+/// Newer SDKs compress what they send. Large answers to them are compressed too, by `response_body.rs`.
 fn routes(
     services: Services,
     tallies: Arc<Tallies>,

@@ -113,7 +113,11 @@ fn started(
         },
         task_queue,
         input: attributes.input,
-        workflow_run_timeout: run_timeout.map(time::to_proto).or(current.workflow_run_timeout),
+        // None is written as zero, as Temporal does.
+        workflow_run_timeout: run_timeout
+            .map(time::to_proto)
+            .or(current.workflow_run_timeout)
+            .or_else(|| Some(time::to_proto(Duration::ZERO))),
         workflow_task_timeout: task_timeout.map(time::to_proto).or(current.workflow_task_timeout),
         retry_policy,
         initiator: initiator.into(),

@@ -30,12 +30,8 @@ pub(crate) fn apply(txn: &mut Txn<'_>, start: StartActivityTask) -> Result<Reply
             let now = txn.now();
             let once = activity.scheduled.retry_policy.as_ref().is_none_or(|policy| policy.maximum_attempts == 1);
             let activity = if once { txn.activity_mut(id) } else { txn.activity_mut_unsaved(id) };
-            activity.ok_or_else(Rejection::activity_not_found)?.started = Some(ActivityStarted {
-                time: now,
-                identity: start.identity,
-                request_id: start.request_id,
-                last_heartbeat: None,
-            });
+            activity.ok_or_else(Rejection::activity_not_found)?.started =
+                Some(ActivityStarted { time: now, identity: start.identity, request_id: start.request_id });
         }
     }
     let activity = txn.run.activities.get(&id).ok_or_else(Rejection::activity_not_found)?;

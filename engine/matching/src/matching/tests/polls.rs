@@ -98,8 +98,17 @@ async fn a_worker_that_shuts_down_ends_its_polls_and_its_sticky_queue() {
     matching.worker_shutdown(Some(&queue_id("sticky")), "instance");
     assert!(matches!(got(&mut mine), Some(Matched::Nothing)));
     assert_eq!(event_of(got(&mut anothers).unwrap()), 1);
+    // A poll that was on its way does not make it look as if it were there again.
+    assert!(matches!(got(&mut start_poll(&matching, sticky_poll())), Some(Matched::Nothing)));
     offer(&matching, PARTITION, sticky_task(2));
-    assert_eq!(next_event(&matching).await, 2);
+    assert!(matches!(got(&mut start_poll(&matching, normal_poll())), Some(Matched::Nothing)));
+    let another = Poll { worker_instance_key: "another".to_owned(), ..normal_poll() };
+    assert_eq!(event_of(matching.poll(another, in_seconds(1)).await), 2);
+    for _ in 0..=limits::WORKER_SHUTDOWN_REMEMBERED.as_secs() {
+        advance(Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
+    }
+    assert!(got(&mut start_poll(&matching, normal_poll())).is_none());
 }
 
 #[tokio::test(start_paused = true)]
