@@ -141,14 +141,7 @@ impl Flusher {
         let applied: Vec<_> = groups.iter().map(|group| (group, group.progress().applied())).collect();
         self.trigger.reset();
         let started = std::time::Instant::now();
-        loop {
-            let engine = self.engine.clone();
-            match tokio::task::spawn_blocking(move || engine.flush()).await {
-                Ok(Err(error)) if self.failure.waits_for_room(&error).await => {}
-                flushed => break self.outcome("flush", flushed)?,
-            }
-        }
-        self.failure.has_room();
+        self.flush_rows().await?;
         metrics::histogram!("everlog_raft_flush_seconds").record(started.elapsed());
         for (group, position) in applied {
             if let Some(position) = position {
@@ -156,6 +149,21 @@ impl Flusher {
             }
         }
         Ok(())
+    }
+
+    /// Makes durable what is in the state engine, and waits for room on the disk to do so.
+    pub(crate) async fn flush_rows(&self) -> Result<(), NodeError> {
+        loop {
+            let engine = self.engine.clone();
+            match tokio::task::spawn_blocking(move || engine.flush()).await {
+                Ok(Err(error)) if self.failure.waits_for_room(&error).await => {}
+                flushed => {
+                    self.outcome("flush", flushed)?;
+                    self.failure.has_room();
+                    return Ok(());
+                }
+            }
+        }
     }
 
     /// Purges the log of `group` but for the last `kept` bytes, what is not durable, and what is pinned.

@@ -132,7 +132,7 @@ impl Node {
         let _ = dead.raft().shutdown().await;
         while ended.changed().await.is_ok() {}
         dead.log().settle().await.map_err(|error| failed(error.to_string()))?;
-        self.flush_rows().await?;
+        self.flusher.flush_rows().await?;
         self.check_running()?;
         let open = self.start(replica, Start::Open).await.map_err(|NodeError(error)| failed(error))?;
         let handle = open.group.clone();
@@ -152,7 +152,7 @@ impl Node {
         if !*baseline {
             // The engines may have been in use by an earlier node of this process: what they serve need not be durable yet,
             // and recovery below takes it for durable.
-            self.flush_rows().await?;
+            self.flusher.flush_rows().await?;
             self.spawn_flusher();
             *baseline = true;
         }
@@ -170,11 +170,6 @@ impl Node {
             return Err(NodeError("the node is shut down".to_string()));
         }
         self.failure.first().map_or(Ok(()), Err)
-    }
-
-    async fn flush_rows(&self) -> Result<(), NodeError> {
-        let state = self.state.clone();
-        blocking(move || state.flush()).await.inspect_err(|error| self.failure.report(error))
     }
 
     /// Flushes the rows of all groups and purges their logs now, instead of when enough has gathered.

@@ -18,15 +18,18 @@ use everlog_storage::{Follow, GroupId, Wake, Watch};
 
 const NONE: u32 = u32::MAX;
 
-/// Engines that panic once: in the core of a group when it appends, or in its state machine when it applies.
+/// Engines that panic once: in the core of a group when it appends, or in its state machine when it applies. The disk may be full for
+/// a while.
 struct Fragile<E> {
     engine: E,
     victim: AtomicU32,
+    /// How many flushes find no room, from now on.
+    flushes_without_room: AtomicU32,
 }
 
 impl<E> Fragile<E> {
     fn new(engine: E) -> Arc<Fragile<E>> {
-        Arc::new(Fragile { engine, victim: AtomicU32::new(NONE) })
+        Arc::new(Fragile { engine, victim: AtomicU32::new(NONE), flushes_without_room: AtomicU32::new(0) })
     }
 
     fn kill(&self, group: GroupId) {
@@ -131,6 +134,10 @@ impl StateEngine for Fragile<CrashState> {
     }
 
     fn flush(&self) -> Result<(), StateError> {
+        let fails = |left: u32| left.checked_sub(1);
+        if self.flushes_without_room.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fails).is_ok() {
+            return Err(StateError("No space left on device (os error 28)".to_owned()));
+        }
         self.engine.flush()
     }
 }
@@ -195,6 +202,25 @@ async fn a_dead_group_is_opened_again() {
         node.shutdown().await.unwrap();
         assert!(node.reopen_group(VICTIM).await.is_err());
     }
+}
+
+#[tokio::test]
+async fn a_dead_group_is_opened_again_once_there_is_room() {
+    const VICTIM: GroupId = GroupId(1);
+    let (log, state) = (Fragile::new(CrashLog::new(1)), Fragile::new(CrashState::new(1)));
+    let node = Node::new(NodeOptions::default(), log.clone(), state.clone());
+    let victim = node.create_group(GroupReplica::founding(VICTIM)).await.unwrap();
+    let mut leading = lead(&victim).await;
+    leading.write(put("k", "x")).await;
+    state.kill(VICTIM);
+    drop(leading.propose(put("later", "x")).unwrap().await);
+    died(&victim).await;
+    state.flushes_without_room.store(3, Ordering::SeqCst);
+    let reopened = node.reopen_group(VICTIM).await.unwrap();
+    assert_eq!(state.flushes_without_room.load(Ordering::SeqCst), 0);
+    lead(&reopened).await.write(put("k", "y")).await;
+    assert!(reopened.get(b"later").unwrap().is_some());
+    node.shutdown().await.unwrap();
 }
 
 #[tokio::test]

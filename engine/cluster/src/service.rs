@@ -103,6 +103,15 @@ impl Handlers {
         &*self.parts().namespaces
     }
 
+    /// Who asks. What a node is told of leads and offers counts for as long as it knows the node that says so.
+    fn sender(&self, sender: Option<everlog_proto::internal::Sender>) -> Result<Sender, Status> {
+        let sender = Sender::from_wire(sender)?;
+        if self.parts().nodes.peers().nodes().contains(&sender.node) {
+            return Ok(sender);
+        }
+        Err(status_from_error(CallError::NotDone(format!("node {} is not known here", sender.node))))
+    }
+
     fn tell(&self, message: Message) {
         // The message has come to the home of its queue: it is not passed on.
         self.parts().matching.local().receive(message);
@@ -185,7 +194,7 @@ fn status_of(error: VisibilityError) -> Status {
 impl Internal for Handlers {
     async fn announce(&self, request: tonic::Request<AnnounceRequest>) -> Answer<Empty> {
         let AnnounceRequest { sender, leads } = request.into_inner();
-        let sender = Sender::from_wire(sender)?;
+        let sender = self.sender(sender)?;
         let leads = leads.iter().map(lead_from_wire).collect::<Result<Vec<_>, _>>()?;
         let messages = self.parts().nodes.book.announced(sender, &leads);
         messages.into_iter().for_each(|message| self.tell(message));
@@ -195,7 +204,7 @@ impl Internal for Handlers {
     async fn offer(&self, request: tonic::Request<OfferRequest>) -> Answer<Empty> {
         let OfferRequest { sender, tasks, queries, withdrawn_queries } = request.into_inner();
         // All of it is read before any of it counts.
-        let sender = Sender::from_wire(sender)?;
+        let sender = self.sender(sender)?;
         let mut messages = Vec::with_capacity(tasks.len() + queries.len() + withdrawn_queries.len());
         for offered in tasks {
             let source = lead_from_wire(&required(offered.lead, "lead")?)?;

@@ -187,15 +187,15 @@ impl Entry {
 #[derive(Default)]
 pub(crate) struct Cache {
     entries: FastMap<EntityRef, Box<Entry>>,
-    hand: VecDeque<Looked>,
+    queue: VecDeque<Place>,
     /// Workflows that were found closed, in that order: they need not stay for as long.
-    closed: VecDeque<Looked>,
+    closed: VecDeque<Place>,
     bytes: usize,
     sticky: StickyMemory,
 }
 
 /// An entry's place in the queue.
-struct Looked {
+struct Place {
     at: Time,
     key: EntityRef,
 }
@@ -208,7 +208,7 @@ impl Cache {
             entry.bytes = entry.measure();
             self.bytes += entry.bytes;
             self.entries.insert(key.clone(), Box::new(entry));
-            self.hand.push_back(Looked { at: now, key: key.clone() });
+            self.queue.push_back(Place { at: now, key: key.clone() });
         }
         let entry = self.entries.get_mut(key).expect("it was there or was inserted above");
         entry.used = now;
@@ -256,14 +256,14 @@ impl Cache {
 
     /// Counts an entry anew at `now`, and takes note if the workflow has closed or does not exist. For entries that have changed, and
     /// all rows of which are durable.
-    pub(crate) fn settle(&mut self, key: &EntityRef, now: Time) {
+    pub(crate) fn recount_durable(&mut self, key: &EntityRef, now: Time) {
         self.recount(key);
         if let Some(entry) = self.entries.get_mut(key)
             && !entry.among_closed
             && entry.is_closed()
         {
             entry.among_closed = true;
-            self.closed.push_back(Looked { at: now, key: key.clone() });
+            self.closed.push_back(Place { at: now, key: key.clone() });
         }
     }
 
@@ -271,13 +271,13 @@ impl Cache {
     /// recently until at most `bytes_max` bytes are left, or all were looked at.
     pub(crate) fn evict(&mut self, now: Time, bytes_max: usize, committed: u64) {
         // Every entry may be passed twice: once because it was used, once to be dropped. The next turn goes on where this one ends.
-        let mut looks = (2 * self.hand.len()).min(4 * limits::WORKFLOW_CACHE_LOOKS_MAX);
+        let mut looks = (2 * self.queue.len()).min(4 * limits::WORKFLOW_CACHE_LOOKS_MAX);
         while self.bytes > bytes_max && looks > 0 {
             looks -= 1;
             self.look(now, committed);
         }
         for _ in 0..limits::WORKFLOW_CACHE_LOOKS_MAX {
-            if self.hand.front().is_none_or(|looked| looked.at.plus(limits::WORKFLOW_IDLE_MAX) > now) {
+            if self.queue.front().is_none_or(|place| place.at.plus(limits::WORKFLOW_IDLE_MAX) > now) {
                 break;
             }
             self.look(now, committed);
@@ -293,20 +293,20 @@ impl Cache {
 
     /// When [`Cache::evict`] has something to do for idle entries.
     pub(crate) fn next_look(&self) -> Option<Time> {
-        let idle = self.hand.front().map(|looked| looked.at.plus(limits::WORKFLOW_IDLE_MAX));
+        let idle = self.queue.front().map(|place| place.at.plus(limits::WORKFLOW_IDLE_MAX));
         let closed = self.closed.front().map(|closed| closed.at.plus(limits::WORKFLOW_CLOSED_IDLE_MAX));
         idle.into_iter().chain(closed).min()
     }
 
     /// Looks at the workflow that was found closed first: drops it, unless somebody was there since.
     fn look_closed(&mut self, committed: u64) {
-        let Some(Looked { at, key }) = self.closed.pop_front() else { return };
+        let Some(Place { at, key }) = self.closed.pop_front() else { return };
         let Some(entry) = self.entries.get_mut(&key) else { return };
         if !entry.is_closed() {
             entry.among_closed = false;
         } else if entry.used > at {
             let at = entry.used;
-            self.closed.push_back(Looked { at, key });
+            self.closed.push_back(Place { at, key });
         } else if entry.is_clean(committed) {
             self.remove(&key);
         } else {
@@ -316,10 +316,10 @@ impl Cache {
 
     /// Looks at the first entry of the queue: drops it, or gives it another turn.
     fn look(&mut self, now: Time, committed: u64) {
-        let Some(Looked { at, key }) = self.hand.pop_front() else { return };
+        let Some(Place { at, key }) = self.queue.pop_front() else { return };
         let Some(entry) = self.entries.get(&key) else { return };
         if entry.used > at || !entry.is_clean(committed) {
-            self.hand.push_back(Looked { at: now, key });
+            self.queue.push_back(Place { at: now, key });
             return;
         }
         let entry = self.remove(&key);
@@ -334,7 +334,7 @@ impl Cache {
     fn shrink(&mut self) {
         if let Some(entries) = memory::shrunk_capacity(self.entries.len(), self.entries.capacity()) {
             self.entries.shrink_to(entries);
-            self.hand.shrink_to(entries);
+            self.queue.shrink_to(entries);
             self.closed.shrink_to(entries);
         }
     }
@@ -427,7 +427,7 @@ mod tests {
             run(&mut cache, number).state.status = WorkflowExecutionStatus::Completed as i32;
         }
         for number in 0..3 {
-            cache.settle(&key(number), at(1));
+            cache.recount_durable(&key(number), at(1));
         }
         assert_eq!(cache.next_look(), Some(at(1 + closed)));
         // Somebody wants to know how one of them ended.
@@ -439,7 +439,7 @@ mod tests {
         assert_eq!(cache.next_look(), Some(at(2 + closed)));
         // One that was started again is not closed.
         run(&mut cache, 2).state.status = WorkflowExecutionStatus::Completed as i32;
-        cache.settle(&key(2), at(3));
+        cache.recount_durable(&key(2), at(3));
         run(&mut cache, 2).state.status = WorkflowExecutionStatus::Running as i32;
         cache.evict(at(3 + closed), usize::MAX, 0);
         assert!(cache.get_mut(&key(2)).is_some() && cache.len() == 1);
@@ -507,7 +507,7 @@ mod tests {
             "a turn does a bounded part: {turns}"
         );
         assert!(cache.entries.capacity() < WORKFLOWS / 2, "{}", cache.entries.capacity());
-        assert!(cache.hand.capacity() < WORKFLOWS / 2, "{}", cache.hand.capacity());
+        assert!(cache.queue.capacity() < WORKFLOWS / 2, "{}", cache.queue.capacity());
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The pace of a node under load: how long the batches of its partitions wait for company, and when they leave.
 //!
-//! A larger batch costs a command less: of an entry in Raft, of an fsync, of turns of tasks. It costs the command time. As long as
-//! the node's threads have time to spare nobody gains from the one, so no batch waits; the closer they are to having none, the
-//! longer batches wait, and once there is none, waiting costs no time at all, since what is saved is what everybody waits for. The
-//! two meet in the middle by themselves: batches that wait too long leave the threads idle.
+//! An entry in Raft, an fsync and a turn of a task cost the same for a batch of one command as for a batch of a hundred. So larger batches
+//! save CPU, but commands wait for each other. As long as the node's threads have time to spare, saving CPU gains nobody anything, and no
+//! batch waits. The less time they have to spare, the longer batches wait; a node that is busy all the time answers sooner for it, because
+//! the CPU that is saved is what everybody waits for. The wait adjusts itself: batches that wait too long leave the threads idle.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

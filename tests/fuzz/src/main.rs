@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A run begins with the seeds (made in code, so that they follow the formats) and the files of `corpus/TARGET`, and then changes them
-//! at random (`mutate.rs`). Guidance comes from outcomes: an input whose outcome was not seen before (another refusal, another number
+//! at random (`tests/random/src/mutate.rs`). Guidance comes from outcomes: an input whose outcome was not seen before (another refusal, another number
 //! of rows) joins those that are changed. Coverage of the code would guide better, but on stable Rust it costs a build of everything with
 //! `-C instrument-coverage` and a read of all counters after each input; libFuzzer's own instrumentation needs nightly.
 //!
@@ -27,7 +27,6 @@ use crate::run::{Finding, Run};
 use crate::targets::Target;
 
 mod corpus;
-mod mutate;
 mod run;
 mod targets;
 

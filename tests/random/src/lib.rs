@@ -1,4 +1,6 @@
-//! Random numbers for tests: a seed gives the same ones on every machine and with every version of every crate.
+//! Random numbers for tests, and random changes: a seed gives the same ones on every machine and with every version of every crate.
+
+pub mod mutate;
 
 /// A sequence of random numbers: SplitMix64 (Steele, Lea and Flood, 2014).
 #[derive(Clone, Debug)]

@@ -137,7 +137,7 @@ impl Lead {
             let Some(entry) = self.cache.get_mut(&key) else { continue };
             entry.runs.trim_tails(self.batches.committed);
             entry.forget_closed_runs(self.batches.committed);
-            self.cache.settle(&key, now);
+            self.cache.recount_durable(&key, now);
         }
     }
 

@@ -140,7 +140,7 @@ impl Lead {
         }
         // One with rows on their way is counted when these are applied.
         if self.cache.get_mut(key).is_some_and(|entry| entry.last_batch <= self.batches.committed) {
-            self.cache.settle(key, self.clock.now());
+            self.cache.recount_durable(key, self.clock.now());
         }
     }
 

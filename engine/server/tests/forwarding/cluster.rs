@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use everlog_cluster::{Entry, Peers, not_done};
 use everlog_config::DynamicConfig;
 use everlog_kernel::NamespaceId;
@@ -14,6 +15,7 @@ use everlog_storage::keys::SLOTS;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
 use parking_lot::Mutex;
 use tonic::Status;
 use tonic::body::Body;
@@ -69,7 +71,16 @@ type Fates = dyn Fn(NodeId, &str) -> Fate + Send + Sync;
 pub(crate) struct Links {
     entries: Arc<Mutex<HashMap<NodeId, Entry>>>,
     fates: Arc<Mutex<Arc<Fates>>>,
-    carried: Arc<Mutex<Vec<(NodeId, String)>>>,
+    carried: Arc<Mutex<Vec<Carried>>>,
+}
+
+/// A call from one node to the other.
+#[derive(Clone)]
+pub(crate) struct Carried {
+    from: NodeId,
+    pub(crate) method: String,
+    /// The request as it is sent: a message behind five bytes.
+    pub(crate) body: Bytes,
 }
 
 impl Links {
@@ -90,7 +101,12 @@ impl Links {
 
     /// Calls of a node so far whose method is so called.
     pub(crate) fn calls(&self, from: NodeId, method: &str) -> usize {
-        self.carried.lock().iter().filter(|(node, called)| *node == from && called == method).count()
+        self.carried.lock().iter().filter(|call| call.from == from && call.method == method).count()
+    }
+
+    /// All calls so far.
+    pub(crate) fn carried(&self) -> Vec<Carried> {
+        self.carried.lock().clone()
     }
 
     pub(crate) fn entry(&self, node: NodeId) -> Entry {
@@ -116,9 +132,16 @@ impl Peers for Neighbour {
         let method = request.uri().path().rsplit('/').next().unwrap_or("").to_owned();
         let fates = Arc::clone(&self.links.fates.lock());
         let fate = fates(self.me, &method);
-        self.links.carried.lock().push((self.me, method));
         let entry = self.links.entries.lock().get(&node).cloned();
+        let (from, carried) = (self.me, Arc::clone(&self.links.carried));
         async move {
+            let (parts, body) = request.into_parts();
+            let body = match body.collect().await {
+                Ok(body) => body.to_bytes(),
+                Err(status) => return status.into_http(),
+            };
+            carried.lock().push(Carried { from, method, body: body.clone() });
+            let request = Request::from_parts(parts, Body::new(Full::new(body)));
             match (fate, entry) {
                 (Fate::Arrives, Some(entry)) => entry.call(request).await,
                 (Fate::AnswerLost, Some(entry)) => {

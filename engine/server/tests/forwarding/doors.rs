@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use everlog_cluster::Entry;
-use everlog_model::limits;
+use everlog_model::{NodeId, limits};
 use everlog_proto::RawCodec;
 use everlog_proto::internal::{
     AnnounceRequest, DeliverRequest, OfferRequest, OfferedTask, Sender, StartTaskRequest, TaskPageRequest, Workflow,
@@ -20,7 +20,7 @@ use tonic::{Code, Status};
 use super::cluster::{Cluster, NODES};
 use super::harness::wire;
 
-const INTERNAL: &str = "everlog.internal.v1.Internal";
+pub(crate) const INTERNAL: &str = "everlog.internal.v1.Internal";
 
 /// The way in for other nodes.
 struct Inside(Entry);
@@ -39,11 +39,22 @@ impl Service<http::Request<Body>> for Inside {
     }
 }
 
+/// What a node answers to another one.
+pub(crate) async fn answered(
+    cluster: &Cluster,
+    node: NodeId,
+    service: &str,
+    method: &str,
+    message: Vec<u8>,
+) -> Result<Bytes, Status> {
+    let mut grpc = tonic::client::Grpc::new(Inside(cluster.links.entry(node)));
+    let path = format!("/{service}/{method}").parse().unwrap();
+    grpc.unary(tonic::Request::new(Bytes::from(message)), path, RawCodec).await.map(tonic::Response::into_inner)
+}
+
 /// How a node refuses what another one asks.
 async fn refused(cluster: &Cluster, service: &str, method: &str, message: Vec<u8>) -> Status {
-    let mut grpc = tonic::client::Grpc::new(Inside(cluster.links.entry(NODES[0])));
-    let path = format!("/{service}/{method}").parse().unwrap();
-    grpc.unary(tonic::Request::new(Bytes::from(message)), path, RawCodec).await.unwrap_err()
+    answered(cluster, NODES[0], service, method, message).await.unwrap_err()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,11 +80,13 @@ async fn what_cannot_be_read_is_refused_and_says_why() {
     let sender = Some(Sender { node: 2, incarnation: 1, batches: 1 });
     let workflow = Some(Workflow { namespace_id: Bytes::from(vec![1; 3]), workflow_id: "w".to_owned() });
     let nobody = Some(Workflow { namespace_id: Bytes::from(vec![1; 16]), workflow_id: "w".to_owned() });
+    let stranger = AnnounceRequest { sender: Some(Sender { node: 7, incarnation: 1, batches: 1 }), leads: Vec::new() };
     let offer = OfferRequest { sender, tasks: vec![OfferedTask::default()], ..OfferRequest::default() };
     let start = StartTaskRequest { workflow: workflow.clone(), ..StartTaskRequest::default() };
     let unreadable = "the request of another node cannot be read: ";
     let cases = [
         ("Announce", AnnounceRequest::default().encode_to_vec(), Code::InvalidArgument, "it has no sender"),
+        ("Announce", stranger.encode_to_vec(), Code::Unavailable, "node 7 is not known here"),
         ("Offer", offer.encode_to_vec(), Code::InvalidArgument, "it has no lead"),
         ("StartTask", StartTaskRequest::default().encode_to_vec(), Code::Internal, "it has no workflow"),
         ("StartTask", start.encode_to_vec(), Code::Internal, "its namespace is no id"),
@@ -88,7 +101,8 @@ async fn what_cannot_be_read_is_refused_and_says_why() {
     for (method, message, code, reason) in cases {
         let status = refused(&cluster, INTERNAL, method, message).await;
         assert_eq!(status.code(), code, "{method}: {status:?}");
-        assert!(status.message().starts_with(&format!("{unreadable}{reason}")), "{method}: {status:?}");
+        let text = if code == Code::Unavailable { reason.to_owned() } else { format!("{unreadable}{reason}") };
+        assert!(status.message().starts_with(&text), "{method}: {status:?}");
     }
     let start = StartTaskRequest { workflow: nobody, run_id: Bytes::from(vec![1; 16]), ..StartTaskRequest::default() };
     let status = refused(&cluster, INTERNAL, "StartTask", start.encode_to_vec()).await;

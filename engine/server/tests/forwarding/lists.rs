@@ -25,7 +25,7 @@ fn ids(executions: Vec<WorkflowExecutionInfo>) -> Vec<String> {
 }
 
 /// The ids that a query lists, page by page.
-async fn pages(client: &mut Client, query: &str, page_size: i32) -> Result<Vec<Vec<String>>, Status> {
+pub(crate) async fn pages(client: &mut Client, query: &str, page_size: i32) -> Result<Vec<Vec<String>>, Status> {
     let (mut pages, mut next_page_token) = (Vec::new(), Vec::new());
     loop {
         let request = ListWorkflowExecutionsRequest {
@@ -49,14 +49,14 @@ async fn scanned(client: &mut Client) -> Result<Vec<String>, Status> {
     Ok(ids(client.scan_workflow_executions(request).await?.into_inner().executions))
 }
 
-async fn open(client: &mut Client) -> Result<Vec<String>, Status> {
+pub(crate) async fn open(client: &mut Client) -> Result<Vec<String>, Status> {
     let request =
         ListOpenWorkflowExecutionsRequest { namespace: namespace(), ..ListOpenWorkflowExecutionsRequest::default() };
     let request = within(PATIENCE, request);
     Ok(ids(client.list_open_workflow_executions(request).await?.into_inner().executions))
 }
 
-async fn closed(client: &mut Client) -> Result<Vec<String>, Status> {
+pub(crate) async fn closed(client: &mut Client) -> Result<Vec<String>, Status> {
     let request = ListClosedWorkflowExecutionsRequest {
         namespace: namespace(),
         ..ListClosedWorkflowExecutionsRequest::default()
@@ -65,7 +65,7 @@ async fn closed(client: &mut Client) -> Result<Vec<String>, Status> {
     Ok(ids(client.list_closed_workflow_executions(request).await?.into_inner().executions))
 }
 
-async fn count(client: &mut Client, query: &str) -> Result<(i64, Vec<i64>), Status> {
+pub(crate) async fn count(client: &mut Client, query: &str) -> Result<(i64, Vec<i64>), Status> {
     let request = CountWorkflowExecutionsRequest { namespace: namespace(), query: query.to_owned() };
     let counted = client.count_workflow_executions(within(PATIENCE, request)).await?.into_inner();
     Ok((counted.count, counted.groups.into_iter().map(|group| group.count).collect()))

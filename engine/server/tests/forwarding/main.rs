@@ -9,6 +9,7 @@ mod doors;
 mod harness;
 mod lists;
 mod messages;
+mod nonsense;
 mod queries;
 mod requests;
 mod tasks;

@@ -10,7 +10,7 @@ use super::harness::requests::signal_external;
 use super::requests::{count_events, poll, respond, start, start_on, wait_for_event, workflow_poll};
 
 /// Has a workflow send signals to others.
-async fn send(cluster: &mut Cluster, source: &str, targets: &[&str]) {
+pub(crate) async fn send(cluster: &mut Cluster, source: &str, targets: &[&str]) {
     let queue = format!("queue-{source}");
     let client = &mut cluster.clients[0];
     client.start_workflow_execution(start_on(source, &queue)).await.unwrap();

@@ -15,7 +15,11 @@ use super::harness::{Client, execution, payloads, within};
 use super::requests::{id_of, poll, respond, start_on, workflow_poll};
 
 /// Asks a workflow, in the background.
-fn ask(client: &Client, workflow_id: &str, wait: Duration) -> JoinHandle<Result<QueryWorkflowResponse, Status>> {
+pub(crate) fn ask(
+    client: &Client,
+    workflow_id: &str,
+    wait: Duration,
+) -> JoinHandle<Result<QueryWorkflowResponse, Status>> {
     let request = QueryWorkflowRequest {
         namespace: NAMESPACE.to_owned(),
         execution: execution(workflow_id),
@@ -26,7 +30,7 @@ fn ask(client: &Client, workflow_id: &str, wait: Duration) -> JoinHandle<Result<
     tokio::spawn(async move { Ok(client.query_workflow(within(wait, request)).await?.into_inner()) })
 }
 
-fn answer(task_token: Vec<u8>, text: &str) -> RespondQueryTaskCompletedRequest {
+pub(crate) fn answer(task_token: Vec<u8>, text: &str) -> RespondQueryTaskCompletedRequest {
     RespondQueryTaskCompletedRequest {
         namespace: NAMESPACE.to_owned(),
         task_token,

@@ -18,7 +18,7 @@ use super::requests::{
 };
 
 /// Does a workflow with one activity, all of it on one queue, as a worker that polls with `client`.
-async fn work(client: &mut Client, queue: &str, workflow_id: &str) {
+pub(crate) async fn work(client: &mut Client, queue: &str, workflow_id: &str) {
     let task = poll(client, workflow_poll(queue)).await;
     assert_eq!(id_of(&task), workflow_id);
     assert_eq!(task.history.unwrap().events.len(), 3);
@@ -31,7 +31,7 @@ async fn work(client: &mut Client, queue: &str, workflow_id: &str) {
     client.respond_workflow_task_completed(respond(task.task_token, vec![complete("done")])).await.unwrap();
 }
 
-async fn is_completed(client: &mut Client, workflow_id: &str) -> bool {
+pub(crate) async fn is_completed(client: &mut Client, workflow_id: &str) -> bool {
     let described = client.describe_workflow_execution(describe(workflow_id)).await.unwrap().into_inner();
     described.workflow_execution_info.unwrap().status() == WorkflowExecutionStatus::Completed
 }

@@ -25,8 +25,8 @@ use tonic::Status;
 
 use super::server::Server;
 use super::{Target, kind_of};
-use crate::mutate;
 use everlog_random::Random;
+use everlog_random::mutate;
 
 const NAMESPACE: &str = "default";
 const SERVICE: &str = "temporal.api.workflowservice.v1.WorkflowService";

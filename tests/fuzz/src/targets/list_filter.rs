@@ -8,8 +8,8 @@ use everlog_visibility::{Filter, Query, Record, SearchAttributeTypes, Visibility
 use prost::Message;
 
 use super::{Target, kind_of};
-use crate::mutate;
 use everlog_random::Random;
+use everlog_random::mutate;
 
 /// Words of the language, which random bytes do not hit.
 const WORDS: [&str; 40] = [

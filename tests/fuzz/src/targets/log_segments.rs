@@ -9,8 +9,8 @@ use everlog_storage::log::{LogEngine, LogRecord, RecoveredGroup};
 use everlog_storage::{GroupId, LogOptions, SegmentLog};
 
 use super::{Target, kind_of};
-use crate::mutate;
 use everlog_random::Random;
+use everlog_random::mutate;
 
 /// Groups that are looked at.
 const GROUPS: u32 = 4;

@@ -18,8 +18,8 @@ use tonic::Code;
 
 use super::server::Server;
 use super::{Target, kind_of};
-use crate::mutate;
 use everlog_random::Random;
+use everlog_random::mutate;
 
 const WORKFLOW: &str = "temporal.api.workflowservice.v1.WorkflowService";
 const OPERATOR: &str = "temporal.api.operatorservice.v1.OperatorService";

@@ -19,7 +19,7 @@ use everlog_visibility::Record;
 use prost::Message;
 
 use super::{Target, kind_of};
-use crate::mutate;
+use everlog_random::mutate;
 use story::Story;
 
 /// What a row of an input is.

@@ -5,8 +5,8 @@ use everlog_kernel::token::{self, ActivityTaskToken, HistoryPosition, QueryTaskT
 use everlog_kernel::{EntityKind, NamespaceId, RunId, Time};
 
 use super::Target;
-use crate::mutate;
 use everlog_random::Random;
+use everlog_random::mutate;
 
 pub(super) struct Tokens;
 

@@ -1,7 +1,7 @@
 //! Changes to inputs. Those of bytes know nothing of what the bytes mean; those of messages keep to protobuf's wire format, so that
 //! what they make is still read as a message and gets past the decoder.
 
-use everlog_random::Random;
+use crate::Random;
 
 /// Inputs do not grow beyond this.
 const BYTES_MAX: usize = 256 << 10;
@@ -43,7 +43,7 @@ const TEXTS: [&str; 14] = [
 ];
 
 /// Changes bytes in a few places. `other` is another input, of which pieces are taken.
-pub(crate) fn bytes(random: &mut Random, input: &mut Vec<u8>, other: &[u8]) {
+pub fn bytes(random: &mut Random, input: &mut Vec<u8>, other: &[u8]) {
     for _ in 0..1 + random.below(6) {
         let at = random.below(input.len() + 1);
         match random.below(9) {
@@ -99,7 +99,7 @@ struct Field {
 }
 
 /// Changes a message in a few places. What does not read as a message is changed as bytes.
-pub(crate) fn message(random: &mut Random, input: &mut Vec<u8>, other: &[u8]) {
+pub fn message(random: &mut Random, input: &mut Vec<u8>, other: &[u8]) {
     if random.one_in(8) {
         return bytes(random, input, other);
     }
