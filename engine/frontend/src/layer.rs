@@ -324,6 +324,19 @@ fn code_name(code: Code) -> &'static str {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_call_is_over_once_its_time_has_passed() {
+        for (timeout, waited_ms, expected) in
+            [("", 10_000, false), ("0m", 0, true), ("5m", 4, false), ("5m", 5, true), ("70S", 5, false)]
+        {
+            let mut headers = HeaderMap::new();
+            if !timeout.is_empty() {
+                headers.insert("grpc-timeout", HeaderValue::from_static(timeout));
+            }
+            assert_eq!(is_over(&headers, Duration::from_millis(waited_ms)), expected, "{timeout}");
+        }
+    }
+
     const PATH: &str = "/temporal.api.workflowservice.v1.WorkflowService/CreateSchedule";
 
     fn corrected(code: Code, message: &str) -> (Code, String) {

@@ -129,6 +129,7 @@ pub async fn serve(
     let serving = Arc::new(AtomicBool::new(true));
     let health = HealthReporter::new();
     report_health(&health, ServingStatus::Serving).await;
+    let following = tokio::spawn(follow_queue_settings(services.clone()));
     let watching = tokio::spawn(watch_partitions(services.router.clone(), health.clone(), Arc::clone(&serving)));
 
     let Doors { grpc, http, metrics: metrics_door } = doors(listeners, &services);
@@ -167,6 +168,7 @@ pub async fn serve(
         () = shutdown => {}
     }
     watching.abort();
+    following.abort();
     serving.store(false, Ordering::Relaxed);
     report_health(&health, ServingStatus::NotServing).await;
     matching.local().drain();
@@ -234,6 +236,12 @@ async fn watch_partitions(router: Router, health: HealthReporter, serving: Arc<A
             return;
         }
     }
+}
+
+/// Has the settings of task queues kept, as they change, for as long as there is metadata.
+async fn follow_queue_settings(services: Services) {
+    let namespaces = Arc::clone(&services.namespaces);
+    namespaces.follow_task_queues(|queue, config| services.apply_queue_settings(queue, config)).await;
 }
 
 async fn report_health(health: &HealthReporter, status: ServingStatus) {

@@ -44,6 +44,8 @@ pub struct Matching {
     draining: AtomicBool,
     queues: AtomicUsize,
     queues_created: AtomicU64,
+    /// The rates that the settings of queues allow, tasks per second.
+    rates: RwLock<FastMap<QueueId, f64>>,
     /// Worker processes that have shut down, and when.
     shut_down: RwLock<FastMap<String, Instant>>,
     /// Told whenever one does.
@@ -87,6 +89,7 @@ impl Matching {
             draining: AtomicBool::new(false),
             queues: AtomicUsize::new(0),
             queues_created: AtomicU64::new(0),
+            rates: RwLock::default(),
             shut_down: RwLock::default(),
             shutdowns: Notify::new(),
             left_out: AtomicBool::new(false),
@@ -230,6 +233,18 @@ impl Matching {
         }
         let now = Instant::now();
         self.with_normal_or_sticky(queue, |candidate, sticky| candidate.describe(sticky, now)).unwrap_or_default()
+    }
+
+    /// What the settings of a queue allow it to hand out, tasks per second; `None` if they do not say.
+    pub fn configure(&self, queue: &QueueId, per_second: Option<f64>) {
+        {
+            let mut rates = self.rates.write();
+            match per_second {
+                Some(per_second) => rates.insert(queue.clone(), per_second),
+                None => rates.remove(queue),
+            };
+        }
+        self.with_existing(queue, |queue| queue.configure(per_second, Instant::now()));
     }
 
     /// A worker shuts down: its polls end empty, those too that are still on their way, and its sticky queue sends its tasks to the

@@ -191,6 +191,12 @@ pub const OUTBOX_OVERDUE: Duration = Duration::from_secs(24 * 3600);
 /// How often a partition looks how old its messages are.
 pub const OUTBOX_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Tasks that a queue hands out a second at most.
+pub const QUEUE_TASKS_PER_SECOND_MAX: f64 = 100_000.0;
+
+/// Task queues that have settings of their own. Each costs a few hundred bytes on every node.
+pub const CONFIGURED_QUEUES_MAX: usize = 10_000;
+
 /// How long a worker process is remembered that has shut down: its polls that come late end empty.
 pub const WORKER_SHUTDOWN_REMEMBERED: Duration = Duration::from_secs(300);
 

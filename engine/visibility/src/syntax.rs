@@ -112,6 +112,7 @@ pub(super) fn parse(text: &str) -> Result<Statement, QueryError> {
     if text.len() > limits::VISIBILITY_QUERY_BYTES_MAX {
         return invalid_expression(format!("query is longer than {} bytes", limits::VISIBILITY_QUERY_BYTES_MAX));
     }
+    let text = text.trim();
     let tokens = lexer::tokens(text)?;
     Parser { text, tokens, next: 0, depth: 0 }.statement()
 }
@@ -122,13 +123,12 @@ fn malformed(text: &str, end: usize, near: Option<String>) -> QueryError {
     const STATEMENT: &str = "select * from table1 ";
     const CONDITION: &str = "where ";
     let before = STATEMENT.len() + if is_condition(text) { CONDITION.len() } else { 0 };
-    QueryError::Malformed { position: before + end + text.trim_start().len() + 1 - text.len(), near }
+    QueryError::Malformed { position: before + end + 1, near }
 }
 
 /// Whether a query begins with a condition, if with anything.
 fn is_condition(text: &str) -> bool {
-    let query = text.trim_start();
-    let starts_with = |words: &str| query.get(..words.len()).is_some_and(|start| start.eq_ignore_ascii_case(words));
+    let starts_with = |words: &str| text.get(..words.len()).is_some_and(|start| start.eq_ignore_ascii_case(words));
     !starts_with("group by") && !starts_with("order by")
 }
 

@@ -96,7 +96,7 @@ fn refusals() {
     error("a", "invalid expression: incomplete expression");
     error("a AND b = 'x'", "invalid expression: incomplete expression");
     error("a =", "malformed SQL query: syntax error at position 31");
-    error("  a =", "malformed SQL query: syntax error at position 31");
+    error("  a = ", "malformed SQL query: syntax error at position 31");
     error("= 'x'", "malformed SQL query: syntax error at position 29");
     error("'x'", "operation is not supported: expression of type *sqlparser.SQLVal");
     error("'x' = a", "invalid expression: must be a column name but was *sqlparser.SQLVal");

@@ -138,6 +138,40 @@ async fn the_rate_limit_of_the_last_poller_holds_for_the_queue() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_settings_of_a_queue_count_more_than_its_workers() {
+    let (matching, _) = matching();
+    let queue = queue_id("queue");
+    let rate = async || {
+        let rate = matching.describe(&queue).await.rate;
+        (rate.per_second, rate.source)
+    };
+    assert_eq!(rate().await, (limits::QUEUE_TASKS_PER_SECOND_MAX, RateSource::System));
+    // Before there is such a queue, for one that is described and for one that is polled.
+    matching.configure(&queue_id("other"), Some(1.0));
+    matching.configure(&queue, Some(2.0));
+    assert_eq!(matching.describe(&queue_id("other")).await.rate.per_second, 1.0);
+    for event in 0..100 {
+        offer(&matching, PARTITION, task(3, event, event));
+    }
+    let fast = || Poll { tasks_per_second_max: Some(1000.0), ..normal_poll() };
+    let start = Instant::now();
+    for event in 0..12 {
+        assert_eq!(event_of(matching.poll(fast(), in_seconds(60)).await), event);
+    }
+    let elapsed = start.elapsed();
+    assert!(elapsed >= Duration::from_secs(5) && elapsed < Duration::from_secs(6), "{elapsed:?}");
+    assert_eq!(rate().await, (2.0, RateSource::Api));
+    // A poll that waits is served as soon as the settings allow it.
+    matching.configure(&queue, Some(0.0));
+    let mut stopped = start_poll(&matching, fast());
+    advance(Duration::from_secs(30)).await;
+    assert!(got(&mut stopped).is_none());
+    matching.configure(&queue, None);
+    assert_eq!(rate().await, (1000.0, RateSource::Worker));
+    assert_eq!(event_of(stopped.await), 12);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_ends_all_polls_now_and_later() {
     let (matching, _) = matching();
     let mut waiting = start_poll(&matching, normal_poll());
