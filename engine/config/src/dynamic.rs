@@ -1,21 +1,26 @@
 //! The dynamic configuration: limits and timeouts under the names that they have in Temporal's.
 //!
-//! One table lists every key with the field that it sets; the sample file, the command line and the messages about unknown
-//! keys follow from it. A value holds for every namespace, or for one, as Temporal writes it:
+//! One table lists every key with the field that it sets; the sample file and the command line follow from it. A value holds
+//! everywhere, or where its constraints say ([`Scope`]), as Temporal writes it:
 //!
 //! ```text
 //!   "limit.blobSize.error" = 2097152
 //!   "limit.blobSize.error" = [{ value = 4194304, constraints = { namespace = "orders" } }, { value = 2097152 }]
 //! ```
+//!
+//! Keys that Everlog does not have, and constraints that a key is not looked up by, have no effect and are told of
+//! ([`DynamicSettings::without_effect`]): a configuration that was made for a Temporal server is taken as it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use everlog_kernel::Limits;
+use everlog_kernel::transition::TaskKind;
 use everlog_model::PerNamespace;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::scope::{Scope, Unscoped};
 use crate::{SettingsError, parse_duration};
 
 /// Limits and timeouts that hold in a namespace.
@@ -32,8 +37,10 @@ pub struct DynamicConfig {
 pub struct DynamicSettings {
     /// What holds where nothing else is said.
     pub everywhere: DynamicConfig,
-    /// What namespaces have of their own, by name, in the order in which it was set.
-    own: BTreeMap<String, Vec<(&'static str, Value)>>,
+    /// What holds in some places only, in the order in which it was set: what comes later counts.
+    own: Vec<(Scope, &'static str, Value)>,
+    /// What was set and does nothing, a line each.
+    without_effect: BTreeSet<String>,
 }
 
 /// Limits and waits of the frontend.
@@ -47,6 +54,8 @@ pub struct FrontendLimits {
     pub polls_max: usize,
     /// How long a worker's poll is held.
     pub poll_wait_max: Duration,
+    /// The same on single task queues: what comes later counts.
+    poll_waits_of_queues: Vec<(Scope, Duration)>,
     /// How long a read of history waits for new events.
     pub history_wait_max: Duration,
     /// A query is refused when nobody polled its task queue for this long.
@@ -72,6 +81,7 @@ impl Default for FrontendLimits {
             visibility_page_max: 1000,
             polls_max: 1200,
             poll_wait_max: Duration::from_secs(60),
+            poll_waits_of_queues: Vec::new(),
             history_wait_max: Duration::from_secs(20),
             query_poller_window: Duration::from_secs(20),
             search_attributes_max: 100,
@@ -81,6 +91,16 @@ impl Default for FrontendLimits {
             keepalive_interval: Duration::from_secs(60),
             keepalive_timeout: Duration::from_secs(10),
         }
+    }
+}
+
+impl FrontendLimits {
+    /// How long a poll of a task queue is held.
+    pub fn poll_wait_of(&self, queue: &str, kind: TaskKind) -> Duration {
+        let matching = self.poll_waits_of_queues.iter().rev().filter(|(scope, _)| scope.has_queue(queue, kind));
+        // Of those that say as much, the first one here.
+        let most = matching.reduce(|best, other| if other.0.rank() > best.0.rank() { other } else { best });
+        most.map_or(self.poll_wait_max, |(_, wait)| *wait)
     }
 }
 
@@ -112,7 +132,7 @@ impl Setting for Duration {
     fn read(value: &Value) -> Option<Self> {
         match value {
             Value::String(text) => parse_duration(text),
-            Value::Number(seconds) => Some(Duration::from_secs(seconds.as_u64()?)),
+            Value::Number(seconds) => Duration::try_from_secs_f64(seconds.as_f64()?).ok(),
             _ => None,
         }
     }
@@ -128,19 +148,16 @@ struct Key {
 const OF_THE_SERVER: [&str; 3] =
     ["frontend.keepAliveTime", "frontend.keepAliveTimeout", "system.namespaceMinRetentionLocal"];
 
+/// How long polls are held: the one key that is looked up by task queues.
+const POLL_WAIT: &str = "matching.longPollExpirationInterval";
+
 /// A value with where it holds.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Constrained {
     value: Value,
     #[serde(default)]
-    constraints: Constraints,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Constraints {
-    namespace: Option<String>,
+    constraints: Option<serde_json::Map<String, Value>>,
 }
 
 fn read_into<T: Setting>(field: &mut T, value: &Value) -> Result<(), &'static str> {
@@ -189,15 +206,18 @@ const KEYS: &[Key] = keys! {
 };
 
 impl Key {
-    fn find(name: &str) -> Result<&'static Key, SettingsError> {
-        KEYS.iter().find(|key| key.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
-            let known: Vec<_> = KEYS.iter().map(|key| key.name).collect();
-            SettingsError(format!("dynamic configuration key {name:?} is none of {}", known.join(", ")))
-        })
+    fn find(name: &str) -> Option<&'static Key> {
+        KEYS.iter().find(|key| key.name.eq_ignore_ascii_case(name))
     }
 
     fn set(&self, config: &mut DynamicConfig, value: &Value) -> Result<(), SettingsError> {
         (self.set)(config, value).map_err(|allowed| self.wrong(format!("{value} is not {allowed}")))
+    }
+
+    /// Whether the key is ever looked up for what the scope names.
+    fn has_scope(&self, scope: &Scope) -> bool {
+        !(OF_THE_SERVER.contains(&self.name) && scope.namespace.is_some()
+            || self.name != POLL_WAIT && scope.queue.is_some())
     }
 
     fn wrong(&self, problem: impl std::fmt::Display) -> SettingsError {
@@ -211,42 +231,78 @@ impl DynamicSettings {
         KEYS.iter().map(|key| key.name)
     }
 
-    /// Sets one key: to a value, or to several that each say where they hold.
+    /// What was set and does nothing: a line for each such key or constraint.
+    pub fn without_effect(&self) -> impl Iterator<Item = &str> {
+        self.without_effect.iter().map(String::as_str)
+    }
+
+    /// Sets one key: to a value, or to several that each say where they hold. Of several that hold at the same place the first one counts.
+    /// A key that there is not has no effect.
     ///
     /// # Errors
     ///
-    /// A line that names the keys there are, or what the key's value may be.
+    /// A line that says what the key's value may be.
     pub fn set(&mut self, name: &str, value: &Value) -> Result<(), SettingsError> {
-        let key = Key::find(name)?;
+        let Some(key) = Key::find(name) else {
+            self.without_effect.insert(format!("dynamic configuration key {name:?} is not one of Everlog's"));
+            return Ok(());
+        };
         let Value::Array(values) = value else { return key.set(&mut self.everywhere, value) };
-        for value in values {
+        for value in values.iter().rev() {
             let Constrained { value, constraints } =
                 Constrained::deserialize(value).map_err(|error| key.wrong(error))?;
-            let Some(namespace) = constraints.namespace else {
-                key.set(&mut self.everywhere, &value)?;
-                continue;
-            };
-            if OF_THE_SERVER.contains(&key.name) {
-                return Err(key.wrong("it holds for the whole server, not for a namespace"));
-            }
-            // Tried out here, so that it cannot fail later.
+            // Tried out also where it has no effect, and so that it cannot fail later.
             key.set(&mut DynamicConfig::default(), &value)?;
-            self.own.entry(namespace).or_default().push((key.name, value));
+            match Scope::read(&constraints.unwrap_or_default()) {
+                Ok(scope) if scope == Scope::default() => key.set(&mut self.everywhere, &value)?,
+                Ok(scope) if key.has_scope(&scope) => self.own.push((scope, key.name, value)),
+                Ok(scope) => self.ignore(key, scope),
+                Err(Unscoped::Never(constraint)) => self.ignore(key, constraint),
+                Err(Unscoped::Wrong(problem)) => return Err(key.wrong(problem)),
+            }
         }
         Ok(())
     }
 
+    fn ignore(&mut self, key: &Key, constraint: impl std::fmt::Display) {
+        self.without_effect.insert(format!("dynamic configuration key {} is not looked up by {constraint}", key.name));
+    }
+
+    /// Sets keys from a file as Temporal's servers have it: YAML, with a list of values for each key.
+    ///
+    /// # Errors
+    ///
+    /// A line that says what is wrong, or what a key's value may be.
+    pub fn set_from_yaml(&mut self, text: &str) -> Result<(), SettingsError> {
+        let keys: Option<BTreeMap<String, Value>> = serde_saphyr::from_str(text).map_err(|error| {
+            let location = error.location().map(|at| format!("line {}: ", at.line())).unwrap_or_default();
+            let message = error.without_snippet().to_string();
+            SettingsError(format!("{location}{}", message.lines().next().unwrap_or("it is not YAML")))
+        })?;
+        keys.into_iter().flatten().try_for_each(|(name, value)| self.set(&name, &value))
+    }
+
     /// What holds in each namespace.
     pub fn per_namespace(&self) -> PerNamespace<DynamicConfig> {
-        let own = self.own.iter().map(|(namespace, values)| {
-            let mut config = self.everywhere.clone();
-            for (name, value) in values {
+        let namespaces: BTreeSet<&String> =
+            self.own.iter().filter_map(|(scope, ..)| scope.namespace.as_ref()).collect();
+        let own = namespaces.into_iter().map(|namespace| (namespace.clone(), self.of(Some(namespace))));
+        PerNamespace::new(self.of(None), own.collect::<Vec<_>>())
+    }
+
+    /// What holds in a namespace, or in those that have nothing of their own.
+    fn of(&self, namespace: Option<&String>) -> DynamicConfig {
+        let mut config = self.everywhere.clone();
+        let is_here = |scope: &Scope| scope.namespace.is_none() || scope.namespace.as_ref() == namespace;
+        for (scope, name, value) in self.own.iter().filter(|(scope, ..)| is_here(scope)) {
+            if scope.queue.is_none() {
                 // Both were looked at when they were set.
-                let _ = Key::find(name).and_then(|key| key.set(&mut config, value));
+                let _ = Key::find(name).map(|key| key.set(&mut config, value));
+            } else if let Some(wait) = Duration::read(value) {
+                config.frontend.poll_waits_of_queues.push((scope.clone(), wait));
             }
-            (namespace.clone(), config)
-        });
-        PerNamespace::new(self.everywhere.clone(), own)
+        }
+        config
     }
 
     /// Sets one key from `KEY=JSON`, as the command line has it.
@@ -301,18 +357,99 @@ mod tests {
         let mut config = DynamicSettings::default();
         let cases = [
             ("limit.blobsize", "is not KEY=JSON"),
-            ("limit.nothing=1", "is none of frontend.keepAliveTime, "),
             ("limit.blobSize.error=-1", "limit.blobSize.error: -1 is not a whole number, not negative"),
             ("matching.longPollExpirationInterval=soon", "\"soon\" is not a duration such as"),
             ("limit.blobSize.error=[{}]", "limit.blobSize.error: missing field `value`"),
-            ("limit.blobSize.error=[{\"value\":1,\"constraints\":{\"taskQueue\":\"a\"}}]", "unknown field `taskQueue`"),
+            (
+                "limit.blobSize.error=[{\"value\":1,\"constraints\":{\"taskQueue\":\"a\"}}]",
+                "constraint \"taskQueue\" is none of namespace, ",
+            ),
+            (
+                "limit.blobSize.error=[{\"value\":1,\"constraints\":{\"namespace\":1}}]",
+                "constraint namespace: 1 is no text",
+            ),
             ("limit.blobSize.error=[{\"value\":-1,\"constraints\":{\"namespace\":\"a\"}}]", "-1 is not a whole number"),
-            ("frontend.keepAliveTime=[{\"value\":1,\"constraints\":{\"namespace\":\"a\"}}]", "for the whole server"),
         ];
         for (flag, expected) in cases {
             let error = config.set_from_flag(flag).unwrap_err().to_string();
             assert!(error.contains(expected) && !error.contains('\n'), "{flag}: {error}");
         }
         assert_eq!(config, DynamicSettings::default());
+    }
+
+    #[test]
+    fn what_everlog_does_not_have_changes_nothing_and_is_told_of() {
+        let mut settings = DynamicSettings::default();
+        for flag in [
+            "limit.nothing=1",
+            r#"frontend.keepAliveTime=[{"value":1,"constraints":{"namespace":"a"}}]"#,
+            r#"limit.maxIDLength=[{"value":1,"constraints":{"namespace":"a","taskQueueName":"b"}}]"#,
+            r#"limit.maxIDLength=[{"value":1,"constraints":{"shardId":7}}]"#,
+        ] {
+            settings.set_from_flag(flag).unwrap();
+        }
+        let told: Vec<_> = settings.without_effect().collect();
+        assert_eq!(
+            told,
+            [
+                "dynamic configuration key \"limit.nothing\" is not one of Everlog's",
+                "dynamic configuration key frontend.keepAliveTime is not looked up by namespace",
+                "dynamic configuration key limit.maxIDLength is not looked up by namespace and taskQueueName",
+                "dynamic configuration key limit.maxIDLength is not looked up by shardId",
+            ]
+        );
+        assert_eq!(settings.per_namespace(), DynamicSettings::default().per_namespace());
+    }
+
+    #[test]
+    fn temporals_yaml_is_read() {
+        let mut settings = DynamicSettings::default();
+        let yaml = r#"
+            limit.blobSize.error:
+              - value: 10
+                constraints:
+                  namespace: "a"
+              - value: 20
+                constraints: {}
+              - value: 30 # too late
+            frontend.enableUpdateWorkflowExecution:
+              - value: true
+            matching.longPollExpirationInterval:
+              - value: 1500ms
+                constraints: { namespace: a, taskQueueName: q, taskType: Activity }
+              - value: 2s
+                constraints: { namespace: a, taskQueueName: q }
+              - value: 3
+                constraints: { taskQueueName: q }
+              - value: 4s
+                constraints: { namespace: a }
+        "#;
+        settings.set_from_yaml(yaml).unwrap();
+        assert_eq!(settings.without_effect().count(), 1);
+        let in_force = InForce::new(settings.per_namespace());
+        let (a, b) = (in_force.of("a"), in_force.of("b"));
+        assert_eq!((a.limits.blob_bytes_max, b.limits.blob_bytes_max), (10, 20));
+        let wait = |config: &DynamicConfig, queue, kind| config.frontend.poll_wait_of(queue, kind).as_millis();
+        assert_eq!(
+            [wait(&a, "q", TaskKind::Activity), wait(&a, "q", TaskKind::Workflow), wait(&a, "r", TaskKind::Workflow)],
+            [1500, 2000, 4000]
+        );
+        assert_eq!([wait(&b, "q", TaskKind::Activity), wait(&b, "r", TaskKind::Activity)], [3000, 60_000]);
+
+        DynamicSettings::default().set_from_yaml("# nothing\n").unwrap();
+        let cases = [
+            ("limit.maxIDLength:\n  - value: [\n", "line "),
+            ("limit.maxIDLength:\n  - value: soon\n", "\"soon\" is not a whole number"),
+            ("- 1\n", "line 1: "),
+            ("limit.maxIDLength:\n  - valeu: 1\n", "unknown field `valeu`"),
+            (
+                "matching.longPollExpirationInterval:\n  - value: 1s\n    constraints: { taskQueueName: a, taskType: Timer }\n",
+                "constraint taskType: \"Timer\" is none of Workflow, Activity",
+            ),
+        ];
+        for (yaml, expected) in cases {
+            let error = DynamicSettings::default().set_from_yaml(yaml).unwrap_err().to_string();
+            assert!(error.contains(expected) && !error.contains('\n'), "{yaml}: {error}");
+        }
     }
 }

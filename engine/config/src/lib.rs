@@ -5,6 +5,7 @@
 mod durations;
 mod dynamic;
 mod listen;
+mod scope;
 
 pub use durations::parse_duration;
 pub use dynamic::{DynamicConfig, DynamicSettings, FrontendLimits};

@@ -34,7 +34,8 @@ pub(super) async fn poll_workflow_task_queue(
 ) -> Result<PollWorkflowTaskQueueResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     let config = frontend.config(&request.namespace);
-    let until = call.poll_until(config.frontend.poll_wait_max)?;
+    let queue = request.task_queue.as_ref().map_or("", |queue| &queue.name);
+    let until = call.poll_until(config.frontend.poll_wait_of(queue, TaskKind::Workflow))?;
     let _poll = frontend.polls.open(namespace.namespace.id, PollKind::Workflow, config.frontend.polls_max)?;
     let poll = read_poll(frontend, &namespace, request)?;
     loop {

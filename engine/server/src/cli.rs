@@ -77,6 +77,10 @@ pub(crate) struct DevArgs {
     /// limit.blobSize.error=4194304 (bytes) or matching.longPollExpirationInterval='"30s"'. deploy/everlog.toml lists the keys.
     #[arg(long = "dynamic-config-value", value_name = "KEY=JSON")]
     dynamic_config_values: Vec<String>,
+    /// A file with such limits and timeouts as Temporal's servers have it, in YAML; it is read again when it changes. The flag above
+    /// counts more.
+    #[arg(long, value_name = "FILE")]
+    dynamic_config_file: Option<PathBuf>,
     /// Take no new work when less is free on the disk than this, in bytes, and than the next flag says.
     #[arg(long, default_value_t = Disk::default().free_bytes_min, value_name = "BYTES")]
     disk_free_bytes_min: u64,
@@ -163,10 +167,9 @@ impl DevArgs {
                 .ok_or_else(|| SettingsError(format!("search attribute {flag:?} is not NAME=TYPE")))?;
             settings.search_attributes.push((name.to_owned(), search_attribute_type(kind)?));
         }
-        for flag in &self.dynamic_config_values {
-            settings.dynamic.set_from_flag(flag)?;
-        }
-        Ok(settings)
+        settings.dynamic_file = self.dynamic_config_file;
+        settings.dynamic_flags = self.dynamic_config_values;
+        settings.with_dynamic()
     }
 }
 
@@ -235,14 +238,15 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_in_one_line() {
-        let cases: [(&[&str], &str); 8] = [
+        let cases: [(&[&str], &str); 9] = [
             (&["--prot", "1"], "unexpected argument '--prot' found"),
             (&["--port", "70000"], "invalid value '70000' for '--port <PORT>'"),
             (&["--ephemeral", "--data-dir", "x"], "cannot be used with"),
             (&["--namespace", ""], "a namespace must have a name"),
             (&["--search-attribute", "C"], "search attribute \"C\" is not NAME=TYPE"),
             (&["--search-attribute", "C=String"], "\"String\" is none of Text, "),
-            (&["--dynamic-config-value", "foo=1"], "\"foo\" is none of frontend.keepAliveTime, "),
+            (&["--dynamic-config-value", "limit.maxIDLength=x"], "limit.maxIDLength: \"x\" is not a whole number"),
+            (&["--dynamic-config-file", "/nowhere"], "cannot read /nowhere: "),
             (&["--log-format", "xml"], "log format \"xml\" is none of pretty, json"),
         ];
         for (flags, expected) in cases {

@@ -28,7 +28,6 @@ use everlog_storage::rocks_state::{RocksState, StateOptions};
 use everlog_storage::segment_log::{LogOptions, SegmentLog};
 use everlog_storage::state::{StateEngine, StateError};
 use parking_lot::RwLock;
-use tokio::task::JoinHandle;
 
 use crate::descriptors::Descriptors;
 use crate::disk::DiskWatch;
@@ -290,8 +289,7 @@ pub async fn run(
     // A task of its own: it is to run where the partition loops run.
     let giving_back = tokio::spawn(memory::give_back(Arc::clone(&node.state)));
     let watching = tokio::spawn(watch.run());
-    let following =
-        settings.file.clone().map(|file| tokio::spawn(follow(file, settings.dynamic.clone(), config, limits)));
+    let following = tokio::spawn(follow(settings.clone(), config, limits));
     let served = tokio::select! {
         served = everlog_frontend::serve(listeners, services, shutdown) => served.map_err(NodeError::from),
         () = telemetry::fold_histograms() => Ok(()),
@@ -302,7 +300,7 @@ pub async fn run(
     };
     giving_back.abort();
     watching.abort();
-    following.inspect(JoinHandle::abort);
+    following.abort();
     node.stop().await?;
     served
 }

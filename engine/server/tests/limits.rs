@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use everlog_config::DynamicConfig;
 use everlog_proto::api::common::v1::Link;
 use everlog_proto::api::workflowservice::v1::{SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest};
-use harness::process::{Process, everlog};
+use harness::process::{ANY_PORTS, Process, everlog};
 use harness::requests::{poll_activity, poll_workflow, signal};
 use harness::wire::told;
 use harness::{Client, Server, payloads, start_request, within};
@@ -85,6 +85,38 @@ async fn limits_hold_by_namespace_and_act_when_they_change() {
     assert_eq!(signalled(&mut client, "small", 2000, 0).await, too_large);
     assert_eq!(signalled(&mut client, "default", 1, 11).await, "ok");
     configured.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_of_temporals_is_taken_and_acts_when_it_changes() {
+    let too_large = "InvalidArgument: Blob data size exceeds limit.";
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("dynamic.yaml");
+    let write = |bytes| {
+        let unknown = "frontend.enableUpdateWorkflowExecution:\n  - value: true\n    constraints: {}\n";
+        let ids = "limit.maxIDLength:\n  - value: 5\n";
+        let blobs = format!("limit.blobSize.error:\n  - value: {bytes}\n    constraints: {{}}\n");
+        std::fs::write(&file, [unknown, ids, &blobs].concat()).unwrap();
+    };
+    write(100);
+    let mut command = everlog();
+    command.args(["dev", "--ephemeral", "--dynamic-config-value", "limit.maxIDLength=50", "--dynamic-config-file"]);
+    command.arg(&file).args(ANY_PORTS);
+    let server = Process::start(command).await;
+    let mut client = server.client().await;
+    client.start_workflow_execution(start_request("workflow")).await.unwrap();
+    assert_eq!(signalled(&mut client, "default", 200, 0).await, too_large);
+    write(1000);
+    server.signal("HUP");
+    let begin = Instant::now();
+    while signalled(&mut client, "default", 200, 0).await != "ok" {
+        assert!(begin.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(signalled(&mut client, "default", 2000, 0).await, too_large);
+    // The flag counts on.
+    client.start_workflow_execution(start_request("another workflow")).await.unwrap();
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,9 @@ use std::time::Duration;
 use everlog_config::parse_duration;
 use serde::Deserialize;
 
-use super::{DataLocation, Disk, Listen, Log, LogFormat, Mode, Settings, SettingsError, search_attribute_type};
+use super::{
+    DataLocation, Disk, Listen, Log, LogFormat, Mode, Settings, SettingsError, read_dynamic, search_attribute_type,
+};
 
 /// The file as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -21,6 +23,7 @@ struct File {
     listen: FileListen,
     disk: FileDisk,
     log: FileLog,
+    dynamic_config_file: Option<PathBuf>,
     dynamic_config: BTreeMap<String, serde_json::Value>,
 }
 
@@ -95,6 +98,8 @@ fn parse(text: &str) -> Result<Settings, SettingsError> {
     for (name, kind) in file.search_attributes {
         settings.search_attributes.push((name, search_attribute_type(&kind)?));
     }
+    settings.dynamic = read_dynamic(file.dynamic_config_file.as_deref())?;
+    settings.dynamic_file = file.dynamic_config_file;
     for (name, value) in &file.dynamic_config {
         settings.dynamic.set(name, value)?;
     }
@@ -198,7 +203,8 @@ mod tests {
             ("[log]\nformat = \"xml\"", "line 2: unknown variant `xml`, expected `pretty` or `json`"),
             ("data_dir = \"x\"\nephemeral = true", "data_dir and ephemeral exclude each other"),
             ("[search_attributes]\nA = \"B\"", "search attribute type \"B\" is none of Text, "),
-            ("[dynamic_config]\nfoo = 1", "dynamic configuration key \"foo\" is none of "),
+            ("[dynamic_config]\n\"limit.maxIDLength\" = -1", "limit.maxIDLength: -1 is not a whole number"),
+            ("dynamic_config_file = \"/nowhere\"", "cannot read /nowhere: "),
         ];
         for (text, expected) in cases {
             let error = parse(text).unwrap_err().to_string();

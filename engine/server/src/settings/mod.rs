@@ -7,7 +7,7 @@
 mod file;
 mod follow;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use everlog_model::limits;
@@ -34,7 +34,11 @@ pub struct Settings {
     pub search_attributes: Vec<(String, IndexedValueType)>,
     /// The file that they are from, if they are: its dynamic configuration is read again when it changes.
     pub file: Option<PathBuf>,
-    /// Limits and timeouts.
+    /// A file of its own for the dynamic configuration, in Temporal's form: read again when it changes.
+    pub dynamic_file: Option<PathBuf>,
+    /// What flags say of the dynamic configuration, `KEY=JSON`: they count more than that file.
+    pub dynamic_flags: Vec<String>,
+    /// Limits and timeouts: what all of these say.
     pub dynamic: DynamicSettings,
     /// What is logged, and how.
     pub log: Log,
@@ -121,6 +125,8 @@ impl Default for Settings {
             namespaces: Vec::new(),
             search_attributes: Vec::new(),
             file: None,
+            dynamic_file: None,
+            dynamic_flags: Vec::new(),
             dynamic: DynamicSettings::default(),
             log: Log::default(),
         }
@@ -161,6 +167,29 @@ impl Settings {
         Ok(())
     }
 
+    /// Reads again what is in files.
+    ///
+    /// # Errors
+    ///
+    /// One line that says what is wrong with them.
+    pub fn again(&self) -> Result<Settings, SettingsError> {
+        match &self.file {
+            Some(path) => load(path),
+            None => self.clone().with_dynamic(),
+        }
+    }
+
+    /// The same with the dynamic configuration that its file and the flags say.
+    ///
+    /// # Errors
+    ///
+    /// One line that says what is wrong with the file or a flag.
+    pub fn with_dynamic(mut self) -> Result<Settings, SettingsError> {
+        self.dynamic = read_dynamic(self.dynamic_file.as_deref())?;
+        self.dynamic_flags.iter().try_for_each(|flag| self.dynamic.set_from_flag(flag))?;
+        Ok(self)
+    }
+
     /// The namespaces that must exist once the node serves.
     pub fn wanted_namespaces(&self) -> impl Iterator<Item = &str> {
         let others = self.namespaces.iter().map(String::as_str).filter(|name| *name != DEFAULT_NAMESPACE);
@@ -178,6 +207,18 @@ impl FromStr for LogFormat {
             _ => Err(SettingsError(format!("log format {text:?} is none of pretty, json"))),
         }
     }
+}
+
+/// What a file of the dynamic configuration says, if there is one.
+fn read_dynamic(path: Option<&Path>) -> Result<DynamicSettings, SettingsError> {
+    let mut dynamic = DynamicSettings::default();
+    if let Some(path) = path {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| SettingsError(format!("cannot read {}: {error}", path.display())))?;
+        let wrong = |SettingsError(problem)| SettingsError(format!("{}: {problem}", path.display()));
+        dynamic.set_from_yaml(&text).map_err(wrong)?;
+    }
+    Ok(dynamic)
 }
 
 /// The names that search attribute types have on command lines and in files.
