@@ -59,7 +59,7 @@ pub(super) async fn get_workflow_execution_history(
 
 fn page_batches_max(frontend: &Frontend, namespace: &str, wanted: i32) -> usize {
     let most = frontend.config(namespace).frontend.history_page_events_max;
-    usize::try_from(wanted).ok().filter(|wanted| *wanted > 0).map_or(most, |wanted| wanted.min(most))
+    usize::try_from(wanted).ok().filter(|wanted| *wanted > 0).map_or(most, |wanted| wanted.min(most)).max(1)
 }
 
 struct Read<'a> {
