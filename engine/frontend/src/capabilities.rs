@@ -24,10 +24,13 @@ pub(super) fn system() -> get_system_info_response::Capabilities {
     }
 }
 
-/// What is told of each namespace. Not built: updates, worker heartbeats, poller scaling, standalone activities, pausing; and
-/// polls that a worker's shutdown completes are not promised.
+/// What is told of each namespace. Not built: updates, worker heartbeats, poller scaling, standalone activities, pausing.
 pub(super) fn namespace() -> namespace_info::Capabilities {
-    namespace_info::Capabilities { eager_workflow_start: true, ..namespace_info::Capabilities::default() }
+    namespace_info::Capabilities {
+        eager_workflow_start: true,
+        worker_poll_complete_on_shutdown: true,
+        ..namespace_info::Capabilities::default()
+    }
 }
 
 /// Whether schedules work.

@@ -48,6 +48,8 @@ pub(super) enum Error {
         /// The states in which the call is answered.
         allowed: &'static [NamespaceState],
     },
+    /// The namespace does not have that turned on.
+    PermissionDenied(&'static str),
     /// Not now; the caller may try again.
     Unavailable(String),
     /// As [`Error::Unavailable`], and surely nothing was done: another node may answer.
@@ -186,6 +188,9 @@ fn row_of(error: Error) -> Row {
                 allowed_states: allowed.iter().map(|state| *state as i32).collect(),
             })
         }
+        Error::PermissionDenied(message) => {
+            Row::new(Code::PermissionDenied, message).with(&details::PermissionDeniedFailure::default())
+        }
         Error::Unavailable(message) | Error::NotDone(message) => Row::new(Code::Unavailable, message),
         Error::Overloaded(message) => {
             Row::exhausted(message.into(), ResourceExhaustedCause::SystemOverloaded, ResourceExhaustedScope::System)
@@ -210,6 +215,9 @@ fn row_of_rejection(rejection: Rejection) -> Row {
     match rejection {
         Rejection::InvalidArgument(message) => Row::new(Code::InvalidArgument, message),
         Rejection::NotFound(message) => Row::new(Code::NotFound, message).with(&details::NotFoundFailure::default()),
+        rejection @ Rejection::OtherChain => {
+            Row::new(Code::NotFound, rejection.to_string()).with(&details::NotFoundFailure::default())
+        }
         Rejection::AlreadyStarted { message, start_request_id, run_id, first_execution_run_id } => {
             Row::new(Code::AlreadyExists, message).with(&details::WorkflowExecutionAlreadyStartedFailure {
                 start_request_id,
@@ -341,6 +349,7 @@ mod tests {
         let cases = [
             (Error::invalid("m"), Code::InvalidArgument, ""),
             (Error::not_found("m"), Code::NotFound, "NotFoundFailure"),
+            (rejected(Rejection::OtherChain), Code::NotFound, "NotFoundFailure"),
             (rejected(already_started), Code::AlreadyExists, "WorkflowExecutionAlreadyStartedFailure"),
             (rejected(Rejection::WorkflowNotReady("m".into())), Code::FailedPrecondition, "WorkflowNotReadyFailure"),
             (Error::failed_precondition("m"), Code::FailedPrecondition, ""),
@@ -362,6 +371,7 @@ mod tests {
                 Code::FailedPrecondition,
                 "NamespaceInvalidStateFailure",
             ),
+            (Error::PermissionDenied("m"), Code::PermissionDenied, "PermissionDeniedFailure"),
             (Error::Unavailable("m".into()), Code::Unavailable, ""),
             (Error::Overloaded("m".into()), Code::ResourceExhausted, "ResourceExhaustedFailure"),
             (Error::TooManyPolls, Code::ResourceExhausted, "ResourceExhaustedFailure"),

@@ -1,6 +1,7 @@
-//! Where a paged read of a history goes on. A token is bound to its run and to what was there when the read began.
+//! Where a paged read of a history goes on. A token is bound to its run.
 
 use everlog_kernel::{RunId, token};
+use everlog_model::RunView;
 use serde::{Deserialize, Serialize};
 
 use super::errors::Error;
@@ -12,7 +13,7 @@ pub(super) struct HistoryToken {
     pub(super) run_id: RunId,
     /// The first event that was not sent.
     pub(super) from: i64,
-    /// The first event that is not part of the read.
+    /// The first event that the history did not have when it was looked at last.
     pub(super) to: i64,
     /// Whether the run was open when `to` was found out.
     pub(super) is_open: bool,
@@ -24,6 +25,12 @@ impl HistoryToken {
     /// The rest of a workflow task's history.
     pub(super) fn for_task(run_id: RunId, from: i64, to: i64) -> HistoryToken {
         HistoryToken { run_id, from, to, is_open: true, is_task: true }
+    }
+
+    /// Takes what is known of the run now into the read.
+    pub(super) fn reach(&mut self, view: &RunView) {
+        self.to = self.to.max(view.next_event_id);
+        self.is_open = view.is_open;
     }
 
     /// As clients have it.

@@ -8,29 +8,37 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use everlog_cluster::NOT_DONE;
 use everlog_model::FastMap;
 use everlog_proto::operator_service::operator_service_server;
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use metrics::{Counter, Histogram};
 use percent_encoding::percent_decode;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use super::errors::cut;
+use super::call::parse_timeout;
+use super::errors::{Error, cut};
 use super::forward::Forward;
 use super::request_body::{self, Budget, Frames};
+use super::response_body;
 use super::services::{WorkflowApi, served};
 
 /// The text of the generated stubs of methods that are not implemented.
 const STUB_TEXT: &str = "Not yet implemented";
 
+/// What a caller is told that has given up before it was listened to.
+const DEADLINE_TEXT: &str = "context deadline exceeded";
+
 /// How tonic begins when a request is larger than allowed.
 const TOO_LARGE_TEXT: &str = "Error, decoded message length too large";
+
+/// How tonic begins when a compressed request is larger than allowed once it is decompressed.
+const TOO_LARGE_DECOMPRESSED_TEXT: &str = "Error decompressing: size limit";
 
 /// How the text of prost ends when messages are nested too deeply in a request.
 const TOO_DEEP_TEXT: &str = "recursion limit reached";
@@ -147,16 +155,28 @@ pub(super) async fn bounded(
     answer: impl AsyncFnOnce(Request<Frames>) -> Response<Body>,
     no_place: impl FnOnce(Status) -> Response<Body>,
 ) -> Response<Body> {
+    let arrived = Instant::now();
     let (request, _held) = match request_body::read(budget, request).await {
         Ok(read) => read,
         Err(status) => return status.into_http(),
     };
+    if is_over(request.headers(), arrived.elapsed()) {
+        return Status::from(Error::DeadlineExceeded(DEADLINE_TEXT)).into_http();
+    }
+    let takes_gzip = response_body::takes_gzip(request.headers());
     // Not before: a request that does not arrive has what it takes of the bytes' budget, and keeps nobody out.
     let _place = match budget.begin(method) {
         Ok(place) => place,
         Err(status) => return no_place(status),
     };
-    budget.answers.hold(answer(request).await).await
+    let response = budget.answers.hold(answer(request).await).await;
+    if takes_gzip { response_body::compress(response).await } else { response }
+}
+
+/// Whether the caller has given up, `waited` after its call has arrived.
+fn is_over(headers: &HeaderMap, waited: Duration) -> bool {
+    let timeout = headers.get("grpc-timeout").and_then(|timeout| parse_timeout(timeout.to_str().ok()?));
+    timeout.is_some_and(|timeout| timeout <= waited)
 }
 
 async fn observe(
@@ -244,6 +264,9 @@ fn correct<R>(response: &mut Response<R>, path: &str) -> Code {
     let (code, message) = match code {
         Code::Unimplemented if message.is_empty() || message == STUB_TEXT => (code, unknown_method(path)),
         Code::OutOfRange if message.starts_with(TOO_LARGE_TEXT) => (Code::ResourceExhausted, too_large(&message)),
+        Code::OutOfRange | Code::ResourceExhausted if message.starts_with(TOO_LARGE_DECOMPRESSED_TEXT) => {
+            (Code::ResourceExhausted, too_large_decompressed(&message))
+        }
         Code::Internal if message.ends_with(TOO_DEEP_TEXT) => (Code::InvalidArgument, TOO_DEEP_MESSAGE.to_owned()),
         _ => return code,
     };
@@ -267,6 +290,12 @@ fn too_large(message: &str) -> String {
         (Some(size), Some(limit)) => format!("grpc: received message larger than max ({size} vs. {limit})"),
         _ => "grpc: received message larger than max".to_owned(),
     }
+}
+
+/// The number in tonic's text is the limit.
+fn too_large_decompressed(message: &str) -> String {
+    let limit: String = message.chars().filter(char::is_ascii_digit).collect();
+    format!("grpc: received message after decompression larger than max {limit}")
 }
 
 fn code_name(code: Code) -> &'static str {
@@ -295,6 +324,19 @@ fn code_name(code: Code) -> &'static str {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_call_is_over_once_its_time_has_passed() {
+        for (timeout, waited_ms, expected) in
+            [("", 10_000, false), ("0m", 0, true), ("5m", 4, false), ("5m", 5, true), ("70S", 5, false)]
+        {
+            let mut headers = HeaderMap::new();
+            if !timeout.is_empty() {
+                headers.insert("grpc-timeout", HeaderValue::from_static(timeout));
+            }
+            assert_eq!(is_over(&headers, Duration::from_millis(waited_ms)), expected, "{timeout}");
+        }
+    }
+
     const PATH: &str = "/temporal.api.workflowservice.v1.WorkflowService/CreateSchedule";
 
     fn corrected(code: Code, message: &str) -> (Code, String) {
@@ -310,6 +352,11 @@ mod tests {
     #[test]
     fn errors_of_tonic_speak_as_grpc_go_does() {
         let unknown = "unknown method CreateSchedule for service temporal.api.workflowservice.v1.WorkflowService";
+        let decompressed = "Error decompressing: size limit, of 4194304 bytes, exceeded while decompressing message";
+        assert_eq!(
+            corrected(Code::ResourceExhausted, decompressed),
+            (Code::ResourceExhausted, "grpc: received message after decompression larger than max 4194304".to_owned())
+        );
         let too_large = "Error, decoded message length too large: found 5242926 bytes, the limit is: 4194304 bytes";
         let cases = [
             (Code::Unimplemented, "", Code::Unimplemented, unknown),

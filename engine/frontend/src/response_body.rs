@@ -1,12 +1,15 @@
-//! Answers that nobody reads stay in memory, so there is a bound on their bytes.
+//! Answers on their way: compressed where that pays, and bounded in bytes, because what nobody reads stays in memory.
 
 use std::future::poll_fn;
+use std::io::Write;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::Response;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body as _, Frame};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
@@ -16,6 +19,14 @@ use super::errors::Error;
 
 /// Answers up to this size need no share, bytes: connections and their streams are bounded.
 const FREE_BYTES: usize = 1024;
+
+/// An answer that is smaller is not compressed, bytes: that would cost more than the network.
+const COMPRESSED_BYTES_MIN: usize = 32 << 10;
+
+const GZIP: HeaderValue = HeaderValue::from_static("gzip");
+
+/// In front of a message: whether it is compressed, and its length.
+const PREFIX_BYTES: usize = 5;
 
 const TOO_MANY_BYTES_TEXT: &str = "the server has as many answers in memory as it may that were not read";
 
@@ -51,6 +62,51 @@ impl Answers {
     }
 }
 
+/// Whether a caller wants its answer compressed: it has compressed its request, which is what grpc-go goes by.
+pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
+    headers.get("grpc-encoding") == Some(&GZIP)
+}
+
+/// The answer, compressed if it is large enough and gets smaller by it.
+pub(super) async fn compress(response: Response<Body>) -> Response<Body> {
+    let (mut head, mut rest) = response.into_parts();
+    let first = poll_fn(|context| Poll::Ready(Pin::new(&mut rest).poll_frame(context))).await;
+    let first = match first {
+        Poll::Ready(Some(first)) => first,
+        Poll::Ready(None) => return Response::from_parts(head, Body::empty()),
+        Poll::Pending => return Response::from_parts(head, rest),
+    };
+    let message = first.as_ref().ok().and_then(Frame::data_ref).filter(|data| data.len() >= COMPRESSED_BYTES_MIN);
+    let compressed = match message.cloned() {
+        Some(message) => tokio::task::spawn_blocking(move || compressed(&message)).await.ok().flatten(),
+        None => None,
+    };
+    let first = match compressed {
+        Some(compressed) => {
+            head.headers.insert("grpc-encoding", GZIP);
+            Ok(Frame::data(compressed))
+        }
+        None => first,
+    };
+    Response::from_parts(head, Body::new(Answer { first: Some(first), rest, _held: None }))
+}
+
+/// A message with its prefix, compressed. `None` if it is not a whole message, or gets no smaller.
+fn compressed(message: &Bytes) -> Option<Bytes> {
+    let (prefix, content) = message.split_first_chunk::<PREFIX_BYTES>()?;
+    let [is_compressed, length @ ..] = *prefix;
+    if is_compressed != 0 || u32::from_be_bytes(length) as usize != content.len() {
+        return None;
+    }
+    let mut encoder = GzEncoder::new(vec![0; PREFIX_BYTES], Compression::fast());
+    encoder.write_all(content).ok()?;
+    let mut compressed = encoder.finish().ok()?;
+    let length = u32::try_from(compressed.len() - PREFIX_BYTES).ok()?;
+    compressed[0] = 1;
+    compressed[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
+    (compressed.len() < message.len()).then(|| compressed.into())
+}
+
 /// The body of an answer, whose first frame was asked for.
 struct Answer {
     first: Option<Result<Frame<Bytes>, Status>>,
@@ -76,8 +132,6 @@ impl http_body::Body for Answer {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderMap;
-
     use super::*;
 
     /// A body of one frame of data and trailers.
@@ -124,6 +178,34 @@ mod tests {
         assert!(frame(&mut body).await.is_none());
         drop(body);
         assert!(!is_refused(&answers.hold(response(100_000)).await));
+    }
+
+    #[tokio::test]
+    async fn large_answers_are_compressed() {
+        use std::io::Read;
+
+        let message = |bytes: usize| {
+            let prefix = [&[0][..], &u32::try_from(bytes).unwrap().to_be_bytes()].concat();
+            let frame = [prefix, vec![7; bytes]].concat();
+            Response::new(Body::new(Whole(Some(frame.into()), Some(HeaderMap::new()))))
+        };
+        let small = compress(message(1000)).await;
+        assert!(small.headers().is_empty());
+        assert_eq!(frame(&mut small.into_body()).await.unwrap().into_data().unwrap().len(), 1005);
+        let large = compress(message(100_000)).await;
+        assert_eq!(large.headers().get("grpc-encoding"), Some(&GZIP));
+        let mut body = large.into_body();
+        let data = frame(&mut body).await.unwrap().into_data().unwrap();
+        let (prefix, content) = data.split_at(PREFIX_BYTES);
+        assert_eq!(prefix, [&[1][..], &u32::try_from(content.len()).unwrap().to_be_bytes()].concat());
+        let mut unpacked = Vec::new();
+        flate2::read::GzDecoder::new(content).read_to_end(&mut unpacked).unwrap();
+        assert_eq!(unpacked, vec![7; 100_000]);
+        assert!(frame(&mut body).await.unwrap().is_trailers());
+        assert!(frame(&mut body).await.is_none());
+        // What is no message stays what it is.
+        let other = compress(response(100_000)).await;
+        assert!(other.headers().is_empty());
     }
 
     #[tokio::test]

@@ -129,6 +129,7 @@ pub async fn serve(
     let serving = Arc::new(AtomicBool::new(true));
     let health = HealthReporter::new();
     report_health(&health, ServingStatus::Serving).await;
+    let following = tokio::spawn(follow_queue_settings(services.clone()));
     let watching = tokio::spawn(watch_partitions(services.router.clone(), health.clone(), Arc::clone(&serving)));
 
     let Doors { grpc, http, metrics: metrics_door } = doors(listeners, &services);
@@ -170,6 +171,7 @@ pub async fn serve(
     }
     watching.abort();
     reclaiming.abort();
+    following.abort();
     serving.store(false, Ordering::Relaxed);
     report_health(&health, ServingStatus::NotServing).await;
     matching.local().drain();
@@ -239,6 +241,12 @@ async fn watch_partitions(router: Router, health: HealthReporter, serving: Arc<A
     }
 }
 
+/// Has the settings of task queues kept, as they change, for as long as there is metadata.
+async fn follow_queue_settings(services: Services) {
+    let namespaces = Arc::clone(&services.namespaces);
+    namespaces.follow_task_queues(|queue, config| services.apply_queue_settings(queue, config)).await;
+}
+
 async fn report_health(health: &HealthReporter, status: ServingStatus) {
     for name in HEALTH_NAMES {
         health.set_service_status(name, status).await;
@@ -273,7 +281,7 @@ fn internal_service(services: &Services, tallies: &Arc<Tallies>) -> Option<(Arc<
     Some((peers, Service::new(parts)))
 }
 
-/// Newer SDKs compress what they send. Answers are not compressed: they would cost this server more than the network.
+/// Newer SDKs compress what they send. Large answers to them are compressed too, by `response_body.rs`.
 fn routes(frontend: &Arc<Frontend>, health: &HealthReporter) -> Result<GrpcRoutes, ServeError> {
     let limits = &frontend.config("").frontend;
     let keepalive = Keepalive { interval: limits.keepalive_interval, timeout: limits.keepalive_timeout };

@@ -15,8 +15,8 @@ use tonic::{Request, Response, Status};
 use super::call::Call;
 use super::request_body::settle;
 use super::{
-    Frontend, activity_tasks, history, namespaces, operator, query, system, task_queues, visibility, workers,
-    workflow_control, workflow_start, workflow_tasks,
+    Frontend, activity_tasks, history, namespaces, operator, query, system, task_queue_config, task_queues, turned_off,
+    visibility, workers, workflow_control, workflow_start, workflow_tasks,
 };
 
 /// The workflow service.
@@ -97,7 +97,18 @@ service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
     GetSearchAttributes(visibility.get_search_attributes: workflow_api::GetSearchAttributesRequest) -> workflow_api::GetSearchAttributesResponse;
 
     DescribeTaskQueue(task_queues.describe_task_queue: workflow_api::DescribeTaskQueueRequest) -> workflow_api::DescribeTaskQueueResponse;
+    UpdateTaskQueueConfig(task_queue_config.update_task_queue_config: workflow_api::UpdateTaskQueueConfigRequest) -> workflow_api::UpdateTaskQueueConfigResponse;
     ListTaskQueuePartitions(task_queues.list_task_queue_partitions: workflow_api::ListTaskQueuePartitionsRequest) -> workflow_api::ListTaskQueuePartitionsResponse;
+
+    GetWorkerBuildIdCompatibility(turned_off.get_worker_build_id_compatibility: workflow_api::GetWorkerBuildIdCompatibilityRequest) -> workflow_api::GetWorkerBuildIdCompatibilityResponse;
+    UpdateWorkerBuildIdCompatibility(turned_off.update_worker_build_id_compatibility: workflow_api::UpdateWorkerBuildIdCompatibilityRequest) -> workflow_api::UpdateWorkerBuildIdCompatibilityResponse;
+    GetWorkerVersioningRules(turned_off.get_worker_versioning_rules: workflow_api::GetWorkerVersioningRulesRequest) -> workflow_api::GetWorkerVersioningRulesResponse;
+    UpdateWorkerVersioningRules(turned_off.update_worker_versioning_rules: workflow_api::UpdateWorkerVersioningRulesRequest) -> workflow_api::UpdateWorkerVersioningRulesResponse;
+    GetWorkerTaskReachability(turned_off.get_worker_task_reachability: workflow_api::GetWorkerTaskReachabilityRequest) -> workflow_api::GetWorkerTaskReachabilityResponse;
+    FetchWorkerConfig(turned_off.fetch_worker_config: workflow_api::FetchWorkerConfigRequest) -> workflow_api::FetchWorkerConfigResponse;
+    CreateWorkflowRule(turned_off.create_workflow_rule: workflow_api::CreateWorkflowRuleRequest) -> workflow_api::CreateWorkflowRuleResponse;
+    PauseWorkflowExecution(turned_off.pause_workflow_execution: workflow_api::PauseWorkflowExecutionRequest) -> workflow_api::PauseWorkflowExecutionResponse;
+    ListArchivedWorkflowExecutions(turned_off.list_archived_workflow_executions: workflow_api::ListArchivedWorkflowExecutionsRequest) -> workflow_api::ListArchivedWorkflowExecutionsResponse;
 
     ShutdownWorker(workers.shutdown_worker: workflow_api::ShutdownWorkerRequest) -> workflow_api::ShutdownWorkerResponse;
     RecordWorkerHeartbeat(workers.record_worker_heartbeat: workflow_api::RecordWorkerHeartbeatRequest) -> workflow_api::RecordWorkerHeartbeatResponse;

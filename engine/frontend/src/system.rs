@@ -15,17 +15,13 @@ pub(super) const CLUSTER_NAME: &str = "active";
 /// What stores histories and lists.
 const STORE_NAME: &str = "everlog";
 
-/// Clients that are known to work, with the versions that do.
-const SUPPORTED_CLIENTS: [(&str, &str); 12] = [
+/// Clients that are served, with their versions: Temporal's table, which the Web UI and the command line look at.
+const SUPPORTED_CLIENTS: [(&str, &str); 8] = [
     ("Nexus-go-sdk", "<2.0.0"),
     ("temporal-cli", "<2.0.0"),
-    ("temporal-dotnet", "<2.0.0"),
     ("temporal-go", "<2.0.0"),
     ("temporal-java", "<2.0.0"),
-    ("temporal-php", "<3.0.0"),
-    ("temporal-python", "<2.0.0"),
-    ("temporal-ruby", "<2.0.0"),
-    ("temporal-rust", "<2.0.0"),
+    ("temporal-php", "<2.0.0"),
     ("temporal-server", "<2.0.0"),
     ("temporal-typescript", "<2.0.0"),
     ("temporal-ui", "<3.0.0"),

@@ -4,12 +4,15 @@ use std::collections::HashMap;
 
 use everlog_kernel::transition::TaskKind;
 use everlog_kernel::{NamespaceId, time};
-use everlog_matching::{PollerDescription, QueueDescription, QueueStats};
-use everlog_model::QueueId;
-use everlog_proto::api::enums::v1::{DescribeTaskQueueMode, TaskQueueKind, TaskQueueType};
+use everlog_matching::{PollerDescription, QueueDescription, QueueStats, RateSource};
+use everlog_meta::ConfiguredQueue;
+use everlog_model::{QueueId, limits};
+use everlog_proto::api::enums::v1::{DescribeTaskQueueMode, RateLimitSource, TaskQueueKind, TaskQueueType};
 use everlog_proto::api::taskqueue::v1::{
-    PollerInfo, TaskQueuePartitionMetadata, TaskQueueStats, TaskQueueStatus, TaskQueueTypeInfo, TaskQueueVersionInfo,
+    PollerInfo, TaskQueueConfig, TaskQueuePartitionMetadata, TaskQueueStats, TaskQueueStatus, TaskQueueTypeInfo,
+    TaskQueueVersionInfo, TaskQueueVersioningInfo,
 };
+use everlog_proto::api::workflowservice::v1::describe_task_queue_response::EffectiveRateLimit;
 use everlog_proto::api::workflowservice::v1::{
     DescribeTaskQueueRequest, DescribeTaskQueueResponse, ListTaskQueuePartitionsRequest,
     ListTaskQueuePartitionsResponse,
@@ -19,6 +22,9 @@ use everlog_proto::wkt;
 use super::call::Call;
 use super::errors::Error;
 use super::{Frontend, validate};
+
+/// When something was that never was: the zero value of time in Go.
+const NEVER: wkt::Timestamp = wkt::Timestamp { seconds: -62_135_596_800, nanos: 0 };
 
 /// Tells who polls a task queue and how much waits in it.
 #[expect(deprecated, reason = "the CLI still asks for what it deprecated")]
@@ -44,15 +50,47 @@ pub(super) async fn describe_task_queue(
     }
     let description = describe(frontend, namespace_id, kind_of(request.task_queue_type()), name).await;
     let whole = stats(&description.stats);
-    let status = TaskQueueStatus { backlog_count_hint: whole.approximate_backlog_count, ..TaskQueueStatus::default() };
+    let status = TaskQueueStatus {
+        backlog_count_hint: whole.approximate_backlog_count,
+        rate_per_second: description.rate.per_second,
+        ..TaskQueueStatus::default()
+    };
+    let configured = ConfiguredQueue {
+        namespace_id,
+        kind: u8::try_from(request.task_queue_type).unwrap_or(0),
+        name: name.to_owned(),
+    };
+    let config = frontend.namespaces.task_queue_config(&configured).filter(|_| request.report_config);
     let by_priority = description.by_priority.iter().filter(|_| request.report_stats);
     Ok(DescribeTaskQueueResponse {
         pollers: description.pollers.iter().map(poller).collect(),
         task_queue_status: request.include_task_queue_status.then_some(status),
         stats: request.report_stats.then_some(whole),
         stats_by_priority_key: by_priority.map(|(priority, of)| (i32::from(*priority), stats(of))).collect(),
+        config: config.map(|config| TaskQueueConfig::clone(&config)),
+        effective_rate_limit: Some(effective_rate(&description)),
+        versioning_info: Some(unversioned()),
         ..DescribeTaskQueueResponse::default()
     })
+}
+
+fn effective_rate(description: &QueueDescription) -> EffectiveRateLimit {
+    let source = match description.rate.source {
+        RateSource::System => RateLimitSource::System,
+        RateSource::Worker => RateLimitSource::Worker,
+        RateSource::Api => RateLimitSource::Api,
+    };
+    EffectiveRateLimit { requests_per_second: description.rate.per_second as f32, rate_limit_source: source.into() }
+}
+
+/// Which version of the workers gets new workflows: without versioning those of none.
+#[expect(deprecated, reason = "the CLI still shows it")]
+fn unversioned() -> TaskQueueVersioningInfo {
+    TaskQueueVersioningInfo {
+        current_version: "__unversioned__".to_owned(),
+        update_time: Some(NEVER),
+        ..TaskQueueVersioningInfo::default()
+    }
 }
 
 /// The same by build id and type. Without versioning there is one build id, the empty one.
@@ -99,7 +137,7 @@ fn poller(poller: &PollerDescription) -> PollerInfo {
     PollerInfo {
         last_access_time: Some(wkt::Timestamp::from(poller.last_access)),
         identity: poller.identity.clone(),
-        rate_per_second: poller.rate_per_second.unwrap_or(0.0),
+        rate_per_second: poller.rate_per_second.unwrap_or(limits::QUEUE_TASKS_PER_SECOND_MAX),
         ..PollerInfo::default()
     }
 }

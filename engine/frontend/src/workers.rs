@@ -12,7 +12,7 @@ use super::errors::Error;
 use super::polls::PollKind;
 use super::{Frontend, validate};
 
-/// A worker stops: what waits in its sticky queue goes to others at once.
+/// A worker stops: its polls end empty, and what waits in its sticky queue goes to others at once.
 pub(super) async fn shutdown_worker(
     frontend: &Frontend,
     _call: Call,
@@ -55,6 +55,7 @@ pub(super) async fn poll_nexus_task_queue(
     tokio::select! {
         () = tokio::time::sleep_until(until) => {}
         () = frontend.drained() => {}
+        () = frontend.matching.local().until_shut_down(&request.worker_instance_key) => {}
     }
     Ok(PollNexusTaskQueueResponse::default())
 }

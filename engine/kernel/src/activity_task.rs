@@ -70,7 +70,6 @@ pub(crate) fn ensure_started(txn: &mut Txn<'_>, scheduled_event_id: i64, identit
             time: now,
             identity: identity.to_owned(),
             request_id: String::new(),
-            last_heartbeat: None,
         });
     }
 }

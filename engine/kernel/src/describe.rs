@@ -72,6 +72,7 @@ fn info(run: &Run, workflow_id: &str) -> WorkflowExecutionInfo {
     let started = task.is_some_and(|task| task.started.as_ref().is_some_and(|started| started.is_saved()));
     WorkflowExecutionInfo {
         history_length: record.history_length + i64::from(started),
+        state_transition_count: record.state_transition_count + run.unwritten_transitions,
         root_execution: Some(root),
         memo: Some(record.memo.clone().unwrap_or_default()),
         search_attributes: Some(record.search_attributes.clone().unwrap_or_default()),
@@ -116,7 +117,6 @@ fn pending_activity(activity: &Activity) -> PendingActivityInfo {
     };
     let scheduled = &activity.scheduled;
     let started = activity.started.as_ref();
-    let last_heartbeat = started.and_then(|started| started.last_heartbeat);
     // While a retry backs off: when it is due, and how long it waits in all.
     let retry_time = activity.retry_time();
     let retry_interval = retry_time.zip(activity.last_attempt_end).map(|(due, end)| due.since(end));
@@ -125,7 +125,7 @@ fn pending_activity(activity: &Activity) -> PendingActivityInfo {
         activity_type: scheduled.activity_type.clone(),
         state: state as i32,
         heartbeat_details: activity.heartbeat_details.clone(),
-        last_heartbeat_time: last_heartbeat.map(|time| time.to_proto()),
+        last_heartbeat_time: activity.last_heartbeat.map(|time| time.to_proto()),
         last_started_time: started.map(|started| started.time.to_proto()),
         attempt: activity.attempt,
         maximum_attempts: scheduled.retry_policy.as_ref().map_or(0, |policy| policy.maximum_attempts),
@@ -134,7 +134,7 @@ fn pending_activity(activity: &Activity) -> PendingActivityInfo {
         last_failure: activity.last_failure.as_deref().cloned(),
         last_worker_identity: started.map_or(&activity.last_worker_identity, |started| &started.identity).clone(),
         current_retry_interval: retry_interval.map(time::to_proto),
-        last_attempt_complete_time: activity.last_attempt_end.map(|time| time.to_proto()),
+        last_attempt_complete_time: activity.last_failure_reported.map(|time| time.to_proto()),
         next_attempt_schedule_time: retry_time.map(|time| time.to_proto()),
         priority: scheduled.priority.clone(),
         activity_options: Some(options(activity)),

@@ -26,6 +26,9 @@ pub enum Rejection {
         /// The first run of its chain.
         first_execution_run_id: String,
     },
+    /// The run belongs to another chain than the one that was named.
+    #[error("workflow execution not found")]
+    OtherChain,
     /// The workflow cannot serve the request in its present state.
     #[error("{0}")]
     WorkflowNotReady(Cow<'static, str>),

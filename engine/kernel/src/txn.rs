@@ -41,7 +41,12 @@ pub(crate) struct Txn<'a> {
     history_first: i64,
     /// Whether the commands of a workflow task are being carried out: events from outside wait until they are.
     in_commands: bool,
+    /// Something happened that is written.
     changed: bool,
+    /// What happened before, or only in memory, is written.
+    saved: bool,
+    /// Something happened that is not written yet.
+    counted: bool,
     created: bool,
     was_open: bool,
     /// What has closed the run, if it is to be told to a parent.
@@ -79,6 +84,8 @@ impl<'a> Txn<'a> {
             history_first,
             in_commands: false,
             changed: false,
+            saved: false,
+            counted: false,
             created: false,
             was_open,
             closing: None,
@@ -117,11 +124,23 @@ impl<'a> Txn<'a> {
         self.eager_activities.clear();
         self.in_commands = false;
         self.changed = false;
+        self.saved = false;
+        self.counted = false;
     }
 
     /// The time of this transition.
     pub(crate) fn now(&self) -> Time {
         self.ctx.now
+    }
+
+    /// Has the run's state written though nothing happened just now.
+    pub(crate) fn save(&mut self) {
+        self.saved = true;
+    }
+
+    /// Counts a transition that is in memory alone for now. In Temporal it is a write.
+    pub(crate) fn count_unwritten(&mut self) {
+        self.counted = true;
     }
 
     /// Marks the run's state as changed where no event says so.
@@ -238,6 +257,7 @@ impl<'a> Txn<'a> {
     /// A pending activity, to be changed in memory now and written by [`crate::Limits::activity_start_flush`] from now.
     pub(crate) fn activity_mut_unsaved(&mut self, scheduled_event_id: i64) -> Option<&mut Activity> {
         let activity = self.run.activities.get_mut_unsaved(&scheduled_event_id)?;
+        self.counted = true;
         self.run.unsaved_activities.insert(scheduled_event_id);
         let flush_at = self.ctx.now.plus(self.ctx.limits.activity_start_flush);
         self.run.flush_at.get_or_insert(flush_at);
@@ -254,7 +274,7 @@ impl<'a> Txn<'a> {
                 self.run.activities.touch(&id);
             }
             self.run.flush_at = None;
-            self.changed = true;
+            self.saved = true;
         }
     }
 
@@ -279,8 +299,14 @@ impl<'a> Txn<'a> {
         let retention = self.ctx.namespace.retention.saturating_add(std::time::Duration::from_nanos(spread));
         self.run.state.delete_time = Some(now.plus(retention));
         self.run.sticky = None;
-        self.run.unsaved_activities.clear();
         self.run.flush_at = None;
+        // Their tasks go, and what is known of them is written.
+        let offered = self.run.activities.iter().filter(|(_, activity)| activity.task_row_time.is_some());
+        let mut touched: Vec<i64> = offered.map(|(id, _)| *id).collect();
+        touched.extend(std::mem::take(&mut self.run.unsaved_activities));
+        for id in touched {
+            self.run.activities.touch(&id);
+        }
         for query in std::mem::take(&mut self.run.queries) {
             self.effects.push(crate::workflow_task::offer_query(&self.run, query));
         }

@@ -13,13 +13,16 @@
 //!                   └───────────┴─ what was buffered, then the next task, with attempt + 1
 //! ```
 //!
-//! A task with an attempt above 1 is *transient*: its Scheduled event is written with its Started event, when it is completed.
+//! A task with an attempt above 1 is *transient*: its Scheduled event is written with its Started event, when it is completed. One that
+//! was overtaken by other events becomes a normal task again when it is started.
 //! (Temporal: `workflow_task_state_machine.go`.)
 
+use bytes::Bytes;
 use everlog_proto::api::enums::v1::{TaskQueueKind, TimeoutType, WorkflowTaskFailedCause};
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::{
-    WorkflowTaskFailedEventAttributes, WorkflowTaskScheduledEventAttributes, WorkflowTaskTimedOutEventAttributes,
+    History, HistoryEvent, WorkflowTaskFailedEventAttributes, WorkflowTaskScheduledEventAttributes,
+    WorkflowTaskTimedOutEventAttributes,
 };
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use prost::Message;
@@ -29,33 +32,38 @@ use crate::state::{BufferedQuery, Run, WorkflowTask, WorkflowTaskStarted};
 use crate::token::WorkflowTaskToken;
 use crate::transition::{Effect, QueryTask};
 use crate::txn::Txn;
-use crate::{Rejection, time};
+use crate::{Rejection, events, time};
 
 /// Who the events are from that the server writes by itself.
 pub(crate) const SERVER_IDENTITY: &str = "history-service";
 
 /// Makes sure that the run has a workflow task pending, after something happened that the workflow must hear of.
 ///
-/// With none pending, one is scheduled: with its event when the attempt is 1, as a transient task otherwise. A transient task
-/// that was overtaken by an event becomes a normal one again, under a new id. While one is started, its end will see to it.
+/// With none pending, one is scheduled: with its event when the attempt is 1, as a transient task otherwise. While one is started, its
+/// end will see to it.
 pub(crate) fn ensure_scheduled(txn: &mut Txn<'_>) {
     if !txn.run.is_open() {
         return;
     }
-    let next_event_id = txn.run.state.next_event_id;
-    if let Some(task) = &txn.run.state.workflow_task {
-        if task.started.is_some() {
-            limit_buffer(txn);
-            return;
-        }
-        let overtaken = task.is_transient() && task.scheduled_event_id != next_event_id;
-        if !overtaken {
-            return;
-        }
-        txn.run.state.workflow_task = None;
-        txn.run.state.next_workflow_task_attempt = 1;
+    match &txn.run.state.workflow_task {
+        None => schedule(txn, None),
+        Some(task) if task.started.is_some() => limit_buffer(txn),
+        Some(_) => {}
     }
-    schedule(txn, None);
+}
+
+/// Makes a transient task that was overtaken by events a normal one again, under a new id: it is about to be started.
+pub(crate) fn schedule_if_overtaken(txn: &mut Txn<'_>) {
+    let next_event_id = txn.run.state.next_event_id;
+    let task = txn.run.state.workflow_task.as_ref();
+    let Some(task) = task.filter(|task| task.is_transient() && task.scheduled_event_id != next_event_id) else {
+        return;
+    };
+    let start_to_close_timeout = task.start_to_close_timeout;
+    txn.run.state.workflow_task = None;
+    txn.run.state.next_workflow_task_attempt = 1;
+    let attributes = scheduled_attributes(&txn.run, 1, start_to_close_timeout);
+    txn.append(Attributes::WorkflowTaskScheduledEventAttributes(attributes));
 }
 
 /// Schedules a workflow task; none must be pending. `original_scheduled_time` continues a row of heartbeat tasks.
@@ -114,6 +122,36 @@ pub(crate) fn scheduled_attributes(
         start_to_close_timeout: Some(time::to_proto(start_to_close_timeout)),
         attempt,
     }
+}
+
+/// The Scheduled event of a transient task, which is written when the task completes.
+pub(crate) fn transient_scheduled(run: &Run, task: &WorkflowTask) -> HistoryEvent {
+    let attributes = scheduled_attributes(run, task.attempt, task.start_to_close_timeout);
+    let mut event = HistoryEvent {
+        attributes: Some(Attributes::WorkflowTaskScheduledEventAttributes(attributes)),
+        ..HistoryEvent::default()
+    };
+    events::complete(&mut event, task.scheduled_event_id, task.scheduled_time);
+    event
+}
+
+/// The events of a pending transient task as those are shown them who read the history: behind its end, Started without a word on who
+/// has the task. `None` if no such task is pending, or if events came since it was scheduled.
+pub fn transient_events(run: &Run) -> Option<Bytes> {
+    let task = run.state.workflow_task.as_ref().filter(|task| run.is_open() && task.is_transient())?;
+    if task.scheduled_event_id != run.state.next_event_id {
+        return None;
+    }
+    let mut history = match &task.started {
+        Some(started) => History::decode(started.tail.clone()).ok()?,
+        None => History { events: vec![transient_scheduled(run, task)] },
+    };
+    for event in &mut history.events {
+        if let Some(Attributes::WorkflowTaskStartedEventAttributes(attributes)) = &mut event.attributes {
+            attributes.identity.clear();
+        }
+    }
+    Some(history.encode_to_vec().into())
 }
 
 // ---- The end of a task -----------------------------------------------------------------------------------------------
@@ -177,7 +215,7 @@ pub(crate) fn save_start(txn: &mut Txn<'_>) {
     let task = txn.run.state.workflow_task.as_mut();
     let unsaved = task.and_then(|task| task.started.as_mut()).and_then(|started| started.save_at.take());
     if unsaved.is_some() {
-        txn.touch();
+        txn.save();
     }
 }
 
@@ -216,10 +254,14 @@ pub(crate) fn fail(txn: &mut Txn<'_>, attributes: WorkflowTaskFailedEventAttribu
     schedule(txn, None);
 }
 
-/// Fails the started task, if there is one, and schedules none: the caller closes the run.
+/// Fails the started task, if there is one, and schedules none: the caller closes the run. A task that no worker has stays as it is.
 pub(crate) fn fail_and_close(txn: &mut Txn<'_>, attributes: WorkflowTaskFailedEventAttributes) {
-    append_failed(txn, attributes);
-    end(txn);
+    if txn.run.workflow_task_started() {
+        append_failed(txn, attributes);
+        end(txn);
+    } else {
+        txn.flush_buffered();
+    }
 }
 
 /// Takes the task, if there is one, from its worker, because the run is closed from outside.

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use everlog_kernel::Time;
+use everlog_model::limits;
 use tokio::time::Instant;
 
 use super::queue::{Queue, age};
-use super::rates::RollingCount;
+use super::rates::{RateSource, RollingCount};
 use super::tasks::Position;
 
 /// The priority of tasks that are given none.
@@ -20,8 +21,25 @@ pub struct QueueDescription {
     pub pollers: Vec<PollerDescription>,
     /// Of all its tasks.
     pub stats: QueueStats,
+    /// How many tasks it hands out at most.
+    pub rate: QueueRate,
     /// Of the tasks of each priority that the queue has had lately, and of the one that tasks have by default.
     pub by_priority: BTreeMap<u8, QueueStats>,
+}
+
+/// How many tasks a queue hands out at most.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueRate {
+    /// Tasks per second.
+    pub per_second: f64,
+    /// Who says so.
+    pub source: RateSource,
+}
+
+impl Default for QueueRate {
+    fn default() -> QueueRate {
+        QueueRate { per_second: limits::QUEUE_TASKS_PER_SECOND_MAX, source: RateSource::System }
+    }
 }
 
 /// How a queue keeps up.
@@ -108,7 +126,7 @@ impl Queue {
             let pollers = line.pollers(now);
             self.positions(sticky).for_each(|position| backlogs.add(position));
             let by_priority = backlogs.stats();
-            return QueueDescription { pollers, stats: sum(&by_priority), by_priority };
+            return QueueDescription { pollers, stats: sum(&by_priority), rate: QueueRate::default(), by_priority };
         }
         self.positions(None).for_each(|position| backlogs.add(position));
         let mut by_priority = backlogs.stats();
@@ -119,7 +137,8 @@ impl Queue {
             stats.dispatch_rate = flow.dispatched.per_second(now);
         }
         let pollers = self.line(None).map(|line| line.pollers(now)).unwrap_or_default();
-        QueueDescription { pollers, stats: sum(&by_priority), by_priority }
+        let (per_second, source) = self.effective_rate();
+        QueueDescription { pollers, stats: sum(&by_priority), rate: QueueRate { per_second, source }, by_priority }
     }
 }
 

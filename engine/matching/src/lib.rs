@@ -35,10 +35,11 @@ use everlog_kernel::transition::{Task, TaskPosition};
 use everlog_model::{QueueId, WorkflowRef};
 use everlog_storage::GroupId;
 
-pub use describe::{PollerDescription, QueueDescription, QueueStats};
+pub use describe::{PollerDescription, QueueDescription, QueueRate, QueueStats};
 pub use handle::{Homes, MatchingHandle, Message, Source};
 pub use lease::{QueryLease, TaskLease};
 pub use matching::Matching;
+pub use rates::RateSource;
 
 /// A worker's poll.
 #[derive(Clone, Debug)]

@@ -6,6 +6,7 @@ mod tests;
 mod upkeep;
 
 use std::hash::RandomState;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -43,6 +44,12 @@ pub struct Matching {
     draining: AtomicBool,
     queues: AtomicUsize,
     queues_created: AtomicU64,
+    /// The rates that the settings of queues allow, tasks per second.
+    rates: RwLock<FastMap<QueueId, f64>>,
+    /// Worker processes that have shut down, and when.
+    shut_down: RwLock<FastMap<String, Instant>>,
+    /// Told whenever one does.
+    shutdowns: Notify,
     /// Whether an offer was ever left to its row because its queue could not be made.
     left_out: AtomicBool,
     bounds: Bounds,
@@ -82,6 +89,9 @@ impl Matching {
             draining: AtomicBool::new(false),
             queues: AtomicUsize::new(0),
             queues_created: AtomicU64::new(0),
+            rates: RwLock::default(),
+            shut_down: RwLock::default(),
+            shutdowns: Notify::new(),
             left_out: AtomicBool::new(false),
             bounds,
             workflow_meters: Meters::new(TaskKind::Workflow),
@@ -182,7 +192,7 @@ impl Matching {
         };
         let admission = self.with_queue(id, |queue| {
             // Under the lock: a drain that comes later finds this poll in its line.
-            if self.draining.load(Ordering::Acquire) {
+            if self.draining.load(Ordering::Acquire) || self.has_shut_down(&poll.worker_instance_key) {
                 return Admission::Draining;
             }
             queue.poll(&poll, sticky, now)
@@ -225,9 +235,30 @@ impl Matching {
         self.with_normal_or_sticky(queue, |candidate, sticky| candidate.describe(sticky, now)).unwrap_or_default()
     }
 
-    /// A worker shuts down: its polls end empty and its sticky queue sends its tasks to the normal one.
+    /// What the settings of a queue allow it to hand out, tasks per second; `None` if they do not say.
+    pub fn configure(&self, queue: &QueueId, per_second: Option<f64>) {
+        {
+            let mut rates = self.rates.write();
+            match per_second {
+                Some(per_second) => rates.insert(queue.clone(), per_second),
+                None => rates.remove(queue),
+            };
+        }
+        self.with_existing(queue, |queue| queue.configure(per_second, Instant::now()));
+    }
+
+    /// A worker shuts down: its polls end empty, those too that are still on their way, and its sticky queue sends its tasks to the
+    /// normal one.
     pub fn worker_shutdown(&self, sticky: Option<&QueueId>, worker_instance_key: &str) {
         let now = Instant::now();
+        if !worker_instance_key.is_empty() {
+            let mut shut_down = self.shut_down.write();
+            if shut_down.len() < limits::WORKER_SHUTDOWNS_MAX {
+                shut_down.insert(worker_instance_key.to_owned(), now);
+            }
+            drop(shut_down);
+            self.shutdowns.notify_waiters();
+        }
         self.for_each_queue(|queue| {
             queue.end_polls_of(worker_instance_key);
             if let Some(sticky) = sticky
@@ -237,6 +268,24 @@ impl Matching {
                 queue.close_sticky(&sticky.name, now);
             }
         });
+    }
+
+    /// Waits until a worker process says that it shuts down, for polls that are in no queue.
+    pub async fn until_shut_down(&self, worker_instance_key: &str) {
+        loop {
+            let mut shutdown = pin!(self.shutdowns.notified());
+            // From here on none is missed.
+            shutdown.as_mut().enable();
+            if self.has_shut_down(worker_instance_key) {
+                return;
+            }
+            shutdown.await;
+        }
+    }
+
+    /// Whether a worker process has said that it shuts down. One that does not name itself cannot be told from others.
+    fn has_shut_down(&self, worker_instance_key: &str) -> bool {
+        !worker_instance_key.is_empty() && self.shut_down.read().contains_key(worker_instance_key)
     }
 
     /// Ends the polls of queues that are at home elsewhere from now on. They come back there.

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::describe::Flow;
 use super::line::{Line, Meters};
-use super::rates::TokenBucket;
+use super::rates::{RateLimit, RateSource};
 use super::tasks::{Fetch, Position, Tasks, WaitingTask};
 
 /// What a lease is on.
@@ -41,7 +41,7 @@ pub(super) struct Queue {
     leased_queries: FastMap<u64, LeasedQuery>,
     /// Whether rows are read at all: nobody has asked for the tasks of a queue that was only offered some.
     rows_wanted: bool,
-    rate: Option<TokenBucket>,
+    rate: RateLimit,
     /// A wake is on its way, for when the rate limit lets the next task through.
     wake_is_set: bool,
     flow: Flow,
@@ -151,6 +151,7 @@ impl Queue {
         tasks_in_memory_max: usize,
         meters: Meters,
         first_number: u64,
+        rate: Option<f64>,
         now: Instant,
     ) -> Queue {
         Queue {
@@ -162,7 +163,7 @@ impl Queue {
             leased: FastMap::default(),
             leased_queries: FastMap::default(),
             rows_wanted: false,
-            rate: None,
+            rate: RateLimit::new(rate, now),
             wake_is_set: false,
             flow: Flow::default(),
             last_used: now,
@@ -258,17 +259,30 @@ impl Queue {
 
     /// Whether the rate limit lets a task through. If not, a wake is set for when it will.
     fn take_token(&mut self, now: Instant) -> bool {
-        let Some(rate) = &mut self.rate else { return true };
-        if rate.take(now) {
+        if self.rate.take(now) {
             return true;
         }
         if !self.wake_is_set
-            && let Some(at) = rate.next_at()
+            && let Some(at) = self.rate.next_at()
         {
             self.wake_is_set = true;
             self.errands.push(Errand::WakeAt(at));
         }
         false
+    }
+
+    /// The rate that the settings of the queue allow, if they say any.
+    pub(super) fn configure(&mut self, per_second: Option<f64>, now: Instant) {
+        if self.rate.set_api(per_second, now) {
+            // The wake that may be set is one for the old rate.
+            self.wake_is_set = false;
+            self.hand_out(now);
+        }
+    }
+
+    /// Tasks per second that the queue hands out at most, and who says so.
+    pub(super) fn effective_rate(&self) -> (f64, RateSource) {
+        self.rate.effective()
     }
 
     /// The wake that was asked for.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use everlog_model::limits;
 use tokio::time::Instant;
 
 /// Lets `per_second` tasks through on average, and up to a second's worth (at least one) at once.
@@ -61,6 +62,69 @@ impl TokenBucket {
 
     fn burst(&self) -> f64 {
         if self.per_second > 0.0 { self.per_second.ceil().max(1.0) } else { 0.0 }
+    }
+}
+
+/// Who has set the rate that holds for a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RateSource {
+    /// Nobody: it is what the server allows any queue.
+    #[default]
+    System,
+    /// The worker that polled last with a rate.
+    Worker,
+    /// The settings of the queue.
+    Api,
+}
+
+/// How many tasks a second a queue hands out. What its settings say counts more than what workers say, and neither can raise it beyond
+/// [`limits::QUEUE_TASKS_PER_SECOND_MAX`].
+#[derive(Debug)]
+pub(super) struct RateLimit {
+    api: Option<f64>,
+    worker: Option<f64>,
+    bucket: TokenBucket,
+}
+
+impl RateLimit {
+    pub(super) fn new(api: Option<f64>, now: Instant) -> RateLimit {
+        let (per_second, _) = effective(api, None);
+        RateLimit { api, worker: None, bucket: TokenBucket::new(per_second, now) }
+    }
+
+    /// What the settings say. Returns whether that changes the rate.
+    pub(super) fn set_api(&mut self, per_second: Option<f64>, now: Instant) -> bool {
+        self.api = per_second;
+        self.bucket.set_rate(self.effective().0, now)
+    }
+
+    /// What a worker says. Returns whether that changes the rate.
+    pub(super) fn set_worker(&mut self, per_second: f64, now: Instant) -> bool {
+        self.worker = Some(per_second);
+        self.bucket.set_rate(self.effective().0, now)
+    }
+
+    /// Tasks per second, and who says so.
+    pub(super) fn effective(&self) -> (f64, RateSource) {
+        effective(self.api, self.worker)
+    }
+
+    /// Takes a token, if there is one.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        self.bucket.take(now)
+    }
+
+    /// When the next token will be there; `None` if never.
+    pub(super) fn next_at(&self) -> Option<Instant> {
+        self.bucket.next_at()
+    }
+}
+
+fn effective(api: Option<f64>, worker: Option<f64>) -> (f64, RateSource) {
+    let wanted = api.map(|rate| (rate, RateSource::Api)).or(worker.map(|rate| (rate, RateSource::Worker)));
+    match wanted {
+        Some((rate, source)) if rate < limits::QUEUE_TASKS_PER_SECOND_MAX => (rate, source),
+        _ => (limits::QUEUE_TASKS_PER_SECOND_MAX, RateSource::System),
     }
 }
 

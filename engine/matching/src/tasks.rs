@@ -51,6 +51,9 @@ struct PartitionTasks {
     left_out_since_fetch: bool,
     /// When to read the rows behind a position again.
     recheck: Option<(Instant, Position)>,
+    /// Tasks that are done with, by their attempt, while rows are read: the start of a task is written late, and until then it has its
+    /// row.
+    settled: BTreeMap<Position, i32>,
 }
 
 /// Some rows are not in memory.
@@ -98,6 +101,7 @@ impl Tasks {
         let tasks = self.partition(partition);
         tasks.recheck = None;
         tasks.is_away = false;
+        tasks.settled.clear();
         tasks.behind = Some(Behind { after: Position::FIRST, lowest: Position::FIRST, accepting: true, left_out });
     }
 
@@ -139,6 +143,17 @@ impl Tasks {
     pub(super) fn put_back(&mut self, position: Position, task: WaitingTask) {
         let max = self.in_memory_max;
         self.partition(task.partition).keep(position, task, max);
+    }
+
+    /// A task was started, or is not there any more: a row that still tells of it is overlooked.
+    pub(super) fn settle(&mut self, partition: GroupId, position: Position, attempt: i32) {
+        let max = self.in_memory_max;
+        let known = self.partitions.iter_mut().find(|tasks| tasks.partition == partition);
+        let Some(tasks) = known.filter(|tasks| tasks.behind.is_some() || tasks.recheck.is_some()) else { return };
+        if tasks.settled.len() >= max {
+            tasks.settled.clear();
+        }
+        tasks.settled.insert(position, attempt);
     }
 
     /// The first task of all partitions.
@@ -210,7 +225,8 @@ impl Tasks {
         };
         behind.after = *last;
         for (position, task) in page {
-            let known = partition.waiting.get(&position).is_some_and(|known| known.attempt >= task.attempt);
+            let known = partition.waiting.get(&position).is_some_and(|known| known.attempt >= task.attempt)
+                || partition.settled.get(&position).is_some_and(|attempt| *attempt >= task.attempt);
             if !known && !is_elsewhere(&position, &task) {
                 partition.keep(position, task, max);
             }
@@ -242,6 +258,7 @@ impl Tasks {
                 is_away: false,
                 left_out_since_fetch: false,
                 recheck: None,
+                settled: BTreeMap::new(),
             });
             self.partitions.len() - 1
         });
@@ -276,6 +293,9 @@ impl PartitionTasks {
         if behind.left_out {
             let from = self.recheck.map_or(behind.lowest, |(_, from)| from.min(behind.lowest));
             self.recheck = Some((now + limits::BACKLOG_SETTLE, from));
+        }
+        if self.recheck.is_none() {
+            self.settled.clear();
         }
     }
 }

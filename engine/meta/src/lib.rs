@@ -1,4 +1,5 @@
-//! The metadata of the cluster: namespaces with their search attributes, and which partition holds which hash slot.
+//! The metadata of the cluster: namespaces with their search attributes, settings of task queues, and which partition holds which hash
+//! slot.
 //!
 //! They are rows of the meta group, written through its log like everything else. Every node with a replica keeps a view of the rows
 //! that are applied there. A change is answered once the view has it, so that whoever made it sees it at once.
@@ -9,12 +10,14 @@ mod namespaces;
 mod owner;
 mod record;
 mod slots;
+mod task_queues;
 mod update;
 mod view;
 
 pub use namespaces::{DEFAULT_RETENTION, Namespaces, NewNamespace, Page, SYSTEM_NAMESPACE};
 pub use owner::keep_open;
 pub use record::{Deletion, NamespaceRecord};
+pub use task_queues::ConfiguredQueue;
 
 use std::borrow::Cow;
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use everlog_kernel::NamespaceId;
 use everlog_model::{FastMap, SlotTable};
+use everlog_proto::api::taskqueue::v1::TaskQueueConfig;
 use everlog_raft::{ChainPosition, Group, GroupSlot};
 use everlog_storage::keys::{self, MetaKind, meta_range, meta_row};
 use everlog_storage::state::Direction;
@@ -23,6 +24,7 @@ use tokio::sync::{Notify, watch};
 use super::MetaError;
 use super::record::NamespaceRecord;
 use super::slots;
+use super::task_queues::{self, ConfiguredQueue};
 
 /// Rows read at once.
 const PAGE_ROWS: usize = 1024;
@@ -37,6 +39,8 @@ pub(crate) struct View {
     pub(super) position: ChainPosition,
     pub(super) by_id: FastMap<NamespaceId, Arc<NamespaceRecord>>,
     pub(super) by_name: BTreeMap<String, Arc<NamespaceRecord>>,
+    /// Those that have settings.
+    pub(super) task_queues: FastMap<ConfiguredQueue, Arc<TaskQueueConfig>>,
     /// None before the cluster was founded.
     pub(super) slots: Option<Arc<SlotTable>>,
 }
@@ -84,6 +88,11 @@ impl View {
             if let Some(record) = record {
                 self.by_name.insert(record.name().to_owned(), record);
             }
+        } else if let Some(queue) = ConfiguredQueue::of_key(key) {
+            match value {
+                Some(value) => self.task_queues.insert(queue?, Arc::new(task_queues::decode(value)?)),
+                None => self.task_queues.remove(&queue?),
+            };
         } else if key == &*slots::key() {
             self.slots = value.map(|value| slots::decode(value)).transpose()?.map(Arc::new);
         }

@@ -35,10 +35,10 @@ pub struct RunView {
     pub next_event_id: i64,
     /// Whether the run is open.
     pub is_open: bool,
-    /// Encoded events behind the stored history: those of the workflow task that a worker has in hand.
+    /// Encoded events behind the stored history: those of the workflow task that a worker has in hand, as it was sent them.
     pub tail: Bytes,
     /// Whether that task's start is written, so that these events stay what they are.
     pub tail_is_saved: bool,
-    /// Whether that workflow task is transient (its events may never be stored).
-    pub tail_is_transient: bool,
+    /// Of a pending transient task, the events that others are shown in their place; they may never be stored.
+    pub transient: Option<Bytes>,
 }

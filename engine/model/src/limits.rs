@@ -203,11 +203,26 @@ pub const OUTBOX_OVERDUE: Duration = Duration::from_secs(24 * 3600);
 /// How often a partition looks how old its messages are.
 pub const OUTBOX_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Tasks that a queue hands out a second at most.
+pub const QUEUE_TASKS_PER_SECOND_MAX: f64 = 100_000.0;
+
+/// Task queues that have settings of their own. Each costs a few hundred bytes on every node.
+pub const CONFIGURED_QUEUES_MAX: usize = 10_000;
+
+/// How long a worker process is remembered that has shut down: its polls that come late end empty.
+pub const WORKER_SHUTDOWN_REMEMBERED: Duration = Duration::from_secs(300);
+
+/// Worker processes that are remembered because they have shut down. Beyond that they are forgotten.
+pub const WORKER_SHUTDOWNS_MAX: usize = 10_000;
+
 /// Task rows read in one page.
 pub const TASK_PAGE_ROWS: usize = 1024;
 
-/// Events of history in one page: Temporal's default and maximum.
+/// Events of history in the answer to a poll, and batches in a page of a history that is read: Temporal's default and maximum.
 pub const HISTORY_PAGE_EVENTS_MAX: usize = 256;
+
+/// A page of history that has so many bytes gets no further batch, of which none has more than a transaction.
+pub const HISTORY_PAGE_BYTES_MAX: usize = 2 << 20;
 
 /// Tasks of one queue and partition that matching keeps in memory; the others stay rows until there is room.
 pub const QUEUE_TASKS_IN_MEMORY_MAX: usize = 10_000;

@@ -1,26 +1,16 @@
-//! Reading histories: from rows, and for the part that is not applied yet from the loop's memory.
+//! The histories of workflow tasks: from rows (`history_pages.rs`), and for the part that is not applied yet from the loop's memory.
 //!
 //! A history row holds the events of one transition as an encoded `History`, under the id of its first event. Events are cut
 //! out of rows at their frames, without decoding them.
 
 use std::collections::VecDeque;
 
-use bytes::{Buf, Bytes};
-use everlog_kernel::{Rejection, RunId};
-use everlog_model::{CallError, WorkflowRef, limits, rows};
+use bytes::Bytes;
+use everlog_kernel::RunId;
+use everlog_model::{CallError, WorkflowRef, limits};
 use everlog_raft::Group;
-use everlog_storage::state::Direction;
 
-use super::load::Rows;
-
-/// A stretch of a run's history.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HistoryPage {
-    /// Encoded `History` messages with consecutive events.
-    pub batches: Vec<Bytes>,
-    /// The event after the last one in `batches`.
-    pub next_event_id: i64,
-}
+use super::history_pages::{PageSize, count_events, read, slice_events};
 
 /// Where the history of a workflow task is: rows up to an event, memory from there on.
 #[derive(Clone, Debug)]
@@ -98,9 +88,8 @@ impl HistorySource {
         let mut next = self.from;
         if self.from < self.tail_from {
             let rows_to = self.tail_from.min(self.to);
-            let page =
-                read(group.clone(), address.clone(), self.run_id, self.from, rows_to, limits::HISTORY_PAGE_EVENTS_MAX)
-                    .await?;
+            let size = PageSize::events(limits::HISTORY_PAGE_EVENTS_MAX);
+            let page = read(group.clone(), address.clone(), self.run_id, self.from, rows_to, size).await?;
             next = page.next_event_id;
             batches = page.batches;
             if next < rows_to {
@@ -127,106 +116,6 @@ impl HistorySource {
     }
 }
 
-/// Reads stored events `[from, to)`, whole rows at a time until at least `events_max` are there.
-pub(crate) async fn read(
-    group: Group,
-    address: WorkflowRef,
-    run_id: RunId,
-    from: i64,
-    to: i64,
-    events_max: usize,
-) -> Result<HistoryPage, CallError> {
-    if from >= to {
-        return Ok(HistoryPage { batches: Vec::new(), next_event_id: from });
-    }
-    tokio::task::spawn_blocking(move || read_blocking(&group, &address, run_id, from, to, events_max))
-        .await
-        .map_err(|error| CallError::Failed(format!("reading history: {error}")))?
-}
-
-pub(crate) fn read_blocking(
-    group: &impl Rows,
-    address: &WorkflowRef,
-    run_id: RunId,
-    from: i64,
-    to: i64,
-    events_max: usize,
-) -> Result<HistoryPage, CallError> {
-    const ROWS: usize = 64;
-    let failed = |error: everlog_storage::state::StateError| CallError::Unavailable(error.to_string());
-    let corrupt = || CallError::Corrupt(format!("the history of run {run_id} is not readable"));
-    // The first event stays as long as the run does: without it, retention has deleted the run since the caller saw it.
-    let missing = || match group.scan(rows::history_range(address, run_id, 1, 2), Direction::Ascending, 1) {
-        Ok(found) if found.is_empty() => Rejection::workflow_not_found().into(),
-        Ok(_) => corrupt(),
-        Err(error) => failed(error),
-    };
-    let mut start = from;
-    if from > 1 {
-        // The row that holds `from` may start before it.
-        let range = rows::history_range(address, run_id, 1, from + 1);
-        let found = group.scan(range, Direction::Descending, 1).map_err(failed)?;
-        let (key, _) = found.first().ok_or_else(missing)?;
-        start = rows::history_first_event(key).ok_or_else(corrupt)?;
-    }
-    let mut page = HistoryPage { batches: Vec::new(), next_event_id: from };
-    let events_max = i64::try_from(events_max).unwrap_or(i64::MAX);
-    loop {
-        let range = rows::history_range(address, run_id, start, to);
-        let found = group.scan(range, Direction::Ascending, ROWS).map_err(failed)?;
-        if found.is_empty() {
-            return Err(missing());
-        }
-        for (key, events) in found {
-            let first = rows::history_first_event(&key).ok_or_else(corrupt)?;
-            let count = count_events(&events);
-            if first > page.next_event_id {
-                return Err(corrupt());
-            }
-            page.batches.push(slice_events(&events, page.next_event_id - first, to - first));
-            page.next_event_id = (first + count).min(to);
-            start = first + count;
-            if page.next_event_id >= to || page.next_event_id - from >= events_max {
-                return Ok(page);
-            }
-        }
-    }
-}
-
-/// How many events an encoded `History` has.
-pub(crate) fn count_events(events: &Bytes) -> i64 {
-    let mut rest = events.clone();
-    let mut count = 0;
-    while skip_event(&mut rest).is_some() {
-        count += 1;
-    }
-    count
-}
-
-/// Events number `from` (0 is the first) up to but without number `to` of an encoded `History`.
-pub(crate) fn slice_events(events: &Bytes, from: i64, to: i64) -> Bytes {
-    let mut rest = events.clone();
-    let mut number = 0;
-    while number < from && skip_event(&mut rest).is_some() {
-        number += 1;
-    }
-    let start = events.len() - rest.len();
-    while number < to && skip_event(&mut rest).is_some() {
-        number += 1;
-    }
-    events.slice(start..events.len() - rest.len())
-}
-
-/// Takes one event off the front: a field header, a length, and the event.
-fn skip_event(rest: &mut Bytes) -> Option<Bytes> {
-    if !rest.has_remaining() {
-        return None;
-    }
-    prost::encoding::decode_varint(rest).ok()?;
-    let len = usize::try_from(prost::encoding::decode_varint(rest).ok()?).ok()?;
-    (len <= rest.len()).then(|| rest.split_to(len))
-}
-
 #[cfg(test)]
 mod tests {
     use everlog_proto::api::history::v1::{History, HistoryEvent};
@@ -237,20 +126,6 @@ mod tests {
     fn encode(ids: std::ops::Range<i64>) -> Bytes {
         let events = ids.map(|event_id| HistoryEvent { event_id, ..Default::default() }).collect();
         History { events }.encode_to_vec().into()
-    }
-
-    fn ids(events: &Bytes) -> Vec<i64> {
-        History::decode(events.clone()).unwrap().events.iter().map(|event| event.event_id).collect()
-    }
-
-    #[test]
-    fn events_are_cut_at_their_frames() {
-        let events = encode(1..300);
-        assert_eq!(count_events(&events), 299);
-        assert_eq!(ids(&slice_events(&events, 0, 2)), [1, 2]);
-        assert_eq!(ids(&slice_events(&events, 297, 1000)), [298, 299]);
-        assert!(ids(&slice_events(&events, 5, 5)).is_empty());
-        assert_eq!(ids(&slice_events(&events, 0, 1)), [1]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod deliver;
 mod event_loop;
 mod faults;
 mod history;
+mod history_pages;
 mod job;
 mod lead;
 mod load;
@@ -49,7 +50,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use backlog::TaskRows;
 pub use cluster::{Cluster, Leaders, OtherNodes};
 pub use faults::RowFaults;
-pub use history::HistoryPage;
+pub use history_pages::{HistoryPage, PageSize};
 pub use job::Answer;
 pub use outbox::Delivery;
 pub use router::{Route, Router, Spread};
@@ -273,7 +274,7 @@ impl Partition {
         }
     }
 
-    /// Reads stored events `[from, to)` of a run, whole rows at a time, until at least `events_max` events are there.
+    /// Reads stored events `[from, to)` of a run, as many as a page may have.
     ///
     /// # Errors
     ///
@@ -284,9 +285,24 @@ impl Partition {
         run_id: RunId,
         from: i64,
         to: i64,
-        events_max: usize,
+        size: PageSize,
     ) -> Result<HistoryPage, CallError> {
-        history::read(self.group(), address.clone(), run_id, from, to, events_max).await
+        history_pages::read(self.group(), address.clone(), run_id, from, to, size).await
+    }
+
+    /// Reads the last of the stored events before `to`, as many as a page may have.
+    ///
+    /// # Errors
+    ///
+    /// As [`Partition::read_history`].
+    pub async fn read_history_back(
+        &self,
+        address: &WorkflowRef,
+        run_id: RunId,
+        to: i64,
+        size: PageSize,
+    ) -> Result<HistoryPage, CallError> {
+        history_pages::read_back(self.group(), address.clone(), run_id, to, size).await
     }
 
     /// Starts a workflow task for a poller: the poll response, with up to a page of history and the event id that the next page

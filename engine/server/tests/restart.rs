@@ -13,16 +13,20 @@ use std::time::Duration;
 
 use everlog_proto::api::command::v1::command::Attributes as CommandAttributes;
 use everlog_proto::api::enums::v1::{
-    EventType, ParentClosePolicy, PendingWorkflowTaskState, QueryResultType, WorkflowExecutionStatus,
+    EventType, ParentClosePolicy, PendingWorkflowTaskState, QueryResultType, RateLimitSource, TaskQueueType,
+    WorkflowExecutionStatus,
 };
 use everlog_proto::api::failure::v1::failure::FailureInfo;
 use everlog_proto::api::failure::v1::{ApplicationFailureInfo, Failure};
 use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::query::v1::WorkflowQuery;
+use everlog_proto::api::taskqueue::v1::RateLimit;
+use everlog_proto::api::workflowservice::v1::update_task_queue_config_request::RateLimitUpdate;
 use everlog_proto::api::workflowservice::v1::{
-    DescribeWorkflowExecutionResponse, QueryWorkflowRequest, RespondActivityTaskFailedRequest,
-    RespondQueryTaskCompletedRequest, RespondWorkflowTaskFailedRequest, StartWorkflowExecutionRequest,
+    DescribeTaskQueueRequest, DescribeWorkflowExecutionResponse, QueryWorkflowRequest,
+    RespondActivityTaskFailedRequest, RespondQueryTaskCompletedRequest, RespondWorkflowTaskFailedRequest,
+    StartWorkflowExecutionRequest, UpdateTaskQueueConfigRequest,
 };
 use harness::process::{ANY_PORTS, Process, everlog, run};
 use harness::requests::{
@@ -41,6 +45,43 @@ async fn status(client: &mut Client, workflow_id: &str) -> WorkflowExecutionStat
 async fn events(client: &mut Client, workflow_id: &str) -> Vec<HistoryEvent> {
     let history = client.get_workflow_execution_history(history(workflow_id, Vec::new())).await.unwrap().into_inner();
     history.history.unwrap().events
+}
+
+#[tokio::test]
+async fn the_rate_of_a_queue_survives_a_kill() {
+    let data = tempfile::tempdir().unwrap();
+    let limited = |rate: Option<f32>| UpdateTaskQueueConfigRequest {
+        namespace: NAMESPACE.to_owned(),
+        task_queue: "queue".to_owned(),
+        task_queue_type: TaskQueueType::Activity.into(),
+        update_queue_rate_limit: Some(RateLimitUpdate {
+            rate_limit: rate.map(|requests_per_second| RateLimit { requests_per_second }),
+            reason: "a test".to_owned(),
+        }),
+        ..UpdateTaskQueueConfigRequest::default()
+    };
+    let effective = async |client: &mut Client| {
+        let request = DescribeTaskQueueRequest {
+            namespace: NAMESPACE.to_owned(),
+            task_queue: task_queue("queue"),
+            task_queue_type: TaskQueueType::Activity.into(),
+            ..DescribeTaskQueueRequest::default()
+        };
+        let limit = client.describe_task_queue(request).await.unwrap().into_inner().effective_rate_limit.unwrap();
+        (limit.requests_per_second, limit.rate_limit_source())
+    };
+    let mut process = Process::dev(data.path()).await;
+    let mut client = process.client().await;
+    client.update_task_queue_config(limited(Some(2.0))).await.unwrap();
+    process.kill().await;
+
+    process = Process::dev(data.path()).await;
+    let mut client = process.client().await;
+    assert_eq!(effective(&mut client).await, (2.0, RateLimitSource::Api));
+    client.update_task_queue_config(limited(None)).await.unwrap();
+    assert_eq!(effective(&mut client).await.1, RateLimitSource::System);
+    process.signal("TERM");
+    assert_eq!(process.ended().await.code(), Some(0));
 }
 
 #[tokio::test]

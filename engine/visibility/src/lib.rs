@@ -11,8 +11,8 @@
 //!                                                              or count, and remember (tallies)
 //! ```
 //!
-//! Records are stored as they are listed and are not decoded on the way; a filter reads the fields that it needs from the
-//! encoded bytes (`record`). The grammar, and what it refuses in which words, follows Temporal's (server 1.32).
+//! Records are stored nearly as they are listed (`shown` has the difference) and are not decoded on the way; a filter reads the fields
+//! that it needs from the encoded bytes (`record`). The grammar, and what it refuses in which words, follows Temporal's (server 1.32).
 
 mod ask;
 mod evaluate;
@@ -23,6 +23,7 @@ mod list;
 mod plan;
 mod record;
 mod scan;
+mod shown;
 mod syntax;
 mod tallies;
 mod times;

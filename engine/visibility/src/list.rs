@@ -18,6 +18,7 @@ use futures::future::try_join_all;
 use super::field::status_name;
 use super::plan;
 use super::scan::{Rows, Scan, step};
+use super::shown;
 use super::tallies::{ByStatus, Segment, Tallies, TallyKey, add};
 use super::{Filter, Query, VisibilityError};
 
@@ -44,10 +45,10 @@ impl Page {
         Page { runs, has_more: has_more || is_cut }
     }
 
-    /// The encoded runs, and the token of the next page (empty: there is none).
+    /// The encoded runs as lists show them, and the token of the next page (empty: there is none).
     pub fn into_response(self) -> (Vec<Bytes>, Vec<u8>) {
         let token = self.runs.last().filter(|_| self.has_more).map(|(position, _)| encode_token(position));
-        (self.runs.into_iter().map(|(_, record)| record).collect(), token.unwrap_or_default())
+        (self.runs.into_iter().map(|(_, record)| shown::entry(record)).collect(), token.unwrap_or_default())
     }
 }
 

@@ -10,14 +10,18 @@ pub(super) mod field {
     pub(in super::super) const CLOSE_TIME: u32 = 4;
     pub(in super::super) const STATUS: u32 = 5;
     pub(in super::super) const HISTORY_LENGTH: u32 = 6;
+    pub(in super::super) const PARENT_NAMESPACE_ID: u32 = 7;
     pub(in super::super) const PARENT_EXECUTION: u32 = 8;
     pub(in super::super) const EXECUTION_TIME: u32 = 9;
+    pub(in super::super) const MEMO: u32 = 10;
     pub(in super::super) const SEARCH_ATTRIBUTES: u32 = 11;
     pub(in super::super) const TASK_QUEUE: u32 = 13;
     pub(in super::super) const STATE_TRANSITION_COUNT: u32 = 14;
     pub(in super::super) const HISTORY_SIZE_BYTES: u32 = 15;
     pub(in super::super) const EXECUTION_DURATION: u32 = 17;
     pub(in super::super) const ROOT_EXECUTION: u32 = 18;
+    pub(in super::super) const FIRST_RUN_ID: u32 = 21;
+    pub(in super::super) const PRIORITY: u32 = 24;
 }
 
 /// An encoded `WorkflowExecutionInfo`, taken apart one level deep. Where a field is there more than once, the last one counts;
@@ -153,7 +157,7 @@ impl<'a> Record<'a> {
 }
 
 /// A field's value as it lies on the wire.
-enum Wire<'a> {
+pub(super) enum Wire<'a> {
     Varint(u64),
     Bytes(&'a [u8]),
     Fixed,
@@ -161,7 +165,7 @@ enum Wire<'a> {
 
 /// Takes the next field off an encoded message.
 #[inline]
-fn next_field<'a>(rest: &mut &'a [u8]) -> Option<(u32, Wire<'a>)> {
+pub(super) fn next_field<'a>(rest: &mut &'a [u8]) -> Option<(u32, Wire<'a>)> {
     let key = varint(rest)?;
     let wire = match key & 7 {
         0 => Wire::Varint(varint(rest)?),

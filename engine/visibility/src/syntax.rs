@@ -68,7 +68,7 @@ pub(super) enum Literal {
     Bool(bool),
 }
 
-/// What is wrong with a query, in the words that Temporal uses (without those that name its parser's types).
+/// What is wrong with a query, in the words that Temporal uses; some name its parser's types.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum QueryError {
     /// It cannot be read.
@@ -103,16 +103,37 @@ fn invalid_expression<T>(what: impl Into<String>) -> Result<T, QueryError> {
     Err(QueryError::InvalidExpression(what.into()))
 }
 
+fn no_column<T>(what: &str) -> Result<T, QueryError> {
+    invalid_expression(format!("must be a column name but was {what}"))
+}
+
 /// Reads a query.
 pub(super) fn parse(text: &str) -> Result<Statement, QueryError> {
     if text.len() > limits::VISIBILITY_QUERY_BYTES_MAX {
         return invalid_expression(format!("query is longer than {} bytes", limits::VISIBILITY_QUERY_BYTES_MAX));
     }
+    let text = text.trim();
     let tokens = lexer::tokens(text)?;
-    Parser { tokens, next: 0, depth: 0 }.statement()
+    Parser { text, tokens, next: 0, depth: 0 }.statement()
+}
+
+/// Something stands before byte `end` that should not be there. Temporal's parser reads the query as the end of a statement, and counts in
+/// that.
+fn malformed(text: &str, end: usize, near: Option<String>) -> QueryError {
+    const STATEMENT: &str = "select * from table1 ";
+    const CONDITION: &str = "where ";
+    let before = STATEMENT.len() + if is_condition(text) { CONDITION.len() } else { 0 };
+    QueryError::Malformed { position: before + end + 1, near }
+}
+
+/// Whether a query begins with a condition, if with anything.
+fn is_condition(text: &str) -> bool {
+    let starts_with = |words: &str| text.get(..words.len()).is_some_and(|start| start.eq_ignore_ascii_case(words));
+    !starts_with("group by") && !starts_with("order by")
 }
 
 struct Parser<'a> {
+    text: &'a str,
     tokens: Vec<Token<'a>>,
     next: usize,
     /// Open parentheses and NOTs around the next token.
@@ -121,9 +142,7 @@ struct Parser<'a> {
 
 impl<'a> Parser<'a> {
     fn statement(mut self) -> Result<Statement, QueryError> {
-        let ends_here =
-            self.peek().is_end() || ["GROUP", "ORDER", "LIMIT"].iter().any(|word| self.peek().is_word(word));
-        let condition = if ends_here { None } else { Some(self.or()?) };
+        let condition = if self.peek().is_end() || !is_condition(self.text) { None } else { Some(self.or()?) };
         let mut group_by = Vec::new();
         if self.take_word("GROUP") {
             self.expect_word("BY")?;
@@ -135,10 +154,14 @@ impl<'a> Parser<'a> {
         for (word, clause) in
             [("HAVING", "'HAVING' clause"), ("ORDER", "'ORDER BY' clause"), ("LIMIT", "'LIMIT' clause")]
         {
-            if self.peek().is_word(word) {
+            if self.take_word(word) {
+                if word == "ORDER" {
+                    self.expect_word("BY")?;
+                }
                 return not_supported(clause);
             }
         }
+        self.take_symbol(";");
         if self.peek().is_end() { Ok(Statement { condition, group_by }) } else { Err(self.malformed()) }
     }
 
@@ -160,7 +183,7 @@ impl<'a> Parser<'a> {
 
     fn not(&mut self) -> Result<Syntax, QueryError> {
         if self.peek().is_symbol("!") {
-            return not_supported("operator '!' (did you mean NOT?)");
+            return not_supported("expression of type *sqlparser.UnaryExpr");
         }
         let is_not = self.take_word("NOT");
         if !is_not && !self.peek().is_symbol("(") {
@@ -232,19 +255,24 @@ impl<'a> Parser<'a> {
         let column = match &self.peek().kind {
             TokenKind::Word(word) if !lexer::is_reserved(word) => (*word).to_owned(),
             TokenKind::Quoted(name) => name.clone(),
-            TokenKind::String(_) | TokenKind::Number(_) => {
-                return invalid_expression("must be a column name but was a value");
-            }
-            TokenKind::Word(word) if ["TRUE", "FALSE", "NULL"].iter().any(|value| word.eq_ignore_ascii_case(value)) => {
-                return invalid_expression("must be a column name but was a value");
+            TokenKind::String(_) | TokenKind::Number(_) => return self.no_column("*sqlparser.SQLVal"),
+            TokenKind::Word(word) if word.eq_ignore_ascii_case("NULL") => return self.no_column("*sqlparser.NullVal"),
+            TokenKind::Word(word) if ["TRUE", "FALSE"].iter().any(|value| word.eq_ignore_ascii_case(value)) => {
+                return self.no_column("sqlparser.BoolVal");
             }
             _ => return Err(self.malformed()),
         };
         self.next += 1;
         if self.peek().is_symbol("(") {
-            return invalid_expression("must be a column name but was a function call");
+            return no_column("*sqlparser.FuncExpr");
         }
         Ok(column)
+    }
+
+    /// The next token is a value, of this type, where a column should be.
+    fn no_column<T>(&mut self, what: &str) -> Result<T, QueryError> {
+        self.next += 1;
+        if self.ends_an_expression() { not_supported(format!("expression of type {what}")) } else { no_column(what) }
     }
 
     fn values(&mut self) -> Result<Vec<Literal>, QueryError> {
@@ -263,17 +291,20 @@ impl<'a> Parser<'a> {
         let literal = match &self.peek().kind {
             TokenKind::Number(text) => number(text, sign == Some("-"))?,
             TokenKind::String(text) if sign.is_some() => {
-                return invalid_expression(format!("unary operator not supported in {text:?}"));
+                let sign = sign.unwrap_or_default();
+                return invalid_expression(format!("unary operator not supported in \"{sign}'{text}'\""));
             }
             TokenKind::String(text) => Literal::String(text.clone()),
             TokenKind::Word(word) if word.eq_ignore_ascii_case("TRUE") => Literal::Bool(true),
             TokenKind::Word(word) if word.eq_ignore_ascii_case("FALSE") => Literal::Bool(false),
             TokenKind::Word(word) if word.eq_ignore_ascii_case("NULL") => {
-                return invalid_expression("unexpected value NULL (did you mean IS NULL?)");
+                return invalid_expression("unexpected value type *sqlparser.NullVal");
             }
             TokenKind::Word(word) if !lexer::is_reserved(word) => return right_column(word),
             TokenKind::Quoted(name) => return right_column(name),
-            TokenKind::Symbol("(") => return invalid_expression("unexpected value in parentheses"),
+            TokenKind::Symbol("(") => return invalid_expression("unexpected value type *sqlparser.ParenExpr"),
+            // A placeholder, for which there is no value.
+            TokenKind::Symbol("?") => return invalid_expression("unable to parse value \":v1\""),
             _ => return Err(self.malformed()),
         };
         self.next += 1;
@@ -312,7 +343,7 @@ impl<'a> Parser<'a> {
     /// The next token should not be there.
     fn malformed(&self) -> QueryError {
         let token = self.peek();
-        QueryError::Malformed { position: token.position, near: token.text() }
+        malformed(self.text, token.end, token.text())
     }
 }
 

@@ -228,9 +228,12 @@ impl Shower {
             previous = Some(time);
             let number = event.get_field_by_name("event_id").and_then(|id| id.as_i64()).unwrap_or_default();
             let key = format!("{number:02} {}", event_type(event));
-            let event = Json::Object(of_event);
-            let before = self.events.insert(key.clone(), event.clone());
-            shown.insert(key, if before.as_ref() == Some(&event) { json!("as before") } else { event });
+            let event = Json::Object(of_event.clone());
+            // An event that is stored has a task id, which it had not while it was transient.
+            of_event.remove("task_id");
+            let bare = Json::Object(of_event);
+            let before = self.events.insert(key.clone(), bare.clone());
+            shown.insert(key, if before.as_ref() == Some(&bare) { json!("as before") } else { event });
         }
         Json::Object(shown)
     }

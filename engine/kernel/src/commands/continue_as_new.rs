@@ -96,21 +96,36 @@ fn started(
         Some(task_queue) => Some(validation::task_queue(Some(task_queue), bytes_max)?),
         None => current.task_queue,
     };
+    let workflow_type = match workflow_type.is_empty() {
+        true => current.workflow_type,
+        false => Some(WorkflowType { name: workflow_type }),
+    };
+    // As Temporal names the next run.
+    let named = |message: String| {
+        let workflow_type = workflow_type.as_ref().map_or("", |workflow_type| &workflow_type.name);
+        let task_queue = task_queue.as_ref().map_or("", |task_queue| &task_queue.name);
+        format!("{message}. WorkflowType={workflow_type} TaskQueue=name:{task_queue:?}  kind:TASK_QUEUE_KIND_NORMAL")
+    };
     let retry_policy = attributes.retry_policy.map(retry::with_defaults);
     if let Some(policy) = &retry_policy {
-        retry::validate(policy).map_err(|rejection| rejection.to_string())?;
+        let invalid = |rejection| {
+            named(format!("invalid WorkflowRetryPolicy on ContinueAsNewWorkflowExecutionCommand: {rejection}"))
+        };
+        retry::validate(policy).map_err(invalid)?;
     }
+    let duration = |duration, name| positive(duration, name).map_err(named);
     let run_timeout = duration(attributes.workflow_run_timeout.as_ref(), "WorkflowRunTimeout")?;
     let task_timeout = duration(attributes.workflow_task_timeout.as_ref(), "WorkflowTaskTimeout")?;
     let backoff = duration(attributes.backoff_start_interval.as_ref(), "BackoffStartInterval")?.unwrap_or_default();
     Ok(WorkflowExecutionStartedEventAttributes {
-        workflow_type: match workflow_type.is_empty() {
-            true => current.workflow_type,
-            false => Some(WorkflowType { name: workflow_type }),
-        },
+        workflow_type,
         task_queue,
         input: attributes.input,
-        workflow_run_timeout: run_timeout.map(time::to_proto).or(current.workflow_run_timeout),
+        // None is written as zero, as Temporal does.
+        workflow_run_timeout: run_timeout
+            .map(time::to_proto)
+            .or(current.workflow_run_timeout)
+            .or_else(|| Some(time::to_proto(Duration::ZERO))),
         workflow_task_timeout: task_timeout.map(time::to_proto).or(current.workflow_task_timeout),
         retry_policy,
         // As in Temporal, one that cannot be read is not refused here: no run follows by it.
@@ -130,7 +145,7 @@ fn started(
     })
 }
 
-fn duration(duration: Option<&wkt::Duration>, name: &str) -> Result<Option<Duration>, String> {
+fn positive(duration: Option<&wkt::Duration>, name: &str) -> Result<Option<Duration>, String> {
     time::positive(duration)
         .map_err(|time::Negative| format!("Invalid {name} on ContinueAsNewWorkflowExecutionCommand: negative duration"))
 }

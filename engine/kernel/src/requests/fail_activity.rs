@@ -32,14 +32,16 @@ pub(crate) fn apply(
         let now = txn.now();
         if let Some(activity) = txn.activity_mut(id) {
             activity.heartbeat_details = Some(details);
-            if let Some(started) = &mut activity.started {
-                started.last_heartbeat = Some(now);
-            }
+            activity.last_heartbeat = Some(now);
         }
     }
     let failure = failure.unwrap_or_default();
     let failure =
         if failure.encoded_len() > bytes_max { retry::too_large(&failure, bytes_max / 4, true) } else { failure };
     activity_task::fail(txn, id, failure, identity);
+    let now = txn.now();
+    if let Some(activity) = txn.activity_mut(id) {
+        activity.last_failure_reported = Some(now);
+    }
     Ok(Reply::Done)
 }

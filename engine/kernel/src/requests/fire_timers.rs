@@ -3,6 +3,8 @@
 //! Whoever sends the command only knows that something may be due. What is due is decided here, by the run's state and the
 //! time; nothing fires early, and a call for nothing is fine.
 
+use std::sync::Arc;
+
 use everlog_proto::api::enums::v1::{RetryState, TimeoutType};
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::failure::v1::failure::FailureInfo;
@@ -38,7 +40,7 @@ pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
     }
     // A wake row that has served must go, or move on, even if nothing else has changed.
     if txn.run.state.wake_at.is_some_and(|time| time <= txn.now()) {
-        txn.touch();
+        txn.save();
     }
     Ok(Reply::Done)
 }
@@ -181,8 +183,10 @@ fn offer_retries(txn: &mut Txn<'_>) {
     let is_due = |activity: &Activity| activity.retry_time().is_some_and(|time| time <= now);
     let due: Vec<i64> = txn.run.activities.iter().filter(|(_, activity)| is_due(activity)).map(|(id, _)| *id).collect();
     for id in due {
-        if let Some(activity) = txn.activity_mut(id) {
-            activity.offered = true;
+        if let Some(activity) = txn.run.activities.get_mut(&id) {
+            Arc::make_mut(activity).offered = true;
+            // In Temporal it is no write.
+            txn.save();
         }
     }
 }

@@ -26,9 +26,7 @@ pub(crate) fn apply(
     let now = txn.now();
     if let Some(activity) = txn.activity_mut(id) {
         activity.heartbeat_details = details;
-        if let Some(started) = &mut activity.started {
-            started.last_heartbeat = Some(now);
-        }
+        activity.last_heartbeat = Some(now);
     }
     Ok(Reply::Heartbeat { cancel_requested })
 }

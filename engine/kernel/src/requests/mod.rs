@@ -34,6 +34,6 @@ fn check_chain(run: &Run, first_execution_run_id: &str) -> Result<(), Rejection>
     if first_execution_run_id.is_empty() || run.first_run_id().to_string() == first_execution_run_id {
         Ok(())
     } else {
-        Err(Rejection::workflow_not_found())
+        Err(Rejection::OtherChain)
     }
 }

@@ -31,12 +31,8 @@ pub(crate) fn apply(txn: &mut Txn<'_>, start: StartActivityTask) -> Result<Reply
             let now = txn.now();
             let once = activity.scheduled.retry_policy.as_ref().is_none_or(|policy| policy.maximum_attempts == 1);
             let activity = if once { txn.activity_mut(id) } else { txn.activity_mut_unsaved(id) };
-            activity.ok_or_else(Rejection::activity_not_found)?.started = Some(ActivityStarted {
-                time: now,
-                identity: start.identity,
-                request_id: start.request_id,
-                last_heartbeat: None,
-            });
+            activity.ok_or_else(Rejection::activity_not_found)?.started =
+                Some(ActivityStarted { time: now, identity: start.identity, request_id: start.request_id });
         }
     }
     let activity = txn.run.activities.get(&id).ok_or_else(Rejection::activity_not_found)?;
@@ -50,8 +46,7 @@ pub(super) fn start_eager(txn: &mut Txn<'_>, identity: &str) -> Vec<PollActivity
     for id in std::mem::take(&mut txn.eager_activities) {
         let (time, request_id) = (txn.now(), txn.ctx.ids.request_id());
         let Some(activity) = txn.activity_mut(id) else { continue };
-        activity.started =
-            Some(ActivityStarted { time, identity: identity.to_owned(), request_id, last_heartbeat: None });
+        activity.started = Some(ActivityStarted { time, identity: identity.to_owned(), request_id });
         let activity = activity.clone();
         started.push(poll_response(txn, &activity));
     }

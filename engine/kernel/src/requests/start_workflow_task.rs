@@ -20,6 +20,11 @@ use crate::{Rejection, Time, events, workflow_task};
 /// The request id of the poll that a completion stands for, if it asks for the next task.
 const INLINE_POLL_REQUEST_ID: &str = "request-from-RespondWorkflowTaskCompleted";
 
+/// Whether a WorkflowTaskStarted with this request id was written with the WorkflowTaskScheduled before it.
+pub fn is_inline_poll(request_id: &str) -> bool {
+    request_id == INLINE_POLL_REQUEST_ID
+}
+
 /// Starts the pending task, if it is the one that the poller was matched with.
 pub(crate) fn apply(txn: &mut Txn<'_>, request: StartWorkflowTask) -> Result<Reply, Rejection> {
     let pending = txn.run.state.workflow_task.as_ref().filter(|task| {
@@ -32,8 +37,7 @@ pub(crate) fn apply(txn: &mut Txn<'_>, request: StartWorkflowTask) -> Result<Rep
         return Err(Rejection::workflow_task_not_found());
     }
     txn.flush_buffered();
-    // A transient task that was overtaken by events is a normal one now, with another id than the one that was offered.
-    workflow_task::ensure_scheduled(txn);
+    workflow_task::schedule_if_overtaken(txn);
     let start = start(txn, request.task_queue, request.identity, request.request_id)?;
     Ok(Reply::WorkflowTaskStarted(Box::new(start)))
 }
@@ -52,6 +56,7 @@ pub(crate) fn start(
         txn.run.sticky = None;
     }
     begin(txn, Start { time: txn.now(), task_queue, identity, request_id })?;
+    txn.count_unwritten();
     let history_from = if txn.run.sticky.is_some() { first_event_unseen(&txn.run) } else { 1 };
     answer(txn, history_from).ok_or_else(Rejection::workflow_task_not_found)
 }
@@ -97,6 +102,7 @@ pub(crate) fn recall(txn: &mut Txn<'_>, token: &WorkflowTaskToken, identity: &st
         identity: identity.to_owned(),
         request_id: String::new(),
     };
+    txn.run.unwritten_transitions += 1;
     begin(txn, start)
 }
 
@@ -120,13 +126,7 @@ fn begin(txn: &mut Txn<'_>, start: Start) -> Result<(), Rejection> {
     let mut tail = Vec::new();
     let mut started_event_id = next_event_id;
     if task.is_transient() {
-        let attributes = workflow_task::scheduled_attributes(run, task.attempt, task.start_to_close_timeout);
-        let mut scheduled = HistoryEvent {
-            event_time: Some(task.scheduled_time.to_proto()),
-            attributes: Some(Attributes::WorkflowTaskScheduledEventAttributes(attributes)),
-            ..HistoryEvent::default()
-        };
-        events::complete(&mut scheduled, next_event_id, time);
+        let scheduled = workflow_task::transient_scheduled(run, task);
         events::encode_into(&scheduled, &mut tail);
         apply_ahead(run, &scheduled);
         started_event_id += 1;

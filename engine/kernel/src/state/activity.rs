@@ -37,12 +37,16 @@ pub struct Activity {
     pub cancel_requested_event_id: Option<i64>,
     /// Details of the last heartbeat, kept over attempts.
     pub heartbeat_details: Option<Payloads>,
+    /// When the last heartbeat came in, of this attempt or one before.
+    pub last_heartbeat: Option<Time>,
     /// Why the last attempt failed.
     pub last_failure: Option<Box<Failure>>,
     /// Who had the last attempt.
     pub last_worker_identity: String,
     /// When the last attempt ended.
     pub last_attempt_end: Option<Time>,
+    /// When a worker last said itself that an attempt had failed.
+    pub last_failure_reported: Option<Time>,
     /// Leader memory: the time in the key of the task row that is written for the activity, if one is. There is one while the
     /// current attempt is offered and not started, as far as was written.
     pub task_row_time: Option<Time>,
@@ -57,8 +61,6 @@ pub struct ActivityStarted {
     pub identity: String,
     /// Names the poll.
     pub request_id: String,
-    /// When the last heartbeat came in.
-    pub last_heartbeat: Option<Time>,
 }
 
 impl Activity {
@@ -82,9 +84,11 @@ impl Activity {
             started: None,
             cancel_requested_event_id: None,
             heartbeat_details: None,
+            last_heartbeat: None,
             last_failure: None,
             last_worker_identity: String::new(),
             last_attempt_end: None,
+            last_failure_reported: None,
             task_row_time: None,
         }
     }
@@ -130,8 +134,8 @@ impl Activity {
     /// When the started attempt must have given its next heartbeat.
     pub fn heartbeat_deadline(&self) -> Option<Time> {
         let started = self.started.as_ref()?;
-        Self::timeout(self.scheduled.heartbeat_timeout.as_ref())
-            .map(|timeout| started.last_heartbeat.unwrap_or(started.time).plus(timeout))
+        let alive = self.last_heartbeat.map_or(started.time, |heartbeat| heartbeat.max(started.time));
+        Self::timeout(self.scheduled.heartbeat_timeout.as_ref()).map(|timeout| alive.plus(timeout))
     }
 
     /// When a retry that backs off is handed to matching; `None` if the current attempt was.

@@ -8,6 +8,7 @@
 //! | not in events | because |
 //! |---|---|
 //! | attempts of activities: number, start, heartbeats, last failure, backoff | attempts leave no events, so that retries do not make histories long; a rebuilt activity is at its first attempt |
+//! | which activities had ended when the run closed before the workflow heard of it | events that wait are dropped then |
 //! | workflow tasks from the second attempt on, and whether one of them wanted to close | nor do they |
 //! | whether a failed task was given up at a sticky worker, which makes the next attempt the first again | the sticky queue is leader memory |
 //! | since when a worker heartbeats a workflow task (`original_scheduled_time`) | Temporal's events do not say it either |
@@ -355,13 +356,12 @@ impl Run {
         info.started = info.started.with_properties(properties);
     }
 
-    /// Nothing is pending any more but children that are to hear of it.
+    /// Nothing comes any more of what is pending, but that children are to hear of it. Activities, and a workflow task that no worker has,
+    /// are described on, as in Temporal; and a closed run still knows the signals that it took.
     fn close(&mut self, event: &HistoryEvent, status: WorkflowExecutionStatus) {
         self.state.status = status as i32;
         self.state.close_time = Some(event_time(event));
-        self.state.workflow_task = None;
-        // A closed run still knows the signals that it took.
-        self.activities.clear();
+        self.state.workflow_task.take_if(|task| task.started.is_some());
         self.timers.clear();
         self.buffered.clear();
         self.external_signals.clear();

@@ -39,6 +39,9 @@ impl Run {
             run.workflow_task_start_row = true;
         }
         run.workflow_task_row = run.wanted_workflow_task_row();
+        if !run.is_open() {
+            run.forget_activity_task_rows();
+        }
         Ok(Some(run))
     }
 }

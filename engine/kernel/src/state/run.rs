@@ -45,6 +45,8 @@ pub struct Run {
     pub sticky: Option<Sticky>,
     /// Leader memory: queries that go along with the next workflow task.
     pub queries: Vec<BufferedQuery>,
+    /// Leader memory: transitions that are not in `state.transition_count`, because nothing was written with them.
+    pub unwritten_transitions: i64,
     /// Leader memory: activities (by scheduled event id) whose start is not written yet. An activity that may be attempted again
     /// is handed out before its start is durable; the start is written only if the attempt outlives
     /// [`crate::Limits::activity_start_flush`], so that short activities never cost that write.
@@ -227,6 +229,7 @@ impl Run {
             info_changed: false,
             sticky: None,
             queries: Vec::new(),
+            unwritten_transitions: 0,
             unsaved_activities: BTreeSet::new(),
             flush_at: None,
             workflow_task_row: None,
@@ -266,6 +269,9 @@ impl Run {
 
     /// The next moment at which [`crate::RunCommand::FireTimers`] has something to do, from rows and leader memory.
     pub fn next_deadline(&self) -> Option<Time> {
+        if !self.is_open() {
+            return self.next_durable_deadline();
+        }
         let task = self.state.workflow_task.as_ref();
         let save_at = task.and_then(|task| task.started.as_ref()?.save_at);
         let memory = task.and_then(|task| task.deadline(self.sticky.as_ref())).into_iter().chain(save_at);
@@ -322,7 +328,7 @@ impl Run {
 
     fn wanted_workflow_task_place(&self) -> Option<(TaskPosition, i32)> {
         let attempt = self.state.workflow_task.as_ref()?.attempt;
-        if self.saved_workflow_task_start().is_some() {
+        if !self.is_open() || self.saved_workflow_task_start().is_some() {
             return None;
         }
         Some((self.workflow_task_position()?, attempt))
@@ -355,6 +361,15 @@ impl Run {
                 run_id: self.id,
                 scheduled_event_id: activity.scheduled_event_id,
             },
+        }
+    }
+
+    /// A closed run has no tasks.
+    pub(super) fn forget_activity_task_rows(&mut self) {
+        for id in self.activities.keys().copied().collect::<Vec<_>>() {
+            if let Some(activity) = self.activities.get_mut_unsaved(&id) {
+                Arc::make_mut(activity).task_row_time = None;
+            }
         }
     }
 

@@ -17,9 +17,14 @@ impl Txn<'_> {
     pub(crate) fn finish(mut self, reply: Result<Reply, Rejection>) -> (Box<Run>, Transition, Option<NewRun>) {
         let mut rows = Vec::new();
         if self.changed {
+            self.run.state.transition_count += 1;
+        } else if self.counted {
+            self.run.unwritten_transitions += 1;
+        }
+        if self.changed || self.saved {
+            self.run.state.transition_count += std::mem::take(&mut self.run.unwritten_transitions);
             // As many as most transitions have.
             rows.reserve(8);
-            self.run.state.transition_count += 1;
             self.finish_history(&mut rows);
             self.finish_activities(&mut rows);
             self.finish_workflow_task(&mut rows);
@@ -57,7 +62,8 @@ impl Txn<'_> {
                 continue;
             }
             let Some(activity) = self.run.activities.get(&id).cloned() else { continue };
-            let wanted = (activity.offered && activity.started.is_none()).then_some(activity.attempt_scheduled_time);
+            let is_wanted = self.run.is_open() && activity.offered && activity.started.is_none();
+            let wanted = is_wanted.then_some(activity.attempt_scheduled_time);
             if wanted != activity.task_row_time {
                 if let Some(time) = activity.task_row_time {
                     rows.push((RowKey::Task(self.run.activity_task_key(&activity, time)), None));

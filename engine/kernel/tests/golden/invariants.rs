@@ -96,8 +96,11 @@ fn history_is_whole(run: &Run, store: &Store) {
         }
     }
     if !run.is_open() {
-        assert!(run.state.workflow_task.is_none() && run.activities.is_empty() && run.timers.is_empty());
-        assert!(run.buffered.is_empty() && run.queries.is_empty(), "nothing is pending in a closed run");
+        assert!(!run.workflow_task_started() && run.timers.is_empty(), "nobody works on a closed run");
+        assert!(
+            run.workflow_task_row.is_none() && run.activities.values().all(|activity| activity.task_row_time.is_none())
+        );
+        assert!(run.buffered.is_empty() && run.queries.is_empty(), "nothing waits in a closed run");
     }
 }
 

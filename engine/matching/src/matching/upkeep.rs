@@ -41,6 +41,7 @@ impl Matching {
     /// What time alone brings about: sticky lines without pollers empty, idle queues go, failed page requests are repeated.
     fn sweep(&self) {
         let now = Instant::now();
+        self.shut_down.write().retain(|_, at| now.duration_since(*at) < limits::WORKER_SHUTDOWN_REMEMBERED);
         for shard in &self.shards {
             let mut errands = Vec::new();
             shard.lock().retain(|_, queue| {

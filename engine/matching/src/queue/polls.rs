@@ -5,7 +5,6 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::Poll;
-use super::super::rates::TokenBucket;
 use super::super::tasks::Tasks;
 use super::{Admission, Queue, StickyLine, Ticket};
 
@@ -15,12 +14,10 @@ impl Queue {
         self.last_used = now;
         if let Some(per_second) = poll.tasks_per_second_max
             && sticky.is_none()
+            && self.rate.set_worker(per_second, now)
         {
-            let rate = self.rate.get_or_insert_with(|| TokenBucket::new(per_second, now));
-            if rate.set_rate(per_second, now) {
-                // The wake that may be set is one for the old rate.
-                self.wake_is_set = false;
-            }
+            // The wake that may be set is one for the old rate.
+            self.wake_is_set = false;
         }
         self.want_rows();
         let number = self.next_number();

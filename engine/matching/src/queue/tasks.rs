@@ -84,9 +84,10 @@ impl Queue {
 
     /// A lease ended well: its task is gone, unless it was offered once more since.
     pub(crate) fn settle_task(&mut self, position: Position, lease: u64, now: Instant) {
-        let leased = self.end_lease(&position, lease, now);
-        if let Some(task) = leased.and_then(|leased| leased.offered_again) {
-            self.put_back(position, task, now);
+        let Some(LeasedTask { task, offered_again, .. }) = self.end_lease(&position, lease, now) else { return };
+        match offered_again {
+            Some(task) => self.put_back(position, task, now),
+            None => self.tasks.settle(task.partition, position, task.attempt),
         }
     }
 

@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Action, Applied, Lead, LeadSettings, Outgoing};
 use crate::clock::{PartitionClock, Reading};
-use crate::history;
+use crate::history_pages::{self, PageSize};
 use crate::job::{Answer, Charge, Job, Work};
 use crate::load::{Rows, serve};
 use crate::outbox::{self, Parcel};
@@ -193,7 +193,15 @@ impl Partition {
     pub(super) fn events(&mut self) -> Vec<HistoryEvent> {
         let RunView { run_id, next_event_id, .. } = self.view();
         let rows = TwinRows(&self.state);
-        let page = history::read_blocking(&rows, &self.address("w"), run_id, 1, next_event_id, usize::MAX).unwrap();
+        let page = history_pages::read_blocking(
+            &rows,
+            &self.address("w"),
+            run_id,
+            1,
+            next_event_id,
+            PageSize::events(usize::MAX),
+        )
+        .unwrap();
         page.batches.into_iter().flat_map(|batch| History::decode(batch).unwrap().events).collect()
     }
 

@@ -58,14 +58,13 @@ impl Lead {
 
 /// What is known of a run.
 pub(super) fn view(run: &everlog_kernel::Run) -> RunView {
-    let started = run.state.workflow_task.as_ref().and_then(|task| Some((task, task.started.as_ref()?)));
-    let tail = started.map(|(_, started)| started.tail.clone()).unwrap_or_default();
+    let started = run.state.workflow_task.as_ref().and_then(|task| task.started.as_ref());
     RunView {
         run_id: run.id,
         next_event_id: run.state.next_event_id,
         is_open: run.is_open(),
-        tail_is_transient: started.is_some_and(|(task, _)| task.is_transient()),
-        tail_is_saved: started.is_some_and(|(_, started)| started.is_saved()),
-        tail,
+        tail: started.map(|started| started.tail.clone()).unwrap_or_default(),
+        tail_is_saved: started.is_some_and(|started| started.is_saved()),
+        transient: everlog_kernel::transient_events(run),
     }
 }

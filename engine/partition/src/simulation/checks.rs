@@ -15,7 +15,7 @@ use prost::Message;
 use super::clients::{WORKFLOWS, workflow_id};
 use super::families::Families;
 use super::world::{TwinRows, World};
-use crate::history;
+use crate::history_pages::{self, PageSize};
 use crate::load::{LoadRequest, Rows, serve};
 
 /// How long a task may wait at the end, when workers have hardly anything to do.
@@ -122,7 +122,8 @@ fn runs(rows: &TwinRows<'_>, address: &WorkflowRef) -> BTreeSet<RunId> {
 /// A run and its history; returns the history.
 fn check_run(rows: &TwinRows<'_>, address: &WorkflowRef, run: &Run) -> Vec<HistoryEvent> {
     let next = run.state.next_event_id;
-    let page = history::read_blocking(rows, address, run.id, 1, next, usize::MAX).expect("the history is readable");
+    let page = history_pages::read_blocking(rows, address, run.id, 1, next, PageSize::events(usize::MAX))
+        .expect("the history is readable");
     let batches = page.batches.into_iter();
     let events: Vec<_> = batches.flat_map(|batch| History::decode(batch).expect("events").events).collect();
     let ids: Vec<i64> = events.iter().map(|event| event.event_id).collect();

@@ -292,7 +292,7 @@ const REFUSALS: &[(&str, &str)] = &[
     ("ListWorkflowExecutions: bad query", "InvalidArgument: invalid query: invalid search attribute: Nope"),
     (
         "ListWorkflowExecutions: not a query",
-        "InvalidArgument: invalid query: malformed SQL query: syntax error at position 14",
+        "InvalidArgument: invalid query: malformed SQL query: syntax error at position 40",
     ),
     (
         "DescribeNamespace: no such namespace",

@@ -1,12 +1,12 @@
 //! The words, strings, numbers and symbols that a query is made of.
 
-use super::QueryError;
+use super::{QueryError, malformed};
 
-/// A token and where it starts, counted from 1 in bytes.
+/// A token and where it ends, counted in bytes.
 #[derive(Debug)]
 pub(super) struct Token<'a> {
     pub(super) kind: TokenKind<'a>,
-    pub(super) position: usize,
+    pub(super) end: usize,
 }
 
 #[derive(Debug)]
@@ -36,19 +36,30 @@ impl Token<'_> {
         matches!(self.kind, TokenKind::Symbol(symbol) if symbol == expected)
     }
 
-    /// For error messages.
+    /// For error messages, which name no symbols, and keywords in small letters.
     pub(super) fn text(&self) -> Option<String> {
         match &self.kind {
-            TokenKind::Word(text) | TokenKind::Number(text) | TokenKind::Symbol(text) => Some((*text).to_owned()),
+            TokenKind::Word(text) if is_keyword(text) => Some(text.to_ascii_lowercase()),
+            TokenKind::Word(text) | TokenKind::Number(text) => Some((*text).to_owned()),
             TokenKind::Quoted(text) | TokenKind::String(text) => Some(text.clone()),
-            TokenKind::End => None,
+            TokenKind::Symbol(_) | TokenKind::End => None,
         }
     }
 }
 
+/// Words of SQL, those among them that mean nothing here.
+fn is_keyword(word: &str) -> bool {
+    const OTHERS: [&str; 27] = [
+        "ALL", "ANY", "AS", "ASC", "BY", "CASE", "CREATE", "CROSS", "DELETE", "DESC", "DISTINCT", "DROP", "ELSE",
+        "END", "EXISTS", "INSERT", "INTERVAL", "INTO", "JOIN", "LEFT", "ON", "SET", "TABLE", "THEN", "UNION", "UPDATE",
+        "XOR",
+    ];
+    is_reserved(word) || OTHERS.iter().any(|keyword| word.eq_ignore_ascii_case(keyword))
+}
+
 /// Words that cannot be columns unless they stand in backticks.
 pub(super) fn is_reserved(word: &str) -> bool {
-    const RESERVED: [&str; 16] = [
+    const RESERVED: [&str; 19] = [
         "AND",
         "OR",
         "NOT",
@@ -65,12 +76,15 @@ pub(super) fn is_reserved(word: &str) -> bool {
         "ORDER",
         "LIMIT",
         "HAVING",
+        "SELECT",
+        "FROM",
+        "WHERE",
     ];
     RESERVED.iter().any(|reserved| word.eq_ignore_ascii_case(reserved))
 }
 
-const SYMBOLS: [&str; 17] =
-    ["<=>", "<>", "<=", ">=", "!=", "&&", "||", "=", "<", ">", "(", ")", ",", "!", "-", "+", "*"];
+const SYMBOLS: [&str; 19] =
+    ["<=>", "<>", "<=", ">=", "!=", "&&", "||", "=", "<", ">", "(", ")", ",", "!", "-", "+", "*", ";", "?"];
 
 /// Splits a query; the last token is the end.
 pub(super) fn tokens(text: &str) -> Result<Vec<Token<'_>>, QueryError> {
@@ -79,10 +93,9 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Token<'_>>, QueryError> {
     loop {
         rest = skip_blanks(rest);
         let start = text.len() - rest.len();
-        let (kind, length) =
-            next(rest).map_err(|near| QueryError::Malformed { position: start + 1, near: Some(near) })?;
+        let (kind, length) = next(rest).map_err(|(near, length)| malformed(text, start + length, Some(near)))?;
         let is_end = matches!(kind, TokenKind::End);
-        tokens.push(Token { kind, position: start + 1 });
+        tokens.push(Token { kind, end: start + length });
         if is_end {
             return Ok(tokens);
         }
@@ -104,11 +117,11 @@ fn skip_blanks(mut text: &str) -> &str {
     }
 }
 
-/// The token that `text` starts with and its length; if there is none, what is in the way.
-fn next(text: &str) -> Result<(TokenKind<'_>, usize), String> {
+/// The token that `text` starts with and its length; if there is none, what is in the way, and its length.
+fn next(text: &str) -> Result<(TokenKind<'_>, usize), (String, usize)> {
     let Some(first) = text.chars().next() else { return Ok((TokenKind::End, 0)) };
     if matches!(first, '\'' | '"' | '`') {
-        let (content, length) = quoted(text, first)?;
+        let (content, length) = quoted(text, first).map_err(|content| (content, text.len()))?;
         let kind = if first == '`' { TokenKind::Quoted(content) } else { TokenKind::String(content) };
         return Ok((kind, length));
     }
@@ -123,7 +136,7 @@ fn next(text: &str) -> Result<(TokenKind<'_>, usize), String> {
         return Ok((TokenKind::Word(&text[..end]), end));
     }
     let symbol = SYMBOLS.iter().find(|symbol| text.starts_with(**symbol));
-    symbol.map(|symbol| (TokenKind::Symbol(symbol), symbol.len())).ok_or_else(|| first.to_string())
+    symbol.map(|symbol| (TokenKind::Symbol(symbol), symbol.len())).ok_or_else(|| (first.to_string(), first.len_utf8()))
 }
 
 /// Digits, letters and dots belong together, and a sign behind an exponent.

@@ -80,52 +80,59 @@ fn grouping() {
 }
 
 #[test]
+fn a_semicolon_ends_a_query() {
+    assert_eq!(parse("a = 'x';").unwrap().condition, Some(equals("a", "x")));
+}
+
+#[test]
 fn refusals() {
     error("a = 'x' ORDER BY b", "operation is not supported: 'ORDER BY' clause");
     error("order by b desc", "operation is not supported: 'ORDER BY' clause");
     error("a = 'x' LIMIT 1", "operation is not supported: 'LIMIT' clause");
     error("GROUP BY a LIMIT 1", "operation is not supported: 'LIMIT' clause");
     error("GROUP BY a ORDER BY b", "operation is not supported: 'ORDER BY' clause");
-    error("GROUP BY", "malformed SQL query: syntax error at position 9");
-    error("group a", "malformed SQL query: syntax error at position 7 near 'a'");
+    error("GROUP BY", "malformed SQL query: syntax error at position 30");
+    error("group a", "malformed SQL query: syntax error at position 33 near 'group'");
     error("a", "invalid expression: incomplete expression");
     error("a AND b = 'x'", "invalid expression: incomplete expression");
-    error("a =", "malformed SQL query: syntax error at position 4");
-    error("= 'x'", "malformed SQL query: syntax error at position 1 near '='");
-    error("'x'", "invalid expression: must be a column name but was a value");
-    error("'x' = a", "invalid expression: must be a column name but was a value");
-    error("true", "invalid expression: must be a column name but was a value");
+    error("a =", "malformed SQL query: syntax error at position 31");
+    error("  a = ", "malformed SQL query: syntax error at position 31");
+    error("= 'x'", "malformed SQL query: syntax error at position 29");
+    error("'x'", "operation is not supported: expression of type *sqlparser.SQLVal");
+    error("'x' = a", "invalid expression: must be a column name but was *sqlparser.SQLVal");
+    error("true", "operation is not supported: expression of type sqlparser.BoolVal");
+    error("null = 'x'", "invalid expression: must be a column name but was *sqlparser.NullVal");
     let right = "operation is not supported: column name on the right side of comparison expression";
     error("a = w1", &format!("{right} (did you forget to quote \"w1\"?)"));
     error("a = `w1`", &format!("{right} (did you forget to quote \"w1\"?)"));
-    error("a = 'x", "malformed SQL query: syntax error at position 5 near 'x'");
-    error("`a = 'x'", "malformed SQL query: syntax error at position 1 near 'a = 'x''");
-    error("a == 'x'", "malformed SQL query: syntax error at position 4 near '='");
-    error("a = 'x' AND", "malformed SQL query: syntax error at position 12");
-    error("a = 'x' AND AND", "malformed SQL query: syntax error at position 13 near 'AND'");
-    error("(a = 'x'", "malformed SQL query: syntax error at position 9");
-    error("a = 'x')", "malformed SQL query: syntax error at position 8 near ')'");
-    error("()", "malformed SQL query: syntax error at position 2 near ')'");
-    error("a = ('x')", "invalid expression: unexpected value in parentheses");
-    error("a = 'x' XOR b = 'x'", "malformed SQL query: syntax error at position 9 near 'XOR'");
-    error("a = 'x' 'y'", "malformed SQL query: syntax error at position 9 near 'y'");
-    error("!(a = 'x')", "operation is not supported: operator '!' (did you mean NOT?)");
-    error("a IN 'x'", "malformed SQL query: syntax error at position 6 near 'x'");
-    error("a IN ()", "malformed SQL query: syntax error at position 7 near ')'");
-    error("a IN (SELECT 1)", &format!("{right} (did you forget to quote \"SELECT\"?)"));
-    error("a = 1+1", "malformed SQL query: syntax error at position 6 near '+'");
-    error("a = null", "invalid expression: unexpected value NULL (did you mean IS NULL?)");
+    error("a = 'x", "malformed SQL query: syntax error at position 34 near 'x'");
+    error("`a = 'x'", "malformed SQL query: syntax error at position 36 near 'a = 'x''");
+    error("a == 'x'", "malformed SQL query: syntax error at position 32");
+    error("a = 'x' AND", "malformed SQL query: syntax error at position 39");
+    error("a = 'x' AND AND", "malformed SQL query: syntax error at position 43 near 'and'");
+    error("(a = 'x'", "malformed SQL query: syntax error at position 36");
+    error("a = 'x')", "malformed SQL query: syntax error at position 36");
+    error("()", "malformed SQL query: syntax error at position 30");
+    error("a = ('x')", "invalid expression: unexpected value type *sqlparser.ParenExpr");
+    error("a = 'x' XOR b = 'x'", "malformed SQL query: syntax error at position 39 near 'xor'");
+    error("a = 'x' 'y'", "malformed SQL query: syntax error at position 39 near 'y'");
+    error("!(a = 'x')", "operation is not supported: expression of type *sqlparser.UnaryExpr");
+    error("a IN 'x'", "malformed SQL query: syntax error at position 36 near 'x'");
+    error("a IN ()", "malformed SQL query: syntax error at position 35");
+    error("a = 1+1", "malformed SQL query: syntax error at position 34");
+    error("a = null", "invalid expression: unexpected value type *sqlparser.NullVal");
     error("a IS TRUE", "invalid expression: 'IS' operator can only be used as 'IS NULL' or 'IS NOT NULL'");
-    error("a BETWEEN 'a'", "malformed SQL query: syntax error at position 14");
-    error("a NOT 'a'", "malformed SQL query: syntax error at position 7 near 'a'");
+    error("a BETWEEN 'a'", "malformed SQL query: syntax error at position 41");
+    error("a NOT 'a'", "malformed SQL query: syntax error at position 37 near 'a'");
     error("a = 0x10", "invalid expression: unable to parse value \"0x10\"");
-    error("a = -'x'", "invalid expression: unary operator not supported in \"x\"");
-    error("foo(a) = 'x'", "invalid expression: must be a column name but was a function call");
-    error("a = 'x' @", "malformed SQL query: syntax error at position 9 near '@'");
-    error("a = 'x'; DROP", "malformed SQL query: syntax error at position 8 near ';'");
-    error("a = ?", "malformed SQL query: syntax error at position 5 near '?'");
-    error("select * from x", "malformed SQL query: syntax error at position 8 near '*'");
-    error("WHERE a = 'x'", "malformed SQL query: syntax error at position 7 near 'a'");
+    error("a = -'x'", "invalid expression: unary operator not supported in \"-'x'\"");
+    error("foo(a) = 'x'", "invalid expression: must be a column name but was *sqlparser.FuncExpr");
+    error("a = 'x' @", "malformed SQL query: syntax error at position 37 near '@'");
+    error("a = 'x'; DROP", "malformed SQL query: syntax error at position 41 near 'drop'");
+    error("a = 'x' ORDER", "malformed SQL query: syntax error at position 41");
+    error("a = ?", "invalid expression: unable to parse value \":v1\"");
+    error("select * from x", "malformed SQL query: syntax error at position 34 near 'select'");
+    error("WHERE a = 'x'", "malformed SQL query: syntax error at position 33 near 'where'");
     error(&"(".repeat(5000), "invalid expression: nested deeper than 100");
     error(&"NOT ".repeat(5000), "invalid expression: nested deeper than 100");
     error(&" ".repeat(100_000), "invalid expression: query is longer than 65536 bytes");

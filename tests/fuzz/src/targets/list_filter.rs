@@ -259,11 +259,11 @@ mod tests {
             "'HAVING' clause",
             "malformed SQL query",
             "right side of comparison",
-            "was a function call",
-            "was a value",
+            "*sqlparser.FuncExpr",
+            "*sqlparser.SQLVal",
             "invalid search attribute",
-            "in parentheses",
-            "operator '!'",
+            "*sqlparser.ParenExpr",
+            "*sqlparser.UnaryExpr",
         ] {
             assert!(told.contains(part), "{part} is in none of:\n{told}");
         }

@@ -40,6 +40,11 @@ struct ActivityRow {
     last_worker_identity: String,
     #[prost(sfixed64, optional, tag = "12")]
     last_attempt_end: Option<i64>,
+    /// If no attempt is started, or if it came in before that.
+    #[prost(sfixed64, optional, tag = "13")]
+    last_heartbeat: Option<i64>,
+    #[prost(sfixed64, optional, tag = "14")]
+    last_failure_reported: Option<i64>,
 }
 
 #[derive(Message)]
@@ -58,6 +63,11 @@ impl Activity {
     /// The value of its row.
     pub(crate) fn to_row(&self) -> Bytes {
         let attempt_time = self.attempt_scheduled_time;
+        let is_earlier = |heartbeat: &Time| self.started.as_ref().is_none_or(|started| *heartbeat < started.time);
+        let (earlier, of_attempt) = match self.last_heartbeat {
+            Some(heartbeat) if is_earlier(&heartbeat) => (Some(heartbeat.0), None),
+            heartbeat => (None, heartbeat),
+        };
         encode(&ActivityRow {
             scheduled_time: Some(self.scheduled_time.0),
             scheduled: Some(encode(&self.scheduled)),
@@ -65,12 +75,14 @@ impl Activity {
             attempt: self.attempt,
             attempt_scheduled_time: (attempt_time != self.scheduled_time).then_some(attempt_time.0),
             offered: self.offered,
-            started: self.started.as_ref().map(ActivityStarted::to_row),
+            started: self.started.as_ref().map(|started| started.to_row(of_attempt)),
             cancel_requested_event_id: self.cancel_requested_event_id,
             heartbeat_details: self.heartbeat_details.as_ref().map(encode),
             last_failure: self.last_failure.as_deref().map(encode),
             last_worker_identity: self.last_worker_identity.clone(),
             last_attempt_end: self.last_attempt_end.map(|time| time.0),
+            last_heartbeat: earlier,
+            last_failure_reported: self.last_failure_reported.map(|time| time.0),
         })
     }
 
@@ -79,6 +91,7 @@ impl Activity {
         let row: ActivityRow = decode(value)?;
         let scheduled_time = Time(required(row.scheduled_time, "scheduled time")?);
         let attempt_scheduled_time = row.attempt_scheduled_time.map_or(scheduled_time, Time);
+        let last_heartbeat = row.started.as_ref().and_then(|started| started.last_heartbeat).or(row.last_heartbeat);
         let started = row.started.map(ActivityStarted::from_row).transpose()?;
         let has_task_row = row.offered && started.is_none();
         Ok(Activity {
@@ -92,21 +105,23 @@ impl Activity {
             started,
             cancel_requested_event_id: row.cancel_requested_event_id,
             heartbeat_details: row.heartbeat_details.map(Payloads::decode).transpose()?,
+            last_heartbeat: last_heartbeat.map(Time),
             last_failure: row.last_failure.map(Failure::decode).transpose()?.map(Box::new),
             last_worker_identity: row.last_worker_identity,
             last_attempt_end: row.last_attempt_end.map(Time),
+            last_failure_reported: row.last_failure_reported.map(Time),
             task_row_time: has_task_row.then_some(attempt_scheduled_time),
         })
     }
 }
 
 impl ActivityStarted {
-    fn to_row(&self) -> StartedRow {
+    fn to_row(&self, last_heartbeat: Option<Time>) -> StartedRow {
         StartedRow {
             time: Some(self.time.0),
             identity: self.identity.clone(),
             request_id: self.request_id.clone(),
-            last_heartbeat: self.last_heartbeat.map(|time| time.0),
+            last_heartbeat: last_heartbeat.map(|time| time.0),
         }
     }
 
@@ -115,7 +130,6 @@ impl ActivityStarted {
             time: Time(required(row.time, "start")?),
             identity: row.identity,
             request_id: row.request_id,
-            last_heartbeat: row.last_heartbeat.map(Time),
         })
     }
 }

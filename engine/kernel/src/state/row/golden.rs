@@ -155,13 +155,14 @@ fn activity() -> Activity {
 }
 
 fn started_activity() -> Activity {
-    let started = ActivityStarted {
-        time: later(1),
-        identity: "1234@worker".into(),
-        request_id: "poll".into(),
+    let started = ActivityStarted { time: later(1), identity: "1234@worker".into(), request_id: "poll".into() };
+    Activity {
+        started: Some(started),
         last_heartbeat: Some(later(2)),
-    };
-    Activity { started: Some(started), cancel_requested_event_id: Some(9), task_row_time: None, ..activity() }
+        cancel_requested_event_id: Some(9),
+        task_row_time: None,
+        ..activity()
+    }
 }
 
 fn failed_activity() -> Activity {
@@ -176,6 +177,10 @@ fn failed_activity() -> Activity {
         task_row_time: None,
         ..activity()
     }
+}
+
+fn reported_activity() -> Activity {
+    Activity { last_heartbeat: Some(later(1)), last_failure_reported: Some(later(2)), ..failed_activity() }
 }
 
 fn workflow_task_started() -> WorkflowTaskStarted {
@@ -281,6 +286,7 @@ fn cases() -> Vec<Case> {
         pending("", 5, Arc::new(activity())),
         pending("started", 5, Arc::new(started_activity())),
         pending("backing off", 5, Arc::new(failed_activity())),
+        pending("failed after a heartbeat", 5, Arc::new(reported_activity())),
         pending("", 5, timer()),
         pending("", 3, event()),
         pending("", "request".to_owned(), SignalRequest),

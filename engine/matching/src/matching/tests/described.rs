@@ -78,3 +78,21 @@ async fn a_queue_is_described_priority_by_priority() {
     assert!(first.dispatch_rate > 0.0 && last.dispatch_rate == 0.0 && last.add_rate > first.add_rate);
     assert!(default.add_rate == 0.0 && default.backlog_age == Duration::ZERO && last.backlog_age > Duration::ZERO);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_task_in_hand_is_no_backlog_though_its_row_is_still_there() {
+    let (matching, rows) = matching();
+    rows.put(PARTITION, &task(3, 0, 1));
+    rows.put(PARTITION, &task(3, 1, 2));
+    offer(&matching, PARTITION, task(3, 0, 1));
+    // The poll asks for the rows, which come when the task is in hand already.
+    let Matched::Task(lease) = matching.poll(normal_poll(), in_seconds(1)).await else { panic!() };
+    assert_eq!(lease.task.key.position.scheduled_event_id, 1);
+    lease.done();
+    assert_eq!(matching.describe(&queue_id("queue")).await.stats.backlog, 1);
+    assert_eq!(next_event(&matching).await, 2);
+    assert!(is_empty(&matching).await);
+    // A new lead does not know of it: its rows tell.
+    matching.receive(Message::Opened(lead(PARTITION, 2)));
+    assert_eq!(next_event(&matching).await, 1);
+}

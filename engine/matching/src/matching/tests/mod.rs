@@ -19,6 +19,7 @@ use futures::future::BoxFuture;
 use tokio::time::advance;
 
 use super::*;
+use crate::RateSource;
 use crate::tasks::Position;
 
 const PARTITION: GroupId = GroupId(1);

@@ -98,8 +98,17 @@ async fn a_worker_that_shuts_down_ends_its_polls_and_its_sticky_queue() {
     matching.worker_shutdown(Some(&queue_id("sticky")), "instance");
     assert!(matches!(got(&mut mine), Some(Matched::Nothing)));
     assert_eq!(event_of(got(&mut anothers).unwrap()), 1);
+    // A poll that was on its way does not make it look as if it were there again.
+    assert!(matches!(got(&mut start_poll(&matching, sticky_poll())), Some(Matched::Nothing)));
     offer(&matching, PARTITION, sticky_task(2));
-    assert_eq!(next_event(&matching).await, 2);
+    assert!(matches!(got(&mut start_poll(&matching, normal_poll())), Some(Matched::Nothing)));
+    let another = Poll { worker_instance_key: "another".to_owned(), ..normal_poll() };
+    assert_eq!(event_of(matching.poll(another, in_seconds(1)).await), 2);
+    for _ in 0..=limits::WORKER_SHUTDOWN_REMEMBERED.as_secs() {
+        advance(Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
+    }
+    assert!(got(&mut start_poll(&matching, normal_poll())).is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -126,6 +135,40 @@ async fn the_rate_limit_of_the_last_poller_holds_for_the_queue() {
     let mut fast = start_poll(&matching, limited(1000.0));
     assert_eq!(event_of(stopped.await), 20);
     fast.as_mut().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_settings_of_a_queue_count_more_than_its_workers() {
+    let (matching, _) = matching();
+    let queue = queue_id("queue");
+    let rate = async || {
+        let rate = matching.describe(&queue).await.rate;
+        (rate.per_second, rate.source)
+    };
+    assert_eq!(rate().await, (limits::QUEUE_TASKS_PER_SECOND_MAX, RateSource::System));
+    // Before there is such a queue, for one that is described and for one that is polled.
+    matching.configure(&queue_id("other"), Some(1.0));
+    matching.configure(&queue, Some(2.0));
+    assert_eq!(matching.describe(&queue_id("other")).await.rate.per_second, 1.0);
+    for event in 0..100 {
+        offer(&matching, PARTITION, task(3, event, event));
+    }
+    let fast = || Poll { tasks_per_second_max: Some(1000.0), ..normal_poll() };
+    let start = Instant::now();
+    for event in 0..12 {
+        assert_eq!(event_of(matching.poll(fast(), in_seconds(60)).await), event);
+    }
+    let elapsed = start.elapsed();
+    assert!(elapsed >= Duration::from_secs(5) && elapsed < Duration::from_secs(6), "{elapsed:?}");
+    assert_eq!(rate().await, (2.0, RateSource::Api));
+    // A poll that waits is served as soon as the settings allow it.
+    matching.configure(&queue, Some(0.0));
+    let mut stopped = start_poll(&matching, fast());
+    advance(Duration::from_secs(30)).await;
+    assert!(got(&mut stopped).is_none());
+    matching.configure(&queue, None);
+    assert_eq!(rate().await, (1000.0, RateSource::Worker));
+    assert_eq!(event_of(stopped.await), 12);
 }
 
 #[tokio::test(start_paused = true)]
