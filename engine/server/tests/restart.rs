@@ -321,7 +321,7 @@ async fn children_begin_and_end_once_over_kills() {
 }
 
 fn queue_of(child: usize) -> &'static str {
-    if child % 2 == 0 { "children that end" } else { "nobody polls here" }
+    if child.is_multiple_of(2) { "children that end" } else { "nobody polls here" }
 }
 
 /// A worker completes a child that is to end, if there is one.
