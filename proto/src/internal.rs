@@ -301,6 +301,8 @@ pub mod outcome {
     pub const NOT_FOUND: u32 = 2;
     /// The target takes no more signals.
     pub const TOO_MANY_SIGNALS: u32 = 3;
+    /// Another run is in the way of a child.
+    pub const ALREADY_EXISTS: u32 = 4;
 }
 
 /// Asks for the runs that match, of partitions that the asked node leads.

@@ -111,6 +111,7 @@ fn delivery(number: u32) -> Delivery {
         outcome::DELIVERED => Delivery::Settled(Outcome::Delivered),
         outcome::NOT_FOUND => Delivery::Settled(Outcome::NotFound),
         outcome::TOO_MANY_SIGNALS => Delivery::Settled(Outcome::TooManySignals),
+        outcome::ALREADY_EXISTS => Delivery::Settled(Outcome::AlreadyExists),
         // Also one that a later version knows.
         _ => Delivery::Again,
     }
@@ -121,6 +122,7 @@ pub(crate) fn number(delivery: Delivery) -> u32 {
         Delivery::Settled(Outcome::Delivered) => outcome::DELIVERED,
         Delivery::Settled(Outcome::NotFound) => outcome::NOT_FOUND,
         Delivery::Settled(Outcome::TooManySignals) => outcome::TOO_MANY_SIGNALS,
+        Delivery::Settled(Outcome::AlreadyExists) => outcome::ALREADY_EXISTS,
         Delivery::Again => outcome::AGAIN,
     }
 }

@@ -68,6 +68,8 @@ pub struct FrontendLimits {
     pub search_attributes_bytes_max: usize,
     /// The shortest retention that a namespace may have.
     pub retention_min: Duration,
+    /// Namespaces that cannot be deleted.
+    pub protected_namespaces: Vec<String>,
     /// How often an idle connection is asked whether its client is still there.
     pub keepalive_interval: Duration,
     /// How long the client may take to say so.
@@ -88,6 +90,7 @@ impl Default for FrontendLimits {
             search_attribute_bytes_max: 2 * 1024,
             search_attributes_bytes_max: 40 * 1024,
             retention_min: Duration::from_secs(3600),
+            protected_namespaces: Vec::new(),
             keepalive_interval: Duration::from_secs(60),
             keepalive_timeout: Duration::from_secs(10),
         }
@@ -138,6 +141,14 @@ impl Setting for Duration {
     }
 }
 
+impl Setting for Vec<String> {
+    const ALLOWED: &'static str = "a list of names";
+
+    fn read(value: &Value) -> Option<Self> {
+        value.as_array()?.iter().map(|name| Some(name.as_str()?.to_owned())).collect()
+    }
+}
+
 /// A key of the dynamic configuration.
 struct Key {
     name: &'static str,
@@ -145,8 +156,12 @@ struct Key {
 }
 
 /// Keys of what no namespace is asked for.
-const OF_THE_SERVER: [&str; 3] =
-    ["frontend.keepAliveTime", "frontend.keepAliveTimeout", "system.namespaceMinRetentionLocal"];
+const OF_THE_SERVER: [&str; 4] = [
+    "frontend.keepAliveTime",
+    "frontend.keepAliveTimeout",
+    "system.namespaceMinRetentionLocal",
+    "worker.protectedNamespaces",
+];
 
 /// How long polls are held: the one key that is looked up by task queues.
 const POLL_WAIT: &str = "matching.longPollExpirationInterval";
@@ -200,9 +215,11 @@ const KEYS: &[Key] = keys! {
     "limit.maxIDLength" => limits.id_bytes_max,
     "limit.memoSize.error" => limits.memo_bytes_max,
     "limit.numPendingActivities.error" => limits.pending_activities_max,
+    "limit.numPendingChildExecutions.error" => limits.pending_children_max,
     "matching.longPollExpirationInterval" => frontend.poll_wait_max,
     "matching.queryPollerUnavailableWindow" => frontend.query_poller_window,
     "system.namespaceMinRetentionLocal" => frontend.retention_min,
+    "worker.protectedNamespaces" => frontend.protected_namespaces,
 };
 
 impl Key {
@@ -247,7 +264,9 @@ impl DynamicSettings {
             self.without_effect.insert(format!("dynamic configuration key {name:?} is not one of Everlog's"));
             return Ok(());
         };
-        let Value::Array(values) = value else { return key.set(&mut self.everywhere, value) };
+        // A list of names is a value itself.
+        let values = value.as_array().filter(|values| !values.iter().all(Value::is_string));
+        let Some(values) = values else { return key.set(&mut self.everywhere, value) };
         for value in values.iter().rev() {
             let Constrained { value, constraints } =
                 Constrained::deserialize(value).map_err(|error| key.wrong(error))?;
@@ -335,6 +354,8 @@ mod tests {
         assert_eq!(config.everywhere.limits.blob_bytes_max, 1024);
         assert_eq!(config.everywhere.frontend.poll_wait_max, Duration::from_secs(5));
         assert_eq!(config.everywhere.frontend.history_wait_max, Duration::from_secs(7));
+        config.set_from_flag(r#"worker.protectedNamespaces=["a","b"]"#).unwrap();
+        assert_eq!(config.everywhere.frontend.protected_namespaces, ["a", "b"]);
     }
 
     #[test]

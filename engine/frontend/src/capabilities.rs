@@ -16,16 +16,21 @@ pub(super) fn system() -> get_system_info_response::Capabilities {
         activity_failure_include_heartbeat: true,
         encoded_failure_attributes: true,
         upsert_memo: true,
+        eager_workflow_start: true,
         sdk_metadata: true,
         count_group_by_execution_status: true,
-        // Not built: schedules, eager starts, worker versioning, Nexus, deployments.
+        // Not built: schedules, worker versioning, Nexus, deployments.
         ..get_system_info_response::Capabilities::default()
     }
 }
 
 /// What is told of each namespace. Not built: updates, worker heartbeats, poller scaling, standalone activities, pausing.
 pub(super) fn namespace() -> namespace_info::Capabilities {
-    namespace_info::Capabilities { worker_poll_complete_on_shutdown: true, ..namespace_info::Capabilities::default() }
+    namespace_info::Capabilities {
+        eager_workflow_start: true,
+        worker_poll_complete_on_shutdown: true,
+        ..namespace_info::Capabilities::default()
+    }
 }
 
 /// Whether schedules work.

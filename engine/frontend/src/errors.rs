@@ -45,6 +45,8 @@ pub(super) enum Error {
         namespace: String,
         /// Its state.
         state: NamespaceState,
+        /// The states in which the call is answered.
+        allowed: &'static [NamespaceState],
     },
     /// The namespace does not have that turned on.
     PermissionDenied(&'static str),
@@ -111,6 +113,7 @@ impl From<MetaError> for Error {
             MetaError::NotFound(name) => Error::NamespaceNotFound(name),
             MetaError::AlreadyExists(name) => Error::NamespaceAlreadyExists(name),
             MetaError::Invalid(message) => Error::invalid(message),
+            MetaError::Protected(message) => Error::failed_precondition(message),
             MetaError::Unavailable(_) => Error::Unavailable(error.to_string()),
             MetaError::Corrupt(_) => Error::Corrupt(error.to_string()),
         }
@@ -175,13 +178,14 @@ fn row_of(error: Error) -> Row {
             Row::new(Code::AlreadyExists, format!("Namespace \"{namespace}\" already exists"))
                 .with(&details::NamespaceAlreadyExistsFailure {})
         }
-        Error::NamespaceInvalidState { namespace, state } => {
-            let (name, allowed) = (state_name(state), state_name(NamespaceState::Registered));
-            let message = format!("Namespace has invalid state: {name}. Must be {allowed}.");
+        Error::NamespaceInvalidState { namespace, state, allowed } => {
+            let names: Vec<_> = allowed.iter().copied().map(state_name).collect();
+            let message =
+                format!("Namespace has invalid state: {}. Must be {}.", state_name(state), names.join(" or "));
             Row::new(Code::FailedPrecondition, message).with(&details::NamespaceInvalidStateFailure {
                 namespace,
                 state: state as i32,
-                allowed_states: vec![NamespaceState::Registered as i32],
+                allowed_states: allowed.iter().map(|state| *state as i32).collect(),
             })
         }
         Error::PermissionDenied(message) => {
@@ -359,7 +363,11 @@ mod tests {
             (Error::NamespaceNotFound("n".into()), Code::NotFound, "NamespaceNotFoundFailure"),
             (Error::NamespaceAlreadyExists("n".into()), Code::AlreadyExists, "NamespaceAlreadyExistsFailure"),
             (
-                Error::NamespaceInvalidState { namespace: "n".into(), state: NamespaceState::Deprecated },
+                Error::NamespaceInvalidState {
+                    namespace: "n".into(),
+                    state: NamespaceState::Deprecated,
+                    allowed: &[NamespaceState::Registered],
+                },
                 Code::FailedPrecondition,
                 "NamespaceInvalidStateFailure",
             ),

@@ -14,6 +14,7 @@ mod activity_tasks;
 mod call;
 mod capabilities;
 mod connections;
+mod deleted_namespaces;
 mod errors;
 mod execute;
 mod forward;
@@ -58,6 +59,7 @@ use everlog_matching::query_waiters::Queries;
 use everlog_meta::{NamespaceRecord, Namespaces};
 use everlog_model::{DiskRoom, InForce, WorkflowRef};
 use everlog_partition::Router;
+use everlog_proto::api::enums::v1::NamespaceState;
 use everlog_visibility::Tallies;
 use tokio::sync::watch;
 
@@ -119,18 +121,20 @@ impl Frontend {
         self.config.of(namespace)
     }
 
-    /// The namespace with a name.
+    /// The namespace with a name, for whatever is done in it: it must not be deleted.
     fn namespace(&self, name: &str) -> Result<Arc<NamespaceRecord>, Error> {
         if name.is_empty() {
             return Err(Error::invalid("Namespace is empty."));
         }
-        self.namespaces.by_name(name).ok_or_else(|| Error::NamespaceNotFound(name.to_owned()))
+        let record = self.namespaces.by_name(name).ok_or_else(|| Error::NamespaceNotFound(name.to_owned()))?;
+        check_not_deleted(record)
     }
 
     /// The namespace of a task token, which must be the one that the request names, if it names one.
     fn token_namespace(&self, name: &str, token: NamespaceId) -> Result<Arc<NamespaceRecord>, Error> {
         let of_token =
             self.namespaces.record_by_id(token).ok_or_else(|| Error::NamespaceNotFound(token.to_string()))?;
+        let of_token = check_not_deleted(of_token)?;
         if !name.is_empty() && self.namespace(name)?.namespace.id != token {
             return Err(Error::invalid("Operation requested with a token from a different namespace."));
         }
@@ -147,6 +151,18 @@ impl Frontend {
         let mut draining = self.draining.clone();
         // An error means that the server is gone, which is as good.
         let _ = draining.wait_for(|draining| *draining).await;
+    }
+}
+
+/// Refuses what is to be done in a namespace that is deleted.
+fn check_not_deleted(record: Arc<NamespaceRecord>) -> Result<Arc<NamespaceRecord>, Error> {
+    match record.state {
+        NamespaceState::Deleted => Err(Error::NamespaceInvalidState {
+            namespace: record.name().to_owned(),
+            state: record.state,
+            allowed: &[NamespaceState::Registered, NamespaceState::Deprecated],
+        }),
+        _ => Ok(record),
     }
 }
 

@@ -31,6 +31,7 @@ pub(super) fn locate<'a>(method: &str, request: &'a [u8]) -> Option<Location<'a>
         | "RespondActivityTaskCanceledById" => workflow(request, bytes(request, 2)?),
         "SignalWorkflowExecution"
         | "TerminateWorkflowExecution"
+        | "DeleteWorkflowExecution"
         | "RequestCancelWorkflowExecution"
         | "DescribeWorkflowExecution"
         | "GetWorkflowExecutionHistory"
@@ -157,6 +158,7 @@ mod tests {
             "RespondActivityTaskCanceledById": RespondActivityTaskCanceledByIdRequest { workflow_id: w() },
             "SignalWorkflowExecution": SignalWorkflowExecutionRequest { workflow_execution: execution() },
             "TerminateWorkflowExecution": TerminateWorkflowExecutionRequest { workflow_execution: execution() },
+            "DeleteWorkflowExecution": DeleteWorkflowExecutionRequest { workflow_execution: execution() },
             "RequestCancelWorkflowExecution": RequestCancelWorkflowExecutionRequest { workflow_execution: execution() },
             "DescribeWorkflowExecution": DescribeWorkflowExecutionRequest { execution: execution() },
             "GetWorkflowExecutionHistory": GetWorkflowExecutionHistoryRequest { execution: execution() },

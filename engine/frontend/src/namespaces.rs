@@ -60,7 +60,7 @@ pub(super) async fn describe_namespace(
 ) -> Result<DescribeNamespaceResponse, Error> {
     let record = match (request.namespace.as_str(), request.id.as_str()) {
         ("", "") => return Err(Error::invalid("Namespace not set on request.")),
-        (name, "") => frontend.namespace(name)?,
+        (name, "") => frontend.namespaces.by_name(name).ok_or_else(|| Error::NamespaceNotFound(name.to_owned()))?,
         ("", id) => id
             .parse()
             .ok()
@@ -144,6 +144,7 @@ pub(super) async fn deprecate_namespace(
     request: DeprecateNamespaceRequest,
 ) -> Result<DeprecateNamespaceResponse, Error> {
     check_name(&request.namespace)?;
+    frontend.namespace(&request.namespace)?;
     frontend.namespaces.update(&request.namespace, |change| change.set_state(NamespaceState::Deprecated)).await?;
     Ok(DeprecateNamespaceResponse::default())
 }

@@ -1,10 +1,12 @@
-//! The operator service: search attributes.
+//! The operator service: search attributes, and the end of namespaces.
 
+use everlog_kernel::time::positive;
 use everlog_model::search_attributes;
 use everlog_proto::api::enums::v1::IndexedValueType;
 use everlog_proto::api::operatorservice::v1::{
-    AddSearchAttributesRequest, AddSearchAttributesResponse, ListSearchAttributesRequest, ListSearchAttributesResponse,
-    RemoveSearchAttributesRequest, RemoveSearchAttributesResponse,
+    AddSearchAttributesRequest, AddSearchAttributesResponse, DeleteNamespaceRequest, DeleteNamespaceResponse,
+    ListSearchAttributesRequest, ListSearchAttributesResponse, RemoveSearchAttributesRequest,
+    RemoveSearchAttributesResponse,
 };
 
 use super::Frontend;
@@ -56,6 +58,32 @@ pub(super) async fn list_search_attributes(
         system_attributes: system.collect(),
         ..ListSearchAttributesResponse::default()
     })
+}
+
+/// Gives a namespace up, by name or id. Its name is free at once, and calls find it no more; what is in it is deleted from then on.
+pub(super) async fn delete_namespace(
+    frontend: &Frontend,
+    _call: Call,
+    request: DeleteNamespaceRequest,
+) -> Result<DeleteNamespaceResponse, Error> {
+    let record = match (request.namespace.as_str(), request.namespace_id.as_str()) {
+        ("", "") => return Err(Error::invalid("Namespace not set on request.")),
+        (name, "") => frontend.namespaces.by_name(name).ok_or_else(|| Error::NamespaceNotFound(name.to_owned()))?,
+        ("", id) => id
+            .parse()
+            .ok()
+            .and_then(|id| frontend.namespaces.record_by_id(id))
+            .ok_or_else(|| Error::NamespaceNotFound(id.to_owned()))?,
+        _ => return Err(Error::invalid("Only one of namespace name or Id should be set on request.")),
+    };
+    let name = record.name();
+    if frontend.config("").frontend.protected_namespaces.iter().any(|protected| protected == name) {
+        return Err(Error::failed_precondition(format!("namespace {name} is protected from deletion")));
+    }
+    // A delay below zero is none, as in Temporal.
+    let delay = positive(request.namespace_delete_delay.as_ref()).ok().flatten().unwrap_or_default();
+    let deleted = frontend.namespaces.delete(record.namespace.id, delay).await?;
+    Ok(DeleteNamespaceResponse { deleted_namespace: deleted.name().to_owned() })
 }
 
 fn check_namespace(frontend: &Frontend, name: &str) -> Result<(), Error> {

@@ -109,6 +109,7 @@ mod tests {
             search_attributes: BTreeMap::from([("Count".to_owned(), IndexedValueType::Int)]),
             created: Time(0),
             updated: Time(0),
+            deletion: None,
         }
     }
 

@@ -28,7 +28,7 @@ use super::layer::ObserveLayer;
 use super::polls::Polls;
 use super::request_body::Budget;
 use super::services::{OperatorApi, WorkflowApi};
-use super::{Frontend, Services, http};
+use super::{Frontend, Services, deleted_namespaces, http};
 
 /// How long requests in flight may take once the server is to stop.
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -138,7 +138,9 @@ pub async fn serve(
     let forward = Forward::new(&services, draining.clone());
     let tallies = Arc::default();
     let internal = internal_service(&services, &tallies);
-    let routes = routes(services, tallies, draining.clone(), &health)?;
+    let frontend = Arc::new(Frontend { services, tallies, polls: Polls::default(), draining: draining.clone() });
+    let routes = routes(&frontend, &health)?;
+    let reclaiming = tokio::spawn(deleted_namespaces::reclaim(frontend));
     if let (Some((peers, internal)), Some(forward)) = (internal, &forward) {
         let (workflow, forward, budget) = (routes.workflow.clone(), Arc::clone(forward), Arc::clone(&routes.budget));
         peers.attach(Inside { workflow, internal, forward, budget }.entry());
@@ -169,6 +171,7 @@ pub async fn serve(
     }
     watching.abort();
     following.abort();
+    reclaiming.abort();
     serving.store(false, Ordering::Relaxed);
     report_health(&health, ServingStatus::NotServing).await;
     matching.local().drain();
@@ -279,22 +282,16 @@ fn internal_service(services: &Services, tallies: &Arc<Tallies>) -> Option<(Arc<
 }
 
 /// Newer SDKs compress what they send. Large answers to them are compressed too, by `response_body.rs`.
-fn routes(
-    services: Services,
-    tallies: Arc<Tallies>,
-    draining: watch::Receiver<bool>,
-    health: &HealthReporter,
-) -> Result<GrpcRoutes, ServeError> {
-    let limits = &services.config.of("").frontend;
+fn routes(frontend: &Arc<Frontend>, health: &HealthReporter) -> Result<GrpcRoutes, ServeError> {
+    let limits = &frontend.config("").frontend;
     let keepalive = Keepalive { interval: limits.keepalive_interval, timeout: limits.keepalive_timeout };
-    let request_bytes_max = services.request_bytes_max;
-    let frontend = Arc::new(Frontend { services, tallies, polls: Polls::default(), draining });
-    let workflow = WorkflowServiceServer::new(WorkflowApi(Arc::clone(&frontend)))
+    let request_bytes_max = frontend.request_bytes_max;
+    let workflow = WorkflowServiceServer::new(WorkflowApi(Arc::clone(frontend)))
         // SDKs built on the Rust core compress what they send.
         .accept_compressed(CompressionEncoding::Gzip)
         .max_decoding_message_size(request_bytes_max)
         .max_encoding_message_size(usize::MAX);
-    let operator = OperatorServiceServer::new(OperatorApi(frontend))
+    let operator = OperatorServiceServer::new(OperatorApi(Arc::clone(frontend)))
         .accept_compressed(CompressionEncoding::Gzip)
         .max_decoding_message_size(request_bytes_max);
     let health = tonic_health::pb::health_server::HealthServer::new(

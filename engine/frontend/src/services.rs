@@ -65,6 +65,7 @@ service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
     SignalWorkflowExecution(workflow_control.signal_workflow_execution: workflow_api::SignalWorkflowExecutionRequest) -> workflow_api::SignalWorkflowExecutionResponse;
     RequestCancelWorkflowExecution(workflow_control.request_cancel_workflow_execution: workflow_api::RequestCancelWorkflowExecutionRequest) -> workflow_api::RequestCancelWorkflowExecutionResponse;
     TerminateWorkflowExecution(workflow_control.terminate_workflow_execution: workflow_api::TerminateWorkflowExecutionRequest) -> workflow_api::TerminateWorkflowExecutionResponse;
+    DeleteWorkflowExecution(workflow_control.delete_workflow_execution: workflow_api::DeleteWorkflowExecutionRequest) -> workflow_api::DeleteWorkflowExecutionResponse;
     DescribeWorkflowExecution(workflow_control.describe_workflow_execution: workflow_api::DescribeWorkflowExecutionRequest) -> workflow_api::DescribeWorkflowExecutionResponse;
     ResetStickyTaskQueue(workflow_control.reset_sticky_task_queue: workflow_api::ResetStickyTaskQueueRequest) -> workflow_api::ResetStickyTaskQueueResponse;
 
@@ -115,6 +116,7 @@ service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
 });
 
 service!(OperatorService for OperatorApi as OPERATOR_OPERATIONS {
+    DeleteNamespace(operator.delete_namespace: operator_api::DeleteNamespaceRequest) -> operator_api::DeleteNamespaceResponse;
     AddSearchAttributes(operator.add_search_attributes: operator_api::AddSearchAttributesRequest) -> operator_api::AddSearchAttributesResponse;
     RemoveSearchAttributes(operator.remove_search_attributes: operator_api::RemoveSearchAttributesRequest) -> operator_api::RemoveSearchAttributesResponse;
     ListSearchAttributes(operator.list_search_attributes: operator_api::ListSearchAttributesRequest) -> operator_api::ListSearchAttributesResponse;

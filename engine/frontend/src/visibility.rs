@@ -115,7 +115,7 @@ async fn list(
 }
 
 /// Runs that are asked for, and where they are. What a node cannot answer for is never left out.
-struct Runs<'a> {
+pub(super) struct Runs<'a> {
     frontend: &'a Frontend,
     namespace: Arc<Namespace>,
     query: Query,
@@ -124,7 +124,7 @@ struct Runs<'a> {
 }
 
 impl<'a> Runs<'a> {
-    fn new(frontend: &'a Frontend, namespace: &NamespaceRecord, ask: Ask) -> Result<Runs<'a>, Error> {
+    pub(super) fn new(frontend: &'a Frontend, namespace: &NamespaceRecord, ask: Ask) -> Result<Runs<'a>, Error> {
         let query = ask.read(&types(namespace))?;
         let namespace = Arc::clone(&namespace.namespace);
         let spread = frontend.router.spread(visibility::only_workflow(&namespace, &query).as_ref())?;
@@ -132,7 +132,7 @@ impl<'a> Runs<'a> {
         Ok(Runs { frontend, namespace, query, asked, spread })
     }
 
-    async fn list(self, after: Option<Position>, limit: usize) -> Result<Page, Error> {
+    pub(super) async fn list(self, after: Option<Position>, limit: usize) -> Result<Page, Error> {
         let Spread { here, there } = self.spread;
         let here = visibility::list(here, &self.namespace, self.query, after, limit);
         let Some(nodes) = &self.frontend.nodes else { return Ok(here.await?) };

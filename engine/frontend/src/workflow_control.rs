@@ -1,12 +1,12 @@
-//! What callers do to a workflow from outside: signal, cancel, terminate, describe, reset stickiness.
+//! What callers do to a workflow from outside: signal, cancel, terminate, delete, describe, reset stickiness.
 
 use everlog_kernel::command::Reply;
 use everlog_kernel::{RunCommand, describe};
 use everlog_proto::api::workflowservice::v1::{
-    DescribeWorkflowExecutionRequest, DescribeWorkflowExecutionResponse, RequestCancelWorkflowExecutionRequest,
-    RequestCancelWorkflowExecutionResponse, ResetStickyTaskQueueRequest, ResetStickyTaskQueueResponse,
-    SignalWorkflowExecutionRequest, SignalWorkflowExecutionResponse, TerminateWorkflowExecutionRequest,
-    TerminateWorkflowExecutionResponse,
+    DeleteWorkflowExecutionRequest, DeleteWorkflowExecutionResponse, DescribeWorkflowExecutionRequest,
+    DescribeWorkflowExecutionResponse, RequestCancelWorkflowExecutionRequest, RequestCancelWorkflowExecutionResponse,
+    ResetStickyTaskQueueRequest, ResetStickyTaskQueueResponse, SignalWorkflowExecutionRequest,
+    SignalWorkflowExecutionResponse, TerminateWorkflowExecutionRequest, TerminateWorkflowExecutionResponse,
 };
 
 use super::call::Call;
@@ -70,6 +70,18 @@ pub(super) async fn terminate_workflow_execution(
     let address = address(&namespace, workflow_id);
     frontend.execute_done(address, run_id, RunCommand::TerminateWorkflow(Box::new(request))).await?;
     Ok(TerminateWorkflowExecutionResponse::default())
+}
+
+/// Deletes a run, with its history and its place in lists. An open one is terminated first, and is there for a moment longer.
+pub(super) async fn delete_workflow_execution(
+    frontend: &Frontend,
+    _call: Call,
+    request: DeleteWorkflowExecutionRequest,
+) -> Result<DeleteWorkflowExecutionResponse, Error> {
+    let namespace = frontend.namespace(&request.namespace)?;
+    let (workflow_id, run_id) = validate::execution(request.workflow_execution.as_ref())?;
+    frontend.execute_done(address(&namespace, workflow_id), run_id, RunCommand::DeleteWorkflow).await?;
+    Ok(DeleteWorkflowExecutionResponse::default())
 }
 
 /// Tells what a run is doing.

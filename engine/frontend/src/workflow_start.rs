@@ -1,18 +1,22 @@
 //! StartWorkflowExecution and SignalWithStartWorkflowExecution.
 
 use everlog_kernel::Command;
+use everlog_kernel::RunId;
 use everlog_kernel::command::Reply;
 use everlog_meta::NamespaceRecord;
+use everlog_partition::StartedWorkflowTask;
 use everlog_proto::api::enums::v1::NamespaceState;
+use everlog_proto::api::history::v1::History;
 use everlog_proto::api::workflowservice::v1::{
-    SignalWithStartWorkflowExecutionRequest, SignalWithStartWorkflowExecutionResponse, StartWorkflowExecutionRequest,
-    StartWorkflowExecutionResponse,
+    PollWorkflowTaskQueueResponse, SignalWithStartWorkflowExecutionRequest, SignalWithStartWorkflowExecutionResponse,
+    StartWorkflowExecutionRequest, StartWorkflowExecutionResponse,
 };
+use prost::Message;
 
 use super::call::Call;
 use super::errors::Error;
-use super::execute::unexpected;
-use super::{Frontend, address, links, search_attributes, validate};
+use super::execute::{explain, unexpected};
+use super::{Frontend, address, links, search_attributes, validate, workflow_tasks};
 
 /// Starts a run, or finds the one that stands in its way.
 pub(super) async fn start_workflow_execution(
@@ -28,17 +32,31 @@ pub(super) async fn start_workflow_execution(
     search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &config)?;
     let workflow_id = request.workflow_id.clone();
     let command = Command::start(request, &config.limits)?;
-    match frontend.execute(address(&namespace, &workflow_id), None, command).await? {
-        Reply::Started(started) => Ok(StartWorkflowExecutionResponse {
-            link: Some(links::to_start(&namespace, workflow_id, started.run_id)),
-            run_id: started.run_id.to_string(),
-            first_execution_run_id: started.first_execution_run_id.to_string(),
-            started: started.started,
-            status: started.status as i32,
-            eager_workflow_task: None,
-        }),
-        reply => Err(unexpected(&reply)),
+    let address = address(&namespace, &workflow_id);
+    let (started, first_task) = frontend
+        .router
+        .partition_of(&address)?
+        .start_workflow(address.clone(), command)
+        .await
+        .map_err(|error| explain(error, &address, None))?;
+    Ok(StartWorkflowExecutionResponse {
+        link: Some(links::to_start(&namespace, workflow_id, started.run_id)),
+        run_id: started.run_id.to_string(),
+        first_execution_run_id: started.first_execution_run_id.to_string(),
+        started: started.started,
+        status: started.status as i32,
+        eager_workflow_task: first_task.map(|first_task| with_history(first_task, started.run_id)).transpose()?,
+    })
+}
+
+/// The first workflow task of a run, for the worker that has started it. Its history is short, so it is decoded.
+fn with_history(first_task: StartedWorkflowTask, run_id: RunId) -> Result<PollWorkflowTaskQueueResponse, Error> {
+    let encoded = workflow_tasks::with_page_token(first_task, run_id);
+    let mut history = History::default();
+    for batch in encoded.history.unwrap_or_default().batches {
+        history.merge(batch).map_err(|error| Error::Internal(format!("a history cannot be decoded: {error}")))?;
     }
+    Ok(PollWorkflowTaskQueueResponse { history: Some(history), ..encoded.message })
 }
 
 /// Signals the open run, or starts one and signals it.
@@ -71,5 +89,9 @@ fn check_open(namespace: &NamespaceRecord) -> Result<(), Error> {
     if namespace.state == NamespaceState::Registered {
         return Ok(());
     }
-    Err(Error::NamespaceInvalidState { namespace: namespace.name().to_owned(), state: namespace.state })
+    Err(Error::NamespaceInvalidState {
+        namespace: namespace.name().to_owned(),
+        state: namespace.state,
+        allowed: &[NamespaceState::Registered],
+    })
 }

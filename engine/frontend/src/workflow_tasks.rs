@@ -12,6 +12,7 @@ use everlog_model::{CallError, QueueId, limits};
 use everlog_partition::{StartQuery, StartedWorkflowTask};
 use everlog_proto::api::enums::v1::{TaskQueueKind, WorkflowTaskFailedCause};
 use everlog_proto::api::failure::v1::{Failure, ServerFailureInfo, failure};
+use everlog_proto::api::workflowservice::v1 as plain;
 use everlog_proto::api::workflowservice::v1::{
     PollWorkflowTaskQueueRequest, RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest,
     RespondWorkflowTaskFailedResponse,
@@ -145,7 +146,7 @@ async fn start_query(frontend: &Frontend, lease: QueryLease) -> Outcome {
 }
 
 /// A history that does not fit into the response goes on with `GetWorkflowExecutionHistory`.
-fn with_page_token(started: StartedWorkflowTask, run_id: RunId) -> PollWorkflowTaskQueueResponse {
+pub(super) fn with_page_token(started: StartedWorkflowTask, run_id: RunId) -> PollWorkflowTaskQueueResponse {
     let StartedWorkflowTask { mut response, next_page_from, history_to } = started;
     if let Some(from) = next_page_from {
         response.message.next_page_token = HistoryToken::for_task(run_id, from, history_to).encode();
@@ -153,7 +154,8 @@ fn with_page_token(started: StartedWorkflowTask, run_id: RunId) -> PollWorkflowT
     response
 }
 
-/// Takes a worker's commands; hands out the next workflow task of the run if there is one and the worker wants it.
+/// Takes a worker's commands; hands out the next workflow task of the run if there is one and the worker wants it, and the activities
+/// that it wants of those that it has scheduled.
 pub(super) async fn respond_workflow_task_completed(
     frontend: &Frontend,
     _call: Call,
@@ -167,15 +169,18 @@ pub(super) async fn respond_workflow_task_completed(
         return Err(fail_for_search_attributes(frontend, &namespace, token, request.identity, problem).await);
     }
     let (address, run_id) = (address(&namespace, &token.workflow_id), token.run_id);
-    let next = frontend
+    let completed = frontend
         .router
         .partition_of(&address)?
         .complete_workflow_task(address.clone(), run_id, RunCommand::CompleteWorkflowTask(token, Box::new(request)))
         .await
         .map_err(|error| explain(error, &address, Some(run_id)))?;
     Ok(RespondWorkflowTaskCompletedResponse {
-        workflow_task: next.map(|started| with_page_token(started, run_id)),
-        ..RespondWorkflowTaskCompletedResponse::default()
+        workflow_task: completed.next.map(|started| with_page_token(started, run_id)),
+        message: plain::RespondWorkflowTaskCompletedResponse {
+            activity_tasks: completed.activities,
+            ..plain::RespondWorkflowTaskCompletedResponse::default()
+        },
     })
 }
 

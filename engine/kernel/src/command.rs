@@ -38,6 +38,8 @@ pub enum RunCommand {
     RequestCancelWorkflow(Box<RequestCancelWorkflowExecutionRequest>),
     /// Answered by [`Reply::Done`].
     TerminateWorkflow(Box<TerminateWorkflowExecutionRequest>),
+    /// Deletes a run, after its end. Answered by [`Reply::Done`].
+    DeleteWorkflow,
 
     /// A poller is at hand for a workflow task. Answered by [`Reply::WorkflowTaskStarted`]; refused with `NotFound` when the
     /// task is not there any more.
@@ -114,7 +116,8 @@ pub enum RunCommand {
         task_queue: String,
     },
 
-    /// Another workflow has sent a message. Answered by [`Reply::Done`], however often it comes; a refusal tells what becomes of it.
+    /// Another workflow has sent a message. Answered by [`Reply::Done`], or [`Reply::Started`] where it starts a child, however often it
+    /// comes; a refusal tells what becomes of it.
     ReceiveMessage(Box<OutboxMessage>),
     /// It is known what became of a message that the run has sent. Answered by [`Reply::Done`], however often it comes.
     SettleMessage {
@@ -173,6 +176,7 @@ impl RunCommand {
             RunCommand::SignalWorkflow(_) => "SignalWorkflow",
             RunCommand::RequestCancelWorkflow(_) => "RequestCancelWorkflow",
             RunCommand::TerminateWorkflow(_) => "TerminateWorkflow",
+            RunCommand::DeleteWorkflow => "DeleteWorkflow",
             RunCommand::StartWorkflowTask(_) => "StartWorkflowTask",
             RunCommand::CompleteWorkflowTask(..) => "CompleteWorkflowTask",
             RunCommand::FailWorkflowTask(..) => "FailWorkflowTask",
@@ -257,7 +261,7 @@ pub enum Reply {
 }
 
 /// A run that was started, or found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Started {
     /// The run.
     pub run_id: RunId,
@@ -267,6 +271,8 @@ pub struct Started {
     pub started: bool,
     /// Its status.
     pub status: WorkflowExecutionStatus,
+    /// Its first workflow task, started for the caller, if that is a worker that has asked for it.
+    pub first_task: Option<Box<WorkflowTaskStart>>,
 }
 
 /// A started workflow task: the poll response, with the history as a range to read.
@@ -290,6 +296,8 @@ pub struct WorkflowTaskStart {
 pub struct WorkflowTaskCompleted {
     /// The next workflow task, started on the same worker, if it asked for that and there is one.
     pub next: Option<Box<WorkflowTaskStart>>,
+    /// Activities that it has scheduled and asked for, started on the same worker.
+    pub activities: Vec<PollActivityTaskQueueResponse>,
 }
 
 /// What became of a query.

@@ -64,6 +64,10 @@ pub struct Limits {
     /// `limit.numPendingSignals.error` and `limit.numPendingCancelRequests.error`, each: signals and requests to cancel that are on
     /// their way to other workflows.
     pub pending_external_max: usize,
+    /// `limit.numPendingChildExecutions.error`.
+    pub pending_children_max: usize,
+    /// Children that are told at a time that their parent has closed: so many messages fit well into one entry of the log.
+    pub children_told_max: usize,
     /// Messages to other workflows that a run may have on their way and still be given a workflow task.
     pub undelivered_messages_max: usize,
     /// `history.maximumSignalsPerExecution`.
@@ -107,6 +111,8 @@ impl Default for Limits {
             history_events_suggest_continue_as_new: 4 * 1024,
             pending_activities_max: 2000,
             pending_external_max: 2000,
+            pending_children_max: 2000,
+            children_told_max: 100,
             undelivered_messages_max: 1000,
             signals_max: 10_000,
             buffered_events_max: 100,

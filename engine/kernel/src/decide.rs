@@ -25,6 +25,9 @@ pub fn decide(
     match command {
         Command::StartWorkflow(start) => requests::start_workflow::decide(workflow, *start, ctx),
         Command::SignalWithStartWorkflow(request) => requests::signal_with_start::decide(workflow, *request, ctx),
+        Command::Run(RunCommand::ReceiveMessage(message)) if message.begins_workflow() => {
+            requests::start_child::decide(workflow, *message, ctx)
+        }
         Command::Run(command) => {
             let run_id =
                 run_id.or_else(|| unnamed_run(workflow, &command)).ok_or_else(Rejection::workflow_not_found)?;
@@ -53,6 +56,7 @@ fn on_existing_run(txn: &mut Txn<'_>, command: RunCommand) -> Result<Result<Repl
         C::SignalWorkflow(request) => requests::signal_workflow::apply(txn, *request),
         C::RequestCancelWorkflow(request) => requests::request_cancel_workflow::apply(txn, *request),
         C::TerminateWorkflow(request) => requests::terminate_workflow::apply(txn, *request),
+        C::DeleteWorkflow => requests::delete_workflow::apply(txn),
         C::StartWorkflowTask(start) => requests::start_workflow_task::apply(txn, start),
         C::FailWorkflowTask(token, request) => requests::fail_workflow_task::apply(txn, &token, *request),
         C::SaveWorkflowTaskStart => {

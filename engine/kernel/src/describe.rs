@@ -5,15 +5,15 @@ use everlog_proto::api::common::v1::WorkflowExecution;
 use everlog_proto::api::enums::v1::{EventType, PendingActivityState, PendingWorkflowTaskState, TaskQueueKind};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::workflow::v1::{
-    PendingActivityInfo, PendingWorkflowTaskInfo, RequestIdInfo, WorkflowExecutionConfig,
+    PendingActivityInfo, PendingChildExecutionInfo, PendingWorkflowTaskInfo, RequestIdInfo, WorkflowExecutionConfig,
     WorkflowExecutionExtendedInfo, WorkflowExecutionInfo,
 };
 use everlog_proto::api::workflowservice::v1::DescribeWorkflowExecutionResponse;
 use everlog_proto::wkt;
 use prost::Message;
 
-use crate::state::{Activity, WorkflowTask};
-use crate::{Rejection, Run, RunId, Workflow, time, visibility};
+use crate::state::{Activity, PendingChild, WorkflowTask};
+use crate::{Rejection, Run, RunId, Workflow, outbox, time, visibility};
 
 /// How a run that does not expire is described: the zero value of time in Go.
 const NEVER: wkt::Timestamp = wkt::Timestamp { seconds: -62_135_596_800, nanos: 0 };
@@ -30,6 +30,7 @@ pub fn describe(workflow: &Workflow, run_id: Option<RunId>) -> Result<DescribeWo
         execution_config: Some(config(run)),
         workflow_execution_info: Some(info(run, &workflow.id)),
         pending_activities: run.activities.values().map(|activity| pending_activity(activity)).collect(),
+        pending_children: run.children.iter().map(|(id, child)| pending_child(run, *id, child)).collect(),
         pending_workflow_task: run.state.workflow_task.as_ref().map(pending_workflow_task),
         workflow_extended_info: Some(extended_info(run)),
         ..DescribeWorkflowExecutionResponse::default()
@@ -138,6 +139,17 @@ fn pending_activity(activity: &Activity) -> PendingActivityInfo {
         priority: scheduled.priority.clone(),
         activity_options: Some(options(activity)),
         ..PendingActivityInfo::default()
+    }
+}
+
+fn pending_child(run: &Run, initiated_id: i64, child: &PendingChild) -> PendingChildExecutionInfo {
+    let started = child.started_event_id.map(|_| outbox::child_run_id(run.id, initiated_id).to_string());
+    PendingChildExecutionInfo {
+        workflow_id: child.workflow_id.clone(),
+        run_id: started.unwrap_or_default(),
+        workflow_type_name: child.workflow_type.clone(),
+        initiated_id,
+        parent_close_policy: child.parent_close_policy.into(),
     }
 }
 

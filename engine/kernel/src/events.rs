@@ -38,12 +38,12 @@ pub(crate) fn encoded_len(event: &HistoryEvent) -> usize {
     key_len(1) + encoded_len_varint(len as u64) + len
 }
 
-/// The buffered events in the order in which they get their ids, the first of which is `next_event_id`: completions of
-/// activities after everything else, each group in the order of arrival. A completion refers to the started event that is
-/// flushed with it by the id that it gets here. (Temporal: `event_store.go`, `reorderBuffer` and `wireEventIDs`.)
+/// The buffered events in the order in which they get their ids, the first of which is `next_event_id`: the ends of activities and
+/// children after everything else, each group in the order of arrival. An end refers to the started event that is flushed with it by
+/// the id that it gets here. (Temporal: `event_store.go`, `reorderBuffer` and `wireEventIDs`.)
 pub(crate) fn in_flush_order(buffered: Vec<Arc<HistoryEvent>>, next_event_id: i64) -> Vec<HistoryEvent> {
-    let (mut buffered, completions): (Vec<_>, Vec<_>) = buffered.into_iter().partition(|event| !is_completion(event));
-    buffered.extend(completions);
+    let (mut buffered, ends): (Vec<_>, Vec<_>) = buffered.into_iter().partition(|event| !is_end(event));
+    buffered.extend(ends);
     let mut events: Vec<_> = buffered.into_iter().map(Arc::unwrap_or_clone).collect();
     let mut started: HashMap<i64, i64> = HashMap::new();
     for (id, event) in (next_event_id..).zip(&mut events) {
@@ -51,9 +51,12 @@ pub(crate) fn in_flush_order(buffered: Vec<Arc<HistoryEvent>>, next_event_id: i6
             Some(Attributes::ActivityTaskStartedEventAttributes(attributes)) => {
                 started.insert(attributes.scheduled_event_id, id);
             }
+            Some(Attributes::ChildWorkflowExecutionStartedEventAttributes(attributes)) => {
+                started.insert(attributes.initiated_event_id, id);
+            }
             Some(attributes) => {
-                if let Some((scheduled, started_event_id)) = activity_ids_mut(attributes)
-                    && let Some(id) = started.get(&scheduled)
+                if let Some((begun, started_event_id)) = end_ids_mut(attributes)
+                    && let Some(id) = started.get(&begun)
                 {
                     *started_event_id = *id;
                 }
@@ -64,8 +67,8 @@ pub(crate) fn in_flush_order(buffered: Vec<Arc<HistoryEvent>>, next_event_id: i6
     events
 }
 
-fn is_completion(event: &HistoryEvent) -> bool {
-    event.attributes.as_ref().and_then(ended_activity).is_some()
+fn is_end(event: &HistoryEvent) -> bool {
+    event.attributes.as_ref().is_some_and(|event| ended_activity(event).or(ended_child(event)).is_some())
 }
 
 /// The scheduled event of the activity that the event ends, if it ends one.
@@ -79,13 +82,40 @@ pub(crate) fn ended_activity(attributes: &Attributes) -> Option<i64> {
     }
 }
 
-/// The scheduled event of an event that ends an activity, and its reference to the started one.
-fn activity_ids_mut(attributes: &mut Attributes) -> Option<(i64, &mut i64)> {
+/// The event with which an activity or a child began that the event ends, and its reference to the started one.
+fn end_ids_mut(attributes: &mut Attributes) -> Option<(i64, &mut i64)> {
     match attributes {
         Attributes::ActivityTaskCompletedEventAttributes(a) => Some((a.scheduled_event_id, &mut a.started_event_id)),
         Attributes::ActivityTaskFailedEventAttributes(a) => Some((a.scheduled_event_id, &mut a.started_event_id)),
         Attributes::ActivityTaskTimedOutEventAttributes(a) => Some((a.scheduled_event_id, &mut a.started_event_id)),
         Attributes::ActivityTaskCanceledEventAttributes(a) => Some((a.scheduled_event_id, &mut a.started_event_id)),
+        Attributes::ChildWorkflowExecutionCompletedEventAttributes(a) => {
+            Some((a.initiated_event_id, &mut a.started_event_id))
+        }
+        Attributes::ChildWorkflowExecutionFailedEventAttributes(a) => {
+            Some((a.initiated_event_id, &mut a.started_event_id))
+        }
+        Attributes::ChildWorkflowExecutionCanceledEventAttributes(a) => {
+            Some((a.initiated_event_id, &mut a.started_event_id))
+        }
+        Attributes::ChildWorkflowExecutionTimedOutEventAttributes(a) => {
+            Some((a.initiated_event_id, &mut a.started_event_id))
+        }
+        Attributes::ChildWorkflowExecutionTerminatedEventAttributes(a) => {
+            Some((a.initiated_event_id, &mut a.started_event_id))
+        }
+        _ => None,
+    }
+}
+
+/// The Initiated event of the child that the event ends, if it ends one.
+pub(crate) fn ended_child(attributes: &Attributes) -> Option<i64> {
+    match attributes {
+        Attributes::ChildWorkflowExecutionCompletedEventAttributes(a) => Some(a.initiated_event_id),
+        Attributes::ChildWorkflowExecutionFailedEventAttributes(a) => Some(a.initiated_event_id),
+        Attributes::ChildWorkflowExecutionCanceledEventAttributes(a) => Some(a.initiated_event_id),
+        Attributes::ChildWorkflowExecutionTimedOutEventAttributes(a) => Some(a.initiated_event_id),
+        Attributes::ChildWorkflowExecutionTerminatedEventAttributes(a) => Some(a.initiated_event_id),
         _ => None,
     }
 }

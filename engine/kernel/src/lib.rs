@@ -26,8 +26,10 @@ pub mod transition;
 
 mod activity_task;
 mod commands;
+mod cron;
 mod decide;
 mod events;
+mod family;
 mod history_limits;
 mod payload_map;
 mod proto;

@@ -15,17 +15,23 @@
 //! when it comes again, so the runs are asked one after the other, from the newest back to the one that was current when the message
 //! was sent ([`Workflow::recipient`]): nearly always that is the current run, and nothing is read. So nobody has to tell the target
 //! what it may forget. It forgets a run's messages with the run, a retention after that has closed, while a message whose outcome is
-//! unknown is sent again every few seconds: only one that gets no answer through for that long could be taken a second time.
+//! unknown is sent again every few seconds: only one that gets no answer through for that long could be taken a second time. The same
+//! is true of a child's first run, which is what a repeated start is known by.
 //!
 //! [`Effect::Send`]: crate::Effect::Send
+
+mod children;
 
 use bytes::Bytes;
 use everlog_proto::api::command::v1::{
     RequestCancelExternalWorkflowExecutionCommandAttributes, SignalExternalWorkflowExecutionCommandAttributes,
 };
+use everlog_proto::api::common::v1::Payloads;
 use everlog_proto::api::enums::v1::SignalExternalWorkflowExecutionFailedCause;
 use prost::Message;
 
+pub(crate) use self::children::start_request_id;
+pub use self::children::{ChildClosed, ParentClosed, StartChild, child_run_id};
 use crate::state::row::{decode, encode, required};
 use crate::state::{CorruptRow, PreviousRun};
 use crate::{Ids, NamespaceId, Rejection, RunId, Time, Workflow};
@@ -39,7 +45,7 @@ pub struct OutboxMessage {
     pub source_workflow_id: String,
     /// Its run.
     pub source_run_id: RunId,
-    /// The event with which the run has sent it.
+    /// The event with which the run has sent it; 0 if it has told a child with it that it has closed.
     pub event_id: i64,
     /// When, by the clock of the source's partition. That of the target's goes on behind it, so that what is caused is never dated
     /// before its cause.
@@ -59,6 +65,12 @@ pub enum MessageBody {
     SignalExternal(SignalExternalWorkflowExecutionCommandAttributes),
     /// Asks the workflow to cancel.
     CancelExternal(RequestCancelExternalWorkflowExecutionCommandAttributes),
+    /// Starts the workflow as a child.
+    StartChild(Box<StartChild>),
+    /// Tells the parent that a child has ended.
+    ChildClosed(Box<ChildClosed>),
+    /// Tells a child that its parent has closed.
+    ParentClosed(ParentClosed),
 }
 
 /// What has become of a message.
@@ -70,6 +82,8 @@ pub enum Outcome {
     NotFound,
     /// The target takes no more signals.
     TooManySignals,
+    /// The child cannot be started: another run is in its way.
+    AlreadyExists,
 }
 
 impl Outcome {
@@ -78,15 +92,18 @@ impl Outcome {
         match rejection {
             Rejection::ResourceExhausted { .. } | Rejection::Unavailable(_) => None,
             Rejection::FailedPrecondition(_) => Some(Outcome::TooManySignals),
+            Rejection::AlreadyStarted { .. } => Some(Outcome::AlreadyExists),
             _ => Some(Outcome::NotFound),
         }
     }
 
-    /// The cause in the event that tells of a failure. Both kinds of events number the causes that they share alike.
+    /// The cause in the event that tells of a failure to signal or to cancel. Both kinds of events number the causes that they share alike.
     pub(crate) fn cause(self) -> i32 {
         let cause = match self {
             Outcome::Delivered => SignalExternalWorkflowExecutionFailedCause::Unspecified,
-            Outcome::NotFound => SignalExternalWorkflowExecutionFailedCause::ExternalWorkflowExecutionNotFound,
+            Outcome::NotFound | Outcome::AlreadyExists => {
+                SignalExternalWorkflowExecutionFailedCause::ExternalWorkflowExecutionNotFound
+            }
             Outcome::TooManySignals => SignalExternalWorkflowExecutionFailedCause::SignalCountLimitExceeded,
         };
         cause.into()
@@ -115,12 +132,26 @@ struct OutboxRow {
     cancel_external: Option<RequestCancelExternalWorkflowExecutionCommandAttributes>,
     #[prost(sfixed64, tag = "9")]
     sent_ns: i64,
+    /// [`StartChild`].
+    #[prost(bytes = "bytes", optional, tag = "10")]
+    start_child: Option<Bytes>,
+    /// [`ChildClosed`].
+    #[prost(bytes = "bytes", optional, tag = "11")]
+    child_closed: Option<Bytes>,
+    /// [`ParentClosed`].
+    #[prost(bytes = "bytes", optional, tag = "12")]
+    parent_closed: Option<Bytes>,
 }
 
 /// What a target knows a message by that a run has sent with an event.
 pub fn message_id(source_run_id: RunId, event_id: i64) -> String {
+    Ids::new(seed(source_run_id, event_id)).request_id()
+}
+
+/// The seed of the ids that follow from a run and one of its events.
+fn seed(run_id: RunId, event_id: i64) -> u128 {
     let event = u128::from(event_id.cast_unsigned()).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
-    Ids::new(u128::from(source_run_id) ^ event).request_id()
+    u128::from(run_id) ^ event
 }
 
 /// Which run of a workflow a message is for that names none.
@@ -163,18 +194,41 @@ impl Workflow {
 }
 
 impl OutboxMessage {
+    /// Stands for the event of a message that none goes with.
+    pub(crate) const NO_EVENT: i64 = 0;
+
     /// What the target knows the message by: the same whenever and by whomever it is sent.
     pub fn id(&self) -> String {
         message_id(self.source_run_id, self.event_id)
     }
 
+    /// Whether it may begin the workflow that it is for. Others are for one that is there.
+    pub fn begins_workflow(&self) -> bool {
+        matches!(self.body, MessageBody::StartChild(_))
+    }
+
+    /// About what its payloads take, bytes.
+    pub fn payload_bytes(&self) -> usize {
+        let payloads = |payloads: &Option<Payloads>| payloads.as_ref().map_or(0, Message::encoded_len);
+        match &self.body {
+            MessageBody::SignalExternal(signal) => payloads(&signal.input),
+            MessageBody::StartChild(start) => start.encoded_len(),
+            MessageBody::ChildClosed(closed) => closed.encoded_len(),
+            MessageBody::CancelExternal(_) | MessageBody::ParentClosed(_) => 0,
+        }
+    }
+
     /// The value of its row.
     pub fn to_row(&self) -> Bytes {
         let bytes = |id: RunId| Bytes::copy_from_slice(&id.0);
-        let (signal_external, cancel_external) = match self.body.clone() {
-            MessageBody::SignalExternal(signal) => (Some(signal), None),
-            MessageBody::CancelExternal(cancel) => (None, Some(cancel)),
-        };
+        let mut row = OutboxRow::default();
+        match &self.body {
+            MessageBody::SignalExternal(signal) => row.signal_external = Some(signal.clone()),
+            MessageBody::CancelExternal(cancel) => row.cancel_external = Some(cancel.clone()),
+            MessageBody::StartChild(start) => row.start_child = children::encoded(&**start),
+            MessageBody::ChildClosed(closed) => row.child_closed = children::encoded(&**closed),
+            MessageBody::ParentClosed(closed) => row.parent_closed = children::encoded(closed),
+        }
         encode(&OutboxRow {
             namespace_id: Bytes::copy_from_slice(&self.namespace_id.0),
             source_workflow_id: self.source_workflow_id.clone(),
@@ -182,9 +236,8 @@ impl OutboxMessage {
             event_id: self.event_id,
             target_workflow_id: self.target_workflow_id.clone(),
             target_run_id: self.target_run_id.map(bytes).unwrap_or_default(),
-            signal_external,
-            cancel_external,
             sent_ns: self.sent.0,
+            ..row
         })
     }
 
@@ -196,8 +249,19 @@ impl OutboxMessage {
     pub fn from_row(value: &[u8]) -> Result<OutboxMessage, CorruptRow> {
         let row: OutboxRow = decode(value)?;
         let id = |bytes: &Bytes| <[u8; 16]>::try_from(&bytes[..]).ok();
-        let signal = row.signal_external.map(MessageBody::SignalExternal);
-        let body = signal.or(row.cancel_external.map(MessageBody::CancelExternal));
+        let body = if let Some(signal) = row.signal_external {
+            Some(MessageBody::SignalExternal(signal))
+        } else if let Some(cancel) = row.cancel_external {
+            Some(MessageBody::CancelExternal(cancel))
+        } else if let Some(start) = row.start_child {
+            Some(MessageBody::StartChild(Box::new(decode(&start)?)))
+        } else if let Some(closed) = row.child_closed {
+            Some(MessageBody::ChildClosed(Box::new(decode(&closed)?))).filter(is_known)
+        } else if let Some(closed) = row.parent_closed {
+            Some(MessageBody::ParentClosed(decode(&closed)?))
+        } else {
+            None
+        };
         let target_run_id =
             (!row.target_run_id.is_empty()).then(|| required(id(&row.target_run_id), "target run")).transpose()?;
         Ok(OutboxMessage {
@@ -213,8 +277,21 @@ impl OutboxMessage {
     }
 }
 
+/// Whether a message says something that this build can do.
+fn is_known(body: &MessageBody) -> bool {
+    match body {
+        MessageBody::ChildClosed(closed) => closed.is_end(),
+        _ => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use everlog_proto::api::common::v1::WorkflowExecution;
+    use everlog_proto::api::enums::v1::{ParentClosePolicy, RetryState, WorkflowExecutionStatus};
+    use everlog_proto::api::failure::v1::Failure;
+    use everlog_proto::api::history::v1::StartChildWorkflowExecutionInitiatedEventAttributes;
+
     use super::*;
 
     fn message() -> OutboxMessage {
@@ -257,6 +334,52 @@ mod tests {
                 assert!(OutboxMessage::from_row(damaged).is_err());
             }
         }
+    }
+
+    #[test]
+    fn messages_between_parents_and_children_are_read_as_they_were_written() {
+        let initiated = StartChildWorkflowExecutionInitiatedEventAttributes {
+            workflow_id: "stock".into(),
+            ..StartChildWorkflowExecutionInitiatedEventAttributes::default()
+        };
+        let root = WorkflowExecution { workflow_id: "root".into(), run_id: String::new() };
+        let start = StartChild { initiated, root: Some(root), ..StartChild::default() };
+        let closed = ChildClosed {
+            initiated_event_id: 5,
+            status: WorkflowExecutionStatus::Failed.into(),
+            failure: Some(Failure { message: "no".into(), ..Failure::default() }),
+            retry_state: RetryState::MaximumAttemptsReached.into(),
+            ..ChildClosed::default()
+        };
+        let parent = ParentClosed { initiated_event_id: 5, policy: ParentClosePolicy::Terminate.into() };
+        let cases = [
+            (MessageBody::StartChild(Box::new(start)), "5211 0a07 120573746f636b 1206 0a04726f6f74"),
+            (MessageBody::ChildClosed(Box::new(closed)), "5a0c 0805 1003 2204 0a026e6f 2804"),
+            (MessageBody::ParentClosed(parent), "6204 0805 1001"),
+        ];
+        for (body, expected) in cases {
+            let message = OutboxMessage { body, ..message() };
+            let row = message.to_row();
+            let behind: String = row[row.len() - (expected.replace(' ', "").len() / 2)..]
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            assert_eq!(behind, expected.replace(' ', ""));
+            assert_eq!(OutboxMessage::from_row(&row).unwrap(), message);
+        }
+        let unknown =
+            MessageBody::ChildClosed(Box::new(ChildClosed { initiated_event_id: 5, ..ChildClosed::default() }));
+        assert!(OutboxMessage::from_row(&OutboxMessage { body: unknown, ..message() }.to_row()).is_err());
+    }
+
+    #[test]
+    fn a_child_is_told_from_others_and_from_messages() {
+        let (parent, other) = (RunId([0xab; 16]), RunId([1; 16]));
+        let child = child_run_id(parent, 5);
+        assert_eq!(child.to_string(), "a39ebe41-9621-4d72-a1e1-4da832c29a62");
+        assert_eq!(start_request_id(parent, 5), "abababab-abab-abab-abab-abababababab:5:0");
+        assert!(![child_run_id(parent, 6), child_run_id(other, 5)].contains(&child));
+        assert_ne!(child.to_string(), message_id(parent, 5));
     }
 
     #[test]

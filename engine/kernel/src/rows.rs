@@ -89,6 +89,8 @@ run_row_kinds! {
     ExternalSignal = 9, "external-signal", Signed;
     /// The same for a request to cancel.
     ExternalCancel = 10, "external-cancel", Signed;
+    /// A child, by its Initiated event: [`crate::state::PendingChild`].
+    Child = 11, "child", Signed;
 }
 
 impl RunRowKind {
@@ -268,6 +270,7 @@ mod tests {
             (RunRowKind::WorkflowTaskStart, Suffix::Nothing, 8, ""),
             (RunRowKind::ExternalSignal, Suffix::Signed(5), 9, "8000000000000005"),
             (RunRowKind::ExternalCancel, Suffix::Signed(5), 10, "8000000000000005"),
+            (RunRowKind::Child, Suffix::Signed(5), 11, "8000000000000005"),
         ];
         assert_eq!(cases.len(), RunRowKind::ALL.len(), "each kind is here");
         for (kind, suffix, byte, bytes) in cases {

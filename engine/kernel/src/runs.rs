@@ -4,15 +4,18 @@
 
 use std::time::Duration;
 
+use everlog_proto::api::enums::v1::ContinueAsNewInitiator;
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::{HistoryEvent, WorkflowExecutionStartedEventAttributes};
 use everlog_proto::wkt;
 
-use crate::command::Reply;
+use crate::command::{Reply, WorkflowTaskStart};
+use crate::cron::Cron;
+use crate::requests::start_workflow_task;
 use crate::state::{Current, Run, Workflow};
 use crate::transition::{Transition, VisibilityKey};
 use crate::txn::{self, NewRun, Txn};
-use crate::{Context, Limits, Rejection, RowKey, RunId, Time, history_limits, time, workflow_task};
+use crate::{Context, Limits, Rejection, RowKey, RunId, Time, family, history_limits, time, workflow_task};
 
 /// Runs `handler` on one run of the workflow. If it refuses, it must have changed nothing.
 pub(crate) fn on_run(
@@ -31,6 +34,10 @@ pub(crate) fn on_run(
         }
     };
     let reply = history_limits::enforce(&mut txn, reply);
+    if txn.has_closed() {
+        let closing = txn.take_closing();
+        family::closed(&mut txn, closing);
+    }
     let (run, mut transition, successor) = txn.finish(reply);
     let deleted = is_due_for_deletion(&run, ctx.now);
     workflow.runs.insert(run_id, run);
@@ -38,39 +45,43 @@ pub(crate) fn on_run(
         delete_run(workflow, run_id, &mut transition);
     }
     if let Some(new_run) = successor {
-        start_run(workflow, new_run, ctx, &mut transition, |_| {});
+        let _never_eager = start_run(workflow, new_run, ctx, &mut transition, |_| {});
     }
     Ok(transition)
 }
 
 /// Starts a run as part of `transition` and makes it the current one. `before_first_task` may record what happens to the run
-/// between its first event and its first workflow task.
+/// between its first event and its first workflow task. Returns that task, started, if whoever starts the run takes it at once.
 pub(crate) fn start_run(
     workflow: &mut Workflow,
     new_run: NewRun,
     ctx: &mut Context<'_>,
     transition: &mut Transition,
     before_first_task: impl FnOnce(&mut Txn<'_>),
-) {
+) -> Option<WorkflowTaskStart> {
     let run_id = new_run.run_id;
+    let is_eager = new_run.started.eager_execution_accepted;
+    let identity = if is_eager { new_run.started.identity.clone() } else { String::new() };
     let mut txn = begin(new_run, &workflow.id, ctx.reborrow());
     if let Some(previous) = &workflow.current {
         txn.set_previous_run(previous.run_id);
     }
     before_first_task(&mut txn);
     schedule_first_task(&mut txn);
+    let first_task = if is_eager { start_workflow_task::start_eager(&mut txn, identity).ok() } else { None };
     let (run, started, _) = txn.finish(Ok(Reply::Done));
     workflow.runs.insert(run_id, run);
     txn::merge(transition, started);
     let current = Current { run_id };
     transition.rows.push((RowKey::Current, Some(current.to_row())));
     workflow.current = Some(current);
+    first_task
 }
 
 /// The beginning of a run: what it knows of itself, and its first event.
 ///
-/// Serves starts, continue-as-new and retries alike. What `new_run` leaves open is filled in: ids of a new chain, attempt 1,
-/// the timeouts that apply, and when the run and (unless it is given) the chain expire.
+/// Serves starts, continue-as-new, retries and cron schedules alike. What `new_run` leaves open is filled in: ids of a new chain,
+/// attempt 1, the timeouts that apply, when the run and (unless it is given) the chain expire, and the first turn of a cron schedule.
 fn begin<'a>(new_run: NewRun, workflow_id: &'a str, ctx: Context<'a>) -> Txn<'a> {
     let NewRun { run_id, mut started, user_metadata, links, start_request_id } = new_run;
     let now = ctx.now;
@@ -81,6 +92,7 @@ fn begin<'a>(new_run: NewRun, workflow_id: &'a str, ctx: Context<'a>) -> Txn<'a>
     }
     started.attempt = started.attempt.max(1);
     normalize_timeouts(&mut started, ctx.limits, now);
+    await_first_turn(&mut started, now);
     let backoff = duration(started.first_workflow_task_backoff.as_ref()).unwrap_or_default();
     started.first_workflow_task_backoff = Some(time::to_proto(backoff));
 
@@ -91,6 +103,17 @@ fn begin<'a>(new_run: NewRun, workflow_id: &'a str, ctx: Context<'a>) -> Txn<'a>
         ..HistoryEvent::default()
     };
     Txn::begin(run_id, first, start_request_id, workflow_id, ctx).expect("that is a WorkflowExecutionStarted")
+}
+
+/// Has the first run of a chain with a cron schedule wait for its turn. Temporal names the schedule as what has begun it, too.
+fn await_first_turn(started: &mut WorkflowExecutionStartedEventAttributes, now: Time) {
+    if started.first_workflow_task_backoff.is_some() {
+        return;
+    }
+    if let Ok(cron) = Cron::parse(&started.cron_schedule) {
+        started.initiator = ContinueAsNewInitiator::CronSchedule.into();
+        started.first_workflow_task_backoff = cron.backoff(now, now).map(time::to_proto);
+    }
 }
 
 /// The timeouts that apply: a run ends with its chain, and a workflow task with its run.
@@ -127,9 +150,9 @@ fn schedule_first_task(txn: &mut Txn<'_>) {
     }
 }
 
-/// Whether the run is closed and has been kept long enough.
+/// Whether the run is closed, has been kept long enough, and owes nobody a message.
 pub(crate) fn is_due_for_deletion(run: &Run, now: Time) -> bool {
-    !run.is_open() && run.state.delete_time.is_some_and(|time| time <= now)
+    !run.is_open() && run.children.is_empty() && run.state.delete_time.is_some_and(|time| time <= now)
 }
 
 /// Deletes the run: its rows, and what is in memory of it.

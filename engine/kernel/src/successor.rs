@@ -1,13 +1,15 @@
-//! The next run of a chain: after continue-as-new, or when a run is retried.
+//! The next run of a chain: after continue-as-new, when a run is retried, or when it is the turn of its cron schedule.
 //!
 //! Both runs change in one transition: the handler that closes the run puts the [`NewRun`] into [`Txn::successor`].
 
 use std::time::Duration;
 
+use everlog_proto::api::common::v1::Payloads;
 use everlog_proto::api::enums::v1::{ContinueAsNewInitiator, RetryState};
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::history::v1::WorkflowExecutionStartedEventAttributes;
 
+use crate::cron::Cron;
 use crate::proto::Encoded;
 use crate::txn::{NewRun, Txn};
 use crate::{retry, time};
@@ -16,40 +18,106 @@ use crate::{retry, time};
 /// that always continues as new is not a tight loop.
 const RUN_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// The run that retries this one after `failure`, or why there is none.
+/// What follows a run that has failed, or whose time is over.
+pub(crate) struct AfterFailure {
+    /// Whether it is retried, or why not.
+    pub(crate) retry_state: RetryState,
+    /// The next run: a retry, or else one whose turn it is by the cron schedule.
+    pub(crate) next: Option<NewRun>,
+}
+
+impl AfterFailure {
+    /// The next run's id, if there is one.
+    pub(crate) fn next_run_id(&self) -> String {
+        next_run_id(self.next.as_ref())
+    }
+}
+
+/// A run's id as closing events have it.
+pub(crate) fn next_run_id(next: Option<&NewRun>) -> String {
+    next.map(|run| run.run_id.to_string()).unwrap_or_default()
+}
+
+/// What follows this run after `failure`.
 ///
 /// The caller writes the closing event, with the new run's id, and hands the new run on as [`Txn::successor`].
-pub(crate) fn retried(txn: &mut Txn<'_>, failure: Option<&Failure>) -> Result<NewRun, RetryState> {
+pub(crate) fn after_failure(txn: &mut Txn<'_>, failure: &Failure) -> AfterFailure {
+    match retried(txn, failure) {
+        Ok(retry) => AfterFailure { retry_state: RetryState::InProgress, next: Some(retry) },
+        Err(retry_state) => {
+            let next = next_turn(txn, |first| WorkflowExecutionStartedEventAttributes {
+                continued_failure: Some(failure.clone()),
+                ..first
+            });
+            AfterFailure { retry_state, next }
+        }
+    }
+}
+
+/// The run that follows this one, which has completed with `result`, by its cron schedule.
+pub(crate) fn after_completion(txn: &mut Txn<'_>, result: Option<&Payloads>) -> Option<NewRun> {
+    next_turn(txn, |first| WorkflowExecutionStartedEventAttributes { last_completion_result: result.cloned(), ..first })
+}
+
+/// The next run by the cron schedule, if there is one. `with_outcome` puts into its first event what became of this run.
+fn next_turn(
+    txn: &mut Txn<'_>,
+    with_outcome: impl FnOnce(WorkflowExecutionStartedEventAttributes) -> WorkflowExecutionStartedEventAttributes,
+) -> Option<NewRun> {
+    let info = &txn.run.info;
+    if !info.started.has_cron_schedule() {
+        return None;
+    }
+    let started = info.started.decode();
+    let cron = Cron::parse(&started.cron_schedule).ok()?;
+    let interval = cron.backoff(info.execution_time, txn.now())?;
+    let first = WorkflowExecutionStartedEventAttributes {
+        initiator: ContinueAsNewInitiator::CronSchedule.into(),
+        first_workflow_task_backoff: Some(time::to_proto(backoff(txn, interval))),
+        ..again(txn, started)
+    };
+    Some(new_run(txn, with_outcome(first)))
+}
+
+/// The run that retries this one after `failure`, or why there is none.
+fn retried(txn: &mut Txn<'_>, failure: &Failure) -> Result<NewRun, RetryState> {
     let info = &txn.run.info;
     if !info.started.has_retry_policy() {
         return Err(RetryState::RetryPolicyNotSet);
     }
     let started = info.started.decode();
     let policy = started.retry_policy.as_ref().ok_or(RetryState::RetryPolicyNotSet)?;
-    if failure.is_some_and(|failure| !retry::is_retryable(failure, &policy.non_retryable_error_types)) {
+    if !retry::is_retryable(failure, &policy.non_retryable_error_types) {
         return Err(RetryState::NonRetryableFailure);
     }
     let interval = retry::next_interval(
         policy,
         started.attempt,
-        failure.and_then(retry::requested_delay),
+        retry::requested_delay(failure),
         txn.now(),
         info.execution_expiration,
     )?;
     let attempt = started.attempt + 1;
-    let mut first = next(txn, started);
-    if let Some(original) = &info.original_properties {
-        first.memo = original.memo.as_ref().map(Encoded::decode);
-        first.search_attributes = original.search_attributes.as_ref().map(Encoded::decode);
-    }
     let started = WorkflowExecutionStartedEventAttributes {
         attempt,
         initiator: ContinueAsNewInitiator::Retry.into(),
-        continued_failure: failure.cloned(),
+        continued_failure: Some(failure.clone()),
         first_workflow_task_backoff: Some(time::to_proto(backoff(txn, interval))),
-        ..first
+        // Temporal does not carry it over a retry, though it does from one turn of a schedule to the next.
+        last_completion_result: None,
+        ..again(txn, started)
     };
     Ok(new_run(txn, started))
+}
+
+/// The first event of a run that begins as this one began, with `started`: with the memo and search attributes of then.
+fn again(txn: &Txn<'_>, started: WorkflowExecutionStartedEventAttributes) -> WorkflowExecutionStartedEventAttributes {
+    let mut first = next(txn, started);
+    if let Some(original) = &txn.run.info.original_properties {
+        first.memo = original.memo.as_ref().map(Encoded::decode);
+        first.search_attributes = original.search_attributes.as_ref().map(Encoded::decode);
+    }
+    first
 }
 
 /// What the next run's first event says whatever has led to it: it is this run's, `started`, but for what follows from its place

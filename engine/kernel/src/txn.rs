@@ -32,8 +32,10 @@ pub(crate) struct Txn<'a> {
     pub(crate) ctx: Context<'a>,
     /// What happens besides the rows.
     pub(crate) effects: Vec<Effect>,
-    /// A run to be started in the same transition: continue-as-new, retry.
+    /// A run to be started in the same transition: continue-as-new, retry, cron schedule.
     pub(crate) successor: Option<NewRun>,
+    /// Activities (by scheduled event id) that the worker wants to have with the answer to the completion that schedules them.
+    pub(crate) eager_activities: Vec<i64>,
     /// Events appended, in `History` encoding, from `history_first` on.
     history: Vec<u8>,
     history_first: i64,
@@ -47,6 +49,8 @@ pub(crate) struct Txn<'a> {
     counted: bool,
     created: bool,
     was_open: bool,
+    /// What has closed the run, if it is to be told to a parent.
+    closing: Option<Attributes>,
 }
 
 /// What a new run is started with.
@@ -75,6 +79,7 @@ impl<'a> Txn<'a> {
             ctx,
             effects: Vec::new(),
             successor: None,
+            eager_activities: Vec::new(),
             history: Vec::new(),
             history_first,
             in_commands: false,
@@ -83,6 +88,7 @@ impl<'a> Txn<'a> {
             counted: false,
             created: false,
             was_open,
+            closing: None,
         }
     }
 
@@ -114,6 +120,8 @@ impl<'a> Txn<'a> {
         self.run = run;
         self.effects.clear();
         self.successor = None;
+        self.closing = None;
+        self.eager_activities.clear();
         self.in_commands = false;
         self.changed = false;
         self.saved = false;
@@ -154,6 +162,9 @@ impl<'a> Txn<'a> {
         events::complete(&mut event, id, self.ctx.now);
         self.run.apply(&event).expect("the kernel writes no event that it does not apply");
         self.write(&event);
+        if !self.run.is_open() && self.run.info.started.has_parent() {
+            self.closing = event.attributes;
+        }
         id
     }
 
@@ -268,6 +279,16 @@ impl<'a> Txn<'a> {
     }
 
     // ---- Ends --------------------------------------------------------------------------------------------------------
+
+    /// Whether the run was open before this change, and is not any more.
+    pub(crate) fn has_closed(&self) -> bool {
+        self.was_open && !self.run.is_open()
+    }
+
+    /// Takes out what has closed the run, if it is to be told to a parent.
+    pub(crate) fn take_closing(&mut self) -> Option<Attributes> {
+        self.closing.take()
+    }
 
     /// Does what else belongs to the end of the run, after its closing event was appended: how long it is kept, and an answer
     /// to those who wait for one.

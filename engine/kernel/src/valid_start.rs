@@ -12,7 +12,7 @@ use everlog_proto::wkt;
 use prost::Message;
 
 use crate::txn::NewRun;
-use crate::{Context, Limits, Rejection, retry, time, validation};
+use crate::{Context, Limits, Rejection, cron, retry, time, validation};
 
 /// A request to start a workflow in which nothing is wrong that can be told without the workflow: nothing but
 /// [`ValidStart::new`] makes one, so it is looked at once, however many hands it goes through.
@@ -24,6 +24,8 @@ pub struct ValidStart {
     links: Vec<Link>,
     /// Empty if the kernel is to give it one.
     request_id: String,
+    /// Whether the caller is a worker that wants the first workflow task with the answer.
+    pub(crate) is_eager: bool,
     pub(crate) reuse: WorkflowIdReusePolicy,
     pub(crate) conflict: WorkflowIdConflictPolicy,
     pub(crate) on_conflict: OnConflictOptions,
@@ -57,6 +59,9 @@ impl ValidStart {
         if on_conflict.attach_completion_callbacks && !on_conflict.attach_request_id {
             return Err(Rejection::invalid("attaching request ID is required for attaching completion callbacks"));
         }
+        let is_delayed =
+            !request.cron_schedule.is_empty() || time::positive(request.workflow_start_delay.as_ref()) != Ok(None);
+        let is_eager = request.request_eager_execution && !is_delayed;
         let started = WorkflowExecutionStartedEventAttributes {
             workflow_type: request.workflow_type,
             task_queue: Some(task_queue),
@@ -69,11 +74,13 @@ impl ValidStart {
             identity: request.identity,
             retry_policy: request.retry_policy,
             attempt: 1,
+            cron_schedule: request.cron_schedule,
             first_workflow_task_backoff: request.workflow_start_delay,
             memo: request.memo,
             search_attributes: request.search_attributes,
             header: request.header,
             priority: request.priority,
+            eager_execution_accepted: is_eager,
             ..WorkflowExecutionStartedEventAttributes::default()
         };
         Ok(ValidStart {
@@ -81,6 +88,7 @@ impl ValidStart {
             user_metadata: request.user_metadata,
             links: request.links,
             request_id: request.request_id,
+            is_eager,
             reuse,
             conflict,
             on_conflict,
@@ -205,9 +213,7 @@ fn check_names(request: &StartWorkflowExecutionRequest, limits: &Limits) -> Resu
         if request.workflow_start_delay.is_some() {
             return Err(Rejection::invalid("CronSchedule and WorkflowStartDelay may not be used together."));
         }
-        return Err(Rejection::Unimplemented(
-            "cron_schedule is not supported by this server yet; use a schedule".into(),
-        ));
+        cron::validate(&request.cron_schedule)?;
     }
     check_duration(request.workflow_start_delay.as_ref(), "WorkflowStartDelay")?;
     let type_name = request.workflow_type.as_ref().map_or("", |workflow_type| &workflow_type.name);
@@ -264,9 +270,20 @@ fn policies(
         ));
     }
     if terminate_if_running {
-        return Ok((WorkflowIdReusePolicy::AllowDuplicate, WorkflowIdConflictPolicy::TerminateExisting));
+        return Ok(policies_of_child(reuse));
     }
     Ok((reuse, if given { conflict } else { conflict_default }))
+}
+
+/// What is to happen to runs that stand in the way of a child.
+pub(crate) fn policies_of_child(reuse: WorkflowIdReusePolicy) -> (WorkflowIdReusePolicy, WorkflowIdConflictPolicy) {
+    #[expect(deprecated, reason = "workers still send it")]
+    let terminate_if_running = reuse == WorkflowIdReusePolicy::TerminateIfRunning;
+    if terminate_if_running {
+        (WorkflowIdReusePolicy::AllowDuplicate, WorkflowIdConflictPolicy::TerminateExisting)
+    } else {
+        (reuse, WorkflowIdConflictPolicy::Fail)
+    }
 }
 
 fn check_support(request: &StartWorkflowExecutionRequest) -> Result<(), Rejection> {

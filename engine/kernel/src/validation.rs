@@ -29,6 +29,11 @@ pub(crate) fn task_queue(task_queue: Option<TaskQueue>, bytes_max: usize) -> Res
     Ok(task_queue)
 }
 
+/// A normal task queue by a name that was looked at before.
+pub(crate) fn normal_queue(name: &str) -> TaskQueue {
+    TaskQueue { name: name.to_owned(), kind: TaskQueueKind::Normal as i32, ..TaskQueue::default() }
+}
+
 /// A priority with nothing out of range.
 pub(crate) fn priority(priority: Option<&Priority>) -> Result<(), &'static str> {
     let Some(priority) = priority else { return Ok(()) };

@@ -218,9 +218,10 @@ fn refusals() {
             },
             "CronSchedule and WorkflowStartDelay may not be used together.",
         ),
+        (StartWorkflowExecutionRequest { cron_schedule: "daily".into(), ..base() }, "invalid CronSchedule."),
         (
-            StartWorkflowExecutionRequest { cron_schedule: "* * * * *".into(), ..base() },
-            "cron_schedule is not supported by this server yet; use a schedule",
+            StartWorkflowExecutionRequest { cron_schedule: "0 0 30 2 *".into(), ..base() },
+            "invalid CronSchedule, no time can be found to satisfy the schedule",
         ),
         (
             StartWorkflowExecutionRequest {

@@ -5,6 +5,7 @@
 //! that are applied there. A change is answered once the view has it, so that whoever made it sees it at once.
 
 mod change;
+mod delete;
 mod namespaces;
 mod owner;
 mod record;
@@ -15,7 +16,7 @@ mod view;
 
 pub use namespaces::{DEFAULT_RETENTION, Namespaces, NewNamespace, Page, SYSTEM_NAMESPACE};
 pub use owner::keep_open;
-pub use record::NamespaceRecord;
+pub use record::{Deletion, NamespaceRecord};
 pub use task_queues::ConfiguredQueue;
 
 use std::borrow::Cow;
@@ -34,6 +35,9 @@ pub enum MetaError {
     /// The change is not allowed.
     #[error("{0}")]
     Invalid(Cow<'static, str>),
+    /// The namespace must not be deleted.
+    #[error("{0}")]
+    Protected(Cow<'static, str>),
     /// This node cannot change the metadata now. The change may have been made.
     #[error("the metadata cannot be changed now: {0}")]
     Unavailable(String),

@@ -217,6 +217,7 @@ impl Namespaces {
                 search_attributes: BTreeMap::new(),
                 created: now,
                 updated: now,
+                deletion: None,
             }))
         })
         .await

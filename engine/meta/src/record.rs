@@ -32,6 +32,17 @@ pub struct NamespaceRecord {
     pub created: Time,
     /// When it was changed last.
     pub updated: Time,
+    /// Set once it is deleted with all that is in it.
+    pub deletion: Option<Deletion>,
+}
+
+/// What is to become of a deleted namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deletion {
+    /// When it was asked for.
+    pub asked: Time,
+    /// How long after that the namespace itself is kept at least, without its workflows.
+    pub delay: Duration,
 }
 
 /// The value of a namespace's row. Tags are never used twice.
@@ -55,6 +66,16 @@ struct Row {
     created_ns: i64,
     #[prost(sfixed64, tag = "9")]
     updated_ns: i64,
+    #[prost(message, optional, tag = "10")]
+    deletion: Option<DeletionRow>,
+}
+
+#[derive(Clone, Message)]
+struct DeletionRow {
+    #[prost(sfixed64, tag = "1")]
+    asked_ns: i64,
+    #[prost(uint64, tag = "2")]
+    delay_ns: u64,
 }
 
 impl NamespaceRecord {
@@ -66,6 +87,11 @@ impl NamespaceRecord {
     /// The type of a search attribute, a system one or one of the namespace's own.
     pub fn search_attribute_type(&self, name: &str) -> Option<IndexedValueType> {
         search_attributes::system_type(name).or_else(|| self.search_attributes.get(name).copied())
+    }
+
+    /// The same namespace with another name.
+    pub(super) fn rename(&mut self, name: String) {
+        self.namespace = Arc::new(Namespace { name, ..Namespace::clone(&self.namespace) });
     }
 
     /// The same namespace with another retention.
@@ -84,6 +110,10 @@ impl NamespaceRecord {
             search_attributes: self.search_attributes.iter().map(|(name, kind)| (name.clone(), *kind as i32)).collect(),
             created_ns: self.created.0,
             updated_ns: self.updated.0,
+            deletion: self.deletion.map(|Deletion { asked, delay }| DeletionRow {
+                asked_ns: asked.0,
+                delay_ns: u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX),
+            }),
         };
         row.encode_to_vec()
     }
@@ -109,6 +139,9 @@ impl NamespaceRecord {
             search_attributes,
             created: Time(row.created_ns),
             updated: Time(row.updated_ns),
+            deletion: row
+                .deletion
+                .map(|row| Deletion { asked: Time(row.asked_ns), delay: Duration::from_nanos(row.delay_ns) }),
         })
     }
 }
@@ -131,6 +164,7 @@ mod tests {
             search_attributes: BTreeMap::from([("CustomerId".to_owned(), IndexedValueType::Keyword)]),
             created: Time(1),
             updated: Time(2),
+            deletion: None,
         }
     }
 
@@ -146,6 +180,14 @@ mod tests {
                       73746f6d657249641002410100000000000000490200000000000000";
         let hex: String = record().encode().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, golden);
+    }
+
+    #[test]
+    fn a_deletion_has_its_field() {
+        let deletion = Deletion { asked: Time(3), delay: Duration::from_nanos(5) };
+        let record = NamespaceRecord { deletion: Some(deletion), ..record() };
+        assert!(record.encode().ends_with(b"\x52\x0b\x09\x03\0\0\0\0\0\0\0\x10\x05"));
+        assert_eq!(NamespaceRecord::decode(record.namespace.id, &record.encode()), Ok(record));
     }
 
     #[test]

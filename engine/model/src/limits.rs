@@ -69,6 +69,18 @@ pub const PARTITION_LOADS_MAX: usize = 1024;
 /// Runs that are due and looked at in one turn, so that requests are not kept waiting by timers.
 pub const PARTITION_TURN_WAKES_MAX: usize = 512;
 
+/// Runs of a deleted namespace that a partition deletes at a time, how long it then does other things, and how often deleted namespaces
+/// are looked at that seem to be empty.
+pub const RECLAIM_PAGE_RUNS: usize = 64;
+/// See [`RECLAIM_PAGE_RUNS`].
+pub const RECLAIM_PAUSE: Duration = Duration::from_millis(200);
+/// See [`RECLAIM_PAGE_RUNS`].
+pub const RECLAIM_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a deleted namespace is known after it was seen empty: longer than its last wakes are in memory, and than its last messages
+/// are sent again.
+pub const NAMESPACE_KEPT_EMPTY: Duration = Duration::from_secs(5 * 60);
+
 /// How long to look away from a run whose namespace is not known here yet: metadata arrives within milliseconds.
 pub const NAMESPACE_WAIT: Duration = Duration::from_millis(200);
 

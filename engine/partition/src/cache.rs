@@ -48,6 +48,11 @@ impl AbsentRuns {
         self.0.contains(run_id)
     }
 
+    /// A run does exist.
+    pub(crate) fn remove(&mut self, run_id: &RunId) {
+        self.0.retain(|absent| absent != run_id);
+    }
+
     /// Remembers that a run does not exist.
     pub(crate) fn insert(&mut self, run_id: RunId) {
         if self.contains(&run_id) {

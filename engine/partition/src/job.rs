@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use everlog_kernel::command::Reply;
-use everlog_kernel::outbox::{MessageBody, Outcome};
+use everlog_kernel::outbox::Outcome;
 use everlog_kernel::{Command, Context, RunCommand, RunId, Workflow};
 use everlog_model::{CallError, RunView, WorkflowRef};
 use everlog_proto::api::common::v1::Payloads;
@@ -139,11 +139,9 @@ fn run_command_bytes(command: &RunCommand) -> usize {
             failure.as_ref().map_or(0, |failure| failure.encoded_len()) + payloads(last_heartbeat_details)
         }
         RunCommand::QueryWorkflow { query, .. } => payloads(&query.query_args),
-        RunCommand::ReceiveMessage(message) => match &message.body {
-            MessageBody::SignalExternal(signal) => payloads(&signal.input),
-            MessageBody::CancelExternal(_) => 0,
-        },
+        RunCommand::ReceiveMessage(message) => message.payload_bytes(),
         RunCommand::RequestCancelWorkflow(_)
+        | RunCommand::DeleteWorkflow
         | RunCommand::StartWorkflowTask(_)
         | RunCommand::SaveWorkflowTaskStart
         | RunCommand::ResetStickyTaskQueue

@@ -36,11 +36,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_kernel::command::{Reply, WorkflowTaskStart};
+use everlog_kernel::command::{Reply, Started, WorkflowTaskCompleted, WorkflowTaskStart};
 use everlog_kernel::{Command, Context, Limits, Rejection, RunCommand, RunId, Workflow};
 use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
 use everlog_model::{CallError, InForce, NamespaceSource, RunView, SlotSource, WorkflowRef, limits};
+use everlog_proto::api::workflowservice::v1::PollActivityTaskQueueResponse;
 use everlog_proto::encoded::{EncodedHistory, PollWorkflowTaskQueueResponse};
 use everlog_raft::{Group, GroupSlot};
 use everlog_storage::GroupId;
@@ -325,7 +326,30 @@ impl Partition {
         }
     }
 
-    /// Completes a workflow task; the next one comes back if the worker asked for it and there is one.
+    /// Starts a workflow, or finds the run that is there; the first workflow task comes back if the caller asked for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Partition::execute`].
+    pub async fn start_workflow(
+        &self,
+        address: WorkflowRef,
+        command: Command,
+    ) -> Result<(Started, Option<StartedWorkflowTask>), CallError> {
+        let answer = self.call(address.clone(), None, command).await?;
+        match answer.reply {
+            Reply::Started(mut started) => {
+                let first_task = match started.first_task.take() {
+                    Some(start) => Some(self.with_history(&address, *start, answer.history).await?),
+                    None => None,
+                };
+                Ok((started, first_task))
+            }
+            reply => Err(CallError::Failed(format!("unexpected reply to a start: {reply:?}"))),
+        }
+    }
+
+    /// Completes a workflow task; the next one comes back, and the activities that were scheduled, if the worker asked for them.
     ///
     /// # Errors
     ///
@@ -335,13 +359,16 @@ impl Partition {
         address: WorkflowRef,
         run_id: RunId,
         command: RunCommand,
-    ) -> Result<Option<StartedWorkflowTask>, CallError> {
+    ) -> Result<CompletedWorkflowTask, CallError> {
         let answer = self.call(address.clone(), Some(run_id), command.into()).await?;
         match answer.reply {
-            Reply::WorkflowTaskCompleted(completed) => match completed.next {
-                Some(start) => Ok(Some(self.with_history(&address, *start, answer.history).await?)),
-                None => Ok(None),
-            },
+            Reply::WorkflowTaskCompleted(WorkflowTaskCompleted { next, activities }) => {
+                let next = match next {
+                    Some(start) => Some(self.with_history(&address, *start, answer.history).await?),
+                    None => None,
+                };
+                Ok(CompletedWorkflowTask { next, activities })
+            }
             reply => Err(CallError::Failed(format!("unexpected reply to a completed task: {reply:?}"))),
         }
     }
@@ -409,6 +436,15 @@ impl Partition {
             CallError::Failed("the command failed; see the server's log".to_owned())
         }
     }
+}
+
+/// What a worker gets for a completed workflow task.
+#[derive(Clone, Debug)]
+pub struct CompletedWorkflowTask {
+    /// The next workflow task of the same run.
+    pub next: Option<StartedWorkflowTask>,
+    /// Activities that the task has scheduled.
+    pub activities: Vec<PollActivityTaskQueueResponse>,
 }
 
 /// A workflow task for a worker.

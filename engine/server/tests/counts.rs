@@ -10,8 +10,11 @@ mod harness;
 use std::time::Duration;
 
 use everlog_config::DynamicConfig;
+use everlog_proto::api::enums::v1::ParentClosePolicy;
 use everlog_proto::api::workflowservice::v1::{PollActivityTaskQueueResponse, RespondWorkflowTaskCompletedResponse};
-use harness::requests::{activity_done, complete, poll_activity, respond, schedule_activity, signal};
+use harness::requests::{
+    activity_done, complete, poll_activity, poll_workflow, respond, schedule_activity, signal, start_child,
+};
 use harness::{Client, Server, poll, start_request, within};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -130,6 +133,38 @@ async fn a_workflow_with_one_activity_takes_four_commits() {
         assert!(rows.iter().zip([6, 5, 5, 6]).all(|(rows, rows_max)| *rows <= rows_max), "{rows:?}");
         assert!(all.row_bytes <= 2_900, "{all:?}");
         assert!(all.log_bytes <= 3_000, "{all:?}");
+    }
+    counted.server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_workflow_with_one_child_takes_few_commits() {
+    let mut counted = Counted::start().await;
+    for workflow_id in ["first", "second"] {
+        let begin = counted.before;
+        println!("-- {workflow_id}");
+        counted.client.start_workflow_execution(start_request(workflow_id)).await.unwrap();
+        counted.step("start");
+        let task = poll(&mut counted.client).await;
+        let child = format!("child of {workflow_id}");
+        let commands = vec![start_child(&child, "children", ParentClosePolicy::Terminate)];
+        counted.respond(task.task_token, commands).await;
+        // The parent hears that the child was started, and then of its end.
+        let task = poll(&mut counted.client).await;
+        counted.respond(task.task_token, Vec::new()).await;
+        let begun = counted.step("start child");
+        let polled = counted.client.poll_workflow_task_queue(within(LONG, poll_workflow("children"))).await;
+        let task = polled.unwrap().into_inner();
+        counted.respond(task.task_token, vec![complete("out")]).await;
+        let task = poll(&mut counted.client).await;
+        let ended = counted.step("complete child");
+        counted.respond(task.task_token, vec![complete("done")]).await;
+        counted.step("close");
+        println!("{:28} {:?}", "all", counted.before.since(begin));
+        // The command, the child, its parent's event, and that a worker has seen that.
+        assert!(begun.entries <= 4, "{begun:?}");
+        // The child's end, its parent's event; the message's row goes with that or by itself.
+        assert!(ended.entries <= 3, "{ended:?}");
     }
     counted.server.stopped().await;
 }

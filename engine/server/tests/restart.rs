@@ -4,6 +4,8 @@
 
 #[path = "restart/command_line.rs"]
 mod command_line;
+#[path = "restart/deletion.rs"]
+mod deletion;
 mod harness;
 
 use std::path::Path;
@@ -11,7 +13,8 @@ use std::time::Duration;
 
 use everlog_proto::api::command::v1::command::Attributes as CommandAttributes;
 use everlog_proto::api::enums::v1::{
-    EventType, PendingWorkflowTaskState, QueryResultType, RateLimitSource, TaskQueueType, WorkflowExecutionStatus,
+    EventType, ParentClosePolicy, PendingWorkflowTaskState, QueryResultType, RateLimitSource, TaskQueueType,
+    WorkflowExecutionStatus,
 };
 use everlog_proto::api::failure::v1::failure::FailureInfo;
 use everlog_proto::api::failure::v1::{ApplicationFailureInfo, Failure};
@@ -28,7 +31,7 @@ use everlog_proto::api::workflowservice::v1::{
 use harness::process::{ANY_PORTS, Process, everlog, run};
 use harness::requests::{
     NAMESPACE, activity_done, complete, describe, history, poll_activity, poll_workflow, respond, schedule_activity,
-    signal, signal_external, terminate,
+    signal, signal_external, start_child, terminate,
 };
 use harness::{Client, execution, payloads, poll, start_request, task_queue, within};
 
@@ -253,6 +256,82 @@ async fn messages_between_workflows_arrive_once_over_kills() {
         assert_eq!(names.collect::<Vec<_>>(), expected, "target {target}");
     }
     process.stop().await;
+}
+
+#[tokio::test]
+async fn children_begin_and_end_once_over_kills() {
+    const EACH: usize = 6;
+    let data = tempfile::tempdir().unwrap();
+    let mut process = Process::dev(data.path()).await;
+    let mut client = process.client().await;
+    client.start_workflow_execution(start_request("parent")).await.unwrap();
+    let mut children = 0;
+    for round in 0..5_usize {
+        let task = poll(&mut client).await;
+        // Spread over the partitions; those with even numbers end by themselves, and one's id is taken.
+        let mut commands: Vec<_> = (children..children + EACH)
+            .map(|number| start_child(&format!("child {number}"), queue_of(number), ParentClosePolicy::Terminate))
+            .collect();
+        commands.push(start_child("parent", "queue", ParentClosePolicy::Terminate));
+        children += EACH;
+        client.respond_workflow_task_completed(respond(task.task_token, commands)).await.unwrap();
+        // Some of the children have begun by now, and some have ended.
+        tokio::time::sleep(Duration::from_millis(3 * round as u64)).await;
+        for _ in 0..round {
+            end_a_child(&mut client).await;
+        }
+        process.kill().await;
+        process = Process::dev(data.path()).await;
+        client = process.client().await;
+    }
+    let count =
+        |events: &[HistoryEvent], event_type| events.iter().filter(|event| event.event_type() == event_type).count();
+    let wanted = (children, children / 2, 5);
+    loop {
+        let events = events(&mut client, "parent").await;
+        let count = |event_type| count(&events, event_type);
+        let told = (
+            count(EventType::ChildWorkflowExecutionStarted),
+            count(EventType::ChildWorkflowExecutionCompleted),
+            count(EventType::StartChildWorkflowExecutionFailed),
+        );
+        if told == wanted {
+            break;
+        }
+        assert!(told.0 <= wanted.0 && told.1 <= wanted.1 && told.2 <= wanted.2, "{told:?}");
+        end_a_child(&mut client).await;
+    }
+    // What is left of the children ends with the parent, whatever happens meanwhile.
+    client.terminate_workflow_execution(terminate("parent")).await.unwrap();
+    process.kill().await;
+    process = Process::dev(data.path()).await;
+    client = process.client().await;
+    for number in 0..children {
+        let child = format!("child {number}");
+        let expected = match number % 2 {
+            0 => WorkflowExecutionStatus::Completed,
+            _ => WorkflowExecutionStatus::Terminated,
+        };
+        while status(&mut client, &child).await != expected {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(count(&events(&mut client, &child).await, EventType::WorkflowExecutionStarted), 1);
+    }
+    process.stop().await;
+}
+
+fn queue_of(child: usize) -> &'static str {
+    if child % 2 == 0 { "children that end" } else { "nobody polls here" }
+}
+
+/// A worker completes a child that is to end, if there is one.
+async fn end_a_child(client: &mut Client) {
+    let polled =
+        client.poll_workflow_task_queue(within(Duration::from_secs(6), poll_workflow("children that end"))).await;
+    let Ok(task) = polled.map(tonic::Response::into_inner) else { return };
+    if !task.task_token.is_empty() {
+        client.respond_workflow_task_completed(respond(task.task_token, vec![complete("out")])).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -49,6 +49,7 @@ def check(history: Sequence[HistoryEvent]) -> None:
             )
     check_timers(history)
     check_references(history)
+    check_children(history)
 
 
 def check_timers(history: Sequence[HistoryEvent]) -> None:
@@ -76,7 +77,18 @@ def check_references(history: Sequence[HistoryEvent]) -> None:
         attributes = getattr(event, event.WhichOneof("attributes"))
         for field, wanted in (
             ("scheduled_event_id", ("WORKFLOW_TASK_SCHEDULED", "ACTIVITY_TASK_SCHEDULED")),
-            ("started_event_id", ("WORKFLOW_TASK_STARTED", "ACTIVITY_TASK_STARTED", "TIMER_STARTED")),
+            (
+                "started_event_id",
+                ("WORKFLOW_TASK_STARTED", "ACTIVITY_TASK_STARTED", "TIMER_STARTED", "CHILD_WORKFLOW_EXECUTION_STARTED"),
+            ),
+            (
+                "initiated_event_id",
+                (
+                    "START_CHILD_WORKFLOW_EXECUTION_INITIATED",
+                    "SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED",
+                    "REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED",
+                ),
+            ),
             ("workflow_task_completed_event_id", ("WORKFLOW_TASK_COMPLETED",)),
         ):
             target = getattr(attributes, field, 0)
@@ -93,6 +105,22 @@ def check_references(history: Sequence[HistoryEvent]) -> None:
                 f"activity of event {attributes.scheduled_event_id} ended twice"
             )
             over.add(attributes.scheduled_event_id)
+
+
+def check_children(history: Sequence[HistoryEvent]) -> None:
+    """A child is told of in order: that it was started, or could not be, and then how it has ended; nothing twice."""
+    told: dict[int, str] = {}
+    for event in history:
+        attributes = getattr(event, event.WhichOneof("attributes"))
+        if kind(event) == "START_CHILD_WORKFLOW_EXECUTION_INITIATED":
+            told[event.event_id] = "initiated"
+        elif kind(event) in ("CHILD_WORKFLOW_EXECUTION_STARTED", "START_CHILD_WORKFLOW_EXECUTION_FAILED"):
+            assert told[attributes.initiated_event_id] == "initiated", f"event {event.event_id}: {told}"
+            told[attributes.initiated_event_id] = "started" if kind(event).endswith("STARTED") else "refused"
+        elif kind(event).startswith("CHILD_WORKFLOW_EXECUTION_"):
+            assert told[attributes.initiated_event_id] == "started", f"event {event.event_id}: {told}"
+            told[attributes.initiated_event_id] = "ended"
+            assert attributes.started_event_id > attributes.initiated_event_id
 
 
 def nanoseconds(value: Timestamp | Duration) -> int:

@@ -96,9 +96,6 @@ fn started(
         Some(task_queue) => Some(validation::task_queue(Some(task_queue), bytes_max)?),
         None => current.task_queue,
     };
-    if !attributes.cron_schedule.is_empty() {
-        return Err("CronSchedule is not supported by this server yet.".to_owned());
-    }
     let workflow_type = match workflow_type.is_empty() {
         true => current.workflow_type,
         false => Some(WorkflowType { name: workflow_type }),
@@ -131,6 +128,8 @@ fn started(
             .or_else(|| Some(time::to_proto(Duration::ZERO))),
         workflow_task_timeout: task_timeout.map(time::to_proto).or(current.workflow_task_timeout),
         retry_policy,
+        // As in Temporal, one that cannot be read is not refused here: no run follows by it.
+        cron_schedule: attributes.cron_schedule,
         initiator: initiator.into(),
         continued_failure: attributes.failure,
         last_completion_result: attributes.last_completion_result,

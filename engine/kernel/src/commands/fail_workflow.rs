@@ -1,7 +1,7 @@
 //! FailWorkflowExecution.
 
 use everlog_proto::api::command::v1::FailWorkflowExecutionCommandAttributes;
-use everlog_proto::api::enums::v1::{RetryState, WorkflowTaskFailedCause};
+use everlog_proto::api::enums::v1::WorkflowTaskFailedCause;
 use everlog_proto::api::history::v1::WorkflowExecutionFailedEventAttributes;
 use everlog_proto::api::history::v1::history_event::Attributes;
 
@@ -9,33 +9,33 @@ use super::{CommandContext, Invalid};
 use crate::successor;
 use crate::txn::Txn;
 
-/// Closes the run with a failure, and starts the next attempt if the run's retry policy has one.
+/// Closes the run with a failure, and starts the next one if the run's retry policy or cron schedule has one.
 pub(super) fn apply(
     txn: &mut Txn<'_>,
     command: &mut CommandContext,
     attributes: FailWorkflowExecutionCommandAttributes,
 ) -> Result<(), Invalid> {
     const CAUSE: WorkflowTaskFailedCause = WorkflowTaskFailedCause::BadFailWorkflowExecutionAttributes;
-    if attributes.failure.is_none() {
+    let Some(failure) = attributes.failure else {
         return Err(Invalid::new(CAUSE, "Failure is not set on FailWorkflowExecutionCommand."));
-    }
+    };
     super::check_size(
         txn,
-        attributes.failure.as_ref(),
+        Some(&failure),
         CAUSE,
         "FailWorkflowExecutionCommandAttributes.Failure exceeds size limit.",
     )?;
-    let retried = successor::retried(txn, attributes.failure.as_ref());
+    let after = successor::after_failure(txn, &failure);
     command.append(
         txn,
         Attributes::WorkflowExecutionFailedEventAttributes(WorkflowExecutionFailedEventAttributes {
-            failure: attributes.failure,
-            retry_state: retried.as_ref().map_or_else(|reason| *reason, |_| RetryState::InProgress).into(),
+            failure: Some(failure),
+            retry_state: after.retry_state.into(),
             workflow_task_completed_event_id: command.completed_event_id,
-            new_execution_run_id: retried.as_ref().map(|run| run.run_id.to_string()).unwrap_or_default(),
+            new_execution_run_id: after.next_run_id(),
         }),
     );
     txn.close();
-    txn.successor = retried.ok();
+    txn.successor = after.next;
     Ok(())
 }

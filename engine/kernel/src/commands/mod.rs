@@ -15,6 +15,7 @@ mod request_cancel_activity_task;
 mod request_cancel_external_workflow;
 mod schedule_activity_task;
 mod signal_external_workflow;
+mod start_child_workflow;
 mod start_timer;
 mod upsert_search_attributes;
 
@@ -173,7 +174,7 @@ fn apply(txn: &mut Txn<'_>, command: &mut CommandContext, attributes: CommandAtt
         A::FailWorkflowExecutionCommandAttributes(a) => fail_workflow::apply(txn, command, a),
         A::CancelWorkflowExecutionCommandAttributes(a) => cancel_workflow::apply(txn, command, a),
         A::ContinueAsNewWorkflowExecutionCommandAttributes(a) => continue_as_new::apply(txn, command, a),
-        A::StartChildWorkflowExecutionCommandAttributes(_) => unsupported(CommandType::StartChildWorkflowExecution),
+        A::StartChildWorkflowExecutionCommandAttributes(a) => start_child_workflow::apply(txn, command, a),
         A::RequestCancelExternalWorkflowExecutionCommandAttributes(a) => {
             request_cancel_external_workflow::apply(txn, command, a)
         }
@@ -200,7 +201,13 @@ fn target_run_id(run_id: &str) -> Option<Option<RunId>> {
 }
 
 /// Puts a message to another workflow of the namespace into the outbox, which the event with that id tells of.
-fn send(txn: &mut Txn<'_>, event_id: i64, target_workflow_id: String, target_run_id: Option<RunId>, body: MessageBody) {
+pub(crate) fn send(
+    txn: &mut Txn<'_>,
+    event_id: i64,
+    target_workflow_id: String,
+    target_run_id: Option<RunId>,
+    body: MessageBody,
+) {
     txn.effects.push(Effect::Send(Box::new(OutboxMessage {
         namespace_id: txn.ctx.namespace.id,
         source_workflow_id: txn.workflow_id.to_owned(),

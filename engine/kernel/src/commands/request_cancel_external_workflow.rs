@@ -9,6 +9,7 @@ use everlog_proto::api::history::v1::history_event::Attributes;
 use super::{CommandContext, Invalid};
 use crate::RunId;
 use crate::outbox::MessageBody;
+use crate::state::PendingChild;
 use crate::txn::Txn;
 
 /// Sends the request on its way. The workflow hears what became of it by an event.
@@ -18,14 +19,14 @@ pub(crate) fn apply(
     command: &mut CommandContext,
     attributes: RequestCancelExternalWorkflowExecutionCommandAttributes,
 ) -> Result<(), Invalid> {
-    let target_run_id = check(txn, &attributes)?;
+    let target_run_id = check(txn, command, &attributes)?;
     let (workflow_id, run_id) = (attributes.workflow_id.clone(), attributes.run_id.clone());
     let event_id = command.append(
         txn,
         Attributes::RequestCancelExternalWorkflowExecutionInitiatedEventAttributes(
             RequestCancelExternalWorkflowExecutionInitiatedEventAttributes {
                 workflow_task_completed_event_id: command.completed_event_id,
-                namespace: txn.ctx.namespace.name.clone(),
+                namespace: attributes.namespace.clone(),
                 namespace_id: txn.ctx.namespace.id.to_string(),
                 workflow_execution: Some(WorkflowExecution { workflow_id, run_id }),
                 control: attributes.control.clone(),
@@ -43,6 +44,7 @@ pub(crate) fn apply(
 #[expect(deprecated, reason = "old workers name the namespace")]
 fn check(
     txn: &Txn<'_>,
+    command: &CommandContext,
     attributes: &RequestCancelExternalWorkflowExecutionCommandAttributes,
 ) -> Result<Option<RunId>, Invalid> {
     let bad = |message: String| Invalid::new(Cause::BadRequestCancelExternalWorkflowExecutionAttributes, message);
@@ -68,6 +70,15 @@ fn check(
              RunId={run_id} Namespace={namespace}"
         ))
     })?;
+    let begun = |(event_id, child): (&i64, &PendingChild)| {
+        *event_id > command.completed_event_id && child.workflow_id == *workflow_id
+    };
+    if txn.run.children.iter().any(begun) {
+        return Err(bad(format!(
+            "Start and RequestCancel for child workflow is not allowed in same workflow task. WorkflowId={workflow_id} \
+             RunId={run_id} Namespace={namespace}"
+        )));
+    }
     let pending = txn.run.external_cancels.len();
     if pending >= limits.pending_external_max {
         return Err(Invalid::new(

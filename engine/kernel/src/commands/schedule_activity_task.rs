@@ -12,13 +12,15 @@ use super::{CommandContext, Invalid};
 use crate::txn::Txn;
 use crate::{retry, time, validation};
 
-/// Schedules an activity, which is offered to workers once this workflow task's completion is durable.
+/// Schedules an activity, which is offered to workers once this workflow task's completion is durable; or handed to this worker with
+/// the answer to that, if it asks for it.
 pub(crate) fn apply(
     txn: &mut Txn<'_>,
     command: &mut CommandContext,
     attributes: ScheduleActivityTaskCommandAttributes,
 ) -> Result<(), Invalid> {
     const CAUSE: WorkflowTaskFailedCause = WorkflowTaskFailedCause::BadScheduleActivityAttributes;
+    let is_eager = attributes.request_eager_execution;
     let scheduled =
         normalized(txn, attributes, command.completed_event_id).map_err(|message| Invalid::new(CAUSE, message))?;
     super::check_size(
@@ -47,7 +49,10 @@ pub(crate) fn apply(
             ),
         ));
     }
-    command.append(txn, Attributes::ActivityTaskScheduledEventAttributes(scheduled));
+    let scheduled_event_id = command.append(txn, Attributes::ActivityTaskScheduledEventAttributes(scheduled));
+    if is_eager {
+        txn.eager_activities.push(scheduled_event_id);
+    }
     Ok(())
 }
 

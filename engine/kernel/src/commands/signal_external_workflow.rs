@@ -24,7 +24,7 @@ pub(crate) fn apply(
         Attributes::SignalExternalWorkflowExecutionInitiatedEventAttributes(
             SignalExternalWorkflowExecutionInitiatedEventAttributes {
                 workflow_task_completed_event_id: command.completed_event_id,
-                namespace: txn.ctx.namespace.name.clone(),
+                namespace: attributes.namespace.clone(),
                 namespace_id: txn.ctx.namespace.id.to_string(),
                 workflow_execution: Some(execution.clone()),
                 signal_name: attributes.signal_name.clone(),

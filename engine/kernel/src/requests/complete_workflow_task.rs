@@ -14,7 +14,7 @@ use everlog_proto::api::taskqueue::v1::StickyExecutionAttributes;
 use everlog_proto::api::workflowservice::v1::RespondWorkflowTaskCompletedRequest;
 use prost::Message;
 
-use super::start_workflow_task;
+use super::{start_activity_task, start_workflow_task};
 use crate::command::{Reply, WorkflowTaskCompleted};
 use crate::commands::{self, Invalid};
 use crate::state::{Sticky, WorkflowTask, WorkflowTaskStarted};
@@ -86,7 +86,8 @@ fn carry_out(
     Ok(())
 }
 
-/// What follows once the commands are carried out: events that waited, the next task, its start if the worker asks for it.
+/// What follows once the commands are carried out: activities that the worker takes at once, events that waited, the next task, its
+/// start if the worker asks for it.
 /// `heartbeat_since` tells since when the worker keeps the task by heartbeats.
 fn go_on(
     txn: &mut Txn<'_>,
@@ -96,21 +97,22 @@ fn go_on(
     if !txn.run.is_open() {
         return WorkflowTaskCompleted::default();
     }
+    let activities = start_activity_task::start_eager(txn, &request.identity);
     let flushed = workflow_task::end(txn);
     if !flushed && !request.force_create_new_workflow_task {
         // No task will follow that these queries could go along with, and nothing happened that they would have to wait for.
         for query in std::mem::take(&mut txn.run.queries) {
             txn.effects.push(workflow_task::offer_query(&txn.run, query));
         }
-        return WorkflowTaskCompleted::default();
+        return WorkflowTaskCompleted { next: None, activities };
     }
     workflow_task::schedule(txn, heartbeat_since);
-    let is_held_back = txn.run.undelivered_messages() > txn.ctx.limits.undelivered_messages_max;
+    let is_held_back = txn.run.has_undelivered_messages(txn.ctx.limits.undelivered_messages_max);
     if !request.return_new_workflow_task || is_held_back {
-        return WorkflowTaskCompleted::default();
+        return WorkflowTaskCompleted { next: None, activities };
     }
     let next = start_workflow_task::start_inline(txn, request.identity);
-    WorkflowTaskCompleted { next: next.ok().map(Box::new) }
+    WorkflowTaskCompleted { next: next.ok().map(Box::new), activities }
 }
 
 /// Records that the task has failed, because of a command that is invalid. Everything else that it wanted has been taken back.

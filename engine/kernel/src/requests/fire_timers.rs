@@ -15,8 +15,9 @@ use everlog_proto::api::history::v1::{
 
 use crate::command::Reply;
 use crate::state::{Activity, Run, UserTimer};
+use crate::successor::AfterFailure;
 use crate::txn::Txn;
-use crate::{Rejection, Time, activity_task, retry, runs, successor, workflow_task};
+use crate::{Rejection, Time, activity_task, family, retry, runs, successor, workflow_task};
 
 /// Does all that is due.
 pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
@@ -34,6 +35,9 @@ pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
             workflow_task::ensure_scheduled(txn);
         }
     }
+    if !txn.run.is_open() {
+        family::tell_children(txn);
+    }
     // A wake row that has served must go, or move on, even if nothing else has changed.
     if txn.run.state.wake_at.is_some_and(|time| time <= txn.now()) {
         txn.save();
@@ -43,8 +47,8 @@ pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
 
 // ---- The run -----------------------------------------------------------------------------------------------------------
 
-/// Closes the run if its time, or that of its chain, is over, and starts the next attempt if its retry policy has one. Returns
-/// whether it did.
+/// Closes the run if its time, or that of its chain, is over, and in the first case starts the next one if its retry policy or cron
+/// schedule has one. Returns whether it did.
 fn time_out_run(txn: &mut Txn<'_>) -> bool {
     let now = txn.now();
     let is_due = |time: Option<Time>| time.is_some_and(|time| time <= now);
@@ -53,14 +57,18 @@ fn time_out_run(txn: &mut Txn<'_>) -> bool {
         return false;
     }
     let failure = retry::timeout_failure("workflow timeout".to_owned(), TimeoutType::StartToClose);
-    let retried = if chain_is_over { Err(RetryState::Timeout) } else { successor::retried(txn, Some(&failure)) };
+    let after = if chain_is_over {
+        AfterFailure { retry_state: RetryState::Timeout, next: None }
+    } else {
+        successor::after_failure(txn, &failure)
+    };
     workflow_task::force_close(txn);
     txn.append(Attributes::WorkflowExecutionTimedOutEventAttributes(WorkflowExecutionTimedOutEventAttributes {
-        retry_state: retried.as_ref().map_or_else(|reason| *reason, |_| RetryState::InProgress).into(),
-        new_execution_run_id: retried.as_ref().map(|run| run.run_id.to_string()).unwrap_or_default(),
+        retry_state: after.retry_state.into(),
+        new_execution_run_id: after.next_run_id(),
     }));
     txn.close();
-    txn.successor = retried.ok();
+    txn.successor = after.next;
     true
 }
 

@@ -1,13 +1,17 @@
 //! A message from another workflow. It may come more than once, and counts once.
 
+use everlog_proto::api::command::v1::{
+    RequestCancelExternalWorkflowExecutionCommandAttributes, SignalExternalWorkflowExecutionCommandAttributes,
+};
 use everlog_proto::api::common::v1::WorkflowExecution;
 use everlog_proto::api::enums::v1::ResourceExhaustedCause;
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::{
-    HistoryEvent, WorkflowExecutionCancelRequestedEventAttributes, WorkflowExecutionSignaledEventAttributes,
+    WorkflowExecutionCancelRequestedEventAttributes, WorkflowExecutionSignaledEventAttributes,
 };
 
 use super::signal_workflow::{is_delayed, is_known};
+use super::{hear_of_child, parent_closed};
 use crate::command::Reply;
 use crate::outbox::{MessageBody, OutboxMessage};
 use crate::txn::Txn;
@@ -20,55 +24,71 @@ pub(crate) fn apply(txn: &mut Txn<'_>, message: OutboxMessage) -> Result<Reply, 
     if is_known(&txn.run, &request_id) {
         return Ok(Reply::Done);
     }
-    // Temporal: a workflow is not found from within itself.
-    if message.source_workflow_id == txn.workflow_id {
-        return Err(Rejection::workflow_not_found());
+    let OutboxMessage { source_workflow_id, source_run_id, event_id, body, .. } = message;
+    let source = WorkflowExecution { workflow_id: source_workflow_id, run_id: source_run_id.to_string() };
+    match body {
+        MessageBody::SignalExternal(signal) => take_signal(txn, signal, source, request_id),
+        MessageBody::CancelExternal(cancel) => take_cancel(txn, cancel, source, event_id),
+        MessageBody::ChildClosed(closed) => Ok(hear_of_child::apply(txn, source, *closed)),
+        MessageBody::ParentClosed(closed) => Ok(parent_closed::apply(txn, source, source_run_id, closed)),
+        MessageBody::StartChild(_) => Err(Rejection::Unavailable("a start is for no run that is there".into())),
     }
-    let external_initiated_event_id = message.event_id;
-    let source =
-        WorkflowExecution { workflow_id: message.source_workflow_id, run_id: message.source_run_id.to_string() };
-    match message.body {
-        MessageBody::SignalExternal(signal) => {
-            if !txn.run.is_open() {
-                return Err(Rejection::workflow_completed());
-            }
-            check_parent(&txn.run, signal.child_workflow_only, &source)?;
-            check_room(&txn.run, txn.ctx.limits.signals_max)?;
-            txn.record(Attributes::WorkflowExecutionSignaledEventAttributes(
-                WorkflowExecutionSignaledEventAttributes {
-                    signal_name: signal.signal_name,
-                    input: signal.input,
-                    identity: SERVER_IDENTITY.to_owned(),
-                    header: signal.header,
-                    external_workflow_execution: Some(source),
-                    request_id,
-                    ..WorkflowExecutionSignaledEventAttributes::default()
-                },
-            ));
-            if is_delayed(&txn.run) {
-                return Ok(Reply::Done);
-            }
-        }
-        // Once is enough, and a closed run has nothing to cancel: as with requests of clients.
-        MessageBody::CancelExternal(_) if !txn.run.is_open() || txn.run.state.cancel_requested => {
-            return Ok(Reply::Done);
-        }
-        MessageBody::CancelExternal(cancel) => {
-            check_parent(&txn.run, cancel.child_workflow_only, &source)?;
-            let attributes = WorkflowExecutionCancelRequestedEventAttributes {
-                cause: cancel.reason,
-                external_initiated_event_id,
-                external_workflow_execution: Some(source),
-                identity: SERVER_IDENTITY.to_owned(),
-            };
-            txn.record_event(HistoryEvent {
-                attributes: Some(Attributes::WorkflowExecutionCancelRequestedEventAttributes(attributes)),
-                ..HistoryEvent::default()
-            });
-        }
+}
+
+fn take_signal(
+    txn: &mut Txn<'_>,
+    signal: SignalExternalWorkflowExecutionCommandAttributes,
+    source: WorkflowExecution,
+    request_id: String,
+) -> Result<Reply, Rejection> {
+    check_other(txn, &source)?;
+    if !txn.run.is_open() {
+        return Err(Rejection::workflow_completed());
     }
+    check_parent(&txn.run, signal.child_workflow_only, &source)?;
+    check_room(&txn.run, txn.ctx.limits.signals_max)?;
+    txn.record(Attributes::WorkflowExecutionSignaledEventAttributes(WorkflowExecutionSignaledEventAttributes {
+        signal_name: signal.signal_name,
+        input: signal.input,
+        identity: SERVER_IDENTITY.to_owned(),
+        header: signal.header,
+        external_workflow_execution: Some(source),
+        request_id,
+        ..WorkflowExecutionSignaledEventAttributes::default()
+    }));
+    if !is_delayed(&txn.run) {
+        workflow_task::ensure_scheduled(txn);
+    }
+    Ok(Reply::Done)
+}
+
+fn take_cancel(
+    txn: &mut Txn<'_>,
+    cancel: RequestCancelExternalWorkflowExecutionCommandAttributes,
+    source: WorkflowExecution,
+    external_initiated_event_id: i64,
+) -> Result<Reply, Rejection> {
+    check_other(txn, &source)?;
+    // Once is enough, and a closed run has nothing to cancel: as with requests of clients.
+    if !txn.run.is_open() || txn.run.state.cancel_requested {
+        return Ok(Reply::Done);
+    }
+    check_parent(&txn.run, cancel.child_workflow_only, &source)?;
+    txn.record(Attributes::WorkflowExecutionCancelRequestedEventAttributes(
+        WorkflowExecutionCancelRequestedEventAttributes {
+            cause: cancel.reason,
+            external_initiated_event_id,
+            external_workflow_execution: Some(source),
+            identity: SERVER_IDENTITY.to_owned(),
+        },
+    ));
     workflow_task::ensure_scheduled(txn);
     Ok(Reply::Done)
+}
+
+/// Temporal: a workflow is not found from within itself.
+fn check_other(txn: &Txn<'_>, source: &WorkflowExecution) -> Result<(), Rejection> {
+    if source.workflow_id == txn.workflow_id { Err(Rejection::workflow_not_found()) } else { Ok(()) }
 }
 
 /// Refuses a message that is for children of its sender only.

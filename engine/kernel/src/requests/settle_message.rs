@@ -6,11 +6,12 @@ use everlog_proto::api::history::v1::{
     RequestCancelExternalWorkflowExecutionFailedEventAttributes, SignalExternalWorkflowExecutionFailedEventAttributes,
 };
 
+use super::hear_of_child;
 use crate::command::Reply;
 use crate::outbox::Outcome;
 use crate::state::{ExternalCancel, ExternalSignal, ExternalTarget};
 use crate::txn::Txn;
-use crate::{Rejection, workflow_task};
+use crate::{Namespace, Rejection, workflow_task};
 
 /// Records the outcome, if the run still waits for it: it may come again, and the run may have closed.
 pub(crate) fn apply(txn: &mut Txn<'_>, event_id: i64, outcome: Outcome) -> Result<Reply, Rejection> {
@@ -19,9 +20,12 @@ pub(crate) fn apply(txn: &mut Txn<'_>, event_id: i64, outcome: Outcome) -> Resul
     }
     let run = &txn.run;
     let event = if let Some(ExternalSignal(target)) = run.external_signals.get(&event_id) {
-        signaled(event_id, target.clone(), outcome, txn.ctx.namespace.id.to_string())
+        signaled(event_id, target.clone(), outcome, txn.ctx.namespace)
     } else if let Some(ExternalCancel(target)) = run.external_cancels.get(&event_id) {
-        cancel_requested(event_id, target.clone(), outcome, txn.ctx.namespace.id.to_string())
+        cancel_requested(event_id, target.clone(), outcome, txn.ctx.namespace)
+    } else if let Some(child) = run.children.get(&event_id).cloned() {
+        hear_of_child::settle_start(txn, event_id, &child, outcome);
+        return Ok(Reply::Done);
     } else {
         return Ok(Reply::Done);
     };
@@ -31,8 +35,10 @@ pub(crate) fn apply(txn: &mut Txn<'_>, event_id: i64, outcome: Outcome) -> Resul
 }
 
 #[expect(deprecated, reason = "old workflows want back what they have sent")]
-fn signaled(initiated_event_id: i64, target: ExternalTarget, outcome: Outcome, namespace_id: String) -> Attributes {
-    let ExternalTarget { namespace, execution, control } = target;
+fn signaled(initiated_event_id: i64, target: ExternalTarget, outcome: Outcome, namespace: &Namespace) -> Attributes {
+    let ExternalTarget { execution, control, .. } = target;
+    // The command need not name it.
+    let (namespace, namespace_id) = (namespace.name.clone(), namespace.id.to_string());
     let workflow_execution = Some(execution);
     match outcome {
         Outcome::Delivered => Attributes::ExternalWorkflowExecutionSignaledEventAttributes(
@@ -44,7 +50,7 @@ fn signaled(initiated_event_id: i64, target: ExternalTarget, outcome: Outcome, n
                 control,
             },
         ),
-        Outcome::NotFound | Outcome::TooManySignals => {
+        Outcome::NotFound | Outcome::TooManySignals | Outcome::AlreadyExists => {
             Attributes::SignalExternalWorkflowExecutionFailedEventAttributes(
                 SignalExternalWorkflowExecutionFailedEventAttributes {
                     cause: outcome.cause(),
@@ -65,9 +71,10 @@ fn cancel_requested(
     initiated_event_id: i64,
     target: ExternalTarget,
     outcome: Outcome,
-    namespace_id: String,
+    namespace: &Namespace,
 ) -> Attributes {
-    let ExternalTarget { namespace, execution, control } = target;
+    let ExternalTarget { execution, control, .. } = target;
+    let (namespace, namespace_id) = (namespace.name.clone(), namespace.id.to_string());
     let workflow_execution = Some(execution);
     match outcome {
         Outcome::Delivered => Attributes::ExternalWorkflowExecutionCancelRequestedEventAttributes(
@@ -78,7 +85,7 @@ fn cancel_requested(
                 workflow_execution,
             },
         ),
-        Outcome::NotFound | Outcome::TooManySignals => {
+        Outcome::NotFound | Outcome::TooManySignals | Outcome::AlreadyExists => {
             Attributes::RequestCancelExternalWorkflowExecutionFailedEventAttributes(
                 RequestCancelExternalWorkflowExecutionFailedEventAttributes {
                     cause: outcome.cause(),

@@ -1,4 +1,5 @@
-//! A poller is at hand for an activity: the attempt is started, and everything that the worker needs is put together.
+//! A worker is at hand for an activity, because it polls or because it has scheduled the activity: the attempt is started, and
+//! everything that the worker needs is put together.
 
 use everlog_proto::api::common::v1::{Priority, WorkflowExecution, WorkflowType};
 use everlog_proto::api::workflowservice::v1::PollActivityTaskQueueResponse;
@@ -36,6 +37,21 @@ pub(crate) fn apply(txn: &mut Txn<'_>, start: StartActivityTask) -> Result<Reply
     }
     let activity = txn.run.activities.get(&id).ok_or_else(Rejection::activity_not_found)?;
     Ok(Reply::ActivityTaskStarted(Box::new(poll_response(txn, activity))))
+}
+
+/// Starts the activities that were scheduled for the worker of this very workflow task, as long as they are pending. They are written
+/// as started, in the rows that they get anyway, and offered to nobody else.
+pub(super) fn start_eager(txn: &mut Txn<'_>, identity: &str) -> Vec<PollActivityTaskQueueResponse> {
+    let mut started = Vec::new();
+    for id in std::mem::take(&mut txn.eager_activities) {
+        let (time, request_id) = (txn.now(), txn.ctx.ids.request_id());
+        let Some(activity) = txn.activity_mut(id) else { continue };
+        activity.started =
+            Some(ActivityStarted { time, identity: identity.to_owned(), request_id, last_heartbeat: None });
+        let activity = activity.clone();
+        started.push(poll_response(txn, &activity));
+    }
+    started
 }
 
 /// What the worker gets.

@@ -2,6 +2,7 @@
 
 use everlog_proto::api::enums::v1::{WorkflowExecutionStatus, WorkflowIdConflictPolicy, WorkflowIdReusePolicy};
 
+use super::start_workflow_task;
 use crate::command::{Reply, Started};
 use crate::runs::{on_run, start_run};
 use crate::state::{Run, Workflow};
@@ -18,9 +19,15 @@ pub(crate) fn decide(
     start: ValidStart,
     ctx: &mut Context<'_>,
 ) -> Result<Transition, Rejection> {
-    let (reuse, conflict, attach) = (start.reuse, start.conflict, start.on_conflict);
+    let (reuse, conflict, attach, is_eager) = (start.reuse, start.conflict, start.on_conflict, start.is_eager);
     let new_run = start.into_new_run(ctx);
     match resolve(workflow, &new_run.start_request_id, reuse, conflict)? {
+        Resolution::Found(started) if is_eager && started.status == WorkflowExecutionStatus::Running => {
+            on_run(workflow, started.run_id, ctx, |txn| {
+                let first_task = start_workflow_task::eager_again(txn).map(Box::new);
+                Ok(Ok(Reply::Started(Started { first_task, ..started })))
+            })
+        }
         Resolution::Found(started) => Ok(Transition::reply(Reply::Started(started))),
         Resolution::UseExisting(started) => {
             if attach.attach_request_id || attach.attach_completion_callbacks || attach.attach_links {
@@ -87,7 +94,13 @@ pub(super) fn resolve(
 }
 
 fn found(run: &Run, started: bool) -> Started {
-    Started { run_id: run.id, first_execution_run_id: run.first_run_id(), started, status: run.status() }
+    Started {
+        run_id: run.id,
+        first_execution_run_id: run.first_run_id(),
+        started,
+        status: run.status(),
+        first_task: None,
+    }
 }
 
 /// Starts the run, as the workflow's current one, in one transition with the end of the one that it replaces.
@@ -99,11 +112,8 @@ pub(super) fn begin(
     before_first_task: impl FnOnce(&mut Txn<'_>),
 ) -> Result<Transition, Rejection> {
     let run_id = new_run.run_id;
-    let started =
-        Started { run_id, first_execution_run_id: run_id, started: true, status: WorkflowExecutionStatus::Running };
-    let reply = Reply::Started(started);
     let mut transition = match replaced {
-        None => Transition::reply(reply),
+        None => Transition::reply(Reply::Done),
         Some(existing) => on_run(workflow, existing, ctx, |txn| {
             terminate(
                 txn,
@@ -112,9 +122,16 @@ pub(super) fn begin(
                 "history-service".into(),
                 Vec::new(),
             );
-            Ok(Ok(reply))
+            Ok(Ok(Reply::Done))
         })?,
     };
-    start_run(workflow, new_run, ctx, &mut transition, before_first_task);
+    let first_task = start_run(workflow, new_run, ctx, &mut transition, before_first_task);
+    transition.reply = Ok(Reply::Started(Started {
+        run_id,
+        first_execution_run_id: run_id,
+        started: true,
+        status: WorkflowExecutionStatus::Running,
+        first_task: first_task.map(Box::new),
+    }));
     Ok(transition)
 }

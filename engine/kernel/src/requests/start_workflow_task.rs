@@ -70,6 +70,22 @@ pub(crate) fn start_inline(txn: &mut Txn<'_>, identity: String) -> Result<Workfl
     answer(txn, first_event_unseen(&txn.run)).ok_or_else(Rejection::workflow_task_not_found)
 }
 
+/// Starts the first task of a run that has just begun, for the worker that starts the run.
+pub(crate) fn start_eager(txn: &mut Txn<'_>, identity: String) -> Result<WorkflowTaskStart, Rejection> {
+    let (time, task_queue) = (txn.now(), txn.run.task_queue().to_owned());
+    let request_id = txn.run.info.start_request_id.clone();
+    begin(txn, Start { time, task_queue, identity, request_id })?;
+    answer(txn, 1).ok_or_else(Rejection::workflow_task_not_found)
+}
+
+/// The first task of a run once more, if it is in the hands of the worker whose request has started the run.
+pub(super) fn eager_again(txn: &Txn<'_>) -> Option<WorkflowTaskStart> {
+    let task = txn.run.state.workflow_task.as_ref()?;
+    let started = task.started.as_ref()?;
+    let is_first = txn.run.state.last_completed_started_event_id == 0 && task.attempt == 1;
+    if is_first && started.request_id == txn.run.info.start_request_id { answer(txn, 1) } else { None }
+}
+
 /// The first event that the worker of the last completed task was not sent.
 fn first_event_unseen(run: &Run) -> i64 {
     run.state.last_completed_started_event_id + 1

@@ -15,6 +15,7 @@
 //! | the sticky queue, buffered queries, tail and poll of a started task | leader memory, or a row of its own |
 //! | buffered events, and how many there have been | they have no ids yet; [`Run::arrive`] does what they mean already |
 //! | `start_request_id` | Temporal's first event does not name it; whoever rebuilds a run gives it |
+//! | which children of a closed run have been told of that | they are told by messages |
 //! | `previous` | where the run continues none, its first event names none |
 //! | `delete_time` | follows from the namespace's retention when the run closed |
 //! | `transition_count`, `wake_at`, task rows | about rows, not about the run |
@@ -23,20 +24,20 @@ use std::sync::Arc;
 
 use everlog_proto::api::common::v1::WorkflowExecution;
 use everlog_proto::api::enums::v1::{
-    EventType, TaskQueueKind, TimeoutType, WorkflowExecutionStatus, WorkflowTaskFailedCause,
+    EventType, ParentClosePolicy, TaskQueueKind, TimeoutType, WorkflowExecutionStatus, WorkflowTaskFailedCause,
 };
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::{
     HistoryEvent, RequestCancelExternalWorkflowExecutionInitiatedEventAttributes,
-    SignalExternalWorkflowExecutionInitiatedEventAttributes, WorkflowTaskScheduledEventAttributes,
-    WorkflowTaskStartedEventAttributes,
+    SignalExternalWorkflowExecutionInitiatedEventAttributes, StartChildWorkflowExecutionInitiatedEventAttributes,
+    WorkflowTaskScheduledEventAttributes, WorkflowTaskStartedEventAttributes,
 };
 use prost::Message;
 
 use super::pending::PendingRows;
 use super::{
-    Activity, ExternalCancel, ExternalSignal, ExternalTarget, FirstEvent, OriginalProperties, Properties, Run, RunInfo,
-    UserTimer, WorkflowTask, WorkflowTaskStarted,
+    Activity, ExternalCancel, ExternalSignal, ExternalTarget, FirstEvent, OriginalProperties, PendingChild, Properties,
+    Run, RunInfo, UserTimer, WorkflowTask, WorkflowTaskStarted,
 };
 use crate::payload_map::PayloadMap;
 use crate::proto::Encoded;
@@ -184,6 +185,9 @@ impl Run {
                 let target = external_target(&a.namespace, a.workflow_execution.as_ref(), cancel_control(a));
                 self.external_cancels.insert(event.event_id, ExternalCancel(target));
             }
+            Some(A::StartChildWorkflowExecutionInitiatedEventAttributes(a)) => {
+                self.children.insert(event.event_id, initiated_child(a));
+            }
             Some(A::UpsertWorkflowSearchAttributesEventAttributes(a)) => {
                 if let Some(changes) = &a.search_attributes {
                     let properties = self.info.started.properties();
@@ -215,7 +219,14 @@ impl Run {
                 | A::ExternalWorkflowExecutionSignaledEventAttributes(_)
                 | A::SignalExternalWorkflowExecutionFailedEventAttributes(_)
                 | A::ExternalWorkflowExecutionCancelRequestedEventAttributes(_)
-                | A::RequestCancelExternalWorkflowExecutionFailedEventAttributes(_),
+                | A::RequestCancelExternalWorkflowExecutionFailedEventAttributes(_)
+                | A::ChildWorkflowExecutionStartedEventAttributes(_)
+                | A::StartChildWorkflowExecutionFailedEventAttributes(_)
+                | A::ChildWorkflowExecutionCompletedEventAttributes(_)
+                | A::ChildWorkflowExecutionFailedEventAttributes(_)
+                | A::ChildWorkflowExecutionCanceledEventAttributes(_)
+                | A::ChildWorkflowExecutionTimedOutEventAttributes(_)
+                | A::ChildWorkflowExecutionTerminatedEventAttributes(_),
             ) => self.arrive(event),
             Some(A::WorkflowExecutionCompletedEventAttributes(_)) => {
                 self.close(event, WorkflowExecutionStatus::Completed);
@@ -277,9 +288,20 @@ impl Run {
             Some(A::RequestCancelExternalWorkflowExecutionFailedEventAttributes(a)) => {
                 self.external_cancels.remove(&a.initiated_event_id);
             }
+            Some(A::ChildWorkflowExecutionStartedEventAttributes(a)) => {
+                if let Some(child) = self.children.get_mut(&a.initiated_event_id) {
+                    child.started_event_id = Some(event.event_id);
+                    child.header = None;
+                }
+            }
+            Some(A::StartChildWorkflowExecutionFailedEventAttributes(a)) => {
+                self.children.remove(&a.initiated_event_id);
+            }
             Some(attributes) => {
                 if let Some(scheduled_event_id) = events::ended_activity(attributes) {
                     self.activities.remove(&scheduled_event_id);
+                } else if let Some(initiated_event_id) = events::ended_child(attributes) {
+                    self.children.remove(&initiated_event_id);
                 }
             }
             None => {}
@@ -320,11 +342,11 @@ impl Run {
         self.state.next_workflow_task_attempt = attempt.saturating_add(1);
     }
 
-    /// Gives the run other memo and search attributes. A retry begins with what the first event says, so that is kept.
+    /// Gives the run other memo and search attributes. Where another run may begin with what the first event says, that is kept.
     fn set_properties(&mut self, properties: &Properties) {
         self.info_changed = true;
         let info = Arc::make_mut(&mut self.info);
-        if info.started.has_retry_policy() && info.original_properties.is_none() {
+        if info.started.may_begin_again() && info.original_properties.is_none() {
             let Properties { memo, search_attributes } = info.started.properties();
             info.original_properties = Some(Box::new(OriginalProperties {
                 memo: memo.map(Encoded::new),
@@ -335,7 +357,7 @@ impl Run {
     }
 
     /// Nothing comes any more of what is pending. Activities, and a workflow task that no worker has, are described on, as in Temporal;
-    /// and a closed run still knows the signals that it took.
+    /// so are children that are to hear of it; and a closed run still knows the signals that it took.
     fn close(&mut self, event: &HistoryEvent, status: WorkflowExecutionStatus) {
         self.state.status = status as i32;
         self.state.close_time = Some(event_time(event));
@@ -344,6 +366,19 @@ impl Run {
         self.buffered.clear();
         self.external_signals.clear();
         self.external_cancels.clear();
+        self.children.remove_all(|child| child.parent_close_policy == ParentClosePolicy::Abandon);
+    }
+}
+
+#[expect(deprecated, reason = "old workers send `control`, and want it back")]
+fn initiated_child(attributes: &StartChildWorkflowExecutionInitiatedEventAttributes) -> PendingChild {
+    PendingChild {
+        workflow_id: attributes.workflow_id.clone(),
+        workflow_type: attributes.workflow_type.as_ref().map_or_else(String::new, |kind| kind.name.clone()),
+        parent_close_policy: attributes.parent_close_policy(),
+        control: attributes.control.clone(),
+        header: attributes.header.clone(),
+        started_event_id: None,
     }
 }
 

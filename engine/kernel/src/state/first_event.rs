@@ -25,6 +25,8 @@ pub struct FirstEvent {
     run_timeout: Option<Duration>,
     workflow_task_timeout: Option<Duration>,
     has_retry_policy: bool,
+    has_parent: bool,
+    has_cron_schedule: bool,
 }
 
 /// The fields of the attributes that a workflow can change later, each an encoded message.
@@ -49,11 +51,11 @@ impl FirstEvent {
         FirstEvent::from_parts(attributes.encode_to_vec().into(), attributes)
     }
 
-    /// Keeps what is wanted at hand of `started`. Payloads are large, and only needed again if the run is retried; they are not
-    /// even copied otherwise.
+    /// Keeps what is wanted at hand of `started`. Payloads are large, and only needed again if another run begins with them; they
+    /// are not even copied otherwise.
     pub(crate) fn kept(started: &mut WorkflowExecutionStartedEventAttributes) -> FirstEvent {
         let continued_failure = started.continued_failure.take();
-        let kept = if started.retry_policy.is_some() {
+        let kept = if started.retry_policy.is_some() || !started.cron_schedule.is_empty() {
             FirstEvent::new(started)
         } else {
             let payloads = (started.input.take(), started.header.take(), started.last_completion_result.take());
@@ -82,6 +84,8 @@ impl FirstEvent {
             run_timeout: timeout(attributes.workflow_run_timeout.as_ref()),
             workflow_task_timeout: timeout(attributes.workflow_task_timeout.as_ref()),
             has_retry_policy: attributes.retry_policy.is_some(),
+            has_parent: attributes.parent_workflow_execution.is_some(),
+            has_cron_schedule: !attributes.cron_schedule.is_empty(),
         }
     }
 
@@ -162,6 +166,21 @@ impl FirstEvent {
     /// Whether the run has a retry policy.
     pub(crate) fn has_retry_policy(&self) -> bool {
         self.has_retry_policy
+    }
+
+    /// Whether the run is a child of another one.
+    pub(crate) fn has_parent(&self) -> bool {
+        self.has_parent
+    }
+
+    /// Whether the run is followed by another when its cron schedule says so.
+    pub(crate) fn has_cron_schedule(&self) -> bool {
+        self.has_cron_schedule
+    }
+
+    /// Whether another run may begin with the same event: by a retry, or by its cron schedule.
+    pub(crate) fn may_begin_again(&self) -> bool {
+        self.has_retry_policy || self.has_cron_schedule
     }
 
     /// Bytes on the heap.

@@ -36,6 +36,7 @@ impl Run {
         same("request ids", &self.signal_requests, &rebuilt.signal_requests)?;
         same("signals to others", &self.external_signals, &rebuilt.external_signals)?;
         same("requests to cancel others", &self.external_cancels, &rebuilt.external_cancels)?;
+        compare_children(self, &rebuilt)?;
         // What ended while a run closed left no event.
         let is_known = |id: &i64| self.is_open() || self.activities.get(id).is_some();
         let activities = |run: &Run| {
@@ -48,6 +49,15 @@ impl Run {
 
 fn same<T: PartialEq + Debug + ?Sized>(what: &str, found: &T, expected: &T) -> Result<(), String> {
     if found == expected { Ok(()) } else { Err(format!("{what}: {found:?} instead of {expected:?}")) }
+}
+
+/// A closed run forgets its children once they are told.
+fn compare_children(found: &Run, expected: &Run) -> Result<(), String> {
+    if found.is_open() {
+        return same("children", &found.children, &expected.children);
+    }
+    let unknown = found.children.iter().find(|(key, child)| expected.children.get(key) != Some(child));
+    same("children of a closed run", &unknown, &None)
 }
 
 /// Messages are compared decoded: maps in them have no order.

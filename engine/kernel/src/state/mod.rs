@@ -9,6 +9,7 @@
 mod activity;
 mod apply;
 mod buffered;
+mod child;
 mod external;
 mod first_event;
 mod follows;
@@ -22,6 +23,7 @@ mod workflow_task;
 pub use activity::{Activity, ActivityStarted};
 pub use apply::HistoryError;
 pub use buffered::SignalRequest;
+pub use child::PendingChild;
 pub use external::{ExternalCancel, ExternalSignal, ExternalTarget};
 pub use first_event::FirstEvent;
 pub(crate) use first_event::Properties;

@@ -4,7 +4,7 @@
 //! one. A [`Pending`] remembers which of its values were touched since the rows were last written, finds values by the name that
 //! the workflow gave them, and counts their bytes. [`crate::txn::Txn::finish`] asks for the rows.
 //!
-//! To add a kind (children, updates, ...):
+//! To add a kind (updates, ...):
 //!
 //! 1. a line in the table of [`crate::rows::RunRowKind`]: byte, name in scripts, form of the suffix;
 //! 2. a type that implements [`PendingValue`];
@@ -212,6 +212,14 @@ impl<V: PendingValue> Pending<V> {
         true
     }
 
+    /// Takes out all values for which `is_over` holds, and their rows with them.
+    pub(crate) fn remove_all(&mut self, is_over: impl Fn(&V) -> bool) {
+        let keys: Vec<_> = self.iter().filter(|(_, value)| is_over(value)).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            self.remove(&key);
+        }
+    }
+
     /// What was touched since this was last asked for. Has the new sizes counted.
     pub(crate) fn take_touched(&mut self) -> BTreeMap<V::Key, Touched<V>> {
         let Some(shared) = &self.0 else { return BTreeMap::new() };
@@ -334,9 +342,7 @@ impl<V: PendingValue> PendingRows for Pending<V> {
     }
 
     fn clear(&mut self) {
-        for key in self.keys().cloned().collect::<Vec<_>>() {
-            self.remove(&key);
-        }
+        self.remove_all(|_| true);
     }
 
     fn size(&self) -> usize {

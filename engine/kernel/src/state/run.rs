@@ -11,8 +11,8 @@ use everlog_proto::api::sdk::v1::UserMetadata;
 use prost::Message;
 
 use super::{
-    Activity, BufferedQuery, ExternalCancel, ExternalSignal, FirstEvent, Pending, PendingRows, SignalRequest,
-    UserTimer, WorkflowTask, WorkflowTaskStarted,
+    Activity, BufferedQuery, ExternalCancel, ExternalSignal, FirstEvent, Pending, PendingChild, PendingRows,
+    SignalRequest, UserTimer, WorkflowTask, WorkflowTaskStarted,
 };
 use crate::proto::Encoded;
 use crate::task::{TaskKey, TaskKind, TaskPosition};
@@ -39,6 +39,8 @@ pub struct Run {
     pub external_signals: Pending<ExternalSignal>,
     /// The same for requests to cancel.
     pub external_cancels: Pending<ExternalCancel>,
+    /// Children that have not ended, by Initiated event id; once the run has closed, those that are yet to be told of it.
+    pub children: Pending<PendingChild>,
     /// Leader memory: where the worker that has the run cached polls.
     pub sticky: Option<Sticky>,
     /// Leader memory: queries that go along with the next workflow task.
@@ -67,9 +69,9 @@ pub struct RunInfo {
     /// When its first workflow task is due: later than `start_time` for a delayed run.
     pub execution_time: Time,
     /// The started event, which has type, task queue, timeouts, retry policy, memo, search attributes, parent and chain. The
-    /// input, header and last completion result are kept only where a retry will need them again.
+    /// input, header and last completion result are kept only where a next run will need them again.
     pub started: FirstEvent,
-    /// Memo and search attributes as the first event has them, once the workflow has changed them, if a retry will need them.
+    /// Memo and search attributes as the first event has them, once the workflow has changed them, if a next run will need them.
     pub original_properties: Option<Box<OriginalProperties>>,
     /// Summary and details given at the start.
     pub user_metadata: Option<Box<UserMetadata>>,
@@ -208,7 +210,7 @@ macro_rules! pending_kinds {
     };
 }
 
-pending_kinds!(activities, timers, buffered, signal_requests, external_signals, external_cancels);
+pending_kinds!(activities, timers, buffered, signal_requests, external_signals, external_cancels, children);
 
 impl Run {
     /// A run before its first event.
@@ -223,6 +225,7 @@ impl Run {
             signal_requests: Pending::default(),
             external_signals: Pending::default(),
             external_cancels: Pending::default(),
+            children: Pending::default(),
             info_changed: false,
             sticky: None,
             queries: Vec::new(),
@@ -279,7 +282,7 @@ impl Run {
     /// The same, of what survives a change of leader.
     pub fn next_durable_deadline(&self) -> Option<Time> {
         if !self.is_open() {
-            return self.state.delete_time;
+            return if self.children.is_empty() { self.state.delete_time } else { self.state.close_time };
         }
         let first_workflow_task =
             (!self.state.had_workflow_task && self.state.workflow_task.is_none()).then_some(self.info.execution_time);
@@ -380,9 +383,13 @@ impl Run {
         self.info_changed || self.pending().iter().any(|pending| pending.is_touched())
     }
 
-    /// How many messages to other workflows have not arrived. With too many the run is given no workflow task, lest it sends more.
-    pub fn undelivered_messages(&self) -> usize {
-        self.external_signals.len() + self.external_cancels.len()
+    /// Whether more than `count` messages to other workflows have not arrived. The run is then given no workflow task, lest it sends
+    /// more.
+    pub fn has_undelivered_messages(&self, count: usize) -> bool {
+        let external = self.external_signals.len() + self.external_cancels.len();
+        // Those of narrow workflows need not be looked at.
+        external + self.children.len() > count
+            && external + self.children.values().filter(|child| child.started_event_id.is_none()).count() > count
     }
 
     /// Whether at least `count` signals were taken, with those that wait for their place in the history.

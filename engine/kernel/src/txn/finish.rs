@@ -171,7 +171,7 @@ impl Txn<'_> {
     }
 
     fn finish_visibility(&mut self, rows: &mut Rows) {
-        let closed = self.was_open && !self.run.is_open();
+        let closed = self.has_closed();
         if !std::mem::take(&mut self.run.info_changed) && !closed {
             return;
         }

@@ -72,6 +72,7 @@ fn same_rows(one: &Run, two: &Run) {
     assert_eq!(one.signal_requests, two.signal_requests);
     assert_eq!(one.external_signals, two.external_signals);
     assert_eq!(one.external_cancels, two.external_cancels);
+    assert_eq!(one.children, two.children);
     assert_eq!(one.workflow_task_row, two.workflow_task_row);
 }
 

@@ -8,7 +8,7 @@ use everlog_kernel::rows::Suffix;
 use everlog_kernel::transition::{Effect, TaskKey, TaskPosition};
 use everlog_kernel::{Rejection, RowKey, Run, RunRow, RunRowKind, Time, Transition};
 use everlog_proto::api::history::v1::{History, HistoryEvent};
-use everlog_proto::api::workflowservice::v1::DescribeWorkflowExecutionResponse;
+use everlog_proto::api::workflowservice::v1::{DescribeWorkflowExecutionResponse, PollActivityTaskQueueResponse};
 use prost::Message;
 
 use crate::debug::compact;
@@ -126,6 +126,9 @@ fn effect(effect: &Effect) -> String {
             let what = match &message.body {
                 MessageBody::SignalExternal(signal) => format!("signal {}", signal.signal_name),
                 MessageBody::CancelExternal(_) => "cancel".to_owned(),
+                MessageBody::StartChild(start) => format!("start child {}", compact(&**start)),
+                MessageBody::ChildClosed(closed) => format!("child closed {}", compact(&**closed)),
+                MessageBody::ParentClosed(closed) => format!("parent closed {}", compact(closed)),
             };
             let run = message.target_run_id.map(|run| format!("/{run}")).unwrap_or_default();
             format!("send {} {what} to {}{run}", message.event_id, message.target_workflow_id)
@@ -157,24 +160,33 @@ pub(crate) fn rejection(rejection: &Rejection) -> String {
 fn reply(reply: &Reply) -> String {
     match reply {
         Reply::Done | Reply::Signaled(_) => String::new(),
-        Reply::Started(started) => format!(
-            "reply run={} first={} started={} {:?}\n",
-            started.run_id, started.first_execution_run_id, started.started, started.status
-        ),
+        Reply::Started(started) => {
+            let task = started.first_task.as_ref().map(|task| workflow_task("first workflow task", task));
+            format!(
+                "reply run={} first={} started={} {:?}\n{}",
+                started.run_id,
+                started.first_execution_run_id,
+                started.started,
+                started.status,
+                task.unwrap_or_default()
+            )
+        }
         Reply::WorkflowTaskStarted(start) => workflow_task("workflow task", start),
         Reply::WorkflowTaskCompleted(completed) => {
-            completed.next.as_ref().map(|next| workflow_task("next workflow task", next)).unwrap_or_default()
+            let next = completed.next.as_ref().map(|next| workflow_task("next workflow task", next));
+            next.into_iter().chain(completed.activities.iter().map(activity_task)).collect()
         }
-        Reply::ActivityTaskStarted(response) => {
-            let mut response = response.as_ref().clone();
-            response.task_token.clear();
-            format!("activity task {}\n", compact(&response))
-        }
+        Reply::ActivityTaskStarted(response) => activity_task(response),
         Reply::Heartbeat { cancel_requested } => format!("reply cancel_requested={cancel_requested}\n"),
         Reply::Query(QueryReply::Rejected(status)) => format!("query rejected: {status:?}\n"),
         Reply::Query(QueryReply::Asked) => "query asked\n".to_owned(),
         Reply::QueryTask(start) => workflow_task("query task", start),
     }
+}
+
+fn activity_task(response: &PollActivityTaskQueueResponse) -> String {
+    let response = PollActivityTaskQueueResponse { task_token: Vec::new(), ..response.clone() };
+    format!("activity task {}\n", compact(&response))
 }
 
 /// What a worker gets: the range of stored events, the events behind them, queries.
@@ -263,6 +275,10 @@ pub(crate) fn state(run: &Run) -> String {
     for (event_id, cancel) in run.external_cancels.iter() {
         let _ = writeln!(out, "  cancel {event_id} of {}", cancel.0.execution.workflow_id);
     }
+    for (event_id, child) in run.children.iter() {
+        let started = child.started_event_id.map(|event_id| format!(" started {event_id}")).unwrap_or_default();
+        let _ = writeln!(out, "  child {event_id} {} {:?}{started}", child.workflow_id, child.parent_close_policy);
+    }
     for query in &run.queries {
         let _ = writeln!(out, "  query {} {}", query.query_id, query.query.query_type);
     }
@@ -280,6 +296,9 @@ pub(crate) fn description(description: &DescribeWorkflowExecutionResponse) -> St
     part("extended info", description.workflow_extended_info.as_ref().map(compact).unwrap_or_default());
     for activity in &description.pending_activities {
         part("pending activity", compact(activity));
+    }
+    for child in &description.pending_children {
+        part("pending child", compact(child));
     }
     if let Some(task) = &description.pending_workflow_task {
         part("pending workflow task", compact(task));

@@ -55,6 +55,18 @@ const COMMANDS: &[&str] = &[
     "command signal-external to=other signal=s#",
     "command signal-external to=wf signal=s# to-run=01a204fb-a099-7a46-81de-22daaaf0b2ea",
     "command cancel-external to=other reason=r#",
+    "command start-child id=child-# type=C; poll-workflow; complete",
+    "command start-child id=child-# type=C close-policy=abandon",
+    "command start-child id=child-# type=C close-policy=request-cancel",
+    "settle 5",
+    "settle 6 outcome=already-exists",
+    "receive 9 child=completed initiated=5 from=child-#",
+    "receive 9 child=failed failure=x initiated=6 from=child-#",
+    "receive 9 child=terminated initiated=7 from=child-#",
+    "receive # start-child=C reuse=terminate-if-running",
+    "receive # start-child=C",
+    "receive 0 parent-closed=terminate initiated=#",
+    "receive 0 parent-closed=request-cancel initiated=#",
     "receive # signal=s#",
     "receive # signal=s#",
     "receive 9 reason=r",
@@ -91,7 +103,7 @@ const COMMANDS: &[&str] = &[
     "fire",
     "fire",
     "crash",
-    "limit buffered-events=# history-events=150",
+    "limit buffered-events=# history-events=150 children-told=#",
 ];
 
 #[test]

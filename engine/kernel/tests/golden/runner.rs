@@ -3,7 +3,7 @@
 //! | command | what it does |
 //! |---|---|
 //! | `start`, `signal-with-start` | see `requests.rs` for the arguments |
-//! | `signal NAME [input= request-id=]`, `cancel [reason=]`, `terminate [reason= details=]` | requests of a client |
+//! | `signal NAME [input= request-id=]`, `cancel [reason=]`, `terminate [reason= details=]`, `delete` | requests of a client |
 //! | `poll-workflow [queue= scheduled= attempt= request-id= token=NAME]` | a worker takes the workflow task: the pending one, from the sticky queue if there is one, unless told otherwise |
 //! | `command NAME ... [of-type=NAME bare=true]` | adds a workflow command to the next `complete`; its type may be another one's, its attributes missing |
 //! | `complete [sticky= sticky-timeout= return-new= force-new= answer-ID= fail-ID= message= token=NAME]` | the worker completes its workflow task; `answer-7=x` answers query 7 |
@@ -12,7 +12,10 @@
 //! | `query ID [type= reject=]`, `abandon-query ID`, `poll-query [queue=]` | |
 //! | `advance 5s`, `advance deadline` | moves the clock, by a time or to the run's next deadline |
 //! | `receive EVENT [signal=NAME input= child-only=] [reason=] [from=WORKFLOW]` | a message of another workflow: a signal, or else a request to cancel |
-//! | `settle EVENT [outcome=]` | a message that the run has sent with that event has arrived, or failed: `not-found`, `too-many-signals` |
+//! | `receive EVENT start-child=TYPE [input= run-timeout= reuse=]` | another workflow starts `wf` as its child |
+//! | `receive EVENT child=STATUS initiated=EVENT from=CHILD [result= failure=]` | a child has closed |
+//! | `receive 0 parent-closed=POLICY initiated=EVENT [from-run=6]` | the parent has closed |
+//! | `settle EVENT [outcome=]` | a message that the run has sent with that event has arrived, or failed: `not-found`, `too-many-signals`, `already-exists` |
 //! | `fire` | tells the kernel that deadlines are due |
 //! | `crash` | a new leader: only the rows are left |
 //! | `history`, `rows`, `state` | shows what there is |
@@ -26,6 +29,7 @@ mod worker;
 use std::collections::HashMap;
 use std::error::Error;
 
+use everlog_kernel::command::{Reply, Started};
 use everlog_kernel::describe::describe;
 use everlog_kernel::outbox::Outcome as MessageOutcome;
 use everlog_kernel::token::{ActivityTaskToken, WorkflowTaskToken};
@@ -145,6 +149,7 @@ impl Runner {
                 };
                 self.decide(run_id, RunCommand::TerminateWorkflow(Box::new(request)))
             }
+            "delete" => self.decide(run_id, RunCommand::DeleteWorkflow),
             "command" => {
                 self.commands.push(requests::command(arguments)?);
                 Ok(String::new())
@@ -228,6 +233,7 @@ impl Runner {
             }
             "receive" => {
                 let message = requests::message(arguments)?;
+                let run_id = run_id.or(message.target_run_id);
                 self.decide(run_id, RunCommand::ReceiveMessage(Box::new(message)))
             }
             "settle" => {
@@ -236,6 +242,7 @@ impl Runner {
                     None => MessageOutcome::Delivered,
                     Some("not-found") => MessageOutcome::NotFound,
                     Some("too-many-signals") => MessageOutcome::TooManySignals,
+                    Some("already-exists") => MessageOutcome::AlreadyExists,
                     Some(other) => return Err(format!("unknown outcome {other}").into()),
                 };
                 self.decide(run_id, RunCommand::SettleMessage { event_id, outcome })
@@ -263,7 +270,15 @@ impl Runner {
     /// Decides a start, if it is a valid one.
     fn start(&mut self, command: Result<Command, Rejection>) -> Outcome<String> {
         match command {
-            Ok(command) => self.decide(None, command),
+            Ok(command) => match self.transition(None, command) {
+                Ok(transition) => {
+                    if let Ok(Reply::Started(Started { first_task: Some(task), .. })) = &transition.reply {
+                        self.take_workflow_task(String::new(), task);
+                    }
+                    Ok(print::transition(&transition))
+                }
+                Err(refused) => Ok(print::rejection(&refused) + "\n"),
+            },
             Err(refused) => Ok(print::rejection(&refused) + "\n"),
         }
     }
@@ -347,6 +362,12 @@ impl Runner {
         }
         if let Some(value) = arguments.number("pending-external")? {
             limits.pending_external_max = value;
+        }
+        if let Some(value) = arguments.number("pending-children")? {
+            limits.pending_children_max = value;
+        }
+        if let Some(value) = arguments.number("children-told")? {
+            limits.children_told_max = value;
         }
         if let Some(value) = arguments.number("undelivered")? {
             limits.undelivered_messages_max = value;

@@ -3,7 +3,7 @@
 use everlog_kernel::command::{Reply, WorkflowTaskStart};
 use everlog_kernel::token;
 use everlog_kernel::transition::{Effect, TaskKind};
-use everlog_kernel::{Command, Context, Ids, RowKey, RunCommand, RunId, Transition, Workflow, decide};
+use everlog_kernel::{Command, Context, Ids, RowKey, RunCommand, RunId, RunRowKind, Transition, Workflow, decide};
 use everlog_model::{CallError, EntityRef, WorkflowRef, rows};
 
 use super::super::cache::Entry;
@@ -47,7 +47,11 @@ impl Lead {
         };
         let with_current = entry.workflow.is_none();
         let first = entry.waiting.is_empty();
-        if with_current && first && run_id.is_none() && !(self.applied.may_exist)(&key.key().current()) {
+        let may_exist = || {
+            let run = run_id.map(|run_id| rows::only_row(&key.key().run(&run_id.0), RunRowKind::State));
+            run.into_iter().chain([key.key().current()]).any(|row| (self.applied.may_exist)(&row))
+        };
+        if with_current && first && !may_exist() {
             // Most workflows that are started were never there, and memory says so.
             entry.workflow = Some(Workflow::new(&*key.id));
             return self.execute(&key, job);
@@ -175,7 +179,7 @@ impl Lead {
         let Some(workflow) = &mut entry.workflow else { return };
         if start == Start::WorkflowTask
             && let Some(run) = workflow.run(run_id)
-            && run.undelivered_messages() > limits.undelivered_messages_max
+            && run.has_undelivered_messages(limits.undelivered_messages_max)
         {
             // The task is offered again; until then some of its messages may have arrived.
             let error = CallError::Unavailable(format!("run {} waits for its messages to arrive", run.id));
@@ -255,6 +259,8 @@ impl Lead {
                 match (&row, &value) {
                     (RowKey::Run(run_id, row), Some(events)) => {
                         if let Some(first) = row.first_event_id() {
+                            // A child's first run may have been looked for before it began.
+                            entry.absent.remove(run_id);
                             entry.runs.tail_mut(*run_id).push(first, events.clone(), sequence);
                         }
                     }
@@ -310,18 +316,19 @@ fn started_task(reply: &mut Reply) -> Option<&mut WorkflowTaskStart> {
     match reply {
         Reply::WorkflowTaskStarted(start) => Some(start),
         Reply::WorkflowTaskCompleted(completed) => completed.next.as_deref_mut(),
+        Reply::Started(started) => started.first_task.as_deref_mut(),
         _ => None,
     }
 }
 
 /// Where the history is that goes with a reply.
 fn history_of(reply: &Reply, run_id: Option<RunId>, entry: &Entry) -> Option<history::HistorySource> {
-    let start = match reply {
-        Reply::WorkflowTaskStarted(start) | Reply::QueryTask(start) => start,
-        Reply::WorkflowTaskCompleted(completed) => completed.next.as_ref()?,
+    let (run_id, start) = match reply {
+        Reply::WorkflowTaskStarted(start) | Reply::QueryTask(start) => (run_id?, start),
+        Reply::WorkflowTaskCompleted(completed) => (run_id?, completed.next.as_ref()?),
+        Reply::Started(started) => (started.run_id, started.first_task.as_ref()?),
         _ => return None,
     };
-    let run_id = run_id?;
     match entry.runs.tail(run_id) {
         Some(tail) => Some(tail.source(run_id, start.history_from, start.history_to)),
         None => Some(history::HistoryTail::default().source(run_id, start.history_from, start.history_to)),

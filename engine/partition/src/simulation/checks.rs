@@ -13,6 +13,7 @@ use everlog_storage::state::Direction;
 use prost::Message;
 
 use super::clients::{WORKFLOWS, workflow_id};
+use super::families::Families;
 use super::world::{TwinRows, World};
 use crate::history_pages::{self, PageSize};
 use crate::load::{LoadRequest, Rows, serve};
@@ -31,6 +32,7 @@ struct Found {
     signals: HashMap<String, u32>,
     /// Requests to cancel of other workflows, by run and event.
     cancels: HashSet<(String, i64)>,
+    families: Families,
 }
 
 impl Found {
@@ -41,6 +43,9 @@ impl Found {
             }
             Some(Attributes::WorkflowExecutionCancelRequestedEventAttributes(cancel)) => {
                 let Some(source) = &cancel.external_workflow_execution else { return };
+                if cancel.external_initiated_event_id == 0 {
+                    return; // of a parent that has closed
+                }
                 let message = (source.run_id.clone(), cancel.external_initiated_event_id);
                 assert!(self.cancels.insert(message), "a request to cancel was taken twice: {cancel:?}");
             }
@@ -55,6 +60,7 @@ impl World {
         for partition in 0..self.partitions.len() {
             self.check_partition(partition, &mut found);
         }
+        found.families.check();
         for run_id in &self.started {
             assert!(found.runs.contains(run_id), "run {run_id} was acknowledged and is not there");
         }
@@ -95,10 +101,12 @@ impl World {
             assert!(overdue.is_none() || !run.is_open(), "run {run_id} was forgotten by time");
             let events = check_run(rows, address, run);
             if run.is_open() {
-                assert_eq!(run.undelivered_messages(), 0, "run {run_id} does not know what became of its messages");
+                assert!(!run.has_undelivered_messages(0), "run {run_id} does not know what became of its messages");
             }
-            events.iter().for_each(|event| found.event(event));
-            run.buffered.values().for_each(|event| found.event(event));
+            let waiting = || run.buffered.values().map(|event| &**event);
+            events.iter().chain(waiting()).for_each(|event| found.event(event));
+            found.families.run(run, events.iter().chain(waiting()));
+            assert!(run.is_open() || run.children.is_empty(), "children of {run_id} do not know that it has closed");
         }
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct Partition {
     pub(super) turn_at: Option<u64>,
     /// When the lead's clock was last moved on.
     pub(super) ticked_at: u64,
+    /// Since when the wall clock has been far ahead of it.
+    pub(super) wall_ahead_since: Option<u64>,
 }
 
 /// A lead, and what the loop around it knows.
@@ -75,6 +77,7 @@ impl Partition {
             jobs: VecDeque::new(),
             turn_at: None,
             ticked_at: 0,
+            wall_ahead_since: None,
         }
     }
 
@@ -220,6 +223,7 @@ impl World {
         assert!(end.0 <= lead.time().0.unsigned_abs(), "time begins behind the newest entry");
         log.leading = Some(Leading { lead, epoch, in_flight: VecDeque::new() });
         log.ticked_at = self.now;
+        log.wall_ahead_since = None;
         self.matching.receive(Message::Opened(source(group, epoch)));
         self.turn_soon(partition, Duration::ZERO);
     }

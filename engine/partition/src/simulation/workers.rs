@@ -16,14 +16,14 @@ use everlog_proto::api::command::v1::{
     Command as WorkflowCommand, CompleteWorkflowExecutionCommandAttributes,
     ContinueAsNewWorkflowExecutionCommandAttributes, RequestCancelExternalWorkflowExecutionCommandAttributes,
     ScheduleActivityTaskCommandAttributes, SignalExternalWorkflowExecutionCommandAttributes,
-    StartTimerCommandAttributes,
+    StartChildWorkflowExecutionCommandAttributes, StartTimerCommandAttributes,
 };
 use everlog_proto::api::common::v1::{ActivityType, RetryPolicy, WorkflowExecution, WorkflowType};
-use everlog_proto::api::enums::v1::{CommandType, TaskQueueKind};
+use everlog_proto::api::enums::v1::{CommandType, ParentClosePolicy, TaskQueueKind, WorkflowIdReusePolicy};
 use everlog_proto::api::taskqueue::v1::{StickyExecutionAttributes, TaskQueue};
 use everlog_proto::api::workflowservice::v1::RespondWorkflowTaskCompletedRequest;
 
-use super::clients::Asked;
+use super::clients::{Asked, WORKFLOWS, workflow_id};
 use super::world::{Event, World};
 use crate::job::Answer;
 
@@ -239,7 +239,28 @@ impl World {
         (CommandType::SignalExternalWorkflowExecution, attributes)
     }
 
-    /// A timer, an activity or a message.
+    /// The start of a child: of a workflow that others may have started.
+    fn child(&mut self) -> (CommandType, Attributes) {
+        let partition = self.random.below(self.partitions.len());
+        let policies = [ParentClosePolicy::Terminate, ParentClosePolicy::RequestCancel, ParentClosePolicy::Abandon];
+        let reuse = match self.random.below(10) {
+            0 => WorkflowIdReusePolicy::RejectDuplicate,
+            #[expect(deprecated, reason = "workers still send it")]
+            1 => WorkflowIdReusePolicy::TerminateIfRunning,
+            _ => WorkflowIdReusePolicy::AllowDuplicate,
+        };
+        let attributes = StartChildWorkflowExecutionCommandAttributes {
+            workflow_id: workflow_id(partition, self.random.below(WORKFLOWS)),
+            workflow_type: Some(WorkflowType { name: "T".to_owned() }),
+            task_queue: Some(TaskQueue { name: "q".to_owned(), ..TaskQueue::default() }),
+            parent_close_policy: policies[self.random.below(policies.len())].into(),
+            workflow_id_reuse_policy: reuse.into(),
+            ..StartChildWorkflowExecutionCommandAttributes::default()
+        };
+        (CommandType::StartChildWorkflowExecution, Attributes::StartChildWorkflowExecutionCommandAttributes(attributes))
+    }
+
+    /// A timer, an activity, a message or a child.
     fn command(&mut self) -> (CommandType, Attributes) {
         let number = self.number();
         if self.random.percent(50) {
@@ -252,6 +273,9 @@ impl World {
         }
         if self.random.percent(40) && !self.runs.is_empty() {
             return self.message();
+        }
+        if self.random.percent(40) {
+            return self.child();
         }
         let once = self.random.percent(50);
         let attributes = ScheduleActivityTaskCommandAttributes {

@@ -97,8 +97,6 @@ pub(super) struct World {
     epoch: Instant,
     /// What the wall clock is off by.
     wall_offset: i64,
-    /// When the wall clock was last set.
-    pub(super) wall_set_at: u64,
     agenda: BTreeMap<(u64, u64), Event>,
     order: u64,
     /// Whether clients go on and faults happen.
@@ -141,7 +139,6 @@ impl World {
             matching_now: 0,
             epoch: Instant::now(),
             wall_offset: 0,
-            wall_set_at: 0,
             agenda: BTreeMap::new(),
             order: 0,
             faults: true,
@@ -253,7 +250,6 @@ impl World {
             4 => self.disk.flush().expect("the twin is up"),
             5 => {
                 let hours = self.random.below(3) as i64 - 1;
-                self.wall_set_at = self.now;
                 self.wall_offset = hours * 3_600_000_000_000 + self.random.below(1000) as i64;
             }
             6..=9 => self.stall(partition),

@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use everlog_proto::api::enums::v1::EventType;
+use everlog_proto::api::enums::v1::{EventType, ParentClosePolicy};
 
 use super::cluster::{Cluster, Fate, NODES};
-use super::harness::requests::signal_external;
-use super::requests::{count_events, poll, respond, start, start_on, wait_for_event, workflow_poll};
+use super::harness::requests::{complete, signal_external, start_child};
+use super::requests::{count_events, poll, respond, start, start_on, terminate, wait_for_event, workflow_poll};
 
 /// Has a workflow send signals to others.
 pub(crate) async fn send(cluster: &mut Cluster, source: &str, targets: &[&str]) {
@@ -51,6 +51,45 @@ async fn a_signal_whose_answers_are_lost_counts_once() {
     assert_eq!(count_events(client, &target, EventType::WorkflowExecutionSignaled).await, 1);
     assert_eq!(count_events(client, &source, EventType::ExternalWorkflowExecutionSignaled).await, 1);
     assert_eq!(cluster.links.calls(NODES[0], "Deliver"), 4);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_at_the_other_node_begins_and_ends_once() {
+    let mut cluster = Cluster::start().await;
+    let (parent, child) = (cluster.id_at(0, "parent"), cluster.id_at(1, "child"));
+    let taken = cluster.id_at(1, "taken");
+    let orphan = cluster.id_at(1, "orphan");
+    let (lost, queue) = (AtomicUsize::new(0), format!("queue-{parent}"));
+    cluster.links.decide(move |_, method| match method {
+        // Every other answer.
+        "Deliver" if lost.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) => Fate::AnswerLost,
+        _ => Fate::Arrives,
+    });
+    let client = &mut cluster.clients[0];
+    client.start_workflow_execution(start(&taken)).await.unwrap();
+    client.start_workflow_execution(start_on(&parent, &queue)).await.unwrap();
+    let task = poll(client, workflow_poll(&queue)).await;
+    let children = [(&child, "children"), (&orphan, "orphans"), (&taken, "children")];
+    let child_of = |(id, queue): (&String, &str)| start_child(id, queue, ParentClosePolicy::Terminate);
+    let commands = children.into_iter().map(child_of).collect();
+    client.respond_workflow_task_completed(respond(task.task_token, commands)).await.unwrap();
+    wait_for_event(client, &parent, EventType::StartChildWorkflowExecutionFailed).await;
+
+    let worker = &mut cluster.clients[1];
+    let task = poll(worker, workflow_poll("children")).await;
+    worker.respond_workflow_task_completed(respond(task.task_token, vec![complete("out")])).await.unwrap();
+    wait_for_event(worker, &parent, EventType::ChildWorkflowExecutionCompleted).await;
+    for (event, count) in [
+        (EventType::ChildWorkflowExecutionStarted, 2),
+        (EventType::ChildWorkflowExecutionCompleted, 1),
+        (EventType::StartChildWorkflowExecutionFailed, 1),
+    ] {
+        assert_eq!(count_events(worker, &parent, event).await, count, "{event:?}");
+    }
+    worker.terminate_workflow_execution(terminate(&parent)).await.unwrap();
+    wait_for_event(worker, &orphan, EventType::WorkflowExecutionTerminated).await;
+    assert_eq!(count_events(worker, &child, EventType::WorkflowExecutionStarted).await, 1);
     cluster.stop().await;
 }
 

@@ -10,7 +10,7 @@ use everlog_proto::api::workflowservice::v1::{
     DescribeWorkflowExecutionRequest, GetWorkflowExecutionHistoryRequest, PollActivityTaskQueueRequest,
     PollActivityTaskQueueResponse, PollWorkflowTaskQueueRequest, PollWorkflowTaskQueueResponse,
     RespondActivityTaskCompletedRequest, RespondWorkflowTaskCompletedRequest, SignalWorkflowExecutionRequest,
-    StartWorkflowExecutionRequest,
+    StartWorkflowExecutionRequest, TerminateWorkflowExecutionRequest,
 };
 
 use super::cluster::NAMESPACE;
@@ -37,6 +37,10 @@ pub(crate) fn describe(workflow_id: &str) -> DescribeWorkflowExecutionRequest {
 
 pub(crate) fn signal(workflow_id: &str, request_id: &str) -> SignalWorkflowExecutionRequest {
     SignalWorkflowExecutionRequest { namespace: namespace(), ..requests::signal(workflow_id, request_id) }
+}
+
+pub(crate) fn terminate(workflow_id: &str) -> TerminateWorkflowExecutionRequest {
+    TerminateWorkflowExecutionRequest { namespace: namespace(), ..requests::terminate(workflow_id) }
 }
 
 pub(crate) fn respond(task_token: Vec<u8>, commands: Vec<Command>) -> RespondWorkflowTaskCompletedRequest {

@@ -2,10 +2,11 @@
 
 use everlog_proto::api::command::v1::{
     Command, CompleteWorkflowExecutionCommandAttributes, ScheduleActivityTaskCommandAttributes,
-    SignalExternalWorkflowExecutionCommandAttributes, command::Attributes,
+    SignalExternalWorkflowExecutionCommandAttributes, StartChildWorkflowExecutionCommandAttributes,
+    command::Attributes,
 };
-use everlog_proto::api::common::v1::ActivityType;
-use everlog_proto::api::enums::v1::CommandType;
+use everlog_proto::api::common::v1::{ActivityType, WorkflowType};
+use everlog_proto::api::enums::v1::{CommandType, ParentClosePolicy};
 use everlog_proto::api::workflowservice::v1::{
     DescribeWorkflowExecutionRequest, GetWorkflowExecutionHistoryRequest, GetWorkflowExecutionHistoryResponse,
     ListWorkflowExecutionsRequest, PollActivityTaskQueueRequest, PollWorkflowTaskQueueRequest,
@@ -57,6 +58,24 @@ pub(crate) fn signal_external(workflow_id: &str, signal_name: &str) -> Command {
                 execution: execution(workflow_id),
                 signal_name: signal_name.to_owned(),
                 ..SignalExternalWorkflowExecutionCommandAttributes::default()
+            },
+        )),
+        ..Command::default()
+    }
+}
+
+/// Starts a child on a task queue.
+pub(crate) fn start_child(workflow_id: &str, queue: &str, policy: ParentClosePolicy) -> Command {
+    Command {
+        command_type: CommandType::StartChildWorkflowExecution as i32,
+        attributes: Some(Attributes::StartChildWorkflowExecutionCommandAttributes(
+            StartChildWorkflowExecutionCommandAttributes {
+                workflow_id: workflow_id.to_owned(),
+                workflow_type: Some(WorkflowType { name: "child".to_owned() }),
+                task_queue: task_queue(queue),
+                input: payloads("in"),
+                parent_close_policy: policy.into(),
+                ..StartChildWorkflowExecutionCommandAttributes::default()
             },
         )),
         ..Command::default()

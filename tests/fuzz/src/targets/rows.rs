@@ -45,7 +45,7 @@ enum Kind {
 }
 
 /// Kinds by their number in inputs, which the corpus knows: new ones come last.
-const KINDS: [Kind; 19] = [
+const KINDS: [Kind; 20] = [
     Kind::Run(RunRowKind::Info),
     Kind::Run(RunRowKind::State),
     Kind::Run(RunRowKind::Activity),
@@ -65,6 +65,7 @@ const KINDS: [Kind; 19] = [
     Kind::Namespace,
     Kind::Slots,
     Kind::Log,
+    Kind::Run(RunRowKind::Child),
 ];
 
 /// Rows that no run writes, as they are on disks: a namespace, a slot table, and what Raft keeps.
@@ -146,9 +147,11 @@ impl Target for Rows {
                 RunRowKind::Info | RunRowKind::State | RunRowKind::WorkflowTaskStart => Suffix::Nothing,
                 RunRowKind::BufferedEvent => Suffix::Unsigned(number),
                 RunRowKind::SignalRequest => Suffix::Text(String::from_utf8_lossy(&bytes).into_owned()),
-                RunRowKind::Activity | RunRowKind::Timer | RunRowKind::ExternalSignal | RunRowKind::ExternalCancel => {
-                    Suffix::Signed(number.cast_signed())
-                }
+                RunRowKind::Activity
+                | RunRowKind::Timer
+                | RunRowKind::ExternalSignal
+                | RunRowKind::ExternalCancel
+                | RunRowKind::Child => Suffix::Signed(number.cast_signed()),
                 RunRowKind::History => {
                     outcomes.push_str(if History::decode(bytes).is_ok() { "history " } else { "corrupt history " });
                     continue;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use everlog_proto::api::common::v1::{
-    ActivityType, Memo, Payload, Payloads, SearchAttributes, WorkflowExecution, WorkflowType,
+    ActivityType, Header, Memo, Payload, Payloads, SearchAttributes, WorkflowExecution, WorkflowType,
 };
 use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
-use everlog_proto::api::enums::v1::{EventType, TaskQueueKind};
+use everlog_proto::api::enums::v1::{EventType, ParentClosePolicy, TaskQueueKind};
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::{
@@ -25,8 +25,8 @@ use crate::proto::Encoded;
 use crate::rows::RunRowKind;
 use crate::state::{
     Activity, ActivityStarted, CorruptRow, Current, ExternalCancel, ExternalSignal, ExternalTarget, FirstEvent,
-    OriginalProperties, PendingValue, PreviousRun, Run, RunInfo, RunState, SignalRequest, UserTimer, WorkflowTask,
-    WorkflowTaskStarted,
+    OriginalProperties, PendingChild, PendingValue, PreviousRun, Run, RunInfo, RunState, SignalRequest, UserTimer,
+    WorkflowTask, WorkflowTaskStarted,
 };
 use crate::transition::TaskRow;
 use crate::{RunId, Time, events, visibility};
@@ -212,6 +212,17 @@ fn external_target() -> ExternalTarget {
     ExternalTarget { namespace: "default".into(), execution, control: String::new() }
 }
 
+fn child() -> PendingChild {
+    PendingChild {
+        workflow_id: "payment-1".into(),
+        workflow_type: "Payment".into(),
+        parent_close_policy: ParentClosePolicy::Terminate,
+        control: String::new(),
+        header: Some(Header { fields: [("trace".to_owned(), payload())].into() }),
+        started_event_id: None,
+    }
+}
+
 fn timer() -> UserTimer {
     UserTimer { timer_id: "7".into(), started_event_id: 5, expiry_time: later(60) }
 }
@@ -281,6 +292,8 @@ fn cases() -> Vec<Case> {
         pending("", "request".to_owned(), SignalRequest),
         pending("", 5, ExternalSignal(external_target())),
         pending("", 5, ExternalCancel(external_target())),
+        pending("", 5, child()),
+        pending("started", 5, PendingChild { header: None, started_event_id: Some(6), ..child() }),
         case(
             RunRowKind::WorkflowTaskStart.name(),
             "",

@@ -95,10 +95,14 @@ impl Runner {
                 Ok(transition) => transition,
                 Err(refused) => return Ok(print::rejection(&refused) + "\n"),
             };
-        if let Ok(Reply::WorkflowTaskCompleted(completed)) = &transition.reply
-            && let Some(next) = &completed.next
-        {
-            self.take_workflow_task(String::new(), next);
+        if let Ok(Reply::WorkflowTaskCompleted(completed)) = &transition.reply {
+            if let Some(next) = &completed.next {
+                self.take_workflow_task(String::new(), next);
+            }
+            for activity in &completed.activities {
+                let token = token::decode(&activity.task_token).ok_or("an activity task has a token")?;
+                self.activity_tokens.insert(activity.activity_id.clone(), token);
+            }
         }
         Ok(print::transition(&transition))
     }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use everlog_kernel::command::{StartActivityTask, StartWorkflowTask};
+use everlog_kernel::outbox::{ChildClosed, MessageBody, OutboxMessage, ParentClosed};
 use everlog_kernel::rows::Suffix;
 use everlog_kernel::{
     Command, Context, Effect, EntityKind, Ids, Limits, Namespace, NamespaceId, Reply, RowKey, RunCommand, RunId,
@@ -12,10 +13,12 @@ use everlog_proto::api::command::v1::Command as WorkflowCommand;
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{
     RequestCancelExternalWorkflowExecutionCommandAttributes, ScheduleActivityTaskCommandAttributes,
-    SignalExternalWorkflowExecutionCommandAttributes, StartTimerCommandAttributes,
+    SignalExternalWorkflowExecutionCommandAttributes, StartChildWorkflowExecutionCommandAttributes,
+    StartTimerCommandAttributes,
 };
 use everlog_proto::api::common::v1::{ActivityType, Payload, Payloads, WorkflowExecution, WorkflowType};
-use everlog_proto::api::enums::v1::CommandType;
+use everlog_proto::api::enums::v1::{CommandType, ParentClosePolicy, WorkflowExecutionStatus};
+use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::taskqueue::v1::{StickyExecutionAttributes, TaskQueue};
 use everlog_proto::api::workflowservice::v1::{
     RespondWorkflowTaskCompletedRequest, SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest,
@@ -25,7 +28,7 @@ use everlog_storage::state::RowChange;
 
 use super::Kind;
 
-/// A run that has an activity, a timer, a signal that waits, messages to another workflow and a workflow task that was started.
+/// A run that has an activity, a timer, a signal that waits, messages to other workflows, a child and a workflow task that was started.
 pub(super) struct Story {
     workflow: Workflow,
     ids: Ids,
@@ -127,6 +130,12 @@ impl Story {
         let WorkflowExecution { workflow_id, run_id } = other();
         let cancel =
             RequestCancelExternalWorkflowExecutionCommandAttributes { workflow_id, run_id, ..Default::default() };
+        let child = StartChildWorkflowExecutionCommandAttributes {
+            workflow_id: "child".to_owned(),
+            workflow_type: Some(WorkflowType { name: "Fuzz".to_owned() }),
+            input: payloads(),
+            ..Default::default()
+        };
         let command = |command_type: CommandType, attributes| WorkflowCommand {
             command_type: command_type as i32,
             attributes: Some(attributes),
@@ -143,6 +152,10 @@ impl Story {
                 command(
                     CommandType::RequestCancelExternalWorkflowExecution,
                     Attributes::RequestCancelExternalWorkflowExecutionCommandAttributes(cancel),
+                ),
+                command(
+                    CommandType::StartChildWorkflowExecution,
+                    Attributes::StartChildWorkflowExecutionCommandAttributes(child),
                 ),
             ],
             sticky_attributes: Some(StickyExecutionAttributes {
@@ -165,7 +178,28 @@ impl Story {
         self.start_workflow_task(scheduled)?;
         self.signal("second")?;
         self.decide(RunCommand::SaveWorkflowTaskStart)?;
+        self.messages_of_a_family()?;
         Ok(self.rows)
+    }
+
+    /// Messages that this run does not send itself: it is no child, and does not close.
+    fn messages_of_a_family(&mut self) -> Result<(), String> {
+        let is_start = |row: &&(Kind, Bytes)| {
+            row.0 == Kind::Outbox && OutboxMessage::from_row(&row.1).is_ok_and(|m| m.begins_workflow())
+        };
+        let start = self.rows.iter().find(is_start).ok_or("no child is started")?;
+        let start = OutboxMessage::from_row(&start.1).map_err(|corrupt| corrupt.to_string())?;
+        let closed = ChildClosed {
+            initiated_event_id: 9,
+            status: WorkflowExecutionStatus::Failed.into(),
+            failure: Some(Failure { message: "no".to_owned(), ..Default::default() }),
+            ..Default::default()
+        };
+        let parent = ParentClosed { initiated_event_id: 9, policy: ParentClosePolicy::Terminate.into() };
+        for body in [MessageBody::ChildClosed(Box::new(closed)), MessageBody::ParentClosed(parent)] {
+            self.rows.push((Kind::Outbox, OutboxMessage { body, ..start.clone() }.to_row()));
+        }
+        Ok(())
     }
 
     fn start_workflow_task(&mut self, scheduled_event_id: i64) -> Result<token::WorkflowTaskToken, String> {
