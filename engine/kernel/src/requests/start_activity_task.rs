@@ -47,7 +47,7 @@ pub(super) fn start_eager(txn: &mut Txn<'_>, identity: &str) -> Vec<PollActivity
         let (time, request_id) = (txn.now(), txn.ctx.ids.request_id());
         let Some(activity) = txn.activity_mut(id) else { continue };
         activity.started =
-            Some(ActivityStarted { time, identity: identity.to_owned(), request_id, last_heartbeat: None });
+            Some(ActivityStarted { time, identity: identity.to_owned(), request_id });
         let activity = activity.clone();
         started.push(poll_response(txn, &activity));
     }
