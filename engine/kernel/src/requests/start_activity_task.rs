@@ -46,8 +46,7 @@ pub(super) fn start_eager(txn: &mut Txn<'_>, identity: &str) -> Vec<PollActivity
     for id in std::mem::take(&mut txn.eager_activities) {
         let (time, request_id) = (txn.now(), txn.ctx.ids.request_id());
         let Some(activity) = txn.activity_mut(id) else { continue };
-        activity.started =
-            Some(ActivityStarted { time, identity: identity.to_owned(), request_id });
+        activity.started = Some(ActivityStarted { time, identity: identity.to_owned(), request_id });
         let activity = activity.clone();
         started.push(poll_response(txn, &activity));
     }
