@@ -107,7 +107,7 @@ impl Asked {
         let view = partition.inspect(self.address.clone(), run_id, move |workflow, _| {
             let run = workflow.run(run_id);
             let run = run.ok_or_else(Rejection::workflow_not_found)?;
-            Ok((run.task_queue().to_owned(), run.state.workflow_task.is_some()))
+            Ok((run.task_queue().to_owned(), run.is_open() && run.state.workflow_task.is_some()))
         });
         match view.await {
             Ok((name, has_workflow_task)) => {

@@ -36,7 +36,8 @@ pub(crate) fn ask(
         return Err(Rejection::WorkflowNotReady("Workflow task is not scheduled yet.".into()));
     }
     let query = BufferedQuery { query_id, query };
-    let Some(task) = run.state.workflow_task.as_ref() else {
+    // A closed run's task is described on, but no worker gets it.
+    let Some(task) = run.state.workflow_task.as_ref().filter(|_| run.is_open()) else {
         txn.effects.push(workflow_task::offer_query(run, query));
         return Ok(Reply::Query(QueryReply::Asked));
     };

@@ -362,6 +362,9 @@ impl Run {
         self.state.status = status as i32;
         self.state.close_time = Some(event_time(event));
         self.state.workflow_task.take_if(|task| task.started.is_some());
+        if let Some(task) = &mut self.state.workflow_task {
+            task.offered_sticky = false;
+        }
         self.timers.clear();
         self.buffered.clear();
         self.external_signals.clear();

@@ -100,7 +100,8 @@ fn history_is_whole(run: &Run, store: &Store) {
         assert!(
             run.workflow_task_row.is_none() && run.activities.values().all(|activity| activity.task_row_time.is_none())
         );
-        assert!(run.buffered.is_empty() && run.queries.is_empty(), "nothing waits in a closed run");
+        assert!(run.buffered.is_empty(), "no event waits in a closed run: {:?}", run.buffered);
+        assert!(run.queries.is_empty(), "no query waits in a closed run");
     }
 }
 
