@@ -444,7 +444,7 @@ mod tests {
         let (address, run_id) = (address(), RunId::default());
         let reading = Reading { group: &rows, address: &address, run_id };
         let spans = |page: &HistoryPage| {
-            let ids: Vec<i64> = page.batches.iter().flat_map(|batch| ids(batch)).collect();
+            let ids: Vec<i64> = page.batches.iter().flat_map(ids).collect();
             (ids[0], ids[ids.len() - 1])
         };
         let batches = [(1, 2), (3, 3), (4, 6), (7, 9), (10, 10), (11, 11), (12, 12)];
