@@ -66,7 +66,7 @@ fn what_is_wrong_with_flags_and_files_is_said_in_one_line() {
         (&["dev", "--prot", "1"], "unexpected argument '--prot' found"),
         (&["dev", "--port", "70000"], "invalid value '70000' for '--port <PORT>'"),
         (&["dev", "--ephemeral", "--data-dir", "x"], "cannot be used with"),
-        (&["dev", "--dynamic-config-value", "nope=1"], "\"nope\" is none of"),
+        (&["dev", "--dynamic-config-value", "limit.maxIDLength=x"], "limit.maxIDLength: \"x\" is not a whole number"),
         (&["dev", "--ephemeral", "--log-level", "=="], "log"),
         (&["dev", "--ephemeral", "--log-level", "loud"], "log level \"loud\" is neither error, warn, info"),
         (&["dev", "--ephemeral", "--namespace", ""], "a namespace must have a name"),
