@@ -1,5 +1,6 @@
 //! RegisterNamespace, DescribeNamespace, ListNamespaces, UpdateNamespace, DeprecateNamespace.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_kernel::time::{positive, to_proto};
@@ -58,17 +59,22 @@ pub(super) async fn describe_namespace(
     _call: Call,
     request: DescribeNamespaceRequest,
 ) -> Result<DescribeNamespaceResponse, Error> {
-    let record = match (request.namespace.as_str(), request.id.as_str()) {
-        ("", "") => return Err(Error::invalid("Namespace not set on request.")),
-        (name, "") => frontend.namespaces.by_name(name).ok_or_else(|| Error::NamespaceNotFound(name.to_owned()))?,
+    let record = by_name_or_id(frontend, &request.namespace, &request.id)?;
+    Ok(description(frontend, &record))
+}
+
+/// The namespace that a request names in one of two ways.
+pub(super) fn by_name_or_id(frontend: &Frontend, name: &str, id: &str) -> Result<Arc<NamespaceRecord>, Error> {
+    match (name, id) {
+        ("", "") => Err(Error::invalid("Namespace not set on request.")),
+        (name, "") => frontend.namespaces.by_name(name).ok_or_else(|| Error::NamespaceNotFound(name.to_owned())),
         ("", id) => id
             .parse()
             .ok()
             .and_then(|id| frontend.namespaces.record_by_id(id))
-            .ok_or_else(|| Error::NamespaceNotFound(id.to_owned()))?,
-        _ => return Err(Error::invalid("Only one of namespace name or Id should be set on request.")),
-    };
-    Ok(description(frontend, &record))
+            .ok_or_else(|| Error::NamespaceNotFound(id.to_owned())),
+        _ => Err(Error::invalid("Only one of namespace name or Id should be set on request.")),
+    }
 }
 
 /// Lists the namespaces, by name.

@@ -12,6 +12,7 @@ use everlog_proto::api::operatorservice::v1::{
 use super::Frontend;
 use super::call::Call;
 use super::errors::Error;
+use super::namespaces::by_name_or_id;
 
 /// Adds search attributes to a namespace. They can be used as soon as this is answered.
 pub(super) async fn add_search_attributes(
@@ -66,16 +67,7 @@ pub(super) async fn delete_namespace(
     _call: Call,
     request: DeleteNamespaceRequest,
 ) -> Result<DeleteNamespaceResponse, Error> {
-    let record = match (request.namespace.as_str(), request.namespace_id.as_str()) {
-        ("", "") => return Err(Error::invalid("Namespace not set on request.")),
-        (name, "") => frontend.namespaces.by_name(name).ok_or_else(|| Error::NamespaceNotFound(name.to_owned()))?,
-        ("", id) => id
-            .parse()
-            .ok()
-            .and_then(|id| frontend.namespaces.record_by_id(id))
-            .ok_or_else(|| Error::NamespaceNotFound(id.to_owned()))?,
-        _ => return Err(Error::invalid("Only one of namespace name or Id should be set on request.")),
-    };
+    let record = by_name_or_id(frontend, &request.namespace, &request.namespace_id)?;
     let name = record.name();
     if frontend.config("").frontend.protected_namespaces.iter().any(|protected| protected == name) {
         return Err(Error::failed_precondition(format!("namespace {name} is protected from deletion")));
