@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::call::Call;
 use super::errors::{Error, UNAVAILABLE_PAUSE};
 use super::execute::unexpected;
-use super::polls::PollKind;
+use super::polls::{PollKind, worker_version};
 use super::{Frontend, address, validate};
 
 /// Waits for an activity task.
@@ -57,6 +57,7 @@ pub(super) async fn poll_activity_task_queue(
     }
 }
 
+#[expect(deprecated, reason = "workers still say so what they are")]
 fn read_poll(
     frontend: &Frontend,
     namespace: &NamespaceRecord,
@@ -71,6 +72,7 @@ fn read_poll(
         identity: request.identity,
         tasks_per_second_max: request.task_queue_metadata.and_then(|metadata| metadata.max_tasks_per_second),
         worker_instance_key: request.worker_instance_key,
+        version: worker_version(request.worker_version_capabilities, request.deployment_options),
     })
 }
 

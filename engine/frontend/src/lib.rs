@@ -52,7 +52,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_cluster::Nodes;
-use everlog_config::DynamicConfig;
+use everlog_config::{Addresses, DynamicConfig};
 use everlog_kernel::NamespaceId;
 use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
@@ -103,6 +103,8 @@ struct Frontend {
     /// Counts of executions that are remembered.
     tallies: Arc<Tallies>,
     polls: Polls,
+    /// Where it listens.
+    addresses: Addresses,
     /// True once the server is to stop: whoever waits for something to happen answers what it has.
     draining: watch::Receiver<bool>,
 }

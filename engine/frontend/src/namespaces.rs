@@ -40,7 +40,7 @@ pub(super) async fn register_namespace(
     if request.is_global_namespace {
         return Err(Error::invalid("Cannot register global namespace when not enabled"));
     }
-    check_cluster(&request.active_cluster_name)?;
+    check_clusters(&request.active_cluster_name, &request.clusters)?;
     let retention = retention(frontend, request.workflow_execution_retention_period.as_ref())?;
     let new = NewNamespace {
         name: request.namespace,
@@ -104,14 +104,17 @@ pub(super) async fn update_namespace(
     request: UpdateNamespaceRequest,
 ) -> Result<UpdateNamespaceResponse, Error> {
     check_name(&request.namespace)?;
-    frontend.namespace(&request.namespace)?;
+    let namespace = frontend.namespace(&request.namespace)?;
     if request.promote_namespace {
         let name = &request.namespace;
         return Err(Error::invalid(format!(
             "global namespace is not enabled on this cluster, cannot update global namespace or promote local namespace: {name}"
         )));
     }
-    check_cluster(request.replication_config.as_ref().map_or("", |config| &config.active_cluster_name))?;
+    if let Some(replication) = &request.replication_config {
+        check_replication_state(namespace.state, replication.state())?;
+        check_clusters(&replication.active_cluster_name, &replication.clusters)?;
+    }
     let new_retention =
         match request.config.as_ref().and_then(|config| config.workflow_execution_retention_ttl.as_ref()) {
             Some(wanted) => Some(retention(frontend, Some(wanted))?),
@@ -159,12 +162,27 @@ fn check_name(name: &str) -> Result<(), Error> {
     if name.is_empty() { Err(Error::invalid("Namespace not set on request.")) } else { Ok(()) }
 }
 
-/// There is one cluster.
-fn check_cluster(name: &str) -> Result<(), Error> {
-    if name.is_empty() || name == CLUSTER_NAME {
-        return Ok(());
+/// There is one cluster, and all namespaces are in it.
+fn check_clusters(active: &str, clusters: &[ClusterReplicationConfig]) -> Result<(), Error> {
+    let active = Some(active).filter(|name| !name.is_empty());
+    let mut named = active.into_iter().chain(clusters.iter().map(|cluster| cluster.cluster_name.as_str()));
+    if let Some(other) = named.find(|name| *name != CLUSTER_NAME) {
+        return Err(Error::invalid(format!("Invalid cluster name: {other}")));
     }
-    Err(Error::invalid(format!("Invalid cluster name: {name}")))
+    if clusters.len() > 1 { Err(Error::invalid("Invalid local namespace clusters")) } else { Ok(()) }
+}
+
+/// Only a namespace of several clusters is ever handed over.
+fn check_replication_state(state: NamespaceState, wanted: ReplicationState) -> Result<(), Error> {
+    match (wanted, state) {
+        (ReplicationState::Handover, NamespaceState::Registered) => {
+            Err(Error::invalid("Handover can only be set for global namespace"))
+        }
+        (ReplicationState::Handover, state) => Err(Error::invalid(format!(
+            "update ReplicationState is only supported when namespace is in Registered state, current state: {state:?}"
+        ))),
+        (ReplicationState::Unspecified | ReplicationState::Normal, _) => Ok(()),
+    }
 }
 
 fn retention(frontend: &Frontend, wanted: Option<&wkt::Duration>) -> Result<Duration, Error> {

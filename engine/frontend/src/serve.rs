@@ -132,13 +132,15 @@ pub async fn serve(
     let following = tokio::spawn(follow_queue_settings(services.clone()));
     let watching = tokio::spawn(watch_partitions(services.router.clone(), health.clone(), Arc::clone(&serving)));
 
+    let addresses = listeners.addresses();
     let Doors { grpc, http, metrics: metrics_door } = doors(listeners, &services);
     let matching = services.matching.clone();
     let metrics = http::metrics(services.render_metrics);
     let forward = Forward::new(&services, draining.clone());
     let tallies = Arc::default();
     let internal = internal_service(&services, &tallies);
-    let frontend = Arc::new(Frontend { services, tallies, polls: Polls::default(), draining: draining.clone() });
+    let frontend =
+        Arc::new(Frontend { services, tallies, polls: Polls::default(), addresses, draining: draining.clone() });
     let routes = routes(&frontend, &health)?;
     let reclaiming = tokio::spawn(deleted_namespaces::reclaim(frontend));
     if let (Some((peers, internal)), Some(forward)) = (internal, &forward) {

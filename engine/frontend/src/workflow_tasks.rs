@@ -24,7 +24,7 @@ use super::call::Call;
 use super::errors::{Error, UNAVAILABLE_PAUSE};
 use super::execute::explain;
 use super::history_token::HistoryToken;
-use super::polls::PollKind;
+use super::polls::{PollKind, worker_version};
 use super::{Frontend, address, search_attributes, validate};
 
 /// Waits for a workflow task, or for a query that needs a worker.
@@ -60,6 +60,7 @@ pub(super) async fn poll_workflow_task_queue(
     }
 }
 
+#[expect(deprecated, reason = "workers still say so what they are")]
 fn read_poll(
     frontend: &Frontend,
     namespace: &NamespaceRecord,
@@ -76,6 +77,7 @@ fn read_poll(
         identity: request.identity,
         tasks_per_second_max: None,
         worker_instance_key: request.worker_instance_key,
+        version: worker_version(request.worker_version_capabilities, request.deployment_options),
     })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use everlog_proto::api::common::v1::Payload;
+use everlog_proto::api::common::v1::{Memo, Payload, SearchAttributes};
 use prost::Message;
 
 /// A `Memo` or `SearchAttributes` message as it is on the wire. Decoded, its map would come out in another order each time, and
@@ -47,6 +47,16 @@ impl PayloadMap {
     }
 }
 
+/// A memo without fields is none in events, as in Temporal's.
+pub(crate) fn memo(memo: Option<Memo>) -> Option<Memo> {
+    memo.filter(|memo| !memo.fields.is_empty())
+}
+
+/// The same of search attributes.
+pub(crate) fn search_attributes(attributes: Option<SearchAttributes>) -> Option<SearchAttributes> {
+    attributes.filter(|attributes| !attributes.indexed_fields.is_empty())
+}
+
 /// Whether a payload stands for "no value", in one of the forms that SDKs encode that in.
 fn is_nil(payload: &Payload) -> bool {
     let encoding = payload.metadata.get("encoding").map(Vec::as_slice);
@@ -59,8 +69,6 @@ fn is_nil(payload: &Payload) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use everlog_proto::api::common::v1::Memo;
-
     use super::*;
 
     fn payload(encoding: &str, data: &str) -> Payload {

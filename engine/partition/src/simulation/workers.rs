@@ -95,6 +95,7 @@ impl World {
             identity: format!("worker-{number}"),
             tasks_per_second_max: None,
             worker_instance_key: String::new(),
+            version: None,
         };
         // Some go away before anything comes.
         let patience = if self.random.percent(10) { self.delay(Duration::from_millis(500)) } else { POLL };
