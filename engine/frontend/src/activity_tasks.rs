@@ -204,6 +204,7 @@ fn cancel_requested(reply: &Reply) -> Result<bool, Error> {
 }
 
 /// The activity has a result.
+#[expect(deprecated, reason = "workers still say so of which build they are")]
 pub(super) async fn respond_activity_task_completed(
     frontend: &Frontend,
     _call: Call,
@@ -211,8 +212,9 @@ pub(super) async fn respond_activity_task_completed(
 ) -> Result<RespondActivityTaskCompletedResponse, Error> {
     let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
     check_identity(frontend, &request.namespace, &request.identity)?;
-    let (result, identity) = (request.result, request.identity);
-    target.execute_done(frontend, |activity| RunCommand::CompleteActivity { activity, result, identity }).await?;
+    let (result, identity, worker_version) = (request.result, request.identity, request.worker_version);
+    let command = |activity| RunCommand::CompleteActivity { activity, result, identity, worker_version };
+    target.execute_done(frontend, command).await?;
     Ok(RespondActivityTaskCompletedResponse::default())
 }
 
@@ -226,11 +228,13 @@ pub(super) async fn respond_activity_task_completed_by_id(
         Target::by_id(frontend, &request.namespace, &request.workflow_id, &request.run_id, request.activity_id)?;
     check_identity(frontend, &request.namespace, &request.identity)?;
     let (result, identity) = (request.result, request.identity);
-    target.execute_done(frontend, |activity| RunCommand::CompleteActivity { activity, result, identity }).await?;
+    let command = |activity| RunCommand::CompleteActivity { activity, result, identity, worker_version: None };
+    target.execute_done(frontend, command).await?;
     Ok(RespondActivityTaskCompletedByIdResponse::default())
 }
 
 /// The activity's attempt has failed.
+#[expect(deprecated, reason = "workers still say so of which build they are")]
 pub(super) async fn respond_activity_task_failed(
     frontend: &Frontend,
     _call: Call,
@@ -242,7 +246,9 @@ pub(super) async fn respond_activity_task_failed(
     let (identity, last_heartbeat_details) = (request.identity, request.last_heartbeat_details);
     validate::cut_causes(&mut request.failure);
     let failure = request.failure.map(Box::new);
-    let command = |activity| RunCommand::FailActivity { activity, failure, last_heartbeat_details, identity };
+    let worker_version = request.worker_version;
+    let command =
+        |activity| RunCommand::FailActivity { activity, failure, last_heartbeat_details, identity, worker_version };
     target.execute_done(frontend, command).await?;
     Ok(RespondActivityTaskFailedResponse::default())
 }
@@ -259,12 +265,19 @@ pub(super) async fn respond_activity_task_failed_by_id(
     let (identity, last_heartbeat_details) = (request.identity, request.last_heartbeat_details);
     validate::cut_causes(&mut request.failure);
     let failure = request.failure.map(Box::new);
-    let command = |activity| RunCommand::FailActivity { activity, failure, last_heartbeat_details, identity };
+    let command = |activity| RunCommand::FailActivity {
+        activity,
+        failure,
+        last_heartbeat_details,
+        identity,
+        worker_version: None,
+    };
     target.execute_done(frontend, command).await?;
     Ok(RespondActivityTaskFailedByIdResponse::default())
 }
 
 /// The activity has stopped because it was asked to.
+#[expect(deprecated, reason = "workers still say so of which build they are")]
 pub(super) async fn respond_activity_task_canceled(
     frontend: &Frontend,
     _call: Call,
@@ -272,8 +285,9 @@ pub(super) async fn respond_activity_task_canceled(
 ) -> Result<RespondActivityTaskCanceledResponse, Error> {
     let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
     check_identity(frontend, &request.namespace, &request.identity)?;
-    let (details, identity) = (request.details, request.identity);
-    target.execute_done(frontend, |activity| RunCommand::CancelActivity { activity, details, identity }).await?;
+    let (details, identity, worker_version) = (request.details, request.identity, request.worker_version);
+    let command = |activity| RunCommand::CancelActivity { activity, details, identity, worker_version };
+    target.execute_done(frontend, command).await?;
     Ok(RespondActivityTaskCanceledResponse::default())
 }
 
@@ -287,7 +301,8 @@ pub(super) async fn respond_activity_task_canceled_by_id(
         Target::by_id(frontend, &request.namespace, &request.workflow_id, &request.run_id, request.activity_id)?;
     check_identity(frontend, &request.namespace, &request.identity)?;
     let (details, identity) = (request.details, request.identity);
-    target.execute_done(frontend, |activity| RunCommand::CancelActivity { activity, details, identity }).await?;
+    let command = |activity| RunCommand::CancelActivity { activity, details, identity, worker_version: None };
+    target.execute_done(frontend, command).await?;
     Ok(RespondActivityTaskCanceledByIdResponse::default())
 }
 

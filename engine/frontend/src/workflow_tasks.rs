@@ -10,6 +10,7 @@ use everlog_matching::{Matched, Poll, QueryLease, TaskLease};
 use everlog_meta::NamespaceRecord;
 use everlog_model::{CallError, QueueId, limits};
 use everlog_partition::{StartQuery, StartedWorkflowTask};
+use everlog_proto::api::common::v1::WorkerVersionStamp;
 use everlog_proto::api::enums::v1::{TaskQueueKind, WorkflowTaskFailedCause};
 use everlog_proto::api::failure::v1::{Failure, ServerFailureInfo, failure};
 use everlog_proto::api::workflowservice::v1 as plain;
@@ -91,6 +92,12 @@ enum Outcome {
     NotNow(Duration),
 }
 
+/// The build of the worker that polls.
+fn stamp(poll: &Poll) -> Option<WorkerVersionStamp> {
+    let capabilities = poll.version.as_ref()?.capabilities.as_ref()?;
+    Some(WorkerVersionStamp { build_id: capabilities.build_id.clone(), use_versioning: capabilities.use_versioning })
+}
+
 async fn start_task(frontend: &Frontend, poll: &Poll, lease: TaskLease) -> Outcome {
     let start = StartWorkflowTask {
         scheduled_event_id: lease.task.key.position.scheduled_event_id,
@@ -98,6 +105,7 @@ async fn start_task(frontend: &Frontend, poll: &Poll, lease: TaskLease) -> Outco
         task_queue: lease.queue_name.clone(),
         identity: poll.identity.clone(),
         request_id: uuid::Uuid::new_v4().to_string(),
+        worker_version: stamp(poll),
     };
     let (address, run_id) = (lease.address.clone(), lease.task.key.position.run_id);
     match frontend.router.start_workflow_task(address, run_id, start).await {

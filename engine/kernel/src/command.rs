@@ -3,7 +3,7 @@
 //! A command is addressed to a workflow (namespace, workflow id) and, where its request names one, to a run. Requests of the
 //! public API are carried as they came; the frontend has checked what can be checked without the workflow's state.
 
-use everlog_proto::api::common::v1::Payloads;
+use everlog_proto::api::common::v1::{Payloads, WorkerVersionStamp};
 use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::query::v1::WorkflowQuery;
@@ -74,6 +74,8 @@ pub enum RunCommand {
         result: Option<Payloads>,
         /// The worker.
         identity: String,
+        /// The build of the worker's code, where it tells.
+        worker_version: Option<WorkerVersionStamp>,
     },
     /// Answered by [`Reply::Done`].
     FailActivity {
@@ -85,6 +87,8 @@ pub enum RunCommand {
         last_heartbeat_details: Option<Payloads>,
         /// The worker.
         identity: String,
+        /// The build of the worker's code, where it tells.
+        worker_version: Option<WorkerVersionStamp>,
     },
     /// The worker says that the activity has obeyed a cancellation. Answered by [`Reply::Done`].
     CancelActivity {
@@ -94,6 +98,8 @@ pub enum RunCommand {
         details: Option<Payloads>,
         /// The worker.
         identity: String,
+        /// The build of the worker's code, where it tells.
+        worker_version: Option<WorkerVersionStamp>,
     },
 
     /// Asks a query. Answered by [`Reply::Query`]; the answer proper comes as an effect.
@@ -210,6 +216,8 @@ pub struct StartWorkflowTask {
     pub identity: String,
     /// Names this poll.
     pub request_id: String,
+    /// The build of the worker's code, where it tells.
+    pub worker_version: Option<WorkerVersionStamp>,
 }
 
 /// A poller for an activity.

@@ -89,6 +89,7 @@ fn carry_out(
 /// What follows once the commands are carried out: activities that the worker takes at once, events that waited, the next task, its
 /// start if the worker asks for it.
 /// `heartbeat_since` tells since when the worker keeps the task by heartbeats.
+#[expect(deprecated, reason = "workers still say so of which build they are")]
 fn go_on(
     txn: &mut Txn<'_>,
     heartbeat_since: Option<Time>,
@@ -111,7 +112,7 @@ fn go_on(
     if !request.return_new_workflow_task || is_held_back {
         return WorkflowTaskCompleted { next: None, activities };
     }
-    let next = start_workflow_task::start_inline(txn, request.identity);
+    let next = start_workflow_task::start_inline(txn, request.identity, request.worker_version_stamp);
     WorkflowTaskCompleted { next: next.ok().map(Box::new), activities }
 }
 

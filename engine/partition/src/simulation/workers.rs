@@ -136,6 +136,7 @@ impl World {
                 task_queue: lease.queue_name.clone(),
                 identity,
                 request_id,
+                worker_version: None,
             }),
             _ => RunCommand::StartActivityTask(StartActivityTask { scheduled_event_id, attempt, identity, request_id }),
         };
@@ -301,9 +302,15 @@ impl World {
         let activity = ActivityRef::Token(token);
         let identity = "worker".to_owned();
         let command = if succeeds {
-            RunCommand::CompleteActivity { activity, result: None, identity }
+            RunCommand::CompleteActivity { activity, result: None, identity, worker_version: None }
         } else {
-            RunCommand::FailActivity { activity, failure: None, last_heartbeat_details: None, identity }
+            RunCommand::FailActivity {
+                activity,
+                failure: None,
+                last_heartbeat_details: None,
+                identity,
+                worker_version: None,
+            }
         };
         self.send(&workflow_id, Some(run_id), command, Asked::Other);
     }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask, StartWorkflowTask, WorkflowTaskStart};
 use everlog_kernel::token::{self, WorkflowTaskToken};
 use everlog_kernel::{RunCommand, RunId};
+use everlog_proto::api::common::v1::WorkerVersionStamp;
 use everlog_proto::api::enums::v1::{EventType, QueryResultType};
 use everlog_proto::api::protocol::v1::Message as ProtocolMessage;
 use everlog_proto::api::query::v1::WorkflowQueryResult;
@@ -14,6 +15,12 @@ use everlog_proto::api::workflowservice::v1::RespondWorkflowTaskCompletedRequest
 use super::Runner;
 use crate::arguments::{Arguments, Outcome, payloads};
 use crate::print;
+
+/// What a worker says of its build.
+pub(super) fn version(arguments: &mut Arguments<'_>) -> Option<WorkerVersionStamp> {
+    let build_id = arguments.text("build-id")?;
+    Some(WorkerVersionStamp { build_id: build_id.to_owned(), use_versioning: false })
+}
 
 impl Runner {
     /// A worker takes the workflow task.
@@ -30,6 +37,7 @@ impl Runner {
             task_queue: arguments.string("queue", &sticky),
             identity: "worker".to_owned(),
             request_id: arguments.string("request-id", "poll"),
+            worker_version: version(arguments),
         };
         let name = arguments.string("token", "");
         let run_id = Some(run.id);
