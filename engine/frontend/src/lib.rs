@@ -39,6 +39,7 @@ mod system;
 mod task_queue_config;
 mod task_queues;
 mod turned_off;
+mod unbuilt;
 mod validate;
 mod visibility;
 mod workers;

@@ -28,9 +28,6 @@ use super::{Frontend, validate};
 /// When something was that never was: the zero value of time in Go.
 const NEVER: wkt::Timestamp = wkt::Timestamp { seconds: -62_135_596_800, nanos: 0 };
 
-/// Build ids whose reachability may be asked for at once.
-const REACHABILITY_BUILD_IDS_MAX: usize = 5;
-
 /// Tells who polls a task queue and how much waits in it.
 #[expect(deprecated, reason = "the CLI still asks for what it deprecated")]
 pub(super) async fn describe_task_queue(
@@ -44,10 +41,12 @@ pub(super) async fn describe_task_queue(
     let namespace_id = namespace.namespace.id;
     if request.api_mode() == DescribeTaskQueueMode::Enhanced {
         let name = validate::task_queue(queue, id_bytes_max)?;
-        check_enhanced(&request, queue)?;
+        check_reachability(frontend, &request)?;
+        check_enhanced(queue)?;
         return Ok(enhanced(frontend, &request, namespace_id, name).await);
     }
     let partition = partition(queue, id_bytes_max)?;
+    check_reachability(frontend, &request)?;
     let is_sticky = is_sticky(queue);
     if request.report_stats && (is_sticky || partition.number > 0) {
         return Err(Error::invalid("DescribeTaskQueue stats are only supported for the root partition"));
@@ -87,15 +86,21 @@ pub(super) async fn describe_task_queue(
     })
 }
 
-/// What only the enhanced mode asks for, or cannot tell.
+/// How many build ids may be asked for at once with their reachability.
 #[expect(deprecated, reason = "the CLI still asks for what it deprecated")]
-fn check_enhanced(request: &DescribeTaskQueueRequest, queue: Option<&TaskQueue>) -> Result<(), Error> {
-    let build_ids = request.versions.as_ref().map_or(0, |versions| versions.build_ids.len());
-    if request.report_task_reachability && build_ids > REACHABILITY_BUILD_IDS_MAX {
+fn check_reachability(frontend: &Frontend, request: &DescribeTaskQueueRequest) -> Result<(), Error> {
+    let count_max = frontend.config("").frontend.reachability_build_ids_max;
+    let count = request.versions.as_ref().map_or(0, |versions| versions.build_ids.len());
+    if request.report_task_reachability && count > count_max {
         return Err(Error::invalid(format!(
-            "Too many build ids queried at once with ReportTaskReachability==true, limit: {REACHABILITY_BUILD_IDS_MAX}"
+            "Too many build ids queried at once with ReportTaskReachability==true, limit: {count_max}"
         )));
     }
+    Ok(())
+}
+
+/// What the enhanced mode cannot tell of.
+fn check_enhanced(queue: Option<&TaskQueue>) -> Result<(), Error> {
     if is_sticky(queue) {
         return Err(Error::invalid(
             "Enhanced DescribeTaskQueue is not valid for a sticky queue, use api_mode=UNSPECIFIED or a normal queue.",

@@ -16,7 +16,7 @@ use prost::Message;
 use super::call::Call;
 use super::errors::Error;
 use super::execute::{explain, unexpected};
-use super::{Frontend, address, links, search_attributes, validate, workflow_tasks};
+use super::{Frontend, address, links, search_attributes, unbuilt, validate, workflow_tasks};
 
 /// Starts a run, or finds the one that stands in its way.
 pub(super) async fn start_workflow_execution(
@@ -30,6 +30,7 @@ pub(super) async fn start_workflow_execution(
     validate::cut_causes(&mut request.continued_failure);
     let config = frontend.config(&request.namespace);
     search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &config)?;
+    unbuilt::eager_version(request.eager_worker_deployment_options.as_ref(), &config)?;
     let workflow_id = request.workflow_id.clone();
     let command = Command::start(request, &config.limits)?;
     let address = address(&namespace, &workflow_id);
@@ -40,7 +41,10 @@ pub(super) async fn start_workflow_execution(
         .await
         .map_err(|error| explain(error, &address, None))?;
     Ok(StartWorkflowExecutionResponse {
-        link: Some(links::to_start(&namespace, workflow_id, started.run_id)),
+        link: Some(match started.attached_request_id {
+            Some(request_id) => links::to_attached(&namespace, workflow_id, started.run_id, request_id),
+            None => links::to_start(&namespace, workflow_id, started.run_id),
+        }),
         run_id: started.run_id.to_string(),
         first_execution_run_id: started.first_execution_run_id.to_string(),
         started: started.started,

@@ -3,8 +3,11 @@
 //! The texts are Temporal's: SDKs, the CLI and users' code look at codes, details and some of the messages.
 //! With `TEMPORAL_ADDRESS=host:port` the tables are printed as that server answers them, and nothing is asserted.
 
+#![recursion_limit = "256"] // a server's future is deep
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test fails by panicking, also in its helpers
 
+#[path = "wire/fields.rs"]
+mod fields;
 mod harness;
 #[path = "wire/refusals.rs"]
 mod refusals;

@@ -15,7 +15,7 @@ use everlog_proto::api::workflowservice::v1::RespondWorkflowTaskCompletedRequest
 use prost::Message;
 
 use super::{start_activity_task, start_workflow_task};
-use crate::command::{Reply, WorkflowTaskCompleted};
+use crate::command::{Objections, Reply, WorkflowTaskCompleted};
 use crate::commands::{self, Invalid};
 use crate::state::{Sticky, WorkflowTask, WorkflowTaskStarted};
 use crate::terminate::terminate;
@@ -30,6 +30,7 @@ pub(crate) fn apply(
     txn: &mut Txn<'_>,
     token: &WorkflowTaskToken,
     mut request: RespondWorkflowTaskCompletedRequest,
+    objections: Objections,
 ) -> Result<Result<Reply, Rejection>, Rejection> {
     let named = workflow_task::find(txn, token)?;
     commands::check_sequence(&request.commands)?;
@@ -42,8 +43,9 @@ pub(crate) fn apply(
         workflow_task::time_out(txn, TimeoutType::StartToClose);
         return Ok(Err(Rejection::NotFound("workflow task heartbeat timeout".into())));
     }
-    let identity = request.identity.clone();
-    let invalid = match carry_out(txn, &task, &started, &mut request) {
+    #[expect(deprecated, reason = "old workers are known by it")]
+    let (identity, binary_checksum) = (request.identity.clone(), request.binary_checksum.clone());
+    let invalid = match carry_out(txn, &task, &started, &mut request, objections) {
         Ok(()) => {
             // What is taken from the run now need not be copied.
             drop(before);
@@ -57,7 +59,7 @@ pub(crate) fn apply(
         return Err(Rejection::invalid(invalid.to_string()));
     }
     workflow_task::started(txn, named, token, &identity)?;
-    Ok(Err(refuse(txn, identity, invalid)))
+    Ok(Err(refuse(txn, identity, binary_checksum, invalid)))
 }
 
 /// Records the completion and carries out the commands.
@@ -66,6 +68,7 @@ fn carry_out(
     task: &WorkflowTask,
     started: &WorkflowTaskStarted,
     request: &mut RespondWorkflowTaskCompletedRequest,
+    objections: Objections,
 ) -> Result<(), Invalid> {
     if !request.messages.is_empty() {
         return Err(Invalid::new(
@@ -78,10 +81,16 @@ fn carry_out(
     let query_results = std::mem::take(&mut request.query_results);
     let attributes = completed_attributes(request, task, started);
     let completed_event_id = txn.append(Attributes::WorkflowTaskCompletedEventAttributes(attributes));
+    workflow_task::completed(txn);
     txn.run.sticky = sticky(request.sticky_attributes.take());
+    if objections.bad_binary {
+        #[expect(deprecated, reason = "old workers are known by it")]
+        let message = format!("binary {} is marked as bad deployment", request.binary_checksum);
+        return Err(Invalid::new(WorkflowTaskFailedCause::BadBinary, message));
+    }
     answer_queries(txn, query_results);
     txn.set_in_commands(true);
-    commands::apply_all(txn, completed_event_id, &request.identity, commands)?;
+    commands::apply_all(txn, completed_event_id, &request.identity, commands, objections.search_attributes)?;
     txn.set_in_commands(false);
     Ok(())
 }
@@ -120,13 +129,15 @@ fn go_on(
 ///
 /// From the second attempt on not even that is done: the task is left to time out, so that a worker that fails every attempt
 /// is slowed down. A run that asks for more than it may have is terminated.
-fn refuse(txn: &mut Txn<'_>, identity: String, invalid: Invalid) -> Rejection {
+#[expect(deprecated, reason = "old workers are known by their binaries")]
+fn refuse(txn: &mut Txn<'_>, identity: String, binary_checksum: String, invalid: Invalid) -> Rejection {
     let text = invalid.to_string();
     txn.run.state.close_attempted |= invalid.cause == WorkflowTaskFailedCause::UnhandledCommand;
     let attributes = WorkflowTaskFailedEventAttributes {
         cause: invalid.cause.into(),
         failure: Some(retry::server_failure(&text, false)),
         identity,
+        binary_checksum,
         ..WorkflowTaskFailedEventAttributes::default()
     };
     if invalid.terminates {

@@ -15,6 +15,7 @@ mod first_event;
 mod follows;
 mod load;
 mod pending;
+mod reset_points;
 pub(crate) mod row;
 mod run;
 mod timer;
@@ -22,7 +23,7 @@ mod workflow_task;
 
 pub use activity::{Activity, ActivityStarted};
 pub use apply::HistoryError;
-pub use buffered::SignalRequest;
+pub use buffered::{AttachedRequest, SignalRequest};
 pub use child::PendingChild;
 pub use external::{ExternalCancel, ExternalSignal, ExternalTarget};
 pub use first_event::FirstEvent;
@@ -31,7 +32,8 @@ pub use follows::Deviation;
 pub use load::CorruptRow;
 pub(crate) use pending::PendingRows;
 pub use pending::{Pending, PendingValue};
-pub use run::{OriginalProperties, PreviousRun, Run, RunInfo, RunState, Sticky};
+pub use reset_points::ResetPoint;
+pub use run::{LastWorker, OriginalProperties, PreviousRun, Run, RunInfo, RunState, Sticky, WorkflowTaskProblem};
 pub use timer::UserTimer;
 pub use workflow_task::{BufferedQuery, WorkflowTask, WorkflowTaskStarted};
 
