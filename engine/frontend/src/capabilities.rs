@@ -24,10 +24,12 @@ pub(super) fn system() -> get_system_info_response::Capabilities {
     }
 }
 
-/// What is told of each namespace. Not built: updates, worker heartbeats, poller scaling, standalone activities, pausing.
+/// What is told of each namespace. Not built: worker heartbeats, poller scaling, standalone activities, pausing.
 pub(super) fn namespace() -> namespace_info::Capabilities {
     namespace_info::Capabilities {
         eager_workflow_start: true,
+        sync_update: true,
+        async_update: true,
         worker_poll_complete_on_shutdown: true,
         ..namespace_info::Capabilities::default()
     }

@@ -41,6 +41,8 @@ pub fn describe(workflow: &Workflow, run_id: Option<RunId>) -> Result<DescribeWo
 /// [`crate::RunCommand::SaveWorkflowTaskStart`] writes it.
 pub fn leaves_out_start(workflow: &Workflow, run_id: Option<RunId>) -> bool {
     let task = workflow.run(run_id).and_then(|run| run.state.workflow_task.as_ref());
+    // A speculative task is shown as it is: it may go without a trace in any case.
+    let task = task.filter(|task| !task.is_speculative);
     task.and_then(|task| task.started.as_ref()).is_some_and(|started| !started.is_saved())
 }
 
@@ -68,7 +70,7 @@ fn info(run: &Run, workflow_id: &str) -> WorkflowExecutionInfo {
         .clone()
         .unwrap_or_else(|| WorkflowExecution { workflow_id: workflow_id.to_owned(), run_id: run.id.to_string() });
     // A started task is in the history that callers are shown, but for one that follows a failure.
-    let task = run.state.workflow_task.as_ref().filter(|task| !task.is_transient());
+    let task = run.state.workflow_task.as_ref().filter(|task| !task.is_unwritten());
     let started = task.is_some_and(|task| task.started.as_ref().is_some_and(|started| started.is_saved()));
     WorkflowExecutionInfo {
         history_length: record.history_length + i64::from(started),
@@ -95,7 +97,7 @@ fn extended_info(run: &Run) -> WorkflowExecutionExtendedInfo {
 
 fn pending_workflow_task(task: &WorkflowTask) -> PendingWorkflowTaskInfo {
     // A start that is not written may be taken back.
-    let started = task.started.as_ref().filter(|started| started.is_saved());
+    let started = task.started.as_ref().filter(|started| started.is_saved() || task.is_speculative);
     let state = match started {
         Some(_) => PendingWorkflowTaskState::Started,
         None => PendingWorkflowTaskState::Scheduled,

@@ -24,9 +24,9 @@ use prost::Message;
 use crate::proto::Encoded;
 use crate::rows::RunRowKind;
 use crate::state::{
-    Activity, ActivityStarted, CorruptRow, Current, ExternalCancel, ExternalSignal, ExternalTarget, FirstEvent,
-    OriginalProperties, PendingChild, PendingValue, PreviousRun, Run, RunInfo, RunState, SignalRequest, UserTimer,
-    WorkflowTask, WorkflowTaskStarted,
+    AcceptedUpdate, Activity, ActivityStarted, CorruptRow, Current, ExternalCancel, ExternalSignal, ExternalTarget,
+    FirstEvent, OriginalProperties, PendingChild, PendingValue, PreviousRun, Run, RunInfo, RunState, SignalRequest,
+    UserTimer, WorkflowTask, WorkflowTaskStarted,
 };
 use crate::transition::TaskRow;
 use crate::{RunId, Time, events, visibility};
@@ -100,6 +100,7 @@ fn typical_state() -> RunState {
             start_to_close_timeout: Duration::from_secs(10),
             started: None,
             offered_sticky: false,
+            is_speculative: false,
         }),
         had_workflow_task: true,
         ..RunState::new()
@@ -293,6 +294,8 @@ fn cases() -> Vec<Case> {
         pending("", 5, ExternalSignal(external_target())),
         pending("", 5, ExternalCancel(external_target())),
         pending("", 5, child()),
+        pending("accepted", "u".to_owned(), AcceptedUpdate { accepted_event_id: 8, completed_event_id: None }),
+        pending("completed", "u".to_owned(), AcceptedUpdate { accepted_event_id: 8, completed_event_id: Some(9) }),
         pending("started", 5, PendingChild { header: None, started_event_id: Some(6), ..child() }),
         case(
             RunRowKind::WorkflowTaskStart.name(),
