@@ -54,6 +54,9 @@ impl PendingValue for AcceptedUpdate {
 
     fn from_row(_: &String, row: Bytes) -> Result<AcceptedUpdate, CorruptRow> {
         let UpdateRow { accepted_event_id, completed_event_id } = decode(&row)?;
+        if accepted_event_id < 1 {
+            return Err(CorruptRow("an update that no event accepts".into()));
+        }
         Ok(AcceptedUpdate { accepted_event_id, completed_event_id })
     }
 
