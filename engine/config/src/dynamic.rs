@@ -69,10 +69,12 @@ pub struct FrontendLimits {
     pub query_poller_window: Duration,
     /// Search attributes of one run.
     pub search_attributes_max: usize,
-    /// Bytes of one search attribute's value.
-    pub search_attribute_bytes_max: usize,
-    /// Bytes of all search attributes of a run.
-    pub search_attributes_bytes_max: usize,
+    /// Bytes of a worker's build id.
+    pub build_id_bytes_max: usize,
+    /// Build ids of which it can be asked at a time whether they are reachable.
+    pub reachability_build_ids_max: usize,
+    /// Binaries of workers that a namespace may mark as bad.
+    pub bad_binaries_max: usize,
     /// The shortest retention that a namespace may have.
     pub retention_min: Duration,
     /// Namespaces that cannot be deleted.
@@ -97,8 +99,9 @@ impl Default for FrontendLimits {
             multi_operations: true,
             query_poller_window: Duration::from_secs(20),
             search_attributes_max: 100,
-            search_attribute_bytes_max: 2 * 1024,
-            search_attributes_bytes_max: 40 * 1024,
+            build_id_bytes_max: 255,
+            reachability_build_ids_max: 5,
+            bad_binaries_max: 10,
             retention_min: Duration::from_secs(3600),
             protected_namespaces: Vec::new(),
             keepalive_interval: Duration::from_secs(60),
@@ -137,7 +140,15 @@ macro_rules! number_setting {
     )*};
 }
 
-number_setting!(usize, u64, u32, i64);
+number_setting!(usize, u64, u32, i64, i32);
+
+impl Setting for bool {
+    const ALLOWED: &'static str = "true or false";
+
+    fn read(value: &Value) -> Option<Self> {
+        value.as_bool()
+    }
+}
 
 impl Setting for Duration {
     const ALLOWED: &'static str = "a duration such as \"90s\" or \"1h30m\"";
@@ -148,14 +159,6 @@ impl Setting for Duration {
             Value::Number(seconds) => Duration::try_from_secs_f64(seconds.as_f64()?).ok(),
             _ => None,
         }
-    }
-}
-
-impl Setting for bool {
-    const ALLOWED: &'static str = "true or false";
-
-    fn read(value: &Value) -> Option<Self> {
-        value.as_bool()
     }
 }
 
@@ -183,9 +186,11 @@ struct Key {
 }
 
 /// Keys of what no namespace is asked for.
-const OF_THE_SERVER: [&str; 4] = [
+const OF_THE_SERVER: [&str; 6] = [
     "frontend.keepAliveTime",
     "frontend.keepAliveTimeout",
+    "limit.reachabilityQueryBuildIds",
+    "limit.workerBuildIdSize",
     "system.namespaceMinRetentionLocal",
     "worker.protectedNamespaces",
 ];
@@ -221,15 +226,17 @@ const KEYS: &[Key] = keys! {
     "frontend.keepAliveTime" => frontend.keepalive_interval,
     "frontend.keepAliveTimeout" => frontend.keepalive_timeout,
     "frontend.linkMaxSize" => limits.link_bytes_max,
+    "frontend.maxBadBinaries" => frontend.bad_binaries_max,
     "frontend.maxlinksPerRequest" => limits.links_max,
     "frontend.namespaceCount" => frontend.polls_max,
     "frontend.searchAttributesNumberOfKeysLimit" => frontend.search_attributes_max,
-    "frontend.searchAttributesSizeOfValueLimit" => frontend.search_attribute_bytes_max,
-    "frontend.searchAttributesTotalSizeLimit" => frontend.search_attributes_bytes_max,
+    "frontend.searchAttributesSizeOfValueLimit" => limits.search_attribute_bytes_max,
+    "frontend.searchAttributesTotalSizeLimit" => limits.search_attributes_bytes_max,
     "frontend.visibilityMaxPageSize" => frontend.visibility_page_max,
     "history.MaxBufferedQueryCount" => limits.buffered_queries_max,
     "history.defaultWorkflowTaskTimeout" => limits.workflow_task_timeout,
     "history.discardSpeculativeWorkflowTaskMaximumEventsCount" => limits.speculative_events_max,
+    "history.historyMaxAutoResetPoints" => limits.reset_points_max,
     "history.longPollExpirationInterval" => frontend.history_wait_max,
     "history.maxInFlightUpdatePayloads" => limits.updates_in_flight_bytes_max,
     "history.maxInFlightUpdates" => limits.updates_in_flight_max,
@@ -239,6 +246,7 @@ const KEYS: &[Key] = keys! {
     "history.maximumBufferedEventsSizeInBytes" => limits.buffered_bytes_max,
     "history.maximumSignalsPerExecution" => limits.signals_max,
     "history.retentionTimerJitterDuration" => limits.retention_jitter,
+    "history.workflowIdReuseMinimalInterval" => limits.run_interval_min,
     "history.workflowTaskHeartbeatTimeout" => limits.workflow_task_heartbeat_timeout,
     "history.workflowTaskRetryMaxInterval" => limits.workflow_task_retry_max_interval,
     "limit.blobSize.error" => limits.blob_bytes_max,
@@ -250,10 +258,17 @@ const KEYS: &[Key] = keys! {
     "limit.maxIDLength" => limits.id_bytes_max,
     "limit.memoSize.error" => limits.memo_bytes_max,
     "limit.numPendingActivities.error" => limits.pending_activities_max,
+    "limit.numPendingCancelRequests.error" => limits.pending_cancel_requests_max,
     "limit.numPendingChildExecutions.error" => limits.pending_children_max,
+    "limit.numPendingSignals.error" => limits.pending_signals_max,
+    "limit.reachabilityQueryBuildIds" => frontend.reachability_build_ids_max,
+    "limit.workerBuildIdSize" => frontend.build_id_bytes_max,
     "matching.longPollExpirationInterval" => frontend.poll_wait_max,
     "matching.queryPollerUnavailableWindow" => frontend.query_poller_window,
+    "system.enableActivityEagerExecution" => limits.has_eager_activities,
+    "system.enableEagerWorkflowStart" => limits.has_eager_start,
     "system.namespaceMinRetentionLocal" => frontend.retention_min,
+    "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute" => limits.workflow_task_problems_reported,
     "worker.protectedNamespaces" => frontend.protected_namespaces,
 };
 
@@ -414,6 +429,7 @@ mod tests {
         let cases = [
             ("limit.blobsize", "is not KEY=JSON"),
             ("limit.blobSize.error=-1", "limit.blobSize.error: -1 is not a whole number, not negative"),
+            ("system.enableEagerWorkflowStart=yes", "\"yes\" is not true or false"),
             ("matching.longPollExpirationInterval=soon", "\"soon\" is not a duration such as"),
             ("limit.blobSize.error=[{}]", "limit.blobSize.error: missing field `value`"),
             (

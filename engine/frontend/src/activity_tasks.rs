@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use everlog_config::DynamicConfig;
 use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask};
 use everlog_kernel::token::ActivityTaskToken;
 use everlog_kernel::transition::TaskKind;
@@ -9,6 +10,8 @@ use everlog_kernel::{EntityKind, RunCommand, RunId};
 use everlog_matching::{Matched, Poll, TaskLease};
 use everlog_meta::NamespaceRecord;
 use everlog_model::{CallError, QueueId, WorkflowRef};
+use everlog_proto::api::common::v1::WorkerVersionStamp;
+use everlog_proto::api::deployment::v1::WorkerDeploymentOptions;
 use everlog_proto::api::failure::v1::{Failure, failure};
 use everlog_proto::api::workflowservice::v1::{
     PollActivityTaskQueueRequest, PollActivityTaskQueueResponse, RecordActivityTaskHeartbeatByIdRequest,
@@ -25,6 +28,7 @@ use super::call::Call;
 use super::errors::{Error, UNAVAILABLE_PAUSE};
 use super::execute::unexpected;
 use super::polls::PollKind;
+use super::unbuilt::WorkerVersion;
 use super::{Frontend, address, validate};
 
 /// Waits for an activity task.
@@ -64,6 +68,7 @@ fn read_poll(
 ) -> Result<Poll, Error> {
     let id_bytes_max = frontend.config(namespace.name()).limits.id_bytes_max;
     validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
+    check_version(&request, &frontend.config(namespace.name()))?;
     let name = validate::task_queue(request.task_queue.as_ref(), id_bytes_max)?.to_owned();
     Ok(Poll {
         queue: QueueId::new(namespace.namespace.id, TaskKind::Activity, name),
@@ -72,6 +77,12 @@ fn read_poll(
         tasks_per_second_max: request.task_queue_metadata.and_then(|metadata| metadata.max_tasks_per_second),
         worker_instance_key: request.worker_instance_key,
     })
+}
+
+#[expect(deprecated, reason = "old workers are versioned by it")]
+fn check_version(request: &PollActivityTaskQueueRequest, config: &DynamicConfig) -> Result<(), Error> {
+    let (capabilities, options) = (request.worker_version_capabilities.as_ref(), request.deployment_options.as_ref());
+    WorkerVersion::of_poll(capabilities, options).check(request.task_queue.as_ref(), config)
 }
 
 /// Starts the task for the worker; `None` if it is not there any more, or cannot be started now and is offered again.
@@ -209,6 +220,9 @@ pub(super) async fn respond_activity_task_completed(
 ) -> Result<RespondActivityTaskCompletedResponse, Error> {
     let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
     check_identity(frontend, &request.namespace, &request.identity)?;
+    #[expect(deprecated, reason = "old workers are versioned by it")]
+    let stamp = request.worker_version.as_ref();
+    check_worker(frontend, &request.namespace, stamp, request.deployment_options.as_ref())?;
     let (result, identity) = (request.result, request.identity);
     target.execute_done(frontend, |activity| RunCommand::CompleteActivity { activity, result, identity }).await?;
     Ok(RespondActivityTaskCompletedResponse::default())
@@ -237,6 +251,9 @@ pub(super) async fn respond_activity_task_failed(
     let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
     check_failure(request.failure.as_ref())?;
     check_identity(frontend, &request.namespace, &request.identity)?;
+    #[expect(deprecated, reason = "old workers are versioned by it")]
+    let stamp = request.worker_version.as_ref();
+    check_worker(frontend, &request.namespace, stamp, request.deployment_options.as_ref())?;
     let (identity, last_heartbeat_details) = (request.identity, request.last_heartbeat_details);
     validate::cut_causes(&mut request.failure);
     let failure = request.failure.map(Box::new);
@@ -270,6 +287,9 @@ pub(super) async fn respond_activity_task_canceled(
 ) -> Result<RespondActivityTaskCanceledResponse, Error> {
     let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
     check_identity(frontend, &request.namespace, &request.identity)?;
+    #[expect(deprecated, reason = "old workers are versioned by it")]
+    let stamp = request.worker_version.as_ref();
+    check_worker(frontend, &request.namespace, stamp, request.deployment_options.as_ref())?;
     let (details, identity) = (request.details, request.identity);
     target.execute_done(frontend, |activity| RunCommand::CancelActivity { activity, details, identity }).await?;
     Ok(RespondActivityTaskCanceledResponse::default())
@@ -284,9 +304,19 @@ pub(super) async fn respond_activity_task_canceled_by_id(
     let target =
         Target::by_id(frontend, &request.namespace, &request.workflow_id, &request.run_id, request.activity_id)?;
     check_identity(frontend, &request.namespace, &request.identity)?;
+    check_worker(frontend, &request.namespace, None, request.deployment_options.as_ref())?;
     let (details, identity) = (request.details, request.identity);
     target.execute_done(frontend, |activity| RunCommand::CancelActivity { activity, details, identity }).await?;
     Ok(RespondActivityTaskCanceledByIdResponse::default())
+}
+
+fn check_worker(
+    frontend: &Frontend,
+    namespace: &str,
+    stamp: Option<&WorkerVersionStamp>,
+    options: Option<&WorkerDeploymentOptions>,
+) -> Result<(), Error> {
+    WorkerVersion::of_answer(stamp, options).check(None, &frontend.config(namespace))
 }
 
 fn check_identity(frontend: &Frontend, namespace: &str, identity: &str) -> Result<(), Error> {

@@ -40,6 +40,7 @@ mod system;
 mod task_queue_config;
 mod task_queues;
 mod turned_off;
+mod unbuilt;
 mod updates;
 mod validate;
 mod visibility;

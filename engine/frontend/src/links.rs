@@ -36,6 +36,12 @@ pub(super) fn to_workflow(namespace: &NamespaceRecord, workflow_id: String, run_
     }
 }
 
+/// To the event that attaches a request to start the workflow to an open run; by the id of the request for the same reason.
+pub(super) fn to_attached(namespace: &NamespaceRecord, workflow_id: String, run_id: RunId, request_id: String) -> Link {
+    let event_type = EventType::WorkflowExecutionOptionsUpdated as i32;
+    to_event(namespace, workflow_id, run_id, Reference::RequestIdRef(RequestIdReference { request_id, event_type }))
+}
+
 fn to_event(namespace: &NamespaceRecord, workflow_id: String, run_id: RunId, reference: Reference) -> Link {
     Link {
         variant: Some(link::Variant::WorkflowEvent(link::WorkflowEvent {

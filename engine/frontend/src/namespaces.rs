@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_kernel::time::{positive, to_proto};
-use everlog_meta::{MetaError, NamespaceRecord, NewNamespace};
+use everlog_meta::{BadBinary, MetaError, NamespaceRecord, NewNamespace};
 use everlog_proto::api::enums::v1::{ArchivalState, NamespaceState, ReplicationState};
-use everlog_proto::api::namespace::v1::{BadBinaries, NamespaceConfig, NamespaceInfo};
+use everlog_proto::api::namespace::v1::{BadBinaries, BadBinaryInfo, NamespaceConfig, NamespaceInfo};
 use everlog_proto::api::replication::v1::{ClusterReplicationConfig, NamespaceReplicationConfig};
 use everlog_proto::api::workflowservice::v1::{
     DeprecateNamespaceRequest, DeprecateNamespaceResponse, DescribeNamespaceRequest, DescribeNamespaceResponse,
@@ -18,7 +18,7 @@ use everlog_proto::wkt;
 use super::call::Call;
 use super::errors::Error;
 use super::system::CLUSTER_NAME;
-use super::{Frontend, capabilities, validate};
+use super::{Frontend, capabilities, unbuilt, validate};
 
 /// Namespaces of a page where the caller sets no size, and at most.
 const PAGE_NAMESPACES_DEFAULT: usize = 100;
@@ -41,6 +41,7 @@ pub(super) async fn register_namespace(
         return Err(Error::invalid("Cannot register global namespace when not enabled"));
     }
     check_cluster(&request.active_cluster_name)?;
+    check_clusters(&request.clusters)?;
     let retention = retention(frontend, request.workflow_execution_retention_period.as_ref())?;
     let new = NewNamespace {
         name: request.namespace,
@@ -111,12 +112,20 @@ pub(super) async fn update_namespace(
             "global namespace is not enabled on this cluster, cannot update global namespace or promote local namespace: {name}"
         )));
     }
-    check_cluster(request.replication_config.as_ref().map_or("", |config| &config.active_cluster_name))?;
-    let new_retention =
-        match request.config.as_ref().and_then(|config| config.workflow_execution_retention_ttl.as_ref()) {
-            Some(wanted) => Some(retention(frontend, Some(wanted))?),
-            None => None,
-        };
+    let replication = request.replication_config.unwrap_or_default();
+    check_cluster(&replication.active_cluster_name)?;
+    check_clusters(&replication.clusters)?;
+    if replication.state() == ReplicationState::Handover {
+        return Err(Error::invalid("Handover can only be set for global namespace"));
+    }
+    let config = request.config.unwrap_or_default();
+    unbuilt::namespace_config(&config)?;
+    let new_retention = match &config.workflow_execution_retention_ttl {
+        Some(wanted) => Some(retention(frontend, Some(wanted))?),
+        None => None,
+    };
+    let bad_binaries = config.bad_binaries.unwrap_or_default().binaries;
+    let bad_binaries_max = frontend.config(&request.namespace).frontend.bad_binaries_max;
     let info = request.update_info.unwrap_or_default();
     let state = info.state();
     let record = frontend
@@ -126,6 +135,13 @@ pub(super) async fn update_namespace(
             change.merge_data(&info.data);
             if let Some(retention) = new_retention {
                 change.set_retention(retention);
+            }
+            if !bad_binaries.is_empty() {
+                let binaries = bad_binaries.iter().map(|(checksum, bad)| (checksum, (&bad.reason, &bad.operator)));
+                change.add_bad_binaries(binaries, bad_binaries_max)?;
+            }
+            if !request.delete_bad_binary.is_empty() {
+                change.remove_bad_binary(&request.delete_bad_binary)?;
             }
             match state {
                 NamespaceState::Unspecified => Ok(()),
@@ -167,11 +183,20 @@ fn check_cluster(name: &str) -> Result<(), Error> {
     Err(Error::invalid(format!("Invalid cluster name: {name}")))
 }
 
+fn check_clusters(clusters: &[ClusterReplicationConfig]) -> Result<(), Error> {
+    clusters.iter().try_for_each(|cluster| check_cluster(&cluster.cluster_name))
+}
+
 fn retention(frontend: &Frontend, wanted: Option<&wkt::Duration>) -> Result<Duration, Error> {
     let retention = positive(wanted).ok().flatten();
     retention
         .filter(|retention| *retention >= frontend.config("").frontend.retention_min)
         .ok_or_else(|| Error::from(MetaError::Invalid("A valid retention period is not set on request.".into())))
+}
+
+fn bad_binary((checksum, bad): (&String, &BadBinary)) -> (String, BadBinaryInfo) {
+    let BadBinary { reason, operator, created } = bad.clone();
+    (checksum.clone(), BadBinaryInfo { reason, operator, create_time: Some(created.to_proto()) })
 }
 
 fn description(frontend: &Frontend, record: &NamespaceRecord) -> DescribeNamespaceResponse {
@@ -183,13 +208,13 @@ fn description(frontend: &Frontend, record: &NamespaceRecord) -> DescribeNamespa
             owner_email: record.owner_email.clone(),
             data: record.data.clone().into_iter().collect(),
             id: record.namespace.id.to_string(),
-            capabilities: Some(capabilities::namespace()),
+            capabilities: Some(capabilities::namespace(&frontend.config(record.name()))),
             limits: Some(capabilities::limits(&frontend.config(record.name()))),
             supports_schedules: capabilities::SUPPORTS_SCHEDULES,
         }),
         config: Some(NamespaceConfig {
             workflow_execution_retention_ttl: Some(to_proto(record.namespace.retention)),
-            bad_binaries: Some(BadBinaries::default()),
+            bad_binaries: Some(BadBinaries { binaries: record.bad_binaries.iter().map(bad_binary).collect() }),
             history_archival_state: ArchivalState::Disabled as i32,
             visibility_archival_state: ArchivalState::Disabled as i32,
             ..NamespaceConfig::default()

@@ -1,7 +1,11 @@
 //! Search attributes in requests: the types are the namespace's, which a workflow does not know, so they are checked and
 //! written into the values here, before anything is decided.
 
+use std::collections::BTreeMap;
+
 use everlog_config::DynamicConfig;
+use everlog_kernel::command::SearchAttributeObjection as Objection;
+use everlog_kernel::search_attribute_sizes;
 use everlog_meta::NamespaceRecord;
 use everlog_model::search_attributes;
 use everlog_proto::api::command::v1::{Command, command::Attributes};
@@ -19,72 +23,73 @@ pub(super) fn prepare(
     config: &DynamicConfig,
 ) -> Result<(), Error> {
     let Some(attributes) = attributes else { return Ok(()) };
-    check(attributes, namespace, config)?;
+    check(attributes, namespace, config).map_err(|objection| match objection {
+        Objection::Unknown(problem) | Objection::Invalid(problem) => Error::invalid(problem),
+    })?;
+    search_attribute_sizes(attributes, &config.limits).map_err(Error::invalid)?;
+    write_types(attributes, namespace);
+    Ok(())
+}
+
+fn write_types(attributes: &mut SearchAttributes, namespace: &NamespaceRecord) {
     for (name, payload) in &mut attributes.indexed_fields {
         if let Some(kind) = namespace.search_attribute_type(name) {
             payload.metadata.insert(TYPE_METADATA.to_owned(), search_attributes::type_name(kind).into());
         }
     }
-    Ok(())
 }
 
-/// The same for the commands of a workflow task.
+/// The same for the commands of a workflow task: what is wrong, by the places of commands. How large they are the workflow knows.
 pub(super) fn prepare_commands(
     commands: &mut [Command],
     namespace: &NamespaceRecord,
     config: &DynamicConfig,
-) -> Result<(), Error> {
-    for command in commands {
+) -> BTreeMap<usize, Objection> {
+    let mut objections = BTreeMap::new();
+    for (place, command) in commands.iter_mut().enumerate() {
         let attributes = match &mut command.attributes {
             Some(Attributes::UpsertWorkflowSearchAttributesCommandAttributes(upsert)) => &mut upsert.search_attributes,
             Some(Attributes::ContinueAsNewWorkflowExecutionCommandAttributes(next)) => &mut next.search_attributes,
             Some(Attributes::StartChildWorkflowExecutionCommandAttributes(child)) => &mut child.search_attributes,
             _ => continue,
         };
-        prepare(attributes.as_mut(), namespace, config)?;
+        let Some(attributes) = attributes else { continue };
+        match check(attributes, namespace, config) {
+            Ok(()) => write_types(attributes, namespace),
+            Err(objection) => {
+                objections.insert(place, objection);
+            }
+        }
     }
-    Ok(())
+    objections
 }
 
-/// Known names, values of their types, not too many and not too large.
-fn check(attributes: &SearchAttributes, namespace: &NamespaceRecord, config: &DynamicConfig) -> Result<(), Error> {
+/// Known names, values of their types, not too many.
+fn check(attributes: &SearchAttributes, namespace: &NamespaceRecord, config: &DynamicConfig) -> Result<(), Objection> {
+    if let Some(name) = attributes.indexed_fields.keys().find(|name| namespace.search_attribute_type(name).is_none()) {
+        let namespace = namespace.name();
+        let problem = format!("Namespace {namespace} has no mapping defined for search attribute {name}");
+        return Err(Objection::Unknown(problem));
+    }
     let (count, count_max) = (attributes.indexed_fields.len(), config.frontend.search_attributes_max);
     if count > count_max {
-        let message = format!("number of search attributes {count} exceeds limit {count_max}");
-        return Err(Error::invalid(message));
+        return Err(Objection::Invalid(format!("number of search attributes {count} exceeds limit {count_max}")));
     }
-    let mut total = 0;
     for (name, payload) in &attributes.indexed_fields {
-        let kind = namespace.search_attribute_type(name).ok_or_else(|| {
-            let namespace = namespace.name();
-            Error::invalid(format!("Namespace {namespace} has no mapping defined for search attribute {name}"))
-        })?;
         if !search_attributes::is_settable(name) {
-            return Err(Error::invalid(format!("{name} attribute can't be set in SearchAttributes")));
+            return Err(Objection::Invalid(format!("{name} attribute can't be set in SearchAttributes")));
         }
+        let Some(kind) = namespace.search_attribute_type(name) else { continue };
         search_attributes::check_value(payload, kind).map_err(|shown| {
             let kind = search_attributes::type_name(kind);
-            Error::invalid(format!("invalid value for search attribute {name} of type {kind}: {shown}"))
+            Objection::Invalid(format!("invalid value for search attribute {name} of type {kind}: {shown}"))
         })?;
-        let bytes_max = config.frontend.search_attribute_bytes_max;
-        if payload.data.len() > bytes_max {
-            let bytes = payload.data.len();
-            let message = format!("search attribute {name} value size {bytes} exceeds size limit {bytes_max}");
-            return Err(Error::invalid(message));
-        }
-        total += name.len() + payload.data.len();
-    }
-    let total_max = config.frontend.search_attributes_bytes_max;
-    if total > total_max {
-        let message = format!("total size of search attributes {total} exceeds size limit {total_max}");
-        return Err(Error::invalid(message));
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -107,6 +112,7 @@ mod tests {
             owner_email: String::new(),
             data: BTreeMap::new(),
             search_attributes: BTreeMap::from([("Count".to_owned(), IndexedValueType::Int)]),
+            bad_binaries: BTreeMap::new(),
             created: Time(0),
             updated: Time(0),
             deletion: None,
@@ -135,17 +141,31 @@ mod tests {
         }
     }
 
+    fn upsert(name: &str, json: &str) -> Command {
+        let upsert =
+            UpsertWorkflowSearchAttributesCommandAttributes { search_attributes: Some(attributes(name, json)) };
+        let attributes = Some(Attributes::UpsertWorkflowSearchAttributesCommandAttributes(upsert));
+        Command { attributes, ..Command::default() }
+    }
+
     #[test]
     fn types_are_written_into_commands() {
-        let upsert =
-            UpsertWorkflowSearchAttributesCommandAttributes { search_attributes: Some(attributes("Count", "7")) };
-        let attributes = Some(Attributes::UpsertWorkflowSearchAttributesCommandAttributes(upsert));
-        let mut commands = [Command { attributes, ..Command::default() }];
-        prepare_commands(&mut commands, &namespace(), &DynamicConfig::default()).unwrap();
+        let mut commands = [upsert("Count", "7")];
+        assert_eq!(prepare_commands(&mut commands, &namespace(), &DynamicConfig::default()), BTreeMap::new());
         let Some(Attributes::UpsertWorkflowSearchAttributesCommandAttributes(upsert)) = &commands[0].attributes else {
             panic!("{commands:?}")
         };
         let fields = &upsert.search_attributes.as_ref().unwrap().indexed_fields;
         assert_eq!(fields["Count"].metadata["type"], b"Int");
+    }
+
+    #[test]
+    fn what_is_wrong_with_commands_is_told_by_their_places() {
+        let mut commands = [upsert("Count", "7"), Command::default(), upsert("Nope", "7"), upsert("Count", "\"x\"")];
+        let objections = prepare_commands(&mut commands, &namespace(), &DynamicConfig::default());
+        let unknown = "Namespace orders has no mapping defined for search attribute Nope".to_owned();
+        let invalid = "invalid value for search attribute Count of type Int: x".to_owned();
+        let expected = [(2, Objection::Unknown(unknown)), (3, Objection::Invalid(invalid))];
+        assert_eq!(objections, expected.into());
     }
 }

@@ -1,16 +1,18 @@
 //! DescribeTaskQueue and ListTaskQueuePartitions.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use everlog_kernel::transition::TaskKind;
 use everlog_kernel::{NamespaceId, time};
 use everlog_matching::{PollerDescription, QueueDescription, QueueStats, RateSource};
 use everlog_meta::ConfiguredQueue;
 use everlog_model::{QueueId, limits};
-use everlog_proto::api::enums::v1::{DescribeTaskQueueMode, RateLimitSource, TaskQueueKind, TaskQueueType};
+use everlog_proto::api::enums::v1::{
+    BuildIdTaskReachability, DescribeTaskQueueMode, RateLimitSource, TaskQueueKind, TaskQueueType,
+};
 use everlog_proto::api::taskqueue::v1::{
     PollerInfo, TaskQueueConfig, TaskQueuePartitionMetadata, TaskQueueStats, TaskQueueStatus, TaskQueueTypeInfo,
-    TaskQueueVersionInfo, TaskQueueVersioningInfo,
+    TaskQueueVersionInfo, TaskQueueVersionSelection, TaskQueueVersioningInfo,
 };
 use everlog_proto::api::workflowservice::v1::describe_task_queue_response::EffectiveRateLimit;
 use everlog_proto::api::workflowservice::v1::{
@@ -37,6 +39,13 @@ pub(super) async fn describe_task_queue(
     let queue = request.task_queue.as_ref();
     let name = validate::task_queue(queue, frontend.config(&request.namespace).limits.id_bytes_max)?;
     let namespace_id = namespace.namespace.id;
+    let count_max = frontend.config("").frontend.reachability_build_ids_max;
+    let count = request.versions.as_ref().map_or(0, |versions| versions.build_ids.len());
+    if request.report_task_reachability && count > count_max {
+        let message =
+            format!("Too many build ids queried at once with ReportTaskReachability==true, limit: {count_max}");
+        return Err(Error::invalid(message));
+    }
     if request.api_mode() == DescribeTaskQueueMode::Enhanced {
         if queue.is_some_and(|queue| queue.kind() == TaskQueueKind::Sticky) {
             return Err(Error::invalid(
@@ -93,7 +102,7 @@ fn unversioned() -> TaskQueueVersioningInfo {
     }
 }
 
-/// The same by build id and type. Without versioning there is one build id, the empty one.
+/// The same by build id and type. Without versioning the empty build id has everything, and nothing of any other ever waits.
 #[expect(deprecated, reason = "the CLI still asks for what it deprecated")]
 async fn enhanced(
     frontend: &Frontend,
@@ -101,24 +110,43 @@ async fn enhanced(
     namespace_id: NamespaceId,
     name: &str,
 ) -> DescribeTaskQueueResponse {
-    let wanted: Vec<TaskQueueType> = request.task_queue_types().filter(|kind| *kind != TaskQueueType::Nexus).collect();
-    let kinds = if request.task_queue_types.is_empty() {
-        vec![TaskQueueType::Workflow, TaskQueueType::Activity]
-    } else {
-        wanted
+    let both = [TaskQueueType::Workflow as i32, TaskQueueType::Activity as i32];
+    let kinds = if request.task_queue_types.is_empty() { &both[..] } else { &request.task_queue_types };
+    let reachability = |is_reachable: bool| match (request.report_task_reachability, is_reachable) {
+        (false, _) => BuildIdTaskReachability::Unspecified,
+        (true, true) => BuildIdTaskReachability::Reachable,
+        (true, false) => BuildIdTaskReachability::Unreachable,
     };
-    let mut types_info = HashMap::new();
-    for kind in kinds {
-        let description = describe(frontend, namespace_id, kind_of(kind), name).await;
-        let pollers =
-            if request.report_pollers { description.pollers.iter().map(poller).collect() } else { Vec::new() };
-        let stats = request.report_stats.then(|| stats(&description.stats));
-        types_info.insert(kind as i32, TaskQueueTypeInfo { pollers, stats });
+    let mut versions_info = HashMap::new();
+    for build_id in build_ids(request.versions.as_ref()) {
+        let mut types_info = HashMap::new();
+        for kind in kinds {
+            let known = TaskQueueType::try_from(*kind).ok();
+            let has_tasks = matches!(known, Some(TaskQueueType::Workflow | TaskQueueType::Activity));
+            let info = match known.filter(|_| has_tasks && build_id.is_empty()) {
+                Some(known) => type_info(request, &describe(frontend, namespace_id, kind_of(known), name).await),
+                None => TaskQueueTypeInfo::default(),
+            };
+            types_info.insert(*kind, info);
+        }
+        let task_reachability = reachability(build_id.is_empty()) as i32;
+        versions_info.insert(build_id, TaskQueueVersionInfo { types_info, task_reachability });
     }
-    let version = TaskQueueVersionInfo { types_info, ..TaskQueueVersionInfo::default() };
-    DescribeTaskQueueResponse {
-        versions_info: [(String::new(), version)].into(),
-        ..DescribeTaskQueueResponse::default()
+    DescribeTaskQueueResponse { versions_info, ..DescribeTaskQueueResponse::default() }
+}
+
+/// The build ids that are asked for. Where nothing is said it is that of workers without a version; of others none is active.
+fn build_ids(wanted: Option<&TaskQueueVersionSelection>) -> BTreeSet<String> {
+    let Some(wanted) = wanted else { return [String::new()].into() };
+    wanted.build_ids.iter().cloned().chain(wanted.unversioned.then(String::new)).collect()
+}
+
+#[expect(deprecated, reason = "the CLI still asks for what it deprecated")]
+fn type_info(request: &DescribeTaskQueueRequest, description: &QueueDescription) -> TaskQueueTypeInfo {
+    let pollers = description.pollers.iter().filter(|_| request.report_pollers);
+    TaskQueueTypeInfo {
+        pollers: pollers.map(poller).collect(),
+        stats: request.report_stats.then(|| stats(&description.stats)),
     }
 }
 

@@ -160,7 +160,8 @@ impl<'a> Follow<'a> {
     pub(super) async fn until(&self, stage: Stage, command: &Command) -> Result<Reached, Error> {
         let mut pause = UNAVAILABLE_PAUSE;
         loop {
-            let error = match self.once(stage, command).await {
+            // Boxed: few calls come this far, and all would be as large.
+            let error = match Box::pin(self.once(stage, command)).await {
                 Ok(Some(reached)) => return Ok(reached),
                 Ok(None) => Error::Unavailable("workflow update was aborted".to_owned()),
                 Err(error) => error,

@@ -10,6 +10,7 @@ use everlog_proto::api::workflowservice::v1::{
 use super::call::Call;
 use super::errors::Error;
 use super::polls::PollKind;
+use super::unbuilt::WorkerVersion;
 use super::{Frontend, validate};
 
 /// A worker stops: its polls end empty, and what waits in its sticky queue goes to others at once.
@@ -50,6 +51,10 @@ pub(super) async fn poll_nexus_task_queue(
     let namespace = frontend.namespace(&request.namespace)?;
     let config = frontend.config(&request.namespace);
     let until = call.poll_until(config.frontend.poll_wait_max)?;
+    #[expect(deprecated, reason = "old workers are versioned by it")]
+    let capabilities = request.worker_version_capabilities.as_ref();
+    let version = WorkerVersion::of_poll(capabilities, request.deployment_options.as_ref());
+    version.check(request.task_queue.as_ref(), &config)?;
     validate::task_queue(request.task_queue.as_ref(), config.limits.id_bytes_max)?;
     let _poll = frontend.polls.open(namespace.namespace.id, PollKind::Nexus, config.frontend.polls_max)?;
     tokio::select! {

@@ -17,7 +17,7 @@ use prost::Message;
 use super::call::Call;
 use super::errors::Error;
 use super::execute::{explain, unexpected};
-use super::{Frontend, address, links, search_attributes, validate, workflow_tasks};
+use super::{Frontend, address, links, search_attributes, unbuilt, validate, workflow_tasks};
 
 /// Starts a run, or finds the one that stands in its way.
 pub(super) async fn start_workflow_execution(
@@ -39,7 +39,10 @@ pub(super) async fn start_workflow_execution(
         .await
         .map_err(|error| explain(error, &address, None))?;
     Ok(StartWorkflowExecutionResponse {
-        link: Some(links::to_start(&namespace, workflow_id, started.run_id)),
+        link: Some(match started.attached_request_id {
+            Some(request_id) => links::to_attached(&namespace, workflow_id, started.run_id, request_id),
+            None => links::to_start(&namespace, workflow_id, started.run_id),
+        }),
         run_id: started.run_id.to_string(),
         first_execution_run_id: started.first_execution_run_id.to_string(),
         started: started.started,
@@ -56,6 +59,7 @@ pub(super) fn prepare(
 ) -> Result<Command, Error> {
     validate::cut_causes(&mut request.continued_failure);
     search_attributes::prepare(request.search_attributes.as_mut(), namespace, config)?;
+    unbuilt::eager_version(request.eager_worker_deployment_options.as_ref(), config)?;
     Ok(Command::start(request, &config.limits)?)
 }
 

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use everlog_kernel::command::StartWorkflowTask;
+use everlog_config::DynamicConfig;
+use everlog_kernel::command::{Objections, StartWorkflowTask};
 use everlog_kernel::token::{self, WorkflowTaskToken};
 use everlog_kernel::transition::TaskKind;
-use everlog_kernel::{Rejection, RunCommand, RunId};
+use everlog_kernel::{RunCommand, RunId};
 use everlog_matching::{Matched, Poll, QueryLease, TaskLease};
 use everlog_meta::NamespaceRecord;
 use everlog_model::{CallError, QueueId, limits};
 use everlog_partition::{StartQuery, StartedWorkflowTask};
-use everlog_proto::api::enums::v1::{TaskQueueKind, WorkflowTaskFailedCause};
-use everlog_proto::api::failure::v1::{Failure, ServerFailureInfo, failure};
+use everlog_proto::api::enums::v1::TaskQueueKind;
 use everlog_proto::api::workflowservice::v1 as plain;
 use everlog_proto::api::workflowservice::v1::{
     PollWorkflowTaskQueueRequest, RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest,
@@ -25,6 +25,7 @@ use super::errors::{Error, UNAVAILABLE_PAUSE};
 use super::execute::explain;
 use super::history_token::HistoryToken;
 use super::polls::PollKind;
+use super::unbuilt::{self, WorkerVersion};
 use super::{Frontend, address, search_attributes, validate};
 
 /// Waits for a workflow task, or for a query that needs a worker.
@@ -67,7 +68,13 @@ fn read_poll(
 ) -> Result<Poll, Error> {
     let id_bytes_max = frontend.config(namespace.name()).limits.id_bytes_max;
     validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
+    check_version(&request, &frontend.config(namespace.name()))?;
     let name = validate::task_queue(request.task_queue.as_ref(), id_bytes_max)?.to_owned();
+    #[expect(deprecated, reason = "old workers are known by it")]
+    if namespace.bad_binaries.contains_key(&request.binary_checksum) {
+        let message = format!("Binary {} already marked as bad deployment.", request.binary_checksum);
+        return Err(Error::invalid(message));
+    }
     let queue = request.task_queue.unwrap_or_default();
     let is_sticky = queue.kind() == TaskQueueKind::Sticky;
     Ok(Poll {
@@ -77,6 +84,12 @@ fn read_poll(
         tasks_per_second_max: None,
         worker_instance_key: request.worker_instance_key,
     })
+}
+
+#[expect(deprecated, reason = "old workers are versioned by it")]
+fn check_version(request: &PollWorkflowTaskQueueRequest, config: &DynamicConfig) -> Result<(), Error> {
+    let (capabilities, options) = (request.worker_version_capabilities.as_ref(), request.deployment_options.as_ref());
+    WorkerVersion::of_poll(capabilities, options).check(request.task_queue.as_ref(), config)
 }
 
 /// What became of something that matching handed over.
@@ -164,15 +177,20 @@ pub(super) async fn respond_workflow_task_completed(
     let (namespace, token) = read_token(frontend, &request.namespace, &request.task_token)?;
     let config = frontend.config(namespace.name());
     validate::length(&request.identity, config.limits.id_bytes_max, "Identity length exceeds limit.")?;
+    check_answer(&request, &config)?;
+    unbuilt::completion(&request, namespace.name())?;
     validate::cut_causes_of_task(&mut request);
-    if let Err(problem) = search_attributes::prepare_commands(&mut request.commands, &namespace, &config) {
-        return Err(fail_for_search_attributes(frontend, &namespace, token, request.identity, problem).await);
-    }
+    let objections = Objections {
+        #[expect(deprecated, reason = "old workers are known by it")]
+        bad_binary: namespace.bad_binaries.contains_key(&request.binary_checksum),
+        search_attributes: search_attributes::prepare_commands(&mut request.commands, &namespace, &config),
+    };
     let (address, run_id) = (address(&namespace, &token.workflow_id), token.run_id);
+    let command = RunCommand::CompleteWorkflowTask(token, Box::new(request), objections);
     let completed = frontend
         .router
         .partition_of(&address)?
-        .complete_workflow_task(address.clone(), run_id, RunCommand::CompleteWorkflowTask(token, Box::new(request)))
+        .complete_workflow_task(address.clone(), run_id, command)
         .await
         .map_err(|error| explain(error, &address, Some(run_id)))?;
     Ok(RespondWorkflowTaskCompletedResponse {
@@ -185,32 +203,11 @@ pub(super) async fn respond_workflow_task_completed(
     })
 }
 
-/// Commands with search attributes that the namespace does not have fail the workflow task, as other wrong commands do. What is
-/// told to the worker is also the failure in the history; like those, later attempts leave no trace.
-async fn fail_for_search_attributes(
-    frontend: &Frontend,
-    namespace: &NamespaceRecord,
-    token: WorkflowTaskToken,
-    identity: String,
-    problem: Error,
-) -> Error {
-    let Error::Rejected(Rejection::InvalidArgument(problem)) = problem else { return problem };
-    let message = format!("BadSearchAttributes: {problem}");
-    if token.attempt == 1 {
-        let failure_info = failure::FailureInfo::ServerFailureInfo(ServerFailureInfo::default());
-        let request = RespondWorkflowTaskFailedRequest {
-            cause: WorkflowTaskFailedCause::BadSearchAttributes as i32,
-            failure: Some(Failure { message: message.clone(), failure_info: Some(failure_info), ..Failure::default() }),
-            identity,
-            ..RespondWorkflowTaskFailedRequest::default()
-        };
-        let (address, run_id) = (address(namespace, &token.workflow_id), token.run_id);
-        let command = RunCommand::FailWorkflowTask(token, Box::new(request));
-        if let Err(error) = frontend.execute_done(address, Some(run_id), command).await {
-            return error;
-        }
-    }
-    Error::invalid(message)
+#[expect(deprecated, reason = "old workers are versioned by it")]
+fn check_answer(request: &RespondWorkflowTaskCompletedRequest, config: &DynamicConfig) -> Result<(), Error> {
+    let (stamp, options) = (request.worker_version_stamp.as_ref(), request.deployment_options.as_ref());
+    let sticky = request.sticky_attributes.as_ref().and_then(|sticky| sticky.worker_task_queue.as_ref());
+    WorkerVersion::of_answer(stamp, options).check(sticky, config)
 }
 
 /// A worker could not do a workflow task.
@@ -220,8 +217,11 @@ pub(super) async fn respond_workflow_task_failed(
     mut request: RespondWorkflowTaskFailedRequest,
 ) -> Result<RespondWorkflowTaskFailedResponse, Error> {
     let (namespace, token) = read_token(frontend, &request.namespace, &request.task_token)?;
-    let id_bytes_max = frontend.config(namespace.name()).limits.id_bytes_max;
-    validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
+    let config = frontend.config(namespace.name());
+    validate::length(&request.identity, config.limits.id_bytes_max, "Identity length exceeds limit.")?;
+    #[expect(deprecated, reason = "old workers are versioned by it")]
+    let stamp = request.worker_version.as_ref();
+    WorkerVersion::of_answer(stamp, request.deployment_options.as_ref()).check(None, &config)?;
     validate::cut_causes(&mut request.failure);
     let (address, run_id) = (address(&namespace, &token.workflow_id), token.run_id);
     let command = RunCommand::FailWorkflowTask(token, Box::new(request));

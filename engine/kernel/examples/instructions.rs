@@ -13,7 +13,7 @@
 
 use std::io::Write;
 
-use everlog_kernel::command::{ActivityRef, StartActivityTask, StartWorkflowTask};
+use everlog_kernel::command::{ActivityRef, Objections, StartActivityTask, StartWorkflowTask};
 use everlog_kernel::{
     Command, Context, Ids, Limits, Namespace, NamespaceId, Reply, RunCommand, Time, Transition, Workflow, decide, token,
 };
@@ -78,7 +78,7 @@ impl Server {
             sticky_attributes: Some(sticky),
             ..RespondWorkflowTaskCompletedRequest::default()
         };
-        self.decide(RunCommand::CompleteWorkflowTask(token, Box::new(request)));
+        self.decide(RunCommand::CompleteWorkflowTask(token, Box::new(request), Objections::default()));
     }
 
     /// A workflow with one activity, from its start to its end.

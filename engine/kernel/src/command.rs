@@ -3,6 +3,8 @@
 //! A command is addressed to a workflow (namespace, workflow id) and, where its request names one, to a run. Requests of the
 //! public API are carried as they came; the frontend has checked what can be checked without the workflow's state.
 
+use std::collections::BTreeMap;
+
 use everlog_proto::api::common::v1::Payloads;
 use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
 use everlog_proto::api::failure::v1::Failure;
@@ -49,7 +51,7 @@ pub enum RunCommand {
     /// task is not there any more.
     StartWorkflowTask(StartWorkflowTask),
     /// A worker's answer to a workflow task. Answered by [`Reply::WorkflowTaskCompleted`].
-    CompleteWorkflowTask(WorkflowTaskToken, Box<RespondWorkflowTaskCompletedRequest>),
+    CompleteWorkflowTask(WorkflowTaskToken, Box<RespondWorkflowTaskCompletedRequest>, Objections),
     /// Answered by [`Reply::Done`].
     FailWorkflowTask(WorkflowTaskToken, Box<RespondWorkflowTaskFailedRequest>),
     /// Writes the start of the workflow task that a worker has in hand, because somebody is to be shown it. Answered by
@@ -212,6 +214,24 @@ impl RunCommand {
     }
 }
 
+/// What is wrong with an answer to a workflow task by the settings of its namespace, which a workflow does not know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Objections {
+    /// The worker's binary is marked as bad.
+    pub bad_binary: bool,
+    /// What is wrong with the search attributes of commands, by the places of these.
+    pub search_attributes: BTreeMap<usize, SearchAttributeObjection>,
+}
+
+/// What is wrong with search attributes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SearchAttributeObjection {
+    /// The namespace has none of that name.
+    Unknown(String),
+    /// There are too many, or a value is not of its type.
+    Invalid(String),
+}
+
 /// A poller for a workflow task.
 #[derive(Clone, Debug)]
 pub struct StartWorkflowTask {
@@ -288,6 +308,8 @@ pub struct Started {
     pub started: bool,
     /// Its status.
     pub status: WorkflowExecutionStatus,
+    /// The request id under which this request is attached to a run that another one has started.
+    pub attached_request_id: Option<String>,
     /// Its first workflow task, started for the caller, if that is a worker that has asked for it.
     pub first_task: Option<Box<WorkflowTaskStart>>,
 }

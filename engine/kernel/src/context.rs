@@ -72,9 +72,10 @@ pub struct Limits {
     pub history_events_suggest_continue_as_new: i64,
     /// `limit.numPendingActivities.error`.
     pub pending_activities_max: usize,
-    /// `limit.numPendingSignals.error` and `limit.numPendingCancelRequests.error`, each: signals and requests to cancel that are on
-    /// their way to other workflows.
-    pub pending_external_max: usize,
+    /// `limit.numPendingSignals.error`: signals that are on their way to other workflows.
+    pub pending_signals_max: usize,
+    /// `limit.numPendingCancelRequests.error`: the same for requests to cancel.
+    pub pending_cancel_requests_max: usize,
     /// `limit.numPendingChildExecutions.error`.
     pub pending_children_max: usize,
     /// Children that are told at a time that their parent has closed: so many messages fit well into one entry of the log.
@@ -106,6 +107,19 @@ pub struct Limits {
     pub links_max: usize,
     /// `frontend.linkMaxSize`, bytes.
     pub link_bytes_max: usize,
+    /// `frontend.searchAttributesSizeOfValueLimit`: one search attribute's value, bytes.
+    pub search_attribute_bytes_max: usize,
+    /// `frontend.searchAttributesTotalSizeLimit`: all search attributes of a run, bytes.
+    pub search_attributes_bytes_max: usize,
+    /// `history.maxAutoResetPoints`: points that a chain of runs can be reset to.
+    pub reset_points_max: usize,
+    /// `system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute`: from so many failures of workflow tasks in a row on a search
+    /// attribute tells of them; never, if it is 0.
+    pub workflow_task_problems_reported: i32,
+    /// `system.enableEagerWorkflowStart`: whether a worker that starts a run may have its first workflow task with the answer.
+    pub has_eager_start: bool,
+    /// `system.enableActivityEagerExecution`: whether a worker may have activities with the answer to the completion that schedules them.
+    pub has_eager_activities: bool,
     /// `history.defaultWorkflowTaskTimeout`.
     pub workflow_task_timeout: Duration,
     /// Longest workflow task timeout; longer ones are cut.
@@ -116,6 +130,9 @@ pub struct Limits {
     pub workflow_task_heartbeat_timeout: Duration,
     /// How long the start of a workflow task, or of an activity that may be attempted again, can stay unwritten.
     pub activity_start_flush: Duration,
+    /// `history.workflowIdReuseMinimalInterval`: a run and the pause behind it together last at least as long, so that a workflow that
+    /// always continues as new is not a tight loop.
+    pub run_interval_min: Duration,
     /// `history.retentionTimerJitterDuration`: deletion is put off by up to this, spread over runs.
     pub retention_jitter: Duration,
 }
@@ -132,7 +149,8 @@ impl Default for Limits {
             history_bytes_suggest_continue_as_new: 4 * MIB as u64,
             history_events_suggest_continue_as_new: 4 * 1024,
             pending_activities_max: 2000,
-            pending_external_max: 2000,
+            pending_signals_max: 2000,
+            pending_cancel_requests_max: 2000,
             pending_children_max: 2000,
             children_told_max: 100,
             undelivered_messages_max: 1000,
@@ -148,11 +166,18 @@ impl Default for Limits {
             id_bytes_max: 1000,
             links_max: 10,
             link_bytes_max: 4000,
+            search_attribute_bytes_max: 2 * KIB,
+            search_attributes_bytes_max: 40 * KIB,
+            reset_points_max: 20,
+            workflow_task_problems_reported: 5,
+            has_eager_start: true,
+            has_eager_activities: true,
             workflow_task_timeout: Duration::from_secs(10),
             workflow_task_timeout_max: Duration::from_secs(120),
             workflow_task_retry_max_interval: Duration::from_secs(600),
             workflow_task_heartbeat_timeout: Duration::from_secs(30 * 60),
             activity_start_flush: Duration::from_millis(500),
+            run_interval_min: Duration::from_secs(1),
             retention_jitter: Duration::from_secs(30 * 60),
         }
     }

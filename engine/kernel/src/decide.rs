@@ -51,8 +51,8 @@ fn on_existing_run(txn: &mut Txn<'_>, command: RunCommand) -> Result<Result<Repl
     use RunCommand as C;
     match command {
         // A command may be recorded *and* refused; only this one is.
-        C::CompleteWorkflowTask(token, request) => {
-            return requests::complete_workflow_task::apply(txn, &token, *request);
+        C::CompleteWorkflowTask(token, request, objections) => {
+            return requests::complete_workflow_task::apply(txn, &token, *request, objections);
         }
         C::SignalWorkflow(request) => requests::signal_workflow::apply(txn, *request),
         C::RequestCancelWorkflow(request) => requests::request_cancel_workflow::apply(txn, *request),

@@ -73,6 +73,10 @@ fn info(run: &Run, workflow_id: &str) -> WorkflowExecutionInfo {
     let task = run.state.workflow_task.as_ref().filter(|task| !task.is_unwritten());
     let started = task.is_some_and(|task| task.started.as_ref().is_some_and(|started| started.is_saved()));
     WorkflowExecutionInfo {
+        auto_reset_points: Some(run.reset_points()),
+        #[expect(deprecated, reason = "the CLI still shows it")]
+        most_recent_worker_version_stamp: run.info.last_worker.version_stamp.clone(),
+        worker_deployment_name: run.info.last_worker.deployment_name.clone(),
         history_length: record.history_length + i64::from(started),
         state_transition_count: record.state_transition_count + run.unwritten_transitions,
         root_execution: Some(root),
@@ -85,12 +89,28 @@ fn info(run: &Run, workflow_id: &str) -> WorkflowExecutionInfo {
 fn extended_info(run: &Run) -> WorkflowExecutionExtendedInfo {
     let start_request =
         RequestIdInfo { event_type: EventType::WorkflowExecutionStarted as i32, event_id: 1, buffered: false };
+    let attached = run.attached_requests.iter().map(|(request_id, attached)| {
+        let info = RequestIdInfo {
+            event_type: EventType::WorkflowExecutionOptionsUpdated as i32,
+            event_id: attached.event_id.unwrap_or(0),
+            buffered: attached.event_id.is_none(),
+        };
+        (request_id.clone(), info)
+    });
+    let updates = run.accepted_updates.values().filter(|update| !update.request_id.is_empty()).map(|update| {
+        let info = RequestIdInfo {
+            event_type: EventType::WorkflowExecutionUpdateAccepted as i32,
+            event_id: update.accepted_event_id,
+            buffered: false,
+        };
+        (update.request_id.clone(), info)
+    });
     WorkflowExecutionExtendedInfo {
         execution_expiration_time: run.info.execution_expiration.map(|time| time.to_proto()),
         run_expiration_time: Some(run.info.run_expiration.map_or(NEVER, |time| time.to_proto())),
         cancel_requested: run.state.cancel_requested,
         original_start_time: Some(run.info.start_time.to_proto()),
-        request_id_infos: [(run.info.start_request_id.clone(), start_request)].into(),
+        request_id_infos: attached.chain(updates).chain([(run.info.start_request_id.clone(), start_request)]).collect(),
         ..WorkflowExecutionExtendedInfo::default()
     }
 }

@@ -17,7 +17,10 @@ pub(crate) fn complete(event: &mut HistoryEvent, id: i64, now: Time) {
     if event.event_time.is_none() {
         event.event_time = Some(now.to_proto());
     }
-    event.event_type = event.attributes.as_ref().map_or(EventType::Unspecified, event_type) as i32;
+    let event_type = event.attributes.as_ref().map_or(EventType::Unspecified, event_type);
+    event.event_type = event_type as i32;
+    // Workers that do not know the type go on without it.
+    event.worker_may_ignore = event_type == EventType::WorkflowExecutionOptionsUpdated;
 }
 
 /// Appends an event to an encoded `History`: field 1 of that message.

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use everlog_proto::api::common::v1::Payload;
+use everlog_proto::api::common::v1::{Payload, SearchAttributes};
 use prost::Message;
+use serde::Serialize;
 
 /// A `Memo` or `SearchAttributes` message as it is on the wire. Decoded, its map would come out in another order each time, and
 /// the same decision would not give the same bytes.
@@ -23,11 +24,74 @@ struct Entry {
     payload: Bytes,
 }
 
+/// A [`Payload`] whose metadata have an order.
+#[derive(Clone, PartialEq, Message)]
+struct OrderedPayload {
+    #[prost(message, repeated, tag = "1")]
+    metadata: Vec<MetadataEntry>,
+    #[prost(bytes = "bytes", tag = "2")]
+    data: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct MetadataEntry {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    value: Bytes,
+}
+
 impl PayloadMap {
     /// The map in an encoded message, which is a valid one; empty if there is none.
     pub(crate) fn of(message: Option<&Bytes>) -> PayloadMap {
         let decoded = message.map(|message| PayloadMap::decode(message.clone()));
         decoded.map_or_else(PayloadMap::default, |decoded| decoded.expect("the message was decoded or encoded before"))
+    }
+
+    /// As search attributes.
+    pub(crate) fn to_search_attributes(&self) -> SearchAttributes {
+        SearchAttributes::decode(self.encode_to_vec().as_slice()).expect("the two are the same on the wire")
+    }
+
+    /// The data of a payload.
+    pub(crate) fn data(&self, key: &str) -> Option<Bytes> {
+        let entry = self.entries.iter().find(|entry| entry.key == key)?;
+        Some(Payload::decode(entry.payload.clone()).ok()?.data.into())
+    }
+
+    /// The values of a search attribute that is a list of keywords; none if it has another type.
+    pub(crate) fn keywords(&self, key: &str) -> Vec<String> {
+        self.data(key).and_then(|data| serde_json::from_slice(&data).ok()).unwrap_or_default()
+    }
+
+    /// Sets such a search attribute.
+    pub(crate) fn set_keywords(&mut self, key: &str, values: &[String]) {
+        self.set(key, search_attribute("KeywordList", values));
+    }
+
+    /// Sets a search attribute that is a keyword, or takes it out if that is empty. Returns whether this changes anything.
+    pub(crate) fn set_or_remove_keyword(&mut self, key: &str, value: &str) -> bool {
+        if value.is_empty() {
+            return self.remove(key);
+        }
+        let payload = search_attribute("Keyword", value);
+        let is_changed = self.entries.iter().all(|entry| entry.key != key || entry.payload != payload);
+        self.set(key, payload);
+        is_changed
+    }
+
+    /// Takes an entry out. Returns whether there was one.
+    pub(crate) fn remove(&mut self, key: &str) -> bool {
+        let before = self.entries.len();
+        self.entries.retain(|entry| entry.key != key);
+        self.entries.len() < before
+    }
+
+    fn set(&mut self, key: &str, payload: Bytes) {
+        match self.entries.iter_mut().find(|entry| entry.key == key) {
+            Some(entry) => entry.payload = payload,
+            None => self.entries.push(Entry { key: key.to_owned(), payload }),
+        }
     }
 
     /// Puts `changes` in. A payload that is nil or an empty list deletes its key.
@@ -38,13 +102,17 @@ impl PayloadMap {
                 position.map(|position| self.entries.remove(position));
                 continue;
             }
-            let entry = Entry { key: key.clone(), payload: payload.encode_to_vec().into() };
-            match position {
-                Some(position) => self.entries[position] = entry,
-                None => self.entries.push(entry),
-            }
+            self.set(key, payload.encode_to_vec().into());
         }
     }
+}
+
+/// The payload of a search attribute.
+fn search_attribute(kind: &str, value: &(impl Serialize + ?Sized)) -> Bytes {
+    let metadata = [("encoding", "json/plain"), ("type", kind)]
+        .map(|(key, value)| MetadataEntry { key: key.to_owned(), value: Bytes::copy_from_slice(value.as_bytes()) });
+    let data = serde_json::to_vec(value).expect("texts can be written as JSON").into();
+    OrderedPayload { metadata: metadata.into(), data }.encode_to_vec().into()
 }
 
 /// Whether a payload stands for "no value", in one of the forms that SDKs encode that in.
@@ -100,5 +168,30 @@ mod tests {
         let memo = merged([("a", payload("json/plain", "1"))], [("b", payload("json/plain", "2"))]);
         assert_eq!(memo.fields.len(), 2);
         assert_eq!(memo.fields["a"], payload("json/plain", "1"));
+    }
+
+    #[test]
+    fn keywords_are_payloads_that_everybody_reads() {
+        let mut map = PayloadMap::default();
+        assert_eq!(map.keywords("k"), Vec::<String>::new());
+        let values = ["a".to_owned(), "\"b\"".to_owned()];
+        for _ in 0..2 {
+            map.set_keywords("k", &values);
+        }
+        assert_eq!(map.keywords("k"), values);
+        let read = Memo::decode(map.encode_to_vec().as_slice()).expect("a memo");
+        let metadata = [("encoding", "json/plain"), ("type", "KeywordList")];
+        let expected = Payload {
+            metadata: metadata.map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec())).into(),
+            data: br#"["a","\"b\""]"#.to_vec(),
+            ..Payload::default()
+        };
+        assert_eq!(read.fields, [("k".to_owned(), expected)].into());
+        assert!(map.remove("k") && !map.remove("k"));
+        let changes = [("a", true), ("a", false), ("b", true), ("", true), ("", false)];
+        for (value, changed) in changes {
+            assert_eq!(map.set_or_remove_keyword("k", value), changed, "{value}");
+        }
+        assert_eq!(map, PayloadMap::default());
     }
 }

@@ -94,8 +94,10 @@ fn begin<'a>(new_run: NewRun, workflow_id: &'a str, ctx: Context<'a>) -> Txn<'a>
     started.attempt = started.attempt.max(1);
     normalize_timeouts(&mut started, ctx.limits, now);
     await_first_turn(&mut started, now);
-    let backoff = duration(started.first_workflow_task_backoff.as_ref()).unwrap_or_default();
-    started.first_workflow_task_backoff = Some(time::to_proto(backoff));
+    if started.continued_execution_run_id.is_empty() {
+        let backoff = duration(started.first_workflow_task_backoff.as_ref()).unwrap_or_default();
+        started.first_workflow_task_backoff = Some(time::to_proto(backoff));
+    }
 
     let first = HistoryEvent {
         attributes: Some(Attributes::WorkflowExecutionStartedEventAttributes(started)),
@@ -108,7 +110,7 @@ fn begin<'a>(new_run: NewRun, workflow_id: &'a str, ctx: Context<'a>) -> Txn<'a>
 
 /// Has the first run of a chain with a cron schedule wait for its turn. Temporal names the schedule as what has begun it, too.
 fn await_first_turn(started: &mut WorkflowExecutionStartedEventAttributes, now: Time) {
-    if started.first_workflow_task_backoff.is_some() {
+    if started.first_workflow_task_backoff.is_some() || !started.continued_execution_run_id.is_empty() {
         return;
     }
     if let Ok(cron) = Cron::parse(&started.cron_schedule) {

@@ -14,10 +14,6 @@ use crate::proto::Encoded;
 use crate::txn::{NewRun, Txn};
 use crate::{retry, time};
 
-/// `history.workflowIdReuseMinimalInterval`: a run and the pause behind it together last at least as long, so that a workflow
-/// that always continues as new is not a tight loop.
-const RUN_INTERVAL_MIN: Duration = Duration::from_secs(1);
-
 /// What follows a run that has failed, or whose time is over.
 pub(crate) struct AfterFailure {
     /// Whether it is retried, or why not.
@@ -121,13 +117,15 @@ fn again(txn: &Txn<'_>, started: WorkflowExecutionStartedEventAttributes) -> Wor
 }
 
 /// What the next run's first event says whatever has led to it: it is this run's, `started`, but for what follows from its place
-/// in the chain. Parent, root, priority and the chain's expiration are carried along.
+/// in the chain. Parent, root, priority and the chain's expiration are carried along, and so are reset points.
 pub(crate) fn next(
     txn: &Txn<'_>,
     started: WorkflowExecutionStartedEventAttributes,
 ) -> WorkflowExecutionStartedEventAttributes {
+    let gone = txn.now().plus(txn.ctx.namespace.retention);
     WorkflowExecutionStartedEventAttributes {
         continued_execution_run_id: txn.run.id.to_string(),
+        prev_auto_reset_points: Some(txn.run.reset_points_handed_on(txn.now(), gone)),
         continued_failure: None,
         original_execution_run_id: String::new(),
         identity: String::new(),
@@ -140,7 +138,8 @@ pub(crate) fn next(
 /// The pause before the next run's first workflow task, of which `wanted` is asked for.
 pub(crate) fn backoff(txn: &Txn<'_>, wanted: Duration) -> Duration {
     let lifetime = txn.now().since(txn.run.info.execution_time);
-    if lifetime + wanted < RUN_INTERVAL_MIN { RUN_INTERVAL_MIN - lifetime } else { wanted }
+    let interval_min = txn.ctx.limits.run_interval_min;
+    if lifetime + wanted < interval_min { interval_min - lifetime } else { wanted }
 }
 
 /// The run that begins with `started`.

@@ -427,7 +427,12 @@ impl Run {
         event_id: i64,
         attributes: &WorkflowExecutionUpdateAcceptedEventAttributes,
     ) {
-        let update = AcceptedUpdate { accepted_event_id: event_id, completed_event_id: None };
+        let request_id = attributes.accepted_request.as_ref().map(|request| request.request_id.clone());
+        let update = AcceptedUpdate {
+            accepted_event_id: event_id,
+            completed_event_id: None,
+            request_id: request_id.unwrap_or_default(),
+        };
         self.accepted_updates.insert(attributes.protocol_instance_id.clone(), update);
     }
 

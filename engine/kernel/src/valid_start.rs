@@ -1,6 +1,6 @@
 //! A request to start a workflow, once it is known that nothing is wrong with it.
 
-use everlog_proto::api::common::v1::{Link, Payloads};
+use everlog_proto::api::common::v1::{Callback, Link, Payloads, callback};
 use everlog_proto::api::enums::v1::{WorkflowIdConflictPolicy, WorkflowIdReusePolicy};
 use everlog_proto::api::history::v1::WorkflowExecutionStartedEventAttributes;
 use everlog_proto::api::sdk::v1::UserMetadata;
@@ -28,7 +28,8 @@ pub struct ValidStart {
     pub(crate) is_eager: bool,
     pub(crate) reuse: WorkflowIdReusePolicy,
     pub(crate) conflict: WorkflowIdConflictPolicy,
-    pub(crate) on_conflict: OnConflictOptions,
+    /// What of the request is to be recorded in an open run that is used instead.
+    pub(crate) on_conflict: Option<OnConflictOptions>,
 }
 
 impl ValidStart {
@@ -53,15 +54,15 @@ impl ValidStart {
             validation::task_queue(request.task_queue.take(), limits.id_bytes_max).map_err(Rejection::invalid)?;
         check_timeouts(&request, limits)?;
         let (reuse, conflict) = policies(&request, conflict_default)?;
-        check_support(&request)?;
-        check_sizes(&request, limits)?;
-        let on_conflict = request.on_conflict_options.unwrap_or_default();
-        if on_conflict.attach_completion_callbacks && !on_conflict.attach_request_id {
+        let attaches = request.on_conflict_options.unwrap_or_default();
+        if attaches.attach_completion_callbacks && !attaches.attach_request_id {
             return Err(Rejection::invalid("attaching request ID is required for attaching completion callbacks"));
         }
+        check_support(&request)?;
+        check_sizes(&request, limits)?;
         let is_delayed =
             !request.cron_schedule.is_empty() || time::positive(request.workflow_start_delay.as_ref()) != Ok(None);
-        let is_eager = request.request_eager_execution && !is_delayed;
+        let is_eager = request.request_eager_execution && !is_delayed && limits.has_eager_start;
         let started = WorkflowExecutionStartedEventAttributes {
             workflow_type: request.workflow_type,
             task_queue: Some(task_queue),
@@ -91,7 +92,7 @@ impl ValidStart {
             is_eager,
             reuse,
             conflict,
-            on_conflict,
+            on_conflict: request.on_conflict_options,
         })
     }
 
@@ -286,11 +287,10 @@ pub(crate) fn policies_of_child(reuse: WorkflowIdReusePolicy) -> (WorkflowIdReus
     }
 }
 
+/// What is not there yet is refused: see also the frontend's `unbuilt.rs`.
 fn check_support(request: &StartWorkflowExecutionRequest) -> Result<(), Rejection> {
     let unsupported = |text: &'static str| Err(Rejection::Unimplemented(text.into()));
-    if !request.completion_callbacks.is_empty() {
-        return unsupported("completion_callbacks are not supported by this server yet");
-    }
+    request.completion_callbacks.iter().try_for_each(check_callback)?;
     if request.versioning_override.is_some() {
         return unsupported("versioning_override is not supported by this server yet");
     }
@@ -298,6 +298,33 @@ fn check_support(request: &StartWorkflowExecutionRequest) -> Result<(), Rejectio
         return unsupported("The Time-Skipping feature is not enabled for namespace.");
     }
     Ok(())
+}
+
+/// No callback can be made yet. Those to an address are refused as by a Temporal server that has none configured.
+fn check_callback(callback: &Callback) -> Result<(), Rejection> {
+    let unsupported = |text: &'static str| Err(Rejection::Unimplemented(text.into()));
+    let url = match &callback.variant {
+        Some(callback::Variant::Nexus(nexus)) => nexus.url.as_str(),
+        Some(callback::Variant::Internal(_)) => {
+            return Err(Rejection::invalid("unsupported callback variant: *common.Callback_Internal_"));
+        }
+        Some(callback::Variant::NexusHandler(_)) => {
+            return unsupported("completion_callbacks.nexus_handler is not supported by this server yet");
+        }
+        None => return unsupported("unknown callback variant: <nil>"),
+    };
+    Err(match url.split_once("://") {
+        Some(("temporal", "system")) => {
+            return unsupported("completion_callbacks to the system are not supported by this server yet");
+        }
+        Some(("http" | "https", rest)) if rest.is_empty() || rest.starts_with(['/', '?', '#']) => {
+            Rejection::invalid("invalid url: missing host")
+        }
+        Some(("http" | "https", _)) => {
+            Rejection::invalid(format!("invalid url: url does not match any configured callback address: {url}"))
+        }
+        _ => Rejection::invalid(format!("invalid url: unknown scheme: {url}")),
+    })
 }
 
 fn check_sizes(request: &StartWorkflowExecutionRequest, limits: &Limits) -> Result<(), Rejection> {

@@ -1,6 +1,6 @@
 //! Rules for values that requests and commands have in common. Each says what is wrong in Temporal's words.
 
-use everlog_proto::api::common::v1::{Link, Priority};
+use everlog_proto::api::common::v1::{Link, Priority, SearchAttributes};
 use everlog_proto::api::enums::v1::TaskQueueKind;
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use prost::Message;
@@ -45,6 +45,26 @@ pub(crate) fn priority(priority: Option<&Priority>) -> Result<(), &'static str> 
     }
     if priority.fairness_weight.is_nan() || priority.fairness_weight < 0.0 {
         return Err("must be greater than zero");
+    }
+    Ok(())
+}
+
+/// Whether search attributes are not larger than limits allow, each and all together.
+///
+/// # Errors
+///
+/// What is too large.
+pub fn search_attribute_sizes(attributes: &SearchAttributes, limits: &Limits) -> Result<(), String> {
+    let bytes_max = limits.search_attribute_bytes_max;
+    let too_large = attributes.indexed_fields.iter().filter(|(_, payload)| payload.data.len() > bytes_max);
+    // The one of several that is told of is always the same.
+    if let Some((name, payload)) = too_large.min_by_key(|(name, _)| name.as_str()) {
+        let bytes = payload.data.len();
+        return Err(format!("search attribute {name} value size {bytes} exceeds size limit {bytes_max}"));
+    }
+    let (bytes, bytes_max) = (attributes.encoded_len(), limits.search_attributes_bytes_max);
+    if bytes > bytes_max {
+        return Err(format!("total size of search attributes {bytes} exceeds size limit {bytes_max}"));
     }
     Ok(())
 }

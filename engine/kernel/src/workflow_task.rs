@@ -31,11 +31,14 @@ use everlog_proto::api::taskqueue::v1::TaskQueue;
 use prost::Message;
 
 use crate::requests::start_workflow_task;
-use crate::state::{BufferedQuery, Run, WorkflowTask, WorkflowTaskStarted};
+use crate::state::{BufferedQuery, Run, WorkflowTask, WorkflowTaskProblem, WorkflowTaskStarted};
 use crate::token::WorkflowTaskToken;
 use crate::transition::{Effect, QueryTask, Task};
 use crate::txn::Txn;
 use crate::{Rejection, events, time};
+
+/// The search attribute that tells of problems with a run's workflow tasks.
+pub(crate) const REPORTED_PROBLEMS: &str = "TemporalReportedProblems";
 
 /// Who the events are from that the server writes by itself.
 pub(crate) const SERVER_IDENTITY: &str = "history-service";
@@ -52,6 +55,13 @@ pub(crate) fn ensure_scheduled(txn: &mut Txn<'_>) {
         None => schedule(txn, None),
         Some(task) if task.started.is_some() => limit_buffer(txn),
         Some(_) => {}
+    }
+}
+
+/// Fails the started task, if there is one, once too much waits for its end.
+pub(crate) fn limit_buffered(txn: &mut Txn<'_>) {
+    if txn.run.workflow_task_started() {
+        limit_buffer(txn);
     }
 }
 
@@ -417,6 +427,46 @@ fn append_failed(txn: &mut Txn<'_>, attributes: WorkflowTaskFailedEventAttribute
 fn count_failure(txn: &mut Txn<'_>, attempt: i32) {
     let was_sticky = txn.run.sticky.take().is_some();
     txn.run.state.next_workflow_task_attempt = if was_sticky { 1 } else { attempt.saturating_add(1) };
+    if !was_sticky && attempt > 0 {
+        count_problem(txn);
+    }
+}
+
+/// Tells of problems in a search attribute once there are several in a row: somebody has to look after the workers.
+fn count_problem(txn: &mut Txn<'_>) {
+    let state = &mut txn.run.state;
+    state.workflow_task_problems = state.workflow_task_problems.saturating_add(1);
+    let reported_from = txn.ctx.limits.workflow_task_problems_reported;
+    let Some(problem) = state.last_workflow_task_problem else { return };
+    if reported_from <= 0 || state.workflow_task_problems < reported_from {
+        return;
+    }
+    let (category, cause) = match problem {
+        WorkflowTaskProblem::Failed(cause) => {
+            let cause = WorkflowTaskFailedCause::try_from(cause).unwrap_or(WorkflowTaskFailedCause::Unspecified);
+            ("WorkflowTaskFailed", format!("{cause:?}"))
+        }
+        WorkflowTaskProblem::TimedOut(timeout_type) => {
+            let timeout_type = TimeoutType::try_from(timeout_type).unwrap_or(TimeoutType::Unspecified);
+            ("WorkflowTaskTimedOut", format!("{timeout_type:?}"))
+        }
+    };
+    let problems = [format!("category={category}"), format!("cause={category}Cause{cause}")];
+    txn.run.change_search_attributes(|attributes| {
+        let is_changed = attributes.keywords(REPORTED_PROBLEMS) != problems;
+        if is_changed {
+            attributes.set_keywords(REPORTED_PROBLEMS, &problems);
+        }
+        is_changed
+    });
+}
+
+/// A workflow task was completed: its worker is known from here on, and there are no problems.
+pub(crate) fn completed(txn: &mut Txn<'_>) {
+    txn.run.limit_workers(txn.ctx.limits);
+    if txn.ctx.limits.workflow_task_problems_reported > 0 {
+        txn.run.change_search_attributes(|attributes| attributes.remove(REPORTED_PROBLEMS));
+    }
 }
 
 // ---- Queries ---------------------------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ use everlog_kernel::{
     Command, Context, Ids, Limits, Namespace, NamespaceId, Rejection, Reply, RowKey, RunCommand, Time, Transition,
     Workflow, decide,
 };
-use everlog_proto::api::common::v1::{Callback, Link, Memo, Payload, Payloads, Priority, RetryPolicy, WorkflowType};
+use everlog_proto::api::common::v1::{
+    Callback, Link, Memo, Payload, Payloads, Priority, RetryPolicy, WorkflowType, callback,
+};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::workflow::v1::VersioningOverride;
 use everlog_proto::api::workflowservice::v1::{
@@ -149,6 +151,13 @@ fn refusals() {
     let payloads = |bytes| Payloads { payloads: vec![Payload { data: vec![0; bytes], ..Payload::default() }] };
     let long = "x".repeat(1001);
     let base = || request("r");
+    let nexus = |url: &str| {
+        Some(callback::Variant::Nexus(callback::Nexus { url: url.to_owned(), ..callback::Nexus::default() }))
+    };
+    let callback = |variant| StartWorkflowExecutionRequest {
+        completion_callbacks: vec![Callback { variant, ..Callback::default() }],
+        ..base()
+    };
     let policy = |policy: RetryPolicy| StartWorkflowExecutionRequest { retry_policy: Some(policy), ..base() };
     let cases = [
         (StartWorkflowExecutionRequest { workflow_id: String::new(), ..base() }, "WorkflowId is not set on request."),
@@ -230,9 +239,22 @@ fn refusals() {
             },
             "priority key can't be negative",
         ),
+        (callback(None), "unknown callback variant: <nil>"),
+        (callback(nexus("")), "invalid url: unknown scheme: "),
+        (callback(nexus("ftp://x")), "invalid url: unknown scheme: ftp://x"),
+        (callback(nexus("temporal://other")), "invalid url: unknown scheme: temporal://other"),
+        (callback(nexus("http:///path")), "invalid url: missing host"),
         (
-            StartWorkflowExecutionRequest { completion_callbacks: vec![Callback::default()], ..base() },
-            "completion_callbacks are not supported by this server yet",
+            callback(nexus("https://x/y")),
+            "invalid url: url does not match any configured callback address: https://x/y",
+        ),
+        (
+            callback(nexus("temporal://system")),
+            "completion_callbacks to the system are not supported by this server yet",
+        ),
+        (
+            callback(Some(callback::Variant::Internal(callback::Internal::default()))),
+            "unsupported callback variant: *common.Callback_Internal_",
         ),
         (
             StartWorkflowExecutionRequest { versioning_override: Some(VersioningOverride::default()), ..base() },

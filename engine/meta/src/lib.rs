@@ -16,7 +16,7 @@ mod view;
 
 pub use namespaces::{DEFAULT_RETENTION, Namespaces, NewNamespace, Page, SYSTEM_NAMESPACE};
 pub use owner::keep_open;
-pub use record::{Deletion, NamespaceRecord};
+pub use record::{BadBinary, Deletion, NamespaceRecord};
 pub use task_queues::ConfiguredQueue;
 
 use std::borrow::Cow;

@@ -215,6 +215,7 @@ impl Namespaces {
                 owner_email: new.owner_email,
                 data: new.data,
                 search_attributes: BTreeMap::new(),
+                bad_binaries: BTreeMap::new(),
                 created: now,
                 updated: now,
                 deletion: None,

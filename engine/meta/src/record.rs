@@ -28,12 +28,25 @@ pub struct NamespaceRecord {
     pub data: BTreeMap<String, String>,
     /// Its own search attributes.
     pub search_attributes: BTreeMap<String, IndexedValueType>,
+    /// Binaries of workers that are not to complete workflow tasks, by their checksums.
+    pub bad_binaries: BTreeMap<String, BadBinary>,
     /// When it was registered.
     pub created: Time,
     /// When it was changed last.
     pub updated: Time,
     /// Set once it is deleted with all that is in it.
     pub deletion: Option<Deletion>,
+}
+
+/// Why the binary of a worker is bad.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadBinary {
+    /// For people.
+    pub reason: String,
+    /// Who says so.
+    pub operator: String,
+    /// Since when.
+    pub created: Time,
 }
 
 /// What is to become of a deleted namespace.
@@ -68,6 +81,18 @@ struct Row {
     updated_ns: i64,
     #[prost(message, optional, tag = "10")]
     deletion: Option<DeletionRow>,
+    #[prost(btree_map = "string, message", tag = "11")]
+    bad_binaries: BTreeMap<String, BadBinaryRow>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct BadBinaryRow {
+    #[prost(string, tag = "1")]
+    reason: String,
+    #[prost(string, tag = "2")]
+    operator: String,
+    #[prost(sfixed64, tag = "3")]
+    created_ns: i64,
 }
 
 #[derive(Clone, Message)]
@@ -114,6 +139,7 @@ impl NamespaceRecord {
                 asked_ns: asked.0,
                 delay_ns: u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX),
             }),
+            bad_binaries: self.bad_binaries.iter().map(|(checksum, bad)| (checksum.clone(), bad.to_row())).collect(),
         };
         row.encode_to_vec()
     }
@@ -137,12 +163,28 @@ impl NamespaceRecord {
             owner_email: row.owner_email,
             data: row.data,
             search_attributes,
+            bad_binaries: row
+                .bad_binaries
+                .into_iter()
+                .map(|(checksum, row)| (checksum, BadBinary::from_row(row)))
+                .collect(),
             created: Time(row.created_ns),
             updated: Time(row.updated_ns),
             deletion: row
                 .deletion
                 .map(|row| Deletion { asked: Time(row.asked_ns), delay: Duration::from_nanos(row.delay_ns) }),
         })
+    }
+}
+
+impl BadBinary {
+    fn to_row(&self) -> BadBinaryRow {
+        let BadBinary { reason, operator, created } = self.clone();
+        BadBinaryRow { reason, operator, created_ns: created.0 }
+    }
+
+    fn from_row(row: BadBinaryRow) -> BadBinary {
+        BadBinary { reason: row.reason, operator: row.operator, created: Time(row.created_ns) }
     }
 }
 
@@ -162,6 +204,7 @@ mod tests {
             owner_email: "o@example.com".to_owned(),
             data: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
             search_attributes: BTreeMap::from([("CustomerId".to_owned(), IndexedValueType::Keyword)]),
+            bad_binaries: BTreeMap::new(),
             created: Time(1),
             updated: Time(2),
             deletion: None,
@@ -187,6 +230,14 @@ mod tests {
         let deletion = Deletion { asked: Time(3), delay: Duration::from_nanos(5) };
         let record = NamespaceRecord { deletion: Some(deletion), ..record() };
         assert!(record.encode().ends_with(b"\x52\x0b\x09\x03\0\0\0\0\0\0\0\x10\x05"));
+        assert_eq!(NamespaceRecord::decode(record.namespace.id, &record.encode()), Ok(record));
+    }
+
+    #[test]
+    fn bad_binaries_have_their_field() {
+        let bad = BadBinary { reason: "r".to_owned(), operator: "o".to_owned(), created: Time(3) };
+        let record = NamespaceRecord { bad_binaries: BTreeMap::from([("c".to_owned(), bad)]), ..record() };
+        assert!(record.encode().ends_with(b"\x5a\x14\x0a\x01c\x12\x0f\x0a\x01r\x12\x01o\x19\x03\0\0\0\0\0\0\0"));
         assert_eq!(NamespaceRecord::decode(record.namespace.id, &record.encode()), Ok(record));
     }
 

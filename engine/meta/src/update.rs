@@ -7,7 +7,7 @@ use everlog_model::search_attributes;
 use everlog_proto::api::enums::v1::{IndexedValueType, NamespaceState};
 
 use super::change::{now, saved};
-use super::record::NamespaceRecord;
+use super::record::{BadBinary, NamespaceRecord};
 use super::{MetaError, Namespaces};
 
 /// Search attributes that a namespace may have of its own.
@@ -126,6 +126,41 @@ impl NamespaceChange<'_> {
         }
         if !owner_email.is_empty() {
             self.record.owner_email = owner_email.to_owned();
+        }
+    }
+
+    /// Marks binaries of workers as bad, by checksum, with why and who says so.
+    ///
+    /// # Errors
+    ///
+    /// [`MetaError::Invalid`] if there are more than `count_max` then.
+    pub fn add_bad_binaries<'a>(
+        &mut self,
+        binaries: impl IntoIterator<Item = (&'a String, (&'a String, &'a String))>,
+        count_max: usize,
+    ) -> Result<(), MetaError> {
+        let created = now();
+        let known = &mut self.record.bad_binaries;
+        known.extend(binaries.into_iter().map(|(checksum, (reason, operator))| {
+            let bad = BadBinary { reason: reason.clone(), operator: operator.clone(), created };
+            (checksum.clone(), bad)
+        }));
+        if known.len() > count_max {
+            let message = format!("Total resetBinaries cannot exceed the max limit: {count_max}");
+            return Err(MetaError::Invalid(message.into()));
+        }
+        Ok(())
+    }
+
+    /// Marks a binary as bad no more.
+    ///
+    /// # Errors
+    ///
+    /// [`MetaError::Invalid`] if it is not.
+    pub fn remove_bad_binary(&mut self, checksum: &str) -> Result<(), MetaError> {
+        match self.record.bad_binaries.remove(checksum) {
+            Some(_) => Ok(()),
+            None => Err(MetaError::Invalid(format!("Bad binary checksum {checksum} doesn't exists.").into())),
         }
     }
 

@@ -137,7 +137,7 @@ fn run_command_bytes(command: &RunCommand) -> usize {
     match command {
         RunCommand::SignalWorkflow(request) => payloads(&request.input),
         RunCommand::TerminateWorkflow(request) => payloads(&request.details),
-        RunCommand::CompleteWorkflowTask(_, request) => request.encoded_len(),
+        RunCommand::CompleteWorkflowTask(_, request, _) => request.encoded_len(),
         RunCommand::FailWorkflowTask(_, request) => request.encoded_len(),
         RunCommand::HeartbeatActivity { details, .. } | RunCommand::CancelActivity { details, .. } => payloads(details),
         RunCommand::CompleteActivity { result, .. } => payloads(result),

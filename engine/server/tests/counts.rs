@@ -130,8 +130,9 @@ async fn a_workflow_with_one_activity_takes_four_commits() {
         }
         assert_eq!(all.entries, 4);
         let rows = [start, schedule, result, close].map(|commit| commit.rows);
-        assert!(rows.iter().zip([6, 5, 5, 6]).all(|(rows, rows_max)| *rows <= rows_max), "{rows:?}");
-        assert!(all.row_bytes <= 2_900, "{all:?}");
+        // With the first task that is completed the run's worker is known: two rows more, what it was started with and its place in lists.
+        assert!(rows.iter().zip([6, 7, 5, 6]).all(|(rows, rows_max)| *rows <= rows_max), "{rows:?}");
+        assert!(all.row_bytes <= 3_600, "{all:?}");
         assert!(all.log_bytes <= 3_000, "{all:?}");
     }
     counted.server.stopped().await;
@@ -192,7 +193,7 @@ async fn a_signal_costs_the_same_however_many_there_were() {
     let task = poll(&mut counted.client).await;
     counted.respond(task.task_token, vec![complete("done")]).await;
     let close = counted.step("close");
-    assert!(close.entries == 1 && close.rows <= 6, "{close:?}");
+    assert!(close.entries == 1 && close.rows <= 7, "{close:?}");
     counted.server.stopped().await;
 }
 

@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test fails by panicking, also in its helpers
 
+#[path = "wire/fields.rs"]
+mod fields;
 mod harness;
 #[path = "wire/refusals.rs"]
 mod refusals;

@@ -14,7 +14,8 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessag
 use serde_json::{Map, Value as Json, json};
 
 /// Fields whose value is an implementation's own.
-const OPAQUE: [&str; 16] = [
+const OPAQUE: [&str; 17] = [
+    "expire_time",
     "execution_duration",
     "task_token",
     "next_page_token",
@@ -34,13 +35,12 @@ const OPAQUE: [&str; 16] = [
 ];
 
 /// Instants that follow from others and not from when something happened.
-const DERIVED: [&str; 6] = [
+const DERIVED: [&str; 5] = [
     "execution_time",
     "workflow_execution_expiration_time",
     "execution_expiration_time",
     "run_expiration_time",
     "expiration_time",
-    "expire_time",
 ];
 
 /// Fields that depend on timing alone.

@@ -27,21 +27,16 @@ pub(super) fn apply(
     command: &mut CommandContext,
     attributes: ContinueAsNewWorkflowExecutionCommandAttributes,
 ) -> Result<(), Invalid> {
-    super::check_size(
-        txn,
-        attributes.input.as_ref(),
-        CAUSE,
-        "ContinueAsNewWorkflowExecutionCommandAttributes. Input exceeds size limit.",
-    )?;
-    super::check_memo_size(
-        txn,
-        attributes.memo.as_ref(),
-        CAUSE,
-        "ContinueAsNewWorkflowExecutionCommandAttributes. Memo exceeds size limit.",
-    )?;
+    command.check_known()?;
     let (initiator, backoff_start_interval) = (attributes.initiator, attributes.backoff_start_interval);
     let inherit_build_id = attributes.inherit_build_id;
     let started = started(txn, attributes).map_err(|message| Invalid::new(CAUSE, message))?;
+    command.check_values(|problem| {
+        let queue = started.task_queue.as_ref().map_or("", |queue| &queue.name);
+        let problem = format!("invalid SearchAttributes on ContinueAsNewWorkflowExecutionCommand: {problem}");
+        named(&problem, started.workflow_type.as_ref(), queue)
+    })?;
+    check_sizes(txn, &started)?;
     let new_run = successor::new_run(txn, started);
     let started = &new_run.started;
     command.append(
@@ -68,6 +63,29 @@ pub(super) fn apply(
     txn.close();
     txn.successor = Some(new_run);
     Ok(())
+}
+
+/// Looks at what is copied into two histories.
+fn check_sizes(txn: &Txn<'_>, started: &WorkflowExecutionStartedEventAttributes) -> Result<(), Invalid> {
+    super::check_size(
+        txn,
+        started.input.as_ref(),
+        CAUSE,
+        "ContinueAsNewWorkflowExecutionCommandAttributes. Input exceeds size limit.",
+    )?;
+    super::check_memo_size(
+        txn,
+        started.memo.as_ref(),
+        CAUSE,
+        "ContinueAsNewWorkflowExecutionCommandAttributes. Memo exceeds size limit.",
+    )?;
+    super::check_search_attribute_sizes(txn, started.search_attributes.as_ref(), CAUSE)
+}
+
+/// What is wrong with the next run, with its name as Temporal has it.
+fn named(problem: &str, workflow_type: Option<&WorkflowType>, task_queue: &str) -> String {
+    let workflow_type = workflow_type.map_or("", |workflow_type| &workflow_type.name);
+    format!("{problem}. WorkflowType={workflow_type} TaskQueue=name:{task_queue:?}  kind:TASK_QUEUE_KIND_NORMAL")
 }
 
 /// The first event of the next run, or what is wrong with the command.
@@ -100,11 +118,9 @@ fn started(
         true => current.workflow_type,
         false => Some(WorkflowType { name: workflow_type }),
     };
-    // As Temporal names the next run.
     let named = |message: String| {
-        let workflow_type = workflow_type.as_ref().map_or("", |workflow_type| &workflow_type.name);
         let task_queue = task_queue.as_ref().map_or("", |task_queue| &task_queue.name);
-        format!("{message}. WorkflowType={workflow_type} TaskQueue=name:{task_queue:?}  kind:TASK_QUEUE_KIND_NORMAL")
+        named(&message, workflow_type.as_ref(), task_queue)
     };
     let retry_policy = attributes.retry_policy.map(retry::with_defaults);
     if let Some(policy) = &retry_policy {
@@ -116,6 +132,7 @@ fn started(
     let duration = |duration, name| positive(duration, name).map_err(named);
     let run_timeout = duration(attributes.workflow_run_timeout.as_ref(), "WorkflowRunTimeout")?;
     let task_timeout = duration(attributes.workflow_task_timeout.as_ref(), "WorkflowTaskTimeout")?;
+    let asks_for_backoff = attributes.backoff_start_interval.is_some();
     let backoff = duration(attributes.backoff_start_interval.as_ref(), "BackoffStartInterval")?.unwrap_or_default();
     Ok(WorkflowExecutionStartedEventAttributes {
         workflow_type,
@@ -140,9 +157,14 @@ fn started(
             ContinueAsNewInitiator::Retry => attempt + 1,
             _ => 1,
         },
-        first_workflow_task_backoff: Some(time::to_proto(successor::backoff(txn, backoff))),
+        first_workflow_task_backoff: first_backoff(asks_for_backoff, successor::backoff(txn, backoff)),
         ..current
     })
+}
+
+/// None at all is left out, as Temporal does, unless the command says so.
+fn first_backoff(is_asked_for: bool, backoff: Duration) -> Option<wkt::Duration> {
+    (is_asked_for || !backoff.is_zero()).then(|| time::to_proto(backoff))
 }
 
 fn positive(duration: Option<&wkt::Duration>, name: &str) -> Result<Option<Duration>, String> {

@@ -20,10 +20,12 @@ mod start_child_workflow;
 mod start_timer;
 mod upsert_search_attributes;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use everlog_proto::api::command::v1::Command;
 use everlog_proto::api::command::v1::command::Attributes as CommandAttributes;
+use everlog_proto::api::common::v1::SearchAttributes;
 use everlog_proto::api::enums::v1::{CommandType, WorkflowTaskFailedCause};
 use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::history::v1::history_event::Attributes;
@@ -32,10 +34,11 @@ use everlog_proto::api::sdk::v1::{EventGroupMarker, UserMetadata};
 
 use prost::Message;
 
+use crate::command::SearchAttributeObjection;
 use crate::outbox::{MessageBody, OutboxMessage};
 use crate::transition::Effect;
 use crate::txn::Txn;
-use crate::{Rejection, RunId};
+use crate::{Rejection, RunId, validation};
 
 /// What the commands of one workflow task have in common with each other and with their events.
 pub(crate) struct CommandContext {
@@ -47,6 +50,8 @@ pub(crate) struct CommandContext {
     pub(crate) user_metadata: Option<UserMetadata>,
     /// Copied from the command onto its event.
     pub(crate) event_group_markers: Vec<EventGroupMarker>,
+    /// What is wrong with its search attributes.
+    pub(crate) objection: Option<SearchAttributeObjection>,
 }
 
 /// Why a workflow task is invalid: it is recorded as failed with this cause.
@@ -98,6 +103,26 @@ impl fmt::Display for Invalid {
 }
 
 impl CommandContext {
+    /// Refuses search attributes that the namespace does not have.
+    fn check_known(&self) -> Result<(), Invalid> {
+        match &self.objection {
+            Some(SearchAttributeObjection::Unknown(problem)) => {
+                Err(Invalid::new(WorkflowTaskFailedCause::BadSearchAttributes, problem.as_str()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses search attributes with values that are none. `told` makes a message of what is wrong.
+    fn check_values(&self, told: impl Fn(&str) -> String) -> Result<(), Invalid> {
+        match &self.objection {
+            Some(SearchAttributeObjection::Invalid(problem)) => {
+                Err(Invalid::new(WorkflowTaskFailedCause::BadSearchAttributes, told(problem)))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Appends the command's event. Returns its id.
     pub(crate) fn append(&mut self, txn: &mut Txn<'_>, attributes: Attributes) -> i64 {
         txn.append_event(HistoryEvent {
@@ -143,9 +168,10 @@ pub(crate) fn apply_all(
     identity: &str,
     commands: Vec<Command>,
     messages: &mut Vec<ProtocolMessage>,
+    mut objections: BTreeMap<usize, SearchAttributeObjection>,
 ) -> Result<(), Invalid> {
     let first_own = txn.run.state.next_buffered;
-    for command in commands {
+    for (place, command) in commands.into_iter().enumerate() {
         // A command may have taken the event back (a timer that has fired is canceled), so this is looked at each time. What
         // the commands themselves have caused is known to the workflow.
         let unseen = txn.run.buffered.keys().any(|sequence| *sequence < first_own);
@@ -158,6 +184,7 @@ pub(crate) fn apply_all(
             identity: identity.to_owned(),
             user_metadata: command.user_metadata,
             event_group_markers: command.event_group_markers,
+            objection: objections.remove(&place),
         };
         match attributes {
             CommandAttributes::ProtocolMessageCommandAttributes(a) => {
@@ -240,6 +267,16 @@ fn check_size<M: Message>(
         Some(part) if part.encoded_len() > txn.ctx.limits.blob_bytes_max => Err(Invalid::too_large(cause, message)),
         _ => Ok(()),
     }
+}
+
+/// Checks that search attributes are not larger than limits allow, each and all together.
+fn check_search_attribute_sizes(
+    txn: &Txn<'_>,
+    attributes: Option<&SearchAttributes>,
+    cause: WorkflowTaskFailedCause,
+) -> Result<(), Invalid> {
+    let Some(attributes) = attributes else { return Ok(()) };
+    validation::search_attribute_sizes(attributes, txn.ctx.limits).map_err(|problem| Invalid::too_large(cause, problem))
 }
 
 /// Checks that a memo is not larger than [`crate::Limits::memo_bytes_max`].

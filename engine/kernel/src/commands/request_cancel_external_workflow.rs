@@ -80,13 +80,13 @@ fn check(
         )));
     }
     let pending = txn.run.external_cancels.len();
-    if pending >= limits.pending_external_max {
+    if pending >= limits.pending_cancel_requests_max {
         return Err(Invalid::new(
             Cause::PendingRequestCancelLimitExceeded,
             format!(
                 "the number of pending requests to cancel external workflows, {pending}, has reached the per-workflow \
                  limit of {}",
-                limits.pending_external_max
+                limits.pending_cancel_requests_max
             ),
         ));
     }

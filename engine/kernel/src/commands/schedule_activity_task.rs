@@ -20,7 +20,7 @@ pub(crate) fn apply(
     attributes: ScheduleActivityTaskCommandAttributes,
 ) -> Result<(), Invalid> {
     const CAUSE: WorkflowTaskFailedCause = WorkflowTaskFailedCause::BadScheduleActivityAttributes;
-    let is_eager = attributes.request_eager_execution;
+    let is_eager = attributes.request_eager_execution && txn.ctx.limits.has_eager_activities;
     let scheduled =
         normalized(txn, attributes, command.completed_event_id).map_err(|message| Invalid::new(CAUSE, message))?;
     super::check_size(
@@ -57,6 +57,7 @@ pub(crate) fn apply(
 }
 
 /// The event of a valid command, with everything filled in that the command leaves open; or what is wrong with it.
+#[expect(deprecated, reason = "workers say whether the activity goes where their build id is")]
 fn normalized(
     txn: &Txn<'_>,
     attributes: ScheduleActivityTaskCommandAttributes,
@@ -108,8 +109,8 @@ fn normalized(
         heartbeat_timeout: written(timeouts.heartbeat),
         workflow_task_completed_event_id: completed_event_id,
         retry_policy: Some(retry_policy),
+        use_workflow_build_id: attributes.use_workflow_build_id,
         priority: attributes.priority,
-        ..ActivityTaskScheduledEventAttributes::default()
     })
 }
 

@@ -86,12 +86,12 @@ fn check(
         "SignalExternalWorkflowExecutionCommandAttributes.Input exceeds size limit.",
     )?;
     let pending = txn.run.external_signals.len();
-    if pending >= limits.pending_external_max {
+    if pending >= limits.pending_signals_max {
         return Err(Invalid::new(
             Cause::PendingSignalsLimitExceeded,
             format!(
                 "the number of pending signals to external workflows, {pending}, has reached the per-workflow limit of {}",
-                limits.pending_external_max
+                limits.pending_signals_max
             ),
         ));
     }

@@ -23,7 +23,8 @@ pub(crate) fn apply(
     attributes: StartChildWorkflowExecutionCommandAttributes,
 ) -> Result<(), Invalid> {
     let priority = attributes.priority.clone();
-    let initiated = initiated(txn, attributes, command.completed_event_id)?;
+    command.check_known()?;
+    let initiated = initiated(txn, command, attributes)?;
     check_sizes(txn, &initiated)?;
     let pending = txn.run.children.len();
     if pending >= txn.ctx.limits.pending_children_max {
@@ -56,8 +57,8 @@ pub(crate) fn apply(
 )]
 fn initiated(
     txn: &Txn<'_>,
+    command: &CommandContext,
     attributes: StartChildWorkflowExecutionCommandAttributes,
-    completed_event_id: i64,
 ) -> Result<StartChildWorkflowExecutionInitiatedEventAttributes, Invalid> {
     let bad = |message: String| Invalid::new(CAUSE, message);
     check_names(txn, &attributes).map_err(bad)?;
@@ -70,6 +71,9 @@ fn initiated(
     }
     cron::validate(&attributes.cron_schedule)
         .map_err(|problem| bad(about.invalid("invalid CronSchedule", &problem)))?;
+    command.check_values(|problem| {
+        format!("invalid SearchAttributes on StartChildWorkflowCommand: {problem}. {}", about.0)
+    })?;
     let bytes_max = txn.ctx.limits.id_bytes_max;
     let task_queue = match attributes.task_queue.filter(|task_queue| !task_queue.name.is_empty()) {
         Some(task_queue) => {
@@ -98,7 +102,7 @@ fn initiated(
         workflow_task_timeout: Some(time::to_proto(timeouts.task)),
         parent_close_policy: or(attributes.parent_close_policy, ParentClosePolicy::Terminate.into()),
         control: attributes.control,
-        workflow_task_completed_event_id: completed_event_id,
+        workflow_task_completed_event_id: command.completed_event_id,
         workflow_id_reuse_policy: or(attributes.workflow_id_reuse_policy, WorkflowIdReusePolicy::AllowDuplicate.into()),
         retry_policy,
         cron_schedule: attributes.cron_schedule,
@@ -200,7 +204,8 @@ fn check_sizes(txn: &Txn<'_>, initiated: &StartChildWorkflowExecutionInitiatedEv
         initiated.memo.as_ref(),
         CAUSE,
         "StartChildWorkflowExecutionCommandAttributes.Memo exceeds size limit.",
-    )
+    )?;
+    super::check_search_attribute_sizes(txn, initiated.search_attributes.as_ref(), CAUSE)
 }
 
 /// A child's priority: what the command leaves open is as in the parent.

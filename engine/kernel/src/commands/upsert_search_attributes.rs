@@ -6,6 +6,7 @@ use everlog_proto::api::history::v1::UpsertWorkflowSearchAttributesEventAttribut
 use everlog_proto::api::history::v1::history_event::Attributes;
 
 use super::{CommandContext, Invalid};
+use crate::payload_map::PayloadMap;
 use crate::txn::Txn;
 
 const CAUSE: WorkflowTaskFailedCause = WorkflowTaskFailedCause::BadSearchAttributes;
@@ -22,12 +23,17 @@ pub(super) fn apply(
     if changes.indexed_fields.is_empty() {
         return Err(Invalid::new(CAUSE, "IndexedFields is not set on UpsertWorkflowSearchAttributesCommand."));
     }
+    command.check_known()?;
+    command.check_values(str::to_owned)?;
     super::check_size(
         txn,
         Some(&changes),
         CAUSE,
         "UpsertWorkflowSearchAttributesCommandAttributes exceeds size limit.",
     )?;
+    let mut merged = PayloadMap::of(txn.run.info.started.properties().search_attributes.as_ref());
+    merged.merge(&changes.indexed_fields);
+    super::check_search_attribute_sizes(txn, Some(&merged.to_search_attributes()), CAUSE)?;
     command.append(
         txn,
         Attributes::UpsertWorkflowSearchAttributesEventAttributes(UpsertWorkflowSearchAttributesEventAttributes {

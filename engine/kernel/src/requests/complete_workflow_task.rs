@@ -15,7 +15,7 @@ use everlog_proto::api::workflowservice::v1::RespondWorkflowTaskCompletedRequest
 use prost::Message;
 
 use super::{start_activity_task, start_workflow_task};
-use crate::command::{Reply, WorkflowTaskCompleted};
+use crate::command::{Objections, Reply, WorkflowTaskCompleted};
 use crate::commands::{self, Invalid};
 use crate::state::{Sticky, WorkflowTask, WorkflowTaskStarted};
 use crate::terminate::terminate;
@@ -30,6 +30,7 @@ pub(crate) fn apply(
     txn: &mut Txn<'_>,
     token: &WorkflowTaskToken,
     mut request: RespondWorkflowTaskCompletedRequest,
+    objections: Objections,
 ) -> Result<Result<Reply, Rejection>, Rejection> {
     let named = workflow_task::find(txn, token)?;
     commands::check_sequence(&request.commands)?;
@@ -43,8 +44,9 @@ pub(crate) fn apply(
         workflow_task::time_out(txn, TimeoutType::StartToClose);
         return Ok(Err(Rejection::NotFound("workflow task heartbeat timeout".into())));
     }
-    let identity = request.identity.clone();
-    let invalid = match carry_out(txn, &task, &started, &mut request) {
+    #[expect(deprecated, reason = "old workers are known by it")]
+    let (identity, binary_checksum) = (request.identity.clone(), request.binary_checksum.clone());
+    let invalid = match carry_out(txn, &task, &started, &mut request, objections) {
         Ok(was_written) => {
             // What is taken from the run now need not be copied.
             drop(before);
@@ -64,7 +66,7 @@ pub(crate) fn apply(
         return Ok(Err(Rejection::invalid(invalid.to_string())));
     }
     workflow_task::started(txn, named, token, &identity)?;
-    Ok(Err(refuse(txn, identity, invalid)))
+    Ok(Err(refuse(txn, identity, binary_checksum, invalid)))
 }
 
 /// Records the completion, unless it leaves no trace, and carries out the commands. Returns whether it is recorded.
@@ -73,6 +75,7 @@ fn carry_out(
     task: &WorkflowTask,
     started: &WorkflowTaskStarted,
     request: &mut RespondWorkflowTaskCompletedRequest,
+    objections: Objections,
 ) -> Result<bool, Invalid> {
     let completed_event_id = if leaves_no_trace(txn, task, request) {
         txn.run.state.workflow_task = None;
@@ -82,15 +85,23 @@ fn carry_out(
         let in_hand = txn.run.state.workflow_task.clone();
         workflow_task::append_tail(txn, in_hand.as_ref().unwrap_or(task));
         let attributes = completed_attributes(request, task, started);
-        txn.append(Attributes::WorkflowTaskCompletedEventAttributes(attributes))
+        let completed_event_id = txn.append(Attributes::WorkflowTaskCompletedEventAttributes(attributes));
+        workflow_task::completed(txn);
+        completed_event_id
     };
     let commands = std::mem::take(&mut request.commands);
     let mut messages = std::mem::take(&mut request.messages);
     let query_results = std::mem::take(&mut request.query_results);
     txn.run.sticky = sticky(request.sticky_attributes.take());
+    if objections.bad_binary {
+        #[expect(deprecated, reason = "old workers are known by it")]
+        let message = format!("binary {} is marked as bad deployment", request.binary_checksum);
+        return Err(Invalid::new(WorkflowTaskFailedCause::BadBinary, message));
+    }
     answer_queries(txn, query_results);
     txn.set_in_commands(true);
-    commands::apply_all(txn, completed_event_id, &request.identity, commands, &mut messages)?;
+    let commands_objected = objections.search_attributes;
+    commands::apply_all(txn, completed_event_id, &request.identity, commands, &mut messages, commands_objected)?;
     for message in messages {
         updates::receive(txn, &message, completed_event_id)?;
     }
@@ -158,13 +169,15 @@ fn go_on(
 ///
 /// From the second attempt on not even that is done: the task is left to time out, so that a worker that fails every attempt
 /// is slowed down. A run that asks for more than it may have is terminated.
-fn refuse(txn: &mut Txn<'_>, identity: String, invalid: Invalid) -> Rejection {
+#[expect(deprecated, reason = "old workers are known by their binaries")]
+fn refuse(txn: &mut Txn<'_>, identity: String, binary_checksum: String, invalid: Invalid) -> Rejection {
     let text = invalid.to_string();
     txn.run.state.close_attempted |= invalid.cause == WorkflowTaskFailedCause::UnhandledCommand;
     let attributes = WorkflowTaskFailedEventAttributes {
         cause: invalid.cause.into(),
         failure: Some(retry::server_failure(&text, false)),
         identity,
+        binary_checksum,
         ..WorkflowTaskFailedEventAttributes::default()
     };
     if invalid.terminates {

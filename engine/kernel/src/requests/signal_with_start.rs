@@ -33,6 +33,7 @@ pub(crate) fn decide(
             first_execution_run_id: current.first_run_id(),
             started: false,
             status: current.status(),
+            attached_request_id: None,
             first_task: None,
         };
         return signal_open_run(workflow, started, signal, ctx);

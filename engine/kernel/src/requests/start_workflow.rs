@@ -1,6 +1,9 @@
 //! Starting a workflow: whether a new run may begin.
 
 use everlog_proto::api::enums::v1::{WorkflowExecutionStatus, WorkflowIdConflictPolicy, WorkflowIdReusePolicy};
+use everlog_proto::api::history::v1::history_event::Attributes;
+use everlog_proto::api::history::v1::{HistoryEvent, WorkflowExecutionOptionsUpdatedEventAttributes};
+use everlog_proto::api::workflow::v1::OnConflictOptions;
 
 use super::start_workflow_task;
 use crate::command::{Reply, Started};
@@ -10,17 +13,22 @@ use crate::terminate::terminate;
 use crate::transition::Transition;
 use crate::txn::{NewRun, Txn};
 use crate::valid_start::ValidStart;
-use crate::{Context, Rejection, RunId, activity_task};
+use crate::{Context, Rejection, RunId, activity_task, workflow_task};
 
-/// Starts a run, or finds the one that this very request (by its id) has started before, or the one that its policies say to
-/// use; or refuses.
+/// Starts a run, or finds the one that this very request (by its id) has started before or was attached to, or the one that its policies
+/// say to use; or refuses.
 pub(crate) fn decide(
     workflow: &mut Workflow,
     start: ValidStart,
     ctx: &mut Context<'_>,
 ) -> Result<Transition, Rejection> {
-    let (reuse, conflict, attach, is_eager) = (start.reuse, start.conflict, start.on_conflict, start.is_eager);
+    let (reuse, conflict, on_conflict, is_eager) = (start.reuse, start.conflict, start.on_conflict, start.is_eager);
     let new_run = start.into_new_run(ctx);
+    let request_id = &new_run.start_request_id;
+    if let Some(run) = workflow.current_run().filter(|run| run.attached_requests.contains(request_id)) {
+        let attached_request_id = Some(request_id.clone());
+        return Ok(Transition::reply(Reply::Started(Started { attached_request_id, ..found(run, false) })));
+    }
     match resolve(workflow, &new_run.start_request_id, reuse, conflict)? {
         Resolution::Found(started) if is_eager && started.status == WorkflowExecutionStatus::Running => {
             on_run(workflow, started.run_id, ctx, |txn| {
@@ -29,14 +37,37 @@ pub(crate) fn decide(
             })
         }
         Resolution::Found(started) => Ok(Transition::reply(Reply::Started(started))),
-        Resolution::UseExisting(started) => {
-            if attach.attach_request_id || attach.attach_completion_callbacks || attach.attach_links {
-                return Err(Rejection::Unimplemented("on_conflict_options are not supported by this server".into()));
-            }
-            Ok(Transition::reply(Reply::Started(started)))
-        }
+        Resolution::UseExisting(started) => match on_conflict {
+            Some(options) => attach(workflow, started, new_run, options, ctx),
+            None => Ok(Transition::reply(Reply::Started(started))),
+        },
         Resolution::Start { terminate } => begin(workflow, new_run, terminate, ctx, |_| {}),
     }
+}
+
+/// Records in the open run that it stands for the one that `new_run` would have been. The workflow need not hear of it.
+fn attach(
+    workflow: &mut Workflow,
+    started: Started,
+    new_run: NewRun,
+    options: OnConflictOptions,
+    ctx: &mut Context<'_>,
+) -> Result<Transition, Rejection> {
+    let attached_request_id = options.attach_request_id.then_some(new_run.start_request_id);
+    let links = if options.attach_links { new_run.links } else { Vec::new() };
+    on_run(workflow, started.run_id, ctx, |txn| {
+        let attributes = WorkflowExecutionOptionsUpdatedEventAttributes {
+            attached_request_id: attached_request_id.clone().unwrap_or_default(),
+            ..WorkflowExecutionOptionsUpdatedEventAttributes::default()
+        };
+        txn.record_event(HistoryEvent {
+            attributes: Some(Attributes::WorkflowExecutionOptionsUpdatedEventAttributes(attributes)),
+            links,
+            ..HistoryEvent::default()
+        });
+        workflow_task::limit_buffered(txn);
+        Ok(Ok(Reply::Started(Started { attached_request_id, ..started })))
+    })
 }
 
 /// What is to be done with a request to start a workflow.
@@ -99,6 +130,7 @@ pub(super) fn found(run: &Run, started: bool) -> Started {
         first_execution_run_id: run.first_run_id(),
         started,
         status: run.status(),
+        attached_request_id: None,
         first_task: None,
     }
 }
@@ -131,6 +163,7 @@ pub(super) fn begin(
         first_execution_run_id: run_id,
         started: true,
         status: WorkflowExecutionStatus::Running,
+        attached_request_id: None,
         first_task: first_task.map(Box::new),
     }));
     Ok(transition)

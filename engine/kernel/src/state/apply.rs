@@ -18,6 +18,8 @@
 //! | `start_request_id` | Temporal's first event does not name it; whoever rebuilds a run gives it |
 //! | which children of a closed run have been told of that | they are told by messages |
 //! | `previous` | where the run continues none, its first event names none |
+//! | how many workflow tasks have failed in a row, and what a search attribute tells of that | attempts leave no events, and from when on it is told is configuration |
+//! | which reset points and build ids are too many | configuration |
 //! | `delete_time` | follows from the namespace's retention when the run closed |
 //! | `transition_count`, `wake_at`, task rows | about rows, not about the run |
 
@@ -36,9 +38,11 @@ use everlog_proto::api::history::v1::{
 use prost::Message;
 
 use super::pending::PendingRows;
+use super::reset_points;
 use super::{
-    Activity, ExternalCancel, ExternalSignal, ExternalTarget, FirstEvent, OriginalProperties, PendingChild, Properties,
-    Run, RunInfo, UserTimer, WorkflowTask, WorkflowTaskStarted,
+    Activity, AttachedRequest, ExternalCancel, ExternalSignal, ExternalTarget, FirstEvent, LastWorker,
+    OriginalProperties, PendingChild, Properties, Run, RunInfo, UserTimer, WorkflowTask, WorkflowTaskProblem,
+    WorkflowTaskStarted,
 };
 use crate::payload_map::PayloadMap;
 use crate::proto::Encoded;
@@ -114,6 +118,8 @@ impl Run {
             run_expiration,
             execution_expiration,
             previous: None,
+            reset_points: reset_points::from_event(started.prev_auto_reset_points.as_ref()),
+            last_worker: LastWorker::default(),
         };
         let mut run = Run::new(id, info);
         run.info_changed = true;
@@ -143,15 +149,21 @@ impl Run {
                 self.state.last_completed_started_event_id = a.started_event_id;
                 self.state.next_workflow_task_attempt = 1;
                 self.state.close_attempted = false;
+                self.state.workflow_task_problems = 0;
+                self.state.last_workflow_task_problem = None;
+                self.completed_by_worker(event, a);
             }
             Some(A::WorkflowTaskFailedEventAttributes(a)) => {
                 self.state.close_attempted |= a.cause == WorkflowTaskFailedCause::UnhandledCommand as i32;
+                self.state.last_workflow_task_problem = Some(WorkflowTaskProblem::Failed(a.cause));
                 self.workflow_task_attempt_failed();
             }
             Some(A::WorkflowTaskTimedOutEventAttributes(a)) => {
                 self.workflow_task_attempt_failed();
                 if a.timeout_type == TimeoutType::ScheduleToStart as i32 {
                     self.state.next_workflow_task_attempt = 1;
+                } else {
+                    self.state.last_workflow_task_problem = Some(WorkflowTaskProblem::TimedOut(a.timeout_type));
                 }
             }
             Some(A::ActivityTaskScheduledEventAttributes(a)) => {
@@ -229,7 +241,8 @@ impl Run {
                 | A::ChildWorkflowExecutionFailedEventAttributes(_)
                 | A::ChildWorkflowExecutionCanceledEventAttributes(_)
                 | A::ChildWorkflowExecutionTimedOutEventAttributes(_)
-                | A::ChildWorkflowExecutionTerminatedEventAttributes(_),
+                | A::ChildWorkflowExecutionTerminatedEventAttributes(_)
+                | A::WorkflowExecutionOptionsUpdatedEventAttributes(_),
             ) => self.arrive(event),
             Some(A::WorkflowExecutionCompletedEventAttributes(_)) => {
                 self.close(event, WorkflowExecutionStatus::Completed);
@@ -275,6 +288,10 @@ impl Run {
                         self.signal_requests.insert(id, super::SignalRequest);
                     }
                 }
+            }
+            Some(A::WorkflowExecutionOptionsUpdatedEventAttributes(a)) if !a.attached_request_id.is_empty() => {
+                let event_id = (event.event_id > 0).then_some(event.event_id);
+                self.attached_requests.insert(a.attached_request_id.clone(), AttachedRequest { event_id });
             }
             Some(A::TimerFiredEventAttributes(a)) => {
                 self.timers.remove(&a.started_event_id);
@@ -346,6 +363,16 @@ impl Run {
         self.state.next_workflow_task_attempt = attempt.saturating_add(1);
     }
 
+    /// Changes search attributes where it is not the workflow that does so. `change` says whether it has changed anything.
+    pub(crate) fn change_search_attributes(&mut self, change: impl FnOnce(&mut PayloadMap) -> bool) {
+        let properties = self.info.started.properties();
+        let mut search_attributes = PayloadMap::of(properties.search_attributes.as_ref());
+        if change(&mut search_attributes) {
+            let search_attributes = Some(search_attributes.encode_to_vec().into());
+            self.set_properties(&Properties { search_attributes, ..properties });
+        }
+    }
+
     /// Gives the run other memo and search attributes. Where another run may begin with what the first event says, that is kept.
     fn set_properties(&mut self, properties: &Properties) {
         self.info_changed = true;
@@ -404,6 +431,6 @@ fn cancel_control(attributes: &RequestCancelExternalWorkflowExecutionInitiatedEv
     &attributes.control
 }
 
-fn event_time(event: &HistoryEvent) -> Time {
+pub(super) fn event_time(event: &HistoryEvent) -> Time {
     event.event_time.as_ref().map_or(Time(0), Time::from_proto)
 }

@@ -51,10 +51,10 @@ impl FirstEvent {
         FirstEvent::from_parts(attributes.encode_to_vec().into(), attributes)
     }
 
-    /// Keeps what is wanted at hand of `started`. Payloads are large, and only needed again if another run begins with them; they
+    /// Keeps what is wanted at hand of `started`; reset points are kept elsewhere. Payloads are large, and only needed again if another run begins with them; they
     /// are not even copied otherwise.
     pub(crate) fn kept(started: &mut WorkflowExecutionStartedEventAttributes) -> FirstEvent {
-        let continued_failure = started.continued_failure.take();
+        let (continued_failure, points) = (started.continued_failure.take(), started.prev_auto_reset_points.take());
         let kept = if started.retry_policy.is_some() || !started.cron_schedule.is_empty() {
             FirstEvent::new(started)
         } else {
@@ -63,7 +63,7 @@ impl FirstEvent {
             (started.input, started.header, started.last_completion_result) = payloads;
             kept
         };
-        started.continued_failure = continued_failure;
+        (started.continued_failure, started.prev_auto_reset_points) = (continued_failure, points);
         kept
     }
 

@@ -2,8 +2,12 @@
 
 use std::fmt::Debug;
 
-use everlog_proto::api::history::v1::HistoryEvent;
+use everlog_proto::api::history::v1::{HistoryEvent, WorkflowExecutionStartedEventAttributes};
 
+use crate::payload_map::PayloadMap;
+use crate::workflow_task::REPORTED_PROBLEMS;
+
+use super::reset_points::WORKER_ATTRIBUTES;
 use super::{Activity, FirstEvent, OriginalProperties, Run, RunInfo, RunState};
 
 /// A run is not what its history makes of it.
@@ -34,6 +38,7 @@ impl Run {
         compare_state(self.state.clone(), rebuilt.state.clone())?;
         same("timers", &self.timers, &rebuilt.timers)?;
         same("request ids", &self.signal_requests, &rebuilt.signal_requests)?;
+        same("attached requests", &self.attached_requests, &rebuilt.attached_requests)?;
         same("signals to others", &self.external_signals, &rebuilt.external_signals)?;
         same("requests to cancel others", &self.external_cancels, &rebuilt.external_cancels)?;
         same("updates", &self.accepted_updates, &rebuilt.accepted_updates)?;
@@ -63,21 +68,49 @@ fn compare_children(found: &Run, expected: &Run) -> Result<(), String> {
 
 /// Messages are compared decoded: maps in them have no order.
 fn compare_info(found: &RunInfo, expected: &RunInfo) -> Result<(), String> {
-    same("first event", &found.started.decode(), &expected.started.decode())?;
-    let original = |info: &RunInfo| {
-        info.original_properties.as_deref().map(|OriginalProperties { memo, search_attributes }| {
+    for name in WORKER_ATTRIBUTES {
+        let named =
+            |info: &RunInfo| PayloadMap::of(info.started.properties().search_attributes.as_ref()).keywords(name);
+        // Some may have been too many.
+        let expected: Vec<_> = named(expected).into_iter().filter(|worker| named(found).contains(worker)).collect();
+        same(name, &named(found), &expected)?;
+    }
+    let told = |info: &RunInfo| told_of_start(info.started.decode());
+    same("first event", &told(found), &told(expected))?;
+    // As long as nothing is changed, what a next run begins with is what this one has.
+    let original = |info: &RunInfo| match info.original_properties.as_deref() {
+        Some(OriginalProperties { memo, search_attributes }) => {
             let search_attributes = search_attributes.as_ref().map(|encoded| encoded.decode());
             (memo.as_ref().map(|encoded| encoded.decode()), search_attributes)
-        })
+        }
+        None => (info.started.decode().memo, info.started.decode().search_attributes),
     };
-    same("first memo and search attributes", &original(found), &original(expected))?;
+    if expected.started.may_begin_again() {
+        same("first memo and search attributes", &original(found), &original(expected))?;
+    }
+    let points = |info: &RunInfo| {
+        let kept = info.reset_points.len().min(found.reset_points.len());
+        info.reset_points[info.reset_points.len() - kept..].to_vec()
+    };
+    same("reset points", &points(found), &points(expected))?;
     let rest = |info: &RunInfo| RunInfo {
         started: FirstEvent::default(),
         original_properties: None,
         previous: None,
+        reset_points: Vec::new(),
         ..info.clone()
     };
     same("start", &rest(found), &rest(expected))
+}
+
+/// What of the first event, with what has changed since, the history tells. An empty list of search attributes is none.
+fn told_of_start(mut started: WorkflowExecutionStartedEventAttributes) -> WorkflowExecutionStartedEventAttributes {
+    if let Some(attributes) = &mut started.search_attributes {
+        let compared_elsewhere = WORKER_ATTRIBUTES.into_iter().chain([REPORTED_PROBLEMS]);
+        compared_elsewhere.for_each(|name| drop(attributes.indexed_fields.remove(name)));
+    }
+    started.search_attributes = started.search_attributes.filter(|attributes| !attributes.indexed_fields.is_empty());
+    started
 }
 
 fn compare_state(mut found: RunState, mut expected: RunState) -> Result<(), String> {
@@ -86,6 +119,7 @@ fn compare_state(mut found: RunState, mut expected: RunState) -> Result<(), Stri
     found.wake_at = expected.wake_at;
     found.next_buffered = expected.next_buffered;
     found.delete_time = expected.delete_time;
+    found.workflow_task_problems = expected.workflow_task_problems;
     // An attempt that left no events may have wanted to close.
     found.close_attempted &= expected.close_attempted;
     found.workflow_task.take_if(|task| task.is_speculative);

@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_proto::api::common::v1::{Memo, SearchAttributes};
+use everlog_proto::api::common::v1::{Memo, SearchAttributes, WorkerVersionStamp};
 use everlog_proto::api::enums::v1::{EventType, WorkflowExecutionStatus};
 use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::sdk::v1::UserMetadata;
 use prost::Message;
 
 use super::{
-    AcceptedUpdate, Activity, AdmittedUpdate, BufferedQuery, ExternalCancel, ExternalSignal, FirstEvent, Pending,
-    PendingChild, PendingRows, SignalRequest, UserTimer, WorkflowTask, WorkflowTaskStarted,
+    AcceptedUpdate, Activity, AdmittedUpdate, AttachedRequest, BufferedQuery, ExternalCancel, ExternalSignal,
+    FirstEvent, Pending, PendingChild, PendingRows, ResetPoint, SignalRequest, UserTimer, WorkflowTask,
+    WorkflowTaskStarted,
 };
 use crate::proto::Encoded;
 use crate::task::{TaskKey, TaskKind, TaskPosition};
@@ -35,6 +36,8 @@ pub struct Run {
     pub buffered: Pending<Arc<HistoryEvent>>,
     /// The signals that were taken, by request id, and requests to cancel of other workflows, by [`crate::outbox::message_id`].
     pub signal_requests: Pending<SignalRequest>,
+    /// Requests to start the workflow that were attached to this run, by request id.
+    pub attached_requests: Pending<AttachedRequest>,
     /// Signals to other workflows of which it is not known what became, by Initiated event id.
     pub external_signals: Pending<ExternalSignal>,
     /// The same for requests to cancel.
@@ -65,7 +68,7 @@ pub struct Run {
     pub(crate) workflow_task_start_row: bool,
 }
 
-/// What a run was started with. Written once, and again when memo or search attributes are changed.
+/// What a run was started with. Written once, and again when memo, search attributes or reset points are changed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunInfo {
     /// When the run was started.
@@ -87,6 +90,19 @@ pub struct RunInfo {
     pub execution_expiration: Option<Time>,
     /// The run that was the workflow's current one before, whether this one continues it or not.
     pub previous: Option<PreviousRun>,
+    /// Where the chain can be reset to, oldest first.
+    pub reset_points: Vec<ResetPoint>,
+    /// The worker that has completed the last workflow task.
+    pub last_worker: LastWorker,
+}
+
+/// What a worker says of itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LastWorker {
+    /// Its build id, as older SDKs say it.
+    pub version_stamp: Option<WorkerVersionStamp>,
+    /// The deployment that it is a part of; empty if there is none.
+    pub deployment_name: String,
 }
 
 /// The run that was the current one before another.
@@ -130,6 +146,10 @@ pub struct RunState {
     pub cancel_requested: bool,
     /// A completion failed because of buffered events: new signals are refused until the workflow has had its chance to close.
     pub close_attempted: bool,
+    /// Workflow tasks that have failed or timed out since one was completed, those aside that a sticky worker had.
+    pub workflow_task_problems: i32,
+    /// The last of those that is in the history.
+    pub last_workflow_task_problem: Option<WorkflowTaskProblem>,
     /// Signals in the history so far.
     pub signal_count: u32,
     /// Sequence number that the next buffered event gets.
@@ -140,6 +160,15 @@ pub struct RunState {
     pub delete_time: Option<Time>,
     /// The wake row that is written, if any. It may be earlier than the next deadline, never later.
     pub wake_at: Option<Time>,
+}
+
+/// How a workflow task has ended that was not completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkflowTaskProblem {
+    /// It failed, with this `WorkflowTaskFailedCause`.
+    Failed(i32),
+    /// It timed out, with this `TimeoutType`.
+    TimedOut(i32),
 }
 
 impl RunInfo {
@@ -156,6 +185,9 @@ impl RunInfo {
             + self.start_request_id.len()
             + self.user_metadata.as_deref().map_or(0, metadata)
             + self.original_properties.as_deref().map_or(0, original)
+            + self.reset_points.iter().map(ResetPoint::memory_bytes).sum::<usize>()
+            + self.last_worker.version_stamp.as_ref().map_or(0, |stamp| stamp.build_id.len())
+            + self.last_worker.deployment_name.len()
     }
 }
 
@@ -173,6 +205,8 @@ impl RunState {
             had_workflow_task: false,
             cancel_requested: false,
             close_attempted: false,
+            workflow_task_problems: 0,
+            last_workflow_task_problem: None,
             signal_count: 0,
             next_buffered: 0,
             close_time: None,
@@ -219,6 +253,7 @@ pending_kinds!(
     timers,
     buffered,
     signal_requests,
+    attached_requests,
     external_signals,
     external_cancels,
     children,
@@ -236,6 +271,7 @@ impl Run {
             timers: Pending::default(),
             buffered: Pending::default(),
             signal_requests: Pending::default(),
+            attached_requests: Pending::default(),
             external_signals: Pending::default(),
             external_cancels: Pending::default(),
             children: Pending::default(),

@@ -13,12 +13,14 @@ use crate::rows::RunRowKind;
 
 /// An update that the workflow has accepted, by its id. It is known for as long as the run is, so that a request that is repeated finds
 /// the outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcceptedUpdate {
     /// The event that says so.
     pub accepted_event_id: i64,
     /// The event with the outcome, once there is one.
     pub completed_event_id: Option<i64>,
+    /// The id of the request that sent it, if it has one.
+    pub request_id: String,
 }
 
 /// An update that the workflow has not answered. Leader memory: the caller asks again if it is lost.
@@ -41,6 +43,8 @@ struct UpdateRow {
     accepted_event_id: i64,
     #[prost(int64, optional, tag = "2")]
     completed_event_id: Option<i64>,
+    #[prost(string, tag = "3")]
+    request_id: String,
 }
 
 impl PendingValue for AcceptedUpdate {
@@ -48,20 +52,20 @@ impl PendingValue for AcceptedUpdate {
     const KIND: RunRowKind = RunRowKind::AcceptedUpdate;
 
     fn to_row(&self) -> Bytes {
-        let AcceptedUpdate { accepted_event_id, completed_event_id } = *self;
-        encode(&UpdateRow { accepted_event_id, completed_event_id })
+        let AcceptedUpdate { accepted_event_id, completed_event_id, request_id } = self.clone();
+        encode(&UpdateRow { accepted_event_id, completed_event_id, request_id })
     }
 
     fn from_row(_: &String, row: Bytes) -> Result<AcceptedUpdate, CorruptRow> {
-        let UpdateRow { accepted_event_id, completed_event_id } = decode(&row)?;
+        let UpdateRow { accepted_event_id, completed_event_id, request_id } = decode(&row)?;
         if accepted_event_id < 1 {
             return Err(CorruptRow("an update that no event accepts".into()));
         }
-        Ok(AcceptedUpdate { accepted_event_id, completed_event_id })
+        Ok(AcceptedUpdate { accepted_event_id, completed_event_id, request_id })
     }
 
     fn memory_bytes(&self) -> usize {
-        size_of::<AcceptedUpdate>()
+        size_of::<AcceptedUpdate>() + self.request_id.len()
     }
 }
 

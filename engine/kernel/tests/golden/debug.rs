@@ -57,6 +57,8 @@ fn print_struct(name: &str, fields: &[(String, Value)]) -> Option<String> {
         })
     };
     match name {
+        // Go's zero time, which no count of nanoseconds reaches.
+        "Timestamp" if number("seconds")? < i64::MIN / 1_000_000_000 => return Some("never".into()),
         "Timestamp" => return Some(relative_time(number("seconds")? * 1_000_000_000 + number("nanos")?)),
         "Duration" => return Some(seconds(number("seconds")? * 1_000_000_000 + number("nanos")?)),
         _ => {}

@@ -13,7 +13,8 @@ use everlog_proto::api::command::v1::{
     StartTimerCommandAttributes, UpsertWorkflowSearchAttributesCommandAttributes,
 };
 use everlog_proto::api::common::v1::{
-    ActivityType, Header, Memo, Payload, Priority, RetryPolicy, SearchAttributes, WorkflowExecution, WorkflowType,
+    ActivityType, Header, Link, Memo, Payload, Priority, RetryPolicy, SearchAttributes, WorkflowExecution,
+    WorkflowType, link,
 };
 use everlog_proto::api::enums::v1::{
     CommandType, ParentClosePolicy, WorkflowExecutionStatus, WorkflowIdConflictPolicy, WorkflowIdReusePolicy,
@@ -24,6 +25,7 @@ use everlog_proto::api::history::v1::StartChildWorkflowExecutionInitiatedEventAt
 use everlog_proto::api::sdk::v1::UserMetadata;
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::update::v1::{Input, Meta, Request};
+use everlog_proto::api::workflow::v1::OnConflictOptions;
 use everlog_proto::api::workflowservice::v1::{SignalWithStartWorkflowExecutionRequest, StartWorkflowExecutionRequest};
 
 use crate::arguments::{Arguments, Outcome, payload};
@@ -38,7 +40,8 @@ pub(crate) fn update(update_id: String, name: String) -> Request {
 }
 
 /// `start queue=q type=T input=1 request-id=r run-timeout=10s execution-timeout=20s task-timeout=10s delay=5s reuse=...
-/// conflict=... memo-KEY=... sa-KEY=... summary=... cron=... priority=1 eager=true` and a retry policy (see [`retry_policy`]).
+/// conflict=... memo-KEY=... sa-KEY=... summary=... cron=... priority=1 eager=true link=...
+/// attach=...` and a retry policy (see [`retry_policy`]).
 pub(crate) fn start(arguments: &mut Arguments<'_>) -> Outcome<StartWorkflowExecutionRequest> {
     Ok(StartWorkflowExecutionRequest {
         workflow_id: "wf".to_owned(),
@@ -69,7 +72,24 @@ pub(crate) fn start(arguments: &mut Arguments<'_>) -> Outcome<StartWorkflowExecu
         user_metadata: user_metadata(arguments),
         priority: arguments.number("priority")?.map(|priority_key| Priority { priority_key, ..Priority::default() }),
         request_eager_execution: arguments.flag("eager")?,
+        links: links(arguments),
+        on_conflict_options: on_conflict(arguments),
         ..StartWorkflowExecutionRequest::default()
+    })
+}
+
+/// `link=workflow-id`.
+fn links(arguments: &mut Arguments<'_>) -> Vec<Link> {
+    let to = arguments.text("link").map(|id| link::WorkflowEvent { workflow_id: id.to_owned(), ..Default::default() });
+    to.map(|to| Link { variant: Some(link::Variant::WorkflowEvent(to)) }).into_iter().collect()
+}
+
+/// `attach=request-id,links`; `attach=` for options that attach nothing.
+fn on_conflict(arguments: &mut Arguments<'_>) -> Option<OnConflictOptions> {
+    arguments.text("attach").map(|what| OnConflictOptions {
+        attach_request_id: what.split(',').any(|part| part == "request-id"),
+        attach_links: what.split(',').any(|part| part == "links"),
+        ..OnConflictOptions::default()
     })
 }
 

@@ -388,7 +388,26 @@ impl Runner {
             limits.pending_activities_max = value;
         }
         if let Some(value) = arguments.number("pending-external")? {
-            limits.pending_external_max = value;
+            limits.pending_signals_max = value;
+            limits.pending_cancel_requests_max = value;
+        }
+        if let Some(value) = arguments.number("reset-points")? {
+            limits.reset_points_max = value;
+        }
+        if let Some(value) = arguments.number("search-attribute-bytes")? {
+            limits.search_attribute_bytes_max = value;
+        }
+        if let Some(value) = arguments.number("search-attributes-bytes")? {
+            limits.search_attributes_bytes_max = value;
+        }
+        if let Some(value) = arguments.number("problems-reported")? {
+            limits.workflow_task_problems_reported = value;
+        }
+        if let Some(value) = arguments.text("eager-start") {
+            limits.has_eager_start = value.parse()?;
+        }
+        if let Some(value) = arguments.text("eager-activities") {
+            limits.has_eager_activities = value.parse()?;
         }
         if let Some(value) = arguments.number("pending-children")? {
             limits.pending_children_max = value;

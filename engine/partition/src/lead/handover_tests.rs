@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use everlog_kernel::command::Objections;
 use everlog_kernel::{Rejection, RunCommand};
 use everlog_model::CallError;
 use everlog_proto::api::command::v1::command::Attributes;
@@ -96,7 +97,7 @@ fn a_query_is_put_on_a_history_that_is_durable() {
     partition.commit();
     let token = partition.start_task().unwrap();
     let request = RespondWorkflowTaskCompletedRequest { commands: vec![start_timer()], ..Default::default() };
-    partition.ask(RunCommand::CompleteWorkflowTask(token, Box::new(request)));
+    partition.ask(RunCommand::CompleteWorkflowTask(token, Box::new(request), Objections::default()));
     let mut waiting = partition.ask(RunCommand::StartQueryTask { task_queue: "q".to_owned() });
     assert!(waiting.try_recv().is_err(), "the worker would be shown what a crash takes back");
     partition.commit();

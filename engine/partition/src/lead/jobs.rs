@@ -164,7 +164,7 @@ impl Lead {
         mut command: Command,
         reply: Option<ReplyTo>,
     ) -> Option<UpdateReply> {
-        if let Command::Run(RunCommand::CompleteWorkflowTask(token, _) | RunCommand::FailWorkflowTask(token, _)) =
+        if let Command::Run(RunCommand::CompleteWorkflowTask(token, ..) | RunCommand::FailWorkflowTask(token, _)) =
             &mut command
         {
             token.is_proven = self.is_whole(token.history_position);

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use everlog_kernel::RunCommand;
+use everlog_kernel::command::Objections;
 use everlog_kernel::outbox::{MessageBody, OutboxMessage, Outcome};
 use everlog_model::CallError;
 use everlog_proto::api::command::v1::command::Attributes;
@@ -406,7 +407,7 @@ fn nothing_is_sent_before_its_row_is_there() {
         commands: vec![signal(1, "other"), signal(2, "other"), signal(3, "third")],
         ..Default::default()
     };
-    source.ask(RunCommand::CompleteWorkflowTask(token, Box::new(request)));
+    source.ask(RunCommand::CompleteWorkflowTask(token, Box::new(request), Objections::default()));
     assert!(source.parcels.is_empty());
     source.commit();
     // The second one to the same workflow waits for the first.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use everlog_kernel::command::{Reply, StartWorkflowTask};
+use everlog_kernel::command::{Objections, Reply, StartWorkflowTask};
 use everlog_kernel::token::{self, WorkflowTaskToken};
 use everlog_kernel::transition::Task;
 use everlog_kernel::{Command, Limits, Namespace, NamespaceId, RunCommand, RunId, Time};
@@ -250,7 +250,8 @@ impl Partition {
         commands: Vec<WorkflowCommand>,
     ) -> Result<(), CallError> {
         let request = RespondWorkflowTaskCompletedRequest { commands, ..Default::default() };
-        let mut waiting = self.ask(RunCommand::CompleteWorkflowTask(token.clone(), Box::new(request)));
+        let mut waiting =
+            self.ask(RunCommand::CompleteWorkflowTask(token.clone(), Box::new(request), Objections::default()));
         self.commit();
         waiting.try_recv().expect("an answer").map(|_| ())
     }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll as Polled, Waker};
 use std::time::Duration;
 
 use everlog_kernel::RunCommand;
-use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask, StartWorkflowTask};
+use everlog_kernel::command::{ActivityRef, Objections, Reply, StartActivityTask, StartWorkflowTask};
 use everlog_kernel::token::{self, ActivityTaskToken, WorkflowTaskToken};
 use everlog_kernel::transition::TaskKind;
 use everlog_matching::{Matched, Poll, TaskLease};
@@ -227,12 +227,8 @@ impl World {
             ..RespondWorkflowTaskCompletedRequest::default()
         };
         let (workflow_id, run_id) = (token.workflow_id.clone(), token.run_id);
-        self.send(
-            &workflow_id,
-            Some(run_id),
-            RunCommand::CompleteWorkflowTask(token, Box::new(request)),
-            Asked::Completion,
-        );
+        let command = RunCommand::CompleteWorkflowTask(token, Box::new(request), Objections::default());
+        self.send(&workflow_id, Some(run_id), command, Asked::Completion);
     }
 
     /// A signal or a request to cancel to a run, or to whichever is the current one of its workflow.

@@ -121,7 +121,8 @@ fn shown(detail: &Detail) -> String {
         WorkflowExecutionAlreadyStartedFailure,
         WorkflowNotReadyFailure,
         QueryFailedFailure,
-        ResourceExhaustedFailure
+        ResourceExhaustedFailure,
+        PermissionDeniedFailure
     );
     detail.type_url.clone()
 }

@@ -45,7 +45,7 @@ enum Kind {
 }
 
 /// Kinds by their number in inputs, which the corpus knows: new ones come last.
-const KINDS: [Kind; 21] = [
+const KINDS: [Kind; 22] = [
     Kind::Run(RunRowKind::Info),
     Kind::Run(RunRowKind::State),
     Kind::Run(RunRowKind::Activity),
@@ -66,6 +66,7 @@ const KINDS: [Kind; 21] = [
     Kind::Slots,
     Kind::Log,
     Kind::Run(RunRowKind::Child),
+    Kind::Run(RunRowKind::AttachedRequest),
     Kind::Run(RunRowKind::AcceptedUpdate),
 ];
 
@@ -147,7 +148,9 @@ impl Target for Rows {
             let suffix = match kind {
                 RunRowKind::Info | RunRowKind::State | RunRowKind::WorkflowTaskStart => Suffix::Nothing,
                 RunRowKind::BufferedEvent => Suffix::Unsigned(number),
-                RunRowKind::SignalRequest => Suffix::Text(String::from_utf8_lossy(&bytes).into_owned()),
+                RunRowKind::SignalRequest | RunRowKind::AttachedRequest => {
+                    Suffix::Text(String::from_utf8_lossy(&bytes).into_owned())
+                }
                 RunRowKind::AcceptedUpdate => Suffix::Text(number.to_string()),
                 RunRowKind::Activity
                 | RunRowKind::Timer

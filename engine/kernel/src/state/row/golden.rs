@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use everlog_proto::api::common::v1::{
-    ActivityType, Header, Memo, Payload, Payloads, SearchAttributes, WorkflowExecution, WorkflowType,
+    ActivityType, Header, Memo, Payload, Payloads, SearchAttributes, WorkerVersionStamp, WorkflowExecution,
+    WorkflowType,
 };
 use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::enums::v1::{EventType, ParentClosePolicy, TaskQueueKind};
@@ -24,9 +25,9 @@ use prost::Message;
 use crate::proto::Encoded;
 use crate::rows::RunRowKind;
 use crate::state::{
-    AcceptedUpdate, Activity, ActivityStarted, CorruptRow, Current, ExternalCancel, ExternalSignal, ExternalTarget,
-    FirstEvent, OriginalProperties, PendingChild, PendingValue, PreviousRun, Run, RunInfo, RunState, SignalRequest,
-    UserTimer, WorkflowTask, WorkflowTaskStarted,
+    AcceptedUpdate, Activity, ActivityStarted, AttachedRequest, CorruptRow, Current, ExternalCancel, ExternalSignal,
+    ExternalTarget, FirstEvent, LastWorker, OriginalProperties, PendingChild, PendingValue, PreviousRun, ResetPoint,
+    Run, RunInfo, RunState, SignalRequest, UserTimer, WorkflowTask, WorkflowTaskProblem, WorkflowTaskStarted,
 };
 use crate::transition::TaskRow;
 use crate::{RunId, Time, events, visibility};
@@ -122,6 +123,42 @@ fn waiting_state() -> RunState {
         wake_at: Some(later(30)),
         ..typical_state()
     }
+}
+
+fn failing_state() -> RunState {
+    RunState {
+        workflow_task_problems: 3,
+        last_workflow_task_problem: Some(WorkflowTaskProblem::Failed(23)),
+        ..waiting_state()
+    }
+}
+
+fn timing_out_state() -> RunState {
+    RunState { last_workflow_task_problem: Some(WorkflowTaskProblem::TimedOut(1)), ..failing_state() }
+}
+
+/// With a point of an earlier run, and one of its own.
+fn info_with_reset_points() -> RunInfo {
+    let own = ResetPoint {
+        run_id: RUN,
+        completed_event_id: 4,
+        create_time: later(1),
+        expire_time: None,
+        is_resettable: true,
+        binary_checksum: "".into(),
+        build_id: "b-1".into(),
+    };
+    let earlier = ResetPoint {
+        run_id: RunId([0xcd; 16]),
+        expire_time: Some(later(86_400)),
+        is_resettable: false,
+        binary_checksum: "c".into(),
+        build_id: "".into(),
+        ..own.clone()
+    };
+    let stamp = WorkerVersionStamp { build_id: "b-1".into(), use_versioning: false };
+    let last_worker = LastWorker { version_stamp: Some(stamp), deployment_name: "orders".into() };
+    RunInfo { reset_points: vec![earlier, own], last_worker, ..typical_info() }
 }
 
 fn closed_state() -> RunState {
@@ -276,6 +313,7 @@ fn cases() -> Vec<Case> {
         case("current", "", Current { run_id: RUN }, Current::to_row, Current::from_row),
         info("", typical_info()),
         info("with everything", full_info()),
+        info("with reset points", info_with_reset_points()),
         info(
             "of a later run",
             RunInfo { previous: Some(PreviousRun { run_id: RUN, until: later(1) }), ..typical_info() },
@@ -283,6 +321,8 @@ fn cases() -> Vec<Case> {
         state("with a workflow task", typical_state()),
         state("with a heartbeat's task", heartbeat_state()),
         state("between workflow tasks", waiting_state()),
+        state("with tasks that fail", failing_state()),
+        state("with tasks that time out", timing_out_state()),
         state("closed", closed_state()),
         pending("", 5, Arc::new(activity())),
         pending("started", 5, Arc::new(started_activity())),
@@ -294,8 +334,16 @@ fn cases() -> Vec<Case> {
         pending("", 5, ExternalSignal(external_target())),
         pending("", 5, ExternalCancel(external_target())),
         pending("", 5, child()),
-        pending("accepted", "u".to_owned(), AcceptedUpdate { accepted_event_id: 8, completed_event_id: None }),
-        pending("completed", "u".to_owned(), AcceptedUpdate { accepted_event_id: 8, completed_event_id: Some(9) }),
+        pending(
+            "accepted",
+            "u".to_owned(),
+            AcceptedUpdate { accepted_event_id: 8, completed_event_id: None, request_id: String::new() },
+        ),
+        pending(
+            "completed",
+            "u".to_owned(),
+            AcceptedUpdate { accepted_event_id: 8, completed_event_id: Some(9), request_id: "r".to_owned() },
+        ),
         pending("started", 5, PendingChild { header: None, started_event_id: Some(6), ..child() }),
         case(
             RunRowKind::WorkflowTaskStart.name(),
@@ -304,6 +352,8 @@ fn cases() -> Vec<Case> {
             WorkflowTaskStarted::to_row,
             WorkflowTaskStarted::from_row,
         ),
+        pending("", "attach".to_owned(), AttachedRequest { event_id: Some(5) }),
+        pending("buffered", "attach".to_owned(), AttachedRequest { event_id: None }),
         case("task", "", task(), TaskRow::to_row, TaskRow::from_row),
         case("task", "for a version", task_for_a_version(), TaskRow::to_row, TaskRow::from_row),
     ]

@@ -6,7 +6,7 @@ use everlog_proto::wkt;
 use prost::Message;
 
 use super::{decode, encode, required};
-use crate::state::{CorruptRow, RunState, WorkflowTask};
+use crate::state::{CorruptRow, RunState, WorkflowTask, WorkflowTaskProblem};
 use crate::{Time, time};
 
 #[derive(Message)]
@@ -41,6 +41,14 @@ struct StateRow {
     close_time: Option<i64>,
     #[prost(sfixed64, optional, tag = "19")]
     delete_time: Option<i64>,
+    #[prost(int32, tag = "20")]
+    workflow_task_problems: i32,
+    /// A `WorkflowTaskFailedCause`.
+    #[prost(int32, optional, tag = "21")]
+    last_failed_cause: Option<i32>,
+    /// A `TimeoutType`.
+    #[prost(int32, optional, tag = "22")]
+    last_timeout_type: Option<i32>,
 }
 
 #[derive(Message)]
@@ -77,6 +85,15 @@ impl RunState {
             close_attempted: self.close_attempted,
             close_time: self.close_time.map(|time| time.0),
             delete_time: self.delete_time.map(|time| time.0),
+            workflow_task_problems: self.workflow_task_problems,
+            last_failed_cause: match self.last_workflow_task_problem {
+                Some(WorkflowTaskProblem::Failed(cause)) => Some(cause),
+                _ => None,
+            },
+            last_timeout_type: match self.last_workflow_task_problem {
+                Some(WorkflowTaskProblem::TimedOut(timeout_type)) => Some(timeout_type),
+                _ => None,
+            },
         })
     }
 
@@ -97,6 +114,11 @@ impl RunState {
             had_workflow_task: row.had_workflow_task,
             cancel_requested: row.cancel_requested,
             close_attempted: row.close_attempted,
+            workflow_task_problems: row.workflow_task_problems,
+            last_workflow_task_problem: row
+                .last_failed_cause
+                .map(WorkflowTaskProblem::Failed)
+                .or(row.last_timeout_type.map(WorkflowTaskProblem::TimedOut)),
             signal_count: row.signal_count,
             next_buffered: row.next_buffered,
             close_time: row.close_time.map(Time),

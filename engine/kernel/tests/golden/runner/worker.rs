@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 
-use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask, StartWorkflowTask, WorkflowTaskStart};
+use everlog_kernel::command::{
+    ActivityRef, Objections, Reply, SearchAttributeObjection, StartActivityTask, StartWorkflowTask, WorkflowTaskStart,
+};
 use everlog_kernel::token::{self, WorkflowTaskToken};
 use everlog_kernel::{RunCommand, RunId};
+use everlog_proto::api::common::v1::WorkerVersionStamp;
 use everlog_proto::api::enums::v1::{EventType, QueryResultType};
 use everlog_proto::api::protocol::v1::Message as ProtocolMessage;
 use everlog_proto::api::query::v1::WorkflowQueryResult;
@@ -102,6 +105,7 @@ impl Runner {
         self.workflow_tokens.insert(name, token);
     }
 
+    #[expect(deprecated, reason = "old workers are known by their binaries and build ids")]
     pub(super) fn complete(&mut self, _: Option<RunId>, arguments: &mut Arguments<'_>) -> Outcome<String> {
         let sticky = arguments.text("sticky");
         let sticky_timeout = arguments.duration("sticky-timeout")?;
@@ -130,13 +134,27 @@ impl Runner {
             capabilities: arguments
                 .flag("able")?
                 .then_some(Capabilities { discard_speculative_workflow_task_with_events: true }),
+            binary_checksum: arguments.string("checksum", ""),
+            worker_version_stamp: arguments
+                .text("build-id")
+                .map(|build_id| WorkerVersionStamp { build_id: build_id.to_owned(), use_versioning: false }),
             ..RespondWorkflowTaskCompletedRequest::default()
         };
-        let transition =
-            match self.transition(Some(token.run_id), RunCommand::CompleteWorkflowTask(token, Box::new(request))) {
-                Ok(transition) => transition,
-                Err(refused) => return Ok(print::rejection(&refused) + "\n"),
-            };
+        // What a frontend finds wrong with the first command.
+        let unknown =
+            arguments.text("unknown-attribute").map(|name| SearchAttributeObjection::Unknown(name.to_owned()));
+        let invalid =
+            arguments.text("invalid-attribute").map(|name| SearchAttributeObjection::Invalid(name.to_owned()));
+        let objections = Objections {
+            bad_binary: arguments.flag("bad-binary")?,
+            search_attributes: unknown.or(invalid).map(|objection| (0, objection)).into_iter().collect(),
+        };
+        let transition = match self
+            .transition(Some(token.run_id), RunCommand::CompleteWorkflowTask(token, Box::new(request), objections))
+        {
+            Ok(transition) => transition,
+            Err(refused) => return Ok(print::rejection(&refused) + "\n"),
+        };
         if let Ok(Reply::WorkflowTaskCompleted(completed)) = &transition.reply {
             if let Some(next) = &completed.next {
                 self.take_workflow_task(String::new(), next);

@@ -1,7 +1,7 @@
 //! A run that waits for much, for its rows.
 
 use bytes::Bytes;
-use everlog_kernel::command::{StartActivityTask, StartWorkflowTask};
+use everlog_kernel::command::{Objections, StartActivityTask, StartWorkflowTask};
 use everlog_kernel::outbox::{ChildClosed, MessageBody, OutboxMessage, ParentClosed};
 use everlog_kernel::rows::Suffix;
 use everlog_kernel::{
@@ -84,7 +84,9 @@ impl Story {
             }
             let row = match key {
                 RowKey::Run(_, row) => match (row.kind, row.suffix) {
-                    (RunRowKind::SignalRequest, Suffix::Text(id)) => (Kind::Run(row.kind), Bytes::from(id)),
+                    (kind @ (RunRowKind::SignalRequest | RunRowKind::AttachedRequest), Suffix::Text(id)) => {
+                        (Kind::Run(kind), Bytes::from(id))
+                    }
                     (kind, _) => (Kind::Run(kind), value),
                 },
                 RowKey::Current => (Kind::Current, value),
@@ -164,7 +166,7 @@ impl Story {
             }),
             ..Default::default()
         };
-        self.decide(RunCommand::CompleteWorkflowTask(started, Box::new(request)))?;
+        self.decide(RunCommand::CompleteWorkflowTask(started, Box::new(request), Objections::default()))?;
         let activity = self.workflow.current_run().and_then(|run| run.activities.keys().next().copied());
         self.decide(RunCommand::StartActivityTask(StartActivityTask {
             scheduled_event_id: activity.ok_or("no activity is pending")?,

@@ -1,0 +1,616 @@
+//! Nothing is accepted in silence: every field of every request that is served is in `fields.txt`, and those whose meaning is not there yet
+//! are refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use everlog_proto::api::command::v1::command::Attributes;
+use everlog_proto::api::command::v1::{
+    Command, ProtocolMessageCommandAttributes, RequestCancelNexusOperationCommandAttributes,
+    ScheduleNexusOperationCommandAttributes, StartChildWorkflowExecutionCommandAttributes,
+};
+use everlog_proto::api::common::v1::{
+    Callback, TimeSkippingConfig, WorkerVersionCapabilities, WorkerVersionStamp, WorkflowType, callback,
+};
+use everlog_proto::api::deployment::v1::WorkerDeploymentOptions;
+use everlog_proto::api::enums::v1::{CommandType, TaskQueueType, VersioningBehavior, WorkerVersioningMode};
+use everlog_proto::api::namespace::v1::NamespaceConfig;
+use everlog_proto::api::protocol::v1::Message as ProtocolMessage;
+use everlog_proto::api::taskqueue::v1::RateLimit;
+use everlog_proto::api::workflow::v1::VersioningOverride;
+use everlog_proto::api::workflowservice::v1::update_task_queue_config_request::RateLimitUpdate;
+use prost_types_plain::{DescriptorProto, FileDescriptorProto};
+
+use super::harness::wire::{descriptors, message};
+use super::*;
+
+/// What is said of a message's fields.
+#[derive(Debug, Default)]
+struct Said {
+    fields: BTreeSet<String>,
+    refused: BTreeSet<String>,
+    is_whole: bool,
+}
+
+/// `fields.txt`, by the names of messages without `temporal.api.`.
+fn said() -> BTreeMap<String, Said> {
+    let mut said: BTreeMap<String, Said> = BTreeMap::new();
+    let mut current = String::new();
+    for line in include_str!("fields.txt").lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let Some(rest) = line.strip_prefix("  ") else {
+            current = line.to_owned();
+            assert!(said.insert(current.clone(), Said::default()).is_none(), "{current} is there twice");
+            continue;
+        };
+        let of_message = said.get_mut(&current).expect("a message stands in front of what is said of it");
+        let (verdict, names) = rest.split_once(' ').unwrap();
+        let (names, reason) = names.split_once(": ").unwrap_or((names, ""));
+        match verdict {
+            "whole" => of_message.is_whole = true,
+            "used" | "refused" => assert_eq!(reason, "", "{line}"),
+            "unread" => assert_ne!(reason, "", "{line}"),
+            other => panic!("{other} is none of used, refused, unread, whole"),
+        }
+        if of_message.is_whole {
+            continue;
+        }
+        for name in names.split(' ') {
+            assert!(of_message.fields.insert(name.to_owned()), "{current}.{name} is there twice");
+            if verdict == "refused" {
+                of_message.refused.insert(name.to_owned());
+            }
+        }
+    }
+    said
+}
+
+/// Methods that answer nothing but that they are turned off.
+const TURNED_OFF: [&str; 9] = [
+    "CreateWorkflowRule",
+    "FetchWorkerConfig",
+    "GetWorkerBuildIdCompatibility",
+    "GetWorkerTaskReachability",
+    "GetWorkerVersioningRules",
+    "ListArchivedWorkflowExecutions",
+    "PauseWorkflowExecution",
+    "UpdateWorkerBuildIdCompatibility",
+    "UpdateWorkerVersioningRules",
+];
+
+/// The messages that requests of served methods are made of, by name.
+async fn served_messages(channel: &Channel, said: &BTreeMap<String, Said>) -> BTreeMap<String, DescriptorProto> {
+    let files = descriptors().file;
+    let mut found = BTreeMap::new();
+    for file in &files {
+        for method in file.service.iter().flat_map(|service| &service.method) {
+            let service = match file.package() {
+                "temporal.api.workflowservice.v1" => WORKFLOW_SERVICE,
+                "temporal.api.operatorservice.v1" => OPERATOR_SERVICE,
+                _ => continue,
+            };
+            let answer = call(channel, service, method.name(), Bytes::new(), Some(LONG)).await;
+            let is_unknown = answer.is_err_and(|status| told(&status).starts_with("Unimplemented: unknown method"));
+            if !is_unknown && !TURNED_OFF.contains(&method.name()) {
+                collect(&files, method.input_type(), said, &mut found);
+            }
+        }
+    }
+    found
+}
+
+fn collect(
+    files: &[FileDescriptorProto],
+    name: &str,
+    said: &BTreeMap<String, Said>,
+    found: &mut BTreeMap<String, DescriptorProto>,
+) {
+    let Some(short) = name.strip_prefix(".temporal.api.") else { return };
+    if found.contains_key(short) {
+        return;
+    }
+    let descriptor = message(files, name).expect("the set is complete");
+    let is_map = descriptor.options.as_ref().is_some_and(|options| options.map_entry());
+    if !is_map {
+        found.insert(short.to_owned(), descriptor.clone());
+        if said.get(short).is_some_and(|said| said.is_whole) {
+            return;
+        }
+    }
+    for field in descriptor.field.iter().filter(|field| field.r#type() == Type::Message) {
+        collect(files, field.type_name(), said, found);
+    }
+}
+
+#[tokio::test]
+async fn what_becomes_of_every_field_is_decided() {
+    let server = Box::pin(Server::start()).await;
+    let said = said();
+    let served = Box::pin(served_messages(&server.channel().await, &said)).await;
+    let mut wrong = Vec::new();
+    for (name, descriptor) in &served {
+        if descriptor.field.is_empty() {
+            continue;
+        }
+        let Some(of_message) = said.get(name) else {
+            wrong.push(format!("{name} is missing"));
+            continue;
+        };
+        if of_message.is_whole {
+            continue;
+        }
+        let fields: BTreeSet<String> = descriptor.field.iter().map(|field| field.name().to_owned()).collect();
+        wrong.extend(fields.difference(&of_message.fields).map(|field| format!("{name}.{field} is missing")));
+        wrong.extend(of_message.fields.difference(&fields).map(|field| format!("there is no {name}.{field}")));
+    }
+    wrong.extend(said.keys().filter(|name| !served.contains_key(*name)).map(|name| format!("{name} is in no request")));
+    assert!(served.len() > 80);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    server.stopped().await;
+}
+
+/// A request with one field that is refused.
+struct Case {
+    field: &'static str,
+    method: &'static str,
+    request: Bytes,
+    expected: &'static str,
+}
+
+fn case(field: &'static str, method: &'static str, request: impl Message, expected: &'static str) -> Case {
+    Case { field, method, request: request.encode_to_vec().into(), expected }
+}
+
+const DISABLED: &str = "PermissionDenied: Worker versioning in workflow progress APIs is disabled on this namespace. \
+                        [PermissionDeniedFailure { reason: \"\" }]";
+const VERSIONS: &str = "PermissionDenied: Worker Deployment Versions are disabled on this namespace. \
+                        [PermissionDeniedFailure { reason: \"\" }]";
+
+fn versioned() -> Option<WorkerDeploymentOptions> {
+    Some(WorkerDeploymentOptions {
+        deployment_name: "d".to_owned(),
+        build_id: "b".to_owned(),
+        worker_versioning_mode: WorkerVersioningMode::Versioned as i32,
+    })
+}
+
+fn stamp() -> Option<WorkerVersionStamp> {
+    Some(WorkerVersionStamp { build_id: "b".to_owned(), use_versioning: true })
+}
+
+fn capabilities() -> Option<WorkerVersionCapabilities> {
+    Some(WorkerVersionCapabilities { build_id: "b".to_owned(), use_versioning: true, ..Default::default() })
+}
+
+fn starts() -> Vec<Case> {
+    let start = || start_request("never");
+    let signal = || SignalWithStartWorkflowExecutionRequest {
+        namespace: NAMESPACE.to_owned(),
+        workflow_id: "never".to_owned(),
+        workflow_type: start().workflow_type,
+        task_queue: start().task_queue,
+        signal_name: "s".to_owned(),
+        ..Default::default()
+    };
+    let url = "http://localhost/x".to_owned();
+    let callback = Callback {
+        variant: Some(callback::Variant::Nexus(callback::Nexus { url, ..Default::default() })),
+        ..Default::default()
+    };
+    let overridden = || Some(VersioningOverride::default());
+    let skipping = || Some(TimeSkippingConfig::default());
+    const OVERRIDE: &str = "Unimplemented: versioning_override is not supported by this server yet";
+    const SKIPPING: &str = "Unimplemented: The Time-Skipping feature is not enabled for namespace.";
+    vec![
+        case(
+            "StartWorkflowExecutionRequest.completion_callbacks",
+            "StartWorkflowExecution",
+            StartWorkflowExecutionRequest { completion_callbacks: vec![callback], ..start() },
+            "InvalidArgument: invalid url: url does not match any configured callback address: http://localhost/x",
+        ),
+        case(
+            "StartWorkflowExecutionRequest.versioning_override",
+            "StartWorkflowExecution",
+            StartWorkflowExecutionRequest { versioning_override: overridden(), ..start() },
+            OVERRIDE,
+        ),
+        case(
+            "StartWorkflowExecutionRequest.time_skipping_config",
+            "StartWorkflowExecution",
+            StartWorkflowExecutionRequest { time_skipping_config: skipping(), ..start() },
+            SKIPPING,
+        ),
+        case(
+            "StartWorkflowExecutionRequest.eager_worker_deployment_options",
+            "StartWorkflowExecution",
+            StartWorkflowExecutionRequest { eager_worker_deployment_options: versioned(), ..start() },
+            VERSIONS,
+        ),
+        case(
+            "SignalWithStartWorkflowExecutionRequest.versioning_override",
+            "SignalWithStartWorkflowExecution",
+            SignalWithStartWorkflowExecutionRequest { versioning_override: overridden(), ..signal() },
+            OVERRIDE,
+        ),
+        case(
+            "SignalWithStartWorkflowExecutionRequest.time_skipping_config",
+            "SignalWithStartWorkflowExecution",
+            SignalWithStartWorkflowExecutionRequest { time_skipping_config: skipping(), ..signal() },
+            SKIPPING,
+        ),
+    ]
+}
+
+#[expect(deprecated, reason = "old workers are versioned by these")]
+fn polls() -> Vec<Case> {
+    let workflow = || PollWorkflowTaskQueueRequest {
+        namespace: NAMESPACE.to_owned(),
+        task_queue: task_queue("versions"),
+        ..Default::default()
+    };
+    let activity = || PollActivityTaskQueueRequest {
+        namespace: NAMESPACE.to_owned(),
+        task_queue: task_queue("versions"),
+        ..Default::default()
+    };
+    let nexus = || PollNexusTaskQueueRequest {
+        namespace: NAMESPACE.to_owned(),
+        task_queue: task_queue("versions"),
+        ..Default::default()
+    };
+    vec![
+        case(
+            "PollWorkflowTaskQueueRequest.worker_version_capabilities",
+            "PollWorkflowTaskQueue",
+            PollWorkflowTaskQueueRequest { worker_version_capabilities: capabilities(), ..workflow() },
+            DISABLED,
+        ),
+        case(
+            "PollWorkflowTaskQueueRequest.deployment_options",
+            "PollWorkflowTaskQueue",
+            PollWorkflowTaskQueueRequest { deployment_options: versioned(), ..workflow() },
+            VERSIONS,
+        ),
+        case(
+            "PollActivityTaskQueueRequest.worker_version_capabilities",
+            "PollActivityTaskQueue",
+            PollActivityTaskQueueRequest { worker_version_capabilities: capabilities(), ..activity() },
+            DISABLED,
+        ),
+        case(
+            "PollActivityTaskQueueRequest.deployment_options",
+            "PollActivityTaskQueue",
+            PollActivityTaskQueueRequest { deployment_options: versioned(), ..activity() },
+            VERSIONS,
+        ),
+        case(
+            "PollNexusTaskQueueRequest.worker_version_capabilities",
+            "PollNexusTaskQueue",
+            PollNexusTaskQueueRequest { worker_version_capabilities: capabilities(), ..nexus() },
+            DISABLED,
+        ),
+        case(
+            "PollNexusTaskQueueRequest.deployment_options",
+            "PollNexusTaskQueue",
+            PollNexusTaskQueueRequest { deployment_options: versioned(), ..nexus() },
+            VERSIONS,
+        ),
+    ]
+}
+
+fn settings() -> Vec<Case> {
+    let config = || UpdateTaskQueueConfigRequest {
+        namespace: NAMESPACE.to_owned(),
+        task_queue: "versions".to_owned(),
+        task_queue_type: TaskQueueType::Activity as i32,
+        ..Default::default()
+    };
+    let limit = RateLimitUpdate { rate_limit: Some(RateLimit { requests_per_second: 1.0 }), ..Default::default() };
+    let aliases = NamespaceConfig {
+        custom_search_attribute_aliases: [("Keyword01".to_owned(), "Name".to_owned())].into(),
+        ..Default::default()
+    };
+    const FAIRNESS: &str = "InvalidArgument: Fairness keys are not supported by this server yet.";
+    vec![
+        case(
+            "RegisterNamespaceRequest.is_global_namespace",
+            "RegisterNamespace",
+            RegisterNamespaceRequest {
+                namespace: "global".to_owned(),
+                is_global_namespace: true,
+                ..Default::default()
+            },
+            "InvalidArgument: Cannot register global namespace when not enabled",
+        ),
+        case(
+            "UpdateNamespaceRequest.promote_namespace",
+            "UpdateNamespace",
+            UpdateNamespaceRequest { namespace: NAMESPACE.to_owned(), promote_namespace: true, ..Default::default() },
+            "InvalidArgument: global namespace is not enabled on this cluster, cannot update global namespace or promote \
+             local namespace: default",
+        ),
+        case(
+            "NamespaceConfig.custom_search_attribute_aliases",
+            "UpdateNamespace",
+            UpdateNamespaceRequest { namespace: NAMESPACE.to_owned(), config: Some(aliases), ..Default::default() },
+            "Unimplemented: config.custom_search_attribute_aliases are not supported by this server",
+        ),
+        case(
+            "UpdateTaskQueueConfigRequest.update_fairness_key_rate_limit_default",
+            "UpdateTaskQueueConfig",
+            UpdateTaskQueueConfigRequest { update_fairness_key_rate_limit_default: Some(limit), ..config() },
+            FAIRNESS,
+        ),
+        case(
+            "UpdateTaskQueueConfigRequest.set_fairness_weight_overrides",
+            "UpdateTaskQueueConfig",
+            UpdateTaskQueueConfigRequest {
+                set_fairness_weight_overrides: [("key".to_owned(), 2.0)].into(),
+                ..config()
+            },
+            FAIRNESS,
+        ),
+        case(
+            "UpdateTaskQueueConfigRequest.unset_fairness_weight_overrides",
+            "UpdateTaskQueueConfig",
+            UpdateTaskQueueConfigRequest { unset_fairness_weight_overrides: vec!["key".to_owned()], ..config() },
+            FAIRNESS,
+        ),
+    ]
+}
+
+/// A workflow's first task.
+async fn workflow_task(client: &mut Client, workflow_id: &str) -> Vec<u8> {
+    started(client, start_on(workflow_id, workflow_id)).await;
+    poll_on(client, workflow_id).await.task_token
+}
+
+async fn started(client: &mut Client, request: StartWorkflowExecutionRequest) {
+    client.start_workflow_execution(request).await.unwrap();
+}
+
+fn start_on(workflow_id: &str, queue: &str) -> StartWorkflowExecutionRequest {
+    StartWorkflowExecutionRequest { task_queue: task_queue(queue), ..start_request(workflow_id) }
+}
+
+async fn poll_on(client: &mut Client, queue: &str) -> PollWorkflowTaskQueueResponse {
+    client.poll_workflow_task_queue(within(LONG, poll_workflow(queue))).await.unwrap().into_inner()
+}
+
+/// Answers to a workflow task that leave it in the worker's hands.
+#[expect(deprecated, reason = "old workers are versioned by these")]
+async fn answers(client: &mut Client) -> Vec<Case> {
+    let task_token = workflow_task(client, "answers").await;
+    let answer = || respond(task_token.clone(), Vec::new());
+    let failed = || RespondWorkflowTaskFailedRequest {
+        task_token: task_token.clone(),
+        ..RespondWorkflowTaskFailedRequest::default()
+    };
+    const PAGES: &str =
+        "FailedPrecondition: workflow task completion pagination is disabled for this namespace default";
+    const COMPLETED: &str = "RespondWorkflowTaskCompleted";
+    vec![
+        case(
+            "RespondWorkflowTaskCompletedRequest.worker_version_stamp",
+            COMPLETED,
+            RespondWorkflowTaskCompletedRequest { worker_version_stamp: stamp(), ..answer() },
+            DISABLED,
+        ),
+        case(
+            "RespondWorkflowTaskCompletedRequest.deployment_options",
+            COMPLETED,
+            RespondWorkflowTaskCompletedRequest { deployment_options: versioned(), ..answer() },
+            VERSIONS,
+        ),
+        case(
+            "RespondWorkflowTaskCompletedRequest.versioning_behavior",
+            COMPLETED,
+            RespondWorkflowTaskCompletedRequest { versioning_behavior: VersioningBehavior::Pinned as i32, ..answer() },
+            "InvalidArgument: versioning behavior cannot be specified without deployment options being set with versioned mode",
+        ),
+        case(
+            "RespondWorkflowTaskCompletedRequest.page_number",
+            COMPLETED,
+            RespondWorkflowTaskCompletedRequest { page_number: 1, ..answer() },
+            PAGES,
+        ),
+        case(
+            "RespondWorkflowTaskCompletedRequest.intermediate_page",
+            COMPLETED,
+            RespondWorkflowTaskCompletedRequest { intermediate_page: true, ..answer() },
+            PAGES,
+        ),
+        case(
+            "RespondWorkflowTaskFailedRequest.worker_version",
+            "RespondWorkflowTaskFailed",
+            RespondWorkflowTaskFailedRequest { worker_version: stamp(), ..failed() },
+            DISABLED,
+        ),
+        case(
+            "RespondWorkflowTaskFailedRequest.deployment_options",
+            "RespondWorkflowTaskFailed",
+            RespondWorkflowTaskFailedRequest { deployment_options: versioned(), ..failed() },
+            VERSIONS,
+        ),
+        // It is the last, because it fails the task.
+        case(
+            "RespondWorkflowTaskCompletedRequest.messages",
+            COMPLETED,
+            RespondWorkflowTaskCompletedRequest {
+                messages: vec![ProtocolMessage { id: "m".to_owned(), ..ProtocolMessage::default() }],
+                ..answer()
+            },
+            "InvalidArgument: BadUpdateWorkflowExecutionMessage: no message was sent that these could answer",
+        ),
+    ]
+}
+
+/// Commands, each in the first task of a workflow.
+async fn commands(client: &mut Client) -> Vec<Case> {
+    let child = StartChildWorkflowExecutionCommandAttributes {
+        workflow_id: "child".to_owned(),
+        workflow_type: Some(WorkflowType { name: "T".to_owned() }),
+        versioning_override: Some(VersioningOverride::default()),
+        ..StartChildWorkflowExecutionCommandAttributes::default()
+    };
+    let commands = [
+        (
+            "Command.protocol_message_command_attributes",
+            CommandType::ProtocolMessage,
+            Attributes::ProtocolMessageCommandAttributes(ProtocolMessageCommandAttributes::default()),
+            "InvalidArgument: FeatureDisabled: ProtocolMessage is not supported by this server yet",
+        ),
+        (
+            "Command.schedule_nexus_operation_command_attributes",
+            CommandType::ScheduleNexusOperation,
+            Attributes::ScheduleNexusOperationCommandAttributes(ScheduleNexusOperationCommandAttributes::default()),
+            "InvalidArgument: FeatureDisabled: ScheduleNexusOperation is not supported by this server yet",
+        ),
+        (
+            "Command.request_cancel_nexus_operation_command_attributes",
+            CommandType::RequestCancelNexusOperation,
+            Attributes::RequestCancelNexusOperationCommandAttributes(
+                RequestCancelNexusOperationCommandAttributes::default(),
+            ),
+            "InvalidArgument: FeatureDisabled: RequestCancelNexusOperation is not supported by this server yet",
+        ),
+        (
+            "StartChildWorkflowExecutionCommandAttributes.versioning_override",
+            CommandType::StartChildWorkflowExecution,
+            Attributes::StartChildWorkflowExecutionCommandAttributes(child),
+            "InvalidArgument: BadStartChildExecutionAttributes: versioning_override is not supported by this server yet",
+        ),
+    ];
+    let mut cases = Vec::new();
+    for (field, command_type, attributes, expected) in commands {
+        let task_token = workflow_task(client, field).await;
+        let command = Command { command_type: command_type as i32, attributes: Some(attributes), ..Command::default() };
+        cases.push(case(field, "RespondWorkflowTaskCompleted", respond(task_token, vec![command]), expected));
+    }
+    cases
+}
+
+/// Answers to an activity task, which stays in the worker's hands.
+#[expect(deprecated, reason = "old workers are versioned by these")]
+async fn activity_answers(client: &mut Client) -> Vec<Case> {
+    started(client, start_on("activity", "queue")).await;
+    let task_token = poll_on(client, "queue").await.task_token;
+    client.respond_workflow_task_completed(respond(task_token, vec![schedule_activity("a")])).await.unwrap();
+    let activity = client.poll_activity_task_queue(within(LONG, poll_activity("queue"))).await.unwrap().into_inner();
+    let token = || activity.task_token.clone();
+    let completed = || RespondActivityTaskCompletedRequest { task_token: token(), ..Default::default() };
+    let failed = || RespondActivityTaskFailedRequest { task_token: token(), ..Default::default() };
+    let canceled = || RespondActivityTaskCanceledRequest { task_token: token(), ..Default::default() };
+    vec![
+        case(
+            "RespondActivityTaskCompletedRequest.worker_version",
+            "RespondActivityTaskCompleted",
+            RespondActivityTaskCompletedRequest { worker_version: stamp(), ..completed() },
+            DISABLED,
+        ),
+        case(
+            "RespondActivityTaskCompletedRequest.deployment_options",
+            "RespondActivityTaskCompleted",
+            RespondActivityTaskCompletedRequest { deployment_options: versioned(), ..completed() },
+            VERSIONS,
+        ),
+        case(
+            "RespondActivityTaskFailedRequest.worker_version",
+            "RespondActivityTaskFailed",
+            RespondActivityTaskFailedRequest { worker_version: stamp(), ..failed() },
+            DISABLED,
+        ),
+        case(
+            "RespondActivityTaskFailedRequest.deployment_options",
+            "RespondActivityTaskFailed",
+            RespondActivityTaskFailedRequest { deployment_options: versioned(), ..failed() },
+            VERSIONS,
+        ),
+        case(
+            "RespondActivityTaskCanceledRequest.worker_version",
+            "RespondActivityTaskCanceled",
+            RespondActivityTaskCanceledRequest { worker_version: stamp(), ..canceled() },
+            DISABLED,
+        ),
+        case(
+            "RespondActivityTaskCanceledRequest.deployment_options",
+            "RespondActivityTaskCanceled",
+            RespondActivityTaskCanceledRequest { deployment_options: versioned(), ..canceled() },
+            VERSIONS,
+        ),
+        case(
+            "RespondActivityTaskCanceledByIdRequest.deployment_options",
+            "RespondActivityTaskCanceledById",
+            RespondActivityTaskCanceledByIdRequest {
+                namespace: NAMESPACE.to_owned(),
+                workflow_id: "activity".to_owned(),
+                activity_id: "a".to_owned(),
+                deployment_options: versioned(),
+                ..Default::default()
+            },
+            VERSIONS,
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn what_is_not_built_is_refused_field_by_field() {
+    let server = Server::start().await;
+    let (channel, mut client) = (server.channel().await, server.client().await);
+    let mut cases: Vec<Case> = [starts(), polls(), settings()].into_iter().flatten().collect();
+    cases.extend(answers(&mut client).await);
+    cases.extend(commands(&mut client).await);
+    cases.extend(activity_answers(&mut client).await);
+
+    let listed: BTreeSet<String> = said()
+        .into_iter()
+        .flat_map(|(name, said)| {
+            let short = name.rsplit('.').next().unwrap().to_owned();
+            said.refused.into_iter().map(move |field| format!("{short}.{field}"))
+        })
+        .collect();
+    let tried: BTreeSet<String> = cases.iter().map(|case| case.field.to_owned()).collect();
+    assert_eq!(tried, listed);
+
+    let mut wrong = String::new();
+    for Case { field, method, request, expected } in cases {
+        let told = match call(&channel, WORKFLOW_SERVICE, method, request, Some(LONG)).await {
+            Ok(_) => "Ok".to_owned(),
+            Err(status) => told(&status),
+        };
+        if told != expected {
+            wrong.push_str(&format!("{field}\n    {told}\n  instead of\n    {expected}\n"));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+    server.stopped().await;
+}
+
+/// A worker that tells its build id, and no more, gets its tasks, and what it says is shown.
+#[expect(deprecated, reason = "old workers tell it this way")]
+#[tokio::test]
+async fn a_build_id_without_versioning_is_welcome() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    started(&mut client, start_on("w", "queue")).await;
+    let unversioned = || WorkerDeploymentOptions {
+        deployment_name: "d".to_owned(),
+        build_id: "b".to_owned(),
+        worker_versioning_mode: WorkerVersioningMode::Unversioned as i32,
+    };
+    let poll = PollWorkflowTaskQueueRequest {
+        worker_version_capabilities: Some(WorkerVersionCapabilities { build_id: "b".to_owned(), ..Default::default() }),
+        deployment_options: Some(unversioned()),
+        ..poll_workflow("queue")
+    };
+    let task = client.poll_workflow_task_queue(within(LONG, poll)).await.unwrap().into_inner();
+    let answer = RespondWorkflowTaskCompletedRequest {
+        worker_version_stamp: Some(WorkerVersionStamp { build_id: "b".to_owned(), use_versioning: false }),
+        deployment_options: Some(unversioned()),
+        ..respond(task.task_token, vec![complete("done")])
+    };
+    client.respond_workflow_task_completed(answer).await.unwrap();
+    let described = client.describe_workflow_execution(describe("w")).await.unwrap().into_inner();
+    let info = described.workflow_execution_info.unwrap();
+    assert_eq!(info.worker_deployment_name, "d");
+    assert_eq!(info.most_recent_worker_version_stamp.unwrap().build_id, "b");
+    server.stopped().await;
+}
