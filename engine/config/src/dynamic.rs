@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use everlog_kernel::Limits;
+use everlog_kernel::context::PerMille;
 use everlog_kernel::transition::TaskKind;
 use everlog_model::PerNamespace;
 use serde::Deserialize;
@@ -58,6 +59,12 @@ pub struct FrontendLimits {
     poll_waits_of_queues: Vec<(Scope, Duration)>,
     /// How long a read of history waits for new events.
     pub history_wait_max: Duration,
+    /// Whether workflows take updates.
+    pub updates: bool,
+    /// Whether callers may wait for an update to be accepted only.
+    pub updates_async_accepted: bool,
+    /// Whether a workflow can be started together with an update to it.
+    pub multi_operations: bool,
     /// A query is refused when nobody polled its task queue for this long.
     pub query_poller_window: Duration,
     /// Search attributes of one run.
@@ -87,6 +94,9 @@ impl Default for FrontendLimits {
             poll_wait_max: Duration::from_secs(60),
             poll_waits_of_queues: Vec::new(),
             history_wait_max: Duration::from_secs(20),
+            updates: true,
+            updates_async_accepted: true,
+            multi_operations: true,
             query_poller_window: Duration::from_secs(20),
             search_attributes_max: 100,
             build_id_bytes_max: 255,
@@ -152,6 +162,15 @@ impl Setting for Duration {
     }
 }
 
+impl Setting for PerMille {
+    const ALLOWED: &'static str = "a share from 0 to 1";
+
+    fn read(value: &Value) -> Option<Self> {
+        let share = value.as_f64().filter(|share| (0.0..=1.0).contains(share))?;
+        Some(PerMille((1000.0 * share).round() as u16))
+    }
+}
+
 impl Setting for Vec<String> {
     const ALLOWED: &'static str = "a list of names";
 
@@ -201,6 +220,9 @@ macro_rules! keys {
 
 /// Every key, by name.
 const KEYS: &[Key] = keys! {
+    "frontend.enableExecuteMultiOperation" => frontend.multi_operations,
+    "frontend.enableUpdateWorkflowExecution" => frontend.updates,
+    "frontend.enableUpdateWorkflowExecutionAsyncAccepted" => frontend.updates_async_accepted,
     "frontend.keepAliveTime" => frontend.keepalive_interval,
     "frontend.keepAliveTimeout" => frontend.keepalive_timeout,
     "frontend.linkMaxSize" => limits.link_bytes_max,
@@ -213,8 +235,13 @@ const KEYS: &[Key] = keys! {
     "frontend.visibilityMaxPageSize" => frontend.visibility_page_max,
     "history.MaxBufferedQueryCount" => limits.buffered_queries_max,
     "history.defaultWorkflowTaskTimeout" => limits.workflow_task_timeout,
+    "history.discardSpeculativeWorkflowTaskMaximumEventsCount" => limits.speculative_events_max,
     "history.historyMaxAutoResetPoints" => limits.reset_points_max,
     "history.longPollExpirationInterval" => frontend.history_wait_max,
+    "history.maxInFlightUpdatePayloads" => limits.updates_in_flight_bytes_max,
+    "history.maxInFlightUpdates" => limits.updates_in_flight_max,
+    "history.maxTotalUpdates" => limits.updates_max,
+    "history.maxTotalUpdates.suggestContinueAsNewThreshold" => limits.updates_suggest_continue_as_new,
     "history.maximumBufferedEventsBatch" => limits.buffered_events_max,
     "history.maximumBufferedEventsSizeInBytes" => limits.buffered_bytes_max,
     "history.maximumSignalsPerExecution" => limits.signals_max,

@@ -13,6 +13,9 @@ use everlog_meta::MetaError;
 use everlog_model::CallError;
 use everlog_proto::api::enums::v1::{NamespaceState, ResourceExhaustedCause, ResourceExhaustedScope};
 use everlog_proto::api::errordetails::v1 as details;
+use everlog_proto::api::errordetails::v1::multi_operation_execution_failure::OperationStatus;
+use everlog_proto::api::failure::v1::MultiOperationExecutionAborted;
+use everlog_proto::wkt::Any;
 use prost::{Message, Name};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
@@ -69,6 +72,9 @@ pub(super) enum Error {
     Corrupt(String),
     /// The caller's time is up.
     DeadlineExceeded(&'static str),
+    /// One of several operations that are done together, or not at all, could not be done; in their order, `None` for each that was
+    /// given up because of another.
+    MultiOperation(Vec<Option<Error>>),
 }
 
 impl Error {
@@ -208,7 +214,28 @@ fn row_of(error: Error) -> Row {
         Error::Internal(message) => Row::new(Code::Internal, message),
         Error::Corrupt(message) => Row::new(Code::DataLoss, message),
         Error::DeadlineExceeded(message) => Row::new(Code::DeadlineExceeded, message),
+        Error::MultiOperation(operations) => row_of_operations(operations),
     }
+}
+
+/// The whole has the code of the operation that failed; its status stands in the details, beside those of the others.
+fn row_of_operations(operations: Vec<Option<Error>>) -> Row {
+    let aborted = || Row::new(Code::Aborted, "Operation was aborted.").with(&MultiOperationExecutionAborted::default());
+    let mut code = Code::Aborted;
+    let statuses = operations.into_iter().map(|error| {
+        let Row { code: own, message, detail, .. } = error.map_or_else(aborted, row_of);
+        if own != Code::Aborted {
+            code = own;
+        }
+        let details = detail.into_iter().map(|Detail { type_url, value }| Any { type_url, value });
+        OperationStatus {
+            code: own as i32,
+            message: cut_encoded(cut(&message, NAMED_BYTES_MAX)).to_owned(),
+            details: details.collect(),
+        }
+    });
+    let failure = details::MultiOperationExecutionFailure { statuses: statuses.collect() };
+    Row::new(code, "Update-with-Start could not be executed.").with(&failure)
 }
 
 fn row_of_rejection(rejection: Rejection) -> Row {
@@ -236,6 +263,7 @@ fn row_of_rejection(rejection: Rejection) -> Row {
             .with(&details::QueryFailedFailure { failure: failure.map(|failure| *failure) }),
         Rejection::Unimplemented(message) => Row::new(Code::Unimplemented, message),
         Rejection::Unavailable(message) => Row::new(Code::Unavailable, message),
+        Rejection::OfUpdate(rejection) => row_of_rejection(*rejection),
     }
 }
 
@@ -379,6 +407,11 @@ mod tests {
             (Error::Internal("m".into()), Code::Internal, ""),
             (Error::Corrupt("m".into()), Code::DataLoss, ""),
             (Error::DeadlineExceeded("m"), Code::DeadlineExceeded, ""),
+            (
+                Error::MultiOperation(vec![None, Some(Error::not_found("m"))]),
+                Code::NotFound,
+                "MultiOperationExecutionFailure",
+            ),
         ];
         for (error, code, detail) in cases {
             let status = Status::from(error.clone());

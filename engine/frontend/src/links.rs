@@ -18,6 +18,24 @@ pub(super) fn to_signal(namespace: &NamespaceRecord, workflow_id: String, run_id
     to_event(namespace, workflow_id, run_id, Reference::RequestIdRef(reference))
 }
 
+/// To the event that says that an update was accepted, by the id of its request.
+pub(super) fn to_update(namespace: &NamespaceRecord, workflow_id: String, run_id: RunId, request_id: String) -> Link {
+    let reference = RequestIdReference { request_id, event_type: EventType::WorkflowExecutionUpdateAccepted as i32 };
+    to_event(namespace, workflow_id, run_id, Reference::RequestIdRef(reference))
+}
+
+/// To a run, for a reason.
+pub(super) fn to_workflow(namespace: &NamespaceRecord, workflow_id: String, run_id: RunId, reason: &str) -> Link {
+    Link {
+        variant: Some(link::Variant::Workflow(link::Workflow {
+            namespace: namespace.name().to_owned(),
+            workflow_id,
+            run_id: run_id.to_string(),
+            reason: reason.to_owned(),
+        })),
+    }
+}
+
 /// To the event that attaches a request to start the workflow to an open run; by the id of the request for the same reason.
 pub(super) fn to_attached(namespace: &NamespaceRecord, workflow_id: String, run_id: RunId, request_id: String) -> Link {
     let event_type = EventType::WorkflowExecutionOptionsUpdated as i32;

@@ -37,7 +37,11 @@ pub(super) fn locate<'a>(method: &str, request: &'a [u8]) -> Option<Location<'a>
         | "GetWorkflowExecutionHistory"
         | "GetWorkflowExecutionHistoryReverse"
         | "QueryWorkflow"
+        | "UpdateWorkflowExecution"
         | "ResetStickyTaskQueue" => workflow(request, bytes(bytes(request, 2)?, 1)?),
+        "PollWorkflowExecutionUpdate" => workflow(request, bytes(bytes(bytes(request, 2)?, 1)?, 1)?),
+        // The last of its operations is the update, and all are of one workflow.
+        "ExecuteMultiOperation" => workflow(request, bytes(bytes(bytes(bytes(request, 2)?, 2)?, 2)?, 1)?),
         "RespondWorkflowTaskCompleted" | "RespondWorkflowTaskFailed" => {
             token(request, |token: WorkflowTaskToken| (token.namespace_id, token.workflow_id))
         }
@@ -120,6 +124,9 @@ mod tests {
     use everlog_kernel::{EntityKind, RunId, Time};
     use everlog_proto::api::common::v1::WorkflowExecution;
     use everlog_proto::api::taskqueue::v1::TaskQueue;
+    use everlog_proto::api::update::v1::UpdateRef;
+    use everlog_proto::api::workflowservice::v1::execute_multi_operation_request::Operation;
+    use everlog_proto::api::workflowservice::v1::execute_multi_operation_request::operation::Operation as AnyOperation;
     use everlog_proto::api::workflowservice::v1::*;
     use prost::Message;
 
@@ -149,6 +156,14 @@ mod tests {
     fn a_workflow_is_found_where_the_request_names_it() {
         let w = || "w".to_owned();
         let execution = || Some(WorkflowExecution { workflow_id: w(), run_id: "r".to_owned() });
+        let update_ref = || Some(UpdateRef { workflow_execution: execution(), update_id: "u".to_owned() });
+        let start = StartWorkflowExecutionRequest { workflow_id: w(), ..StartWorkflowExecutionRequest::default() };
+        let start = || Operation { operation: Some(AnyOperation::StartWorkflow(start.clone())) };
+        let update = UpdateWorkflowExecutionRequest {
+            workflow_execution: execution(),
+            ..UpdateWorkflowExecutionRequest::default()
+        };
+        let update = || Operation { operation: Some(AnyOperation::UpdateWorkflow(update.clone())) };
         let requests = requests![
             "StartWorkflowExecution": StartWorkflowExecutionRequest { workflow_id: w() },
             "SignalWithStartWorkflowExecution": SignalWithStartWorkflowExecutionRequest { workflow_id: w() },
@@ -165,6 +180,9 @@ mod tests {
             "GetWorkflowExecutionHistoryReverse": GetWorkflowExecutionHistoryReverseRequest { execution: execution() },
             "QueryWorkflow": QueryWorkflowRequest { execution: execution() },
             "ResetStickyTaskQueue": ResetStickyTaskQueueRequest { execution: execution() },
+            "UpdateWorkflowExecution": UpdateWorkflowExecutionRequest { workflow_execution: execution() },
+            "PollWorkflowExecutionUpdate": PollWorkflowExecutionUpdateRequest { update_ref: update_ref() },
+            "ExecuteMultiOperation": ExecuteMultiOperationRequest { operations: vec![start(), update()] },
         ];
         for (method, request) in requests {
             let expected = Location::Workflow { namespace: NAMESPACE, workflow_id: "w" };

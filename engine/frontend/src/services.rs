@@ -15,8 +15,8 @@ use tonic::{Request, Response, Status};
 use super::call::Call;
 use super::request_body::settle;
 use super::{
-    Frontend, activity_tasks, history, namespaces, operator, query, system, task_queue_config, task_queues, turned_off,
-    visibility, workers, workflow_control, workflow_start, workflow_tasks,
+    Frontend, activity_tasks, history, multi_operation, namespaces, operator, query, system, task_queue_config,
+    task_queues, turned_off, updates, visibility, workers, workflow_control, workflow_start, workflow_tasks,
 };
 
 /// The workflow service.
@@ -71,6 +71,10 @@ service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
 
     GetWorkflowExecutionHistory(history.get_workflow_execution_history: workflow_api::GetWorkflowExecutionHistoryRequest) -> everlog_proto::encoded::GetWorkflowExecutionHistoryResponse;
     GetWorkflowExecutionHistoryReverse(history.get_workflow_execution_history_reverse: workflow_api::GetWorkflowExecutionHistoryReverseRequest) -> workflow_api::GetWorkflowExecutionHistoryReverseResponse;
+
+    UpdateWorkflowExecution(updates.update_workflow_execution: workflow_api::UpdateWorkflowExecutionRequest) -> workflow_api::UpdateWorkflowExecutionResponse;
+    PollWorkflowExecutionUpdate(updates.poll_workflow_execution_update: workflow_api::PollWorkflowExecutionUpdateRequest) -> workflow_api::PollWorkflowExecutionUpdateResponse;
+    ExecuteMultiOperation(multi_operation.execute_multi_operation: workflow_api::ExecuteMultiOperationRequest) -> workflow_api::ExecuteMultiOperationResponse;
 
     QueryWorkflow(query.query_workflow: workflow_api::QueryWorkflowRequest) -> workflow_api::QueryWorkflowResponse;
     RespondQueryTaskCompleted(query.respond_query_task_completed: workflow_api::RespondQueryTaskCompletedRequest) -> workflow_api::RespondQueryTaskCompletedResponse;

@@ -1,5 +1,6 @@
 //! StartWorkflowExecution and SignalWithStartWorkflowExecution.
 
+use everlog_config::DynamicConfig;
 use everlog_kernel::Command;
 use everlog_kernel::RunId;
 use everlog_kernel::command::Reply;
@@ -22,17 +23,14 @@ use super::{Frontend, address, links, search_attributes, unbuilt, validate, work
 pub(super) async fn start_workflow_execution(
     frontend: &Frontend,
     _call: Call,
-    mut request: StartWorkflowExecutionRequest,
+    request: StartWorkflowExecutionRequest,
 ) -> Result<StartWorkflowExecutionResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     check_open(&namespace)?;
     frontend.check_room()?;
-    validate::cut_causes(&mut request.continued_failure);
     let config = frontend.config(&request.namespace);
-    search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &config)?;
-    unbuilt::eager_version(request.eager_worker_deployment_options.as_ref(), &config)?;
     let workflow_id = request.workflow_id.clone();
-    let command = Command::start(request, &config.limits)?;
+    let command = prepare(&namespace, &config, request)?;
     let address = address(&namespace, &workflow_id);
     let (started, first_task) = frontend
         .router
@@ -51,6 +49,18 @@ pub(super) async fn start_workflow_execution(
         status: started.status as i32,
         eager_workflow_task: first_task.map(|first_task| with_history(first_task, started.run_id)).transpose()?,
     })
+}
+
+/// Checks a request to start a workflow, and makes it a command.
+pub(super) fn prepare(
+    namespace: &NamespaceRecord,
+    config: &DynamicConfig,
+    mut request: StartWorkflowExecutionRequest,
+) -> Result<Command, Error> {
+    validate::cut_causes(&mut request.continued_failure);
+    search_attributes::prepare(request.search_attributes.as_mut(), namespace, config)?;
+    unbuilt::eager_version(request.eager_worker_deployment_options.as_ref(), config)?;
+    Ok(Command::start(request, &config.limits)?)
 }
 
 /// The first workflow task of a run, for the worker that has started it. Its history is short, so it is decoded.
@@ -89,7 +99,7 @@ pub(super) async fn signal_with_start_workflow_execution(
 }
 
 /// New runs need a registered namespace; everything else goes on in a deprecated one.
-fn check_open(namespace: &NamespaceRecord) -> Result<(), Error> {
+pub(super) fn check_open(namespace: &NamespaceRecord) -> Result<(), Error> {
     if namespace.state == NamespaceState::Registered {
         return Ok(());
     }

@@ -206,6 +206,7 @@ pub(super) async fn respond_workflow_task_completed(
         workflow_task: completed.next.map(|started| with_page_token(started, run_id)),
         message: plain::RespondWorkflowTaskCompletedResponse {
             activity_tasks: completed.activities,
+            reset_history_event_id: completed.reset_history_event_id.unwrap_or_default(),
             ..plain::RespondWorkflowTaskCompletedResponse::default()
         },
     })

@@ -9,13 +9,15 @@ use everlog_proto::api::common::v1::{Payloads, WorkerVersionStamp};
 use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::query::v1::WorkflowQuery;
+use everlog_proto::api::update::v1::Outcome;
 use everlog_proto::api::workflowservice::v1::{
     PollActivityTaskQueueResponse, PollWorkflowTaskQueueResponse, RequestCancelWorkflowExecutionRequest,
     RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest, SignalWithStartWorkflowExecutionRequest,
     SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest, TerminateWorkflowExecutionRequest,
+    UpdateWorkflowExecutionRequest,
 };
 
-use crate::outbox::{OutboxMessage, Outcome};
+use crate::outbox::{self, OutboxMessage};
 use crate::token::{ActivityTaskToken, WorkflowTaskToken};
 use crate::valid_start::{ValidSignalWithStart, ValidStart};
 use crate::{Limits, Rejection, RunId};
@@ -25,6 +27,8 @@ use crate::{Limits, Rejection, RunId};
 pub enum Command {
     /// Starts a run. Answered by [`Reply::Started`].
     StartWorkflow(Box<ValidStart>),
+    /// Sends an update to the open run, or to one that is started for it. Answered by [`Reply::Update`].
+    UpdateWithStart(Box<ValidStart>, Box<UpdateWorkflowExecutionRequest>),
     /// Signals the open run, or starts one and signals it. Answered by [`Reply::Started`].
     SignalWithStartWorkflow(Box<ValidSignalWithStart>),
     /// A command to a run that is there.
@@ -124,6 +128,14 @@ pub enum RunCommand {
         task_queue: String,
     },
 
+    /// Sends an update to the workflow, or finds it. Answered by [`Reply::Update`].
+    UpdateWorkflow(Box<UpdateWorkflowExecutionRequest>),
+    /// Asks how far an update has come. Answered by [`Reply::Update`].
+    PollUpdate {
+        /// Its id.
+        update_id: String,
+    },
+
     /// Another workflow has sent a message. Answered by [`Reply::Done`], or [`Reply::Started`] where it starts a child, however often it
     /// comes; a refusal tells what becomes of it.
     ReceiveMessage(Box<OutboxMessage>),
@@ -132,7 +144,7 @@ pub enum RunCommand {
         /// The event with which it was sent.
         event_id: i64,
         /// What became of it.
-        outcome: Outcome,
+        outcome: outbox::Outcome,
     },
 
     /// Deadlines of the run are due: timers, timeouts, retries, backoffs, retention. Answered by [`Reply::Done`].
@@ -166,6 +178,7 @@ impl Command {
         match self {
             Command::StartWorkflow(_) => "StartWorkflow",
             Command::SignalWithStartWorkflow(_) => "SignalWithStartWorkflow",
+            Command::UpdateWithStart(..) => "UpdateWithStart",
             Command::Run(command) => command.name(),
         }
     }
@@ -198,6 +211,8 @@ impl RunCommand {
             RunCommand::QueryWorkflow { .. } => "QueryWorkflow",
             RunCommand::AbandonQuery { .. } => "AbandonQuery",
             RunCommand::StartQueryTask { .. } => "StartQueryTask",
+            RunCommand::UpdateWorkflow(_) => "UpdateWorkflow",
+            RunCommand::PollUpdate { .. } => "PollUpdate",
             RunCommand::ReceiveMessage(_) => "ReceiveMessage",
             RunCommand::SettleMessage { .. } => "SettleMessage",
             RunCommand::FireTimers => "FireTimers",
@@ -284,6 +299,8 @@ pub enum Reply {
     },
     /// What became of a query.
     Query(QueryReply),
+    /// How far an update has come.
+    Update(UpdateReply),
     /// A poll response for a query task (without `query`, token and history).
     QueryTask(Box<WorkflowTaskStart>),
 }
@@ -328,6 +345,45 @@ pub struct WorkflowTaskCompleted {
     pub next: Option<Box<WorkflowTaskStart>>,
     /// Activities that it has scheduled and asked for, started on the same worker.
     pub activities: Vec<PollActivityTaskQueueResponse>,
+    /// Set if nothing was written: the task was for updates alone, and all were rejected. The worker's history then goes on behind this
+    /// event.
+    pub reset_history_event_id: Option<i64>,
+}
+
+/// An update of a run.
+#[derive(Clone, Debug)]
+pub struct UpdateReply {
+    /// The run.
+    pub run_id: RunId,
+    /// The update.
+    pub update_id: String,
+    /// How far it has come.
+    pub status: UpdateStatus,
+    /// The run that was started for it, or found, if the two came together.
+    pub started: Option<Box<Started>>,
+}
+
+/// How far an update has come.
+#[derive(Clone, Debug, PartialEq)]
+pub enum UpdateStatus {
+    /// It waits for the workflow.
+    Admitted,
+    /// The workflow has accepted it.
+    Accepted,
+    /// It has an outcome, which is in the history.
+    Completed {
+        /// The event that has it.
+        event_id: i64,
+    },
+    /// It has this outcome: the workflow has just said so, or has rejected it, or closed before it was completed.
+    Ended(Box<Outcome>),
+}
+
+impl UpdateStatus {
+    /// With an outcome.
+    pub(crate) fn ended(outcome: Outcome) -> UpdateStatus {
+        UpdateStatus::Ended(Box::new(outcome))
+    }
 }
 
 /// What became of a query.

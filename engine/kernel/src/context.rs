@@ -44,6 +44,17 @@ pub struct Namespace {
     pub retention: Duration,
 }
 
+/// A share, in thousandths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerMille(pub u16);
+
+impl PerMille {
+    /// This share of a number, rounded up.
+    pub fn of(self, number: usize) -> usize {
+        number.saturating_mul(usize::from(self.0)).div_ceil(1000)
+    }
+}
+
 /// Limits and defaults. The names in the comments are Temporal's dynamic configuration keys, whose defaults these are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -79,6 +90,17 @@ pub struct Limits {
     pub buffered_bytes_max: usize,
     /// `history.MaxBufferedQueryCount`. Temporal's default is 1, which its users raise; queries cost no writes here.
     pub buffered_queries_max: usize,
+    /// `history.maxInFlightUpdates`: updates of a run that are not completed; 0 for any number, as in the next two.
+    pub updates_in_flight_max: usize,
+    /// `history.maxInFlightUpdatePayloads`, bytes: of those that the workflow has not accepted.
+    pub updates_in_flight_bytes_max: usize,
+    /// `history.maxTotalUpdates`: all updates of a run.
+    pub updates_max: usize,
+    /// `history.maxTotalUpdates.suggestContinueAsNewThreshold`: a workflow that has had this share of its updates should continue as new.
+    pub updates_suggest_continue_as_new: PerMille,
+    /// `history.discardSpeculativeWorkflowTaskMaximumEventsCount`: so many events may be sent again with the next task when a
+    /// speculative one is dropped.
+    pub speculative_events_max: i64,
     /// `limit.maxIDLength`, bytes.
     pub id_bytes_max: usize,
     /// `frontend.maxlinksPerRequest`.
@@ -136,6 +158,11 @@ impl Default for Limits {
             buffered_events_max: 100,
             buffered_bytes_max: 2 * MIB,
             buffered_queries_max: 100,
+            updates_in_flight_max: 10,
+            updates_in_flight_bytes_max: 20 * MIB,
+            updates_max: 2000,
+            updates_suggest_continue_as_new: PerMille(900),
+            speculative_events_max: 10,
             id_bytes_max: 1000,
             links_max: 10,
             link_bytes_max: 4000,

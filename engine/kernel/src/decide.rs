@@ -25,6 +25,7 @@ pub fn decide(
     match command {
         Command::StartWorkflow(start) => requests::start_workflow::decide(workflow, *start, ctx),
         Command::SignalWithStartWorkflow(request) => requests::signal_with_start::decide(workflow, *request, ctx),
+        Command::UpdateWithStart(start, update) => requests::update_with_start::decide(workflow, *start, *update, ctx),
         Command::Run(RunCommand::ReceiveMessage(message)) if message.begins_workflow() => {
             requests::start_child::decide(workflow, *message, ctx)
         }
@@ -85,6 +86,8 @@ fn on_existing_run(txn: &mut Txn<'_>, command: RunCommand) -> Result<Result<Repl
         }
         C::AbandonQuery { query_id } => requests::query_workflow::abandon(txn, query_id),
         C::StartQueryTask { task_queue } => requests::query_workflow::start_task(txn, &task_queue),
+        C::UpdateWorkflow(request) => requests::update_workflow::update(txn, *request),
+        C::PollUpdate { update_id } => requests::update_workflow::poll(txn, update_id),
         C::ReceiveMessage(message) => requests::receive_message::apply(txn, *message),
         C::SettleMessage { event_id, outcome } => requests::settle_message::apply(txn, event_id, outcome),
         C::FireTimers => requests::fire_timers::apply(txn),

@@ -41,6 +41,8 @@ pub fn describe(workflow: &Workflow, run_id: Option<RunId>) -> Result<DescribeWo
 /// [`crate::RunCommand::SaveWorkflowTaskStart`] writes it.
 pub fn leaves_out_start(workflow: &Workflow, run_id: Option<RunId>) -> bool {
     let task = workflow.run(run_id).and_then(|run| run.state.workflow_task.as_ref());
+    // A speculative task is shown as it is: it may go without a trace in any case.
+    let task = task.filter(|task| !task.is_speculative);
     task.and_then(|task| task.started.as_ref()).is_some_and(|started| !started.is_saved())
 }
 
@@ -68,7 +70,7 @@ fn info(run: &Run, workflow_id: &str) -> WorkflowExecutionInfo {
         .clone()
         .unwrap_or_else(|| WorkflowExecution { workflow_id: workflow_id.to_owned(), run_id: run.id.to_string() });
     // A started task is in the history that callers are shown, but for one that follows a failure.
-    let task = run.state.workflow_task.as_ref().filter(|task| !task.is_transient());
+    let task = run.state.workflow_task.as_ref().filter(|task| !task.is_unwritten());
     let started = task.is_some_and(|task| task.started.as_ref().is_some_and(|started| started.is_saved()));
     WorkflowExecutionInfo {
         auto_reset_points: Some(run.reset_points()),
@@ -95,19 +97,27 @@ fn extended_info(run: &Run) -> WorkflowExecutionExtendedInfo {
         };
         (request_id.clone(), info)
     });
+    let updates = run.accepted_updates.values().filter(|update| !update.request_id.is_empty()).map(|update| {
+        let info = RequestIdInfo {
+            event_type: EventType::WorkflowExecutionUpdateAccepted as i32,
+            event_id: update.accepted_event_id,
+            buffered: false,
+        };
+        (update.request_id.clone(), info)
+    });
     WorkflowExecutionExtendedInfo {
         execution_expiration_time: run.info.execution_expiration.map(|time| time.to_proto()),
         run_expiration_time: Some(run.info.run_expiration.map_or(NEVER, |time| time.to_proto())),
         cancel_requested: run.state.cancel_requested,
         original_start_time: Some(run.info.start_time.to_proto()),
-        request_id_infos: attached.chain([(run.info.start_request_id.clone(), start_request)]).collect(),
+        request_id_infos: attached.chain(updates).chain([(run.info.start_request_id.clone(), start_request)]).collect(),
         ..WorkflowExecutionExtendedInfo::default()
     }
 }
 
 fn pending_workflow_task(task: &WorkflowTask) -> PendingWorkflowTaskInfo {
     // A start that is not written may be taken back.
-    let started = task.started.as_ref().filter(|started| started.is_saved());
+    let started = task.started.as_ref().filter(|started| started.is_saved() || task.is_speculative);
     let state = match started {
         Some(_) => PendingWorkflowTaskState::Started,
         None => PendingWorkflowTaskState::Scheduled,

@@ -40,6 +40,7 @@ mod successor;
 mod task;
 mod terminate;
 mod txn;
+mod updates;
 mod valid_start;
 mod validation;
 mod visibility;

@@ -54,6 +54,9 @@ pub enum Rejection {
     /// This build does not do that.
     #[error("{0}")]
     Unimplemented(Cow<'static, str>),
+    /// The update that came with a start cannot be taken; the start could have been.
+    #[error("{0}")]
+    OfUpdate(Box<Rejection>),
     /// Retry: the state that was asked for is gone or moving.
     #[error("{0}")]
     Unavailable(Cow<'static, str>),
@@ -68,6 +71,19 @@ impl Rejection {
     /// The run is closed.
     pub fn workflow_completed() -> Rejection {
         Rejection::NotFound("workflow execution already completed".into())
+    }
+
+    /// The run is about to close: what comes now is for later, or for the next run.
+    pub fn workflow_closing() -> Rejection {
+        Rejection::ResourceExhausted {
+            cause: ResourceExhaustedCause::BusyWorkflow,
+            message: "workflow operation can not be applied because workflow is closing".into(),
+        }
+    }
+
+    /// The run has closed before its workflow accepted the update.
+    pub fn update_aborted() -> Rejection {
+        Rejection::NotFound("workflow update was aborted by closing workflow".into())
     }
 
     /// The workflow task that a token names is no longer the started one.

@@ -93,6 +93,8 @@ run_row_kinds! {
     Child = 11, "child", Signed;
     /// The request id of a start that was attached to the run: [`crate::state::AttachedRequest`].
     AttachedRequest = 12, "attached-request", Text;
+    /// An update that the workflow has accepted, by its id: [`crate::state::AcceptedUpdate`].
+    AcceptedUpdate = 13, "update", Text;
 }
 
 impl RunRowKind {
@@ -274,6 +276,7 @@ mod tests {
             (RunRowKind::ExternalCancel, Suffix::Signed(5), 10, "8000000000000005"),
             (RunRowKind::Child, Suffix::Signed(5), 11, "8000000000000005"),
             (RunRowKind::AttachedRequest, text("id"), 12, "6964"),
+            (RunRowKind::AcceptedUpdate, text("id"), 13, "6964"),
         ];
         assert_eq!(cases.len(), RunRowKind::ALL.len(), "each kind is here");
         for (kind, suffix, byte, bytes) in cases {

@@ -15,7 +15,7 @@ use crate::requests::start_workflow_task;
 use crate::state::{Current, Run, Workflow};
 use crate::transition::{Transition, VisibilityKey};
 use crate::txn::{self, NewRun, Txn};
-use crate::{Context, Limits, Rejection, RowKey, RunId, Time, family, history_limits, time, workflow_task};
+use crate::{Context, Limits, Rejection, RowKey, RunId, Time, family, history_limits, time, updates, workflow_task};
 
 /// Runs `handler` on one run of the workflow. If it refuses, it must have changed nothing.
 pub(crate) fn on_run(
@@ -35,6 +35,7 @@ pub(crate) fn on_run(
     };
     let reply = history_limits::enforce(&mut txn, reply);
     if txn.has_closed() {
+        updates::close(&mut txn);
         let closing = txn.take_closing();
         family::closed(&mut txn, closing);
     }

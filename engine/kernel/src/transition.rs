@@ -4,7 +4,7 @@ use bytes::Bytes;
 use everlog_proto::api::common::v1::Payloads;
 use everlog_proto::api::query::v1::WorkflowQuery;
 
-use crate::command::Reply;
+use crate::command::{Reply, UpdateStatus};
 use crate::outbox::OutboxMessage;
 use crate::rows::RowKey;
 use crate::{Rejection, RunId};
@@ -47,6 +47,15 @@ pub enum Effect {
         query_id: u64,
         /// The answer.
         answer: Result<Option<Payloads>, Rejection>,
+    },
+    /// An update has come further (who waits is told once the rows are durable), or cannot be answered.
+    UpdateAdvanced {
+        /// The run.
+        run_id: RunId,
+        /// The update.
+        update_id: String,
+        /// How far it has come, or why it is given up.
+        status: Result<UpdateStatus, Rejection>,
     },
 }
 

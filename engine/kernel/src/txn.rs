@@ -21,7 +21,7 @@ use crate::context::Context;
 use crate::events;
 use crate::state::{Activity, PreviousRun, Run};
 use crate::transition::{Effect, Transition};
-use crate::{RunId, Time};
+use crate::{RunId, Time, workflow_task};
 
 /// A run under change.
 pub(crate) struct Txn<'a> {
@@ -44,6 +44,8 @@ pub(crate) struct Txn<'a> {
     history_first: i64,
     /// Whether the commands of a workflow task are being carried out: events from outside wait until they are.
     in_commands: bool,
+    /// Whether a speculative workflow task was scheduled behind everything that is written here.
+    keep_speculative: bool,
     /// Something happened that is written.
     changed: bool,
     /// What happened before, or only in memory, is written.
@@ -87,6 +89,7 @@ impl<'a> Txn<'a> {
             history: Vec::new(),
             history_first,
             in_commands: false,
+            keep_speculative: false,
             changed: false,
             saved: false,
             counted: false,
@@ -127,6 +130,7 @@ impl<'a> Txn<'a> {
         self.closing = None;
         self.eager_activities.clear();
         self.in_commands = false;
+        self.keep_speculative = false;
         self.changed = false;
         self.saved = false;
         self.counted = false;
@@ -147,6 +151,11 @@ impl<'a> Txn<'a> {
         self.counted = true;
     }
 
+    /// Leaves the speculative workflow task that was just scheduled as it is: what is written comes before it.
+    pub(crate) fn keep_speculative(&mut self) {
+        self.keep_speculative = true;
+    }
+
     /// Marks the run's state as changed where no event says so.
     pub(crate) fn touch(&mut self) {
         self.changed = true;
@@ -162,6 +171,8 @@ impl<'a> Txn<'a> {
     /// Appends an event that carries more than attributes, and does to the run what it means. Id, type and (where it has none)
     /// time are filled in.
     pub(crate) fn append_event(&mut self, mut event: HistoryEvent) -> i64 {
+        // Its Scheduled event has the id that this one would get.
+        workflow_task::make_normal(self);
         let id = self.run.state.next_event_id;
         events::complete(&mut event, id, self.ctx.now);
         self.run.apply(&event).expect("the kernel writes no event that it does not apply");
@@ -312,7 +323,7 @@ impl<'a> Txn<'a> {
             self.run.activities.touch(&id);
         }
         for query in std::mem::take(&mut self.run.queries) {
-            self.effects.push(crate::workflow_task::offer_query(&self.run, query));
+            self.effects.push(workflow_task::offer_query(&self.run, query));
         }
         self.changed = true;
     }

@@ -15,6 +15,9 @@
 //!
 //! A task with an attempt above 1 is *transient*: its Scheduled event is written with its Started event, when it is completed. One that
 //! was overtaken by other events becomes a normal task again when it is started.
+//!
+//! A task that is for updates alone is *speculative*: nothing of it is written until something else is, or until the workflow has
+//! accepted one; it becomes a normal task then ([`make_normal`]), and otherwise it leaves no trace.
 //! (Temporal: `workflow_task_state_machine.go`.)
 
 use bytes::Bytes;
@@ -30,7 +33,7 @@ use prost::Message;
 use crate::requests::start_workflow_task;
 use crate::state::{BufferedQuery, Run, WorkflowTask, WorkflowTaskProblem, WorkflowTaskStarted};
 use crate::token::WorkflowTaskToken;
-use crate::transition::{Effect, QueryTask};
+use crate::transition::{Effect, QueryTask, Task};
 use crate::txn::Txn;
 use crate::{Rejection, events, time};
 
@@ -98,8 +101,81 @@ pub(crate) fn schedule(txn: &mut Txn<'_>, original_scheduled_time: Option<crate:
         start_to_close_timeout,
         started: None,
         offered_sticky,
+        is_speculative: false,
     });
     txn.touch();
+}
+
+/// Schedules a task for updates alone; none must be pending. The caller has it offered or started.
+pub(crate) fn schedule_speculative(txn: &mut Txn<'_>) {
+    let now = txn.now();
+    let start_to_close_timeout = start_to_close_timeout(txn, 1);
+    let offered_sticky = txn.run.sticky.is_some();
+    txn.run.state.workflow_task = Some(WorkflowTask {
+        scheduled_event_id: txn.run.state.next_event_id,
+        scheduled_time: now,
+        original_scheduled_time: now,
+        attempt: 1,
+        start_to_close_timeout,
+        started: None,
+        offered_sticky,
+        is_speculative: true,
+    });
+    txn.keep_speculative();
+}
+
+/// Offers the pending task to workers if it is speculative: it has no row that would have it offered.
+pub(crate) fn offer_if_speculative(txn: &mut Txn<'_>) {
+    if !txn.run.state.workflow_task.as_ref().is_some_and(|task| task.is_speculative) {
+        return;
+    }
+    let Some(key) = txn.run.workflow_task_key() else { return };
+    let sticky = txn.run.sticky.as_ref().map(|sticky| sticky.task_queue.clone());
+    txn.effects.push(Effect::OfferTask(Task { key, attempt: 1, sticky, version: None }));
+}
+
+/// Makes a speculative task a normal one, under the id that it has: its Scheduled event is written, as the worker has seen it. Who has it
+/// is not in its Started event then, which comes with its end.
+pub(crate) fn make_normal(txn: &mut Txn<'_>) {
+    write_scheduled(txn, true);
+}
+
+/// The same as its worker ends it: the Started event stays as the worker has seen it.
+pub(crate) fn make_normal_at_end(txn: &mut Txn<'_>) {
+    write_scheduled(txn, false);
+}
+
+fn write_scheduled(txn: &mut Txn<'_>, forget_worker: bool) {
+    let Some(task) = txn.run.state.workflow_task.take_if(|task| task.is_speculative) else { return };
+    let flush = txn.ctx.limits.activity_start_flush;
+    let (scheduled, started) = match task.started {
+        Some(started) => {
+            let mut events = History::decode(started.tail.clone()).unwrap_or_default().events;
+            let scheduled = if events.len() > 1 { Some(events.remove(0)) } else { None };
+            for event in &mut events {
+                if let (true, Some(Attributes::WorkflowTaskStartedEventAttributes(a))) =
+                    (forget_worker, &mut event.attributes)
+                {
+                    a.identity.clear();
+                }
+            }
+            let tail = History { events }.encode_to_vec().into();
+            let save_at = Some(started.time.plus(flush));
+            let identity = if forget_worker { String::new() } else { started.identity.clone() };
+            (scheduled, Some(WorkflowTaskStarted { tail, save_at, identity, ..started }))
+        }
+        None => (None, None),
+    };
+    let scheduled = scheduled.unwrap_or_else(|| {
+        let attributes = scheduled_attributes(&txn.run, task.attempt, task.start_to_close_timeout);
+        HistoryEvent {
+            event_time: Some(task.scheduled_time.to_proto()),
+            attributes: Some(Attributes::WorkflowTaskScheduledEventAttributes(attributes)),
+            ..HistoryEvent::default()
+        }
+    });
+    txn.append_event(scheduled);
+    txn.run.state.workflow_task = Some(WorkflowTask { started, is_speculative: false, ..task });
 }
 
 /// How long a worker may take: the run's workflow task timeout, growing from the fourth attempt on by 5 s, 10 s, 20 s, up to
@@ -134,7 +210,7 @@ pub(crate) fn scheduled_attributes(
     }
 }
 
-/// The Scheduled event of a transient task, which is written when the task completes.
+/// The Scheduled event of a task that is written when the task completes.
 pub(crate) fn transient_scheduled(run: &Run, task: &WorkflowTask) -> HistoryEvent {
     let attributes = scheduled_attributes(run, task.attempt, task.start_to_close_timeout);
     let mut event = HistoryEvent {
@@ -145,10 +221,10 @@ pub(crate) fn transient_scheduled(run: &Run, task: &WorkflowTask) -> HistoryEven
     event
 }
 
-/// The events of a pending transient task as those are shown them who read the history: behind its end, Started without a word on who
+/// The events of a pending transient or speculative task as those are shown them who read the history: behind its end, Started without a word on who
 /// has the task. `None` if no such task is pending, or if events came since it was scheduled.
 pub fn transient_events(run: &Run) -> Option<Bytes> {
-    let task = run.state.workflow_task.as_ref().filter(|task| run.is_open() && task.is_transient())?;
+    let task = run.state.workflow_task.as_ref().filter(|task| run.is_open() && task.is_unwritten())?;
     if task.scheduled_event_id != run.state.next_event_id {
         return None;
     }
@@ -194,7 +270,7 @@ pub(crate) fn find(txn: &Txn<'_>, token: &WorkflowTaskToken) -> Result<Named, Re
     let is_same = |started: &WorkflowTaskStarted| {
         started.started_event_id == token.started_event_id && started.time == token.started_time
     };
-    let started_event_id = run.state.next_event_id + i64::from(task.is_transient());
+    let started_event_id = run.state.next_event_id + i64::from(task.is_unwritten());
     let is_proven = token.is_proven
         && token.started_event_id == started_event_id
         && (task.scheduled_time..=txn.now()).contains(&token.started_time);
@@ -248,8 +324,10 @@ pub(crate) fn append_tail(txn: &mut Txn<'_>, task: &WorkflowTask) {
 /// Ends the pending task for good: what waited for it is appended. Returns whether there was something, which then calls for
 /// a task of its own. With events in between, a task that follows a failed one is a normal one again.
 pub(crate) fn end(txn: &mut Txn<'_>) -> bool {
-    txn.run.state.workflow_task = None;
-    txn.touch();
+    // An event may have ended it already, or it leaves no trace.
+    if txn.run.state.workflow_task.take().is_some() {
+        txn.touch();
+    }
     let flushed = txn.flush_buffered();
     if flushed {
         txn.run.state.next_workflow_task_attempt = 1;
@@ -270,6 +348,7 @@ pub(crate) fn fail_and_close(txn: &mut Txn<'_>, attributes: WorkflowTaskFailedEv
         append_failed(txn, attributes);
         end(txn);
     } else {
+        txn.run.state.workflow_task.take_if(|task| task.is_speculative);
         txn.flush_buffered();
     }
 }
@@ -281,6 +360,7 @@ pub(crate) fn force_close(txn: &mut Txn<'_>) {
 
 /// Times the pending task out, and schedules the next.
 pub(crate) fn time_out(txn: &mut Txn<'_>, timeout_type: TimeoutType) {
+    make_normal(txn);
     let Some(task) = txn.run.state.workflow_task.clone() else { return };
     if !task.is_transient() {
         append_tail(txn, &task);
@@ -329,6 +409,7 @@ fn append_failed(txn: &mut Txn<'_>, attributes: WorkflowTaskFailedEventAttribute
     if !txn.run.workflow_task_started() {
         return;
     }
+    make_normal_at_end(txn);
     let Some(task) = txn.run.state.workflow_task.clone() else { return };
     if !task.is_transient() {
         append_tail(txn, &task);

@@ -176,6 +176,9 @@ pub const READER_THREADS: usize = 2;
 /// Watchers of one run's history (long polls).
 pub const RUN_WATCHERS_MAX: usize = 1000;
 
+/// How long an update that no worker has answered is kept after somebody has asked for it last: callers ask again sooner.
+pub const ADMITTED_UPDATE_KEPT: Duration = Duration::from_secs(60);
+
 /// How far ahead a partition holds its wake rows in memory.
 pub const WAKE_HORIZON: Duration = Duration::from_secs(60);
 

@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque, btree_map};
 
-use everlog_kernel::state::WorkflowTask;
+use everlog_kernel::state::{AdmittedUpdate, WorkflowTask};
 use everlog_kernel::{RunId, Time, Workflow};
 use everlog_model::{EntityRef, FastMap, limits};
 
@@ -151,7 +151,7 @@ impl Entry {
 
     /// Whether dropping it loses nothing that rows (or, for the sticky queue, [`StickyMemory`]) do not have or that somebody
     /// waits for.
-    fn is_clean(&self, committed: u64) -> bool {
+    fn is_clean(&self, now: Time, committed: u64) -> bool {
         self.waiting.is_empty()
             && self.last_batch <= committed
             && self.workflow.as_ref().is_some_and(|workflow| {
@@ -159,9 +159,13 @@ impl Entry {
                     let task = run.state.workflow_task.as_ref();
                     let is_written = |task: &WorkflowTask| match &task.started {
                         Some(started) => started.is_saved(),
-                        None => !task.offered_sticky,
+                        None => !task.offered_sticky && !task.is_speculative,
                     };
-                    task.is_none_or(is_written) && run.unsaved_activities.is_empty() && run.queries.is_empty()
+                    let is_given_up = |update: &AdmittedUpdate| update.asked.plus(limits::ADMITTED_UPDATE_KEPT) <= now;
+                    task.is_none_or(is_written)
+                        && run.unsaved_activities.is_empty()
+                        && run.queries.is_empty()
+                        && run.admitted_updates.iter().all(is_given_up)
                 })
             })
     }
@@ -289,7 +293,9 @@ impl Cache {
         }
         for _ in 0..limits::WORKFLOW_CACHE_LOOKS_MAX {
             match self.closed.front() {
-                Some(closed) if closed.at.plus(limits::WORKFLOW_CLOSED_IDLE_MAX) <= now => self.look_closed(committed),
+                Some(closed) if closed.at.plus(limits::WORKFLOW_CLOSED_IDLE_MAX) <= now => {
+                    self.look_closed(now, committed)
+                }
                 _ => break,
             }
         }
@@ -304,7 +310,7 @@ impl Cache {
     }
 
     /// Looks at the workflow that was found closed first: drops it, unless somebody was there since.
-    fn look_closed(&mut self, committed: u64) {
+    fn look_closed(&mut self, now: Time, committed: u64) {
         let Some(Place { at, key }) = self.closed.pop_front() else { return };
         let Some(entry) = self.entries.get_mut(&key) else { return };
         if !entry.is_closed() {
@@ -312,7 +318,7 @@ impl Cache {
         } else if entry.used > at {
             let at = entry.used;
             self.closed.push_back(Place { at, key });
-        } else if entry.is_clean(committed) {
+        } else if entry.is_clean(now, committed) {
             self.remove(&key);
         } else {
             entry.among_closed = false;
@@ -323,7 +329,7 @@ impl Cache {
     fn look(&mut self, now: Time, committed: u64) {
         let Some(Place { at, key }) = self.queue.pop_front() else { return };
         let Some(entry) = self.entries.get(&key) else { return };
-        if entry.used > at || !entry.is_clean(committed) {
+        if entry.used > at || !entry.is_clean(now, committed) {
             self.queue.push_back(Place { at: now, key });
             return;
         }
@@ -460,6 +466,7 @@ mod tests {
             start_to_close_timeout: Duration::from_secs(10),
             started: None,
             offered_sticky: false,
+            is_speculative: false,
         };
         let mut cache = cache(5);
         run(&mut cache, 0).state.workflow_task = Some(task.clone());

@@ -529,6 +529,7 @@ impl Outgoing {
             Outgoing::Task(workflow, task) => dependencies.matching.send(Message::Task { source, workflow, task }),
             Outgoing::Query(workflow, query) => dependencies.matching.send(Message::Query { workflow, query }),
             Outgoing::QueryAnswer { query_id, answer } => dependencies.queries.answer(query_id, answer),
+            Outgoing::News(news, status) => drop(news.try_send(status)),
         }
     }
 
@@ -538,6 +539,8 @@ impl Outgoing {
             Outgoing::Reply(reply, _) => drop(reply.send(Err(error.clone()))),
             Outgoing::Tell(tell) => tell(Err(error.clone())),
             Outgoing::View(reply, _) => drop(reply.try_send(Err(error.clone()))),
+            // The channel closes with the lead, and the caller asks the next one.
+            Outgoing::News(..) => {}
             // Its row, if it gets one, is found by the next lead.
             Outgoing::Task(..) => {}
             Outgoing::Query(_, query) => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use everlog_kernel::command::Reply;
+use everlog_kernel::command::{Reply, UpdateStatus};
 use everlog_kernel::outbox::Outcome;
 use everlog_kernel::{Command, Context, RunCommand, RunId, Workflow};
 use everlog_model::{CallError, RunView, WorkflowRef};
@@ -31,6 +31,8 @@ pub(crate) enum Work {
         /// `None` for commands that the partition gives itself.
         reply: Option<ReplyTo>,
     },
+    /// Decide a command about an update, and have its caller told what becomes of that.
+    FollowUpdate { command: Command, reply: ReplyTo, news: NewsTo },
     /// Record what became of a message, and delete its row.
     Settle { message: OutboxKey, event_id: i64, outcome: Outcome },
     /// Look at the state.
@@ -51,6 +53,9 @@ pub struct Answer {
 /// Who waits for the answer to a command.
 pub(crate) type ReplyTo = oneshot::Sender<Result<Answer, CallError>>;
 
+/// Who waits for what becomes of an update.
+pub(crate) type NewsTo = mpsc::Sender<Result<UpdateStatus, CallError>>;
+
 /// Who waits for what is known of a run; told twice at most.
 pub(crate) type ViewTo = mpsc::Sender<Result<RunView, CallError>>;
 
@@ -65,7 +70,7 @@ impl Job {
     /// What it is called in logs.
     pub(crate) fn name(&self) -> &'static str {
         match &self.work {
-            Work::Command { command, .. } => command.name(),
+            Work::Command { command, .. } | Work::FollowUpdate { command, .. } => command.name(),
             Work::Settle { .. } => "SettleMessage",
             Work::Inspect(_) => "Inspect",
             Work::Watch { .. } => "Watch",
@@ -75,7 +80,7 @@ impl Job {
     /// Answers that it is not done.
     pub(crate) fn refuse(self, error: &CallError) {
         match self.work {
-            Work::Command { reply: Some(reply), .. } => {
+            Work::Command { reply: Some(reply), .. } | Work::FollowUpdate { reply, .. } => {
                 // A caller that went away does not care.
                 let _ = reply.send(Err(error.clone()));
             }
@@ -119,6 +124,7 @@ pub(crate) fn command_bytes(command: &Command) -> usize {
     let more = match command {
         Command::StartWorkflow(start) => start.payload_bytes(),
         Command::SignalWithStartWorkflow(request) => request.payload_bytes(),
+        Command::UpdateWithStart(start, update) => start.payload_bytes() + update.encoded_len(),
         Command::Run(command) => run_command_bytes(command),
     };
     BASE_BYTES + more
@@ -139,6 +145,7 @@ fn run_command_bytes(command: &RunCommand) -> usize {
             failure.as_ref().map_or(0, |failure| failure.encoded_len()) + payloads(last_heartbeat_details)
         }
         RunCommand::QueryWorkflow { query, .. } => payloads(&query.query_args),
+        RunCommand::UpdateWorkflow(request) => request.encoded_len(),
         RunCommand::ReceiveMessage(message) => message.payload_bytes(),
         RunCommand::RequestCancelWorkflow(_)
         | RunCommand::DeleteWorkflow
@@ -148,6 +155,7 @@ fn run_command_bytes(command: &RunCommand) -> usize {
         | RunCommand::StartActivityTask(_)
         | RunCommand::AbandonQuery { .. }
         | RunCommand::StartQueryTask { .. }
+        | RunCommand::PollUpdate { .. }
         | RunCommand::SettleMessage { .. }
         | RunCommand::FireTimers => 0,
     }

@@ -32,12 +32,14 @@ mod test_partition;
 #[cfg(test)]
 mod tests;
 mod time;
+mod updates;
 mod watching;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use everlog_kernel::command::UpdateStatus;
 use everlog_kernel::token::HistoryPosition;
 use everlog_kernel::transition::{QueryTask, Task};
 use everlog_kernel::{Ids, Limits, Rejection, RunId, Time};
@@ -49,10 +51,11 @@ use everlog_storage::state::RowBatch;
 
 use self::batches::Batches;
 use self::messages::OutboxMetrics;
+use self::updates::Follower;
 use self::watching::Watcher;
 use super::cache::Cache;
 use super::clock::{PartitionClock, Reading};
-use super::job::{Answer, ReplyTo, Tell, ViewTo};
+use super::job::{Answer, NewsTo, ReplyTo, Tell, ViewTo};
 use super::load::{LoadRequest, Read, ReadRows};
 use super::outbox::{Outbox, Parcel};
 use super::wakes::Wakes;
@@ -113,6 +116,8 @@ pub(crate) enum Outgoing {
     Query(WorkflowRef, QueryTask),
     /// The answer to a query.
     QueryAnswer { query_id: u64, answer: Result<Option<Payloads>, Rejection> },
+    /// How far an update has come.
+    News(NewsTo, Result<UpdateStatus, CallError>),
 }
 
 /// What is being decided, for the log if it panics.
@@ -159,6 +164,7 @@ pub(crate) struct Lead {
     wakes: Wakes,
     outbox: Outbox,
     watchers: HashMap<(EntityRef, RunId), Vec<Watcher>>,
+    followers: HashMap<(EntityRef, RunId), Vec<Follower>>,
     /// Where the seeds of decisions come from.
     seeds: Ids,
     /// Reads of workflows that were asked for and not answered.
@@ -198,6 +204,7 @@ impl Lead {
             wakes: Wakes::default(),
             outbox: Outbox::opening(),
             watchers: HashMap::new(),
+            followers: HashMap::new(),
             seeds: Ids::new(seed),
             loads: 0,
             stopping: false,

@@ -36,7 +36,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_kernel::command::{Reply, Started, WorkflowTaskCompleted, WorkflowTaskStart};
+use everlog_kernel::command::{Reply, Started, UpdateReply, UpdateStatus, WorkflowTaskCompleted, WorkflowTaskStart};
 use everlog_kernel::{Command, Context, Limits, Rejection, RunCommand, RunId, Workflow};
 use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
@@ -241,6 +241,30 @@ impl Partition {
         answer.await.map_err(|_| self.dropped())?
     }
 
+    /// Carries out a command about an update. Returns how far that has come, once it is durable, and what becomes of it from then on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Partition::execute`].
+    pub async fn follow_update(
+        &self,
+        address: WorkflowRef,
+        run_id: Option<RunId>,
+        command: Command,
+    ) -> Result<FollowedUpdate, CallError> {
+        /// An update is accepted, and it ends.
+        const STEPS_MAX: usize = 2;
+        let (reply, answer) = oneshot::channel();
+        let (news, steps) = mpsc::channel(STEPS_MAX);
+        let bytes = command_bytes(&command);
+        self.send(address, run_id, Work::FollowUpdate { command, reply, news }, bytes).await?;
+        let answer = answer.await.map_err(|_| self.dropped())??;
+        match answer.reply {
+            Reply::Update(now) => Ok(FollowedUpdate { now, steps }),
+            reply => Err(CallError::Failed(format!("unexpected reply to an update: {reply:?}"))),
+        }
+    }
+
     /// What is known of a run. With `seen` set, waits until its history has grown beyond that event id or it has closed, but
     /// not longer than `wait`.
     ///
@@ -362,12 +386,12 @@ impl Partition {
     ) -> Result<CompletedWorkflowTask, CallError> {
         let answer = self.call(address.clone(), Some(run_id), command.into()).await?;
         match answer.reply {
-            Reply::WorkflowTaskCompleted(WorkflowTaskCompleted { next, activities }) => {
+            Reply::WorkflowTaskCompleted(WorkflowTaskCompleted { next, activities, reset_history_event_id }) => {
                 let next = match next {
                     Some(start) => Some(self.with_history(&address, *start, answer.history).await?),
                     None => None,
                 };
-                Ok(CompletedWorkflowTask { next, activities })
+                Ok(CompletedWorkflowTask { next, activities, reset_history_event_id })
             }
             reply => Err(CallError::Failed(format!("unexpected reply to a completed task: {reply:?}"))),
         }
@@ -445,6 +469,24 @@ pub struct CompletedWorkflowTask {
     pub next: Option<StartedWorkflowTask>,
     /// Activities that the task has scheduled.
     pub activities: Vec<PollActivityTaskQueueResponse>,
+    /// Set if the task left no trace: the worker's history goes on behind this event.
+    pub reset_history_event_id: Option<i64>,
+}
+
+/// An update that a caller follows.
+#[derive(Debug)]
+pub struct FollowedUpdate {
+    /// How far it has come.
+    pub now: UpdateReply,
+    steps: mpsc::Receiver<Result<UpdateStatus, CallError>>,
+}
+
+impl FollowedUpdate {
+    /// Waits until it has come further. `None` if nobody will tell: the lead is lost, and the update with it unless it was accepted.
+    /// Cancel safe.
+    pub async fn next(&mut self) -> Option<Result<UpdateStatus, CallError>> {
+        self.steps.recv().await
+    }
 }
 
 /// A workflow task for a worker.

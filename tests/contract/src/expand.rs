@@ -17,7 +17,7 @@ pub(crate) trait Values {
 }
 
 /// Workflow commands by short names; `#1`, `#2` and so on stand for what is written between the parentheses.
-const COMMANDS: [(&str, &str); 19] = [
+const COMMANDS: [(&str, &str); 22] = [
     ("complete", "{ complete_workflow_execution_command_attributes { result P\"result\" #1 } }"),
     ("fail", "{ fail_workflow_execution_command_attributes { failure { #1 } } }"),
     ("cancel", "{ cancel_workflow_execution_command_attributes { details P\"details\" #1 } }"),
@@ -49,6 +49,18 @@ const COMMANDS: [(&str, &str); 19] = [
     ),
     ("upsert", "{ upsert_workflow_search_attributes_command_attributes { search_attributes { #1 } } }"),
     ("memo", "{ modify_workflow_properties_command_attributes { upserted_memo { #1 } } }"),
+    (
+        "accept",
+        "messages { id: \"accept\" protocol_instance_id: \"update\" body { [type.googleapis.com/temporal.api.update.v1.Acceptance] { accepted_request_message_id: \"update/request\" accepted_request_sequencing_event_id: #1 } } }",
+    ),
+    (
+        "reject",
+        "messages { id: \"reject\" protocol_instance_id: \"update\" body { [type.googleapis.com/temporal.api.update.v1.Rejection] { rejected_request_message_id: \"update/request\" rejected_request_sequencing_event_id: #1 failure { message: \"no\" } } } }",
+    ),
+    (
+        "outcome",
+        "messages { id: \"outcome\" protocol_instance_id: \"update\" body { [type.googleapis.com/temporal.api.update.v1.Response] { meta { update_id: \"update\" identity: \"client\" } outcome { #1 } } } }",
+    ),
     ("protocol", "{ protocol_message_command_attributes { message_id: #1 } }"),
     (
         "attribute",

@@ -10,6 +10,7 @@ mod complete_workflow;
 mod continue_as_new;
 mod fail_workflow;
 mod modify_properties;
+mod protocol_message;
 mod record_marker;
 mod request_cancel_activity_task;
 mod request_cancel_external_workflow;
@@ -28,6 +29,7 @@ use everlog_proto::api::common::v1::SearchAttributes;
 use everlog_proto::api::enums::v1::{CommandType, WorkflowTaskFailedCause};
 use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::history::v1::history_event::Attributes;
+use everlog_proto::api::protocol::v1::Message as ProtocolMessage;
 use everlog_proto::api::sdk::v1::{EventGroupMarker, UserMetadata};
 
 use prost::Message;
@@ -158,12 +160,14 @@ fn closes(command: &Command) -> bool {
     )
 }
 
-/// Carries out the commands of a completed workflow task, up to the first that is invalid.
+/// Carries out the commands of a completed workflow task, up to the first that is invalid. The messages that commands name are taken
+/// out of `messages`.
 pub(crate) fn apply_all(
     txn: &mut Txn<'_>,
     completed_event_id: i64,
     identity: &str,
     commands: Vec<Command>,
+    messages: &mut Vec<ProtocolMessage>,
     mut objections: BTreeMap<usize, SearchAttributeObjection>,
 ) -> Result<(), Invalid> {
     let first_own = txn.run.state.next_buffered;
@@ -182,7 +186,12 @@ pub(crate) fn apply_all(
             event_group_markers: command.event_group_markers,
             objection: objections.remove(&place),
         };
-        apply(txn, &mut context, attributes)?;
+        match attributes {
+            CommandAttributes::ProtocolMessageCommandAttributes(a) => {
+                protocol_message::apply(txn, &context, messages, &a)?;
+            }
+            attributes => apply(txn, &mut context, attributes)?,
+        }
     }
     Ok(())
 }

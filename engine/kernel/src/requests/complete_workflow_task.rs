@@ -23,7 +23,7 @@ use crate::token::WorkflowTaskToken;
 use crate::transition::Effect;
 use crate::txn::Txn;
 use crate::workflow_task::SERVER_IDENTITY;
-use crate::{Rejection, Time, retry, time, workflow_task};
+use crate::{Rejection, Time, retry, time, updates, workflow_task};
 
 /// Carries out what the worker asks for, or records that it cannot be.
 pub(crate) fn apply(
@@ -34,6 +34,7 @@ pub(crate) fn apply(
 ) -> Result<Result<Reply, Rejection>, Rejection> {
     let named = workflow_task::find(txn, token)?;
     commands::check_sequence(&request.commands)?;
+    updates::check_messages(&request.messages)?;
     let before = txn.run.clone();
     let (task, started) = workflow_task::started(txn, named, token, &request.identity)?;
     let heartbeat =
@@ -46,42 +47,51 @@ pub(crate) fn apply(
     #[expect(deprecated, reason = "old workers are known by it")]
     let (identity, binary_checksum) = (request.identity.clone(), request.binary_checksum.clone());
     let invalid = match carry_out(txn, &task, &started, &mut request, objections) {
-        Ok(()) => {
+        Ok(was_written) => {
             // What is taken from the run now need not be copied.
             drop(before);
             let heartbeat_since = heartbeat.then_some(task.original_scheduled_time);
-            return Ok(Ok(Reply::WorkflowTaskCompleted(go_on(txn, heartbeat_since, request))));
+            let completed = go_on(txn, heartbeat_since, request);
+            let reset_history_event_id = (!was_written).then_some(txn.run.state.last_completed_started_event_id);
+            return Ok(Ok(Reply::WorkflowTaskCompleted(WorkflowTaskCompleted { reset_history_event_id, ..completed })));
         }
         Err(invalid) => invalid,
     };
     txn.restart_from(before);
+    updates::abort_sent(txn);
     if task.is_transient() && !invalid.is_recorded() {
-        return Err(Rejection::invalid(invalid.to_string()));
+        if txn.effects.is_empty() {
+            return Err(Rejection::invalid(invalid.to_string()));
+        }
+        return Ok(Err(Rejection::invalid(invalid.to_string())));
     }
     workflow_task::started(txn, named, token, &identity)?;
     Ok(Err(refuse(txn, identity, binary_checksum, invalid)))
 }
 
-/// Records the completion and carries out the commands.
+/// Records the completion, unless it leaves no trace, and carries out the commands. Returns whether it is recorded.
 fn carry_out(
     txn: &mut Txn<'_>,
     task: &WorkflowTask,
     started: &WorkflowTaskStarted,
     request: &mut RespondWorkflowTaskCompletedRequest,
     objections: Objections,
-) -> Result<(), Invalid> {
-    if !request.messages.is_empty() {
-        return Err(Invalid::new(
-            WorkflowTaskFailedCause::BadUpdateWorkflowExecutionMessage,
-            "no message was sent that these could answer",
-        ));
-    }
-    workflow_task::append_tail(txn, task);
+) -> Result<bool, Invalid> {
+    let completed_event_id = if leaves_no_trace(txn, task, request) {
+        txn.run.state.workflow_task = None;
+        0
+    } else {
+        workflow_task::make_normal_at_end(txn);
+        let in_hand = txn.run.state.workflow_task.clone();
+        workflow_task::append_tail(txn, in_hand.as_ref().unwrap_or(task));
+        let attributes = completed_attributes(request, task, started);
+        let completed_event_id = txn.append(Attributes::WorkflowTaskCompletedEventAttributes(attributes));
+        workflow_task::completed(txn);
+        completed_event_id
+    };
     let commands = std::mem::take(&mut request.commands);
+    let mut messages = std::mem::take(&mut request.messages);
     let query_results = std::mem::take(&mut request.query_results);
-    let attributes = completed_attributes(request, task, started);
-    let completed_event_id = txn.append(Attributes::WorkflowTaskCompletedEventAttributes(attributes));
-    workflow_task::completed(txn);
     txn.run.sticky = sticky(request.sticky_attributes.take());
     if objections.bad_binary {
         #[expect(deprecated, reason = "old workers are known by it")]
@@ -90,9 +100,32 @@ fn carry_out(
     }
     answer_queries(txn, query_results);
     txn.set_in_commands(true);
-    commands::apply_all(txn, completed_event_id, &request.identity, commands, objections.search_attributes)?;
+    let commands_objected = objections.search_attributes;
+    commands::apply_all(txn, completed_event_id, &request.identity, commands, &mut messages, commands_objected)?;
+    for message in messages {
+        updates::receive(txn, &message, completed_event_id)?;
+    }
     txn.set_in_commands(false);
-    Ok(())
+    // A worker that asks for more time has not answered yet; one whose workflow has closed need not.
+    if !request.force_create_new_workflow_task && txn.run.is_open() {
+        updates::reject_unprocessed(txn);
+    }
+    Ok(completed_event_id > 0)
+}
+
+/// Whether the task was for updates alone, and all that comes of it is that they are rejected.
+///
+/// The worker has seen its events then, and must forget them: what it sees next stands behind the last task that is written. Old
+/// workers cannot be sent the same events twice, so there must be none but those of the task itself.
+fn leaves_no_trace(txn: &Txn<'_>, task: &WorkflowTask, request: &RespondWorkflowTaskCompletedRequest) -> bool {
+    let is_able = request.capabilities.is_some_and(|able| able.discard_speculative_workflow_task_with_events);
+    let events_max = if is_able { txn.ctx.limits.speculative_events_max } else { 0 };
+    let state = &txn.run.state;
+    task.is_speculative
+        && request.commands.is_empty()
+        && !request.force_create_new_workflow_task
+        && state.next_event_id <= state.last_completed_started_event_id + 2 + events_max
+        && request.messages.iter().all(updates::is_rejection)
 }
 
 /// What follows once the commands are carried out: activities that the worker takes at once, events that waited, the next task, its
@@ -109,20 +142,28 @@ fn go_on(
     }
     let activities = start_activity_task::start_eager(txn, &request.identity);
     let flushed = workflow_task::end(txn);
-    if !flushed && !request.force_create_new_workflow_task {
+    let is_heartbeat = request.force_create_new_workflow_task;
+    let is_due = flushed || is_heartbeat;
+    let has_updates = updates::has_unsent(&txn.run);
+    if !is_due && !has_updates {
         // No task will follow that these queries could go along with, and nothing happened that they would have to wait for.
         for query in std::mem::take(&mut txn.run.queries) {
             txn.effects.push(workflow_task::offer_query(&txn.run, query));
         }
-        return WorkflowTaskCompleted { next: None, activities };
+        return WorkflowTaskCompleted { activities, ..WorkflowTaskCompleted::default() };
     }
-    workflow_task::schedule(txn, heartbeat_since);
+    if is_due || !request.return_new_workflow_task {
+        workflow_task::schedule(txn, heartbeat_since);
+    } else {
+        workflow_task::schedule_speculative(txn);
+    }
     let is_held_back = txn.run.has_undelivered_messages(txn.ctx.limits.undelivered_messages_max);
     if !request.return_new_workflow_task || is_held_back {
-        return WorkflowTaskCompleted { next: None, activities };
+        workflow_task::offer_if_speculative(txn);
+        return WorkflowTaskCompleted { activities, ..WorkflowTaskCompleted::default() };
     }
-    let next = start_workflow_task::start_inline(txn, request.identity, request.worker_version_stamp);
-    WorkflowTaskCompleted { next: next.ok().map(Box::new), activities }
+    let next = start_workflow_task::start_inline(txn, request.identity, request.worker_version_stamp, is_heartbeat);
+    WorkflowTaskCompleted { next: next.ok().map(Box::new), activities, ..WorkflowTaskCompleted::default() }
 }
 
 /// Records that the task has failed, because of a command that is invalid. Everything else that it wanted has been taken back.

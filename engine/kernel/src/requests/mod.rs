@@ -25,6 +25,8 @@ pub(crate) mod start_child;
 pub(crate) mod start_workflow;
 pub(crate) mod start_workflow_task;
 pub(crate) mod terminate_workflow;
+pub(crate) mod update_with_start;
+pub(crate) mod update_workflow;
 
 use crate::Rejection;
 use crate::state::Run;

@@ -124,7 +124,7 @@ pub(super) fn resolve(
     }
 }
 
-fn found(run: &Run, started: bool) -> Started {
+pub(super) fn found(run: &Run, started: bool) -> Started {
     Started {
         run_id: run.id,
         first_execution_run_id: run.first_run_id(),

@@ -15,7 +15,7 @@ use crate::command::{Reply, StartWorkflowTask, WorkflowTaskStart};
 use crate::state::Run;
 use crate::token::{HistoryPosition, WorkflowTaskToken};
 use crate::txn::Txn;
-use crate::{Rejection, Time, events, workflow_task};
+use crate::{Rejection, Time, events, updates, workflow_task};
 
 /// The request id of the poll that a completion stands for, if it asks for the next task.
 const INLINE_POLL_REQUEST_ID: &str = "request-from-RespondWorkflowTaskCompleted";
@@ -51,23 +51,37 @@ pub(crate) fn start(txn: &mut Txn<'_>, request: StartWorkflowTask) -> Result<Wor
     if txn.run.sticky.as_ref().is_none_or(|sticky| sticky.task_queue != task_queue) {
         txn.run.sticky = None;
     }
+    let is_for_updates = txn.run.state.workflow_task.as_ref().is_some_and(|task| task.is_speculative);
+    if is_for_updates && txn.run.admitted_updates.is_empty() {
+        return Err(Rejection::NotFound("No messages for speculative workflow task.".into()));
+    }
     begin(txn, Start { time: txn.now(), task_queue, identity, request_id, worker_version })?;
-    txn.count_unwritten();
+    if !is_for_updates {
+        txn.count_unwritten();
+    }
     let history_from = if txn.run.sticky.is_some() { first_event_unseen(&txn.run) } else { 1 };
-    answer(txn, history_from).ok_or_else(Rejection::workflow_task_not_found)
+    answer_with_updates(txn, history_from, true)
 }
 
 /// Starts the pending task for the worker that completes the one before it. That worker has the run at hand, whether or not it
-/// will have it cached later.
+/// will have it cached later; and it still has the updates that it was sent if it only asked for more time (`is_heartbeat`).
 pub(crate) fn start_inline(
     txn: &mut Txn<'_>,
     identity: String,
     worker_version: Option<WorkerVersionStamp>,
+    is_heartbeat: bool,
 ) -> Result<WorkflowTaskStart, Rejection> {
     let queue = txn.run.sticky.as_ref().map_or(txn.run.task_queue(), |sticky| &sticky.task_queue).to_owned();
     let request_id = INLINE_POLL_REQUEST_ID.to_owned();
     begin(txn, Start { time: txn.now(), task_queue: queue, identity, request_id, worker_version })?;
-    answer(txn, first_event_unseen(&txn.run)).ok_or_else(Rejection::workflow_task_not_found)
+    answer_with_updates(txn, first_event_unseen(&txn.run), !is_heartbeat)
+}
+
+/// The answer for a worker that gets the run's updates along with the task.
+fn answer_with_updates(txn: &mut Txn<'_>, history_from: i64, with_sent: bool) -> Result<WorkflowTaskStart, Rejection> {
+    let mut start = answer(txn, history_from).ok_or_else(Rejection::workflow_task_not_found)?;
+    start.response.messages = updates::send(&mut txn.run, start.response.started_event_id, with_sent);
+    Ok(start)
 }
 
 /// Starts the first task of a run that has just begun, for the worker that starts the run.
@@ -120,7 +134,7 @@ struct Start {
 #[expect(deprecated, reason = "workers still say so of which build they are")]
 fn begin(txn: &mut Txn<'_>, start: Start) -> Result<(), Rejection> {
     let Start { time, task_queue, identity, request_id, worker_version } = start;
-    let save_at = time.plus(txn.ctx.limits.activity_start_flush);
+    let mut save_at = time.plus(txn.ctx.limits.activity_start_flush);
     let next_event_id = txn.run.state.next_event_id;
     let started_attributes = started_attributes(txn, identity, request_id);
     let run = &mut txn.run;
@@ -128,7 +142,12 @@ fn begin(txn: &mut Txn<'_>, start: Start) -> Result<(), Rejection> {
     let scheduled_event_id = task.scheduled_event_id;
     let mut tail = Vec::new();
     let mut started_event_id = next_event_id;
-    if task.is_transient() {
+    let (is_speculative, had_workflow_task) = (task.is_speculative, run.state.had_workflow_task);
+    if is_speculative {
+        // It leaves no trace, however long the worker takes.
+        save_at = Time::MAX;
+    }
+    if task.is_unwritten() {
         let scheduled = workflow_task::transient_scheduled(run, task);
         events::encode_into(&scheduled, &mut tail);
         apply_ahead(run, &scheduled);
@@ -147,7 +166,12 @@ fn begin(txn: &mut Txn<'_>, start: Start) -> Result<(), Rejection> {
     events::complete(&mut started, started_event_id, time);
     events::encode_into(&started, &mut tail);
     apply_ahead(run, &started);
+    if is_speculative {
+        // Its events do not count yet.
+        run.state.had_workflow_task = had_workflow_task;
+    }
     let task = run.state.workflow_task.as_mut().ok_or_else(Rejection::workflow_task_not_found)?;
+    task.is_speculative = is_speculative;
     if let Some(started) = &mut task.started {
         started.tail = tail.into();
         started.task_queue = task_queue;
@@ -171,6 +195,9 @@ fn started_attributes(txn: &Txn<'_>, identity: String, request_id: String) -> Wo
     }
     if state.next_event_id >= limits.history_events_suggest_continue_as_new {
         reasons.push(SuggestContinueAsNewReason::TooManyHistoryEvents.into());
+    }
+    if updates::are_many(&txn.run, limits) {
+        reasons.push(SuggestContinueAsNewReason::TooManyUpdates.into());
     }
     WorkflowTaskStartedEventAttributes {
         identity,

@@ -13,6 +13,7 @@
 //! | whether a failed task was given up at a sticky worker, which makes the next attempt the first again | the sticky queue is leader memory |
 //! | since when a worker heartbeats a workflow task (`original_scheduled_time`) | Temporal's events do not say it either |
 //! | the sticky queue, buffered queries, tail and poll of a started task | leader memory, or a row of its own |
+//! | updates that the workflow has not accepted, and a workflow task for them alone | leader memory: who asks for them asks again |
 //! | buffered events, and how many there have been | they have no ids yet; [`Run::arrive`] does what they mean already |
 //! | `start_request_id` | Temporal's first event does not name it; whoever rebuilds a run gives it |
 //! | which children of a closed run have been told of that | they are told by messages |
@@ -217,6 +218,8 @@ impl Run {
                     self.set_properties(&Properties { memo: Some(memo.encode_to_vec().into()), ..properties });
                 }
             }
+            Some(A::WorkflowExecutionUpdateAcceptedEventAttributes(a)) => self.update_accepted(event.event_id, a),
+            Some(A::WorkflowExecutionUpdateCompletedEventAttributes(a)) => self.update_completed(event.event_id, a),
             Some(A::WorkflowExecutionSignaledEventAttributes(_)) => {
                 self.state.signal_count += 1;
                 self.arrive(event);
@@ -339,6 +342,7 @@ impl Run {
             start_to_close_timeout: timeout,
             started: None,
             offered_sticky: sticky,
+            is_speculative: false,
         });
     }
 

@@ -41,6 +41,7 @@ impl Run {
         same("attached requests", &self.attached_requests, &rebuilt.attached_requests)?;
         same("signals to others", &self.external_signals, &rebuilt.external_signals)?;
         same("requests to cancel others", &self.external_cancels, &rebuilt.external_cancels)?;
+        same("updates", &self.accepted_updates, &rebuilt.accepted_updates)?;
         compare_children(self, &rebuilt)?;
         // What ended while a run closed left no event.
         let is_known = |id: &i64| self.is_open() || self.activities.get(id).is_some();
@@ -121,6 +122,7 @@ fn compare_state(mut found: RunState, mut expected: RunState) -> Result<(), Stri
     found.workflow_task_problems = expected.workflow_task_problems;
     // An attempt that left no events may have wanted to close.
     found.close_attempted &= expected.close_attempted;
+    found.workflow_task.take_if(|task| task.is_speculative);
     for task in [&mut found.workflow_task, &mut expected.workflow_task].into_iter().flatten() {
         task.started = None;
         task.offered_sticky = false;

@@ -2,7 +2,7 @@
 //!
 //! Everything here has one of three lives: *rows*, which are replicated; *derived* maps, rebuilt on load; and *leader memory*
 //! (fields that say so), which a change of leader may lose because nobody was promised it: the start of a workflow task that is not
-//! written, the sticky queue, buffered queries.
+//! written, the sticky queue, buffered queries, updates that the workflow has not answered.
 //!
 //! It follows from the run's events: `apply.rs` says how, and what does not.
 
@@ -19,6 +19,7 @@ mod reset_points;
 pub(crate) mod row;
 mod run;
 mod timer;
+mod update;
 mod workflow_task;
 
 pub use activity::{Activity, ActivityStarted};
@@ -35,6 +36,7 @@ pub use pending::{Pending, PendingValue};
 pub use reset_points::ResetPoint;
 pub use run::{LastWorker, OriginalProperties, PreviousRun, Run, RunInfo, RunState, Sticky, WorkflowTaskProblem};
 pub use timer::UserTimer;
+pub use update::{AcceptedUpdate, AdmittedUpdate};
 pub use workflow_task::{BufferedQuery, WorkflowTask, WorkflowTaskStarted};
 
 use std::collections::BTreeMap;

@@ -11,8 +11,9 @@ use everlog_proto::api::sdk::v1::UserMetadata;
 use prost::Message;
 
 use super::{
-    Activity, AttachedRequest, BufferedQuery, ExternalCancel, ExternalSignal, FirstEvent, Pending, PendingChild,
-    PendingRows, ResetPoint, SignalRequest, UserTimer, WorkflowTask, WorkflowTaskStarted,
+    AcceptedUpdate, Activity, AdmittedUpdate, AttachedRequest, BufferedQuery, ExternalCancel, ExternalSignal,
+    FirstEvent, Pending, PendingChild, PendingRows, ResetPoint, SignalRequest, UserTimer, WorkflowTask,
+    WorkflowTaskStarted,
 };
 use crate::proto::Encoded;
 use crate::task::{TaskKey, TaskKind, TaskPosition};
@@ -43,6 +44,10 @@ pub struct Run {
     pub external_cancels: Pending<ExternalCancel>,
     /// Children that have not ended, by Initiated event id; once the run has closed, those that are yet to be told of it.
     pub children: Pending<PendingChild>,
+    /// Updates that the workflow has accepted, by id; kept when they are completed, and when the run is.
+    pub accepted_updates: Pending<AcceptedUpdate>,
+    /// Leader memory: updates that the workflow has not answered, in the order in which they came.
+    pub admitted_updates: Vec<AdmittedUpdate>,
     /// Leader memory: where the worker that has the run cached polls.
     pub sticky: Option<Sticky>,
     /// Leader memory: queries that go along with the next workflow task.
@@ -251,7 +256,8 @@ pending_kinds!(
     attached_requests,
     external_signals,
     external_cancels,
-    children
+    children,
+    accepted_updates
 );
 
 impl Run {
@@ -269,6 +275,8 @@ impl Run {
             external_signals: Pending::default(),
             external_cancels: Pending::default(),
             children: Pending::default(),
+            accepted_updates: Pending::default(),
+            admitted_updates: Vec::new(),
             info_changed: false,
             sticky: None,
             queries: Vec::new(),
@@ -370,8 +378,9 @@ impl Run {
     }
 
     fn wanted_workflow_task_place(&self) -> Option<(TaskPosition, i32)> {
-        let attempt = self.state.workflow_task.as_ref()?.attempt;
-        if !self.is_open() || self.saved_workflow_task_start().is_some() {
+        let task = self.state.workflow_task.as_ref()?;
+        let attempt = task.attempt;
+        if !self.is_open() || task.is_speculative || self.saved_workflow_task_start().is_some() {
             return None;
         }
         Some((self.workflow_task_position()?, attempt))
@@ -451,6 +460,7 @@ impl Run {
             + self.info.memory_bytes()
             + pending
             + queries
+            + self.admitted_updates.iter().map(AdmittedUpdate::memory_bytes).sum::<usize>()
             + started.map_or(0, |started| started.memory_bytes())
             + self.sticky.as_ref().map_or(0, |sticky| sticky.task_queue.len())
             + self.workflow_task_row.as_ref().map_or(0, |(key, _)| key.task_queue.len())

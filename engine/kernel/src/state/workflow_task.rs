@@ -12,6 +12,9 @@ use super::row::{decode, encode, required};
 use super::{CorruptRow, Sticky};
 use crate::Time;
 
+/// How long a speculative task waits for a worker before it becomes a normal one, which no change of leader loses.
+const SPECULATIVE_SCHEDULE_TO_START_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The pending workflow task of a run; there is at most one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkflowTask {
@@ -30,6 +33,9 @@ pub struct WorkflowTask {
     pub started: Option<WorkflowTaskStarted>,
     /// Leader memory: the task is offered to the sticky queue.
     pub offered_sticky: bool,
+    /// Leader memory: the task is for updates alone, and leaves no trace unless something comes of it. It has no row, and its Scheduled
+    /// event is not written.
+    pub is_speculative: bool,
 }
 
 /// A workflow task in a worker's hands.
@@ -118,14 +124,19 @@ impl WorkflowTask {
         self.attempt > 1
     }
 
-    /// When it times out: in a worker's hands, or waiting in a sticky queue.
+    /// Whether its Scheduled event is not in the history, and is written with the Started event.
+    pub fn is_unwritten(&self) -> bool {
+        self.is_transient() || self.is_speculative
+    }
+
+    /// When it times out: in a worker's hands, or waiting for a worker in a sticky queue, or without a row.
     pub fn deadline(&self, sticky: Option<&Sticky>) -> Option<Time> {
-        match &self.started {
-            Some(started) => Some(started.time.plus(self.start_to_close_timeout)),
-            None if self.offered_sticky => sticky
-                .and_then(|sticky| sticky.schedule_to_start_timeout)
-                .map(|timeout| self.scheduled_time.plus(timeout)),
-            None => None,
-        }
+        let unsaved = self.is_speculative.then_some(SPECULATIVE_SCHEDULE_TO_START_TIMEOUT);
+        let timeout = match &self.started {
+            Some(started) => return Some(started.time.plus(self.start_to_close_timeout)),
+            None if self.offered_sticky => sticky.and_then(|sticky| sticky.schedule_to_start_timeout).or(unsaved),
+            None => unsaved,
+        };
+        timeout.map(|timeout| self.scheduled_time.plus(timeout))
     }
 }

@@ -10,12 +10,15 @@ use crate::command::Reply;
 use crate::rows::{RowKey, Rows, RunRow, RunRowKind};
 use crate::state::{Activity, Pending, Run};
 use crate::transition::{Effect, Task, TaskRow, Transition, VisibilityKey};
-use crate::{Rejection, Time, visibility};
+use crate::{Rejection, Time, visibility, workflow_task};
 
 impl Txn<'_> {
     /// Ends the change: the run as it is now, and the rows and effects that follow from what was done.
     pub(crate) fn finish(mut self, reply: Result<Reply, Rejection>) -> (Box<Run>, Transition, Option<NewRun>) {
         let mut rows = Vec::new();
+        if (self.changed || self.saved) && !self.keep_speculative {
+            workflow_task::make_normal(&mut self);
+        }
         if self.changed {
             self.run.state.transition_count += 1;
         } else if self.counted {

@@ -27,6 +27,7 @@ pub(crate) fn unchanged(before: &Workflow, after: &Workflow) {
         assert_eq!(before.state, after.state, "a refused command leaves the state");
         assert_eq!(before.sticky, after.sticky, "a refused command leaves the sticky queue");
         assert_eq!(before.queries, after.queries, "a refused command leaves the queries");
+        assert_eq!(before.admitted_updates, after.admitted_updates, "a refused command leaves the updates");
         same_rows(before, after);
         assert!(!after.has_unwritten_changes(), "a refused command leaves nothing to be written");
         assert_eq!(before.activities, after.activities, "a refused command leaves the activities");
@@ -47,6 +48,7 @@ pub(crate) fn hold(workflow: &Workflow, store: &Store) {
     for (loaded, run) in loaded.runs.values().zip(workflow.runs.values()) {
         history_is_whole(run, store);
         let mut state = run.state.clone();
+        state.workflow_task.take_if(|task| task.is_speculative);
         if let Some(task) = &mut state.workflow_task {
             task.started = task.started.take().filter(|started| started.is_saved());
             task.offered_sticky = false;
@@ -73,6 +75,7 @@ fn same_rows(one: &Run, two: &Run) {
     assert_eq!(one.external_signals, two.external_signals);
     assert_eq!(one.external_cancels, two.external_cancels);
     assert_eq!(one.children, two.children);
+    assert_eq!(one.accepted_updates, two.accepted_updates);
     assert_eq!(one.workflow_task_row, two.workflow_task_row);
 }
 
@@ -102,6 +105,7 @@ fn history_is_whole(run: &Run, store: &Store) {
         );
         assert!(run.buffered.is_empty(), "no event waits in a closed run: {:?}", run.buffered);
         assert!(run.queries.is_empty(), "no query waits in a closed run");
+        assert!(run.admitted_updates.is_empty(), "no update waits in a closed run");
     }
 }
 

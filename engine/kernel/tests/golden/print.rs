@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use everlog_kernel::command::{QueryReply, Reply, WorkflowTaskStart};
+use everlog_kernel::command::{QueryReply, Reply, UpdateReply, UpdateStatus, WorkflowTaskStart};
 use everlog_kernel::outbox::MessageBody;
 use everlog_kernel::rows::Suffix;
 use everlog_kernel::transition::{Effect, TaskKey, TaskPosition};
@@ -137,6 +137,20 @@ fn effect(effect: &Effect) -> String {
             Ok(answer) => format!("answer query {query_id} {}", answer.as_ref().map(compact).unwrap_or_default()),
             Err(refused) => format!("answer query {query_id} {}", rejection(refused)),
         },
+        Effect::UpdateAdvanced { update_id, status, .. } => match status {
+            Ok(status) => format!("update {update_id} {}", update_status(status)),
+            Err(refused) => format!("update {update_id} {}", rejection(refused)),
+        },
+    }
+}
+
+/// How far an update has come.
+fn update_status(status: &UpdateStatus) -> String {
+    match status {
+        UpdateStatus::Admitted => "admitted".to_owned(),
+        UpdateStatus::Accepted => "accepted".to_owned(),
+        UpdateStatus::Completed { event_id } => format!("completed by event {event_id}"),
+        UpdateStatus::Ended(outcome) => format!("ended {}", compact(&**outcome)),
     }
 }
 
@@ -174,12 +188,17 @@ fn reply(reply: &Reply) -> String {
         Reply::WorkflowTaskStarted(start) => workflow_task("workflow task", start),
         Reply::WorkflowTaskCompleted(completed) => {
             let next = completed.next.as_ref().map(|next| workflow_task("next workflow task", next));
-            next.into_iter().chain(completed.activities.iter().map(activity_task)).collect()
+            let reset = completed.reset_history_event_id.map(|event_id| format!("reset to event {event_id}\n"));
+            reset.into_iter().chain(next).chain(completed.activities.iter().map(activity_task)).collect()
         }
         Reply::ActivityTaskStarted(response) => activity_task(response),
         Reply::Heartbeat { cancel_requested } => format!("reply cancel_requested={cancel_requested}\n"),
         Reply::Query(QueryReply::Rejected(status)) => format!("query rejected: {status:?}\n"),
         Reply::Query(QueryReply::Asked) => "query asked\n".to_owned(),
+        Reply::Update(UpdateReply { update_id, status, started, .. }) => {
+            let started = started.as_ref().map(|started| format!(", started={}", started.started));
+            format!("update {update_id} {}{}\n", update_status(status), started.unwrap_or_default())
+        }
         Reply::QueryTask(start) => workflow_task("query task", start),
     }
 }
@@ -195,6 +214,7 @@ fn workflow_task(what: &str, start: &WorkflowTaskStart) -> String {
     let mut queries: Vec<_> =
         response.queries.drain().map(|(id, query)| format!("{id}:{}", query.query_type)).collect();
     queries.sort();
+    let updates: Vec<_> = response.messages.drain(..).map(|message| message.id).collect();
     let token = if start.token.is_none() { " without token" } else { "" };
     let mut out = format!("{what}{token} {}\n", compact(&response));
     let _ = write!(out, "  history {}", range(start.history_from, start.history_to));
@@ -204,6 +224,9 @@ fn workflow_task(what: &str, start: &WorkflowTaskStart) -> String {
     out.push('\n');
     if !queries.is_empty() {
         let _ = writeln!(out, "  queries {}", queries.join(" "));
+    }
+    if !updates.is_empty() {
+        let _ = writeln!(out, "  messages {}", updates.join(" "));
     }
     out
 }
@@ -240,13 +263,14 @@ pub(crate) fn state(run: &Run) -> String {
             .map(|started| format!(", started {} {}", started.started_event_id, time(started.time)));
         let _ = writeln!(
             out,
-            "  workflow task {} attempt {} {} (first {}) timeout {}{}",
+            "  workflow task {} attempt {} {} (first {}) timeout {}{}{}",
             task.scheduled_event_id,
             task.attempt,
             time(task.scheduled_time),
             time(task.original_scheduled_time),
             seconds(timeout),
-            started.unwrap_or_default()
+            started.unwrap_or_default(),
+            if task.is_speculative { ", speculative" } else { "" }
         );
     }
     for activity in run.activities.values() {
@@ -278,6 +302,13 @@ pub(crate) fn state(run: &Run) -> String {
     for (event_id, child) in run.children.iter() {
         let started = child.started_event_id.map(|event_id| format!(" started {event_id}")).unwrap_or_default();
         let _ = writeln!(out, "  child {event_id} {} {:?}{started}", child.workflow_id, child.parent_close_policy);
+    }
+    for (id, update) in run.accepted_updates.iter() {
+        let completed = update.completed_event_id.map(|event_id| format!(" completed {event_id}")).unwrap_or_default();
+        let _ = writeln!(out, "  update {id} accepted {}{completed}", update.accepted_event_id);
+    }
+    for update in &run.admitted_updates {
+        let _ = writeln!(out, "  update {} {}", update.id, if update.is_sent { "sent" } else { "admitted" });
     }
     for query in &run.queries {
         let _ = writeln!(out, "  query {} {}", query.query_id, query.query.query_type);

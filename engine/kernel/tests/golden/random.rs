@@ -85,6 +85,17 @@ const COMMANDS: &[&str] = &[
     "query # type=q reject=not-open",
     "abandon-query #",
     "poll-query queue=sticky-1",
+    "update u#",
+    "update u#",
+    "update u#; poll-workflow; complete accept=u#",
+    "update u#; poll-workflow; complete accept=u# complete=u# sticky=sticky-1",
+    "update u#; poll-workflow; complete reject=u# able=true sticky=sticky-1",
+    "update u#; poll-workflow; signal s; complete reject=u#",
+    "poll-workflow; update u#; complete return-new=true sticky=sticky-1; complete reject=u# return-new=true",
+    "poll-workflow; complete complete=u#",
+    "complete accept=u# back=true return-new=true",
+    "update-with-start u# request-id=r#",
+    "poll-update u#",
     "terminate",
     "poll-workflow; complete sticky=sticky-1",
     "poll-workflow; complete sticky=sticky-1 return-new=true",
@@ -103,7 +114,7 @@ const COMMANDS: &[&str] = &[
     "fire",
     "fire",
     "crash",
-    "limit buffered-events=# history-events=150 children-told=#",
+    "limit buffered-events=# history-events=150 children-told=# updates-in-flight=#",
 ];
 
 #[test]

@@ -24,10 +24,20 @@ use everlog_proto::api::failure::v1::{ApplicationFailureInfo, CanceledFailureInf
 use everlog_proto::api::history::v1::StartChildWorkflowExecutionInitiatedEventAttributes;
 use everlog_proto::api::sdk::v1::UserMetadata;
 use everlog_proto::api::taskqueue::v1::TaskQueue;
+use everlog_proto::api::update::v1::{Input, Meta, Request};
 use everlog_proto::api::workflow::v1::OnConflictOptions;
 use everlog_proto::api::workflowservice::v1::{SignalWithStartWorkflowExecutionRequest, StartWorkflowExecutionRequest};
 
 use crate::arguments::{Arguments, Outcome, payload};
+
+/// An update called `name`.
+pub(crate) fn update(update_id: String, name: String) -> Request {
+    Request {
+        meta: Some(Meta { update_id, identity: "client".to_owned() }),
+        input: Some(Input { name, ..Input::default() }),
+        ..Request::default()
+    }
+}
 
 /// `start queue=q type=T input=1 request-id=r run-timeout=10s execution-timeout=20s task-timeout=10s delay=5s reuse=...
 /// conflict=... memo-KEY=... sa-KEY=... summary=... cron=... priority=1 eager=true link=...

@@ -6,10 +6,12 @@
 //! | `signal NAME [input= request-id=]`, `cancel [reason=]`, `terminate [reason= details=]`, `delete` | requests of a client |
 //! | `poll-workflow [queue= scheduled= attempt= request-id= token=NAME]` | a worker takes the workflow task: the pending one, from the sticky queue if there is one, unless told otherwise |
 //! | `command NAME ... [of-type=NAME bare=true]` | adds a workflow command to the next `complete`; its type may be another one's, its attributes missing |
-//! | `complete [sticky= sticky-timeout= return-new= force-new= answer-ID= fail-ID= message= token=NAME]` | the worker completes its workflow task; `answer-7=x` answers query 7 |
+//! | `complete [sticky= sticky-timeout= return-new= force-new= answer-ID= fail-ID= accept=ID/... complete=ID/... reject=ID/... back=true able=true token=NAME]` | the worker completes its workflow task; `answer-7=x` answers query 7, and `accept=u` update u with the message `u/accept`; `back=true` has requests of updates sent back, and `able=true` says that the worker can forget events |
 //! | `fail-task [cause= failure= token=NAME]`, `reset-sticky`, `save-start` | with `unproven=true`, as `complete`, the token proves nothing |
 //! | `poll-activity ID [attempt=]`, `heartbeat ID`, `complete-activity ID`, `fail-activity ID`, `cancel-activity ID` | by the token of the last poll for that activity, with `by=id` by id |
 //! | `query ID [type= reject=]`, `abandon-query ID`, `poll-query [queue=]` | |
+//! | `update ID [name= first-run=]`, `poll-update ID` | |
+//! | `update-with-start ID [name=]` and what `start` takes | |
 //! | `advance 5s`, `advance deadline` | moves the clock, by a time or to the run's next deadline |
 //! | `receive EVENT [signal=NAME input= child-only=] [reason=] [from=WORKFLOW]` | a message of another workflow: a signal, or else a request to cancel |
 //! | `receive EVENT start-child=TYPE [input= run-timeout= reuse=]` | another workflow starts `wf` as its child |
@@ -41,7 +43,7 @@ use everlog_proto::api::enums::v1::{QueryRejectCondition, WorkflowTaskFailedCaus
 use everlog_proto::api::query::v1::WorkflowQuery;
 use everlog_proto::api::workflowservice::v1::{
     RequestCancelWorkflowExecutionRequest, RespondWorkflowTaskFailedRequest, SignalWorkflowExecutionRequest,
-    TerminateWorkflowExecutionRequest,
+    TerminateWorkflowExecutionRequest, UpdateWorkflowExecutionRequest,
 };
 
 use crate::arguments::{Arguments, Outcome, parse_duration};
@@ -226,6 +228,22 @@ impl Runner {
                 let worker_version = worker::version(arguments);
                 self.decide(run_id, RunCommand::CancelActivity { activity, details, identity, worker_version })
             }
+            "update" => {
+                let request = self.update_request(arguments)?;
+                self.decide(run_id, RunCommand::UpdateWorkflow(Box::new(request)))
+            }
+            "update-with-start" => {
+                let update = Box::new(self.update_request(arguments)?);
+                match Command::start(requests::start(arguments)?, &self.limits) {
+                    Ok(Command::StartWorkflow(start)) => self.decide(None, Command::UpdateWithStart(start, update)),
+                    Ok(other) => Err(format!("a start is {other:?}").into()),
+                    Err(refused) => Ok(print::rejection(&refused) + "\n"),
+                }
+            }
+            "poll-update" => {
+                let update_id = arguments.expected("an update's id")?.to_owned();
+                self.decide(run_id, RunCommand::PollUpdate { update_id })
+            }
             "advance" => {
                 match arguments.expected("a duration, or 'deadline'")? {
                     "deadline" => {
@@ -270,6 +288,15 @@ impl Runner {
             "limit" => self.set_limits(arguments),
             other => Err(format!("unknown command {other}").into()),
         }
+    }
+
+    fn update_request(&self, arguments: &mut Arguments<'_>) -> Outcome<UpdateWorkflowExecutionRequest> {
+        let update_id = arguments.expected("an update's id")?.to_owned();
+        Ok(UpdateWorkflowExecutionRequest {
+            first_execution_run_id: self.run_text(arguments.text("first-run"))?,
+            request: Some(requests::update(update_id, arguments.string("name", "update"))),
+            ..UpdateWorkflowExecutionRequest::default()
+        })
     }
 
     /// Decides a start, if it is a valid one.
@@ -401,6 +428,12 @@ impl Runner {
         }
         if let Some(value) = arguments.number("buffered-events")? {
             limits.buffered_events_max = value;
+        }
+        if let Some(value) = arguments.number("updates-in-flight")? {
+            limits.updates_in_flight_max = value;
+        }
+        if let Some(value) = arguments.number("updates")? {
+            limits.updates_max = value;
         }
         if let Some(value) = arguments.number("buffered-queries")? {
             limits.buffered_queries_max = value;

@@ -1,6 +1,6 @@
 //! Doing jobs: rows are read first where they must be, commands are decided, and their rows and effects go where they belong.
 
-use everlog_kernel::command::{Reply, WorkflowTaskStart};
+use everlog_kernel::command::{Reply, UpdateReply, WorkflowTaskStart};
 use everlog_kernel::token;
 use everlog_kernel::transition::{Effect, TaskKind};
 use everlog_kernel::{Command, Context, Ids, RowKey, RunCommand, RunId, RunRowKind, Transition, Workflow, decide};
@@ -118,10 +118,17 @@ impl Lead {
     fn execute(&mut self, key: &EntityRef, job: Job) {
         let Job { address, run_id, work, charge: _charge } = job;
         match work {
-            Work::Command { command, reply } => self.command(key, &address, run_id, command, reply),
+            Work::Command { command, reply } => {
+                let _not_followed = self.command(key, &address, run_id, command, reply);
+            }
+            Work::FollowUpdate { command, reply, news } => {
+                if let Some(update) = self.command(key, &address, run_id, command, Some(reply)) {
+                    self.follow(key, &update, news);
+                }
+            }
             Work::Settle { message, event_id, outcome } => {
                 let command = RunCommand::SettleMessage { event_id, outcome }.into();
-                self.command(key, &address, run_id, command, None);
+                let _not_followed = self.command(key, &address, run_id, command, None);
                 self.forget_message(message);
             }
             Work::Inspect(inspect) => {
@@ -148,6 +155,7 @@ impl Lead {
         }
     }
 
+    /// Decides a command. Returns the update that it is about, if it is about one.
     fn command(
         &mut self,
         key: &EntityRef,
@@ -155,7 +163,7 @@ impl Lead {
         run_id: Option<RunId>,
         mut command: Command,
         reply: Option<ReplyTo>,
-    ) {
+    ) -> Option<UpdateReply> {
         if let Command::Run(RunCommand::CompleteWorkflowTask(token, ..) | RunCommand::FailWorkflowTask(token, _)) =
             &mut command
         {
@@ -172,11 +180,11 @@ impl Lead {
         };
         if starts_task && reply.as_ref().is_some_and(ReplyTo::is_closed) {
             // The poller is gone, and its lease has offered the task again.
-            return;
+            return None;
         }
         let limits = self.settings.limits.of(&address.namespace.name);
-        let Some(entry) = self.cache.get_mut(key) else { return };
-        let Some(workflow) = &mut entry.workflow else { return };
+        let entry = self.cache.get_mut(key)?;
+        let workflow = entry.workflow.as_mut()?;
         if start == Start::WorkflowTask
             && let Some(run) = workflow.run(run_id)
             && run.has_undelivered_messages(limits.undelivered_messages_max)
@@ -184,7 +192,7 @@ impl Lead {
             // The task is offered again; until then some of its messages may have arrived.
             let error = CallError::Unavailable(format!("run {} waits for its messages to arrive", run.id));
             self.answers.extend(reply.map(|reply| Outgoing::Reply(reply, Err(error))));
-            return;
+            return None;
         }
         let mut ids = Ids::new(self.seeds.seed());
         let mut context = Context {
@@ -209,9 +217,13 @@ impl Lead {
             Ok(transition) => self.carry_out(key, address, transition),
             Err(rejection) => (Err(CallError::Rejected(rejection)), false),
         };
-        let Some(entry) = self.cache.get_mut(key) else { return };
+        let entry = self.cache.get_mut(key)?;
         let last_batch = entry.last_batch;
         let history = result.as_ref().ok().and_then(|reply| history_of(reply, run_id, entry));
+        let update = match &result {
+            Ok(Reply::Update(update)) => Some(update.clone()),
+            _ => None,
+        };
         let answer = result.map(|mut reply| {
             if let Some(start) = started_task(&mut reply)
                 && let Some(token) = &mut start.token
@@ -222,7 +234,7 @@ impl Lead {
             Answer { reply, history }
         });
         self.schedule_wakes(key);
-        let Some(reply) = reply else { return };
+        let Some(reply) = reply else { return update };
         let wait = match start {
             // A worker may see a workflow task before its entry is durable: its answer stands behind that entry.
             Start::WorkflowTask => 0,
@@ -231,6 +243,7 @@ impl Lead {
             Start::Activity | Start::None => last_batch,
         };
         self.when_durable(wait, Outgoing::Reply(reply, answer));
+        update
     }
 
     /// Puts a transition's rows into the forming batch and its effects where they belong. Returns the reply, and whether there
@@ -298,6 +311,9 @@ impl Lead {
             Effect::Send(message) => self.send(address, *message),
             Effect::AnswerQuery { query_id, answer } => {
                 self.when_durable(last_batch, Outgoing::QueryAnswer { query_id, answer });
+            }
+            Effect::UpdateAdvanced { run_id, update_id, status } => {
+                self.update_advanced(address.entity(), run_id, &update_id, status, last_batch);
             }
         }
     }

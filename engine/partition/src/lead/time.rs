@@ -61,6 +61,7 @@ impl Lead {
         if !self.wakes.reading && self.now().plus(half) >= self.wakes.horizon {
             let from = everlog_storage::keys::WakeKey::from(self.wakes.horizon.0).start;
             self.sweep_watchers();
+            self.sweep_followers();
             self.read_wakes(Some(from));
         }
         for _ in 0..limits::PARTITION_TURN_WAKES_MAX {

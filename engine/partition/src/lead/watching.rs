@@ -58,13 +58,16 @@ impl Lead {
 
 /// What is known of a run.
 pub(super) fn view(run: &everlog_kernel::Run) -> RunView {
-    let started = run.state.workflow_task.as_ref().and_then(|task| task.started.as_ref());
+    let task = run.state.workflow_task.as_ref();
+    let started = task.and_then(|task| task.started.as_ref());
     RunView {
         run_id: run.id,
         next_event_id: run.state.next_event_id,
         is_open: run.is_open(),
         tail: started.map(|started| started.tail.clone()).unwrap_or_default(),
-        tail_is_saved: started.is_some_and(|started| started.is_saved()),
+        // Of a speculative task nothing is to be written.
+        tail_is_saved: started.is_some_and(|started| started.is_saved())
+            || task.is_some_and(|task| task.is_speculative),
         transient: everlog_kernel::transient_events(run),
     }
 }

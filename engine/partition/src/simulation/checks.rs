@@ -14,6 +14,7 @@ use prost::Message;
 
 use super::clients::{WORKFLOWS, workflow_id};
 use super::families::Families;
+use super::updates::FoundUpdates;
 use super::world::{TwinRows, World};
 use crate::history_pages::{self, PageSize};
 use crate::load::{LoadRequest, Rows, serve};
@@ -33,6 +34,7 @@ struct Found {
     /// Requests to cancel of other workflows, by run and event.
     cancels: HashSet<(String, i64)>,
     families: Families,
+    updates: FoundUpdates,
 }
 
 impl Found {
@@ -61,6 +63,7 @@ impl World {
             self.check_partition(partition, &mut found);
         }
         found.families.check();
+        self.updates.check(&found.updates);
         for run_id in &self.started {
             assert!(found.runs.contains(run_id), "run {run_id} was acknowledged and is not there");
         }
@@ -105,6 +108,7 @@ impl World {
             }
             let waiting = || run.buffered.values().map(|event| &**event);
             events.iter().chain(waiting()).for_each(|event| found.event(event));
+            events.iter().for_each(|event| found.updates.event(*run_id, event));
             found.families.run(run, events.iter().chain(waiting()));
             assert!(run.is_open() || run.children.is_empty(), "children of {run_id} do not know that it has closed");
         }

@@ -35,6 +35,8 @@ pub(super) enum Asked {
     Start,
     Signal(String),
     Task(Box<Held>),
+    /// A workflow task's end, with which the next one may come.
+    Completion,
     /// A partition that has sent a message, under a lead.
     Message {
         partition: usize,
@@ -56,12 +58,12 @@ pub(super) fn workflow_id(partition: usize, number: usize) -> String {
 }
 
 /// The partition of a workflow.
-fn partition_of(workflow_id: &str) -> usize {
+pub(super) fn partition_of(workflow_id: &str) -> usize {
     let (partition, _) = workflow_id.split_once('-').expect("an id names its partition");
     partition.parse().expect("an id names its partition")
 }
 
-fn queue() -> Option<TaskQueue> {
+pub(super) fn queue() -> Option<TaskQueue> {
     Some(TaskQueue { name: "q".to_owned(), ..TaskQueue::default() })
 }
 
@@ -113,7 +115,11 @@ impl World {
     }
 
     fn request(&mut self, partition: usize) {
-        match self.random.below(10) {
+        match self.random.below(12) {
+            10 | 11 => {
+                let workflow_id = self.some_workflow(partition);
+                self.update(&workflow_id);
+            }
             0..=3 => self.start(partition),
             4..=6 => self.signal(partition),
             7 | 8 => self.signal_with_start(partition),
@@ -198,6 +204,7 @@ impl World {
             let call = self.calls.swap_remove(index);
             self.told(call.asked, answer);
         }
+        self.hear_of_updates();
         self.look_at_polls();
     }
 
@@ -222,6 +229,11 @@ impl World {
                 self.signals.insert(name, true);
             }
             (Asked::Task(held), answer) => self.task_answered(*held, answer),
+            (Asked::Completion, Some(Ok(Answer { reply: Reply::WorkflowTaskCompleted(completed), .. }))) => {
+                if let Some(next) = completed.next {
+                    self.started(Reply::WorkflowTaskStarted(next));
+                }
+            }
             _ => {}
         }
     }

@@ -12,7 +12,8 @@
 //! What must hold afterwards: the events of a run have contiguous ids, and its rows [follow from](everlog_kernel::Run::follows_from)
 //! them; at most one run of a workflow is open; what was acknowledged is there, once; no timer fires early; an activity that may
 //! be attempted once is handed out once; a message to another workflow counts once, also if its target has another run by the time it is
-//! repeated; parents and children agree on what became of each other; no task is forgotten.
+//! repeated; parents and children agree on what became of each other; what was told of an update is in the history, and nothing of one that
+//! was rejected; no task is forgotten.
 //!
 //! `world` is the clock and what happens when, `log` and `turns` are a partition, `clients` and `workers` those who use it, `checks`
 //! what must hold. Everything that goes to a partition goes through `World::carry`, as messages between partitions will.
@@ -27,6 +28,7 @@ mod clients;
 mod families;
 mod log;
 mod turns;
+mod updates;
 mod workers;
 mod world;
 

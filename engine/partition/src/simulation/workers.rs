@@ -22,6 +22,7 @@ use everlog_proto::api::common::v1::{ActivityType, RetryPolicy, WorkflowExecutio
 use everlog_proto::api::enums::v1::{CommandType, ParentClosePolicy, TaskQueueKind, WorkflowIdReusePolicy};
 use everlog_proto::api::taskqueue::v1::{StickyExecutionAttributes, TaskQueue};
 use everlog_proto::api::workflowservice::v1::RespondWorkflowTaskCompletedRequest;
+use everlog_proto::api::workflowservice::v1::respond_workflow_task_completed_request::Capabilities;
 
 use super::clients::{Asked, WORKFLOWS, workflow_id};
 use super::world::{Event, World};
@@ -36,7 +37,8 @@ const RUNS_REMEMBERED: usize = 4;
 /// What a worker does next.
 pub(super) enum WorkerEvent {
     Poll(usize),
-    CompleteTask(Box<WorkflowTaskToken>),
+    /// With the updates that came along.
+    CompleteTask(Box<WorkflowTaskToken>, Vec<String>),
     EndActivity(Box<ActivityTaskToken>, bool),
 }
 
@@ -82,7 +84,7 @@ impl World {
     pub(super) fn worker(&mut self, event: WorkerEvent) {
         match event {
             WorkerEvent::Poll(poller) => self.poll(poller),
-            WorkerEvent::CompleteTask(token) => self.complete_task(*token),
+            WorkerEvent::CompleteTask(token, updates) => self.complete_task(*token, updates),
             WorkerEvent::EndActivity(token, succeeds) => self.end_activity(*token, succeeds),
         }
     }
@@ -159,7 +161,7 @@ impl World {
         }
     }
 
-    fn started(&mut self, reply: Reply) {
+    pub(super) fn started(&mut self, reply: Reply) {
         match reply {
             Reply::WorkflowTaskStarted(start) => {
                 let token: WorkflowTaskToken = token::decode(&start.response.task_token).expect("a token");
@@ -169,7 +171,9 @@ impl World {
                 self.runs.drain(..surplus);
                 let delay = self.delay(Duration::from_millis(200));
                 if self.random.percent(95) {
-                    self.after(delay, Event::Worker(WorkerEvent::CompleteTask(Box::new(token))));
+                    let messages = start.response.messages.iter();
+                    let updates = messages.map(|message| message.protocol_instance_id.clone()).collect();
+                    self.after(delay, Event::Worker(WorkerEvent::CompleteTask(Box::new(token), updates)));
                 }
             }
             Reply::ActivityTaskStarted(response) => {
@@ -188,8 +192,11 @@ impl World {
         }
     }
 
-    fn complete_task(&mut self, token: WorkflowTaskToken) {
-        let mut commands: Vec<_> = (0..self.random.below(3)).map(|_| self.command()).collect();
+    fn complete_task(&mut self, token: WorkflowTaskToken, updates: Vec<String>) {
+        let messages = self.answers(token.run_id, updates);
+        // What only answers updates is often without commands.
+        let commands_max = if messages.is_empty() || self.random.percent(50) { 3 } else { 1 };
+        let mut commands: Vec<_> = (0..self.random.below(commands_max)).map(|_| self.command()).collect();
         // Workflows end more often once clients have gone.
         if self.random.percent(if self.faults { 8 } else { 60 }) {
             let attributes = CompleteWorkflowExecutionCommandAttributes::default();
@@ -215,12 +222,15 @@ impl World {
         };
         let request = RespondWorkflowTaskCompletedRequest {
             commands: commands.into_iter().map(command).collect(),
+            messages,
             sticky_attributes: self.random.percent(50).then(sticky),
+            return_new_workflow_task: self.random.percent(20),
+            capabilities: Some(Capabilities { discard_speculative_workflow_task_with_events: self.random.percent(50) }),
             ..RespondWorkflowTaskCompletedRequest::default()
         };
         let (workflow_id, run_id) = (token.workflow_id.clone(), token.run_id);
         let command = RunCommand::CompleteWorkflowTask(token, Box::new(request), Objections::default());
-        self.send(&workflow_id, Some(run_id), command, Asked::Other);
+        self.send(&workflow_id, Some(run_id), command, Asked::Completion);
     }
 
     /// A signal or a request to cancel to a run, or to whichever is the current one of its workflow.

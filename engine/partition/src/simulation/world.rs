@@ -20,6 +20,7 @@ use futures::future::BoxFuture;
 use super::Sabotage;
 use super::log::Partition;
 use super::turns::Wanted;
+use super::updates::Updates;
 use super::workers::{Poller, WorkerEvent};
 use crate::clock::Reading;
 use crate::job::Job;
@@ -121,6 +122,7 @@ pub(super) struct World {
     /// How often an activity that may be attempted once was handed out.
     pub(super) once: HashMap<(RunId, i64), u32>,
     pub(super) tasks_started: u64,
+    pub(super) updates: Updates,
 }
 
 impl World {
@@ -155,6 +157,7 @@ impl World {
             runs: Vec::new(),
             once: HashMap::new(),
             tasks_started: 0,
+            updates: Updates::default(),
         }
     }
 

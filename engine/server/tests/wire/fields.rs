@@ -122,9 +122,9 @@ fn collect(
 
 #[tokio::test]
 async fn what_becomes_of_every_field_is_decided() {
-    let server = Server::start().await;
+    let server = Box::pin(Server::start()).await;
     let said = said();
-    let served = served_messages(&server.channel().await, &said).await;
+    let served = Box::pin(served_messages(&server.channel().await, &said)).await;
     let mut wrong = Vec::new();
     for (name, descriptor) in &served {
         if descriptor.field.is_empty() {

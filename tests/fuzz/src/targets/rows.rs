@@ -45,7 +45,7 @@ enum Kind {
 }
 
 /// Kinds by their number in inputs, which the corpus knows: new ones come last.
-const KINDS: [Kind; 21] = [
+const KINDS: [Kind; 22] = [
     Kind::Run(RunRowKind::Info),
     Kind::Run(RunRowKind::State),
     Kind::Run(RunRowKind::Activity),
@@ -67,6 +67,7 @@ const KINDS: [Kind; 21] = [
     Kind::Log,
     Kind::Run(RunRowKind::Child),
     Kind::Run(RunRowKind::AttachedRequest),
+    Kind::Run(RunRowKind::AcceptedUpdate),
 ];
 
 /// Rows that no run writes, as they are on disks: a namespace, a slot table, and what Raft keeps.
@@ -150,6 +151,7 @@ impl Target for Rows {
                 RunRowKind::SignalRequest | RunRowKind::AttachedRequest => {
                     Suffix::Text(String::from_utf8_lossy(&bytes).into_owned())
                 }
+                RunRowKind::AcceptedUpdate => Suffix::Text(number.to_string()),
                 RunRowKind::Activity
                 | RunRowKind::Timer
                 | RunRowKind::ExternalSignal

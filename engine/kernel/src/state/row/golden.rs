@@ -25,9 +25,9 @@ use prost::Message;
 use crate::proto::Encoded;
 use crate::rows::RunRowKind;
 use crate::state::{
-    Activity, ActivityStarted, AttachedRequest, CorruptRow, Current, ExternalCancel, ExternalSignal, ExternalTarget,
-    FirstEvent, LastWorker, OriginalProperties, PendingChild, PendingValue, PreviousRun, ResetPoint, Run, RunInfo,
-    RunState, SignalRequest, UserTimer, WorkflowTask, WorkflowTaskProblem, WorkflowTaskStarted,
+    AcceptedUpdate, Activity, ActivityStarted, AttachedRequest, CorruptRow, Current, ExternalCancel, ExternalSignal,
+    ExternalTarget, FirstEvent, LastWorker, OriginalProperties, PendingChild, PendingValue, PreviousRun, ResetPoint,
+    Run, RunInfo, RunState, SignalRequest, UserTimer, WorkflowTask, WorkflowTaskProblem, WorkflowTaskStarted,
 };
 use crate::transition::TaskRow;
 use crate::{RunId, Time, events, visibility};
@@ -101,6 +101,7 @@ fn typical_state() -> RunState {
             start_to_close_timeout: Duration::from_secs(10),
             started: None,
             offered_sticky: false,
+            is_speculative: false,
         }),
         had_workflow_task: true,
         ..RunState::new()
@@ -333,6 +334,16 @@ fn cases() -> Vec<Case> {
         pending("", 5, ExternalSignal(external_target())),
         pending("", 5, ExternalCancel(external_target())),
         pending("", 5, child()),
+        pending(
+            "accepted",
+            "u".to_owned(),
+            AcceptedUpdate { accepted_event_id: 8, completed_event_id: None, request_id: String::new() },
+        ),
+        pending(
+            "completed",
+            "u".to_owned(),
+            AcceptedUpdate { accepted_event_id: 8, completed_event_id: Some(9), request_id: "r".to_owned() },
+        ),
         pending("started", 5, PendingChild { header: None, started_event_id: Some(6), ..child() }),
         case(
             RunRowKind::WorkflowTaskStart.name(),

@@ -74,7 +74,7 @@ impl RunState {
             next_event_id: self.next_event_id,
             history_bytes: self.history_bytes,
             transition_count: self.transition_count,
-            workflow_task: self.workflow_task.as_ref().map(WorkflowTask::to_row),
+            workflow_task: self.workflow_task.as_ref().filter(|task| !task.is_speculative).map(WorkflowTask::to_row),
             last_completed_started_event_id: self.last_completed_started_event_id,
             next_workflow_task_attempt: self.next_workflow_task_attempt,
             had_workflow_task: self.had_workflow_task,
@@ -152,6 +152,7 @@ impl WorkflowTask {
             start_to_close_timeout: required(timeout, "timeout")?,
             started: None,
             offered_sticky: false,
+            is_speculative: false,
         })
     }
 }

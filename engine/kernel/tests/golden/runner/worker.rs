@@ -12,11 +12,54 @@ use everlog_proto::api::enums::v1::{EventType, QueryResultType};
 use everlog_proto::api::protocol::v1::Message as ProtocolMessage;
 use everlog_proto::api::query::v1::WorkflowQueryResult;
 use everlog_proto::api::taskqueue::v1::{StickyExecutionAttributes, TaskQueue};
+use everlog_proto::api::update::v1::{Acceptance, Meta, Outcome as UpdateOutcome, Rejection, Response, outcome};
 use everlog_proto::api::workflowservice::v1::RespondWorkflowTaskCompletedRequest;
+use everlog_proto::api::workflowservice::v1::respond_workflow_task_completed_request::Capabilities;
+use everlog_proto::wkt::Any;
+use prost::{Message, Name};
 
 use super::Runner;
 use crate::arguments::{Arguments, Outcome, payloads};
-use crate::print;
+use crate::{print, requests};
+
+/// The messages of a completion, in the order of what they do: updates are accepted, completed, rejected.
+fn messages(arguments: &mut Arguments<'_>, token: &WorkflowTaskToken) -> Outcome<Vec<ProtocolMessage>> {
+    let ids =
+        |text: Option<&str>| text.into_iter().flat_map(|ids| ids.split('/')).map(str::to_owned).collect::<Vec<_>>();
+    let (accepted, completed, rejected) =
+        (ids(arguments.text("accept")), ids(arguments.text("complete")), ids(arguments.text("reject")));
+    let back = arguments.flag("back")?;
+    let request = |id: &str| back.then(|| requests::update(id.to_owned(), "update".to_owned()));
+    let mut messages = Vec::new();
+    for id in accepted {
+        let acceptance = Acceptance {
+            accepted_request_message_id: format!("{id}/request"),
+            accepted_request_sequencing_event_id: token.started_event_id - 1,
+            accepted_request: request(&id),
+        };
+        messages.push(message(&id, "accept", &acceptance));
+    }
+    for id in completed {
+        let outcome = UpdateOutcome { value: Some(outcome::Value::Success(payloads("done"))) };
+        let meta = Some(Meta { update_id: id.clone(), ..Meta::default() });
+        messages.push(message(&id, "complete", &Response { meta, outcome: Some(outcome) }));
+    }
+    for id in rejected {
+        let failure = Some(everlog_proto::api::failure::v1::Failure { message: "no".to_owned(), ..Default::default() });
+        let rejection = Rejection { failure, rejected_request: request(&id), ..Rejection::default() };
+        messages.push(message(&id, "reject", &rejection));
+    }
+    Ok(messages)
+}
+
+fn message<M: Message + Name>(update_id: &str, what: &str, body: &M) -> ProtocolMessage {
+    ProtocolMessage {
+        id: format!("{update_id}/{what}"),
+        protocol_instance_id: update_id.to_owned(),
+        body: Some(Any { type_url: format!("type.googleapis.com/{}", M::full_name()), value: body.encode_to_vec() }),
+        ..ProtocolMessage::default()
+    }
+}
 
 /// What a worker says of its build.
 pub(super) fn version(arguments: &mut Arguments<'_>) -> Option<WorkerVersionStamp> {
@@ -94,11 +137,10 @@ impl Runner {
             return_new_workflow_task: arguments.flag("return-new")?,
             force_create_new_workflow_task: arguments.flag("force-new")?,
             query_results,
-            messages: arguments
-                .text("message")
-                .map(|id| ProtocolMessage { id: id.to_owned(), ..ProtocolMessage::default() })
-                .into_iter()
-                .collect(),
+            messages: messages(arguments, &token)?,
+            capabilities: arguments
+                .flag("able")?
+                .then_some(Capabilities { discard_speculative_workflow_task_with_events: true }),
             binary_checksum: arguments.string("checksum", ""),
             worker_version_stamp: arguments
                 .text("build-id")
