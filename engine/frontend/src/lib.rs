@@ -7,7 +7,7 @@
 //! ```text
 //!   other nodes ─▶ inside ─▶┐
 //!   serve ─▶ layer ────────▶ services ─▶ workflow_start, workflow_control, workflow_tasks, activity_tasks, history, query,
-//!                                        visibility, namespaces, operator, system, task_queues, workers
+//!                                        visibility, namespaces, operator, system, task_queues, workers, no_effect, turned_off
 //! ```
 
 mod activity_tasks;
@@ -26,7 +26,10 @@ mod inside;
 mod layer;
 mod links;
 mod locate;
+#[cfg(test)]
+mod method_table;
 mod namespaces;
+mod no_effect;
 mod operator;
 mod polls;
 mod query;

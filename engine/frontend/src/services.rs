@@ -15,8 +15,8 @@ use tonic::{Request, Response, Status};
 use super::call::Call;
 use super::request_body::settle;
 use super::{
-    Frontend, activity_tasks, history, namespaces, operator, query, system, task_queue_config, task_queues, turned_off,
-    visibility, workers, workflow_control, workflow_start, workflow_tasks,
+    Frontend, activity_tasks, history, namespaces, no_effect, operator, query, system, task_queue_config, task_queues,
+    turned_off, visibility, workers, workflow_control, workflow_start, workflow_tasks,
 };
 
 /// The workflow service.
@@ -32,8 +32,8 @@ macro_rules! service {
     ($trait:ident for $api:ident as $operations:ident {
         $($operation:ident($file:ident.$method:ident: $request:ty) -> $response:ty;)*
     }) => {
-        /// The names of the methods that are served.
-        const $operations: &[&str] = &[$(stringify!($operation)),*];
+        /// The names of the methods that are served, each with the file that answers it.
+        pub(super) const $operations: &[(&str, &str)] = &[$((stringify!($operation), stringify!($file))),*];
 
         #[async_trait]
         impl $trait for $api {
@@ -111,8 +111,8 @@ service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
     ListArchivedWorkflowExecutions(turned_off.list_archived_workflow_executions: workflow_api::ListArchivedWorkflowExecutionsRequest) -> workflow_api::ListArchivedWorkflowExecutionsResponse;
 
     ShutdownWorker(workers.shutdown_worker: workflow_api::ShutdownWorkerRequest) -> workflow_api::ShutdownWorkerResponse;
-    RecordWorkerHeartbeat(workers.record_worker_heartbeat: workflow_api::RecordWorkerHeartbeatRequest) -> workflow_api::RecordWorkerHeartbeatResponse;
-    PollNexusTaskQueue(workers.poll_nexus_task_queue: workflow_api::PollNexusTaskQueueRequest) -> workflow_api::PollNexusTaskQueueResponse;
+    RecordWorkerHeartbeat(no_effect.record_worker_heartbeat: workflow_api::RecordWorkerHeartbeatRequest) -> workflow_api::RecordWorkerHeartbeatResponse;
+    PollNexusTaskQueue(no_effect.poll_nexus_task_queue: workflow_api::PollNexusTaskQueueRequest) -> workflow_api::PollNexusTaskQueueResponse;
 });
 
 service!(OperatorService for OperatorApi as OPERATOR_OPERATIONS {
@@ -124,5 +124,5 @@ service!(OperatorService for OperatorApi as OPERATOR_OPERATIONS {
 
 /// The names of the methods that are served, of both services.
 pub(super) fn served() -> impl Iterator<Item = &'static str> {
-    WORKFLOW_OPERATIONS.iter().chain(OPERATOR_OPERATIONS).copied()
+    WORKFLOW_OPERATIONS.iter().chain(OPERATOR_OPERATIONS).map(|(operation, _)| *operation)
 }
