@@ -170,7 +170,10 @@ pub(super) async fn bounded(
         Err(status) => return no_place(status),
     };
     let response = budget.answers.hold(answer(request).await).await;
-    if takes_gzip { response_body::compress(response).await } else { response }
+    if !takes_gzip {
+        return response;
+    }
+    budget.answers.hold(response_body::compress(response).await).await
 }
 
 /// Whether the caller has given up, `waited` after its call has arrived.

@@ -64,7 +64,7 @@ use everlog_model::{DiskRoom, InForce, WorkflowRef};
 use everlog_partition::Router;
 use everlog_proto::api::enums::v1::NamespaceState;
 use everlog_visibility::Tallies;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use self::errors::Error;
 use self::polls::Polls;
@@ -106,6 +106,8 @@ struct Frontend {
     /// Counts of executions that are remembered.
     tallies: Arc<Tallies>,
     polls: Polls,
+    /// A permit for each page of history that may be read at a time.
+    pages: Arc<Semaphore>,
     /// True once the server is to stop: whoever waits for something to happen answers what it has.
     draining: watch::Receiver<bool>,
 }
@@ -142,6 +144,12 @@ impl Frontend {
             return Err(Error::invalid("Operation requested with a token from a different namespace."));
         }
         Ok(of_token)
+    }
+
+    /// A place for a page of history, to be had until the page is an answer. Whoever has one must not ask for another.
+    async fn place_for_page(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let place = Arc::clone(&self.pages).acquire_owned().await;
+        place.map_err(|_| Error::Unavailable("the server stops".to_owned()))
     }
 
     /// Refuses what begins something new while the disk is short of room.

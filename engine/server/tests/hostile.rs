@@ -296,7 +296,7 @@ async fn readers_that_never_read_fill_no_memory_and_keep_nobody_out() {
     const LONG_POLLS: usize = 500;
     const INPUT_BYTES: usize = 2 * MIB - 1024;
     /// Of 1,600 MiB that they ask for.
-    const GROWTH_BYTES_MAX: usize = 768 * MIB;
+    const GROWTH_BYTES_MAX: usize = 640 * MIB;
     let target = Target::start().await;
     let mut client = target.server.client().await;
     let large = StartWorkflowExecutionRequest { input: payloads(&"x".repeat(INPUT_BYTES)), ..start_request("large") };
