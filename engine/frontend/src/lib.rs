@@ -32,6 +32,7 @@ mod namespaces;
 mod no_effect;
 mod operator;
 mod polls;
+mod protocol;
 mod query;
 mod request_body;
 mod response_body;
@@ -131,8 +132,18 @@ impl Frontend {
         if name.is_empty() {
             return Err(Error::invalid("Namespace is empty."));
         }
-        let record = self.namespaces.by_name(name).ok_or_else(|| Error::NamespaceNotFound(name.to_owned()))?;
-        check_not_deleted(record)
+        check_not_deleted(self.namespace_in_any_state(name)?)
+    }
+
+    /// The namespace with a name.
+    fn namespace_in_any_state(&self, name: &str) -> Result<Arc<NamespaceRecord>, Error> {
+        self.check_namespace_length(name)?;
+        self.namespaces.by_name(name).ok_or_else(|| Error::NamespaceNotFound(name.to_owned()))
+    }
+
+    /// Refuses a name that no namespace can have.
+    fn check_namespace_length(&self, name: &str) -> Result<(), Error> {
+        validate::length(name, self.config("").limits.id_bytes_max, "Namespace length exceeds limit.")
     }
 
     /// The namespace of a task token, which must be the one that the request names, if it names one.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use everlog_kernel::Rejection;
 use everlog_kernel::time::{positive, to_proto};
 use everlog_meta::{MetaError, NamespaceRecord, NewNamespace};
 use everlog_proto::api::enums::v1::{ArchivalState, NamespaceState, ReplicationState};
@@ -18,7 +19,7 @@ use everlog_proto::wkt;
 use super::call::Call;
 use super::errors::Error;
 use super::system::CLUSTER_NAME;
-use super::{Frontend, capabilities, validate};
+use super::{Frontend, capabilities};
 
 /// Namespaces of a page where the caller sets no size, and at most.
 const PAGE_NAMESPACES_DEFAULT: usize = 100;
@@ -32,16 +33,15 @@ pub(super) async fn register_namespace(
 ) -> Result<RegisterNamespaceResponse, Error> {
     frontend.check_room()?;
     check_name(&request.namespace)?;
-    validate::length(
-        &request.namespace,
-        frontend.config(&request.namespace).limits.id_bytes_max,
-        "Namespace length exceeds limit.",
-    )?;
+    frontend.check_namespace_length(&request.namespace)?;
     if request.is_global_namespace {
         return Err(Error::invalid("Cannot register global namespace when not enabled"));
     }
-    check_cluster(&request.active_cluster_name)?;
     let retention = retention(frontend, request.workflow_execution_retention_period.as_ref())?;
+    if frontend.namespaces.by_name(&request.namespace).is_some() {
+        return Err(Error::NamespaceAlreadyExists(request.namespace));
+    }
+    check_clusters(&request.active_cluster_name, &request.clusters)?;
     let new = NewNamespace {
         name: request.namespace,
         retention,
@@ -67,7 +67,7 @@ pub(super) async fn describe_namespace(
 pub(super) fn by_name_or_id(frontend: &Frontend, name: &str, id: &str) -> Result<Arc<NamespaceRecord>, Error> {
     match (name, id) {
         ("", "") => Err(Error::invalid("Namespace not set on request.")),
-        (name, "") => frontend.namespaces.by_name(name).ok_or_else(|| Error::NamespaceNotFound(name.to_owned())),
+        (name, "") => frontend.namespace_in_any_state(name),
         ("", id) => id
             .parse()
             .ok()
@@ -111,14 +111,25 @@ pub(super) async fn update_namespace(
             "global namespace is not enabled on this cluster, cannot update global namespace or promote local namespace: {name}"
         )));
     }
-    check_cluster(request.replication_config.as_ref().map_or("", |config| &config.active_cluster_name))?;
+    if let Some(replication) = &request.replication_config {
+        check_clusters(&replication.active_cluster_name, &replication.clusters)?;
+    }
+    if !request.delete_bad_binary.is_empty() {
+        // None is ever kept.
+        let checksum = request.delete_bad_binary;
+        return Err(Error::invalid(format!("Bad binary checksum {checksum} doesn't exists.")));
+    }
     let new_retention =
         match request.config.as_ref().and_then(|config| config.workflow_execution_retention_ttl.as_ref()) {
             Some(wanted) => Some(retention(frontend, Some(wanted))?),
             None => None,
         };
+    let bad_binaries = request.config.as_ref().and_then(|config| config.bad_binaries.as_ref());
+    if bad_binaries.is_some_and(|bad_binaries| !bad_binaries.binaries.is_empty()) {
+        return Err(Rejection::Unimplemented("bad_binaries are not supported by this server yet".into()).into());
+    }
     let info = request.update_info.unwrap_or_default();
-    let state = info.state();
+    let state = NamespaceState::try_from(info.state).map_err(|_| Error::invalid("Invalid namespace state update."))?;
     let record = frontend
         .namespaces
         .update(&request.namespace, |change| {
@@ -159,12 +170,14 @@ fn check_name(name: &str) -> Result<(), Error> {
     if name.is_empty() { Err(Error::invalid("Namespace not set on request.")) } else { Ok(()) }
 }
 
-/// There is one cluster.
-fn check_cluster(name: &str) -> Result<(), Error> {
-    if name.is_empty() || name == CLUSTER_NAME {
-        return Ok(());
+/// There is one cluster. `active` may be left out.
+fn check_clusters(active: &str, all: &[ClusterReplicationConfig]) -> Result<(), Error> {
+    let active = (!active.is_empty()).then_some(active);
+    let mut named = active.into_iter().chain(all.iter().map(|cluster| cluster.cluster_name.as_str()));
+    match named.find(|name| *name != CLUSTER_NAME) {
+        Some(unknown) => Err(Error::invalid(format!("Invalid cluster name: {unknown}"))),
+        None => Ok(()),
     }
-    Err(Error::invalid(format!("Invalid cluster name: {name}")))
 }
 
 fn retention(frontend: &Frontend, wanted: Option<&wkt::Duration>) -> Result<Duration, Error> {

@@ -29,7 +29,9 @@ pub(super) async fn poll_nexus_task_queue(
     let namespace = frontend.namespace(&request.namespace)?;
     let config = frontend.config(&request.namespace);
     let until = call.poll_until(config.frontend.poll_wait_max)?;
-    validate::task_queue(request.task_queue.as_ref(), config.limits.id_bytes_max)?;
+    let id_bytes_max = config.limits.id_bytes_max;
+    validate::task_queue(request.task_queue.as_ref(), id_bytes_max)?;
+    validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
     let _poll = frontend.polls.open(namespace.namespace.id, PollKind::Nexus, config.frontend.polls_max)?;
     tokio::select! {
         () = tokio::time::sleep_until(until) => {}

@@ -105,8 +105,26 @@ service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
     GetWorkerVersioningRules(turned_off.get_worker_versioning_rules: workflow_api::GetWorkerVersioningRulesRequest) -> workflow_api::GetWorkerVersioningRulesResponse;
     UpdateWorkerVersioningRules(turned_off.update_worker_versioning_rules: workflow_api::UpdateWorkerVersioningRulesRequest) -> workflow_api::UpdateWorkerVersioningRulesResponse;
     GetWorkerTaskReachability(turned_off.get_worker_task_reachability: workflow_api::GetWorkerTaskReachabilityRequest) -> workflow_api::GetWorkerTaskReachabilityResponse;
-    FetchWorkerConfig(turned_off.fetch_worker_config: workflow_api::FetchWorkerConfigRequest) -> workflow_api::FetchWorkerConfigResponse;
+    DescribeDeployment(turned_off.describe_deployment: workflow_api::DescribeDeploymentRequest) -> workflow_api::DescribeDeploymentResponse;
+    GetCurrentDeployment(turned_off.get_current_deployment: workflow_api::GetCurrentDeploymentRequest) -> workflow_api::GetCurrentDeploymentResponse;
+    GetDeploymentReachability(turned_off.get_deployment_reachability: workflow_api::GetDeploymentReachabilityRequest) -> workflow_api::GetDeploymentReachabilityResponse;
+    ListDeployments(turned_off.list_deployments: workflow_api::ListDeploymentsRequest) -> workflow_api::ListDeploymentsResponse;
+    SetCurrentDeployment(turned_off.set_current_deployment: workflow_api::SetCurrentDeploymentRequest) -> workflow_api::SetCurrentDeploymentResponse;
+    CountNexusOperationExecutions(turned_off.count_nexus_operation_executions: workflow_api::CountNexusOperationExecutionsRequest) -> workflow_api::CountNexusOperationExecutionsResponse;
+    DeleteNexusOperationExecution(turned_off.delete_nexus_operation_execution: workflow_api::DeleteNexusOperationExecutionRequest) -> workflow_api::DeleteNexusOperationExecutionResponse;
+    DescribeNexusOperationExecution(turned_off.describe_nexus_operation_execution: workflow_api::DescribeNexusOperationExecutionRequest) -> workflow_api::DescribeNexusOperationExecutionResponse;
+    ListNexusOperationExecutions(turned_off.list_nexus_operation_executions: workflow_api::ListNexusOperationExecutionsRequest) -> workflow_api::ListNexusOperationExecutionsResponse;
+    PollNexusOperationExecution(turned_off.poll_nexus_operation_execution: workflow_api::PollNexusOperationExecutionRequest) -> workflow_api::PollNexusOperationExecutionResponse;
+    RequestCancelNexusOperationExecution(turned_off.request_cancel_nexus_operation_execution: workflow_api::RequestCancelNexusOperationExecutionRequest) -> workflow_api::RequestCancelNexusOperationExecutionResponse;
+    StartNexusOperationExecution(turned_off.start_nexus_operation_execution: workflow_api::StartNexusOperationExecutionRequest) -> workflow_api::StartNexusOperationExecutionResponse;
+    TerminateNexusOperationExecution(turned_off.terminate_nexus_operation_execution: workflow_api::TerminateNexusOperationExecutionRequest) -> workflow_api::TerminateNexusOperationExecutionResponse;
     CreateWorkflowRule(turned_off.create_workflow_rule: workflow_api::CreateWorkflowRuleRequest) -> workflow_api::CreateWorkflowRuleResponse;
+    DeleteWorkflowRule(turned_off.delete_workflow_rule: workflow_api::DeleteWorkflowRuleRequest) -> workflow_api::DeleteWorkflowRuleResponse;
+    DescribeWorkflowRule(turned_off.describe_workflow_rule: workflow_api::DescribeWorkflowRuleRequest) -> workflow_api::DescribeWorkflowRuleResponse;
+    ListWorkflowRules(turned_off.list_workflow_rules: workflow_api::ListWorkflowRulesRequest) -> workflow_api::ListWorkflowRulesResponse;
+    TriggerWorkflowRule(turned_off.trigger_workflow_rule: workflow_api::TriggerWorkflowRuleRequest) -> workflow_api::TriggerWorkflowRuleResponse;
+    FetchWorkerConfig(turned_off.fetch_worker_config: workflow_api::FetchWorkerConfigRequest) -> workflow_api::FetchWorkerConfigResponse;
+    UpdateWorkerConfig(turned_off.update_worker_config: workflow_api::UpdateWorkerConfigRequest) -> workflow_api::UpdateWorkerConfigResponse;
     PauseWorkflowExecution(turned_off.pause_workflow_execution: workflow_api::PauseWorkflowExecutionRequest) -> workflow_api::PauseWorkflowExecutionResponse;
     ListArchivedWorkflowExecutions(turned_off.list_archived_workflow_executions: workflow_api::ListArchivedWorkflowExecutionsRequest) -> workflow_api::ListArchivedWorkflowExecutionsResponse;
 

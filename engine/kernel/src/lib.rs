@@ -56,4 +56,5 @@ pub use state::{Run, Workflow};
 pub use time::Time;
 pub use transition::{Effect, Transition};
 pub use valid_start::{ValidSignalWithStart, ValidStart};
+pub use validation::check_links;
 pub use workflow_task::transient_events;

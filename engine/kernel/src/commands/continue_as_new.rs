@@ -147,5 +147,5 @@ fn started(
 
 fn positive(duration: Option<&wkt::Duration>, name: &str) -> Result<Option<Duration>, String> {
     time::positive(duration)
-        .map_err(|time::Negative| format!("Invalid {name} on ContinueAsNewWorkflowExecutionCommand: negative duration"))
+        .map_err(|wrong| format!("Invalid {name} on ContinueAsNewWorkflowExecutionCommand: {wrong}"))
 }
