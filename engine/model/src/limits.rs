@@ -307,6 +307,10 @@ pub const VISIBILITY_QUERY_DEPTH_MAX: usize = 100;
 /// Records in one page of a list; Temporal's `frontend.visibilityMaxPageSize`, which is its default too.
 pub const VISIBILITY_PAGE_SIZE_MAX: usize = 1000;
 
+/// A page of a list that has so many bytes gets no further record, of which none has more than a memo may and some kilobytes: a thousand of
+/// those would be 2 GB.
+pub const VISIBILITY_PAGE_BYTES_MAX: usize = 4 << 20;
+
 /// Visibility rows that one step of a list or count examines before it lets others have the thread: about a millisecond.
 pub const VISIBILITY_SCAN_ROWS: usize = 4000;
 
