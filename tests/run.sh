@@ -81,9 +81,10 @@ step_sdk-go() {
 	go -C tests/sdk/go test -count=1 -v ./... | grep -vE '^=== (RUN|PAUSE|CONT|NAME)'
 }
 
+# Less than what `python tests/crash/crash.py` does by itself.
 step_crash() {
 	prepare_python
-	"$python" tests/crash/crash.py
+	"$python" tests/crash/crash.py --kills 10 --workflows 60
 }
 
 # Every workload of the benchmark at a small size: histories are read back, nothing is timed.

@@ -32,17 +32,15 @@ pub(super) async fn register_namespace(
 ) -> Result<RegisterNamespaceResponse, Error> {
     frontend.check_room()?;
     check_name(&request.namespace)?;
-    validate::length(
-        &request.namespace,
-        frontend.config(&request.namespace).limits.id_bytes_max,
-        "Namespace length exceeds limit.",
-    )?;
+    frontend.check_namespace_length(&request.namespace)?;
     if request.is_global_namespace {
         return Err(Error::invalid("Cannot register global namespace when not enabled"));
     }
-    check_cluster(&request.active_cluster_name)?;
-    check_clusters(&request.clusters)?;
     let retention = retention(frontend, request.workflow_execution_retention_period.as_ref())?;
+    if frontend.namespaces.by_name(&request.namespace).is_some() {
+        return Err(Error::NamespaceAlreadyExists(request.namespace));
+    }
+    check_clusters(&request.active_cluster_name, &request.clusters)?;
     let new = NewNamespace {
         name: request.namespace,
         retention,
@@ -68,7 +66,7 @@ pub(super) async fn describe_namespace(
 pub(super) fn by_name_or_id(frontend: &Frontend, name: &str, id: &str) -> Result<Arc<NamespaceRecord>, Error> {
     match (name, id) {
         ("", "") => Err(Error::invalid("Namespace not set on request.")),
-        (name, "") => frontend.namespaces.by_name(name).ok_or_else(|| Error::NamespaceNotFound(name.to_owned())),
+        (name, "") => frontend.namespace_in_any_state(name),
         ("", id) => id
             .parse()
             .ok()
@@ -113,8 +111,7 @@ pub(super) async fn update_namespace(
         )));
     }
     let replication = request.replication_config.unwrap_or_default();
-    check_cluster(&replication.active_cluster_name)?;
-    check_clusters(&replication.clusters)?;
+    check_clusters(&replication.active_cluster_name, &replication.clusters)?;
     if replication.state() == ReplicationState::Handover {
         return Err(Error::invalid("Handover can only be set for global namespace"));
     }
@@ -127,7 +124,7 @@ pub(super) async fn update_namespace(
     let bad_binaries = config.bad_binaries.unwrap_or_default().binaries;
     let bad_binaries_max = frontend.config(&request.namespace).frontend.bad_binaries_max;
     let info = request.update_info.unwrap_or_default();
-    let state = info.state();
+    let state = NamespaceState::try_from(info.state).map_err(|_| Error::invalid("Invalid namespace state update."))?;
     let record = frontend
         .namespaces
         .update(&request.namespace, |change| {
@@ -175,16 +172,14 @@ fn check_name(name: &str) -> Result<(), Error> {
     if name.is_empty() { Err(Error::invalid("Namespace not set on request.")) } else { Ok(()) }
 }
 
-/// There is one cluster.
-fn check_cluster(name: &str) -> Result<(), Error> {
-    if name.is_empty() || name == CLUSTER_NAME {
-        return Ok(());
+/// There is one cluster. `active` may be left out.
+fn check_clusters(active: &str, all: &[ClusterReplicationConfig]) -> Result<(), Error> {
+    let active = (!active.is_empty()).then_some(active);
+    let mut named = active.into_iter().chain(all.iter().map(|cluster| cluster.cluster_name.as_str()));
+    match named.find(|name| *name != CLUSTER_NAME) {
+        Some(unknown) => Err(Error::invalid(format!("Invalid cluster name: {unknown}"))),
+        None => Ok(()),
     }
-    Err(Error::invalid(format!("Invalid cluster name: {name}")))
-}
-
-fn check_clusters(clusters: &[ClusterReplicationConfig]) -> Result<(), Error> {
-    clusters.iter().try_for_each(|cluster| check_cluster(&cluster.cluster_name))
 }
 
 fn retention(frontend: &Frontend, wanted: Option<&wkt::Duration>) -> Result<Duration, Error> {
