@@ -12,7 +12,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 source deploy/toolchain.sh
 
-all_steps=(fmt clippy rust-tests doc deny build sdk-python sdk-typescript sdk-go crash bench-smoke fuzz)
+all_steps=(fmt clippy rust-tests doc deny build sdk-python sdk-typescript sdk-go cli crash bench-smoke fuzz)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/everlog
 logs=$(mktemp -d "${TMPDIR:-/tmp}/everlog-tests.XXXXXX")
 serve_s_max=60
@@ -79,6 +79,14 @@ step_sdk-go() {
 	go -C tests/sdk/go mod download
 	go -C tests/sdk/go vet ./...
 	go -C tests/sdk/go test -count=1 -v ./... | grep -vE '^=== (RUN|PAUSE|CONT|NAME)'
+}
+
+# What the `temporal` command line prints, against what it printed with a Temporal server.
+step_cli() {
+	prepare_python
+	once "$cache/tests/python/cli-installed" tests/cli/requirements.txt \
+		"$python" -m pip install --quiet --disable-pip-version-check -r tests/cli/requirements.txt
+	"$python" tests/cli/run.py
 }
 
 # Less than what `python tests/crash/crash.py` does by itself.
@@ -181,7 +189,7 @@ count() {
 		step == "sdk-typescript" && /^(#|ℹ) (fail|cancelled) [0-9]+/ { failed += $3 }
 		step == "sdk-go" && /^ *--- PASS/ { passed++ }
 		step == "sdk-go" && /^ *--- FAIL/ { failed++ }
-		(step == "crash" || step == "bench-smoke" || step == "fuzz") && /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 }
+		(step == "cli" || step == "crash" || step == "bench-smoke" || step == "fuzz") && /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 }
 		END { print passed + 0, failed + 0 }' "$logs/$1.log")
 	passed=$((passed + ${found% *}))
 	failed=$((failed + ${found#* }))
@@ -194,7 +202,7 @@ run() {
 	echo "=== $step"
 	case $step in
 	sdk-*) start_server ;;
-	crash | bench-smoke | fuzz)
+	cli | crash | bench-smoke | fuzz)
 		stop_server || finish 1
 		find_binary
 		;;

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use prost::Message;
 
+use crate::api::common::v1::WorkerVersionStamp;
 use crate::api::deployment::v1::WorkerDeploymentVersion;
 use crate::api::query::v1::WorkflowQuery;
 
@@ -161,6 +162,9 @@ pub struct WorkflowTaskStart {
     /// Names the poll.
     #[prost(string, tag = "5")]
     pub request_id: String,
+    /// The build of the worker's code, where it tells.
+    #[prost(message, optional, tag = "6")]
+    pub worker_version: Option<WorkerVersionStamp>,
 }
 
 /// A poller is at hand for an activity task.

@@ -59,8 +59,8 @@ impl OtherNodes for Nodes {
         run_id: RunId,
         start: StartWorkflowTask,
     ) -> BoxFuture<'static, Result<StartedWorkflowTask, CallError>> {
-        let StartWorkflowTask { scheduled_event_id, attempt, task_queue, identity, request_id } = start;
-        let start = WorkflowTaskStart { scheduled_event_id, attempt, task_queue, identity, request_id };
+        let StartWorkflowTask { scheduled_event_id, attempt, task_queue, identity, request_id, worker_version } = start;
+        let start = WorkflowTaskStart { scheduled_event_id, attempt, task_queue, identity, request_id, worker_version };
         let started = self.start(node, &workflow, run_id, Start::WorkflowTask(start));
         async move { workflow_task(started.await?) }.boxed()
     }

@@ -130,8 +130,10 @@ impl Handlers {
         let partition = router.partition_of(&workflow)?;
         match start {
             Start::WorkflowTask(start) => {
-                let WorkflowTaskStart { scheduled_event_id, attempt, task_queue, identity, request_id } = start;
-                let start = StartWorkflowTask { scheduled_event_id, attempt, task_queue, identity, request_id };
+                let WorkflowTaskStart { scheduled_event_id, attempt, task_queue, identity, request_id, worker_version } =
+                    start;
+                let start =
+                    StartWorkflowTask { scheduled_event_id, attempt, task_queue, identity, request_id, worker_version };
                 let command = RunCommand::StartWorkflowTask(start);
                 partition.start_workflow_task(workflow, run_id, command).await.map(started)
             }

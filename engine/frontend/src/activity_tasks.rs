@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use super::call::Call;
 use super::errors::{Error, UNAVAILABLE_PAUSE};
 use super::execute::unexpected;
-use super::polls::PollKind;
+use super::polls::{PollKind, worker_version};
 use super::unbuilt::WorkerVersion;
 use super::{Frontend, address, validate};
 
@@ -61,6 +61,7 @@ pub(super) async fn poll_activity_task_queue(
     }
 }
 
+#[expect(deprecated, reason = "workers still say so what they are")]
 fn read_poll(
     frontend: &Frontend,
     namespace: &NamespaceRecord,
@@ -76,6 +77,7 @@ fn read_poll(
         identity: request.identity,
         tasks_per_second_max: request.task_queue_metadata.and_then(|metadata| metadata.max_tasks_per_second),
         worker_instance_key: request.worker_instance_key,
+        version: worker_version(request.worker_version_capabilities, request.deployment_options),
     })
 }
 
@@ -213,6 +215,7 @@ fn cancel_requested(reply: &Reply) -> Result<bool, Error> {
 }
 
 /// The activity has a result.
+#[expect(deprecated, reason = "workers still say so of which build they are")]
 pub(super) async fn respond_activity_task_completed(
     frontend: &Frontend,
     _call: Call,
@@ -220,11 +223,11 @@ pub(super) async fn respond_activity_task_completed(
 ) -> Result<RespondActivityTaskCompletedResponse, Error> {
     let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
     check_identity(frontend, &request.namespace, &request.identity)?;
-    #[expect(deprecated, reason = "old workers are versioned by it")]
     let stamp = request.worker_version.as_ref();
     check_worker(frontend, &request.namespace, stamp, request.deployment_options.as_ref())?;
-    let (result, identity) = (request.result, request.identity);
-    target.execute_done(frontend, |activity| RunCommand::CompleteActivity { activity, result, identity }).await?;
+    let (result, identity, worker_version) = (request.result, request.identity, request.worker_version);
+    let command = |activity| RunCommand::CompleteActivity { activity, result, identity, worker_version };
+    target.execute_done(frontend, command).await?;
     Ok(RespondActivityTaskCompletedResponse::default())
 }
 
@@ -238,11 +241,13 @@ pub(super) async fn respond_activity_task_completed_by_id(
         Target::by_id(frontend, &request.namespace, &request.workflow_id, &request.run_id, request.activity_id)?;
     check_identity(frontend, &request.namespace, &request.identity)?;
     let (result, identity) = (request.result, request.identity);
-    target.execute_done(frontend, |activity| RunCommand::CompleteActivity { activity, result, identity }).await?;
+    let command = |activity| RunCommand::CompleteActivity { activity, result, identity, worker_version: None };
+    target.execute_done(frontend, command).await?;
     Ok(RespondActivityTaskCompletedByIdResponse::default())
 }
 
 /// The activity's attempt has failed.
+#[expect(deprecated, reason = "workers still say so of which build they are")]
 pub(super) async fn respond_activity_task_failed(
     frontend: &Frontend,
     _call: Call,
@@ -251,13 +256,14 @@ pub(super) async fn respond_activity_task_failed(
     let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
     check_failure(request.failure.as_ref())?;
     check_identity(frontend, &request.namespace, &request.identity)?;
-    #[expect(deprecated, reason = "old workers are versioned by it")]
     let stamp = request.worker_version.as_ref();
     check_worker(frontend, &request.namespace, stamp, request.deployment_options.as_ref())?;
     let (identity, last_heartbeat_details) = (request.identity, request.last_heartbeat_details);
     validate::cut_causes(&mut request.failure);
     let failure = request.failure.map(Box::new);
-    let command = |activity| RunCommand::FailActivity { activity, failure, last_heartbeat_details, identity };
+    let worker_version = request.worker_version;
+    let command =
+        |activity| RunCommand::FailActivity { activity, failure, last_heartbeat_details, identity, worker_version };
     target.execute_done(frontend, command).await?;
     Ok(RespondActivityTaskFailedResponse::default())
 }
@@ -274,12 +280,19 @@ pub(super) async fn respond_activity_task_failed_by_id(
     let (identity, last_heartbeat_details) = (request.identity, request.last_heartbeat_details);
     validate::cut_causes(&mut request.failure);
     let failure = request.failure.map(Box::new);
-    let command = |activity| RunCommand::FailActivity { activity, failure, last_heartbeat_details, identity };
+    let command = |activity| RunCommand::FailActivity {
+        activity,
+        failure,
+        last_heartbeat_details,
+        identity,
+        worker_version: None,
+    };
     target.execute_done(frontend, command).await?;
     Ok(RespondActivityTaskFailedByIdResponse::default())
 }
 
 /// The activity has stopped because it was asked to.
+#[expect(deprecated, reason = "workers still say so of which build they are")]
 pub(super) async fn respond_activity_task_canceled(
     frontend: &Frontend,
     _call: Call,
@@ -287,11 +300,11 @@ pub(super) async fn respond_activity_task_canceled(
 ) -> Result<RespondActivityTaskCanceledResponse, Error> {
     let target = Target::by_token(frontend, &request.namespace, &request.task_token)?;
     check_identity(frontend, &request.namespace, &request.identity)?;
-    #[expect(deprecated, reason = "old workers are versioned by it")]
     let stamp = request.worker_version.as_ref();
     check_worker(frontend, &request.namespace, stamp, request.deployment_options.as_ref())?;
-    let (details, identity) = (request.details, request.identity);
-    target.execute_done(frontend, |activity| RunCommand::CancelActivity { activity, details, identity }).await?;
+    let (details, identity, worker_version) = (request.details, request.identity, request.worker_version);
+    let command = |activity| RunCommand::CancelActivity { activity, details, identity, worker_version };
+    target.execute_done(frontend, command).await?;
     Ok(RespondActivityTaskCanceledResponse::default())
 }
 
@@ -306,7 +319,8 @@ pub(super) async fn respond_activity_task_canceled_by_id(
     check_identity(frontend, &request.namespace, &request.identity)?;
     check_worker(frontend, &request.namespace, None, request.deployment_options.as_ref())?;
     let (details, identity) = (request.details, request.identity);
-    target.execute_done(frontend, |activity| RunCommand::CancelActivity { activity, details, identity }).await?;
+    let command = |activity| RunCommand::CancelActivity { activity, details, identity, worker_version: None };
+    target.execute_done(frontend, command).await?;
     Ok(RespondActivityTaskCanceledByIdResponse::default())
 }
 

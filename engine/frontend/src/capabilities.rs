@@ -19,6 +19,8 @@ pub(super) fn system() -> get_system_info_response::Capabilities {
         eager_workflow_start: true,
         sdk_metadata: true,
         count_group_by_execution_status: true,
+        // Says no more than that workers may tell the id of their build.
+        build_id_based_versioning: true,
         // Not built: schedules, worker versioning, Nexus, deployments.
         ..get_system_info_response::Capabilities::default()
     }

@@ -59,7 +59,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_cluster::Nodes;
-use everlog_config::DynamicConfig;
+use everlog_config::{Addresses, DynamicConfig};
 use everlog_kernel::NamespaceId;
 use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
@@ -112,6 +112,8 @@ struct Frontend {
     polls: Polls,
     /// A permit for each page of history that may be read at a time.
     pages: Arc<Semaphore>,
+    /// Where it listens.
+    addresses: Addresses,
     /// True once the server is to stop: whoever waits for something to happen answers what it has.
     draining: watch::Receiver<bool>,
 }

@@ -18,7 +18,7 @@ use everlog_proto::wkt;
 use super::call::Call;
 use super::errors::Error;
 use super::system::CLUSTER_NAME;
-use super::{Frontend, capabilities, unbuilt, validate};
+use super::{Frontend, capabilities, unbuilt};
 
 /// Namespaces of a page where the caller sets no size, and at most.
 const PAGE_NAMESPACES_DEFAULT: usize = 100;
@@ -103,7 +103,7 @@ pub(super) async fn update_namespace(
     request: UpdateNamespaceRequest,
 ) -> Result<UpdateNamespaceResponse, Error> {
     check_name(&request.namespace)?;
-    frontend.namespace(&request.namespace)?;
+    let namespace = frontend.namespace(&request.namespace)?;
     if request.promote_namespace {
         let name = &request.namespace;
         return Err(Error::invalid(format!(
@@ -111,10 +111,8 @@ pub(super) async fn update_namespace(
         )));
     }
     let replication = request.replication_config.unwrap_or_default();
+    check_replication_state(namespace.state, replication.state())?;
     check_clusters(&replication.active_cluster_name, &replication.clusters)?;
-    if replication.state() == ReplicationState::Handover {
-        return Err(Error::invalid("Handover can only be set for global namespace"));
-    }
     let config = request.config.unwrap_or_default();
     unbuilt::namespace_config(&config)?;
     let new_retention = match &config.workflow_execution_retention_ttl {
@@ -172,13 +170,26 @@ fn check_name(name: &str) -> Result<(), Error> {
     if name.is_empty() { Err(Error::invalid("Namespace not set on request.")) } else { Ok(()) }
 }
 
-/// There is one cluster. `active` may be left out.
-fn check_clusters(active: &str, all: &[ClusterReplicationConfig]) -> Result<(), Error> {
-    let active = (!active.is_empty()).then_some(active);
-    let mut named = active.into_iter().chain(all.iter().map(|cluster| cluster.cluster_name.as_str()));
-    match named.find(|name| *name != CLUSTER_NAME) {
-        Some(unknown) => Err(Error::invalid(format!("Invalid cluster name: {unknown}"))),
-        None => Ok(()),
+/// There is one cluster, and all namespaces are in it.
+fn check_clusters(active: &str, clusters: &[ClusterReplicationConfig]) -> Result<(), Error> {
+    let active = Some(active).filter(|name| !name.is_empty());
+    let mut named = active.into_iter().chain(clusters.iter().map(|cluster| cluster.cluster_name.as_str()));
+    if let Some(other) = named.find(|name| *name != CLUSTER_NAME) {
+        return Err(Error::invalid(format!("Invalid cluster name: {other}")));
+    }
+    if clusters.len() > 1 { Err(Error::invalid("Invalid local namespace clusters")) } else { Ok(()) }
+}
+
+/// Only a namespace of several clusters is ever handed over.
+fn check_replication_state(state: NamespaceState, wanted: ReplicationState) -> Result<(), Error> {
+    match (wanted, state) {
+        (ReplicationState::Handover, NamespaceState::Registered) => {
+            Err(Error::invalid("Handover can only be set for global namespace"))
+        }
+        (ReplicationState::Handover, state) => Err(Error::invalid(format!(
+            "update ReplicationState is only supported when namespace is in Registered state, current state: {state:?}"
+        ))),
+        (ReplicationState::Unspecified | ReplicationState::Normal, _) => Ok(()),
     }
 }
 

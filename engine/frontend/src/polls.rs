@@ -1,10 +1,19 @@
-//! How many polls a namespace has open.
+//! How many polls a namespace has open, and what polls say of their workers.
+
+use std::sync::Arc;
 
 use everlog_kernel::NamespaceId;
+use everlog_matching::WorkerVersion;
 use everlog_model::FastMap;
+use everlog_proto::api::common::v1::WorkerVersionCapabilities;
+use everlog_proto::api::deployment::v1::WorkerDeploymentOptions;
 use parking_lot::Mutex;
+use prost::Message;
 
 use super::errors::Error;
+
+/// What is remembered of a worker's version, bytes: more than twice as much as the longest names that a version may have take.
+const VERSION_BYTES_MAX: usize = 1024;
 
 /// The methods whose calls are counted, each by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +46,17 @@ impl Polls {
     }
 }
 
+/// What a poll says of the version of its worker, unless it is too long to be remembered.
+pub(super) fn worker_version(
+    capabilities: Option<WorkerVersionCapabilities>,
+    deployment: Option<WorkerDeploymentOptions>,
+) -> Option<Arc<WorkerVersion>> {
+    let bytes =
+        capabilities.as_ref().map_or(0, Message::encoded_len) + deployment.as_ref().map_or(0, Message::encoded_len);
+    let is_told = capabilities.is_some() || deployment.is_some();
+    (is_told && bytes <= VERSION_BYTES_MAX).then(|| Arc::new(WorkerVersion { capabilities, deployment }))
+}
+
 /// A poll that is counted.
 #[derive(Debug)]
 pub(super) struct OpenPoll<'a> {
@@ -59,6 +79,19 @@ impl Drop for OpenPoll<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_is_remembered_unless_it_is_too_long() {
+        let of_build = |bytes| {
+            let capabilities = WorkerVersionCapabilities { build_id: "b".repeat(bytes), ..Default::default() };
+            worker_version(Some(capabilities), None)
+        };
+        assert_eq!(worker_version(None, None), None);
+        let version = of_build(255).unwrap();
+        assert_eq!(version.capabilities.as_ref().unwrap().build_id.len(), 255);
+        assert!(worker_version(None, Some(WorkerDeploymentOptions::default())).is_some());
+        assert_eq!(of_build(1025), None);
+    }
 
     #[test]
     fn polls_are_bounded_by_namespace_and_kind() {

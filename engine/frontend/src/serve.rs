@@ -133,6 +133,7 @@ pub async fn serve(
     let following = tokio::spawn(follow_queue_settings(services.clone()));
     let watching = tokio::spawn(watch_partitions(services.router.clone(), health.clone(), Arc::clone(&serving)));
 
+    let addresses = listeners.addresses();
     let Doors { grpc, http, metrics: metrics_door } = doors(listeners, &services);
     let matching = services.matching.clone();
     let metrics = http::metrics(services.render_metrics);
@@ -140,7 +141,7 @@ pub async fn serve(
     let tallies = Arc::default();
     let internal = internal_service(&services, &tallies);
     let (polls, pages) = (Polls::default(), Arc::new(Semaphore::new(limits::HISTORY_PAGES_MAX)));
-    let frontend = Arc::new(Frontend { services, tallies, polls, pages, draining: draining.clone() });
+    let frontend = Arc::new(Frontend { services, tallies, polls, pages, addresses, draining: draining.clone() });
     let routes = routes(&frontend, &health)?;
     let reclaiming = tokio::spawn(deleted_namespaces::reclaim(frontend));
     if let (Some((peers, internal)), Some(forward)) = (internal, &forward) {

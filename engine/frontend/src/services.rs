@@ -142,6 +142,7 @@ service!(OperatorService for OperatorApi as OPERATOR_OPERATIONS {
     DeleteNamespace(operator.delete_namespace: operator_api::DeleteNamespaceRequest) -> operator_api::DeleteNamespaceResponse;
     AddSearchAttributes(operator.add_search_attributes: operator_api::AddSearchAttributesRequest) -> operator_api::AddSearchAttributesResponse;
     RemoveSearchAttributes(operator.remove_search_attributes: operator_api::RemoveSearchAttributesRequest) -> operator_api::RemoveSearchAttributesResponse;
+    ListClusters(system.list_clusters: operator_api::ListClustersRequest) -> operator_api::ListClustersResponse;
     ListSearchAttributes(operator.list_search_attributes: operator_api::ListSearchAttributesRequest) -> operator_api::ListSearchAttributesResponse;
 });
 

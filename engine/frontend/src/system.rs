@@ -1,5 +1,6 @@
-//! GetSystemInfo and GetClusterInfo: what clients ask first.
+//! GetSystemInfo, GetClusterInfo and ListClusters: what clients ask first.
 
+use everlog_proto::api::operatorservice::v1::{ClusterMetadata, ListClustersRequest, ListClustersResponse};
 use everlog_proto::api::version::v1::{ReleaseInfo, VersionInfo};
 use everlog_proto::api::workflowservice::v1::{
     GetClusterInfoRequest, GetClusterInfoResponse, GetSystemInfoRequest, GetSystemInfoResponse,
@@ -14,6 +15,10 @@ pub(super) const CLUSTER_NAME: &str = "active";
 
 /// What stores histories and lists.
 const STORE_NAME: &str = "everlog";
+
+/// The failover version that a cluster begins with, and by how much it grows, in a cluster that has no others beside it.
+const FAILOVER_VERSION_FIRST: i64 = 1;
+const FAILOVER_VERSION_STEP: i64 = 10;
 
 /// Clients that are served, with their versions: Temporal's table, which the Web UI and the command line look at.
 const SUPPORTED_CLIENTS: [(&str, &str); 8] = [
@@ -60,10 +65,34 @@ pub(super) async fn get_cluster_info(
             ..VersionInfo::default()
         }),
         cluster_name: CLUSTER_NAME.to_owned(),
-        history_shard_count: i32::try_from(frontend.router.partitions().count()).unwrap_or(i32::MAX),
+        history_shard_count: partitions(frontend),
         persistence_store: STORE_NAME.to_owned(),
         visibility_store: STORE_NAME.to_owned(),
-        initial_failover_version: 1,
-        failover_version_increment: 10,
+        initial_failover_version: FAILOVER_VERSION_FIRST,
+        failover_version_increment: FAILOVER_VERSION_STEP,
     })
+}
+
+/// Lists the one cluster that there is.
+pub(super) async fn list_clusters(
+    frontend: &Frontend,
+    _call: Call,
+    _request: ListClustersRequest,
+) -> Result<ListClustersResponse, Error> {
+    let cluster = ClusterMetadata {
+        cluster_name: CLUSTER_NAME.to_owned(),
+        cluster_id: frontend.cluster_id.clone(),
+        address: frontend.addresses.grpc.to_string(),
+        http_address: frontend.addresses.http.to_string(),
+        initial_failover_version: FAILOVER_VERSION_FIRST,
+        history_shard_count: partitions(frontend),
+        is_connection_enabled: true,
+        is_replication_enabled: false,
+    };
+    Ok(ListClustersResponse { clusters: vec![cluster], ..ListClustersResponse::default() })
+}
+
+/// Partitions stand where Temporal has shards.
+fn partitions(frontend: &Frontend) -> i32 {
+    i32::try_from(frontend.router.partitions().count()).unwrap_or(i32::MAX)
 }

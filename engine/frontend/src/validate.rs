@@ -15,7 +15,7 @@ use prost::Message;
 use super::errors::Error;
 
 /// Task queues with this prefix are the server's.
-const RESERVED_QUEUE_PREFIX: &str = "/_sys/";
+pub(super) const RESERVED_QUEUE_PREFIX: &str = "/_sys/";
 
 /// A text that may be empty and must not be longer than `bytes_max`.
 pub(super) fn length(text: &str, bytes_max: usize, message: &'static str) -> Result<(), Error> {
@@ -41,14 +41,20 @@ pub(super) fn run_id(text: &str, message: &'static str) -> Result<Option<RunId>,
 
 /// A task queue, by its name.
 pub(super) fn task_queue(task_queue: Option<&TaskQueue>, bytes_max: usize) -> Result<&str, Error> {
+    let name = task_queue_partition(task_queue, bytes_max)?;
+    if name.starts_with(RESERVED_QUEUE_PREFIX) {
+        return Err(Error::invalid("task queue name cannot start with reserved prefix /_sys/"));
+    }
+    Ok(name)
+}
+
+/// A task queue or a partition of one, by its name.
+pub(super) fn task_queue_partition(task_queue: Option<&TaskQueue>, bytes_max: usize) -> Result<&str, Error> {
     let queue = task_queue.ok_or_else(|| Error::invalid("taskQueue is not set"))?;
     if queue.name.is_empty() {
         return Err(Error::invalid("missing task queue name"));
     }
     length(&queue.name, bytes_max, "taskQueue length exceeds limit")?;
-    if queue.name.starts_with(RESERVED_QUEUE_PREFIX) {
-        return Err(Error::invalid("task queue name cannot start with reserved prefix /_sys/"));
-    }
     let TaskQueue { name, normal_name, .. } = queue;
     if queue.kind() == TaskQueueKind::Sticky {
         length(normal_name, bytes_max, "taskQueue length exceeds limit")?;

@@ -11,6 +11,7 @@ use everlog_matching::{Matched, Poll, QueryLease, TaskLease};
 use everlog_meta::NamespaceRecord;
 use everlog_model::{CallError, QueueId, limits};
 use everlog_partition::{StartQuery, StartedWorkflowTask};
+use everlog_proto::api::common::v1::WorkerVersionStamp;
 use everlog_proto::api::enums::v1::TaskQueueKind;
 use everlog_proto::api::workflowservice::v1 as plain;
 use everlog_proto::api::workflowservice::v1::{
@@ -24,7 +25,7 @@ use super::call::Call;
 use super::errors::{Error, UNAVAILABLE_PAUSE};
 use super::execute::explain;
 use super::history_token::HistoryToken;
-use super::polls::PollKind;
+use super::polls::{PollKind, worker_version};
 use super::unbuilt::{self, WorkerVersion};
 use super::{Frontend, address, search_attributes, validate};
 
@@ -61,6 +62,7 @@ pub(super) async fn poll_workflow_task_queue(
     }
 }
 
+#[expect(deprecated, reason = "workers still say so what they are")]
 fn read_poll(
     frontend: &Frontend,
     namespace: &NamespaceRecord,
@@ -70,7 +72,6 @@ fn read_poll(
     validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
     check_version(&request, &frontend.config(namespace.name()))?;
     let name = validate::task_queue(request.task_queue.as_ref(), id_bytes_max)?.to_owned();
-    #[expect(deprecated, reason = "old workers are known by it")]
     if namespace.bad_binaries.contains_key(&request.binary_checksum) {
         let message = format!("Binary {} already marked as bad deployment.", request.binary_checksum);
         return Err(Error::invalid(message));
@@ -83,6 +84,7 @@ fn read_poll(
         identity: request.identity,
         tasks_per_second_max: None,
         worker_instance_key: request.worker_instance_key,
+        version: worker_version(request.worker_version_capabilities, request.deployment_options),
     })
 }
 
@@ -102,6 +104,12 @@ enum Outcome {
     NotNow(Duration),
 }
 
+/// The build of the worker that polls.
+fn stamp(poll: &Poll) -> Option<WorkerVersionStamp> {
+    let capabilities = poll.version.as_ref()?.capabilities.as_ref()?;
+    Some(WorkerVersionStamp { build_id: capabilities.build_id.clone(), use_versioning: capabilities.use_versioning })
+}
+
 async fn start_task(frontend: &Frontend, poll: &Poll, lease: TaskLease) -> Outcome {
     let start = StartWorkflowTask {
         scheduled_event_id: lease.task.key.position.scheduled_event_id,
@@ -109,6 +117,7 @@ async fn start_task(frontend: &Frontend, poll: &Poll, lease: TaskLease) -> Outco
         task_queue: lease.queue_name.clone(),
         identity: poll.identity.clone(),
         request_id: uuid::Uuid::new_v4().to_string(),
+        worker_version: stamp(poll),
     };
     let (address, run_id) = (lease.address.clone(), lease.task.key.position.run_id);
     match frontend.router.start_workflow_task(address, run_id, start).await {

@@ -63,6 +63,7 @@ impl Server {
             task_queue: task_queue.to_owned(),
             identity: "1234@worker".to_owned(),
             request_id: "0b5e2b0c-5d0a-4a8e-8d8c-1f0a6a1e7c55".to_owned(),
+            worker_version: None,
         };
         let Reply::WorkflowTaskStarted(started) = self.decide(RunCommand::StartWorkflowTask(start)) else {
             unreachable!("the reply to that command");
@@ -123,6 +124,7 @@ impl Server {
             activity: ActivityRef::Token(token),
             result: payloads("\"Hello, world!\""),
             identity: "1234@worker".to_owned(),
+            worker_version: None,
         });
         let complete = CompleteWorkflowExecutionCommandAttributes { result: payloads("\"Hello, world!\"") };
         self.workflow_task(

@@ -113,8 +113,11 @@ fn next_interval(activity: &Activity, failure: &Failure, now: crate::Time) -> Re
 
 /// Ends an activity: records how its last attempt started, if it did, and the closing event, which is given the id of the
 /// started one (0 if there is none, or if it has no id yet).
+#[expect(deprecated, reason = "workers still say so of which build they are")]
 pub(crate) fn end(txn: &mut Txn<'_>, scheduled_event_id: i64, closing: impl FnOnce(i64) -> Attributes) {
     let Some(activity) = txn.run.activities.get(&scheduled_event_id).cloned() else { return };
+    // A build without an id is none, as in Temporal.
+    let worker_version = txn.worker_version.take().filter(|version| !version.build_id.is_empty());
     let started_event_id = activity.started.as_ref().and_then(|started| {
         txn.record_event(HistoryEvent {
             event_time: Some(started.time.to_proto()),
@@ -124,6 +127,7 @@ pub(crate) fn end(txn: &mut Txn<'_>, scheduled_event_id: i64, closing: impl FnOn
                 request_id: started.request_id.clone(),
                 attempt: activity.attempt,
                 last_failure: activity.last_failure.as_deref().cloned(),
+                worker_version,
                 ..ActivityTaskStartedEventAttributes::default()
             })),
             ..HistoryEvent::default()

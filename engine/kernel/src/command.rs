@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use everlog_proto::api::common::v1::Payloads;
+use everlog_proto::api::common::v1::{Payloads, WorkerVersionStamp};
 use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::query::v1::WorkflowQuery;
@@ -80,6 +80,8 @@ pub enum RunCommand {
         result: Option<Payloads>,
         /// The worker.
         identity: String,
+        /// The build of the worker's code, where it tells.
+        worker_version: Option<WorkerVersionStamp>,
     },
     /// Answered by [`Reply::Done`].
     FailActivity {
@@ -91,6 +93,8 @@ pub enum RunCommand {
         last_heartbeat_details: Option<Payloads>,
         /// The worker.
         identity: String,
+        /// The build of the worker's code, where it tells.
+        worker_version: Option<WorkerVersionStamp>,
     },
     /// The worker says that the activity has obeyed a cancellation. Answered by [`Reply::Done`].
     CancelActivity {
@@ -100,6 +104,8 @@ pub enum RunCommand {
         details: Option<Payloads>,
         /// The worker.
         identity: String,
+        /// The build of the worker's code, where it tells.
+        worker_version: Option<WorkerVersionStamp>,
     },
 
     /// Asks a query. Answered by [`Reply::Query`]; the answer proper comes as an effect.
@@ -245,6 +251,8 @@ pub struct StartWorkflowTask {
     pub identity: String,
     /// Names this poll.
     pub request_id: String,
+    /// The build of the worker's code, where it tells.
+    pub worker_version: Option<WorkerVersionStamp>,
 }
 
 /// A poller for an activity.

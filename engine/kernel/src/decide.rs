@@ -69,13 +69,16 @@ fn on_existing_run(txn: &mut Txn<'_>, command: RunCommand) -> Result<Result<Repl
         C::HeartbeatActivity { activity, details, identity } => {
             requests::heartbeat_activity::apply(txn, &activity, details, identity)
         }
-        C::CompleteActivity { activity, result, identity } => {
+        C::CompleteActivity { activity, result, identity, worker_version } => {
+            txn.worker_version = worker_version;
             requests::complete_activity::apply(txn, &activity, result, identity)
         }
-        C::FailActivity { activity, failure, last_heartbeat_details, identity } => {
+        C::FailActivity { activity, failure, last_heartbeat_details, identity, worker_version } => {
+            txn.worker_version = worker_version;
             requests::fail_activity::apply(txn, &activity, failure.map(|f| *f), last_heartbeat_details, identity)
         }
-        C::CancelActivity { activity, details, identity } => {
+        C::CancelActivity { activity, details, identity, worker_version } => {
+            txn.worker_version = worker_version;
             requests::cancel_activity::apply(txn, &activity, details, identity)
         }
         C::QueryWorkflow { query_id, query, reject_condition } => {

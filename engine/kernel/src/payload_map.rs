@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use everlog_proto::api::common::v1::{Payload, SearchAttributes};
+use everlog_proto::api::common::v1::{Memo, Payload, SearchAttributes};
 use prost::Message;
 use serde::Serialize;
 
@@ -107,6 +107,16 @@ impl PayloadMap {
     }
 }
 
+/// A memo without fields is none in events, as in Temporal's.
+pub(crate) fn memo(memo: Option<Memo>) -> Option<Memo> {
+    memo.filter(|memo| !memo.fields.is_empty())
+}
+
+/// The same of search attributes.
+pub(crate) fn search_attributes(attributes: Option<SearchAttributes>) -> Option<SearchAttributes> {
+    attributes.filter(|attributes| !attributes.indexed_fields.is_empty())
+}
+
 /// The payload of a search attribute.
 fn search_attribute(kind: &str, value: &(impl Serialize + ?Sized)) -> Bytes {
     let metadata = [("encoding", "json/plain"), ("type", kind)]
@@ -127,8 +137,6 @@ fn is_nil(payload: &Payload) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use everlog_proto::api::common::v1::Memo;
-
     use super::*;
 
     fn payload(encoding: &str, data: &str) -> Payload {

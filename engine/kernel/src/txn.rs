@@ -11,6 +11,7 @@ mod finish;
 
 use std::sync::Arc;
 
+use everlog_proto::api::common::v1::WorkerVersionStamp;
 use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::history::v1::WorkflowExecutionStartedEventAttributes;
 use everlog_proto::api::history::v1::history_event::Attributes;
@@ -36,6 +37,8 @@ pub(crate) struct Txn<'a> {
     pub(crate) successor: Option<NewRun>,
     /// Activities (by scheduled event id) that the worker wants to have with the answer to the completion that schedules them.
     pub(crate) eager_activities: Vec<i64>,
+    /// The build of the worker that answers, where it tells: the start of its activity is recorded with it.
+    pub(crate) worker_version: Option<WorkerVersionStamp>,
     /// Events appended, in `History` encoding, from `history_first` on.
     history: Vec<u8>,
     history_first: i64,
@@ -82,6 +85,7 @@ impl<'a> Txn<'a> {
             effects: Vec::new(),
             successor: None,
             eager_activities: Vec::new(),
+            worker_version: None,
             history: Vec::new(),
             history_first,
             in_commands: false,

@@ -12,7 +12,7 @@ use everlog_proto::wkt;
 use prost::Message;
 
 use crate::txn::NewRun;
-use crate::{Context, Limits, Rejection, cron, retry, time, validation};
+use crate::{Context, Limits, Rejection, cron, payload_map, retry, time, validation};
 
 /// A request to start a workflow in which nothing is wrong that can be told without the workflow: nothing but
 /// [`ValidStart::new`] makes one, so it is looked at once, however many hands it goes through.
@@ -77,8 +77,8 @@ impl ValidStart {
             attempt: 1,
             cron_schedule: request.cron_schedule,
             first_workflow_task_backoff: request.workflow_start_delay,
-            memo: request.memo,
-            search_attributes: request.search_attributes,
+            memo: payload_map::memo(request.memo),
+            search_attributes: payload_map::search_attributes(request.search_attributes),
             header: request.header,
             priority: request.priority,
             eager_execution_accepted: is_eager,

@@ -1,12 +1,14 @@
 //! What is known of a queue.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_kernel::Time;
 use everlog_model::limits;
 use tokio::time::Instant;
 
+use super::WorkerVersion;
 use super::queue::{Queue, age};
 use super::rates::{RateSource, RollingCount};
 use super::tasks::Position;
@@ -15,7 +17,7 @@ use super::tasks::Position;
 const PRIORITY_DEFAULT: u8 = 3;
 
 /// What is known of a queue.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct QueueDescription {
     /// Workers that polled in the last five minutes: identity, last poll, tasks per second.
     pub pollers: Vec<PollerDescription>,
@@ -25,6 +27,18 @@ pub struct QueueDescription {
     pub rate: QueueRate,
     /// Of the tasks of each priority that the queue has had lately, and of the one that tasks have by default.
     pub by_priority: BTreeMap<u8, QueueStats>,
+}
+
+/// A queue that nobody polls, without tasks.
+impl Default for QueueDescription {
+    fn default() -> QueueDescription {
+        QueueDescription {
+            pollers: Vec::new(),
+            stats: QueueStats::default(),
+            rate: QueueRate::default(),
+            by_priority: [(PRIORITY_DEFAULT, QueueStats::default())].into(),
+        }
+    }
 }
 
 /// How many tasks a queue hands out at most.
@@ -64,6 +78,8 @@ pub struct PollerDescription {
     pub last_access: std::time::SystemTime,
     /// Its limit, tasks per second.
     pub rate_per_second: Option<f64>,
+    /// Of its code, where it tells.
+    pub version: Option<Arc<WorkerVersion>>,
 }
 
 /// Tasks that were added and handed out lately, by priority: the few that a queue has tasks of.

@@ -31,8 +31,12 @@ mod queue;
 mod rates;
 mod tasks;
 
+use std::sync::Arc;
+
 use everlog_kernel::transition::{Task, TaskPosition};
 use everlog_model::{QueueId, WorkflowRef};
+use everlog_proto::api::common::v1::WorkerVersionCapabilities;
+use everlog_proto::api::deployment::v1::WorkerDeploymentOptions;
 use everlog_storage::GroupId;
 
 pub use describe::{PollerDescription, QueueDescription, QueueRate, QueueStats};
@@ -54,6 +58,17 @@ pub struct Poll {
     pub tasks_per_second_max: Option<f64>,
     /// Names the worker process, where the SDK tells; `ShutdownWorker` ends its polls.
     pub worker_instance_key: String,
+    /// Of the worker's code, where the worker tells.
+    pub version: Option<Arc<WorkerVersion>>,
+}
+
+/// What a worker says of the version of its code. It decides nothing here and is shown with the worker's polls.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WorkerVersion {
+    /// In the older form.
+    pub capabilities: Option<WorkerVersionCapabilities>,
+    /// In the newer one.
+    pub deployment: Option<WorkerDeploymentOptions>,
 }
 
 /// What a poll ended with.

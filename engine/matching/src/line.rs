@@ -1,6 +1,7 @@
 //! A line of pollers: the polls and queries that wait in one queue, and who polled it of late.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use everlog_kernel::transition::{QueryTask, TaskKind};
@@ -10,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::queue::Grant;
-use super::{Poll, PollerDescription};
+use super::{Poll, PollerDescription, WorkerVersion};
 
 /// The polls of one queue, sticky or normal.
 #[derive(Default)]
@@ -51,17 +52,19 @@ struct Poller {
     last_poll: Instant,
     last_access: SystemTime,
     rate_per_second: Option<f64>,
+    version: Option<Arc<WorkerVersion>>,
 }
 
 impl Line {
     /// Remembers who polls.
     pub(super) fn note_poll(&mut self, poll: &Poll, now: Instant) {
         self.last_poll = Some(now);
-        let poller =
-            Poller { last_poll: now, last_access: SystemTime::now(), rate_per_second: poll.tasks_per_second_max };
+        let (last_access, rate_per_second) = (SystemTime::now(), poll.tasks_per_second_max);
         if let Some(known) = self.pollers.get_mut(&poll.identity) {
-            *known = poller;
+            (known.last_poll, known.last_access, known.rate_per_second) = (now, last_access, rate_per_second);
+            known.version.clone_from(&poll.version);
         } else if self.pollers.len() < limits::QUEUE_POLLERS_REMEMBERED_MAX {
+            let poller = Poller { last_poll: now, last_access, rate_per_second, version: poll.version.clone() };
             self.pollers.insert(poll.identity.clone(), poller);
         }
     }
@@ -129,6 +132,7 @@ impl Line {
                 identity: identity.clone(),
                 last_access: poller.last_access,
                 rate_per_second: poller.rate_per_second,
+                version: poller.version.clone(),
             })
             .collect();
         pollers.sort_by(|a, b| a.identity.cmp(&b.identity));

@@ -110,6 +110,7 @@ async fn a_task_row_that_cannot_be_read_stops_the_partition() {
         identity: "worker".to_owned(),
         tasks_per_second_max: None,
         worker_instance_key: String::new(),
+        version: None,
     };
     let matching = Arc::clone(node.matching.local());
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);

@@ -3,8 +3,8 @@
 //! The texts are Temporal's: SDKs, the CLI and users' code look at codes, details and some of the messages.
 //! With `TEMPORAL_ADDRESS=host:port` the tables are printed as that server answers them, and nothing is asserted.
 
+#![recursion_limit = "256"] // a server's future is deep
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test fails by panicking, also in its helpers
-#![recursion_limit = "256"] // a call through a bare channel is a deep type
 
 #[path = "wire/fields.rs"]
 mod fields;

@@ -212,6 +212,9 @@ impl<'a> Parser<'a> {
             if self.take_word("NULL") {
                 return Ok(Syntax::IsNull { column, negated });
             }
+            if !self.take_word("TRUE") && !self.take_word("FALSE") {
+                return Err(self.malformed());
+            }
             return invalid_expression("'IS' operator can only be used as 'IS NULL' or 'IS NOT NULL'");
         }
         if let Some(operator) = self.take_one_of(&["=", "!=", "<>", "<=>", "<=", ">=", "<", ">"]) {

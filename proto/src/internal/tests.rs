@@ -73,13 +73,20 @@ fn what_leads_are_asked_is_what_it_always_was() {
         task_queue: "q".to_owned(),
         identity: "i".to_owned(),
         request_id: "r".to_owned(),
+        worker_version: None,
     };
+    let build = Some(WorkerVersionStamp { build_id: "b".to_owned(), use_versioning: false });
+    let of_build = WorkflowTaskStart { worker_version: build, ..workflow_task.clone() };
     let activity_task =
         ActivityTaskStart { scheduled_event_id: 5, attempt: 2, identity: "i".to_owned(), request_id: "r".to_owned() };
     let query = QueryStart { query_id: 6, task_queue: "q".to_owned() };
     check(
         &start(Start::WorkflowTask(workflow_task)),
         "0a07 0a020707 120177 12020808 1a0d 0805 1002 1a0171 220169 2a0172",
+    );
+    check(
+        &start(Start::WorkflowTask(of_build)),
+        "0a07 0a020707 120177 12020808 1a12 0805 1002 1a0171 220169 2a0172 32030a0162",
     );
     check(&start(Start::ActivityTask(activity_task)), "0a07 0a020707 120177 12020808 220a 0805 1002 1a0169 220172");
     check(&start(Start::Query(query)), "0a07 0a020707 120177 12020808 2a0c 090600000000000000 120171");

@@ -14,7 +14,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessag
 use serde_json::{Map, Value as Json, json};
 
 /// Fields whose value is an implementation's own.
-const OPAQUE: [&str; 17] = [
+const OPAQUE: [&str; 19] = [
     "expire_time",
     "execution_duration",
     "task_token",
@@ -28,6 +28,8 @@ const OPAQUE: [&str; 17] = [
     "token",
     "long_poll_token",
     "owner_host_name",
+    "address",
+    "http_address",
     "persistence_store",
     "visibility_store",
     "history_shard_count",

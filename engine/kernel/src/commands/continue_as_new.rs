@@ -13,7 +13,7 @@ use everlog_proto::wkt;
 
 use super::{CommandContext, Invalid};
 use crate::txn::Txn;
-use crate::{retry, successor, time, validation};
+use crate::{payload_map, retry, successor, time, validation};
 
 const CAUSE: WorkflowTaskFailedCause = WorkflowTaskFailedCause::BadContinueAsNewAttributes;
 
@@ -151,8 +151,8 @@ fn started(
         continued_failure: attributes.failure,
         last_completion_result: attributes.last_completion_result,
         header: attributes.header,
-        memo: attributes.memo,
-        search_attributes: attributes.search_attributes,
+        memo: payload_map::memo(attributes.memo),
+        search_attributes: payload_map::search_attributes(attributes.search_attributes),
         attempt: match initiator {
             ContinueAsNewInitiator::Retry => attempt + 1,
             _ => 1,

@@ -12,7 +12,7 @@ use everlog_proto::wkt;
 use super::{CommandContext, Invalid};
 use crate::outbox::{MessageBody, StartChild, child_run_id};
 use crate::txn::Txn;
-use crate::{cron, retry, time, validation};
+use crate::{cron, payload_map, retry, time, validation};
 
 const CAUSE: Cause = Cause::BadStartChildExecutionAttributes;
 
@@ -107,8 +107,8 @@ fn initiated(
         retry_policy,
         cron_schedule: attributes.cron_schedule,
         header: attributes.header,
-        memo: attributes.memo,
-        search_attributes: attributes.search_attributes,
+        memo: payload_map::memo(attributes.memo),
+        search_attributes: payload_map::search_attributes(attributes.search_attributes),
         inherit_build_id: attributes.inherit_build_id,
         priority: attributes.priority,
         ..StartChildWorkflowExecutionInitiatedEventAttributes::default()

@@ -131,6 +131,7 @@ fn leaves_no_trace(txn: &Txn<'_>, task: &WorkflowTask, request: &RespondWorkflow
 /// What follows once the commands are carried out: activities that the worker takes at once, events that waited, the next task, its
 /// start if the worker asks for it.
 /// `heartbeat_since` tells since when the worker keeps the task by heartbeats.
+#[expect(deprecated, reason = "workers still say so of which build they are")]
 fn go_on(
     txn: &mut Txn<'_>,
     heartbeat_since: Option<Time>,
@@ -161,7 +162,7 @@ fn go_on(
         workflow_task::offer_if_speculative(txn);
         return WorkflowTaskCompleted { activities, ..WorkflowTaskCompleted::default() };
     }
-    let next = start_workflow_task::start_inline(txn, request.identity, is_heartbeat);
+    let next = start_workflow_task::start_inline(txn, request.identity, request.worker_version_stamp, is_heartbeat);
     WorkflowTaskCompleted { next: next.ok().map(Box::new), activities, ..WorkflowTaskCompleted::default() }
 }
 

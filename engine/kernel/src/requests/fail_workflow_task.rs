@@ -35,7 +35,6 @@ pub(crate) fn apply(
         failure,
         identity: request.identity,
         binary_checksum: request.binary_checksum,
-        worker_version: request.worker_version,
         ..WorkflowTaskFailedEventAttributes::default()
     };
     workflow_task::fail(txn, attributes);

@@ -4,7 +4,7 @@
 //! ([`workflow_task::save_start_if_due`]). A leader that does not know of a start learns of it from the worker's token
 //! ([`recall`]).
 
-use everlog_proto::api::common::v1::{WorkflowExecution, WorkflowType};
+use everlog_proto::api::common::v1::{WorkerVersionStamp, WorkflowExecution, WorkflowType};
 use everlog_proto::api::enums::v1::{SuggestContinueAsNewReason, TaskQueueKind};
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::{HistoryEvent, WorkflowTaskStartedEventAttributes};
@@ -38,7 +38,7 @@ pub(crate) fn apply(txn: &mut Txn<'_>, request: StartWorkflowTask) -> Result<Rep
     }
     txn.flush_buffered();
     workflow_task::schedule_if_overtaken(txn);
-    let start = start(txn, request.task_queue, request.identity, request.request_id)?;
+    let start = start(txn, request)?;
     Ok(Reply::WorkflowTaskStarted(Box::new(start)))
 }
 
@@ -46,12 +46,8 @@ pub(crate) fn apply(txn: &mut Txn<'_>, request: StartWorkflowTask) -> Result<Rep
 ///
 /// The worker is sent what is new if it has the run cached: that is, if it polls the run's sticky queue. Any other worker gets
 /// the whole history, and the run is not sticky any more.
-pub(crate) fn start(
-    txn: &mut Txn<'_>,
-    task_queue: String,
-    identity: String,
-    request_id: String,
-) -> Result<WorkflowTaskStart, Rejection> {
+pub(crate) fn start(txn: &mut Txn<'_>, request: StartWorkflowTask) -> Result<WorkflowTaskStart, Rejection> {
+    let StartWorkflowTask { task_queue, identity, request_id, worker_version, .. } = request;
     if txn.run.sticky.as_ref().is_none_or(|sticky| sticky.task_queue != task_queue) {
         txn.run.sticky = None;
     }
@@ -59,7 +55,7 @@ pub(crate) fn start(
     if is_for_updates && txn.run.admitted_updates.is_empty() {
         return Err(Rejection::NotFound("No messages for speculative workflow task.".into()));
     }
-    begin(txn, Start { time: txn.now(), task_queue, identity, request_id })?;
+    begin(txn, Start { time: txn.now(), task_queue, identity, request_id, worker_version })?;
     if !is_for_updates {
         txn.count_unwritten();
     }
@@ -72,11 +68,12 @@ pub(crate) fn start(
 pub(crate) fn start_inline(
     txn: &mut Txn<'_>,
     identity: String,
+    worker_version: Option<WorkerVersionStamp>,
     is_heartbeat: bool,
 ) -> Result<WorkflowTaskStart, Rejection> {
     let queue = txn.run.sticky.as_ref().map_or(txn.run.task_queue(), |sticky| &sticky.task_queue).to_owned();
     let request_id = INLINE_POLL_REQUEST_ID.to_owned();
-    begin(txn, Start { time: txn.now(), task_queue: queue, identity, request_id })?;
+    begin(txn, Start { time: txn.now(), task_queue: queue, identity, request_id, worker_version })?;
     answer_with_updates(txn, first_event_unseen(&txn.run), !is_heartbeat)
 }
 
@@ -91,7 +88,7 @@ fn answer_with_updates(txn: &mut Txn<'_>, history_from: i64, with_sent: bool) ->
 pub(crate) fn start_eager(txn: &mut Txn<'_>, identity: String) -> Result<WorkflowTaskStart, Rejection> {
     let (time, task_queue) = (txn.now(), txn.run.task_queue().to_owned());
     let request_id = txn.run.info.start_request_id.clone();
-    begin(txn, Start { time, task_queue, identity, request_id })?;
+    begin(txn, Start { time, task_queue, identity, request_id, worker_version: None })?;
     answer(txn, 1).ok_or_else(Rejection::workflow_task_not_found)
 }
 
@@ -118,6 +115,7 @@ pub(crate) fn recall(txn: &mut Txn<'_>, token: &WorkflowTaskToken, identity: &st
         task_queue: String::new(),
         identity: identity.to_owned(),
         request_id: String::new(),
+        worker_version: None,
     };
     txn.run.unwritten_transitions += 1;
     begin(txn, start)
@@ -129,11 +127,13 @@ struct Start {
     task_queue: String,
     identity: String,
     request_id: String,
+    worker_version: Option<WorkerVersionStamp>,
 }
 
 /// Makes the events of the start, and does to the run what they mean.
+#[expect(deprecated, reason = "workers still say so of which build they are")]
 fn begin(txn: &mut Txn<'_>, start: Start) -> Result<(), Rejection> {
-    let Start { time, task_queue, identity, request_id } = start;
+    let Start { time, task_queue, identity, request_id, worker_version } = start;
     let mut save_at = time.plus(txn.ctx.limits.activity_start_flush);
     let next_event_id = txn.run.state.next_event_id;
     let started_attributes = started_attributes(txn, identity, request_id);
@@ -153,7 +153,12 @@ fn begin(txn: &mut Txn<'_>, start: Start) -> Result<(), Rejection> {
         apply_ahead(run, &scheduled);
         started_event_id += 1;
     }
-    let attributes = WorkflowTaskStartedEventAttributes { scheduled_event_id, ..started_attributes };
+    let attributes = WorkflowTaskStartedEventAttributes {
+        scheduled_event_id,
+        // A build without an id is none, as in Temporal.
+        worker_version: worker_version.filter(|version| !version.build_id.is_empty()),
+        ..started_attributes
+    };
     let mut started = HistoryEvent {
         attributes: Some(Attributes::WorkflowTaskStartedEventAttributes(attributes)),
         ..HistoryEvent::default()

@@ -208,20 +208,25 @@ impl Runner {
                 let (run_id, activity) = self.activity(run_id, arguments)?;
                 let result = arguments.payloads("result");
                 let identity = "worker".to_owned();
-                self.decide(run_id, RunCommand::CompleteActivity { activity, result, identity })
+                let worker_version = worker::version(arguments);
+                self.decide(run_id, RunCommand::CompleteActivity { activity, result, identity, worker_version })
             }
             "fail-activity" => {
                 let (run_id, activity) = self.activity(run_id, arguments)?;
                 let failure = requests::failure(arguments)?.map(Box::new);
                 let last_heartbeat_details = arguments.payloads("details");
                 let identity = "worker".to_owned();
-                self.decide(run_id, RunCommand::FailActivity { activity, failure, last_heartbeat_details, identity })
+                let worker_version = worker::version(arguments);
+                let command =
+                    RunCommand::FailActivity { activity, failure, last_heartbeat_details, identity, worker_version };
+                self.decide(run_id, command)
             }
             "cancel-activity" => {
                 let (run_id, activity) = self.activity(run_id, arguments)?;
                 let details = arguments.payloads("details");
                 let identity = "worker".to_owned();
-                self.decide(run_id, RunCommand::CancelActivity { activity, details, identity })
+                let worker_version = worker::version(arguments);
+                self.decide(run_id, RunCommand::CancelActivity { activity, details, identity, worker_version })
             }
             "update" => {
                 let request = self.update_request(arguments)?;

@@ -236,6 +236,7 @@ impl Partition {
             task_queue: "q".to_owned(),
             identity: "worker".to_owned(),
             request_id: "poll".to_owned(),
+            worker_version: None,
         }));
         match waiting.try_recv().expect("a task is handed out at once")?.reply {
             Reply::WorkflowTaskStarted(start) => Ok(token::decode(&start.response.task_token).expect("a token")),

@@ -97,6 +97,7 @@ impl World {
             identity: format!("worker-{number}"),
             tasks_per_second_max: None,
             worker_instance_key: String::new(),
+            version: None,
         };
         // Some go away before anything comes.
         let patience = if self.random.percent(10) { self.delay(Duration::from_millis(500)) } else { POLL };
@@ -137,6 +138,7 @@ impl World {
                 task_queue: lease.queue_name.clone(),
                 identity,
                 request_id,
+                worker_version: None,
             }),
             _ => RunCommand::StartActivityTask(StartActivityTask { scheduled_event_id, attempt, identity, request_id }),
         };
@@ -311,9 +313,15 @@ impl World {
         let activity = ActivityRef::Token(token);
         let identity = "worker".to_owned();
         let command = if succeeds {
-            RunCommand::CompleteActivity { activity, result: None, identity }
+            RunCommand::CompleteActivity { activity, result: None, identity, worker_version: None }
         } else {
-            RunCommand::FailActivity { activity, failure: None, last_heartbeat_details: None, identity }
+            RunCommand::FailActivity {
+                activity,
+                failure: None,
+                last_heartbeat_details: None,
+                identity,
+                worker_version: None,
+            }
         };
         self.send(&workflow_id, Some(run_id), command, Asked::Other);
     }

@@ -122,6 +122,7 @@ fn refusals() {
     error("a = 1+1", "malformed SQL query: syntax error at position 34");
     error("a = null", "invalid expression: unexpected value type *sqlparser.NullVal");
     error("a IS TRUE", "invalid expression: 'IS' operator can only be used as 'IS NULL' or 'IS NOT NULL'");
+    error("a IS no query", "malformed SQL query: syntax error at position 35 near 'no'");
     error("a BETWEEN 'a'", "malformed SQL query: syntax error at position 41");
     error("a NOT 'a'", "malformed SQL query: syntax error at position 37 near 'a'");
     error("a = 0x10", "invalid expression: unable to parse value \"0x10\"");

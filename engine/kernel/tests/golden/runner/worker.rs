@@ -61,6 +61,12 @@ fn message<M: Message + Name>(update_id: &str, what: &str, body: &M) -> Protocol
     }
 }
 
+/// What a worker says of its build.
+pub(super) fn version(arguments: &mut Arguments<'_>) -> Option<WorkerVersionStamp> {
+    let build_id = arguments.text("build-id")?;
+    Some(WorkerVersionStamp { build_id: build_id.to_owned(), use_versioning: false })
+}
+
 impl Runner {
     /// A worker takes the workflow task.
     pub(super) fn poll_workflow(&mut self, run_id: Option<RunId>, arguments: &mut Arguments<'_>) -> Outcome<String> {
@@ -76,6 +82,7 @@ impl Runner {
             task_queue: arguments.string("queue", &sticky),
             identity: "worker".to_owned(),
             request_id: arguments.string("request-id", "poll"),
+            worker_version: version(arguments),
         };
         let name = arguments.string("token", "");
         let run_id = Some(run.id);

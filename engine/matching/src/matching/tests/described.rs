@@ -1,13 +1,20 @@
 //! What is known of a queue, and for how long.
 
+use everlog_proto::api::common::v1::WorkerVersionCapabilities;
+
 use super::*;
+use crate::WorkerVersion;
 
 #[tokio::test(start_paused = true)]
 async fn pollers_and_rates_are_described() {
     let (matching, _) = matching();
     assert!(!matching.has_recent_poller(&queue_id("queue"), Duration::from_secs(10)));
-    drop(start_poll(&matching, Poll { tasks_per_second_max: Some(5.0), ..normal_poll() }));
-    drop(start_poll(&matching, sticky_poll()));
+    let of_build = |build_id: &str| {
+        let capabilities = WorkerVersionCapabilities { build_id: build_id.to_owned(), ..Default::default() };
+        Some(Arc::new(WorkerVersion { capabilities: Some(capabilities), deployment: None }))
+    };
+    drop(start_poll(&matching, Poll { tasks_per_second_max: Some(5.0), version: of_build("old"), ..normal_poll() }));
+    drop(start_poll(&matching, Poll { version: of_build("new"), ..sticky_poll() }));
     advance(Duration::from_secs(9)).await;
     assert!(matching.has_recent_poller(&queue_id("queue"), Duration::from_secs(10)));
     assert!(matching.has_recent_poller(&queue_id("sticky"), Duration::from_secs(10)));
@@ -18,6 +25,8 @@ async fn pollers_and_rates_are_described() {
     let described = matching.describe(&queue_id("queue")).await;
     assert_eq!(described.pollers.len(), 1);
     assert_eq!((described.pollers[0].identity.as_str(), described.pollers[0].rate_per_second), ("worker", None));
+    assert_eq!(described.pollers[0].version, None, "what the last poll said");
+    assert_eq!(matching.describe(&queue_id("sticky")).await.pollers[0].version, of_build("new"));
     assert_eq!(described.stats.backlog, 59);
     // Scheduled at the epoch.
     assert!(described.stats.backlog_age > Duration::from_secs(365 * 86400));

@@ -119,6 +119,7 @@ fn normal_poll() -> Poll {
         identity: "worker".to_owned(),
         tasks_per_second_max: None,
         worker_instance_key: "instance".to_owned(),
+        version: None,
     }
 }
 

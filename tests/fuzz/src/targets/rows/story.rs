@@ -211,6 +211,7 @@ impl Story {
             task_queue: "fuzz".to_owned(),
             identity: "fuzz".to_owned(),
             request_id: format!("task {scheduled_event_id}"),
+            worker_version: None,
         };
         match self.decide(RunCommand::StartWorkflowTask(start))? {
             Reply::WorkflowTaskStarted(started) => started.token.ok_or_else(|| "a task has no token".to_owned()),
