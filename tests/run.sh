@@ -89,9 +89,10 @@ step_cli() {
 	"$python" tests/cli/run.py
 }
 
+# Less than what `python tests/crash/crash.py` does by itself.
 step_crash() {
 	prepare_python
-	"$python" tests/crash/crash.py
+	"$python" tests/crash/crash.py --kills 10 --workflows 60
 }
 
 # Every workload of the benchmark at a small size: histories are read back, nothing is timed.

@@ -1,6 +1,10 @@
 """Kills the server again and again while workflows run, and checks that nothing acknowledged was lost.
 
-    EVERLOG_BIN=target/debug/everlog python tests/crash/crash.py [--kills 20] [--workflows 100] [--seed N]
+    EVERLOG_BIN=target/debug/everlog python tests/crash/crash.py [--kills 30] [--workflows 200] [--seed N]
+
+Workflows are in flight with signals, activities (some with one attempt only), timers, children, and signals between those and their
+parents. Afterwards every acknowledged start and signal is there once, every workflow has ended as it should, parents and children agree,
+lists show them all, and no activity with one attempt has run twice.
 
 Prints the seed, which decides the moments of the kills. The last line is `N passed, N failed`.
 """
@@ -17,17 +21,28 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
+from typing import Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "sdk" / "python"))
 
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, Worker
 
 from history import check, kind, of_kind
 from server import Server, connected
-from workload import Acknowledged, Survivor, at_most_once, executions_at_most_once, flaky, lane
+from workload import (
+    SLOTS_WITH_CHILD,
+    Acknowledged,
+    Helper,
+    Survivor,
+    at_most_once,
+    executions_at_most_once,
+    flaky,
+    lane,
+)
 
-FINISH_S_MAX = 60.0
+FINISH_S_MAX = 120.0
 REPLAYS = 50
 
 
@@ -54,6 +69,9 @@ async def main(options: argparse.Namespace, directory: Path) -> None:
         await asyncio.gather(*lanes, working, return_exceptions=True)
 
     await nothing_is_lost(client, seen)
+    count = (await client.count_workflows(f"TaskQueue = '{queue}' AND ExecutionStatus = 'Completed'")).count
+    expected = len(seen.runs) * (1 + len(SLOTS_WITH_CHILD))
+    assert count == expected, f"lists show {count} workflows that completed, not {expected}"
     twice = [id for id, count in executions_at_most_once.items() if count > 1]
     assert not twice, f"activities with one attempt ran twice: {twice}"
     await server.stop()
@@ -66,7 +84,7 @@ async def works(client: Client, queue: str) -> None:
             await Worker(
                 client,
                 task_queue=queue,
-                workflows=[Survivor],
+                workflows=[Survivor, Helper],
                 activities=[flaky, at_most_once],
                 workflow_runner=UnsandboxedWorkflowRunner(),
             ).run()
@@ -121,12 +139,55 @@ async def nothing_is_lost(client: Client, seen: Acknowledged) -> None:
 
 
 async def check_workflow(client: Client, id: str, seen: Acknowledged, *, replay: bool) -> int:
-    """Checks one workflow's status, history, signals and result; returns its number of events."""
+    """Checks one workflow's status, history, signals, children and result; returns the number of events."""
+    history = await completed(client, id, seen.runs[id], replay=replay)
+    nonces = [arguments[1] for arguments in signals(history, "fill")]
+    assert len(nonces) == len(set(nonces)), f"{id}: a signal is there twice: {nonces}"
+    lost = seen.signals[id] - set(nonces)
+    assert not lost, f"{id}: acknowledged signals are lost: {lost}"
+    invented = set(nonces) - seen.signals[id] - seen.doubtful
+    assert not invented, f"{id}: signals nobody sent: {invented}"
+    result = await client.get_workflow_handle(id).result()
+    assert result == nonces[: len(result)], f"{id}: the workflow saw {result}, its history has {nonces}"
+    children = of_kind(history, "START_CHILD_WORKFLOW_EXECUTION_INITIATED")
+    assert len(children) == len(SLOTS_WITH_CHILD), f"{id}: {len(children)} children"
+    events = [await check_child(client, id, seen.runs[id], history, child, replay=replay) for child in children]
+    return len(history) + sum(events)
+
+
+async def check_child(
+    client: Client, id: str, run_id: str, history: Sequence[HistoryEvent], initiated: HistoryEvent, *, replay: bool
+) -> int:
+    """Checks that a child and its parent tell the same; returns the child's number of events."""
+    child_id = initiated.start_child_workflow_execution_initiated_event_attributes.workflow_id
+    told = [
+        event.child_workflow_execution_completed_event_attributes
+        for event in of_kind(history, "CHILD_WORKFLOW_EXECUTION_COMPLETED")
+        if event.child_workflow_execution_completed_event_attributes.initiated_event_id == initiated.event_id
+    ]
+    assert len(told) == 1, f"{id} has heard {len(told)} times that {child_id} completed"
+    of_child = await completed(client, child_id, told[0].workflow_execution.run_id, replay=replay)
+    started = of_child[0].workflow_execution_started_event_attributes
+    parent = (started.parent_workflow_execution.workflow_id, started.parent_workflow_execution.run_id)
+    assert parent == (id, run_id), f"{child_id} is a child of {parent}, not of {id} {run_id}"
+    assert started.parent_initiated_event_id == initiated.event_id, f"{child_id}: another event began it"
+    result = of_child[-1].workflow_execution_completed_event_attributes.result
+    assert result == told[0].result, f"{child_id} returned {result}, {id} has heard {told[0].result}"
+    # Each has heard the other once, and knows that it was heard.
+    assert signals(of_child, "hear") == [[child_id]], f"{child_id} has heard {signals(of_child, 'hear')}"
+    heard = [arguments for arguments in signals(history, "hear") if arguments == [child_id]]
+    assert len(heard) == 1, f"{id} has heard {len(heard)} times from {child_id}"
+    for sender, events, count in ((id, history, len(SLOTS_WITH_CHILD)), (child_id, of_child, 1)):
+        for what in ("SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED", "EXTERNAL_WORKFLOW_EXECUTION_SIGNALED"):
+            assert len(of_kind(events, what)) == count, f"{sender}: {len(of_kind(events, what))} of {what}"
+    return len(of_child)
+
+
+async def completed(client: Client, id: str, run_id: str, *, replay: bool) -> Sequence[HistoryEvent]:
+    """Checks that a workflow's only run has completed, and its history, which is returned."""
     handle = client.get_workflow_handle(id)
     description = await handle.describe()
-    assert description.run_id == seen.runs[id], (
-        f"{id}: run {description.run_id} is not the acknowledged {seen.runs[id]}"
-    )
+    assert description.run_id == run_id, f"{id}: run {description.run_id} is not the acknowledged {run_id}"
     assert description.status == WorkflowExecutionStatus.COMPLETED, f"{id} is {description.status}"
     history = await handle.fetch_history()
     try:
@@ -134,28 +195,26 @@ async def check_workflow(client: Client, id: str, seen: Acknowledged, *, replay:
     except AssertionError as error:
         raise AssertionError(f"{id}: {error}") from None
     assert description.history_length == len(history.events), f"{id}: described with another history length"
-
-    signals = of_kind(history.events, "WORKFLOW_EXECUTION_SIGNALED")
-    nonces = [
-        json.loads(event.workflow_execution_signaled_event_attributes.input.payloads[1].data) for event in signals
-    ]
-    assert len(nonces) == len(set(nonces)), f"{id}: a signal is there twice: {nonces}"
-    lost = seen.signals[id] - set(nonces)
-    assert not lost, f"{id}: acknowledged signals are lost: {lost}"
-    invented = set(nonces) - seen.signals[id] - seen.doubtful
-    assert not invented, f"{id}: signals nobody sent: {invented}"
-    result = await handle.result()
-    assert result == nonces[: len(result)], f"{id}: the workflow saw {result}, its history has {nonces}"
     if replay:
-        await Replayer(workflows=[Survivor], workflow_runner=UnsandboxedWorkflowRunner()).replay_workflow(history)
-    return len(history.events)
+        replayer = Replayer(workflows=[Survivor, Helper], workflow_runner=UnsandboxedWorkflowRunner())
+        await replayer.replay_workflow(history)
+    return history.events
+
+
+def signals(history: Sequence[HistoryEvent], name: str) -> list[list]:
+    """The arguments of every signal of a name, in order."""
+    attributes = [
+        event.workflow_execution_signaled_event_attributes
+        for event in of_kind(history, "WORKFLOW_EXECUTION_SIGNALED")
+    ]
+    return [[json.loads(payload.data) for payload in one.input.payloads] for one in attributes if one.signal_name == name]
 
 
 def parsed() -> argparse.Namespace:
     """The command line; without a seed, one that differs from run to run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--workflows", type=int, default=100, help="how many run at a time")
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--workflows", type=int, default=200, help="how many run at a time")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
     return parser.parse_args()
 

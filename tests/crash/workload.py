@@ -1,4 +1,4 @@
-"""The workflow that runs while the server is killed, and the client side that remembers what was acknowledged."""
+"""The workflows that run while the server is killed, and the client side that remembers what was acknowledged."""
 
 import asyncio
 import random
@@ -13,6 +13,9 @@ from temporalio.exceptions import ActivityError
 from temporalio.service import RPCError
 
 SLOTS = 4
+SLOTS_WITH_CHILD = (1, 3)
+TIMEOUT = timedelta(seconds=3)
+ONE_ATTEMPT = RetryPolicy(maximum_attempts=1)
 RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=100), maximum_interval=timedelta(seconds=1))
 
 executions_at_most_once: Counter[str] = Counter()
@@ -32,13 +35,52 @@ async def at_most_once() -> None:
     executions_at_most_once[activity.info().workflow_id] += 1
 
 
+async def over(once: workflow.ActivityHandle) -> None:
+    """Waits for an activity that may get lost."""
+    try:
+        await once
+    except ActivityError:
+        pass
+
+
+@workflow.defn
+class Helper:
+    """A child: waits for a word of its parent, sends one back, and returns what it has heard."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    @workflow.signal
+    def hear(self, word: str) -> None:
+        self.heard.append(word)
+
+    @workflow.run
+    async def run(self) -> list[str]:
+        once = workflow.start_activity(at_most_once, start_to_close_timeout=TIMEOUT, retry_policy=ONE_ATTEMPT)
+        await workflow.wait_condition(lambda: bool(self.heard))
+        parent = workflow.info().parent
+        assert parent
+        handle = workflow.get_external_workflow_handle(parent.workflow_id, run_id=parent.run_id)
+        await handle.signal(Survivor.hear, workflow.info().workflow_id)
+        await over(once)
+        return self.heard
+
+
 @workflow.defn
 class Survivor:
-    """Needs a signal for every slot, with an activity and a timer after each. Returns the signals' nonces in order."""
+    """Needs a signal for every slot, with an activity, a timer and perhaps a child after each.
+
+    Returns the signals' nonces in order.
+    """
 
     def __init__(self) -> None:
         self.nonces: list[str] = []
         self.slots: set[int] = set()
+        self.heard: list[str] = []
+
+    @workflow.signal
+    def hear(self, child_id: str) -> None:
+        self.heard.append(child_id)
 
     @workflow.signal
     def fill(self, slot: int, nonce: str) -> None:
@@ -47,22 +89,27 @@ class Survivor:
 
     @workflow.run
     async def run(self) -> list[str]:
-        timeout = timedelta(seconds=3)
-        once = workflow.start_activity(
-            at_most_once, start_to_close_timeout=timeout, retry_policy=RetryPolicy(maximum_attempts=1)
-        )
+        once = workflow.start_activity(at_most_once, start_to_close_timeout=TIMEOUT, retry_policy=ONE_ATTEMPT)
         for slot in range(SLOTS):
             await workflow.wait_condition(lambda: slot in self.slots)
             failures = workflow.random().randrange(3)
             await asyncio.gather(
-                workflow.execute_activity(flaky, failures, start_to_close_timeout=timeout, retry_policy=RETRY),
+                workflow.execute_activity(flaky, failures, start_to_close_timeout=TIMEOUT, retry_policy=RETRY),
                 workflow.sleep(workflow.random().uniform(0.2, 1.5)),
+                self.helped(slot),
             )
-        try:
-            await once
-        except ActivityError:
-            pass
+        await over(once)
         return self.nonces
+
+    async def helped(self, slot: int) -> None:
+        """Has a child in some slots, and waits until it has ended and its word is there."""
+        if slot not in SLOTS_WITH_CHILD:
+            return
+        id = f"{workflow.info().workflow_id}-child-{slot}"
+        child = await workflow.start_child_workflow(Helper.run, id=id, task_timeout=TIMEOUT)
+        await child.signal(Helper.hear, id)
+        await child
+        await workflow.wait_condition(lambda: id in self.heard)
 
 
 @dataclass
@@ -100,7 +147,7 @@ async def started(client: Client, id: str, queue: str, seen: Acknowledged) -> Wo
                 Survivor.run,
                 id=id,
                 task_queue=queue,
-                task_timeout=timedelta(seconds=3),
+                task_timeout=TIMEOUT,
                 # A start without an answer may have happened; it is then the one to go on with, even if already closed.
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,

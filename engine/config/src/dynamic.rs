@@ -484,7 +484,7 @@ mod tests {
               - value: 20
                 constraints: {}
               - value: 30 # too late
-            frontend.enableUpdateWorkflowExecution:
+            frontend.enableNexusAPIs:
               - value: true
             matching.longPollExpirationInterval:
               - value: 1500ms

@@ -25,12 +25,14 @@ use everlog_proto::api::workflowservice::v1::{
 };
 use everlog_proto::encoded::{EncodedHistory, GetWorkflowExecutionHistoryResponse};
 use prost::Message;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::call::Call;
 use super::errors::Error;
 use super::execute::explain;
 use super::history_token::HistoryToken;
+use super::response_body::with_share;
 use super::{Frontend, address, validate};
 
 /// Reads the history of a run.
@@ -117,9 +119,10 @@ impl Read<'_> {
             }
             known = Some(view);
         }
+        let place = self.frontend.place_for_page().await?;
         let mut batches = self.page(&mut token, self.page_batches_max).await?;
         if token.from < token.to || !token.is_open {
-            return Ok(response(batches, (token.from < token.to).then_some(&token)));
+            return Ok(response(in_place(batches, place), (token.from < token.to).then_some(&token)));
         }
         let view = match known {
             Some(view) => view,
@@ -130,12 +133,12 @@ impl Read<'_> {
         if token.from < token.to {
             batches.extend(self.page(&mut token, self.page_batches_max).await?);
             if token.from < token.to {
-                return Ok(response(batches, Some(&token)));
+                return Ok(response(in_place(batches, place), Some(&token)));
             }
         }
         batches.extend(self.tail(&mut token, view).await?);
         let goes_on = self.wait && token.is_open && !token.is_task;
-        Ok(response(batches, goes_on.then_some(&token)))
+        Ok(response(in_place(batches, place), goes_on.then_some(&token)))
     }
 
     /// The next of the stored events.
@@ -218,6 +221,14 @@ impl Read<'_> {
         };
         Ok(response(batches, None))
     }
+}
+
+/// The batches, which have their place until they are encoded as an answer.
+fn in_place(mut batches: Vec<Bytes>, place: OwnedSemaphorePermit) -> Vec<Bytes> {
+    if let Some(first) = batches.first_mut() {
+        *first = with_share(std::mem::take(first), place);
+    }
+    batches
 }
 
 fn response(batches: Vec<Bytes>, token: Option<&HistoryToken>) -> GetWorkflowExecutionHistoryResponse {
@@ -313,6 +324,7 @@ impl Read<'_> {
             }
         };
         batches_max -= usize::from(tail.is_some());
+        let _place = self.frontend.place_for_page().await?;
         let mut page = HistoryPage { batches: Vec::new(), next_event_id: to };
         if batches_max > 0 {
             let partition = self.frontend.router.partition_of(&self.address)?;

@@ -5,6 +5,7 @@
 //! from a bad one by code and text; both are grpc-go's here.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::{Context, Poll};
@@ -24,6 +25,7 @@ use tower::{Layer, Service};
 use super::call::parse_timeout;
 use super::errors::{Error, cut};
 use super::forward::Forward;
+use super::protocol;
 use super::request_body::{self, Budget, Frames};
 use super::response_body;
 use super::services::{WorkflowApi, served};
@@ -40,6 +42,24 @@ const TOO_LARGE_TEXT: &str = "Error, decoded message length too large";
 /// How tonic begins when a compressed request is larger than allowed once it is decompressed.
 const TOO_LARGE_DECOMPRESSED_TEXT: &str = "Error decompressing: size limit";
 
+/// How tonic begins when a request cannot be decompressed, for whatever other reason.
+const DECOMPRESSION_TEXT: &str = "Error decompressing: ";
+
+/// How tonic begins when a request says of itself that it is compressed, and not how.
+const NO_ENCODING_TEXT: &str = "protocol error: received message with compressed-flag but no grpc-encoding";
+
+/// How tonic begins when it is neither compressed nor not, with the flag behind it.
+const FLAG_TEXT: &str = "protocol error: received message with invalid compression flag: ";
+
+/// How tonic begins when a request is compressed in a way that is not known here, with the name of that in backquotes behind it.
+const ENCODING_TEXT: &str = "Content is compressed with `";
+
+/// How prost begins when the bytes of a request are no message of its kind.
+const UNDECODABLE_TEXT: &str = "failed to decode Protobuf message:";
+
+/// How it ends when a string is not UTF-8.
+const NOT_UTF8_TEXT: &str = "data is not UTF-8 encoded";
+
 /// How the text of prost ends when messages are nested too deeply in a request.
 const TOO_DEEP_TEXT: &str = "recursion limit reached";
 
@@ -49,6 +69,15 @@ const TOO_DEEP_MESSAGE: &str =
 
 /// What metrics call the methods that are not served: their names are the caller's, and any number of them.
 const OTHER_OPERATION: &str = "other";
+
+/// The services that there are.
+const SERVICES: [&str; 5] = [
+    workflow_service_server::SERVICE_NAME,
+    operator_service_server::SERVICE_NAME,
+    tonic_health::pb::health_server::SERVICE_NAME,
+    tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME,
+    tonic_reflection::pb::v1alpha::server_reflection_server::SERVICE_NAME,
+];
 
 /// Longest part of a path that is repeated in a message, bytes.
 const NAME_BYTES_MAX: usize = 200;
@@ -102,6 +131,9 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let uri = request.uri().clone();
+        if let Some(refusal) = protocol::refusal(&request) {
+            return Box::pin(observe(Timed::new(OTHER_OPERATION), uri, ready(Ok(refusal))));
+        }
         let budget = Arc::clone(&self.budget);
         if let Some(method) = method_of(uri.path(), workflow_service_server::SERVICE_NAME) {
             let (timed, forward) = (Timed::new(method), self.forward.clone());
@@ -170,7 +202,10 @@ pub(super) async fn bounded(
         Err(status) => return no_place(status),
     };
     let response = budget.answers.hold(answer(request).await).await;
-    if takes_gzip { response_body::compress(response).await } else { response }
+    if !takes_gzip {
+        return response;
+    }
+    budget.answers.hold(response_body::compress(response).await).await
 }
 
 /// Whether the caller has given up, `waited` after its call has arrived.
@@ -267,7 +302,14 @@ fn correct<R>(response: &mut Response<R>, path: &str) -> Code {
         Code::OutOfRange | Code::ResourceExhausted if message.starts_with(TOO_LARGE_DECOMPRESSED_TEXT) => {
             (Code::ResourceExhausted, too_large_decompressed(&message))
         }
+        Code::Unimplemented if message.starts_with(ENCODING_TEXT) => (code, unknown_encoding(&message)),
+        Code::Internal if message.starts_with(NO_ENCODING_TEXT) => {
+            (code, "grpc: compressed flag set with identity or empty encoding".to_owned())
+        }
+        Code::Internal if message.starts_with(FLAG_TEXT) => (code, unknown_flag(&message)),
+        Code::Internal if message.starts_with(DECOMPRESSION_TEXT) => (code, not_decompressed(&message)),
         Code::Internal if message.ends_with(TOO_DEEP_TEXT) => (Code::InvalidArgument, TOO_DEEP_MESSAGE.to_owned()),
+        Code::Internal if message.starts_with(UNDECODABLE_TEXT) => (code, undecodable(&message).to_owned()),
         _ => return code,
     };
     let headers = response.headers_mut();
@@ -279,8 +321,30 @@ fn correct<R>(response: &mut Response<R>, path: &str) -> Code {
 }
 
 fn unknown_method(path: &str) -> String {
-    let (service, method) = path.trim_start_matches('/').rsplit_once('/').unwrap_or((path, ""));
-    format!("unknown method {} for service {}", cut(method, NAME_BYTES_MAX), cut(service, NAME_BYTES_MAX))
+    let Some((service, method)) = path.strip_prefix('/').unwrap_or(path).rsplit_once('/') else {
+        return format!("malformed method name: {:?}", cut(path, NAME_BYTES_MAX));
+    };
+    let service_shown = cut(service, NAME_BYTES_MAX);
+    if !SERVICES.contains(&service) {
+        return format!("unknown service {service_shown}");
+    }
+    format!("unknown method {} for service {service_shown}", cut(method, NAME_BYTES_MAX))
+}
+
+fn unknown_encoding(message: &str) -> String {
+    let name = message.strip_prefix(ENCODING_TEXT).and_then(|rest| rest.split('`').next()).unwrap_or_default();
+    format!("grpc: Decompressor is not installed for grpc-encoding {:?}", cut(name, NAME_BYTES_MAX))
+}
+
+fn unknown_flag(message: &str) -> String {
+    let flag = message.strip_prefix(FLAG_TEXT).unwrap_or_default();
+    let flag = &flag[..flag.find(|c: char| !c.is_ascii_digit()).unwrap_or(flag.len())];
+    format!("grpc: received unexpected payload format {flag}")
+}
+
+fn not_decompressed(message: &str) -> String {
+    let problem = message.strip_prefix(DECOMPRESSION_TEXT).and_then(|rest| rest.split(", while").next());
+    format!("grpc: failed to decompress the message: {}", problem.unwrap_or_default())
 }
 
 /// The first two numbers in tonic's text are the size and the limit.
@@ -296,6 +360,14 @@ fn too_large(message: &str) -> String {
 fn too_large_decompressed(message: &str) -> String {
     let limit: String = message.chars().filter(char::is_ascii_digit).collect();
     format!("grpc: received message after decompression larger than max {limit}")
+}
+
+fn undecodable(message: &str) -> &'static str {
+    if message.ends_with(NOT_UTF8_TEXT) {
+        "grpc: error unmarshalling request: string field contains invalid UTF-8"
+    } else {
+        "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data"
+    }
 }
 
 fn code_name(code: Code) -> &'static str {
@@ -381,6 +453,21 @@ mod tests {
                 TOO_DEEP_MESSAGE,
             ),
         ];
+        let cases = cases.into_iter().chain([
+            (
+                Code::Internal,
+                "failed to decode Protobuf message: Request.namespace: invalid string value: data is not UTF-8 encoded",
+                Code::Internal,
+                "grpc: error unmarshalling request: string field contains invalid UTF-8",
+            ),
+            (
+                Code::Internal,
+                "failed to decode Protobuf message: Request.namespace: buffer underflow",
+                Code::Internal,
+                "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data",
+            ),
+            (Code::Internal, "a row is not readable", Code::Internal, "a row is not readable"),
+        ]);
         for (code, message, expected_code, expected_message) in cases {
             assert_eq!(corrected(code, message), (expected_code, expected_message.to_owned()));
         }

@@ -7,7 +7,7 @@
 //! ```text
 //!   other nodes ─▶ inside ─▶┐
 //!   serve ─▶ layer ────────▶ services ─▶ workflow_start, workflow_control, workflow_tasks, activity_tasks, history, query,
-//!                                        visibility, namespaces, operator, system, task_queues, workers
+//!                                        visibility, namespaces, operator, system, task_queues, workers, no_effect, turned_off
 //! ```
 
 mod activity_tasks;
@@ -26,10 +26,14 @@ mod inside;
 mod layer;
 mod links;
 mod locate;
+#[cfg(test)]
+mod method_table;
 mod multi_operation;
 mod namespaces;
+mod no_effect;
 mod operator;
 mod polls;
+mod protocol;
 mod query;
 mod request_body;
 mod response_body;
@@ -64,7 +68,7 @@ use everlog_model::{DiskRoom, InForce, WorkflowRef};
 use everlog_partition::Router;
 use everlog_proto::api::enums::v1::NamespaceState;
 use everlog_visibility::Tallies;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use self::errors::Error;
 use self::polls::Polls;
@@ -108,6 +112,8 @@ struct Frontend {
     polls: Polls,
     /// Where it listens.
     addresses: Addresses,
+    /// A permit for each page of history that may be read at a time.
+    pages: Arc<Semaphore>,
     /// True once the server is to stop: whoever waits for something to happen answers what it has.
     draining: watch::Receiver<bool>,
 }
@@ -131,8 +137,18 @@ impl Frontend {
         if name.is_empty() {
             return Err(Error::invalid("Namespace is empty."));
         }
-        let record = self.namespaces.by_name(name).ok_or_else(|| Error::NamespaceNotFound(name.to_owned()))?;
-        check_not_deleted(record)
+        check_not_deleted(self.namespace_in_any_state(name)?)
+    }
+
+    /// The namespace with a name.
+    fn namespace_in_any_state(&self, name: &str) -> Result<Arc<NamespaceRecord>, Error> {
+        self.check_namespace_length(name)?;
+        self.namespaces.by_name(name).ok_or_else(|| Error::NamespaceNotFound(name.to_owned()))
+    }
+
+    /// Refuses a name that no namespace can have.
+    fn check_namespace_length(&self, name: &str) -> Result<(), Error> {
+        validate::length(name, self.config("").limits.id_bytes_max, "Namespace length exceeds limit.")
     }
 
     /// The namespace of a task token, which must be the one that the request names, if it names one.
@@ -144,6 +160,12 @@ impl Frontend {
             return Err(Error::invalid("Operation requested with a token from a different namespace."));
         }
         Ok(of_token)
+    }
+
+    /// A place for a page of history, to be had until the page is an answer. Whoever has one must not ask for another.
+    async fn place_for_page(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let place = Arc::clone(&self.pages).acquire_owned().await;
+        place.map_err(|_| Error::Unavailable("the server stops".to_owned()))
     }
 
     /// Refuses what begins something new while the disk is short of room.

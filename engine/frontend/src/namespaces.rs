@@ -18,7 +18,7 @@ use everlog_proto::wkt;
 use super::call::Call;
 use super::errors::Error;
 use super::system::CLUSTER_NAME;
-use super::{Frontend, capabilities, unbuilt, validate};
+use super::{Frontend, capabilities, unbuilt};
 
 /// Namespaces of a page where the caller sets no size, and at most.
 const PAGE_NAMESPACES_DEFAULT: usize = 100;
@@ -32,16 +32,15 @@ pub(super) async fn register_namespace(
 ) -> Result<RegisterNamespaceResponse, Error> {
     frontend.check_room()?;
     check_name(&request.namespace)?;
-    validate::length(
-        &request.namespace,
-        frontend.config(&request.namespace).limits.id_bytes_max,
-        "Namespace length exceeds limit.",
-    )?;
+    frontend.check_namespace_length(&request.namespace)?;
     if request.is_global_namespace {
         return Err(Error::invalid("Cannot register global namespace when not enabled"));
     }
-    check_clusters(&request.active_cluster_name, &request.clusters)?;
     let retention = retention(frontend, request.workflow_execution_retention_period.as_ref())?;
+    if frontend.namespaces.by_name(&request.namespace).is_some() {
+        return Err(Error::NamespaceAlreadyExists(request.namespace));
+    }
+    check_clusters(&request.active_cluster_name, &request.clusters)?;
     let new = NewNamespace {
         name: request.namespace,
         retention,
@@ -67,7 +66,7 @@ pub(super) async fn describe_namespace(
 pub(super) fn by_name_or_id(frontend: &Frontend, name: &str, id: &str) -> Result<Arc<NamespaceRecord>, Error> {
     match (name, id) {
         ("", "") => Err(Error::invalid("Namespace not set on request.")),
-        (name, "") => frontend.namespaces.by_name(name).ok_or_else(|| Error::NamespaceNotFound(name.to_owned())),
+        (name, "") => frontend.namespace_in_any_state(name),
         ("", id) => id
             .parse()
             .ok()
@@ -123,7 +122,7 @@ pub(super) async fn update_namespace(
     let bad_binaries = config.bad_binaries.unwrap_or_default().binaries;
     let bad_binaries_max = frontend.config(&request.namespace).frontend.bad_binaries_max;
     let info = request.update_info.unwrap_or_default();
-    let state = info.state();
+    let state = NamespaceState::try_from(info.state).map_err(|_| Error::invalid("Invalid namespace state update."))?;
     let record = frontend
         .namespaces
         .update(&request.namespace, |change| {

@@ -1,6 +1,9 @@
 //! The operator service: search attributes, and the end of namespaces.
 
+use std::sync::Arc;
+
 use everlog_kernel::time::positive;
+use everlog_meta::NamespaceRecord;
 use everlog_model::search_attributes;
 use everlog_proto::api::enums::v1::IndexedValueType;
 use everlog_proto::api::operatorservice::v1::{
@@ -20,12 +23,13 @@ pub(super) async fn add_search_attributes(
     _call: Call,
     request: AddSearchAttributesRequest,
 ) -> Result<AddSearchAttributesResponse, Error> {
-    check_namespace(frontend, &request.namespace)?;
-    if request.search_attributes.is_empty() {
-        return Err(Error::invalid("SearchAttributes are not set on request."));
-    }
-    let kind = |kind| IndexedValueType::try_from(kind).unwrap_or(IndexedValueType::Unspecified);
-    let attributes = request.search_attributes.into_iter().map(|(name, number)| (name, kind(number))).collect();
+    check_attributes(frontend, &request.namespace, request.search_attributes.is_empty())?;
+    let kind = |number| {
+        let unknown = |_| Error::invalid(format!("Unknown search attribute type: {number}."));
+        IndexedValueType::try_from(number).map_err(unknown)
+    };
+    let attributes = request.search_attributes.into_iter().map(|(name, number)| Ok((name, kind(number)?)));
+    let attributes = attributes.collect::<Result<_, Error>>()?;
     frontend.namespaces.add_search_attributes(&request.namespace, attributes).await?;
     Ok(AddSearchAttributesResponse::default())
 }
@@ -36,10 +40,7 @@ pub(super) async fn remove_search_attributes(
     _call: Call,
     request: RemoveSearchAttributesRequest,
 ) -> Result<RemoveSearchAttributesResponse, Error> {
-    check_namespace(frontend, &request.namespace)?;
-    if request.search_attributes.is_empty() {
-        return Err(Error::invalid("SearchAttributes are not set on request."));
-    }
+    check_attributes(frontend, &request.namespace, request.search_attributes.is_empty())?;
     frontend.namespaces.remove_search_attributes(&request.namespace, &request.search_attributes).await?;
     Ok(RemoveSearchAttributesResponse::default())
 }
@@ -50,8 +51,7 @@ pub(super) async fn list_search_attributes(
     _call: Call,
     request: ListSearchAttributesRequest,
 ) -> Result<ListSearchAttributesResponse, Error> {
-    check_namespace(frontend, &request.namespace)?;
-    let namespace = frontend.namespace(&request.namespace)?;
+    let namespace = named(frontend, &request.namespace)?.ok_or_else(no_namespace)?;
     let custom = namespace.search_attributes.iter().map(|(name, kind)| (name.clone(), *kind as i32));
     let system = search_attributes::SYSTEM.iter().map(|(name, kind)| ((*name).to_owned(), *kind as i32));
     Ok(ListSearchAttributesResponse {
@@ -78,9 +78,20 @@ pub(super) async fn delete_namespace(
     Ok(DeleteNamespaceResponse { deleted_namespace: deleted.name().to_owned() })
 }
 
-fn check_namespace(frontend: &Frontend, name: &str) -> Result<(), Error> {
-    if name.is_empty() {
-        return Err(Error::invalid("Namespace is not set on request."));
+/// Looks at a request that adds or removes search attributes, or `names_none`.
+fn check_attributes(frontend: &Frontend, namespace: &str, names_none: bool) -> Result<(), Error> {
+    let namespace = named(frontend, namespace)?;
+    if names_none {
+        return Err(Error::invalid("SearchAttributes are not set on request."));
     }
-    frontend.namespace(name).map(|_| ())
+    namespace.map(|_| ()).ok_or_else(no_namespace)
+}
+
+/// The namespace with a name, if the request has one.
+fn named(frontend: &Frontend, name: &str) -> Result<Option<Arc<NamespaceRecord>>, Error> {
+    (!name.is_empty()).then(|| frontend.namespace(name)).transpose()
+}
+
+fn no_namespace() -> Error {
+    Error::invalid("Namespace is not set on request.")
 }

@@ -194,7 +194,7 @@ async fn read_message(
     body: &mut Body,
 ) -> Result<(Frames, Option<(OwnedSemaphorePermit, bool)>), Status> {
     let mut message = Frames::default();
-    let Some(prefix) = message.read_prefix(body).await? else { return Ok((message, None)) };
+    let Some(prefix) = message.read_prefix(body).await? else { return Err(Status::unknown("EOF")) };
     if prefix.bytes > budget.request_bytes_max {
         // tonic refuses it by its prefix.
         return Ok((message, None));
@@ -203,6 +203,9 @@ async fn read_message(
     let charged = (prefix.bytes * expansion).min(budget.request_bytes_max);
     let permit = budget.pool(charged).take(charged).await?;
     message.read_to_end(body, PREFIX_BYTES + prefix.bytes).await?;
+    if message.bytes() < PREFIX_BYTES + prefix.bytes {
+        return Err(Status::unknown("unexpected EOF"));
+    }
     Ok((message, Some((permit, prefix.is_compressed))))
 }
 
@@ -421,13 +424,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_message_or_too_large_is_left_to_the_codec() {
-        let cut = vec![Some(Bytes::from_static(b"\0\0\0"))];
+    async fn what_is_too_large_is_left_to_the_codec() {
         let large = vec![Some(Bytes::from(message(0, REQUEST_BYTES_MAX + 1)).slice(..100)), None];
-        for (parts, bytes) in [(vec![], 0), (cut, 3), (large, 100)] {
-            let (read, held) = read(&budget(), request(parts)).await.unwrap();
-            assert!(held.is_none());
-            assert_eq!(collected(read.into_body()).await.len(), bytes);
+        let (read, held) = read(&budget(), request(large)).await.unwrap();
+        assert!(held.is_none());
+        assert_eq!(collected(read.into_body()).await.len(), 100);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_ends_too_early_is_refused_as_grpc_go_does() {
+        let cut = |bytes| vec![Some(Bytes::from(message(0, 10)).slice(..bytes))];
+        for (parts, told) in [(vec![], "EOF"), (cut(3), "EOF"), (cut(5), "unexpected EOF"), (cut(14), "unexpected EOF")]
+        {
+            let budget = budget();
+            let status = read(&budget, request(parts)).await.unwrap_err();
+            assert_eq!((status.code(), status.message()), (tonic::Code::Unknown, told));
+            assert_eq!(budget.small.bytes.available_permits(), limits::SMALL_REQUESTS_BYTES_MAX);
         }
     }
 

@@ -40,7 +40,8 @@ impl Answers {
     }
 
     /// The answer, which has its share until all of it is on its way or its connection is gone; or [`Error::Overloaded`], if there is none
-    /// left.
+    /// left. The share goes with the bytes: HTTP/2 takes as many of them as its client's windows allow, and keeps them until they are
+    /// written.
     pub(super) async fn hold(&self, response: Response<Body>) -> Response<Body> {
         let (head, mut rest) = response.into_parts();
         // What a handler has answered is encoded by this, and does not wait.
@@ -50,15 +51,20 @@ impl Answers {
             Poll::Ready(None) => return Response::from_parts(head, Body::empty()),
             Poll::Pending => return Response::from_parts(head, rest),
         };
-        let bytes = first.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
-        let mut held = None;
-        if bytes > FREE_BYTES {
-            held = u32::try_from(bytes).ok().and_then(|bytes| Arc::clone(&self.0).try_acquire_many_owned(bytes).ok());
-            if held.is_none() {
-                return Status::from(Error::Overloaded(TOO_MANY_BYTES_TEXT.to_owned())).into_http();
+        let first = match first.map(Frame::into_data) {
+            Ok(Ok(data)) if data.len() > FREE_BYTES => {
+                let bytes = u32::try_from(data.len()).ok();
+                let held = bytes.and_then(|bytes| Arc::clone(&self.0).try_acquire_many_owned(bytes).ok());
+                let Some(held) = held else {
+                    return Status::from(Error::Overloaded(TOO_MANY_BYTES_TEXT.to_owned())).into_http();
+                };
+                Ok(Frame::data(with_share(data, held)))
             }
-        }
-        Response::from_parts(head, Body::new(Answer { first: Some(first), rest, _held: held }))
+            Ok(Ok(data)) => Ok(Frame::data(data)),
+            Ok(Err(trailers)) => Ok(trailers),
+            Err(status) => Err(status),
+        };
+        Response::from_parts(head, Body::new(Answer { first: Some(first), rest }))
     }
 }
 
@@ -88,7 +94,7 @@ pub(super) async fn compress(response: Response<Body>) -> Response<Body> {
         }
         None => first,
     };
-    Response::from_parts(head, Body::new(Answer { first: Some(first), rest, _held: None }))
+    Response::from_parts(head, Body::new(Answer { first: Some(first), rest }))
 }
 
 /// A message with its prefix, compressed. `None` if it is not a whole message, or gets no smaller.
@@ -107,11 +113,26 @@ fn compressed(message: &Bytes) -> Option<Bytes> {
     (compressed.len() < message.len()).then(|| compressed.into())
 }
 
+/// Bytes that have a share for as long as any of them are in memory.
+pub(super) fn with_share(data: Bytes, share: OwnedSemaphorePermit) -> Bytes {
+    Bytes::from_owner(Counted { data, _share: share })
+}
+
+struct Counted {
+    data: Bytes,
+    _share: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
 /// The body of an answer, whose first frame was asked for.
 struct Answer {
     first: Option<Result<Frame<Bytes>, Status>>,
     rest: Body,
-    _held: Option<OwnedSemaphorePermit>,
 }
 
 impl http_body::Body for Answer {
@@ -171,12 +192,16 @@ mod tests {
             assert!(!is_refused(&answers.hold(response(100)).await));
         }
         let mut body = first.into_body();
-        assert_eq!(frame(&mut body).await.unwrap().into_data().unwrap().len(), 100_000);
-        // Its bytes may still be in the connection's memory.
-        assert!(is_refused(&answers.hold(response(100_000)).await));
+        let mut data = frame(&mut body).await.unwrap().into_data().unwrap();
+        assert_eq!(data.len(), 100_000);
         assert!(frame(&mut body).await.unwrap().is_trailers());
         assert!(frame(&mut body).await.is_none());
         drop(body);
+        // Its bytes are still in the connection's memory, all or some.
+        assert!(is_refused(&answers.hold(response(100_000)).await));
+        drop(data.split_to(50_000));
+        assert!(is_refused(&answers.hold(response(100_000)).await));
+        drop(data);
         assert!(!is_refused(&answers.hold(response(100_000)).await));
     }
 

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use everlog_cluster::{Peers, Service, ServiceParts};
 use everlog_config::{Addresses, Listen};
+use everlog_model::limits;
 use everlog_partition::{Router, Status};
 use everlog_proto::operator_service::{OperatorServiceServer, operator_service_server};
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
 use everlog_visibility::Tallies;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -139,8 +140,8 @@ pub async fn serve(
     let forward = Forward::new(&services, draining.clone());
     let tallies = Arc::default();
     let internal = internal_service(&services, &tallies);
-    let frontend =
-        Arc::new(Frontend { services, tallies, polls: Polls::default(), addresses, draining: draining.clone() });
+    let (polls, pages) = (Polls::default(), Arc::new(Semaphore::new(limits::HISTORY_PAGES_MAX)));
+    let frontend = Arc::new(Frontend { services, tallies, polls, pages, addresses, draining: draining.clone() });
     let routes = routes(&frontend, &health)?;
     let reclaiming = tokio::spawn(deleted_namespaces::reclaim(frontend));
     if let (Some((peers, internal)), Some(forward)) = (internal, &forward) {

@@ -15,8 +15,9 @@ use tonic::{Request, Response, Status};
 use super::call::Call;
 use super::request_body::settle;
 use super::{
-    Frontend, activity_tasks, history, multi_operation, namespaces, operator, query, system, task_queue_config,
-    task_queues, turned_off, updates, visibility, workers, workflow_control, workflow_start, workflow_tasks,
+    Frontend, activity_tasks, history, multi_operation, namespaces, no_effect, operator, query, system,
+    task_queue_config, task_queues, turned_off, updates, visibility, workers, workflow_control, workflow_start,
+    workflow_tasks,
 };
 
 /// The workflow service.
@@ -32,8 +33,8 @@ macro_rules! service {
     ($trait:ident for $api:ident as $operations:ident {
         $($operation:ident($file:ident.$method:ident: $request:ty) -> $response:ty;)*
     }) => {
-        /// The names of the methods that are served.
-        const $operations: &[&str] = &[$(stringify!($operation)),*];
+        /// The names of the methods that are served, each with the file that answers it.
+        pub(super) const $operations: &[(&str, &str)] = &[$((stringify!($operation), stringify!($file))),*];
 
         #[async_trait]
         impl $trait for $api {
@@ -109,14 +110,32 @@ service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
     GetWorkerVersioningRules(turned_off.get_worker_versioning_rules: workflow_api::GetWorkerVersioningRulesRequest) -> workflow_api::GetWorkerVersioningRulesResponse;
     UpdateWorkerVersioningRules(turned_off.update_worker_versioning_rules: workflow_api::UpdateWorkerVersioningRulesRequest) -> workflow_api::UpdateWorkerVersioningRulesResponse;
     GetWorkerTaskReachability(turned_off.get_worker_task_reachability: workflow_api::GetWorkerTaskReachabilityRequest) -> workflow_api::GetWorkerTaskReachabilityResponse;
-    FetchWorkerConfig(turned_off.fetch_worker_config: workflow_api::FetchWorkerConfigRequest) -> workflow_api::FetchWorkerConfigResponse;
+    DescribeDeployment(turned_off.describe_deployment: workflow_api::DescribeDeploymentRequest) -> workflow_api::DescribeDeploymentResponse;
+    GetCurrentDeployment(turned_off.get_current_deployment: workflow_api::GetCurrentDeploymentRequest) -> workflow_api::GetCurrentDeploymentResponse;
+    GetDeploymentReachability(turned_off.get_deployment_reachability: workflow_api::GetDeploymentReachabilityRequest) -> workflow_api::GetDeploymentReachabilityResponse;
+    ListDeployments(turned_off.list_deployments: workflow_api::ListDeploymentsRequest) -> workflow_api::ListDeploymentsResponse;
+    SetCurrentDeployment(turned_off.set_current_deployment: workflow_api::SetCurrentDeploymentRequest) -> workflow_api::SetCurrentDeploymentResponse;
+    CountNexusOperationExecutions(turned_off.count_nexus_operation_executions: workflow_api::CountNexusOperationExecutionsRequest) -> workflow_api::CountNexusOperationExecutionsResponse;
+    DeleteNexusOperationExecution(turned_off.delete_nexus_operation_execution: workflow_api::DeleteNexusOperationExecutionRequest) -> workflow_api::DeleteNexusOperationExecutionResponse;
+    DescribeNexusOperationExecution(turned_off.describe_nexus_operation_execution: workflow_api::DescribeNexusOperationExecutionRequest) -> workflow_api::DescribeNexusOperationExecutionResponse;
+    ListNexusOperationExecutions(turned_off.list_nexus_operation_executions: workflow_api::ListNexusOperationExecutionsRequest) -> workflow_api::ListNexusOperationExecutionsResponse;
+    PollNexusOperationExecution(turned_off.poll_nexus_operation_execution: workflow_api::PollNexusOperationExecutionRequest) -> workflow_api::PollNexusOperationExecutionResponse;
+    RequestCancelNexusOperationExecution(turned_off.request_cancel_nexus_operation_execution: workflow_api::RequestCancelNexusOperationExecutionRequest) -> workflow_api::RequestCancelNexusOperationExecutionResponse;
+    StartNexusOperationExecution(turned_off.start_nexus_operation_execution: workflow_api::StartNexusOperationExecutionRequest) -> workflow_api::StartNexusOperationExecutionResponse;
+    TerminateNexusOperationExecution(turned_off.terminate_nexus_operation_execution: workflow_api::TerminateNexusOperationExecutionRequest) -> workflow_api::TerminateNexusOperationExecutionResponse;
     CreateWorkflowRule(turned_off.create_workflow_rule: workflow_api::CreateWorkflowRuleRequest) -> workflow_api::CreateWorkflowRuleResponse;
+    DeleteWorkflowRule(turned_off.delete_workflow_rule: workflow_api::DeleteWorkflowRuleRequest) -> workflow_api::DeleteWorkflowRuleResponse;
+    DescribeWorkflowRule(turned_off.describe_workflow_rule: workflow_api::DescribeWorkflowRuleRequest) -> workflow_api::DescribeWorkflowRuleResponse;
+    ListWorkflowRules(turned_off.list_workflow_rules: workflow_api::ListWorkflowRulesRequest) -> workflow_api::ListWorkflowRulesResponse;
+    TriggerWorkflowRule(turned_off.trigger_workflow_rule: workflow_api::TriggerWorkflowRuleRequest) -> workflow_api::TriggerWorkflowRuleResponse;
+    FetchWorkerConfig(turned_off.fetch_worker_config: workflow_api::FetchWorkerConfigRequest) -> workflow_api::FetchWorkerConfigResponse;
+    UpdateWorkerConfig(turned_off.update_worker_config: workflow_api::UpdateWorkerConfigRequest) -> workflow_api::UpdateWorkerConfigResponse;
     PauseWorkflowExecution(turned_off.pause_workflow_execution: workflow_api::PauseWorkflowExecutionRequest) -> workflow_api::PauseWorkflowExecutionResponse;
     ListArchivedWorkflowExecutions(turned_off.list_archived_workflow_executions: workflow_api::ListArchivedWorkflowExecutionsRequest) -> workflow_api::ListArchivedWorkflowExecutionsResponse;
 
     ShutdownWorker(workers.shutdown_worker: workflow_api::ShutdownWorkerRequest) -> workflow_api::ShutdownWorkerResponse;
-    RecordWorkerHeartbeat(workers.record_worker_heartbeat: workflow_api::RecordWorkerHeartbeatRequest) -> workflow_api::RecordWorkerHeartbeatResponse;
-    PollNexusTaskQueue(workers.poll_nexus_task_queue: workflow_api::PollNexusTaskQueueRequest) -> workflow_api::PollNexusTaskQueueResponse;
+    RecordWorkerHeartbeat(no_effect.record_worker_heartbeat: workflow_api::RecordWorkerHeartbeatRequest) -> workflow_api::RecordWorkerHeartbeatResponse;
+    PollNexusTaskQueue(no_effect.poll_nexus_task_queue: workflow_api::PollNexusTaskQueueRequest) -> workflow_api::PollNexusTaskQueueResponse;
 });
 
 service!(OperatorService for OperatorApi as OPERATOR_OPERATIONS {
@@ -129,5 +148,5 @@ service!(OperatorService for OperatorApi as OPERATOR_OPERATIONS {
 
 /// The names of the methods that are served, of both services.
 pub(super) fn served() -> impl Iterator<Item = &'static str> {
-    WORKFLOW_OPERATIONS.iter().chain(OPERATOR_OPERATIONS).copied()
+    WORKFLOW_OPERATIONS.iter().chain(OPERATOR_OPERATIONS).map(|(operation, _)| *operation)
 }

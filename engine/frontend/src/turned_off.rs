@@ -1,5 +1,7 @@
 //! Methods that Temporal has too, turned off unless an operator turns them on. What they answer then is all there is to them here.
 
+use std::borrow::Cow;
+
 use everlog_kernel::Rejection;
 use everlog_proto::api::workflowservice::v1 as api;
 
@@ -7,16 +9,24 @@ use super::Frontend;
 use super::call::Call;
 use super::errors::Error;
 
-const VERSION_SETS: &str = "Worker versioning v0.1 (Version Set-based, deprecated) is disabled on this namespace.";
-const VERSION_RULES: &str = "Worker versioning v0.2 (Rules-based, deprecated) is disabled on this namespace.";
+const VERSION_SETS: Error =
+    Error::PermissionDenied("Worker versioning v0.1 (Version Set-based, deprecated) is disabled on this namespace.");
+const VERSION_RULES: Error =
+    Error::PermissionDenied("Worker versioning v0.2 (Rules-based, deprecated) is disabled on this namespace.");
+/// The largest page that may be asked for of the archive.
+const ARCHIVE_PAGE_MAX: i32 = 10_000;
 
-fn unimplemented(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::Rejected(Rejection::Unimplemented(message.into()))
+const DEPLOYMENTS: Error =
+    unimplemented("Deployments are deprecated and no longer supported, use Worker Deployments instead");
+const NEXUS_OPERATIONS: Error = unimplemented("Standalone Nexus operation is disabled");
+
+const fn unimplemented(message: &'static str) -> Error {
+    Error::Rejected(Rejection::Unimplemented(Cow::Borrowed(message)))
 }
 
-/// Methods of the first kind of worker versioning, or the second, in namespaces that have it turned off: all.
-macro_rules! versioning {
-    ($($method:ident($request:ident) -> $response:ident: $text:ident;)*) => {
+/// Methods that are refused with the same words in every namespace.
+macro_rules! refused {
+    ($($method:ident($request:ident) -> $response:ident: $refusal:expr;)*) => {
         $(
             pub(super) async fn $method(
                 frontend: &Frontend,
@@ -24,36 +34,42 @@ macro_rules! versioning {
                 request: api::$request,
             ) -> Result<api::$response, Error> {
                 frontend.namespace(&request.namespace)?;
-                Err(Error::PermissionDenied($text))
+                Err($refusal)
             }
         )*
     };
 }
 
-versioning! {
+refused! {
     get_worker_build_id_compatibility(GetWorkerBuildIdCompatibilityRequest) -> GetWorkerBuildIdCompatibilityResponse: VERSION_SETS;
     update_worker_build_id_compatibility(UpdateWorkerBuildIdCompatibilityRequest) -> UpdateWorkerBuildIdCompatibilityResponse: VERSION_SETS;
     get_worker_versioning_rules(GetWorkerVersioningRulesRequest) -> GetWorkerVersioningRulesResponse: VERSION_RULES;
     update_worker_versioning_rules(UpdateWorkerVersioningRulesRequest) -> UpdateWorkerVersioningRulesResponse: VERSION_RULES;
     get_worker_task_reachability(GetWorkerTaskReachabilityRequest) -> GetWorkerTaskReachabilityResponse: VERSION_RULES;
-}
 
-/// The settings of workers are their own.
-pub(super) async fn fetch_worker_config(
-    _frontend: &Frontend,
-    _call: Call,
-    _request: api::FetchWorkerConfigRequest,
-) -> Result<api::FetchWorkerConfigResponse, Error> {
-    Err(unimplemented("FetchWorkerConfig command is not enabled."))
-}
+    describe_deployment(DescribeDeploymentRequest) -> DescribeDeploymentResponse: DEPLOYMENTS;
+    get_current_deployment(GetCurrentDeploymentRequest) -> GetCurrentDeploymentResponse: DEPLOYMENTS;
+    get_deployment_reachability(GetDeploymentReachabilityRequest) -> GetDeploymentReachabilityResponse: DEPLOYMENTS;
+    list_deployments(ListDeploymentsRequest) -> ListDeploymentsResponse: DEPLOYMENTS;
+    set_current_deployment(SetCurrentDeploymentRequest) -> SetCurrentDeploymentResponse: DEPLOYMENTS;
 
-/// Rules for workflows.
-pub(super) async fn create_workflow_rule(
-    _frontend: &Frontend,
-    _call: Call,
-    _request: api::CreateWorkflowRuleRequest,
-) -> Result<api::CreateWorkflowRuleResponse, Error> {
-    Err(unimplemented("method CreateWorkflowRule not supported"))
+    count_nexus_operation_executions(CountNexusOperationExecutionsRequest) -> CountNexusOperationExecutionsResponse: NEXUS_OPERATIONS;
+    delete_nexus_operation_execution(DeleteNexusOperationExecutionRequest) -> DeleteNexusOperationExecutionResponse: NEXUS_OPERATIONS;
+    describe_nexus_operation_execution(DescribeNexusOperationExecutionRequest) -> DescribeNexusOperationExecutionResponse: NEXUS_OPERATIONS;
+    list_nexus_operation_executions(ListNexusOperationExecutionsRequest) -> ListNexusOperationExecutionsResponse: NEXUS_OPERATIONS;
+    poll_nexus_operation_execution(PollNexusOperationExecutionRequest) -> PollNexusOperationExecutionResponse: NEXUS_OPERATIONS;
+    request_cancel_nexus_operation_execution(RequestCancelNexusOperationExecutionRequest) -> RequestCancelNexusOperationExecutionResponse: NEXUS_OPERATIONS;
+    start_nexus_operation_execution(StartNexusOperationExecutionRequest) -> StartNexusOperationExecutionResponse: NEXUS_OPERATIONS;
+    terminate_nexus_operation_execution(TerminateNexusOperationExecutionRequest) -> TerminateNexusOperationExecutionResponse: NEXUS_OPERATIONS;
+
+    create_workflow_rule(CreateWorkflowRuleRequest) -> CreateWorkflowRuleResponse: unimplemented("method CreateWorkflowRule not supported");
+    delete_workflow_rule(DeleteWorkflowRuleRequest) -> DeleteWorkflowRuleResponse: unimplemented("method DeleteWorkflowRule not supported");
+    describe_workflow_rule(DescribeWorkflowRuleRequest) -> DescribeWorkflowRuleResponse: unimplemented("method DescribeWorkflowRule not supported");
+    list_workflow_rules(ListWorkflowRulesRequest) -> ListWorkflowRulesResponse: unimplemented("method ListWorkflowRules not supported");
+    trigger_workflow_rule(TriggerWorkflowRuleRequest) -> TriggerWorkflowRuleResponse: unimplemented("method TriggerWorkflowRule not supported");
+
+    fetch_worker_config(FetchWorkerConfigRequest) -> FetchWorkerConfigResponse: unimplemented("FetchWorkerConfig command is not enabled.");
+    update_worker_config(UpdateWorkerConfigRequest) -> UpdateWorkerConfigResponse: unimplemented("UpdateWorkerConfig command is not enabled.");
 }
 
 /// Runs cannot be paused.
@@ -63,7 +79,8 @@ pub(super) async fn pause_workflow_execution(
     request: api::PauseWorkflowExecutionRequest,
 ) -> Result<api::PauseWorkflowExecutionResponse, Error> {
     frontend.namespace(&request.namespace)?;
-    Err(unimplemented(format!("workflow pause is not enabled for namespace: {}", request.namespace)))
+    let message = format!("workflow pause is not enabled for namespace: {}", request.namespace);
+    Err(Error::Rejected(Rejection::Unimplemented(message.into())))
 }
 
 /// There is no archive.
@@ -73,5 +90,8 @@ pub(super) async fn list_archived_workflow_executions(
     request: api::ListArchivedWorkflowExecutionsRequest,
 ) -> Result<api::ListArchivedWorkflowExecutionsResponse, Error> {
     frontend.namespace(&request.namespace)?;
+    if request.page_size > ARCHIVE_PAGE_MAX {
+        return Err(Error::invalid(format!("PageSize is larger than allowed {ARCHIVE_PAGE_MAX}.")));
+    }
     Err(Error::invalid("Cluster is not configured for visibility archival."))
 }

@@ -38,9 +38,9 @@ pub(super) async fn update_workflow_execution(
     call: Call,
     mut request: UpdateWorkflowExecutionRequest,
 ) -> Result<UpdateWorkflowExecutionResponse, Error> {
+    let namespace = frontend.namespace(&request.namespace)?;
     let config = frontend.config(&request.namespace);
     let run_id = prepare(&mut request, &config)?;
-    let namespace = frontend.namespace(&request.namespace)?;
     frontend.check_room()?;
     let named = Named::of(&request);
     let follow = Follow::new(frontend, &call, &config, address(&namespace, &named.workflow_id), run_id);
@@ -56,9 +56,9 @@ pub(super) async fn poll_workflow_execution_update(
     call: Call,
     request: PollWorkflowExecutionUpdateRequest,
 ) -> Result<PollWorkflowExecutionUpdateResponse, Error> {
+    let namespace = frontend.namespace(&request.namespace)?;
     let update_ref = request.update_ref.ok_or_else(|| Error::invalid("UpdateRef is not set on request."))?;
     let (workflow_id, run_id) = validate::execution(update_ref.workflow_execution.as_ref())?;
-    let namespace = frontend.namespace(&request.namespace)?;
     let config = frontend.config(&request.namespace);
     let stage = request.wait_policy.map_or(Stage::Unspecified, |policy| policy.lifecycle_stage());
     let follow = Follow::new(frontend, &call, &config, address(&namespace, workflow_id), run_id);

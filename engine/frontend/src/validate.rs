@@ -5,6 +5,7 @@ use everlog_kernel::RunId;
 use everlog_model::limits;
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::common::v1::{Link, Payloads, WorkflowExecution};
+use everlog_proto::api::enums::v1::TaskQueueKind;
 use everlog_proto::api::failure::v1::failure::FailureInfo;
 use everlog_proto::api::failure::v1::{Failure, ServerFailureInfo};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
@@ -40,11 +41,31 @@ pub(super) fn run_id(text: &str, message: &'static str) -> Result<Option<RunId>,
 
 /// A task queue, by its name.
 pub(super) fn task_queue(task_queue: Option<&TaskQueue>, bytes_max: usize) -> Result<&str, Error> {
+    let name = task_queue_name(task_queue, bytes_max)?;
+    normal_name(task_queue)?;
+    Ok(name)
+}
+
+/// The name of a task queue, whatever else is said of it.
+pub(super) fn task_queue_name(task_queue: Option<&TaskQueue>, bytes_max: usize) -> Result<&str, Error> {
     let name = task_queue_partition(task_queue, bytes_max)?;
     if name.starts_with(RESERVED_QUEUE_PREFIX) {
         return Err(Error::invalid("task queue name cannot start with reserved prefix /_sys/"));
     }
     Ok(name)
+}
+
+/// Only behind a sticky queue there is another one.
+pub(super) fn normal_name(task_queue: Option<&TaskQueue>) -> Result<(), Error> {
+    match task_queue {
+        Some(TaskQueue { name, normal_name, kind, .. })
+            if !normal_name.is_empty() && *kind != TaskQueueKind::Sticky as i32 =>
+        {
+            let message = format!("only sticky queues can have normal name. tq: {name}, normal name: {normal_name}");
+            Err(Error::invalid(message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A task queue or a partition of one, by its name.
@@ -54,20 +75,15 @@ pub(super) fn task_queue_partition(task_queue: Option<&TaskQueue>, bytes_max: us
         return Err(Error::invalid("missing task queue name"));
     }
     length(&queue.name, bytes_max, "taskQueue length exceeds limit")?;
+    if queue.kind() == TaskQueueKind::Sticky {
+        length(&queue.normal_name, bytes_max, "taskQueue length exceeds limit")?;
+    }
     Ok(&queue.name)
 }
 
 /// Links.
 pub(super) fn links(links: &[Link], config: &DynamicConfig) -> Result<(), Error> {
-    let (links_max, bytes_max) = (config.limits.links_max, config.limits.link_bytes_max);
-    if links.len() > links_max {
-        let message = format!("cannot attach more than {links_max} links per request, got {}", links.len());
-        return Err(Error::invalid(message));
-    }
-    match links.iter().map(Message::encoded_len).find(|bytes| *bytes > bytes_max) {
-        Some(bytes) => Err(Error::invalid(format!("link exceeds allowed size of {bytes_max}, got {bytes}"))),
-        None => Ok(()),
-    }
+    Ok(everlog_kernel::check_links(links, &config.limits)?)
 }
 
 /// Payloads of a request.
@@ -131,6 +147,9 @@ mod tests {
     fn names_and_ids() {
         let long = "x".repeat(1001);
         let named = |name: &str| Some(TaskQueue { name: name.to_owned(), ..TaskQueue::default() });
+        let of_kind = |kind: TaskQueueKind, normal_name: &str| {
+            Some(TaskQueue { name: "a".to_owned(), kind: kind.into(), normal_name: normal_name.to_owned() })
+        };
         let run = |workflow_id: &str, run_id: &str| {
             Some(WorkflowExecution { workflow_id: workflow_id.to_owned(), run_id: run_id.to_owned() })
         };
@@ -143,6 +162,12 @@ mod tests {
                 "task queue name cannot start with reserved prefix /_sys/",
             ),
             (told(task_queue(named("a").as_ref(), 1000)), "ok"),
+            (
+                told(task_queue(of_kind(TaskQueueKind::Normal, "b").as_ref(), 1000)),
+                "only sticky queues can have normal name. tq: a, normal name: b",
+            ),
+            (told(task_queue(of_kind(TaskQueueKind::Sticky, "b").as_ref(), 1000)), "ok"),
+            (told(task_queue(of_kind(TaskQueueKind::Sticky, &long).as_ref(), 1000)), "taskQueue length exceeds limit"),
             (told(execution(None)), "Execution is not set on request."),
             (told(execution(run("", "").as_ref())), "WorkflowId is not set on request."),
             (told(execution(run("w", "bad").as_ref())), "Invalid RunId."),

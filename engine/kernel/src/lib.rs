@@ -57,5 +57,5 @@ pub use state::{Run, Workflow};
 pub use time::Time;
 pub use transition::{Effect, Transition};
 pub use valid_start::{ValidSignalWithStart, ValidStart};
-pub use validation::search_attribute_sizes;
+pub use validation::{check_links, search_attribute_sizes};
 pub use workflow_task::transient_events;

@@ -32,7 +32,7 @@ pub(crate) fn with_defaults(mut policy: RetryPolicy) -> RetryPolicy {
             INITIAL_INTERVAL
         }
         Ok(Some(initial)) => initial,
-        Err(time::Negative) => return policy, // `validate` refuses it
+        Err(_) => return policy, // `validate` refuses it
     };
     if time::positive(policy.maximum_interval.as_ref()) == Ok(None) {
         let maximum = initial.saturating_mul(MAXIMUM_INTERVAL_COEFFICIENT).min(DURATION_MAX);
@@ -50,9 +50,8 @@ pub(crate) fn validate(policy: &RetryPolicy) -> Result<(), Rejection> {
         return Ok(());
     }
     let interval = |interval, name| {
-        time::positive(interval).map_err(|time::Negative| {
-            Rejection::invalid(format!("invalid {name} set on retry policy: negative duration"))
-        })
+        time::positive(interval)
+            .map_err(|wrong| Rejection::invalid(format!("invalid {name} set on retry policy: {wrong}")))
     };
     let initial = interval(policy.initial_interval.as_ref(), "InitialInterval")?;
     if policy.backoff_coefficient.is_nan() || policy.backoff_coefficient < 1.0 {

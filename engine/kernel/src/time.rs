@@ -40,11 +40,14 @@ impl Time {
     }
 }
 
-/// A protobuf duration that the caller left out, or set to zero, is `None`; one that is negative is an error.
-pub fn positive(duration: Option<&wkt::Duration>) -> Result<Option<Duration>, Negative> {
+/// A protobuf duration that the caller left out, or set to zero, is `None`; one that is below zero, or no duration, is an error.
+pub fn positive(duration: Option<&wkt::Duration>) -> Result<Option<Duration>, NotPositive> {
     let Some(duration) = duration else { return Ok(None) };
+    if duration.seconds.signum() * i64::from(duration.nanos.signum()) < 0 {
+        return Err(NotPositive::OfTwoSigns);
+    }
     if duration.seconds < 0 || duration.nanos < 0 {
-        return Err(Negative);
+        return Err(NotPositive::Negative);
     }
     let value = Duration::new(duration.seconds.unsigned_abs(), 0)
         .saturating_add(Duration::from_nanos(u64::from(duration.nanos.unsigned_abs())))
@@ -52,9 +55,16 @@ pub fn positive(duration: Option<&wkt::Duration>) -> Result<Option<Duration>, Ne
     Ok((!value.is_zero()).then_some(value))
 }
 
-/// A duration was negative.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Negative;
+/// What is wrong with a duration, in Temporal's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotPositive {
+    /// It is below zero.
+    #[error("negative duration")]
+    Negative,
+    /// Its seconds and nanoseconds point to different sides of zero.
+    #[error("duration has seconds and nanos with different signs")]
+    OfTwoSigns,
+}
 
 /// The protobuf form of a duration.
 pub fn to_proto(duration: Duration) -> wkt::Duration {

@@ -131,17 +131,20 @@ impl ValidSignalWithStart {
         if request.signal_name.is_empty() {
             return Err(Rejection::invalid("signal not set"));
         }
-        let (length, length_max) = (request.signal_name.len(), limits.id_bytes_max);
-        if length > length_max {
-            let message = format!("signal name exceeds maximum allowed length ({length}/{length_max})");
-            return Err(Rejection::invalid(message));
-        }
+        check_length("signal name", &request.signal_name, limits)?;
         if request.workflow_id_conflict_policy() == WorkflowIdConflictPolicy::Fail {
             return Err(Rejection::invalid(
                 "Invalid WorkflowIDConflictPolicy: WORKFLOW_ID_CONFLICT_POLICY_FAIL is not supported for this operation.",
             ));
         }
         check_payloads(request.signal_input.as_ref(), limits)?;
+        // What a start is told in other words.
+        let type_name = request.workflow_type.as_ref().map_or("", |workflow_type| &workflow_type.name);
+        if type_name.is_empty() {
+            return Err(Rejection::invalid("workflow type not set"));
+        }
+        check_length("workflow type name", type_name, limits)?;
+        check_length("Request ID", &request.request_id, limits)?;
         let (start, signal) = split(request);
         let start = ValidStart::with_default(WorkflowIdConflictPolicy::UseExisting, start, limits)?;
         Ok(ValidSignalWithStart { start, signal })
@@ -199,9 +202,13 @@ fn check_workflow_id(workflow_id: &str, limits: &Limits) -> Result<(), Rejection
     if workflow_id.is_empty() {
         return Err(Rejection::invalid("WorkflowId is not set on request."));
     }
-    let (length, length_max) = (workflow_id.len(), limits.id_bytes_max);
+    check_length("WorkflowId", workflow_id, limits)
+}
+
+fn check_length(what: &str, text: &str, limits: &Limits) -> Result<(), Rejection> {
+    let (length, length_max) = (text.len(), limits.id_bytes_max);
     if length > length_max {
-        return Err(Rejection::invalid(format!("WorkflowId exceeds maximum allowed length ({length}/{length_max})")));
+        return Err(Rejection::invalid(format!("{what} exceeds maximum allowed length ({length}/{length_max})")));
     }
     Ok(())
 }
@@ -241,10 +248,7 @@ fn check_timeouts(request: &StartWorkflowExecutionRequest, limits: &Limits) -> R
 fn check_duration(duration: Option<&wkt::Duration>, name: &str) -> Result<(), Rejection> {
     match time::positive(duration) {
         Ok(_) => Ok(()),
-        Err(time::Negative) => {
-            let message = format!("An invalid {name}Seconds is set on request. cause: negative duration");
-            Err(Rejection::invalid(message))
-        }
+        Err(wrong) => Err(Rejection::invalid(format!("An invalid {name}Seconds is set on request. cause: {wrong}"))),
     }
 }
 
@@ -329,7 +333,7 @@ fn check_callback(callback: &Callback) -> Result<(), Rejection> {
 
 fn check_sizes(request: &StartWorkflowExecutionRequest, limits: &Limits) -> Result<(), Rejection> {
     validation::priority(request.priority.as_ref()).map_err(Rejection::invalid)?;
-    validation::links(&request.links, limits).map_err(Rejection::invalid)?;
+    validation::check_links(&request.links, limits)?;
     check_payloads(request.input.as_ref(), limits)?;
     if request.memo.as_ref().map_or(0, Message::encoded_len) > limits.memo_bytes_max {
         return Err(Rejection::invalid("Memo size exceeds limit."));

@@ -1,11 +1,13 @@
 //! Rules for values that requests and commands have in common. Each says what is wrong in Temporal's words.
 
+use everlog_proto::api::common::v1::link::Variant;
+use everlog_proto::api::common::v1::link::workflow_event::Reference;
 use everlog_proto::api::common::v1::{Link, Priority, SearchAttributes};
-use everlog_proto::api::enums::v1::TaskQueueKind;
+use everlog_proto::api::enums::v1::{EventType, TaskQueueKind};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use prost::Message;
 
-use crate::Limits;
+use crate::{Limits, Rejection};
 
 /// Names with this prefix belong to the server.
 const RESERVED_PREFIX: &str = "/_sys/";
@@ -69,14 +71,108 @@ pub fn search_attribute_sizes(attributes: &SearchAttributes, limits: &Limits) ->
     Ok(())
 }
 
-/// Few and small links.
-pub(crate) fn links(links: &[Link], limits: &Limits) -> Result<(), String> {
+/// Looks at the links of a request: few, small, and with all that says where they lead.
+///
+/// # Errors
+///
+/// What is wrong with one of them.
+pub fn check_links(links: &[Link], limits: &Limits) -> Result<(), Rejection> {
     let Limits { links_max, link_bytes_max, .. } = *limits;
     if links.len() > links_max {
-        return Err(format!("cannot attach more than {links_max} links per request, got {}", links.len()));
+        let message = format!("cannot attach more than {links_max} links per request, got {}", links.len());
+        return Err(Rejection::invalid(message));
     }
-    match links.iter().map(Message::encoded_len).find(|bytes| *bytes > link_bytes_max) {
-        Some(bytes) => Err(format!("link exceeds allowed size of {link_bytes_max}, got {bytes}")),
-        None => Ok(()),
+    links.iter().try_for_each(|link| {
+        let bytes = link.encoded_len();
+        if bytes > link_bytes_max {
+            return Err(Rejection::invalid(format!("link exceeds allowed size of {link_bytes_max}, got {bytes}")));
+        }
+        check_target(link)
+    })
+}
+
+/// What a link leads to.
+fn check_target(link: &Link) -> Result<(), Rejection> {
+    let (kind, fields) = match &link.variant {
+        Some(Variant::WorkflowEvent(to)) => (
+            "workflow event",
+            vec![
+                ("namespace field", &to.namespace),
+                ("workflow ID field", &to.workflow_id),
+                ("run ID field", &to.run_id),
+            ],
+        ),
+        Some(Variant::BatchJob(to)) => ("batch job", vec![("job ID", &to.job_id)]),
+        Some(Variant::NexusOperation(to)) => (
+            "nexus operation",
+            vec![
+                ("namespace field", &to.namespace),
+                ("operation ID field", &to.operation_id),
+                ("run ID field", &to.run_id),
+            ],
+        ),
+        Some(Variant::Activity(to)) => (
+            "activity",
+            vec![
+                ("namespace field", &to.namespace),
+                ("activity ID field", &to.activity_id),
+                ("run ID field", &to.run_id),
+            ],
+        ),
+        _ => return Err(Rejection::invalid("unsupported link variant")),
+    };
+    if let Some((field, _)) = fields.iter().find(|(_, value)| value.is_empty()) {
+        return Err(Rejection::invalid(format!("{kind} link must not have an empty {field}")));
+    }
+    if let Some(Variant::WorkflowEvent(to)) = &link.variant
+        && let Some(Reference::EventRef(event)) = &to.reference
+        && event.event_type == EventType::Unspecified as i32
+        && event.event_id != 0
+    {
+        return Err(Rejection::invalid(
+            "workflow event link ref cannot have an unspecified event type and a non-zero event ID",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use everlog_proto::api::common::v1::link;
+    use everlog_proto::api::common::v1::link::workflow_event::EventReference;
+
+    use super::*;
+
+    #[test]
+    fn links_say_where_they_lead() {
+        let text = |text: &str| text.to_owned();
+        let to_event = |run_id: &str, reference| {
+            let to =
+                link::WorkflowEvent { namespace: text("n"), workflow_id: text("w"), run_id: text(run_id), reference };
+            Some(Variant::WorkflowEvent(to))
+        };
+        let event = |event_id, event_type: EventType| {
+            Some(Reference::EventRef(EventReference { event_id, event_type: event_type.into() }))
+        };
+        let activity = link::Activity { namespace: text("n"), activity_id: text(""), run_id: text("r") };
+        let operation = link::NexusOperation { namespace: text(""), operation_id: text("o"), run_id: text("r") };
+        let cases = [
+            (to_event("r", None), ""),
+            (to_event("r", event(0, EventType::Unspecified)), ""),
+            (to_event("r", event(3, EventType::TimerStarted)), ""),
+            (
+                to_event("r", event(3, EventType::Unspecified)),
+                "workflow event link ref cannot have an unspecified event type and a non-zero event ID",
+            ),
+            (to_event("", None), "workflow event link must not have an empty run ID field"),
+            (Some(Variant::BatchJob(link::BatchJob::default())), "batch job link must not have an empty job ID"),
+            (Some(Variant::Activity(activity)), "activity link must not have an empty activity ID field"),
+            (Some(Variant::NexusOperation(operation)), "nexus operation link must not have an empty namespace field"),
+            (None, "unsupported link variant"),
+        ];
+        for (variant, expected) in cases {
+            let told = check_links(&[Link { variant }], &Limits::default());
+            assert_eq!(told.map_or_else(|rejection| rejection.to_string(), |()| String::new()), expected);
+        }
     }
 }

@@ -137,15 +137,11 @@ pub(crate) fn offer_if_speculative(txn: &mut Txn<'_>) {
 /// Makes a speculative task a normal one, under the id that it has: its Scheduled event is written, as the worker has seen it. Who has it
 /// is not in its Started event then, which comes with its end.
 pub(crate) fn make_normal(txn: &mut Txn<'_>) {
-    write_scheduled(txn, true);
+    make_normal_of(txn, "");
 }
 
-/// The same as its worker ends it: the Started event stays as the worker has seen it.
-pub(crate) fn make_normal_at_end(txn: &mut Txn<'_>) {
-    write_scheduled(txn, false);
-}
-
-fn write_scheduled(txn: &mut Txn<'_>, forget_worker: bool) {
+/// The same for a task that ends: the Started event names who ends it.
+pub(crate) fn make_normal_of(txn: &mut Txn<'_>, ended_by: &str) {
     let Some(task) = txn.run.state.workflow_task.take_if(|task| task.is_speculative) else { return };
     let flush = txn.ctx.limits.activity_start_flush;
     let (scheduled, started) = match task.started {
@@ -153,15 +149,13 @@ fn write_scheduled(txn: &mut Txn<'_>, forget_worker: bool) {
             let mut events = History::decode(started.tail.clone()).unwrap_or_default().events;
             let scheduled = if events.len() > 1 { Some(events.remove(0)) } else { None };
             for event in &mut events {
-                if let (true, Some(Attributes::WorkflowTaskStartedEventAttributes(a))) =
-                    (forget_worker, &mut event.attributes)
-                {
-                    a.identity.clear();
+                if let Some(Attributes::WorkflowTaskStartedEventAttributes(a)) = &mut event.attributes {
+                    ended_by.clone_into(&mut a.identity);
                 }
             }
             let tail = History { events }.encode_to_vec().into();
             let save_at = Some(started.time.plus(flush));
-            let identity = if forget_worker { String::new() } else { started.identity.clone() };
+            let identity = ended_by.to_owned();
             (scheduled, Some(WorkflowTaskStarted { tail, save_at, identity, ..started }))
         }
         None => (None, None),
@@ -409,7 +403,7 @@ fn append_failed(txn: &mut Txn<'_>, attributes: WorkflowTaskFailedEventAttribute
     if !txn.run.workflow_task_started() {
         return;
     }
-    make_normal_at_end(txn);
+    make_normal_of(txn, &attributes.identity);
     let Some(task) = txn.run.state.workflow_task.clone() else { return };
     if !task.is_transient() {
         append_tail(txn, &task);

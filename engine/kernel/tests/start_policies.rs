@@ -4,6 +4,7 @@ use everlog_kernel::{
     Command, Context, Ids, Limits, Namespace, NamespaceId, Rejection, Reply, RowKey, RunCommand, Time, Transition,
     Workflow, decide,
 };
+use everlog_proto::api::common::v1::link::{BatchJob, Variant};
 use everlog_proto::api::common::v1::{
     Callback, Link, Memo, Payload, Payloads, Priority, RetryPolicy, WorkflowType, callback,
 };
@@ -202,6 +203,11 @@ fn refusals() {
             StartWorkflowExecutionRequest { workflow_start_delay: secs(-1), ..base() },
             "An invalid WorkflowStartDelaySeconds is set on request. cause: negative duration",
         ),
+        (
+            StartWorkflowExecutionRequest { workflow_task_timeout: Some(Duration { seconds: 1, nanos: -1 }), ..base() },
+            "An invalid WorkflowTaskTimeoutSeconds is set on request. cause: duration has seconds and nanos with different signs",
+        ),
+        (StartWorkflowExecutionRequest { links: vec![Link::default()], ..base() }, "unsupported link variant"),
         (StartWorkflowExecutionRequest { request_id: long, ..base() }, "RequestId length exceeds limit."),
         (
             policy(RetryPolicy { backoff_coefficient: 0.5, ..RetryPolicy::default() }),
@@ -277,7 +283,8 @@ fn refusals() {
         assert_eq!(Server::new().start(&mut workflow, start(request)).0, expected);
         assert!(workflow.runs.is_empty() && workflow.current.is_none(), "a refusal changes nothing: {expected}");
     }
-    let links = || StartWorkflowExecutionRequest { links: vec![Link::default(); 11], ..base() };
+    let link = Link { variant: Some(Variant::BatchJob(BatchJob { job_id: "j".into() })) };
+    let links = || StartWorkflowExecutionRequest { links: vec![link.clone(); 11], ..base() };
     assert!(Command::start(links(), &Limits { links_max: 11, ..Limits::default() }).is_ok());
     let once = RetryPolicy { backoff_coefficient: 0.5, maximum_attempts: 1, ..RetryPolicy::default() };
     assert!(start(policy(once)).is_ok(), "a policy that retries nothing is not looked at");

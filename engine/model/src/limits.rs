@@ -22,9 +22,13 @@ pub const LARGE_REQUESTS_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const CALLS_MAX: usize = 4_000;
 
 /// Answers of more than 1 KiB that a node may have in memory until their callers have read them, bytes: 32 of the largest pages of
-/// history. Calls beyond that are refused, because a caller that does not read could have any number. Pages that are being read
-/// are not counted: 2,450 histories of 1.5 MB that nobody read took a node to 0.7 GB above rest, and no further.
+/// history. Calls beyond that are refused, because a caller that does not read could have any number. Before they are counted,
+/// answers are few ([`HISTORY_PAGES_MAX`]) or small.
 pub const ANSWERS_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// Pages of history that a node reads at a time, each up to the size of a page and twice in memory until it is an answer; calls beyond that
+/// wait. Without a bound a client that asks for 800 pages at once, and reads none, took a node to 1.8 GB above rest.
+pub const HISTORY_PAGES_MAX: usize = 32;
 
 /// Small requests that may wait for their share; they are in memory already. Those beyond it are refused at once.
 pub const SMALL_REQUESTS_WAITING_MAX: usize = 4096;
@@ -305,6 +309,10 @@ pub const VISIBILITY_QUERY_DEPTH_MAX: usize = 100;
 
 /// Records in one page of a list; Temporal's `frontend.visibilityMaxPageSize`, which is its default too.
 pub const VISIBILITY_PAGE_SIZE_MAX: usize = 1000;
+
+/// A page of a list that has so many bytes gets no further record, of which none has more than a memo may and some kilobytes: a thousand of
+/// those would be 2 GB.
+pub const VISIBILITY_PAGE_BYTES_MAX: usize = 4 << 20;
 
 /// Visibility rows that one step of a list or count examines before it lets others have the thread: about a millisecond.
 pub const VISIBILITY_SCAN_ROWS: usize = 4000;

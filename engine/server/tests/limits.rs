@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use everlog_config::DynamicConfig;
 use everlog_proto::api::common::v1::Link;
+use everlog_proto::api::common::v1::link::{BatchJob, Variant};
 use everlog_proto::api::workflowservice::v1::{SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest};
 use harness::process::{ANY_PORTS, Process, everlog};
 use harness::requests::{poll_activity, poll_workflow, signal};
@@ -50,7 +51,7 @@ async fn signalled(client: &mut Client, namespace: &str, bytes: usize, links: us
     let request = SignalWorkflowExecutionRequest {
         namespace: namespace.to_owned(),
         input: payloads(&"x".repeat(bytes)),
-        links: vec![Link::default(); links],
+        links: vec![Link { variant: Some(Variant::BatchJob(BatchJob { job_id: "job".to_owned() })) }; links],
         ..signal("workflow", &format!("{namespace} {bytes} {links}"))
     };
     match client.signal_workflow_execution(request).await {

@@ -224,7 +224,9 @@ async fn nonsense_is_answered_and_hurts_nobody() {
                 let (method, request, answer) = calls.join_next().await.unwrap().unwrap();
                 let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
                 let is_fine = match code {
-                    Code::Internal => answer.as_ref().is_err_and(|status| status.message().contains("decode")),
+                    Code::Internal => {
+                        answer.as_ref().is_err_and(|status| status.message().contains("error unmarshalling request"))
+                    }
                     Code::DeadlineExceeded => method == "QueryWorkflow",
                     Code::Unknown | Code::Cancelled | Code::DataLoss | Code::Unavailable => false,
                     _ => true,

@@ -8,6 +8,8 @@
 
 #[path = "wire/fields.rs"]
 mod fields;
+#[path = "wire/framing.rs"]
+mod framing;
 mod harness;
 #[path = "wire/refusals.rs"]
 mod refusals;
@@ -149,11 +151,12 @@ async fn what_is_not_served_is_unimplemented_in_the_words_of_grpc_go() {
         (WORKFLOW_SERVICE, "NoSuchMethod"),
         (OPERATOR_SERVICE, "CreateNexusEndpoint"),
         (OPERATOR_SERVICE, "NoSuchMethod"),
-        ("no.such.Service", "Method"),
     ] {
         let status = call(&channel, service, method, Bytes::new(), Some(LONG)).await.unwrap_err();
         assert_eq!(told(&status), format!("Unimplemented: unknown method {method} for service {service}"));
     }
+    let status = call(&channel, "no.such.Service", "Method", Bytes::new(), Some(LONG)).await.unwrap_err();
+    assert_eq!(told(&status), "Unimplemented: unknown service no.such.Service");
     server.stopped().await;
 }
 

@@ -1,5 +1,6 @@
 //! The older list requests, whose filters are fields instead of a query.
 
+use chrono::{DateTime, Datelike};
 use everlog_kernel::Time;
 use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
 use everlog_proto::api::filter::v1::{StartTimeFilter, WorkflowExecutionFilter, WorkflowTypeFilter};
@@ -7,8 +8,12 @@ use everlog_proto::api::workflowservice::v1::{
     ListClosedWorkflowExecutionsRequest, ListOpenWorkflowExecutionsRequest,
     list_closed_workflow_executions_request as closed, list_open_workflow_executions_request as open,
 };
+use everlog_proto::wkt::Timestamp;
 
 use super::{Comparison, Field, Filter, Query, Value, VisibilityError};
+
+/// The last second that a query can name.
+const YEAR_9999_ENDS: i64 = 253_402_300_799;
 
 /// What a `ListOpenWorkflowExecutions` asks for. Its time filter is on the start time.
 ///
@@ -65,13 +70,13 @@ fn type_name(workflow_type: &WorkflowTypeFilter) -> Filter {
 }
 
 fn times(field: Field, filter: Option<&StartTimeFilter>) -> Result<Option<Filter>, VisibilityError> {
-    let time = |timestamp: &everlog_proto::wkt::Timestamp| Time::from_proto(timestamp);
-    let earliest = filter.and_then(|filter| filter.earliest_time.as_ref()).map(time);
-    let latest = filter.and_then(|filter| filter.latest_time.as_ref()).map(time);
-    Ok(match (earliest, latest) {
-        (Some(earliest), Some(latest)) if earliest > latest => {
-            return Err(invalid("EarliestTime in StartTimeFilter should not be larger than LatestTime."));
-        }
+    let earliest = filter.and_then(|filter| filter.earliest_time.as_ref());
+    let latest = filter.and_then(|filter| filter.latest_time.as_ref());
+    let order = |timestamp: &Timestamp| (timestamp.seconds, timestamp.nanos);
+    if earliest.zip(latest).is_some_and(|(earliest, latest)| order(earliest) > order(latest)) {
+        return Err(invalid("EarliestTime in StartTimeFilter should not be larger than LatestTime."));
+    }
+    Ok(match (earliest.map(time).transpose()?, latest.map(time).transpose()?) {
         (Some(earliest), Some(latest)) => Some(Filter::Between(field, Value::Time(earliest), Value::Time(latest))),
         (Some(earliest), None) => Some(Filter::Compare(field, Comparison::GreaterOrEqual, Value::Time(earliest))),
         (None, Some(latest)) => Some(Filter::Compare(field, Comparison::LessOrEqual, Value::Time(latest))),
@@ -79,13 +84,23 @@ fn times(field: Field, filter: Option<&StartTimeFilter>) -> Result<Option<Filter
     })
 }
 
+/// A time that a query could name: of four digits' years.
+fn time(timestamp: &Timestamp) -> Result<Time, VisibilityError> {
+    if timestamp.seconds <= YEAR_9999_ENDS {
+        return Ok(Time::from_proto(timestamp));
+    }
+    let text = match DateTime::from_timestamp(timestamp.seconds, 0) {
+        Some(time) => format!("{}-{}", time.year(), time.format("%m-%dT%H:%M:%SZ")),
+        None => timestamp.seconds.to_string(),
+    };
+    Err(invalid(&format!("invalid query: invalid expression: unable to parse datetime '{text}'")))
+}
+
 #[cfg(test)]
 mod tests {
-    use everlog_proto::api::filter::v1::StatusFilter;
-    use everlog_proto::wkt::Timestamp;
-
     use super::*;
     use crate::SearchAttributeTypes;
+    use everlog_proto::api::filter::v1::StatusFilter;
 
     fn same(query: Query, text: &str) {
         assert_eq!(query, Query::parse(text, &SearchAttributeTypes::new()).unwrap());
@@ -128,6 +143,19 @@ mod tests {
         same(of_status(WorkflowExecutionStatus::Failed).unwrap(), &format!("{prefix} ExecutionStatus = 'Failed'"));
         let error = of_status(WorkflowExecutionStatus::Running).unwrap_err();
         assert_eq!(error.to_string(), "StatusFilter must be specified and must be not Running.");
+    }
+
+    #[test]
+    fn a_time_must_have_a_year_of_four_digits() {
+        let filter = |latest| times(1, Some(latest));
+        assert!(super::times(Field::StartTime, filter(YEAR_9999_ENDS).as_ref()).is_ok());
+        for (latest, told) in [(YEAR_9999_ENDS + 1, "10000-01-01T00:00:00Z"), (1 << 40, "36812-02-20T00:36:16Z")] {
+            let error = super::times(Field::StartTime, filter(latest).as_ref()).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("invalid query: invalid expression: unable to parse datetime '{told}'")
+            );
+        }
     }
 
     #[test]

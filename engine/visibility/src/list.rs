@@ -35,10 +35,14 @@ pub struct Page {
 }
 
 impl Page {
-    /// The first `limit` runs of pages of that size that have no run in common.
+    /// The first runs, `limit` at most, of pages of up to that size that have no run in common.
     pub fn merge(pages: Vec<Page>, limit: usize) -> Page {
+        // What comes behind the end of a page that was ended by its bytes is not known yet.
+        let ends = pages.iter().filter(|page| page.has_more).filter_map(|page| page.runs.last());
+        let known_until = ends.map(|(position, _)| *position).min();
         let has_more = pages.iter().any(|page| page.has_more);
         let mut runs: Vec<_> = pages.into_iter().flat_map(|page| page.runs).collect();
+        runs.retain(|(position, _)| known_until.is_none_or(|end| *position <= end));
         runs.sort_unstable_by_key(|(position, _)| *position);
         let is_cut = runs.len() > limit;
         runs.truncate(limit);
@@ -155,17 +159,20 @@ fn behind(ranges: Vec<KeyRange>, namespace: &Namespace, position: Option<Positio
     ranges.into_iter().map(cut).filter(|range| range.start < range.end).collect()
 }
 
-/// The first rows of all scans in key order, and whether there may be more.
+/// The first rows of all scans in key order, as many as make a page, and whether there may be more.
 async fn page(scans: Vec<Scan>, page_size: usize) -> Result<(Vec<Row>, bool), VisibilityError> {
     let mut sources: Vec<Source> = scans.into_iter().map(|scan| Source { scan, found: VecDeque::new() }).collect();
-    let mut rows = Vec::new();
+    let (mut rows, mut bytes) = (Vec::new(), 0);
     // A row can go out once no source can come up with one before it.
     while let Some(next) = sources.iter_mut().filter(|source| source.next_key().is_some()).min_by(Source::compare) {
-        if rows.len() == page_size {
+        if rows.len() == page_size || bytes >= limits::VISIBILITY_PAGE_BYTES_MAX {
             return Ok((rows, true));
         }
         match next.found.pop_front() {
-            Some(row) => rows.push(row),
+            Some(row) => {
+                bytes += row.1.len();
+                rows.push(row);
+            }
             None => {
                 let missing = page_size - rows.len();
                 sources = step(move || find(sources, missing)).await?;
@@ -196,14 +203,17 @@ impl Source {
 fn find(mut sources: Vec<Source>, missing: usize) -> Result<Vec<Source>, VisibilityError> {
     let wanted = share(missing, sources.len());
     let is_dry = |source: &Source| source.found.is_empty() && source.scan.next_range().is_some();
-    let rows_max = limits::VISIBILITY_SCAN_ROWS / sources.iter().filter(|source| is_dry(source)).count().max(1);
+    let dry = sources.iter().filter(|source| is_dry(source)).count().max(1);
+    let (rows_max, bytes_max) = (limits::VISIBILITY_SCAN_ROWS / dry, limits::VISIBILITY_PAGE_BYTES_MAX / dry);
     for source in sources.iter_mut().filter(|source| is_dry(source)) {
         let (scan, found) = (&mut source.scan, &mut source.found);
-        let mut rows_left = rows_max.max(1);
-        while found.len() < wanted && rows_left > 0 && scan.next_range().is_some() {
+        let (mut rows_left, mut bytes) = (rows_max.max(1), 0);
+        while found.len() < wanted && bytes < bytes_max && rows_left > 0 && scan.next_range().is_some() {
             rows_left -= scan.examine(rows_left, |key, record, _| {
                 found.push_back((Bytes::copy_from_slice(key), Bytes::copy_from_slice(record)));
-                if found.len() < wanted { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                bytes += record.len();
+                let goes_on = found.len() < wanted && bytes < bytes_max;
+                if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })?;
         }
     }

@@ -69,6 +69,11 @@ impl Server {
         self.pool.get_message_by_name(name)
     }
 
+    /// The methods that there are, by name.
+    pub(crate) fn methods(&self) -> impl Iterator<Item = &str> {
+        self.methods.keys().map(String::as_str)
+    }
+
     /// Calls a method; `headers` come on top of, or in place of, those that clients send.
     pub(crate) async fn call(
         &self,
@@ -77,10 +82,23 @@ impl Server {
         timeout: Duration,
         headers: &[(String, String)],
     ) -> Result<DynamicMessage, Status> {
-        let method = self.methods.get(method).ok_or_else(|| Status::internal("no such method"))?;
+        let answer = self.call_with_bytes(method, request.encode_to_vec().into(), timeout, headers).await?;
+        let output = self.method(method)?.output.clone();
+        DynamicMessage::decode(output, answer).map_err(|error| Status::internal(error.to_string()))
+    }
+
+    /// Calls a method with any bytes as its request.
+    pub(crate) async fn call_with_bytes(
+        &self,
+        method: &str,
+        request: Bytes,
+        timeout: Duration,
+        headers: &[(String, String)],
+    ) -> Result<Bytes, Status> {
+        let method = self.method(method)?;
         let mut grpc = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(64 << 20);
         grpc.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
-        let mut request = Request::new(Bytes::from(request.encode_to_vec()));
+        let mut request = Request::new(request);
         request.set_timeout(timeout);
         let own = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         for (name, value) in HEADERS.into_iter().chain(own) {
@@ -90,7 +108,10 @@ impl Server {
             }
         }
         let path = method.path.parse().map_err(|_| Status::internal("not a path"))?;
-        let answer = grpc.unary(request, path, RawCodec).await?.into_inner();
-        DynamicMessage::decode(method.output.clone(), answer).map_err(|error| Status::internal(error.to_string()))
+        Ok(grpc.unary(request, path, RawCodec).await?.into_inner())
+    }
+
+    fn method(&self, name: &str) -> Result<&Method, Status> {
+        self.methods.get(name).ok_or_else(|| Status::internal("no such method"))
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! `scenarios/` has the scripts ([`script`]), a file an area; `expected/` what each scenario showed when it was played on a Temporal server,
 //! with ids, times and tokens taken out (`show.rs`); `known_differences.toml` where Everlog is known to show something else (`known.rs`).
+//! `bad_input/` in `expected/` is what every method answers to requests that are wrong ([`bad_input`]).
 //! `cargo test --workspace --test contract` plays all of them on Everlog. To write down what a Temporal server shows:
 //!
 //! ```sh
@@ -11,6 +12,7 @@
 //!
 //! It starts the server itself, once for each dynamic configuration that scenarios ask for ([`CONFIG`] is what all have).
 
+pub mod bad_input;
 mod call;
 mod compare;
 mod expand;
@@ -19,8 +21,10 @@ mod known;
 pub mod script;
 mod show;
 mod stage;
+mod variations;
 mod verbs;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -70,6 +74,17 @@ pub async fn play_all(address: &str, scenarios: &[Scenario], at_once: usize) -> 
     let mut shown: Vec<(usize, Value)> = played.buffer_unordered(at_once).collect().await;
     shown.sort_by_key(|(number, _)| *number);
     Ok(shown.into_iter().map(|(_, shown)| shown).collect())
+}
+
+/// What the methods whose names begin with `only` answer to bad input on the server at `address`, by method.
+///
+/// # Errors
+///
+/// When the server cannot be reached or made ready, or a request is not understood.
+pub async fn play_bad_input(address: &str, only: &str, at_once: usize) -> Result<BTreeMap<String, Value>, String> {
+    let server = call::Server::connect(address).await?;
+    make_ready(&server).await?;
+    bad_input::play(&server, only, at_once).await
 }
 
 /// Registers the search attributes, and waits until they can be used.

@@ -26,15 +26,16 @@ const POLL_TIMEOUT: Duration = Duration::from_secs(4);
 const HEAD_START: Duration = Duration::from_millis(200);
 
 /// What steps of a scenario refer to.
-struct Results(HashMap<String, DynamicMessage>);
+#[derive(Default)]
+pub(crate) struct Results(HashMap<String, DynamicMessage>);
 
 /// A call that is ready to be made.
 #[derive(Clone)]
-struct Call {
+pub(crate) struct Call {
     server: Server,
     method: String,
-    request: DynamicMessage,
-    timeout: Duration,
+    pub(crate) request: DynamicMessage,
+    pub(crate) timeout: Duration,
     headers: Vec<(String, String)>,
     until: Until,
     entries: usize,
@@ -44,9 +45,18 @@ type Answer = Result<DynamicMessage, Status>;
 
 /// What a scenario shows on a server: an object with a member for each step.
 pub(crate) async fn play(server: &Server, scenario: &Scenario) -> Json {
-    let nonce = format!("{:08x}", RandomState::new().build_hasher().finish() as u32);
-    let mut shower = Shower::new(nonce.clone(), scenario.timed);
-    let mut results = Results(HashMap::new());
+    play_on(server, scenario, &nonce()).await.0
+}
+
+/// What makes the names of a scenario its own.
+pub(crate) fn nonce() -> String {
+    format!("{:08x}", RandomState::new().build_hasher().finish() as u32)
+}
+
+/// The same with a nonce, and what further steps may refer to.
+pub(crate) async fn play_on(server: &Server, scenario: &Scenario, nonce: &str) -> (Json, Results) {
+    let mut shower = Shower::new(nonce.to_owned(), scenario.timed);
+    let mut results = Results::default();
     let mut waiting: HashMap<String, JoinHandle<Answer>> = HashMap::new();
     let mut shown = Map::new();
     for (number, step) in scenario.steps.iter().enumerate() {
@@ -63,7 +73,7 @@ pub(crate) async fn play(server: &Server, scenario: &Scenario) -> Json {
                     None => Err(Status::internal("nothing of that name goes on")),
                 }
             }
-            _ => match prepare(server, step, &nonce, &results) {
+            _ => match prepare(server, step, nonce, &results) {
                 Err(problem) => {
                     shown.insert(title, json!({ "not_called": shower.text(&problem, "problem") }));
                     continue;
@@ -81,10 +91,11 @@ pub(crate) async fn play(server: &Server, scenario: &Scenario) -> Json {
             results.keep(step, response);
         }
     }
-    Json::Object(shown)
+    (Json::Object(shown), results)
 }
 
-fn prepare(server: &Server, step: &Step, nonce: &str, results: &Results) -> Result<Call, String> {
+/// The call that a step says.
+pub(crate) fn prepare(server: &Server, step: &Step, nonce: &str, results: &Results) -> Result<Call, String> {
     let Verb { method, fields, until } =
         verb(&step.verb).unwrap_or(Verb { method: "", fields: "", until: Until::Answered });
     let method = if method.is_empty() { step.verb.as_str() } else { method };
@@ -213,11 +224,18 @@ fn events(answer: &DynamicMessage) -> usize {
 fn show(server: &Server, shower: &mut Shower, answer: &Answer) -> Json {
     match answer {
         Ok(response) => shower.show(response),
+        Err(status) => show_status(server, shower, status),
+    }
+}
+
+/// Code, text and details.
+pub(crate) fn show_status(server: &Server, shower: &mut Shower, status: &Status) -> Json {
+    match status {
         // Which side notices first is chance.
-        Err(status) if status.code() == Code::DeadlineExceeded || status.message() == "Timeout expired" => {
+        status if status.code() == Code::DeadlineExceeded || status.message() == "Timeout expired" => {
             json!({ "status": "DeadlineExceeded" })
         }
-        Err(status) => {
+        status => {
             let mut shown = Map::new();
             shown.insert("status".to_owned(), json!(format!("{:?}", status.code())));
             shown.insert("message".to_owned(), json!(shower.text(status.message(), "message")));

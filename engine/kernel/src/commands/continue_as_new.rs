@@ -169,5 +169,5 @@ fn first_backoff(is_asked_for: bool, backoff: Duration) -> Option<wkt::Duration>
 
 fn positive(duration: Option<&wkt::Duration>, name: &str) -> Result<Option<Duration>, String> {
     time::positive(duration)
-        .map_err(|time::Negative| format!("Invalid {name} on ContinueAsNewWorkflowExecutionCommand: negative duration"))
+        .map_err(|wrong| format!("Invalid {name} on ContinueAsNewWorkflowExecutionCommand: {wrong}"))
 }

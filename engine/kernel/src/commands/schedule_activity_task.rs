@@ -115,7 +115,7 @@ fn normalized(
 }
 
 fn given(timeout: Option<wkt::Duration>, name: &str) -> Result<Option<Duration>, String> {
-    time::positive(timeout.as_ref()).map_err(|time::Negative| format!("invalid {name}: negative duration"))
+    time::positive(timeout.as_ref()).map_err(|wrong| format!("invalid {name}: {wrong}"))
 }
 
 /// An activity's timeouts; `None` for "not limited".

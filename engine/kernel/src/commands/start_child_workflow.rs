@@ -177,9 +177,8 @@ struct Timeouts {
 impl Timeouts {
     fn of(txn: &Txn<'_>, attributes: &StartChildWorkflowExecutionCommandAttributes) -> Result<Timeouts, String> {
         let given = |timeout: Option<&wkt::Duration>, name: &str| {
-            let negative =
-                |time::Negative| About::of(txn, attributes).invalid(&format!("Invalid {name}"), &"negative duration");
-            time::positive(timeout).map_err(negative)
+            time::positive(timeout)
+                .map_err(|wrong| About::of(txn, attributes).invalid(&format!("Invalid {name}"), &wrong))
         };
         let execution = given(attributes.workflow_execution_timeout.as_ref(), "WorkflowExecutionTimeout")?;
         let run = given(attributes.workflow_run_timeout.as_ref(), "WorkflowRunTimeout")?;

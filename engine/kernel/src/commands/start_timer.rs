@@ -28,10 +28,8 @@ pub(crate) fn apply(
         )));
     }
     let duration = time::positive(attributes.start_to_fire_timeout.as_ref())
-        .map_err(|time::Negative| {
-            bad(format!(
-                "An invalid StartToFireTimeout is set on StartTimerCommand: negative duration. TimerId={timer_id}"
-            ))
+        .map_err(|wrong| {
+            bad(format!("An invalid StartToFireTimeout is set on StartTimerCommand: {wrong}. TimerId={timer_id}"))
         })?
         .unwrap_or_default();
     if txn.run.timers.by_name(&timer_id).is_some() {

@@ -81,7 +81,7 @@ fn carry_out(
         txn.run.state.workflow_task = None;
         0
     } else {
-        workflow_task::make_normal_at_end(txn);
+        workflow_task::make_normal_of(txn, &request.identity);
         let in_hand = txn.run.state.workflow_task.clone();
         workflow_task::append_tail(txn, in_hand.as_ref().unwrap_or(task));
         let attributes = completed_attributes(request, task, started);

@@ -15,7 +15,7 @@ pub(crate) fn apply(txn: &mut Txn<'_>, request: RequestCancelWorkflowExecutionRe
         return Ok(Reply::Done);
     }
     super::check_chain(&txn.run, &request.first_execution_run_id)?;
-    validation::links(&request.links, txn.ctx.limits).map_err(Rejection::invalid)?;
+    validation::check_links(&request.links, txn.ctx.limits)?;
     if txn.run.state.cancel_requested {
         return Ok(Reply::Done);
     }

@@ -48,7 +48,7 @@ pub(super) fn check(run: &Run, request: &SignalWorkflowExecutionRequest, limits:
     if request.request_id.len() > limits.id_bytes_max {
         return Err(Rejection::invalid("RequestId length exceeds limit."));
     }
-    validation::links(&request.links, limits).map_err(Rejection::invalid)?;
+    validation::check_links(&request.links, limits)?;
     if request.input.as_ref().map_or(0, Message::encoded_len) > limits.blob_bytes_max {
         return Err(Rejection::invalid("Blob data size exceeds limit."));
     }

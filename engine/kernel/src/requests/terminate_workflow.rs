@@ -13,7 +13,7 @@ pub(crate) fn apply(txn: &mut Txn<'_>, request: TerminateWorkflowExecutionReques
         return Err(Rejection::workflow_completed());
     }
     super::check_chain(&txn.run, &request.first_execution_run_id)?;
-    validation::links(&request.links, txn.ctx.limits).map_err(Rejection::invalid)?;
+    validation::check_links(&request.links, txn.ctx.limits)?;
     let or = |given: String, default: &str| if given.is_empty() { default.to_owned() } else { given };
     let reason = or(request.reason, "terminated by user via frontend");
     let identity = or(request.identity, "frontend-service");

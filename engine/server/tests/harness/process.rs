@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -37,6 +38,8 @@ pub(crate) struct Process {
     pub(crate) line: String,
     /// From its start to that line.
     pub(crate) served_after: Duration,
+    /// What it writes on standard error, once it has ended.
+    logs: Option<JoinHandle<String>>,
 }
 
 impl Process {
@@ -67,7 +70,7 @@ impl Process {
         if line.is_empty() {
             panic!("{:?}: {}", child.wait().unwrap(), logs.join().unwrap());
         }
-        Process { child, line: line.trim_end().to_owned(), served_after: begin.elapsed() }
+        Process { child, line: line.trim_end().to_owned(), served_after: begin.elapsed(), logs: Some(logs) }
     }
 
     /// The address that the line names under `what`.
@@ -133,9 +136,15 @@ impl Process {
     }
 
     /// Sends SIGTERM and waits for a good end.
-    pub(crate) async fn stop(mut self) {
+    pub(crate) async fn stop(self) {
+        self.stop_for_logs().await;
+    }
+
+    /// The same; returns what it has written on standard error.
+    pub(crate) async fn stop_for_logs(mut self) -> String {
         self.signal("TERM");
         assert_eq!(self.ended().await.code(), Some(0));
+        self.logs.take().unwrap().join().unwrap()
     }
 }
 

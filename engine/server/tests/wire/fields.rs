@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{
-    Command, ProtocolMessageCommandAttributes, RequestCancelNexusOperationCommandAttributes,
-    ScheduleNexusOperationCommandAttributes, StartChildWorkflowExecutionCommandAttributes,
+    Command, RequestCancelNexusOperationCommandAttributes, ScheduleNexusOperationCommandAttributes,
+    StartChildWorkflowExecutionCommandAttributes,
 };
 use everlog_proto::api::common::v1::{
     Callback, TimeSkippingConfig, WorkerVersionCapabilities, WorkerVersionStamp, WorkflowType, callback,
@@ -14,8 +14,8 @@ use everlog_proto::api::common::v1::{
 use everlog_proto::api::deployment::v1::WorkerDeploymentOptions;
 use everlog_proto::api::enums::v1::{CommandType, TaskQueueType, VersioningBehavior, WorkerVersioningMode};
 use everlog_proto::api::namespace::v1::NamespaceConfig;
-use everlog_proto::api::protocol::v1::Message as ProtocolMessage;
 use everlog_proto::api::taskqueue::v1::RateLimit;
+use everlog_proto::api::update::v1 as update;
 use everlog_proto::api::workflow::v1::VersioningOverride;
 use everlog_proto::api::workflowservice::v1::update_task_queue_config_request::RateLimitUpdate;
 use prost_types_plain::{DescriptorProto, FileDescriptorProto};
@@ -195,6 +195,12 @@ fn starts() -> Vec<Case> {
         variant: Some(callback::Variant::Nexus(callback::Nexus { url, ..Default::default() })),
         ..Default::default()
     };
+    let update = update::Request {
+        meta: Some(update::Meta::default()),
+        input: Some(update::Input { name: "update".to_owned(), ..Default::default() }),
+        completion_callbacks: vec![callback.clone()],
+        ..Default::default()
+    };
     let overridden = || Some(VersioningOverride::default());
     let skipping = || Some(TimeSkippingConfig::default());
     const OVERRIDE: &str = "Unimplemented: versioning_override is not supported by this server yet";
@@ -235,6 +241,17 @@ fn starts() -> Vec<Case> {
             "SignalWithStartWorkflowExecution",
             SignalWithStartWorkflowExecutionRequest { time_skipping_config: skipping(), ..signal() },
             SKIPPING,
+        ),
+        case(
+            "Request.completion_callbacks",
+            "UpdateWorkflowExecution",
+            UpdateWorkflowExecutionRequest {
+                namespace: NAMESPACE.to_owned(),
+                workflow_execution: execution("never"),
+                request: Some(update),
+                ..Default::default()
+            },
+            "Unimplemented: completion_callbacks of updates are not supported by this server",
         ),
     ]
 }
@@ -430,16 +447,6 @@ async fn answers(client: &mut Client) -> Vec<Case> {
             RespondWorkflowTaskFailedRequest { deployment_options: versioned(), ..failed() },
             VERSIONS,
         ),
-        // It is the last, because it fails the task.
-        case(
-            "RespondWorkflowTaskCompletedRequest.messages",
-            COMPLETED,
-            RespondWorkflowTaskCompletedRequest {
-                messages: vec![ProtocolMessage { id: "m".to_owned(), ..ProtocolMessage::default() }],
-                ..answer()
-            },
-            "InvalidArgument: BadUpdateWorkflowExecutionMessage: no message was sent that these could answer",
-        ),
     ]
 }
 
@@ -452,12 +459,6 @@ async fn commands(client: &mut Client) -> Vec<Case> {
         ..StartChildWorkflowExecutionCommandAttributes::default()
     };
     let commands = [
-        (
-            "Command.protocol_message_command_attributes",
-            CommandType::ProtocolMessage,
-            Attributes::ProtocolMessageCommandAttributes(ProtocolMessageCommandAttributes::default()),
-            "InvalidArgument: FeatureDisabled: ProtocolMessage is not supported by this server yet",
-        ),
         (
             "Command.schedule_nexus_operation_command_attributes",
             CommandType::ScheduleNexusOperation,

@@ -4,7 +4,7 @@ use std::time::Duration;
 use everlog_kernel::transition::VisibilityKey;
 use everlog_kernel::{NamespaceId, RunId, Time};
 use everlog_model::rows;
-use everlog_proto::api::common::v1::WorkflowExecution;
+use everlog_proto::api::common::v1::{Memo, WorkflowExecution};
 use everlog_proto::api::workflow::v1::WorkflowExecutionInfo;
 use everlog_proto::wkt;
 use everlog_storage::GroupId;
@@ -156,6 +156,27 @@ async fn pages_are_in_global_order_and_join_on_to_each_other() {
 }
 
 #[tokio::test]
+async fn a_page_of_large_records_ends_early() {
+    const LARGE_BYTES: usize = 1 << 20;
+    let rows = Store::new(3, 30);
+    for n in 0..30 {
+        let (key, record) = row(n);
+        let memo =
+            Memo { fields: [("k".to_owned(), Payload { data: vec![7; LARGE_BYTES], ..Payload::default() })].into() };
+        let large = WorkflowExecutionInfo { memo: Some(memo), ..WorkflowExecutionInfo::decode(&record[..]).unwrap() };
+        let mut batch = RowBatch::new();
+        batch.put(encoded(&key), large.encode_to_vec());
+        rows.commit(rows.groups[n as usize * 31 % rows.groups.len()], batch);
+    }
+    let pages = rows.pages("", 1000).await;
+    assert!(pages.iter().rev().skip(1).all(|page| page.len() == limits::VISIBILITY_PAGE_BYTES_MAX / LARGE_BYTES));
+    assert_eq!(pages.concat(), rows.all_keys());
+    let pages = rows.pages("", 3).await;
+    assert!(pages.iter().rev().skip(1).all(|page| page.len() == 3));
+    assert_eq!(pages.concat(), rows.all_keys());
+}
+
+#[tokio::test]
 async fn a_filter_leaves_the_order_and_the_pages_as_they_are() {
     let rows = Store::new(3, 2000);
     let is_asked = |key: &Bytes| (100..=300).contains(&decoded(key).close_time.0);
@@ -297,6 +318,11 @@ fn pages_become_one() {
     assert_eq!(merged(vec![page(&[2, 5], false), page(&[], false), page(&[3], false)]), (vec![2, 3, 5], false));
     assert_eq!(merged(vec![page(&[2, 5], false), page(&[1, 9], false)]), (vec![1, 2, 5], true));
     assert_eq!(merged(vec![page(&[1, 2, 3], true), page(&[], false)]), (vec![1, 2, 3], true));
+    assert_eq!(
+        merged(vec![page(&[2], true), page(&[1, 3], false)]),
+        (vec![1, 2], true),
+        "what follows 2 on the first may stand before 3"
+    );
     assert_eq!(Page::merge(vec![page(&[1, 2], true)], 2).into_response().1, [&[1][..], &[2; 32]].concat());
     assert!(page(&[1, 2], false).into_response().1.is_empty());
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use everlog_contract::script::Scenario;
-use everlog_contract::{CONFIG, expectation_path, play_all, pretty, scenarios};
+use everlog_contract::{CONFIG, bad_input, expectation_path, play_all, play_bad_input, pretty, scenarios};
+use serde_json::Value;
 use tokio::process::{Child, Command};
 
 /// How long a server may take to start.
@@ -56,13 +57,34 @@ async fn record(arguments: &Arguments) -> Result<(), String> {
         let shown = play_all(&address, &scenarios, arguments.at_once).await;
         server.kill().await.map_err(|error| error.to_string())?;
         for (scenario, shown) in scenarios.iter().zip(shown?) {
-            let path = expectation_path(scenario);
-            path.parent().map_or(Ok(()), fs::create_dir_all).map_err(|error| error.to_string())?;
-            fs::write(&path, pretty(&shown)).map_err(|error| format!("{}: {error}", path.display()))?;
+            write(scenario, &shown)?;
         }
         eprintln!("{} scenarios with {config:?}", scenarios.len());
     }
+    record_bad_input(arguments).await
+}
+
+/// What methods answer to bad input.
+async fn record_bad_input(arguments: &Arguments) -> Result<(), String> {
+    let (area, only) = arguments.only.split_once('/').unwrap_or((&arguments.only, ""));
+    if arguments.missing || !bad_input::AREA.starts_with(area) {
+        return Ok(());
+    }
+    let (mut server, address) = start(&arguments.temporal, &bad_input::CONFIG.map(str::to_owned)).await?;
+    let shown = play_bad_input(&address, only, arguments.at_once).await;
+    server.kill().await.map_err(|error| error.to_string())?;
+    let shown = shown?;
+    for (method, shown) in &shown {
+        write(&bad_input::scenario(method), shown)?;
+    }
+    eprintln!("{} methods with bad input", shown.len());
     Ok(())
+}
+
+fn write(scenario: &Scenario, shown: &Value) -> Result<(), String> {
+    let path = expectation_path(scenario);
+    path.parent().map_or(Ok(()), fs::create_dir_all).map_err(|error| error.to_string())?;
+    fs::write(&path, pretty(shown)).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// A development server and its address.

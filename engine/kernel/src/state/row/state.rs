@@ -143,7 +143,7 @@ impl WorkflowTask {
     fn from_row(row: WorkflowTaskRow) -> Result<WorkflowTask, CorruptRow> {
         let scheduled_time = Time(required(row.scheduled_time, "scheduled time")?);
         let timeout = time::positive(row.start_to_close_timeout.as_ref())
-            .map_err(|time::Negative| CorruptRow("a negative timeout".into()))?;
+            .map_err(|wrong| CorruptRow(format!("a timeout: {wrong}")))?;
         Ok(WorkflowTask {
             scheduled_event_id: row.scheduled_event_id,
             scheduled_time,
