@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Time;
+
 macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -92,9 +94,22 @@ impl Ids {
         uuid::Builder::from_random_bytes(((u128::from(high) << 64) | u128::from(low)).to_be_bytes()).into_uuid()
     }
 
-    /// A new run.
-    pub fn run_id(&mut self) -> RunId {
-        RunId(self.uuid().into_bytes())
+    /// A new run that begins at `now`: a UUID of version 7, as Temporal's are, so that runs stand in the order of their times.
+    pub fn run_id(&mut self, now: Time) -> RunId {
+        let ms = u64::try_from(now.0 / 1_000_000).unwrap_or(0);
+        self.run_id_of_ms(ms)
+    }
+
+    /// A new run that follows from another one, and has its time.
+    pub(crate) fn run_id_after(&mut self, run_id: RunId) -> RunId {
+        self.run_id_of_ms((u128::from(run_id) >> 80) as u64)
+    }
+
+    fn run_id_of_ms(&mut self, ms: u64) -> RunId {
+        let mut random = [0; 10];
+        random[..8].copy_from_slice(&next(&mut self.high).to_be_bytes());
+        random[8..].copy_from_slice(&next(&mut self.low).to_be_bytes()[..2]);
+        RunId(uuid::Builder::from_unix_timestamp_millis(ms, &random).into_uuid().into_bytes())
     }
 
     /// A new request id, where a caller gave none.
@@ -115,4 +130,22 @@ fn next(state: &mut u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_ids_are_in_the_order_of_their_times() {
+        let mut ids = Ids::new(7);
+        let (first, second) =
+            (ids.run_id(Time(1_795_000_000_123_456_789)), ids.run_id(Time(1_795_000_000_124_000_000)));
+        assert!(first < second);
+        assert_eq!(first.0[..6], 1_795_000_000_123_u64.to_be_bytes()[2..]);
+        for id in [first, second, ids.run_id_after(first), ids.run_id(Time(-1))] {
+            assert_eq!(uuid::Uuid::from_bytes(id.0).get_version_num(), 7, "{id}");
+        }
+        assert_eq!(ids.run_id_after(first).0[..6], first.0[..6]);
+    }
 }

@@ -145,7 +145,7 @@ pub(crate) fn backoff(txn: &Txn<'_>, wanted: Duration) -> Duration {
 /// The run that begins with `started`.
 pub(crate) fn new_run(txn: &mut Txn<'_>, started: WorkflowExecutionStartedEventAttributes) -> NewRun {
     NewRun {
-        run_id: txn.ctx.ids.run_id(),
+        run_id: txn.ctx.ids.run_id(txn.ctx.now),
         started,
         // Summary and details are the starter's words on the run that it started; Temporal does not repeat them either.
         user_metadata: None,

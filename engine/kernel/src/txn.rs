@@ -310,7 +310,7 @@ impl<'a> Txn<'a> {
     pub(crate) fn close(&mut self) {
         let now = self.ctx.now;
         let jitter_ns = u64::try_from(self.ctx.limits.retention_jitter.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let spread = u64::from_be_bytes(self.run.id.0[..8].try_into().expect("a run id has 16 bytes")) % jitter_ns;
+        let spread = u64::from_be_bytes(self.run.id.0[8..].try_into().expect("a run id has 16 bytes")) % jitter_ns;
         let retention = self.ctx.namespace.retention.saturating_add(std::time::Duration::from_nanos(spread));
         self.run.state.delete_time = Some(now.plus(retention));
         self.run.sticky = None;

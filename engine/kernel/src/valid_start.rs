@@ -100,7 +100,7 @@ impl ValidStart {
     pub(crate) fn into_new_run(self, ctx: &mut Context<'_>) -> NewRun {
         let ValidStart { started, user_metadata, links, request_id, .. } = self;
         let start_request_id = if request_id.is_empty() { ctx.ids.request_id() } else { request_id };
-        NewRun { run_id: ctx.ids.run_id(), started, user_metadata, links, start_request_id }
+        NewRun { run_id: ctx.ids.run_id(ctx.now), started, user_metadata, links, start_request_id }
     }
 
     /// About what its payloads take, bytes.

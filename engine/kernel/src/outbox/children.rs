@@ -27,7 +27,7 @@ pub fn child_run_id(parent_run_id: RunId, initiated_event_id: i64) -> RunId {
     let mut ids = Ids::new(super::seed(parent_run_id, initiated_event_id));
     // The first id is that of the message.
     let _ = ids.request_id();
-    ids.run_id()
+    ids.run_id_after(parent_run_id)
 }
 
 /// What the request id of such a start is, as Temporal forms it: run, event, and the event's version.
