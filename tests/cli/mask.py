@@ -17,6 +17,7 @@ MASKS = [
     (r"\btemporal-cli:[^\s\"@]+@[^\s\"]+", "temporal-cli:<user>@<host>"),
     (r"\bRequested from CLI by [^\s\"]+", "Requested from CLI by <user>"),
     (r'("stackTrace"\s*:\s*)"(?:[^"\\]|\\.)*"', r'\1"<stack>"'),
+    (r"(?m)^(\S*stackTrace:)(?:.*\n?)(?:(?![a-z]\S*: |-----).*\n?)*", r"\1 <stack>\n"),
     (r"(StackTrace:)\n(?:(?!\s*Cause:).*\n?)*", r"\1 <stack>\n"),
     (r"\b127\.0\.0\.1:\d+", "<address>"),
     (rf'("(?:{COUNTS})"\s*:\s*)"?\d+"?', r'\1"<number>"'),

@@ -75,6 +75,25 @@ class Waits:
     def note(self, value: Any) -> None:
         self.notes.append(value)
 
+    @workflow.update(description="Notes a value, and tells how many there are.")
+    def change(self, value: Any) -> int:
+        self.notes.append(value)
+        return len(self.notes)
+
+    @change.validator
+    def check_change(self, value: Any) -> None:
+        if value == "bad":
+            raise ApplicationError("not that", type="Bad")
+
+    @workflow.update
+    def breaks(self) -> None:
+        raise ApplicationError("cannot change", "detail", type="Broken")
+
+    @workflow.update
+    async def lasts(self) -> str:
+        await workflow.wait_condition(lambda: bool(self.notes))
+        return "over"
+
     @workflow.query(description="What was noted.")
     def noted(self) -> list[Any]:
         return self.notes

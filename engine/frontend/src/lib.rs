@@ -110,10 +110,10 @@ struct Frontend {
     /// Counts of executions that are remembered.
     tallies: Arc<Tallies>,
     polls: Polls,
-    /// A permit for each page of history that may be read at a time.
-    pages: Arc<Semaphore>,
     /// Where it listens.
     addresses: Addresses,
+    /// A permit for each page of history that may be read at a time.
+    pages: Arc<Semaphore>,
     /// True once the server is to stop: whoever waits for something to happen answers what it has.
     draining: watch::Receiver<bool>,
 }

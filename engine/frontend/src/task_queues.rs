@@ -40,7 +40,7 @@ pub(super) async fn describe_task_queue(
     let id_bytes_max = frontend.config(&request.namespace).limits.id_bytes_max;
     let namespace_id = namespace.namespace.id;
     if request.api_mode() == DescribeTaskQueueMode::Enhanced {
-        let name = validate::task_queue(queue, id_bytes_max)?;
+        let name = validate::task_queue_name(queue, id_bytes_max)?;
         check_reachability(frontend, &request)?;
         check_enhanced(queue)?;
         return Ok(enhanced(frontend, &request, namespace_id, name).await);
@@ -106,22 +106,12 @@ fn check_enhanced(queue: Option<&TaskQueue>) -> Result<(), Error> {
             "Enhanced DescribeTaskQueue is not valid for a sticky queue, use api_mode=UNSPECIFIED or a normal queue.",
         ));
     }
-    check_normal_name(queue)
+    validate::normal_name(queue)
         .map_err(|_| Error::invalid("Task Queue Partition invalid, use a different Task Queue or Task Queue Type"))
 }
 
 fn is_sticky(queue: Option<&TaskQueue>) -> bool {
     queue.is_some_and(|queue| queue.kind() == TaskQueueKind::Sticky)
-}
-
-/// Only behind a sticky queue there is another one.
-fn check_normal_name(queue: Option<&TaskQueue>) -> Result<(), Error> {
-    match queue {
-        Some(TaskQueue { name, normal_name, .. }) if !normal_name.is_empty() && !is_sticky(queue) => Err(
-            Error::invalid(format!("only sticky queues can have normal name. tq: {name}, normal name: {normal_name}")),
-        ),
-        _ => Ok(()),
-    }
 }
 
 /// A part of a queue, as Temporal splits them: `/_sys/QUEUE/NUMBER`, or the queue's name for the first.
@@ -135,7 +125,7 @@ struct Partition<'a> {
 fn partition(queue: Option<&TaskQueue>, id_bytes_max: usize) -> Result<Partition<'_>, Error> {
     let name = validate::task_queue_partition(queue, id_bytes_max)?;
     let Some(rest) = name.strip_prefix(validate::RESERVED_QUEUE_PREFIX) else {
-        check_normal_name(queue)?;
+        validate::normal_name(queue)?;
         return Ok(Partition { queue: name, number: 0 });
     };
     let split = rest.rsplit_once('/').filter(|(queue, _)| !queue.is_empty());
@@ -146,7 +136,7 @@ fn partition(queue: Option<&TaskQueue>, id_bytes_max: usize) -> Result<Partition
     if queue_name.starts_with(validate::RESERVED_QUEUE_PREFIX) {
         return Err(Error::invalid(format!("task queue family name cannot have prefix /_sys/ {queue_name}")));
     }
-    check_normal_name(queue)?;
+    validate::normal_name(queue)?;
     Ok(Partition { queue: queue_name, number })
 }
 
@@ -262,7 +252,6 @@ pub(super) async fn list_task_queue_partitions(
     frontend.namespace(&request.namespace)?;
     let queue = request.task_queue.as_ref();
     let name = validate::task_queue(queue, frontend.config(&request.namespace).limits.id_bytes_max)?;
-    check_normal_name(queue)?;
     let owner_host_name = frontend.addresses.grpc.to_string();
     let whole = TaskQueuePartitionMetadata { key: name.to_owned(), owner_host_name };
     Ok(ListTaskQueuePartitionsResponse {

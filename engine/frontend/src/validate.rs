@@ -41,11 +41,31 @@ pub(super) fn run_id(text: &str, message: &'static str) -> Result<Option<RunId>,
 
 /// A task queue, by its name.
 pub(super) fn task_queue(task_queue: Option<&TaskQueue>, bytes_max: usize) -> Result<&str, Error> {
+    let name = task_queue_name(task_queue, bytes_max)?;
+    normal_name(task_queue)?;
+    Ok(name)
+}
+
+/// The name of a task queue, whatever else is said of it.
+pub(super) fn task_queue_name(task_queue: Option<&TaskQueue>, bytes_max: usize) -> Result<&str, Error> {
     let name = task_queue_partition(task_queue, bytes_max)?;
     if name.starts_with(RESERVED_QUEUE_PREFIX) {
         return Err(Error::invalid("task queue name cannot start with reserved prefix /_sys/"));
     }
     Ok(name)
+}
+
+/// Only behind a sticky queue there is another one.
+pub(super) fn normal_name(task_queue: Option<&TaskQueue>) -> Result<(), Error> {
+    match task_queue {
+        Some(TaskQueue { name, normal_name, kind, .. })
+            if !normal_name.is_empty() && *kind != TaskQueueKind::Sticky as i32 =>
+        {
+            let message = format!("only sticky queues can have normal name. tq: {name}, normal name: {normal_name}");
+            Err(Error::invalid(message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A task queue or a partition of one, by its name.
@@ -55,14 +75,10 @@ pub(super) fn task_queue_partition(task_queue: Option<&TaskQueue>, bytes_max: us
         return Err(Error::invalid("missing task queue name"));
     }
     length(&queue.name, bytes_max, "taskQueue length exceeds limit")?;
-    let TaskQueue { name, normal_name, .. } = queue;
     if queue.kind() == TaskQueueKind::Sticky {
-        length(normal_name, bytes_max, "taskQueue length exceeds limit")?;
-    } else if !normal_name.is_empty() {
-        let message = format!("only sticky queues can have normal name. tq: {name}, normal name: {normal_name}");
-        return Err(Error::invalid(message));
+        length(&queue.normal_name, bytes_max, "taskQueue length exceeds limit")?;
     }
-    Ok(name)
+    Ok(&queue.name)
 }
 
 /// Links.

@@ -80,7 +80,12 @@ pub(crate) fn start(arguments: &mut Arguments<'_>) -> Outcome<StartWorkflowExecu
 
 /// `link=workflow-id`.
 fn links(arguments: &mut Arguments<'_>) -> Vec<Link> {
-    let to = arguments.text("link").map(|id| link::WorkflowEvent { workflow_id: id.to_owned(), ..Default::default() });
+    let to = arguments.text("link").map(|id| link::WorkflowEvent {
+        namespace: "default".to_owned(),
+        workflow_id: id.to_owned(),
+        run_id: "run".to_owned(),
+        ..Default::default()
+    });
     to.map(|to| Link { variant: Some(link::Variant::WorkflowEvent(to)) }).into_iter().collect()
 }
 

@@ -64,15 +64,33 @@ fn said() -> BTreeMap<String, Said> {
 }
 
 /// Methods that answer nothing but that they are turned off.
-const TURNED_OFF: [&str; 9] = [
+const TURNED_OFF: [&str; 27] = [
+    "CountNexusOperationExecutions",
     "CreateWorkflowRule",
+    "DeleteNexusOperationExecution",
+    "DeleteWorkflowRule",
+    "DescribeDeployment",
+    "DescribeNexusOperationExecution",
+    "DescribeWorkflowRule",
     "FetchWorkerConfig",
+    "GetCurrentDeployment",
+    "GetDeploymentReachability",
     "GetWorkerBuildIdCompatibility",
     "GetWorkerTaskReachability",
     "GetWorkerVersioningRules",
     "ListArchivedWorkflowExecutions",
+    "ListDeployments",
+    "ListNexusOperationExecutions",
+    "ListWorkflowRules",
     "PauseWorkflowExecution",
+    "PollNexusOperationExecution",
+    "RequestCancelNexusOperationExecution",
+    "SetCurrentDeployment",
+    "StartNexusOperationExecution",
+    "TerminateNexusOperationExecution",
+    "TriggerWorkflowRule",
     "UpdateWorkerBuildIdCompatibility",
+    "UpdateWorkerConfig",
     "UpdateWorkerVersioningRules",
 ];
 
