@@ -58,7 +58,12 @@ pub(super) async fn poll_workflow_execution_update(
 ) -> Result<PollWorkflowExecutionUpdateResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     let update_ref = request.update_ref.ok_or_else(|| Error::invalid("UpdateRef is not set on request."))?;
-    let (workflow_id, run_id) = validate::execution(update_ref.workflow_execution.as_ref())?;
+    let execution = update_ref.workflow_execution.unwrap_or_default();
+    let workflow_id = &execution.workflow_id;
+    if workflow_id.is_empty() {
+        return Err(Error::invalid("Can't load workflow execution.  WorkflowId not set."));
+    }
+    let run_id = validate::run_id(&execution.run_id, "RunId is not valid UUID.")?;
     let config = frontend.config(&request.namespace);
     let stage = request.wait_policy.map_or(Stage::Unspecified, |policy| policy.lifecycle_stage());
     let follow = Follow::new(frontend, &call, &config, address(&namespace, workflow_id), run_id);
@@ -67,7 +72,7 @@ pub(super) async fn poll_workflow_execution_update(
     Ok(PollWorkflowExecutionUpdateResponse {
         outcome,
         stage: stage as i32,
-        update_ref: Some(update_ref_to(workflow_id.to_owned(), run_id, update_ref.update_id)),
+        update_ref: Some(update_ref_to(execution.workflow_id, run_id, update_ref.update_id)),
     })
 }
 
