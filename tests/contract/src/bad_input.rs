@@ -1,6 +1,6 @@
 //! What a server answers to bad requests, to every method.
 //!
-//! `bad_input.txt` has requests as they should be, [`variations`] makes bad ones of them. A method shows what the good request is answered
+//! `bad_input.txt` has requests as they should be, `variations.rs` makes bad ones of them. A method shows what the good request is answered
 //! with (`as it is`), and of the bad ones those with another answer. `too large` is for the whole message, `large` for a payload.
 
 use std::collections::BTreeMap;
