@@ -65,7 +65,7 @@ impl Server {
         }
         let status = status?;
         // What is no message at all is answered so by every gRPC server.
-        let no_message = status.message().starts_with("failed to decode Protobuf message");
+        let no_message = status.message().starts_with("grpc: error unmarshalling request: ");
         let blames_itself = matches!(status.code(), Code::Internal | Code::Unknown | Code::DataLoss) && !no_message;
         blames_itself.then(|| format!("answered with {:?}: {}", status.code(), status.message()))
     }

@@ -17,14 +17,20 @@ use everlog_proto::api::command::v1::{
     StartTimerCommandAttributes,
 };
 use everlog_proto::api::common::v1::{ActivityType, Payload, Payloads, WorkflowExecution, WorkflowType};
-use everlog_proto::api::enums::v1::{CommandType, ParentClosePolicy, WorkflowExecutionStatus};
+use everlog_proto::api::enums::v1::{
+    CommandType, ParentClosePolicy, WorkflowExecutionStatus, WorkflowIdConflictPolicy,
+};
 use everlog_proto::api::failure::v1::Failure;
+use everlog_proto::api::protocol::v1::Message as ProtocolMessage;
 use everlog_proto::api::taskqueue::v1::{StickyExecutionAttributes, TaskQueue};
+use everlog_proto::api::update::v1::{Acceptance, Input, Meta, Request};
+use everlog_proto::api::workflow::v1::OnConflictOptions;
 use everlog_proto::api::workflowservice::v1::{
     RespondWorkflowTaskCompletedRequest, SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest,
 };
-use everlog_proto::wkt::Duration;
+use everlog_proto::wkt::{Any, Duration};
 use everlog_storage::state::RowChange;
+use prost::{Message, Name};
 
 use super::Kind;
 
@@ -160,6 +166,7 @@ impl Story {
                     Attributes::StartChildWorkflowExecutionCommandAttributes(child),
                 ),
             ],
+            messages: vec![acceptance()],
             sticky_attributes: Some(StickyExecutionAttributes {
                 worker_task_queue: queue("sticky"),
                 schedule_to_start_timeout: seconds(5),
@@ -174,6 +181,7 @@ impl Story {
             identity: "fuzz".to_owned(),
             request_id: "activity".to_owned(),
         }))?;
+        self.attach("attached")?;
         self.signal("first")?;
         let scheduled = self.workflow.current_run().and_then(|run| run.state.workflow_task.as_ref());
         let scheduled = scheduled.map(|task| task.scheduled_event_id).ok_or("no workflow task is pending")?;
@@ -219,6 +227,21 @@ impl Story {
         }
     }
 
+    /// A start that finds the run, and leaves its request id there.
+    fn attach(&mut self, request_id: &str) -> Result<(), String> {
+        let request = StartWorkflowExecutionRequest {
+            workflow_id: "fuzz".to_owned(),
+            workflow_type: Some(WorkflowType { name: "Fuzz".to_owned() }),
+            task_queue: Some(TaskQueue { name: "fuzz".to_owned(), ..TaskQueue::default() }),
+            request_id: request_id.to_owned(),
+            workflow_id_conflict_policy: WorkflowIdConflictPolicy::UseExisting.into(),
+            on_conflict_options: Some(OnConflictOptions { attach_request_id: true, ..Default::default() }),
+            ..Default::default()
+        };
+        let command = Command::start(request, &self.limits).map_err(|rejection| rejection.to_string())?;
+        self.decide(command).map(|_| ())
+    }
+
     fn signal(&mut self, request_id: &str) -> Result<(), String> {
         let execution = WorkflowExecution { workflow_id: "fuzz".to_owned(), run_id: String::new() };
         let request = SignalWorkflowExecutionRequest {
@@ -229,6 +252,30 @@ impl Story {
             ..Default::default()
         };
         self.decide(RunCommand::SignalWorkflow(Box::new(request))).map(|_| ())
+    }
+}
+
+/// A worker accepts an update that it was sent by an earlier leader.
+fn acceptance() -> ProtocolMessage {
+    let request = Request {
+        meta: Some(Meta { update_id: "update".to_owned(), ..Meta::default() }),
+        input: Some(Input { name: "Fuzz".to_owned(), args: payloads(), ..Input::default() }),
+        request_id: "request".to_owned(),
+        ..Request::default()
+    };
+    let acceptance = Acceptance {
+        accepted_request_message_id: "update/request".to_owned(),
+        accepted_request_sequencing_event_id: 2,
+        accepted_request: Some(request),
+    };
+    ProtocolMessage {
+        id: "accept".to_owned(),
+        protocol_instance_id: "update".to_owned(),
+        body: Some(Any {
+            type_url: format!("type.googleapis.com/{}", Acceptance::full_name()),
+            value: acceptance.encode_to_vec(),
+        }),
+        ..ProtocolMessage::default()
     }
 }
 
