@@ -11,10 +11,13 @@ use std::time::Duration;
 
 use everlog_config::DynamicConfig;
 use everlog_proto::api::enums::v1::ParentClosePolicy;
-use everlog_proto::api::workflowservice::v1::{PollActivityTaskQueueResponse, RespondWorkflowTaskCompletedResponse};
-use harness::requests::{
-    activity_done, complete, poll_activity, poll_workflow, respond, schedule_activity, signal, start_child,
+use everlog_proto::api::workflowservice::v1::{
+    PollActivityTaskQueueResponse, RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskCompletedResponse,
 };
+use harness::requests::{
+    NAMESPACE, activity_done, complete, poll_activity, poll_workflow, respond, schedule_activity, signal, start_child,
+};
+use harness::updates::{able, completed, rejected, update};
 use harness::{Client, Server, poll, start_request, within};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -166,6 +169,38 @@ async fn a_workflow_with_one_child_takes_few_commits() {
         assert!(begun.entries <= 4, "{begun:?}");
         // The child's end, its parent's event; the message's row goes with that or by itself.
         assert!(ended.entries <= 3, "{ended:?}");
+    }
+    counted.server.stopped().await;
+}
+
+#[tokio::test]
+async fn an_update_costs_one_commit_and_a_rejected_one_none() {
+    let mut counted = Counted::start().await;
+    counted.client.start_workflow_execution(start_request("w")).await.unwrap();
+    let task = poll(&mut counted.client).await;
+    counted.respond(task.task_token, Vec::new()).await;
+    counted.step("first task");
+    for number in 0..5 {
+        for (update_id, is_rejected) in [(format!("yes {number}"), false), (format!("no {number}"), true)] {
+            let waiting = update(&counted.client, NAMESPACE, "w", &update_id);
+            let task = poll(&mut counted.client).await;
+            let messages = if is_rejected { rejected(&task.messages[0]) } else { completed(&task.messages[0], "done") };
+            let request = RespondWorkflowTaskCompletedRequest {
+                messages,
+                capabilities: able(),
+                ..respond(task.task_token, Vec::new())
+            };
+            counted.client.respond_workflow_task_completed(request).await.unwrap();
+            waiting.await.unwrap().unwrap();
+            let step = counted.step(&update_id);
+            if is_rejected {
+                assert_eq!(step, Written::default(), "{update_id}");
+            } else {
+                // Five events, the update's row, and the state of the run.
+                assert!(step.entries == 1 && step.fsyncs == 1 && step.rows <= 3, "{step:?}");
+                assert!(step.row_bytes <= 520 && step.log_bytes <= 420, "{step:?}");
+            }
+        }
     }
     counted.server.stopped().await;
 }

@@ -13,3 +13,4 @@ mod nonsense;
 mod queries;
 mod requests;
 mod tasks;
+mod updates;

@@ -4,6 +4,7 @@
 
 pub(crate) mod process;
 pub(crate) mod requests;
+pub(crate) mod updates;
 pub(crate) mod wire;
 
 use std::sync::Arc;
