@@ -87,6 +87,21 @@ impl PayloadMap {
         self.entries.len() < before
     }
 
+    /// The entries with these names, in their order.
+    pub(crate) fn only(&self, names: &[&str]) -> PayloadMap {
+        let entries = self.entries.iter().filter(|entry| names.contains(&entry.key.as_str()));
+        PayloadMap { entries: entries.cloned().collect() }
+    }
+
+    /// Puts the entries with these names in the place of those that are there.
+    pub(crate) fn replace(&mut self, names: &[&str], by: &PayloadMap) {
+        let is_gone = |key: &str| names.contains(&key) && by.entries.iter().all(|entry| entry.key != key);
+        self.entries.retain(|entry| !is_gone(&entry.key));
+        for Entry { key, payload } in &by.entries {
+            self.set(key, payload.clone());
+        }
+    }
+
     fn set(&mut self, key: &str, payload: Bytes) {
         match self.entries.iter_mut().find(|entry| entry.key == key) {
             Some(entry) => entry.payload = payload,

@@ -95,6 +95,8 @@ run_row_kinds! {
     AttachedRequest = 12, "attached-request", Text;
     /// An update that the workflow has accepted, by its id: [`crate::state::AcceptedUpdate`].
     AcceptedUpdate = 13, "update", Text;
+    /// What is known of the run's workers: [`crate::state::ResetPoint`] and the rest.
+    Workers = 14, "workers", Nothing;
 }
 
 impl RunRowKind {
@@ -277,6 +279,7 @@ mod tests {
             (RunRowKind::Child, Suffix::Signed(5), 11, "8000000000000005"),
             (RunRowKind::AttachedRequest, text("id"), 12, "6964"),
             (RunRowKind::AcceptedUpdate, text("id"), 13, "6964"),
+            (RunRowKind::Workers, Suffix::Nothing, 14, ""),
         ];
         assert_eq!(cases.len(), RunRowKind::ALL.len(), "each kind is here");
         for (kind, suffix, byte, bytes) in cases {

@@ -123,6 +123,7 @@ impl Run {
         };
         let mut run = Run::new(id, info);
         run.info_changed = true;
+        run.workers_changed = !run.info.reset_points.is_empty();
         Some(run)
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::row::Workers;
 use super::{Run, RunInfo, RunState, WorkflowTaskStarted};
 use crate::RunId;
 use crate::rows::{RunRow, RunRowKind};
@@ -18,11 +19,12 @@ impl Run {
     pub fn from_rows(id: RunId, rows: impl IntoIterator<Item = (RunRow, Bytes)>) -> Result<Option<Run>, CorruptRow> {
         let mut run = Run::new(id, RunInfo::default());
         let mut state: Option<RunState> = None;
-        let mut start = None;
+        let (mut start, mut workers) = (None, None);
         for (RunRow { kind, suffix }, value) in rows {
             match kind {
                 RunRowKind::Info => run.info = Arc::new(RunInfo::from_row(&value)?),
                 RunRowKind::State => state = Some(RunState::from_row(&value)?),
+                RunRowKind::Workers => workers = Some(Workers::from_row(&value)?),
                 RunRowKind::WorkflowTaskStart => start = Some(WorkflowTaskStarted::from_row(&value)?),
                 kind => {
                     let pending = run.pending_mut().into_iter().find(|pending| pending.kind() == kind);
@@ -33,6 +35,9 @@ impl Run {
         }
         let Some(state) = state else { return Ok(None) };
         run.state = state;
+        if let Some(workers) = workers {
+            run.load_workers(workers);
+        }
         if start.is_some() {
             let task = run.state.workflow_task.as_mut();
             task.ok_or_else(|| CorruptRow("the start of no workflow task".into()))?.started = start;

@@ -13,6 +13,7 @@ use everlog_proto::api::history::v1::{HistoryEvent, WorkflowTaskCompletedEventAt
 use everlog_proto::api::workflow::v1::{ResetPointInfo, ResetPoints};
 
 use super::apply::event_time;
+use super::row::Workers;
 use super::{LastWorker, Run};
 use crate::payload_map::PayloadMap;
 use crate::{Limits, RunId, Time};
@@ -28,6 +29,9 @@ pub(super) const WORKER_ATTRIBUTES: [&str; 2] = [BUILD_IDS, BINARY_CHECKSUMS];
 
 /// The search attribute that names the deployment of the last worker.
 const WORKER_DEPLOYMENT: &str = "TemporalWorkerDeployment";
+
+/// All search attributes that tell of workers.
+const NAMES_OF_WORKERS: [&str; 3] = [BUILD_IDS, BINARY_CHECKSUMS, WORKER_DEPLOYMENT];
 
 /// What [`BUILD_IDS`] begins with where no worker has a version.
 const UNVERSIONED: &str = "unversioned";
@@ -92,6 +96,41 @@ pub(super) fn from_event(points: Option<&ResetPoints>) -> Vec<ResetPoint> {
 }
 
 impl Run {
+    /// What is known of the run's workers.
+    pub(crate) fn workers(&self) -> Workers {
+        let search_attributes = PayloadMap::of(self.info.started.properties().search_attributes.as_ref());
+        Workers {
+            reset_points: self.info.reset_points.clone(),
+            last_worker: self.info.last_worker.clone(),
+            search_attributes: search_attributes.only(&NAMES_OF_WORKERS),
+        }
+    }
+
+    /// Takes in what a row knows of the run's workers.
+    pub(super) fn load_workers(&mut self, workers: Workers) {
+        let Workers { reset_points, last_worker, search_attributes } = workers;
+        let info = Arc::make_mut(&mut self.info);
+        (info.reset_points, info.last_worker) = (reset_points, last_worker);
+        self.change_worker_attributes(|attributes| {
+            let before = attributes.clone();
+            attributes.replace(&NAMES_OF_WORKERS, &search_attributes);
+            *attributes != before
+        });
+        self.workers_changed = false;
+    }
+
+    /// Changes the search attributes that name the run's workers, which have a row of their own. `change` says whether it has changed
+    /// anything.
+    fn change_worker_attributes(&mut self, change: impl FnOnce(&mut PayloadMap) -> bool) {
+        let (info_changed, mut is_changed) = (self.info_changed, false);
+        self.change_search_attributes(|attributes| {
+            is_changed = change(attributes);
+            is_changed
+        });
+        self.info_changed = info_changed;
+        self.workers_changed |= is_changed;
+    }
+
     /// The points that the run's chain can be reset to.
     pub fn reset_points(&self) -> ResetPoints {
         ResetPoints { points: self.info.reset_points.iter().map(ResetPoint::to_proto).collect() }
@@ -133,7 +172,7 @@ impl Run {
                 binary_checksum: checksum.as_str().into(),
                 build_id: build_id.into(),
             };
-            self.info_changed = true;
+            self.workers_changed = true;
             Arc::make_mut(&mut self.info).reset_points.push(point);
         }
         let worker = stamp.map(|_| match stamped {
@@ -143,11 +182,11 @@ impl Run {
         let deployment = attributes.worker_deployment_name.as_str();
         let last = &self.info.last_worker;
         if last.version_stamp.as_ref() != stamp || last.deployment_name != deployment {
-            self.info_changed = true;
+            self.workers_changed = true;
             Arc::make_mut(&mut self.info).last_worker =
                 LastWorker { version_stamp: stamp.cloned(), deployment_name: deployment.to_owned() };
         }
-        self.change_search_attributes(|attributes| {
+        self.change_worker_attributes(|attributes| {
             let known = attributes.keywords(BUILD_IDS);
             let now = with_worker(&known, worker);
             let is_changed = known != now;
@@ -164,7 +203,7 @@ impl Run {
     fn name_binaries(&mut self) {
         let checksums = self.info.reset_points.iter().map(|point| point.binary_checksum.to_string());
         let checksums: Vec<String> = checksums.filter(|checksum| !checksum.is_empty()).collect();
-        self.change_search_attributes(|attributes| {
+        self.change_worker_attributes(|attributes| {
             let is_changed = attributes.keywords(BINARY_CHECKSUMS) != checksums;
             if is_changed {
                 attributes.set_keywords(BINARY_CHECKSUMS, &checksums);
@@ -177,13 +216,13 @@ impl Run {
     pub(crate) fn limit_workers(&mut self, limits: &Limits) {
         let excess = self.info.reset_points.len().saturating_sub(limits.reset_points_max);
         if excess > 0 {
-            self.info_changed = true;
+            self.workers_changed = true;
             Arc::make_mut(&mut self.info).reset_points.drain(..excess);
             if self.info.reset_points.last().is_some_and(|point| !point.binary_checksum.is_empty()) {
                 self.name_binaries();
             }
         }
-        self.change_search_attributes(|attributes| {
+        self.change_worker_attributes(|attributes| {
             if attributes.value_bytes(BUILD_IDS) <= limits.search_attribute_bytes_max {
                 return false;
             }

@@ -62,13 +62,16 @@ pub struct Run {
     pub flush_at: Option<Time>,
     /// Whether `info` has changed since its row was written.
     pub(crate) info_changed: bool,
+    /// Whether what is known of the workers has changed since its row was written.
+    pub(crate) workers_changed: bool,
     /// Leader memory: the task row that is written for the pending workflow task, and the attempt in it.
     pub workflow_task_row: Option<(TaskKey, i32)>,
     /// Leader memory: whether the row of the start of the workflow task in progress is written.
     pub(crate) workflow_task_start_row: bool,
 }
 
-/// What a run was started with. Written once, and again when memo, search attributes or reset points are changed.
+/// What a run was started with. Written once, and again when memo or search attributes are changed. What is known of its workers
+/// has a row of its own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunInfo {
     /// When the run was started.
@@ -278,6 +281,7 @@ impl Run {
             accepted_updates: Pending::default(),
             admitted_updates: Vec::new(),
             info_changed: false,
+            workers_changed: false,
             sticky: None,
             queries: Vec::new(),
             unwritten_transitions: 0,
@@ -432,7 +436,7 @@ impl Run {
 
     /// Whether something was changed since the rows were written that belongs into a row of its own.
     pub fn has_unwritten_changes(&self) -> bool {
-        self.info_changed || self.pending().iter().any(|pending| pending.is_touched())
+        self.info_changed || self.workers_changed || self.pending().iter().any(|pending| pending.is_touched())
     }
 
     /// Whether more than `count` messages to other workflows have not arrived. The run is then given no workflow task, lest it sends

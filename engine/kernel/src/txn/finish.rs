@@ -8,6 +8,7 @@ use prost::Message;
 use super::{NewRun, Txn};
 use crate::command::Reply;
 use crate::rows::{RowKey, Rows, RunRow, RunRowKind};
+use crate::state::row::Workers;
 use crate::state::{Activity, Pending, Run};
 use crate::transition::{Effect, Task, TaskRow, Transition, VisibilityKey};
 use crate::{Rejection, Time, visibility, workflow_task};
@@ -147,6 +148,14 @@ impl Txn<'_> {
             let row = RunRow::only(RunRowKind::Info);
             rows.push((RowKey::Run(self.run.id, row), Some(self.run.info.to_row())));
         }
+        if self.run.workers_changed || self.run.info_changed {
+            let workers = self.run.workers();
+            // A workflow may have changed search attributes that tell of its workers.
+            if self.run.workers_changed || workers != Workers::default() {
+                let row = RunRow::only(RunRowKind::Workers);
+                rows.push((RowKey::Run(self.run.id, row), Some(workers.to_row())));
+            }
+        }
     }
 
     /// Keeps one wake row a run, never later than its next deadline. A deadline that moves away leaves the row where it is: the
@@ -175,7 +184,8 @@ impl Txn<'_> {
 
     fn finish_visibility(&mut self, rows: &mut Rows) {
         let closed = self.has_closed();
-        if !std::mem::take(&mut self.run.info_changed) && !closed {
+        let info_changed = std::mem::take(&mut self.run.info_changed);
+        if !(std::mem::take(&mut self.run.workers_changed) | info_changed) && !closed {
             return;
         }
         let open_key =

@@ -45,7 +45,7 @@ enum Kind {
 }
 
 /// Kinds by their number in inputs, which the corpus knows: new ones come last.
-const KINDS: [Kind; 22] = [
+const KINDS: [Kind; 23] = [
     Kind::Run(RunRowKind::Info),
     Kind::Run(RunRowKind::State),
     Kind::Run(RunRowKind::Activity),
@@ -68,6 +68,7 @@ const KINDS: [Kind; 22] = [
     Kind::Run(RunRowKind::Child),
     Kind::Run(RunRowKind::AttachedRequest),
     Kind::Run(RunRowKind::AcceptedUpdate),
+    Kind::Run(RunRowKind::Workers),
 ];
 
 /// Rows that no run writes, as they are on disks: a namespace, a slot table, and what Raft keeps.
@@ -146,7 +147,9 @@ impl Target for Rows {
                 continue;
             };
             let suffix = match kind {
-                RunRowKind::Info | RunRowKind::State | RunRowKind::WorkflowTaskStart => Suffix::Nothing,
+                RunRowKind::Info | RunRowKind::State | RunRowKind::WorkflowTaskStart | RunRowKind::Workers => {
+                    Suffix::Nothing
+                }
                 RunRowKind::BufferedEvent => Suffix::Unsigned(number),
                 RunRowKind::SignalRequest | RunRowKind::AttachedRequest => {
                     Suffix::Text(String::from_utf8_lossy(&bytes).into_owned())

@@ -22,6 +22,8 @@ use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::wkt;
 use prost::Message;
 
+use super::Workers;
+use crate::payload_map::PayloadMap;
 use crate::proto::Encoded;
 use crate::rows::RunRowKind;
 use crate::state::{
@@ -138,7 +140,7 @@ fn timing_out_state() -> RunState {
 }
 
 /// With a point of an earlier run, and one of its own.
-fn info_with_reset_points() -> RunInfo {
+fn workers() -> Workers {
     let own = ResetPoint {
         run_id: RUN,
         completed_event_id: 4,
@@ -158,7 +160,9 @@ fn info_with_reset_points() -> RunInfo {
     };
     let stamp = WorkerVersionStamp { build_id: "b-1".into(), use_versioning: false };
     let last_worker = LastWorker { version_stamp: Some(stamp), deployment_name: "orders".into() };
-    RunInfo { reset_points: vec![earlier, own], last_worker, ..typical_info() }
+    let mut search_attributes = PayloadMap::default();
+    search_attributes.set_keywords("BuildIds", &["unversioned".to_owned(), "unversioned:b-1".to_owned()]);
+    Workers { reset_points: vec![earlier, own], last_worker, search_attributes }
 }
 
 fn closed_state() -> RunState {
@@ -313,7 +317,7 @@ fn cases() -> Vec<Case> {
         case("current", "", Current { run_id: RUN }, Current::to_row, Current::from_row),
         info("", typical_info()),
         info("with everything", full_info()),
-        info("with reset points", info_with_reset_points()),
+        case(RunRowKind::Workers.name(), "", workers(), Workers::to_row, Workers::from_row),
         info(
             "of a later run",
             RunInfo { previous: Some(PreviousRun { run_id: RUN, until: later(1) }), ..typical_info() },

@@ -1,13 +1,12 @@
 //! The row of what a run was started with.
 
 use bytes::Bytes;
-use everlog_proto::api::common::v1::WorkerVersionStamp;
 use everlog_proto::api::sdk::v1::UserMetadata;
 use prost::Message;
 
 use super::{decode, encode, required};
 use crate::proto::Encoded;
-use crate::state::{CorruptRow, FirstEvent, LastWorker, OriginalProperties, PreviousRun, ResetPoint, RunInfo};
+use crate::state::{CorruptRow, FirstEvent, LastWorker, OriginalProperties, PreviousRun, RunInfo};
 use crate::{RunId, Time};
 
 #[derive(Message)]
@@ -33,13 +32,6 @@ struct InfoRow {
     execution_expiration: Option<i64>,
     #[prost(message, optional, tag = "9")]
     previous: Option<PreviousRow>,
-    #[prost(message, repeated, tag = "10")]
-    reset_points: Vec<ResetPointRow>,
-    /// `WorkerVersionStamp`.
-    #[prost(bytes = "bytes", optional, tag = "11")]
-    last_version_stamp: Option<Bytes>,
-    #[prost(string, tag = "12")]
-    last_deployment_name: String,
 }
 
 #[derive(Message)]
@@ -48,24 +40,6 @@ struct PreviousRow {
     run_id: Bytes,
     #[prost(sfixed64, tag = "2")]
     until: i64,
-}
-
-#[derive(Message)]
-struct ResetPointRow {
-    #[prost(bytes = "bytes", tag = "1")]
-    run_id: Bytes,
-    #[prost(int64, tag = "2")]
-    completed_event_id: i64,
-    #[prost(sfixed64, tag = "3")]
-    create_time: i64,
-    #[prost(sfixed64, optional, tag = "4")]
-    expire_time: Option<i64>,
-    #[prost(bool, tag = "5")]
-    is_resettable: bool,
-    #[prost(string, tag = "6")]
-    binary_checksum: String,
-    #[prost(string, tag = "7")]
-    build_id: String,
 }
 
 #[derive(Message)]
@@ -92,9 +66,6 @@ impl RunInfo {
             run_expiration: self.run_expiration.map(|time| time.0),
             execution_expiration: self.execution_expiration.map(|time| time.0),
             previous: self.previous.map(PreviousRun::to_row),
-            reset_points: self.reset_points.iter().map(ResetPoint::to_row).collect(),
-            last_version_stamp: self.last_worker.version_stamp.as_ref().map(encode),
-            last_deployment_name: self.last_worker.deployment_name.clone(),
         })
     }
 
@@ -117,11 +88,9 @@ impl RunInfo {
             run_expiration: row.run_expiration.map(Time),
             execution_expiration: row.execution_expiration.map(Time),
             previous: row.previous.map(PreviousRun::from_row).transpose()?,
-            reset_points: row.reset_points.into_iter().map(ResetPoint::from_row).collect::<Result<_, _>>()?,
-            last_worker: LastWorker {
-                version_stamp: row.last_version_stamp.map(WorkerVersionStamp::decode).transpose()?,
-                deployment_name: row.last_deployment_name,
-            },
+            // What is known of workers has a row of its own.
+            reset_points: Vec::new(),
+            last_worker: LastWorker::default(),
         })
     }
 }
@@ -134,32 +103,6 @@ impl PreviousRun {
     fn from_row(row: PreviousRow) -> Result<PreviousRun, CorruptRow> {
         let run_id = RunId(required(row.run_id[..].try_into().ok(), "previous run")?);
         Ok(PreviousRun { run_id, until: Time(row.until) })
-    }
-}
-
-impl ResetPoint {
-    fn to_row(&self) -> ResetPointRow {
-        ResetPointRow {
-            run_id: Bytes::copy_from_slice(&self.run_id.0),
-            completed_event_id: self.completed_event_id,
-            create_time: self.create_time.0,
-            expire_time: self.expire_time.map(|time| time.0),
-            is_resettable: self.is_resettable,
-            binary_checksum: self.binary_checksum.to_string(),
-            build_id: self.build_id.to_string(),
-        }
-    }
-
-    fn from_row(row: ResetPointRow) -> Result<ResetPoint, CorruptRow> {
-        Ok(ResetPoint {
-            run_id: RunId(required(row.run_id[..].try_into().ok(), "run to reset")?),
-            completed_event_id: row.completed_event_id,
-            create_time: Time(row.create_time),
-            expire_time: row.expire_time.map(Time),
-            is_resettable: row.is_resettable,
-            binary_checksum: row.binary_checksum.into(),
-            build_id: row.build_id.into(),
-        })
     }
 }
 

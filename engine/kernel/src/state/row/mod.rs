@@ -16,6 +16,9 @@ mod activity;
 mod golden;
 mod info;
 mod state;
+mod workers;
+
+pub(crate) use workers::Workers;
 
 use bytes::Bytes;
 use prost::{DecodeError, Message};
