@@ -7,7 +7,7 @@ use everlog_kernel::command::Reply;
 use everlog_kernel::outbox::Outcome;
 use everlog_kernel::{Command, Limits, RunCommand, RunId};
 use everlog_model::{CallError, WorkflowRef};
-use everlog_proto::api::common::v1::WorkflowType;
+use everlog_proto::api::common::v1::{RetryPolicy, WorkflowType};
 use everlog_proto::api::enums::v1::WorkflowIdConflictPolicy;
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::workflowservice::v1::{
@@ -18,7 +18,7 @@ use everlog_raft::LeadEpoch;
 use everlog_storage::keys::OutboxKey;
 use tokio::sync::oneshot;
 
-use super::workers::Held;
+use super::workers::{Held, seconds};
 use super::world::{Event, World};
 use crate::job::{Answer, Charge, Job, Work};
 use crate::load::{Read, ReadRows};
@@ -144,6 +144,11 @@ impl World {
             task_queue: queue(),
             request_id: format!("start-{number}"),
             workflow_id_conflict_policy: conflict as i32,
+            retry_policy: self.random.percent(25).then(|| RetryPolicy {
+                initial_interval: Some(seconds(1)),
+                maximum_attempts: 3,
+                ..RetryPolicy::default()
+            }),
             ..StartWorkflowExecutionRequest::default()
         };
         let command = Command::start(request, &Limits::default()).expect("the request is valid");

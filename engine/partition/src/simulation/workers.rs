@@ -14,12 +14,14 @@ use everlog_model::{CallError, QueueId};
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{
     Command as WorkflowCommand, CompleteWorkflowExecutionCommandAttributes,
-    ContinueAsNewWorkflowExecutionCommandAttributes, RequestCancelExternalWorkflowExecutionCommandAttributes,
-    ScheduleActivityTaskCommandAttributes, SignalExternalWorkflowExecutionCommandAttributes,
-    StartChildWorkflowExecutionCommandAttributes, StartTimerCommandAttributes,
+    ContinueAsNewWorkflowExecutionCommandAttributes, FailWorkflowExecutionCommandAttributes,
+    RequestCancelExternalWorkflowExecutionCommandAttributes, ScheduleActivityTaskCommandAttributes,
+    SignalExternalWorkflowExecutionCommandAttributes, StartChildWorkflowExecutionCommandAttributes,
+    StartTimerCommandAttributes,
 };
 use everlog_proto::api::common::v1::{ActivityType, RetryPolicy, WorkflowExecution, WorkflowType};
 use everlog_proto::api::enums::v1::{CommandType, ParentClosePolicy, TaskQueueKind, WorkflowIdReusePolicy};
+use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::taskqueue::v1::{StickyExecutionAttributes, TaskQueue};
 use everlog_proto::api::workflowservice::v1::RespondWorkflowTaskCompletedRequest;
 use everlog_proto::api::workflowservice::v1::respond_workflow_task_completed_request::Capabilities;
@@ -198,7 +200,13 @@ impl World {
         let commands_max = if messages.is_empty() || self.random.percent(50) { 3 } else { 1 };
         let mut commands: Vec<_> = (0..self.random.below(commands_max)).map(|_| self.command()).collect();
         // Workflows end more often once clients have gone.
-        if self.random.percent(if self.faults { 8 } else { 60 }) {
+        if self.random.percent(if self.faults { 4 } else { 20 }) {
+            let attributes = FailWorkflowExecutionCommandAttributes { failure: Some(Failure::default()) };
+            commands.push((
+                CommandType::FailWorkflowExecution,
+                Attributes::FailWorkflowExecutionCommandAttributes(attributes),
+            ));
+        } else if self.random.percent(if self.faults { 8 } else { 60 }) {
             let attributes = CompleteWorkflowExecutionCommandAttributes::default();
             commands.push((
                 CommandType::CompleteWorkflowExecution,
@@ -339,6 +347,6 @@ fn sticky() -> StickyExecutionAttributes {
     }
 }
 
-fn seconds(seconds: i64) -> everlog_proto::wkt::Duration {
+pub(super) fn seconds(seconds: i64) -> everlog_proto::wkt::Duration {
     everlog_proto::wkt::Duration { seconds, nanos: 0 }
 }
