@@ -149,6 +149,7 @@ impl World {
                 maximum_attempts: 3,
                 ..RetryPolicy::default()
             }),
+            cron_schedule: if self.random.percent(20) { "@every 1s" } else { "" }.to_owned(),
             ..StartWorkflowExecutionRequest::default()
         };
         let command = Command::start(request, &Limits::default()).expect("the request is valid");

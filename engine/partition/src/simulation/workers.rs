@@ -197,7 +197,8 @@ impl World {
     fn complete_task(&mut self, token: WorkflowTaskToken, updates: Vec<String>) {
         let messages = self.answers(token.run_id, updates);
         // What only answers updates is often without commands.
-        let commands_max = if messages.is_empty() || self.random.percent(50) { 3 } else { 1 };
+        let asks = !self.winds_down() && (messages.is_empty() || self.random.percent(50));
+        let commands_max = if asks { 3 } else { 1 };
         let mut commands: Vec<_> = (0..self.random.below(commands_max)).map(|_| self.command()).collect();
         // Workflows end more often once clients have gone.
         if self.random.percent(if self.faults { 4 } else { 20 }) {

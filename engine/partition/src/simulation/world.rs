@@ -35,6 +35,12 @@ const STORY: Duration = Duration::from_secs(10);
 /// How long it takes at most until all is quiet then.
 const QUIET: Duration = Duration::from_secs(90);
 
+/// How long before the end workers ask for nothing any more: schedules start new runs until the end.
+const WIND_DOWN: Duration = Duration::from_secs(20);
+
+/// What happens in a story at most: twenty times as much as in most. One with more goes round in circles.
+const EVENTS_MAX: u64 = 2_000_000;
+
 /// The wall clock at the beginning.
 const WALL_START: i64 = 1_700_000_000_000_000_000;
 
@@ -174,6 +180,7 @@ impl World {
             if at > end {
                 break;
             }
+            assert!(self.order < EVENTS_MAX, "the story goes round in circles");
             self.faults &= at < quiet_at;
             self.now = at;
             if at - self.matching_now >= MATCHING_STEP {
@@ -184,6 +191,11 @@ impl World {
             self.hear();
         }
         self.check();
+    }
+
+    /// Whether the story is about to end.
+    pub(super) fn winds_down(&self) -> bool {
+        self.now >= nanos(STORY + QUIET - WIND_DOWN)
     }
 
     pub(super) fn story(&self) -> Story {
