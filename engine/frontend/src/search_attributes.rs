@@ -120,7 +120,8 @@ mod tests {
     }
 
     fn attributes(name: &str, json: &str) -> SearchAttributes {
-        let payload = Payload { data: json.into(), ..Payload::default() };
+        let metadata = [("encoding".to_owned(), "json/plain".into())].into();
+        let payload = Payload { metadata, data: json.into(), ..Payload::default() };
         SearchAttributes { indexed_fields: [(name.to_owned(), payload)].into() }
     }
 

@@ -301,8 +301,8 @@ pub const FORWARD_WAIT_MAX: Duration = Duration::from_secs(5);
 /// The first and the longest wait before a call that was surely not done is tried again.
 pub const FORWARD_AGAIN_WAIT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 
-/// Length of a visibility query, bytes: room for a few thousand ids in one `IN`.
-pub const VISIBILITY_QUERY_BYTES_MAX: usize = 64 * 1024;
+/// Length of a visibility query, bytes: room for 6,500 ids in one `IN`. Temporal has no bound but that of requests.
+pub const VISIBILITY_QUERY_BYTES_MAX: usize = 256 * 1024;
 
 /// Parentheses and NOTs around each other in a visibility query: reading and evaluating one recurse.
 pub const VISIBILITY_QUERY_DEPTH_MAX: usize = 100;
@@ -314,8 +314,12 @@ pub const VISIBILITY_PAGE_SIZE_MAX: usize = 1000;
 /// those would be 2 GB.
 pub const VISIBILITY_PAGE_BYTES_MAX: usize = 4 << 20;
 
-/// Visibility rows that one step of a list or count examines before it lets others have the thread: about a millisecond.
+/// Visibility rows that one step of a list or count examines before it lets others have the thread: about a millisecond. With a
+/// filter of more than [`VISIBILITY_STEP_COMPARISONS`] comparisons they are fewer.
 pub const VISIBILITY_SCAN_ROWS: usize = 4000;
+
+/// Comparisons of a filter that reading a row outweighs.
+pub const VISIBILITY_STEP_COMPARISONS: usize = 32;
 
 /// Visibility rows that are counted as one remembered segment: what has to be read again when one of them changes.
 pub const VISIBILITY_TALLY_SEGMENT_ROWS: usize = 16_000;

@@ -97,17 +97,19 @@ pub fn type_name(kind: IndexedValueType) -> &'static str {
 }
 
 /// Whether a payload holds a value of a type; what is wrong with it otherwise, as Temporal says it. Nothing and an empty list
-/// remove the attribute and fit every type.
+/// remove the attribute and fit every type. Values are in JSON, as all SDKs write them: `sadefs/encode_value.go` of Temporal's server.
 ///
 /// # Errors
 ///
 /// The value, in the form that messages show it.
 pub fn check_value(payload: &Payload, kind: IndexedValueType) -> Result<(), String> {
-    let unreadable = || format!("value from <{}>", String::from_utf8_lossy(&payload.data));
-    if payload.data.is_empty() {
-        return Ok(());
-    }
-    let value: Value = serde_json::from_slice(&payload.data).map_err(|_| unreadable())?;
+    let value = match payload.metadata.get("encoding").map(Vec::as_slice) {
+        Some(b"binary/null") => return Ok(()),
+        Some(b"binary/plain") => return Err(shown(&payload.data.as_slice().into())),
+        Some(b"json/plain") => serde_json::from_slice(&payload.data).ok(),
+        _ => None,
+    };
+    let value: Value = value.ok_or_else(|| format!("value from <{}>", as_text(payload)))?;
     match &value {
         Value::Null => Ok(()),
         Value::Array(values) if kind == KeywordList => {
@@ -128,12 +130,12 @@ pub fn check_value(payload: &Payload, kind: IndexedValueType) -> Result<(), Stri
 
 fn is_scalar_of(value: &Value, kind: IndexedValueType) -> bool {
     match kind {
-        IndexedValueType::Text | Keyword | KeywordList => value.is_string(),
-        Int => value.is_i64() || value.is_u64(),
+        IndexedValueType::Text | Keyword => value.is_string(),
+        Int => value.is_i64(),
         IndexedValueType::Double => value.is_number(),
         Bool => value.is_boolean(),
         Datetime => value.as_str().is_some_and(is_time),
-        IndexedValueType::Unspecified => false,
+        KeywordList | IndexedValueType::Unspecified => false,
     }
 }
 
@@ -146,10 +148,44 @@ fn is_time(text: &str) -> bool {
 /// A JSON value as Go prints it.
 fn shown(value: &Value) -> String {
     match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::Bool(value) => value.to_string(),
+        Value::Number(number) => number.as_f64().map_or_else(|| number.to_string(), shown_number),
         Value::String(text) => text.clone(),
         Value::Array(values) => format!("[{}]", values.iter().map(shown).collect::<Vec<_>>().join(" ")),
-        other => other.to_string(),
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().map(|(name, value)| format!("{name}:{}", shown(value))).collect();
+            fields.sort();
+            format!("map[{}]", fields.join(" "))
+        }
     }
+}
+
+/// A number as Go prints one that it has read from JSON: with as many digits as tell it from others, and an exponent of at least two
+/// digits from a million on and below a ten thousandth.
+fn shown_number(number: f64) -> String {
+    let scientific = format!("{number:e}");
+    let Some((digits, exponent)) = scientific.split_once('e') else { return scientific };
+    match exponent.parse::<i32>() {
+        Ok(exponent) if !(-4..6).contains(&exponent) => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", exponent.abs())
+        }
+        _ => number.to_string(),
+    }
+}
+
+/// A payload as Go prints it.
+fn as_text(payload: &Payload) -> String {
+    let quoted = |bytes: &[u8]| format!("{:?}", String::from_utf8_lossy(bytes));
+    let mut metadata: Vec<_> = payload.metadata.iter().collect();
+    metadata.sort();
+    let metadata = metadata.into_iter().map(|(key, value)| {
+        let (key, value) = (quoted(key.as_bytes()), quoted(value));
+        format!("metadata:{{key:{key}  value:{value}}}")
+    });
+    let data = (!payload.data.is_empty()).then(|| format!("data:{}", quoted(&payload.data)));
+    metadata.chain(data).collect::<Vec<_>>().join("  ")
 }
 
 #[cfg(test)]
@@ -162,10 +198,16 @@ mod tests {
             ("\"x\"", Int, Some("x")),
             ("[1,2]", Int, Some("[1 2]")),
             ("1.5", Int, Some("1.5")),
-            ("{", Int, Some("value from <{>")),
+            ("{", Int, Some("value from <metadata:{key:\"encoding\"  value:\"json/plain\"}  data:\"{\">")),
+            ("", Int, Some("value from <metadata:{key:\"encoding\"  value:\"json/plain\"}>")),
+            ("1.0", Int, Some("1")),
+            ("9223372036854775807", Int, None),
+            ("9223372036854775808", Int, Some("9.223372036854776e+18")),
+            ("1000000.5", Int, Some("1.0000005e+06")),
+            ("0.00001", Int, Some("1e-05")),
+            ("{\"b\":null,\"a\":true}", Int, Some("map[a:true b:<nil>]")),
             ("[]", Int, None),
             ("null", Int, None),
-            ("", Int, None),
             ("7", Int, None),
             ("[7]", Int, None),
             ("7", IndexedValueType::Double, None),
@@ -175,13 +217,29 @@ mod tests {
             ("7", Datetime, Some("7")),
             ("\"x\"", Keyword, None),
             ("[\"a\",\"b\"]", KeywordList, None),
-            ("\"a\"", KeywordList, None),
+            ("\"a\"", KeywordList, Some("a")),
             ("[\"a\",1]", KeywordList, Some("[a 1]")),
             ("[\"a\",\"b\"]", Keyword, Some("[a b]")),
         ];
         for (json, kind, expected) in cases {
-            let payload = Payload { data: json.into(), ..Payload::default() };
+            let payload = payload("json/plain", json);
             assert_eq!(check_value(&payload, kind).err().as_deref(), expected, "{json} as {}", type_name(kind));
+        }
+    }
+
+    fn payload(encoding: &str, data: &str) -> Payload {
+        let metadata = [("encoding".to_owned(), encoding.into())].into();
+        Payload { metadata, data: data.into(), ..Payload::default() }
+    }
+
+    #[test]
+    fn values_are_in_json() {
+        assert_eq!(check_value(&payload("binary/null", ""), Int), Ok(()));
+        for (payload, expected) in [
+            (Payload { data: "7".into(), ..Payload::default() }, "value from <data:\"7\">"),
+            (payload("binary/plain", "78"), "[55 56]"),
+        ] {
+            assert_eq!(check_value(&payload, Int), Err(expected.to_owned()));
         }
     }
 

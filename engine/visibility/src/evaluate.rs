@@ -11,13 +11,26 @@ use serde_json::Value as Json;
 
 use super::filter::words;
 use super::record::field;
-use super::times::parse_time;
+use super::times::{Moment, parse_time};
 use super::{Comparison, Field, Filter, Record, Value};
 
 impl Filter {
     /// Whether the record is one of those asked for.
     pub fn matches(&self, record: &Record<'_>) -> bool {
         self.evaluate(record) == Some(true)
+    }
+
+    /// About how many comparisons it takes to try it on a record.
+    pub(super) fn comparisons(&self) -> usize {
+        match self {
+            Filter::And(operands) | Filter::Or(operands) => operands.iter().map(Filter::comparisons).sum(),
+            Filter::Not(operand) => operand.comparisons(),
+            Filter::In(_, values) if matches!(values.first(), Some(Value::Keyword(_))) => {
+                values.len().ilog2() as usize + 1
+            }
+            Filter::In(_, values) => values.len(),
+            Filter::IsNull(_) | Filter::Compare(..) | Filter::Between(..) | Filter::StartsWith(..) => 1,
+        }
     }
 
     /// The last field of an encoded record that has to be read for it.
@@ -45,6 +58,12 @@ impl Filter {
             Filter::Compare(field, comparison, value) => stored(field, record).compare(*comparison, value),
             Filter::In(field, values) => {
                 let stored = stored(field, record);
+                if let Stored::Keyword(keyword) = stored {
+                    return Some(has_keyword(values, keyword));
+                }
+                if let Stored::OwnedKeyword(keyword) = &stored {
+                    return Some(has_keyword(values, keyword));
+                }
                 let mut unknown = None;
                 for value in values {
                     match stored.compare(Comparison::Equal, value) {
@@ -67,6 +86,15 @@ impl Filter {
             },
         }
     }
+}
+
+/// Whether a keyword is among others that are in order.
+fn has_keyword(keywords: &[Value], keyword: &str) -> bool {
+    let found = keywords.binary_search_by(|value| match value {
+        Value::Keyword(value) => value.as_str().cmp(keyword),
+        _ => Ordering::Less,
+    });
+    found.is_ok()
 }
 
 /// AND is decided by the first false, OR by the first true; else one unknown makes the whole unknown.
@@ -94,14 +122,14 @@ enum Stored<'a> {
     Integer(i64),
     Double(f64),
     Bool(bool),
-    Time(Time),
+    Time(Moment),
 }
 
 fn stored<'a>(field: &Field, record: &Record<'a>) -> Stored<'a> {
     if record.is_open() && field.is_set_on_close() {
         return Stored::Null;
     }
-    let time = |time: Option<Time>| time.map_or(Stored::Null, Stored::Time);
+    let time = |time: Option<Time>| time.map_or(Stored::Null, |time| Stored::Time(time.into()));
     // Ids are never empty; one that is was not set.
     let keyword = |text: &'a str| if text.is_empty() { Stored::Null } else { Stored::Keyword(text) };
     match field {
@@ -290,7 +318,8 @@ mod tests {
             ("WorkflowId > 'w1'", "23"),
             ("WorkflowId BETWEEN 'w1' AND 'w2'", "12"),
             ("WorkflowId NOT BETWEEN 'w1' AND 'w2'", "03"),
-            ("WorkflowId IN ('w1','w2')", "12"),
+            ("WorkflowId IN ('w2','w1')", "12"),
+            ("WorkflowId IN ('x','w3','a','w2','w0','b')", "023"),
             ("WorkflowId NOT IN ('w1','w2')", "03"),
             ("WorkflowId STARTS_WITH 'w'", "0123"),
             ("WorkflowId NOT STARTS_WITH 'w1'", "023"),
@@ -365,6 +394,28 @@ mod tests {
             ("ScheduleId = 'w1'", "1"),
         ] {
             assert_eq!(matching(query), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn many_comparisons_are_counted() {
+        let comparisons = |query: &str| Query::parse(query, &types()).unwrap().filter.unwrap().comparisons();
+        let list = |of: fn(usize) -> String| (0..1000).map(of).collect::<Vec<_>>().join(", ");
+        let keywords = list(|n| format!("'{n}'"));
+        assert_eq!(comparisons("WorkflowId = 'w' AND NOT (IN1 > 1 OR IN1 IS NULL)"), 3);
+        assert_eq!(comparisons(&format!("WorkflowId IN ({keywords})")), 10);
+        assert_eq!(comparisons(&format!("IN1 IN ({})", list(|n| n.to_string()))), 1000);
+    }
+
+    #[test]
+    fn years_that_a_clock_cannot_hold_are_compared() {
+        let stored = |text: &str| attribute(Json::String(text.to_owned()), IndexedValueType::Datetime);
+        let asked = |text: &str| Value::Time(parse_time(text).unwrap());
+        for (earlier, later) in
+            [("0001-01-01T00:00:00Z", "1600-01-01T00:00:00Z"), ("2300-01-01T00:00:00Z", "9999-12-31T00:00:00Z")]
+        {
+            assert_eq!(stored(later).compare(Comparison::Greater, &asked(earlier)), Some(true), "{later}");
+            assert_eq!(stored(earlier).compare(Comparison::Equal, &asked(later)), Some(false), "{earlier}");
         }
     }
 

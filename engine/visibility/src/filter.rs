@@ -1,11 +1,13 @@
 //! Queries with their names resolved and their values typed.
 
+use std::cmp::Ordering;
+
 use everlog_kernel::Time;
 use everlog_proto::api::enums::v1::IndexedValueType;
 
 use super::field::{status_name, status_number, type_name};
 use super::syntax::{self, Literal, QueryError, Syntax};
-use super::times::{parse_duration, parse_time};
+use super::times::{Moment, parse_duration, parse_time};
 use super::{Field, SearchAttributeTypes, VisibilityError};
 
 /// A query.
@@ -30,7 +32,7 @@ pub enum Filter {
     IsNull(Field),
     /// The field compares with a value of its type.
     Compare(Field, Comparison, Value),
-    /// The field is one of the values.
+    /// The field is one of the values; keywords are in order.
     In(Field, Vec<Value>),
     /// The field lies between two values, both included.
     Between(Field, Value, Value),
@@ -67,7 +69,7 @@ pub enum Value {
     /// Of a Bool.
     Bool(bool),
     /// Of a Datetime.
-    Time(Time),
+    Time(Moment),
 }
 
 impl Query {
@@ -100,6 +102,15 @@ fn group_by(columns: &[String], types: &SearchAttributeTypes) -> Result<Option<F
     Ok(Some(column))
 }
 
+/// Keywords in order, so that one is found among thousands at once.
+fn in_order(mut values: Vec<Value>) -> Vec<Value> {
+    values.sort_by(|a, b| match (a, b) {
+        (Value::Keyword(a), Value::Keyword(b)) => a.cmp(b),
+        _ => Ordering::Equal,
+    });
+    values
+}
+
 fn field(name: &str, types: &SearchAttributeTypes) -> Result<Field, QueryError> {
     Field::named(name, types).ok_or_else(|| QueryError::InvalidSearchAttribute(name.to_owned()))
 }
@@ -115,11 +126,11 @@ fn filter(syntax: Syntax, types: &SearchAttributeTypes) -> Result<Filter, QueryE
         Syntax::Compare { column, operator, value } => compare(field(&column, types)?, operator, &value),
         Syntax::In { column, values, negated } => {
             let field = field(&column, types)?;
-            let values = values.iter().map(|literal| value(&field, literal)).collect::<Result<_, _>>()?;
+            let values = values.iter().map(|literal| value(&field, literal)).collect::<Result<Vec<_>, _>>()?;
             if matches!(field.value_type(), IndexedValueType::Text) {
                 return Err(operator_not_supported(&field, if negated { "NOT IN" } else { "IN" }));
             }
-            Ok(negate_if(negated, Filter::In(field, values)))
+            Ok(negate_if(negated, Filter::In(field, in_order(values))))
         }
         Syntax::Between { column, low, high, negated } => {
             let field = field(&column, types)?;
@@ -211,7 +222,7 @@ fn typed(field: &Field, literal: &Literal) -> Result<Value, QueryError> {
         (IndexedValueType::Int | IndexedValueType::Double, Literal::Integer(number)) => Ok(Value::Integer(*number)),
         (IndexedValueType::Int | IndexedValueType::Double, Literal::Double(number)) => Ok(Value::Double(*number)),
         (IndexedValueType::Bool, Literal::Bool(value)) => Ok(Value::Bool(*value)),
-        (IndexedValueType::Datetime, Literal::Integer(nanos)) => Ok(Value::Time(Time(*nanos))),
+        (IndexedValueType::Datetime, Literal::Integer(nanos)) => Ok(Value::Time(Time(*nanos).into())),
         (IndexedValueType::Datetime, Literal::String(text)) => match parse_time(text) {
             Some(time) => Ok(Value::Time(time)),
             None => Err(QueryError::InvalidExpression(format!("unable to parse datetime '{text}'"))),
@@ -363,7 +374,7 @@ mod tests {
 
     #[test]
     fn values_are_typed_by_their_field() {
-        let time = |nanos| Value::Time(Time(nanos));
+        let time = |nanos| Value::Time(Time(nanos).into());
         let equal = |field, value| Filter::Compare(field, Comparison::Equal, value);
         for (text, expected) in [
             ("ExecutionStatus = 'TimedOut'", equal(Field::ExecutionStatus, Value::Integer(7))),
@@ -381,6 +392,10 @@ mod tests {
             ),
             ("ScheduleId = 's'", equal(Field::WorkflowId, Value::Keyword("s".to_owned()))),
             ("ParentRunId IS NOT NULL", not(Filter::IsNull(Field::ParentRunId))),
+            (
+                "RunId IN ('b', 'c', 'a')",
+                Filter::In(Field::RunId, ["a", "b", "c"].map(|id| Value::Keyword(id.to_owned())).to_vec()),
+            ),
             ("RunId NOT IN ('a')", not(Filter::In(Field::RunId, vec![Value::Keyword("a".to_owned())]))),
             ("WorkflowType NOT STARTS_WITH 'a'", not(Filter::StartsWith(Field::WorkflowType, "a".to_owned()))),
             (

@@ -1,7 +1,6 @@
 //! The older list requests, whose filters are fields instead of a query.
 
 use chrono::{DateTime, Datelike};
-use everlog_kernel::Time;
 use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
 use everlog_proto::api::filter::v1::{StartTimeFilter, WorkflowExecutionFilter, WorkflowTypeFilter};
 use everlog_proto::api::workflowservice::v1::{
@@ -10,7 +9,7 @@ use everlog_proto::api::workflowservice::v1::{
 };
 use everlog_proto::wkt::Timestamp;
 
-use super::{Comparison, Field, Filter, Query, Value, VisibilityError};
+use super::{Comparison, Field, Filter, Moment, Query, Value, VisibilityError};
 
 /// The last second that a query can name.
 const YEAR_9999_ENDS: i64 = 253_402_300_799;
@@ -85,9 +84,9 @@ fn times(field: Field, filter: Option<&StartTimeFilter>) -> Result<Option<Filter
 }
 
 /// A time that a query could name: of four digits' years.
-fn time(timestamp: &Timestamp) -> Result<Time, VisibilityError> {
+fn time(timestamp: &Timestamp) -> Result<Moment, VisibilityError> {
     if timestamp.seconds <= YEAR_9999_ENDS {
-        return Ok(Time::from_proto(timestamp));
+        return Ok(Moment::from_proto(timestamp));
     }
     let text = match DateTime::from_timestamp(timestamp.seconds, 0) {
         Some(time) => format!("{}-{}", time.year(), time.format("%m-%dT%H:%M:%SZ")),

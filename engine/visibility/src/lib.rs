@@ -39,6 +39,7 @@ pub use legacy::{closed_query, open_query};
 pub use list::{Page, Position, count, counted, decode_token, list, only_workflow, page_size};
 pub use record::Record;
 pub use tallies::{ByStatus, Tallies, add};
+pub use times::Moment;
 
 /// The declared types of a namespace's own search attributes, by name.
 pub type SearchAttributeTypes = HashMap<String, IndexedValueType>;

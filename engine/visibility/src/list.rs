@@ -204,10 +204,10 @@ fn find(mut sources: Vec<Source>, missing: usize) -> Result<Vec<Source>, Visibil
     let wanted = share(missing, sources.len());
     let is_dry = |source: &Source| source.found.is_empty() && source.scan.next_range().is_some();
     let dry = sources.iter().filter(|source| is_dry(source)).count().max(1);
-    let (rows_max, bytes_max) = (limits::VISIBILITY_SCAN_ROWS / dry, limits::VISIBILITY_PAGE_BYTES_MAX / dry);
+    let bytes_max = limits::VISIBILITY_PAGE_BYTES_MAX / dry;
     for source in sources.iter_mut().filter(|source| is_dry(source)) {
         let (scan, found) = (&mut source.scan, &mut source.found);
-        let (mut rows_left, mut bytes) = (rows_max.max(1), 0);
+        let (mut rows_left, mut bytes) = ((scan.step_rows() / dry).max(1), 0);
         while found.len() < wanted && bytes < bytes_max && rows_left > 0 && scan.next_range().is_some() {
             rows_left -= scan.examine(rows_left, |key, record, _| {
                 found.push_back((Bytes::copy_from_slice(key), Bytes::copy_from_slice(record)));
@@ -246,12 +246,12 @@ async fn count_by_status(
     Ok(total)
 }
 
-/// Counts up to [`limits::VISIBILITY_SCAN_ROWS`] rows. Blocks.
+/// Counts as many rows as a step examines. Blocks.
 fn count_segment(mut scan: Scan) -> Result<(Scan, Segment), VisibilityError> {
     let mut range = scan.next_range().cloned().unwrap_or_default();
     let watch = (scan.rows.watch)(&range);
     let mut by_status = ByStatus::new();
-    let rows = scan.examine(limits::VISIBILITY_SCAN_ROWS, |_, _, status| {
+    let rows = scan.examine(scan.step_rows(), |_, _, status| {
         *by_status.entry(status).or_default() += 1;
         ControlFlow::Continue(())
     })?;

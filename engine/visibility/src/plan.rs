@@ -113,7 +113,8 @@ fn closed_only(times: RangeInclusive<i64>) -> Bound {
 
 /// The times that compare so with `value`, if it is a time. `<` is taken as `<=`: a row more does no harm.
 fn compared(comparison: Comparison, value: &Value) -> Option<RangeInclusive<i64>> {
-    let Value::Time(time) = value else { return None };
+    let Value::Time(moment) = value else { return None };
+    let time = moment.clamped();
     Some(match comparison {
         Comparison::Equal => time.0..=time.0,
         Comparison::Less | Comparison::LessOrEqual => i64::MIN..=time.0,

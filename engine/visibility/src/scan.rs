@@ -48,6 +48,12 @@ impl Scan {
         self.ranges.front()
     }
 
+    /// How many rows to examine before others have the thread.
+    pub(super) fn step_rows(&self) -> usize {
+        let comparisons = (*self.filter).as_ref().map_or(0, Filter::comparisons);
+        (limits::VISIBILITY_SCAN_ROWS / (1 + comparisons / limits::VISIBILITY_STEP_COMPARISONS)).max(1)
+    }
+
     /// Examines rows of the next range, `rows_max` at most, and shows key, record and status of those that match to `take`, in order,
     /// until it breaks. Blocks. Returns how many rows were examined.
     pub(super) fn examine(

@@ -3,14 +3,37 @@
 use chrono::DateTime;
 use everlog_kernel::Time;
 use everlog_model::parse_go_duration;
+use everlog_proto::wkt::Timestamp;
 
-/// Reads an RFC 3339 time with up to nanoseconds. `None` if it is none. What lies beyond the years that [`Time`] can hold (1677 to 2262)
-/// is the first or last moment of those: Go's zero time is in the past, and 9999 is never.
-pub(super) fn parse_time(text: &str) -> Option<Time> {
+const NANOS_PER_SECOND: i128 = 1_000_000_000;
+
+/// A time that a query or a search attribute names: of any year of four digits, where [`Time`] ends in 1677 and 2262.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(i128);
+
+impl Moment {
+    pub(super) fn from_proto(timestamp: &Timestamp) -> Moment {
+        Moment(i128::from(timestamp.seconds) * NANOS_PER_SECOND + i128::from(timestamp.nanos))
+    }
+
+    /// The first or last time that there is for what lies beyond: no run starts or closes there.
+    pub(super) fn clamped(self) -> Time {
+        let beyond = if self.0 < 0 { i64::MIN } else { i64::MAX };
+        Time(i64::try_from(self.0).unwrap_or(beyond))
+    }
+}
+
+impl From<Time> for Moment {
+    fn from(time: Time) -> Moment {
+        Moment(time.0.into())
+    }
+}
+
+/// Reads an RFC 3339 time with up to nanoseconds. `None` if it is none.
+pub(super) fn parse_time(text: &str) -> Option<Moment> {
     let is_separated = matches!(text.as_bytes().get(10), Some(b'T' | b't'));
     let time = DateTime::parse_from_rfc3339(text).ok().filter(|_| is_separated)?;
-    let beyond = if time.timestamp() < 0 { i64::MIN } else { i64::MAX };
-    Some(Time(time.timestamp_nanos_opt().unwrap_or(beyond)))
+    Some(Moment(i128::from(time.timestamp()) * NANOS_PER_SECOND + i128::from(time.timestamp_subsec_nanos())))
 }
 
 /// Reads a duration in nanoseconds: as Go writes them (`1h30m`, with `d` for days), as `hh:mm:ss`, or a number of nanoseconds.
@@ -73,14 +96,19 @@ mod tests {
         ] {
             assert_eq!(seconds(text), expected, "{text}");
         }
-        assert_eq!(parse_time("1970-01-01T00:00:00.1234567899Z"), Some(Time(123_456_789)));
-        for (text, beyond) in [
-            ("0001-01-01T00:00:00Z", i64::MIN),
-            ("1600-01-01T00:00:00Z", i64::MIN),
-            ("2262-04-12T00:00:00Z", i64::MAX),
-            ("9999-12-31T23:59:59.999999999Z", i64::MAX),
+        assert_eq!(parse_time("1970-01-01T00:00:00.1234567899Z"), Some(Time(123_456_789).into()));
+        let mut previous = None;
+        for (text, seconds, clamped) in [
+            ("0001-01-01T00:00:00Z", -62_135_596_800, i64::MIN),
+            ("1600-01-01T00:00:00Z", -11_676_096_000, i64::MIN),
+            ("2262-04-12T00:00:00Z", 9_223_372_800, i64::MAX),
+            ("9999-12-31T23:59:59Z", 253_402_300_799, i64::MAX),
         ] {
-            assert_eq!(parse_time(text), Some(Time(beyond)), "{text}");
+            let time = parse_time(text);
+            assert_eq!(time, Some(Moment(seconds * NANOS_PER_SECOND)), "{text}");
+            assert_eq!(time.map(|time| time.clamped().0), Some(clamped), "{text}");
+            assert!(previous < time, "{text}");
+            previous = time;
         }
     }
 

@@ -136,5 +136,5 @@ fn refusals() {
     error("WHERE a = 'x'", "malformed SQL query: syntax error at position 33 near 'where'");
     error(&"(".repeat(5000), "invalid expression: nested deeper than 100");
     error(&"NOT ".repeat(5000), "invalid expression: nested deeper than 100");
-    error(&" ".repeat(100_000), "invalid expression: query is longer than 65536 bytes");
+    error(&" ".repeat(300_000), "invalid expression: query is longer than 262144 bytes");
 }
