@@ -50,6 +50,8 @@ pub struct Matching {
     shut_down: RwLock<FastMap<String, Instant>>,
     /// Told whenever one does.
     shutdowns: Notify,
+    /// Whether anyone ever polled a sticky queue without naming the normal one behind it.
+    unnamed: AtomicBool,
     /// Whether an offer was ever left to its row because its queue could not be made.
     left_out: AtomicBool,
     bounds: Bounds,
@@ -92,6 +94,7 @@ impl Matching {
             rates: RwLock::default(),
             shut_down: RwLock::default(),
             shutdowns: Notify::new(),
+            unnamed: AtomicBool::new(false),
             left_out: AtomicBool::new(false),
             bounds,
             workflow_meters: Meters::new(TaskKind::Workflow),
@@ -152,6 +155,7 @@ impl Matching {
         }
         let Task { key: TaskKey { kind, task_queue, position }, attempt, sticky, version } = task;
         let queue = QueueId::new(address.namespace.id, kind, task_queue);
+        let queue = self.unnamed_home(&queue, sticky.as_deref()).unwrap_or(queue);
         let task = WaitingTask { partition: source.partition, address, attempt, sticky, version };
         if self.with_queue(queue, |queue| queue.offer(position, task, Instant::now())).is_none() {
             // It is found in its row once there is room for its queue and somebody polls that.
@@ -161,6 +165,7 @@ impl Matching {
 
     fn offer_query(&self, address: WorkflowRef, query: QueryTask) {
         let id = QueueId::new(address.namespace.id, TaskKind::Workflow, &*query.task_queue);
+        let id = self.unnamed_home(&id, query.sticky.as_deref()).unwrap_or(id);
         let query_id = query.query_id;
         // The index comes first: a poller may take the query and be done with it before this returns.
         self.query_index(query_id).lock().insert(query_id, Arc::new(id.clone()));
@@ -168,6 +173,20 @@ impl Matching {
         if kept != Some(true) {
             self.query_index(query_id).lock().remove(&query_id);
         }
+    }
+
+    /// Where the polls of a sticky queue wait that do not name the normal queue behind it, as SDKs did until 2023: at the queue without a
+    /// name, if anyone has polled so lately. This holds on the node where they poll.
+    fn unnamed_home(&self, normal: &QueueId, sticky: Option<&str>) -> Option<QueueId> {
+        if !self.unnamed.load(Ordering::Acquire) {
+            return None;
+        }
+        let (name, now) = (sticky?, Instant::now());
+        let id = QueueId { name: String::new(), ..normal.clone() };
+        let is_polled = |queue: &mut Queue| {
+            queue.line(Some(name)).is_some_and(|line| line.has_recent_poller(now, limits::STICKY_POLLER_WINDOW))
+        };
+        self.with_existing(&id, is_polled).unwrap_or(false).then_some(id)
     }
 
     fn withdraw_query(&self, query_id: u64) {
@@ -190,6 +209,9 @@ impl Matching {
             Some(normal) => (QueueId { name: normal.clone(), ..poll.queue.clone() }, Some(poll.queue.name.as_str())),
             None => (poll.queue.clone(), None),
         };
+        if id.name.is_empty() {
+            self.unnamed.store(true, Ordering::Release);
+        }
         let admission = self.with_queue(id, |queue| {
             // Under the lock: a drain that comes later finds this poll in its line.
             if self.draining.load(Ordering::Acquire) || self.has_shut_down(&poll.worker_instance_key) {

@@ -94,7 +94,10 @@ impl Queue {
         let queries = std::mem::take(&mut sticky.line.queries);
         for (position, task) in tasks {
             self.in_sticky.remove(&position);
-            self.place(position, task, now, Tasks::put_back);
+            // Nobody polls the queue without a name itself: the workflow offers the task to its normal queue once it has waited here.
+            if !self.id.name.is_empty() {
+                self.place(position, task, now, Tasks::put_back);
+            }
         }
         for (address, query) in queries.into_values() {
             self.offer_query(address, query, now);

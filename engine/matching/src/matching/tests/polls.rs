@@ -68,6 +68,28 @@ async fn sticky_tasks_go_to_the_sticky_worker_while_it_polls() {
     assert!(got(&mut start_poll(&matching, sticky_poll())).is_none());
 }
 
+/// SDKs from before 2023 do not say which normal queue is behind their sticky one.
+#[tokio::test(start_paused = true)]
+async fn a_sticky_worker_need_not_name_its_normal_queue() {
+    let (matching, _) = matching();
+    let unnamed = || Poll { normal_name: Some(String::new()), ..sticky_poll() };
+    let mut polling = start_poll(&matching, unnamed());
+    assert!(got(&mut polling).is_none());
+    offer(&matching, PARTITION, sticky_task(1));
+    let Some(Matched::Task(lease)) = got(&mut polling) else { panic!() };
+    assert_eq!((lease.queue_name.as_str(), lease.task.key.position.scheduled_event_id), ("sticky", 1));
+    lease.done();
+
+    matching.receive(Message::Query { workflow: address(), query: query(1, Some("sticky")) });
+    let Some(Matched::Query(query)) = got(&mut start_poll(&matching, unnamed())) else { panic!() };
+    query.done();
+
+    // A while after its last poll the worker is taken for gone.
+    tokio::time::advance(limits::STICKY_POLLER_WINDOW + Duration::from_secs(1)).await;
+    offer(&matching, PARTITION, sticky_task(2));
+    assert_eq!(next_event(&matching).await, 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_deserted_sticky_queue_sends_its_tasks_to_the_normal_one() {
     let (matching, _) = matching();
