@@ -122,14 +122,18 @@ impl PayloadMap {
     }
 }
 
-/// A memo without fields is none in events, as in Temporal's.
+/// What a run is started with: fields that stand for nothing are left out, and a memo without fields is none, as in Temporal's events.
 pub(crate) fn memo(memo: Option<Memo>) -> Option<Memo> {
-    memo.filter(|memo| !memo.fields.is_empty())
+    let mut memo = memo?;
+    memo.fields.retain(|_, payload| !is_nil(payload));
+    (!memo.fields.is_empty()).then_some(memo)
 }
 
 /// The same of search attributes.
 pub(crate) fn search_attributes(attributes: Option<SearchAttributes>) -> Option<SearchAttributes> {
-    attributes.filter(|attributes| !attributes.indexed_fields.is_empty())
+    let mut attributes = attributes?;
+    attributes.indexed_fields.retain(|_, payload| !is_nil(payload));
+    (!attributes.indexed_fields.is_empty()).then_some(attributes)
 }
 
 /// The payload of a search attribute.
@@ -140,14 +144,10 @@ fn search_attribute(kind: &str, value: &(impl Serialize + ?Sized)) -> Bytes {
     OrderedPayload { metadata: metadata.into(), data }.encode_to_vec().into()
 }
 
-/// Whether a payload stands for "no value", in one of the forms that SDKs encode that in.
+/// Whether a payload stands for "no value", in one of the forms that SDKs encode that in. What it says that it is encoded in does not matter:
+/// `payload.go` of Temporal's server.
 fn is_nil(payload: &Payload) -> bool {
-    let encoding = payload.metadata.get("encoding").map(Vec::as_slice);
-    match encoding {
-        Some(b"binary/null") => payload.data.is_empty(),
-        Some(b"json/plain") => matches!(payload.data.as_slice(), b"[]" | b"null"),
-        _ => false,
-    }
+    matches!(payload.data.as_slice(), b"" | b"[]" | b"null")
 }
 
 #[cfg(test)]
@@ -175,15 +175,30 @@ mod tests {
             (payload("json/plain", "[]"), true),
             (payload("json/plain", "[1]"), false),
             (payload("json/plain", "\"\""), false),
-            (payload("json/plain", ""), false),
-            (payload("binary/plain", ""), false),
-            (Payload::default(), false),
+            (payload("json/plain", ""), true),
+            (payload("binary/plain", ""), true),
+            (payload("binary/plain", "null"), true),
+            (payload("binary/plain", "0"), false),
+            (Payload::default(), true),
         ];
         for (change, deletes) in cases {
             let memo = merged([("key", payload("json/plain", "0"))], [("key", change.clone())]);
             let expected = (!deletes).then_some(&change);
             assert_eq!(memo.fields.get("key"), expected, "{:?} {:?}", change.metadata, change.data);
         }
+    }
+
+    #[test]
+    fn a_run_is_not_started_with_nothing() {
+        let fields = |entries: &[(&str, &str)]| {
+            entries.iter().map(|(key, json)| ((*key).to_owned(), payload("json/plain", json))).collect()
+        };
+        let (mixed, nothing) = ([("a", "null"), ("b", "1"), ("c", "[]")], [("a", ""), ("b", "null")]);
+        assert_eq!(memo(Some(Memo { fields: fields(&mixed) })), Some(Memo { fields: fields(&[("b", "1")]) }));
+        assert_eq!(memo(Some(Memo { fields: fields(&nothing) })), None);
+        let attributes = |entries| Some(SearchAttributes { indexed_fields: fields(entries) });
+        assert_eq!(search_attributes(attributes(&mixed)), attributes(&[("b", "1")]));
+        assert_eq!(search_attributes(attributes(&nothing)), None);
     }
 
     #[test]
