@@ -104,8 +104,8 @@ pub(super) fn eager_version(options: Option<&WorkerDeploymentOptions>, config: &
     WorkerVersion::of_answer(None, options).check(None, config)
 }
 
-/// Refuses an answer to a workflow task that says how the workflow goes with versions, or that is only a part of it.
-pub(super) fn completion(request: &RespondWorkflowTaskCompletedRequest, namespace: &str) -> Result<(), Error> {
+/// Refuses an answer to a workflow task that says how the workflow goes with versions.
+pub(super) fn completion(request: &RespondWorkflowTaskCompletedRequest) -> Result<(), Error> {
     let is_versioned = request.deployment_options.as_ref().is_some_and(is_versioned);
     #[expect(deprecated, reason = "old workers are versioned by it")]
     let has_deployment = request.deployment.is_some();
@@ -117,10 +117,6 @@ pub(super) fn completion(request: &RespondWorkflowTaskCompletedRequest, namespac
                 "versioning behavior cannot be specified without deployment options being set with versioned mode",
             ));
         }
-    }
-    if request.intermediate_page || request.page_number > 0 {
-        let message = format!("workflow task completion pagination is disabled for this namespace {namespace}");
-        return Err(Error::failed_precondition(message));
     }
     Ok(())
 }

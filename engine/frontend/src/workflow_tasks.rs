@@ -187,7 +187,7 @@ pub(super) async fn respond_workflow_task_completed(
     let config = frontend.config(namespace.name());
     validate::length(&request.identity, config.limits.id_bytes_max, "Identity length exceeds limit.")?;
     check_answer(&request, &config)?;
-    unbuilt::completion(&request, namespace.name())?;
+    unbuilt::completion(&request)?;
     validate::cut_causes_of_task(&mut request);
     let objections = Objections {
         #[expect(deprecated, reason = "old workers are known by it")]

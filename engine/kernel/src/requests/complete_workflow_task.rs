@@ -25,6 +25,15 @@ use crate::txn::Txn;
 use crate::workflow_task::SERVER_IDENTITY;
 use crate::{Rejection, Time, retry, time, updates, workflow_task};
 
+/// Refuses a part of an answer: answers in pages are off in a Temporal server, too, unless it is configured otherwise.
+fn refuse_page(request: &RespondWorkflowTaskCompletedRequest, namespace: &str) -> Result<(), Rejection> {
+    if !request.intermediate_page && request.page_number <= 0 {
+        return Ok(());
+    }
+    let message = format!("workflow task completion pagination is disabled for this namespace {namespace}");
+    Err(Rejection::FailedPrecondition(message.into()))
+}
+
 /// Carries out what the worker asks for, or records that it cannot be.
 pub(crate) fn apply(
     txn: &mut Txn<'_>,
@@ -33,6 +42,7 @@ pub(crate) fn apply(
     objections: Objections,
 ) -> Result<Result<Reply, Rejection>, Rejection> {
     let named = workflow_task::find(txn, token)?;
+    refuse_page(&request, &txn.ctx.namespace.name)?;
     commands::check_sequence(&request.commands)?;
     updates::check_messages(&request.messages)?;
     let before = txn.run.clone();
