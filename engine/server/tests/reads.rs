@@ -8,10 +8,11 @@ mod harness;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use everlog_config::DynamicConfig;
 use everlog_meta::NewNamespace;
+use everlog_model::limits;
 use everlog_proto::api::command::v1::{Command, StartTimerCommandAttributes, command::Attributes};
 use everlog_proto::api::common::v1::WorkflowType;
 use everlog_proto::api::enums::v1::{
@@ -203,6 +204,45 @@ async fn everyone_who_waits_for_an_event_hears_of_it() {
     for waiter in waiters {
         assert_eq!(waiter.await.unwrap(), [3]);
     }
+    server.stopped().await;
+}
+
+/// Not told UNAVAILABLE, or that there is nothing: they would be back at once.
+#[tokio::test]
+async fn who_comes_when_too_many_wait_is_held_until_the_end_of_its_wait() {
+    const CONNECTIONS: usize = 5;
+    const SURPLUS: usize = 10;
+    const WAIT: Duration = Duration::from_secs(8);
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    client.start_workflow_execution(start_request("w")).await.unwrap();
+    let follow = |token| GetWorkflowExecutionHistoryRequest { wait_new_event: true, ..history("w", token) };
+    let first = client.get_workflow_execution_history(within(LONG, follow(Vec::new()))).await.unwrap().into_inner();
+    let mut waiters = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut connection = server.client().await;
+        for _ in 0..(limits::RUN_WATCHERS_MAX + SURPLUS) / CONNECTIONS {
+            let (mut client, request) = (connection.clone(), follow(first.next_page_token.clone()));
+            waiters.push(tokio::spawn(async move {
+                let began = Instant::now();
+                let answer = client.get_workflow_execution_history(within(WAIT, request)).await.unwrap().into_inner();
+                (event_ids(&answer), answer.next_page_token.is_empty(), began.elapsed())
+            }));
+        }
+        // Any answer to another request of the connection comes after theirs have arrived.
+        described(&mut connection, "w").await;
+    }
+    client.signal_workflow_execution(signal("w", "1")).await.unwrap();
+    let mut held = 0;
+    for waiter in waiters {
+        let (events, is_over, waited) = waiter.await.unwrap();
+        assert!(!is_over, "the workflow goes on");
+        if events != [3] {
+            assert!(events.is_empty() && waited > WAIT / 2, "{events:?} after {waited:?}");
+            held += 1;
+        }
+    }
+    assert_eq!(held, SURPLUS);
     server.stopped().await;
 }
 

@@ -9,7 +9,7 @@ import pytest
 from temporalio import activity, workflow
 from temporalio.api.enums.v1 import PendingActivityState, RetryState
 from temporalio.client import Client, WorkflowFailureError
-from temporalio.common import RetryPolicy
+from temporalio.common import Priority, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, TimeoutError, TimeoutType
 
 from history import events, kinds, nanoseconds, of_kind, verified
@@ -523,3 +523,51 @@ def async_handle(client: Client, info: activity.Info, by: str):
     return client.get_async_activity_handle(
         workflow_id=info.workflow_id, run_id=info.workflow_run_id, activity_id=info.activity_id
     )
+
+
+@workflow.defn
+class RunsByPriority:
+    """Schedules an activity for each priority key in one workflow task; 0 stands for none."""
+
+    @workflow.run
+    async def run(self, keys: list[int], task_queue: str) -> list[str]:
+        running = [
+            workflow.start_activity(
+                "note",
+                key,
+                task_queue=task_queue,
+                start_to_close_timeout=timedelta(seconds=60),
+                priority=Priority(priority_key=key or None),
+            )
+            for key in keys
+        ]
+        return [await activity for activity in running]
+
+
+async def test_activities_run_by_priority(client: Client):
+    order = []
+
+    @activity.defn(name="note")
+    async def note(key: int) -> str:
+        order.append(key)
+        return str(key)
+
+    activities = unique("priorities")
+    async with worker(client, [RunsByPriority]) as queue:
+        keys = [5, 0, 1, 4, 2, 5, 3, 1]
+        handle = await client.start_workflow(
+            RunsByPriority.run, args=[keys, activities], id=unique("priority"), task_queue=queue
+        )
+
+        async def all_are_scheduled() -> bool:
+            return len((await handle.describe()).raw_description.pending_activities) == len(keys)
+
+        await until(all_are_scheduled, "all activities are scheduled")
+        # One at a time, so that the order is the server's.
+        one = dict(max_concurrent_activities=1, max_concurrent_activity_task_polls=1)
+        async with worker(client, activities=[note], task_queue=activities, **one):
+            assert await handle.result() == [str(key) for key in keys]
+    # Without a key an activity is in the middle; among equals the one that came first is first.
+    assert order == [1, 1, 2, 0, 3, 4, 5, 5]
+    scheduled = of_kind(await events(handle), "ACTIVITY_TASK_SCHEDULED")
+    assert [event.activity_task_scheduled_event_attributes.priority.priority_key for event in scheduled] == keys
