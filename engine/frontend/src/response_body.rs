@@ -68,12 +68,15 @@ impl Answers {
     }
 }
 
-/// Whether a caller wants its answer compressed: it has compressed its request, which is what grpc-go goes by.
+/// Whether a caller wants its answer compressed: it has compressed its request, which is what grpc-go goes by, and says that it can read
+/// such an answer, as all clients do that can.
 pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
-    headers.get("grpc-encoding") == Some(&GZIP)
+    let accepted = headers.get("grpc-accept-encoding").and_then(|names| names.to_str().ok()).unwrap_or_default();
+    headers.get("grpc-encoding") == Some(&GZIP) && accepted.split(',').any(|name| name.trim() == "gzip")
 }
 
-/// The answer, compressed if it is large enough and gets smaller by it.
+/// The answer, compressed if it is large enough and gets smaller by it. It names the encoding in any case, because some callers look at that:
+/// each message says by itself whether it is encoded so.
 pub(super) async fn compress(response: Response<Body>) -> Response<Body> {
     let (mut head, mut rest) = response.into_parts();
     let first = poll_fn(|context| Poll::Ready(Pin::new(&mut rest).poll_frame(context))).await;
@@ -87,13 +90,10 @@ pub(super) async fn compress(response: Response<Body>) -> Response<Body> {
         Some(message) => tokio::task::spawn_blocking(move || compressed(&message)).await.ok().flatten(),
         None => None,
     };
-    let first = match compressed {
-        Some(compressed) => {
-            head.headers.insert("grpc-encoding", GZIP);
-            Ok(Frame::data(compressed))
-        }
-        None => first,
-    };
+    if first.as_ref().is_ok_and(Frame::is_data) {
+        head.headers.insert("grpc-encoding", GZIP);
+    }
+    let first = compressed.map_or(first, |compressed| Ok(Frame::data(compressed)));
     Response::from_parts(head, Body::new(Answer { first: Some(first), rest }))
 }
 
@@ -205,6 +205,23 @@ mod tests {
         assert!(!is_refused(&answers.hold(response(100_000)).await));
     }
 
+    #[test]
+    fn who_compresses_and_can_decompress_is_answered_so() {
+        let headers = |headers: &[(&'static str, &'static str)]| {
+            headers.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
+        };
+        let sent = ("grpc-encoding", "gzip");
+        for (sent, expected) in [
+            (headers(&[sent, ("grpc-accept-encoding", "gzip")]), true),
+            (headers(&[sent, ("grpc-accept-encoding", "identity, deflate, gzip")]), true),
+            (headers(&[sent, ("grpc-accept-encoding", "identity,deflate")]), false),
+            (headers(&[sent]), false),
+            (headers(&[("grpc-accept-encoding", "gzip")]), false),
+        ] {
+            assert_eq!(takes_gzip(&sent), expected, "{sent:?}");
+        }
+    }
+
     #[tokio::test]
     async fn large_answers_are_compressed() {
         use std::io::Read;
@@ -215,8 +232,9 @@ mod tests {
             Response::new(Body::new(Whole(Some(frame.into()), Some(HeaderMap::new()))))
         };
         let small = compress(message(1000)).await;
-        assert!(small.headers().is_empty());
-        assert_eq!(frame(&mut small.into_body()).await.unwrap().into_data().unwrap().len(), 1005);
+        assert_eq!(small.headers().get("grpc-encoding"), Some(&GZIP));
+        let data = frame(&mut small.into_body()).await.unwrap().into_data().unwrap();
+        assert_eq!((data.len(), data[0]), (1005, 0));
         let large = compress(message(100_000)).await;
         assert_eq!(large.headers().get("grpc-encoding"), Some(&GZIP));
         let mut body = large.into_body();
@@ -230,7 +248,9 @@ mod tests {
         assert!(frame(&mut body).await.is_none());
         // What is no message stays what it is.
         let other = compress(response(100_000)).await;
-        assert!(other.headers().is_empty());
+        assert_eq!(frame(&mut other.into_body()).await.unwrap().into_data().unwrap(), vec![7; 100_000]);
+        let nothing = compress(Response::new(Body::empty())).await;
+        assert!(nothing.headers().is_empty());
     }
 
     #[tokio::test]
