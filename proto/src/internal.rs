@@ -319,7 +319,7 @@ pub struct VisibilityRequest {
     #[prost(uint32, repeated, tag = "2")]
     pub partitions: Vec<u32>,
     /// What is asked for.
-    #[prost(oneof = "Wanted", tags = "3, 4, 5")]
+    #[prost(oneof = "Wanted", tags = "3, 4, 5, 8")]
     pub wanted: Option<Wanted>,
     /// The position behind which the runs stand; empty for the first ones.
     #[prost(bytes = "bytes", tag = "6")]
@@ -341,6 +341,9 @@ pub enum Wanted {
     /// An encoded `ListClosedWorkflowExecutionsRequest`.
     #[prost(bytes = "bytes", tag = "5")]
     Closed(Bytes),
+    /// Schedules that a query names.
+    #[prost(string, tag = "8")]
+    Schedules(String),
 }
 
 /// A run as lists show it.

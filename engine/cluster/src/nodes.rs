@@ -80,6 +80,7 @@ impl AskedRuns {
     fn of(&self, partitions: &[GroupId], after: Option<Position>, limit: usize) -> VisibilityRequest {
         let wanted = match &self.ask {
             Ask::Query(query) => Wanted::Query(query.clone()),
+            Ask::Schedules(query) => Wanted::Schedules(query.clone()),
             Ask::Open(request) => Wanted::Open(request.encode_to_vec().into()),
             Ask::Closed(request) => Wanted::Closed(request.encode_to_vec().into()),
         };

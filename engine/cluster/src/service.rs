@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_kernel::RunCommand;
 use everlog_kernel::command::{StartActivityTask, StartWorkflowTask};
 use everlog_kernel::outbox::OutboxMessage;
 use everlog_kernel::transition::TaskKind;
+use everlog_kernel::{Namespace, RunCommand};
 use everlog_matching::query_waiters::Queries;
 use everlog_matching::{Backlog, MatchingHandle, Message};
-use everlog_meta::{NamespaceRecord, Namespaces};
+use everlog_meta::Namespaces;
 use everlog_model::{CallError, NamespaceSource, QueueId, limits};
 use everlog_partition::{Router, StartQuery, StartedWorkflowTask};
 use everlog_proto::api::workflowservice::v1::{ListClosedWorkflowExecutionsRequest, ListOpenWorkflowExecutionsRequest};
@@ -151,7 +151,7 @@ impl Handlers {
     }
 
     /// The partitions that are asked for, which must all be led here, and what is asked for.
-    fn wanted_runs(&self, request: &VisibilityRequest) -> Result<(Vec<Group>, Arc<NamespaceRecord>, Query), Status> {
+    fn wanted_runs(&self, request: &VisibilityRequest) -> Result<(Vec<Group>, Arc<Namespace>, Query), Status> {
         let ServiceParts { namespaces, router, .. } = self.parts();
         let namespace = namespaces.record_by_id(namespace_id(&request.namespace_id)?);
         let unknown = || status_from_error(CallError::NotDone("the namespace is not known here yet".to_owned()));
@@ -160,6 +160,7 @@ impl Handlers {
         let groups = groups.collect::<Result<_, _>>().map_err(status_from_error)?;
         let ask = match required(request.wanted.as_ref(), "query")? {
             Wanted::Query(query) => Ask::Query(query.clone()),
+            Wanted::Schedules(query) => Ask::Schedules(query.clone()),
             Wanted::Open(bytes) => Ask::Open(Box::new(
                 ListOpenWorkflowExecutionsRequest::decode(&bytes[..])
                     .map_err(|error| unreadable(&error.to_string()))?,
@@ -170,7 +171,7 @@ impl Handlers {
             )),
         };
         let types = namespace.search_attributes.iter().map(|(name, kind)| (name.clone(), *kind)).collect();
-        Ok((groups, namespace, ask.read(&types).map_err(status_of)?))
+        Ok((groups, ask.lists(&namespace.namespace), ask.read(&types).map_err(status_of)?))
     }
 }
 
@@ -268,7 +269,7 @@ impl Internal for Handlers {
             Some(request.after[..].try_into().map_err(|_| unreadable("a page begins nowhere"))?)
         };
         let limit = (request.limit as usize).min(limits::VISIBILITY_PAGE_SIZE_MAX);
-        let page = everlog_visibility::list(groups, &namespace.namespace, query, after, limit);
+        let page = everlog_visibility::list(groups, &namespace, query, after, limit);
         let page = page.await.map_err(status_of)?;
         let run = |(position, record): (everlog_visibility::Position, bytes::Bytes)| VisibleRun {
             position: bytes::Bytes::copy_from_slice(&position),
@@ -280,7 +281,7 @@ impl Internal for Handlers {
 
     async fn visibility_count(&self, request: tonic::Request<VisibilityRequest>) -> Answer<VisibilityCountResponse> {
         let (groups, namespace, query) = self.wanted_runs(request.get_ref())?;
-        let counted = everlog_visibility::count(groups, &self.parts().tallies, &namespace.namespace, query);
+        let counted = everlog_visibility::count(groups, &self.parts().tallies, &namespace, query);
         let counted = counted.await.map_err(status_of)?;
         let counts = counted.into_iter().map(|(status, count)| StatusCount { status, count }).collect();
         Ok(tonic::Response::new(VisibilityCountResponse { counts }))

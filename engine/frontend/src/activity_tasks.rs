@@ -6,7 +6,7 @@ use everlog_config::DynamicConfig;
 use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask};
 use everlog_kernel::token::ActivityTaskToken;
 use everlog_kernel::transition::TaskKind;
-use everlog_kernel::{EntityKind, RunCommand, RunId};
+use everlog_kernel::{EntityKind, Rejection, RunCommand, RunId};
 use everlog_matching::{Matched, Poll, TaskLease};
 use everlog_meta::NamespaceRecord;
 use everlog_model::{CallError, QueueId, WorkflowRef};
@@ -134,6 +134,8 @@ impl Target {
         let namespace = frontend.token_namespace(namespace, token.namespace_id)?;
         let address = match token.entity {
             EntityKind::Workflow => address(&namespace, &token.workflow_id),
+            // It has none.
+            EntityKind::Schedule => return Err(Rejection::activity_not_found().into()),
         };
         Ok(Target { address, run_id: Some(token.run_id), activity: ActivityRef::Token(token) })
     }

@@ -21,7 +21,8 @@ pub(super) fn system() -> get_system_info_response::Capabilities {
         count_group_by_execution_status: true,
         // Says no more than that workers may tell the id of their build.
         build_id_based_versioning: true,
-        // Not built: schedules, worker versioning, Nexus, deployments.
+        supports_schedules: true,
+        // Not built: worker versioning, Nexus, deployments.
         ..get_system_info_response::Capabilities::default()
     }
 }
@@ -39,7 +40,7 @@ pub(super) fn namespace(config: &DynamicConfig) -> namespace_info::Capabilities 
 }
 
 /// Whether schedules work.
-pub(super) const SUPPORTS_SCHEDULES: bool = false;
+pub(super) const SUPPORTS_SCHEDULES: bool = true;
 
 /// Limits that SDKs keep themselves, so that a payload that is too large fails early.
 pub(super) fn limits(config: &DynamicConfig) -> namespace_info::Limits {

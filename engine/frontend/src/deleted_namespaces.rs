@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_kernel::{NamespaceId, RunCommand, Time};
+use everlog_kernel::{Command, NamespaceId, RunCommand, ScheduleCommand, Time};
 use everlog_meta::NamespaceRecord;
 use everlog_model::{CallError, limits};
 use everlog_partition::Partition;
@@ -41,11 +41,16 @@ pub(super) async fn reclaim(frontend: Arc<Frontend>) {
     }
 }
 
-/// Deletes a page of the namespace's runs in every partition that is led here. Returns how many were found.
+/// Deletes a page of the namespace's schedules and of its runs in every partition that is led here. Returns how many were found.
 async fn delete_here(frontend: &Frontend, record: &NamespaceRecord) -> usize {
-    let partitions = frontend.router.partitions().map(|partition| delete_page(partition, record));
+    // Schedules first: they start no more workflows then.
+    let [schedules, runs] = &everything();
+    let page = |partition| async move {
+        let schedules = delete_page(partition, record, schedules).await?;
+        Ok::<_, CallError>(schedules + delete_page(partition, record, runs).await?)
+    };
     let mut found = 0;
-    for page in join_all(partitions).await {
+    for page in join_all(frontend.router.partitions().map(page)).await {
         match page {
             Ok(runs) => found += runs,
             // Another node leads it, or it does not answer now. Whoever leads it looks again.
@@ -55,15 +60,19 @@ async fn delete_here(frontend: &Frontend, record: &NamespaceRecord) -> usize {
     found
 }
 
-async fn delete_page(partition: &Partition, record: &NamespaceRecord) -> Result<usize, CallError> {
+async fn delete_page(partition: &Partition, record: &NamespaceRecord, ask: &Ask) -> Result<usize, CallError> {
     let unavailable = |error: visibility::VisibilityError| CallError::Unavailable(error.to_string());
-    let group = vec![partition.group()];
-    let page = visibility::list(group, &record.namespace, Query::default(), None, limits::RECLAIM_PAGE_RUNS);
-    let (runs, _) = page.await.map_err(unavailable)?.into_response();
+    let lists = ask.lists(&record.namespace);
+    let page = visibility::list(vec![partition.group()], &lists, Query::default(), None, limits::RECLAIM_PAGE_RUNS);
+    let (runs, _) = page.await.map_err(unavailable)?.into_records();
     let deletions = runs.iter().filter_map(|run| {
         let run = Record::parse(run)?;
-        let (address, run_id) = (address(record, run.workflow_id()), run.run_id().parse().ok()?);
-        Some(partition.execute(address, Some(run_id), RunCommand::DeleteWorkflow))
+        let address = address(record, run.workflow_id());
+        let (run_id, command): (_, Command) = match ask {
+            Ask::Schedules(_) => (None, ScheduleCommand::Delete.into()),
+            _ => (Some(run.run_id().parse().ok()?), RunCommand::DeleteWorkflow.into()),
+        };
+        Some(partition.execute(address, run_id, command))
     });
     for deleted in join_all(deletions).await {
         match deleted {
@@ -73,6 +82,11 @@ async fn delete_page(partition: &Partition, record: &NamespaceRecord) -> Result<
         }
     }
     Ok(runs.len())
+}
+
+/// What is in a namespace.
+fn everything() -> [Ask; 2] {
+    [Ask::Schedules(String::new()), Ask::Query(String::new())]
 }
 
 /// Deletes the namespace's row if nothing has been left in it for long enough, on whichever node.
@@ -97,9 +111,13 @@ async fn forget_if_empty(
 }
 
 async fn is_empty(frontend: &Frontend, record: &NamespaceRecord) -> Result<bool, Error> {
-    let page = Runs::new(frontend, record, Ask::Query(String::new()))?.list(None, 1).await?;
-    let (runs, _) = page.into_response();
-    Ok(runs.is_empty())
+    for ask in everything() {
+        let page = Runs::new(frontend, record, ask)?.list(None, 1).await?;
+        if !page.runs.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whether the namespace's delay is over.

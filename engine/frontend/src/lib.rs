@@ -7,7 +7,7 @@
 //! ```text
 //!   other nodes ─▶ inside ─▶┐
 //!   serve ─▶ layer ────────▶ services ─▶ workflow_start, workflow_control, workflow_tasks, activity_tasks, history, query,
-//!                                        visibility, namespaces, operator, system, task_queues, workers, no_effect, turned_off
+//!                                        visibility, schedules, namespaces, operator, system, task_queues, workers, no_effect, turned_off
 //! ```
 
 mod activity_tasks;
@@ -37,6 +37,7 @@ mod protocol;
 mod query;
 mod request_body;
 mod response_body;
+mod schedules;
 mod search_attributes;
 mod serve;
 mod services;

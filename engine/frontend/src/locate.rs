@@ -11,7 +11,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 /// What a call is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Location<'a> {
-    /// A workflow, by the name of its namespace.
+    /// A workflow or a schedule, by the name of its namespace.
     Workflow { namespace: &'a str, workflow_id: &'a str },
     /// A workflow that a token names.
     Token { namespace_id: NamespaceId, workflow_id: String },
@@ -28,7 +28,13 @@ pub(super) fn locate<'a>(method: &str, request: &'a [u8]) -> Option<Location<'a>
         | "RecordActivityTaskHeartbeatById"
         | "RespondActivityTaskCompletedById"
         | "RespondActivityTaskFailedById"
-        | "RespondActivityTaskCanceledById" => workflow(request, bytes(request, 2)?),
+        | "RespondActivityTaskCanceledById"
+        | "CreateSchedule"
+        | "DescribeSchedule"
+        | "UpdateSchedule"
+        | "PatchSchedule"
+        | "ListScheduleMatchingTimes"
+        | "DeleteSchedule" => workflow(request, bytes(request, 2)?),
         "SignalWorkflowExecution"
         | "TerminateWorkflowExecution"
         | "DeleteWorkflowExecution"
@@ -171,6 +177,12 @@ mod tests {
             "RespondActivityTaskCompletedById": RespondActivityTaskCompletedByIdRequest { workflow_id: w() },
             "RespondActivityTaskFailedById": RespondActivityTaskFailedByIdRequest { workflow_id: w() },
             "RespondActivityTaskCanceledById": RespondActivityTaskCanceledByIdRequest { workflow_id: w() },
+            "CreateSchedule": CreateScheduleRequest { schedule_id: w() },
+            "DescribeSchedule": DescribeScheduleRequest { schedule_id: w() },
+            "UpdateSchedule": UpdateScheduleRequest { schedule_id: w() },
+            "PatchSchedule": PatchScheduleRequest { schedule_id: w() },
+            "ListScheduleMatchingTimes": ListScheduleMatchingTimesRequest { schedule_id: w() },
+            "DeleteSchedule": DeleteScheduleRequest { schedule_id: w() },
             "SignalWorkflowExecution": SignalWorkflowExecutionRequest { workflow_execution: execution() },
             "TerminateWorkflowExecution": TerminateWorkflowExecutionRequest { workflow_execution: execution() },
             "DeleteWorkflowExecution": DeleteWorkflowExecutionRequest { workflow_execution: execution() },

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use super::call::Call;
 use super::request_body::settle;
 use super::{
-    Frontend, activity_tasks, history, multi_operation, namespaces, no_effect, operator, query, system,
+    Frontend, activity_tasks, history, multi_operation, namespaces, no_effect, operator, query, schedules, system,
     task_queue_config, task_queues, turned_off, updates, visibility, workers, workflow_control, workflow_start,
     workflow_tasks,
 };
@@ -100,6 +100,15 @@ service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
     ListOpenWorkflowExecutions(visibility.list_open_workflow_executions: workflow_api::ListOpenWorkflowExecutionsRequest) -> workflow_api::ListOpenWorkflowExecutionsResponse;
     ListClosedWorkflowExecutions(visibility.list_closed_workflow_executions: workflow_api::ListClosedWorkflowExecutionsRequest) -> workflow_api::ListClosedWorkflowExecutionsResponse;
     GetSearchAttributes(visibility.get_search_attributes: workflow_api::GetSearchAttributesRequest) -> workflow_api::GetSearchAttributesResponse;
+
+    CreateSchedule(schedules.create_schedule: workflow_api::CreateScheduleRequest) -> workflow_api::CreateScheduleResponse;
+    DescribeSchedule(schedules.describe_schedule: workflow_api::DescribeScheduleRequest) -> workflow_api::DescribeScheduleResponse;
+    UpdateSchedule(schedules.update_schedule: workflow_api::UpdateScheduleRequest) -> workflow_api::UpdateScheduleResponse;
+    PatchSchedule(schedules.patch_schedule: workflow_api::PatchScheduleRequest) -> workflow_api::PatchScheduleResponse;
+    DeleteSchedule(schedules.delete_schedule: workflow_api::DeleteScheduleRequest) -> workflow_api::DeleteScheduleResponse;
+    ListScheduleMatchingTimes(schedules.list_schedule_matching_times: workflow_api::ListScheduleMatchingTimesRequest) -> workflow_api::ListScheduleMatchingTimesResponse;
+    ListSchedules(schedules.list_schedules: workflow_api::ListSchedulesRequest) -> workflow_api::ListSchedulesResponse;
+    CountSchedules(schedules.count_schedules: workflow_api::CountSchedulesRequest) -> workflow_api::CountSchedulesResponse;
 
     DescribeTaskQueue(task_queues.describe_task_queue: workflow_api::DescribeTaskQueueRequest) -> workflow_api::DescribeTaskQueueResponse;
     UpdateTaskQueueConfig(task_queue_config.update_task_queue_config: workflow_api::UpdateTaskQueueConfigRequest) -> workflow_api::UpdateTaskQueueConfigResponse;

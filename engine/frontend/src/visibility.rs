@@ -117,8 +117,9 @@ async fn list(
 /// Runs that are asked for, and where they are. What a node cannot answer for is never left out.
 pub(super) struct Runs<'a> {
     frontend: &'a Frontend,
+    /// With the id of its lists.
     namespace: Arc<Namespace>,
-    query: Query,
+    pub(super) query: Query,
     asked: AskedRuns,
     spread: Spread,
 }
@@ -128,7 +129,9 @@ impl<'a> Runs<'a> {
         let query = ask.read(&types(namespace))?;
         let namespace = Arc::clone(&namespace.namespace);
         let spread = frontend.router.spread(visibility::only_workflow(&namespace, &query).as_ref())?;
+        let lists = ask.lists(&namespace);
         let asked = AskedRuns { namespace_id: namespace.id, ask };
+        let namespace = lists;
         Ok(Runs { frontend, namespace, query, asked, spread })
     }
 
@@ -143,7 +146,7 @@ impl<'a> Runs<'a> {
         Ok(Page::merge(pages, limit))
     }
 
-    async fn count(self) -> Result<ByStatus, Error> {
+    pub(super) async fn count(self) -> Result<ByStatus, Error> {
         let Spread { here, there } = self.spread;
         let here = visibility::count(here, &self.frontend.tallies, &self.namespace, self.query);
         let Some(nodes) = &self.frontend.nodes else { return Ok(here.await?) };
@@ -155,7 +158,7 @@ impl<'a> Runs<'a> {
     }
 }
 
-fn page_size(frontend: &Frontend, namespace: &str, wanted: i32) -> i32 {
+pub(super) fn page_size(frontend: &Frontend, namespace: &str, wanted: i32) -> i32 {
     let most = i32::try_from(frontend.config(namespace).frontend.visibility_page_max).unwrap_or(i32::MAX);
     if wanted > 0 { wanted.min(most) } else { most }
 }

@@ -11,16 +11,17 @@ use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::query::v1::WorkflowQuery;
 use everlog_proto::api::update::v1::Outcome;
 use everlog_proto::api::workflowservice::v1::{
-    PollActivityTaskQueueResponse, PollWorkflowTaskQueueResponse, RequestCancelWorkflowExecutionRequest,
-    RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest, SignalWithStartWorkflowExecutionRequest,
-    SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest, TerminateWorkflowExecutionRequest,
-    UpdateWorkflowExecutionRequest,
+    DescribeScheduleResponse, PollActivityTaskQueueResponse, PollWorkflowTaskQueueResponse,
+    RequestCancelWorkflowExecutionRequest, RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest,
+    SignalWithStartWorkflowExecutionRequest, SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest,
+    TerminateWorkflowExecutionRequest, UpdateWorkflowExecutionRequest,
 };
 
 use crate::outbox::{self, OutboxMessage};
+use crate::schedule::ScheduleCommand;
 use crate::token::{ActivityTaskToken, WorkflowTaskToken};
 use crate::valid_start::{ValidSignalWithStart, ValidStart};
-use crate::{Limits, Rejection, RunId};
+use crate::{EntityKind, Limits, Rejection, RunId};
 
 /// A command to a workflow.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub enum Command {
     SignalWithStartWorkflow(Box<ValidSignalWithStart>),
     /// A command to a run that is there.
     Run(RunCommand),
+    /// A command to a schedule, decided by [`crate::schedule::decide`].
+    Schedule(ScheduleCommand),
 }
 
 /// A command to a run.
@@ -173,6 +176,14 @@ impl Command {
         Ok(Command::SignalWithStartWorkflow(Box::new(ValidSignalWithStart::new(request, limits)?)))
     }
 
+    /// What it is for.
+    pub fn entity_kind(&self) -> EntityKind {
+        match self {
+            Command::Schedule(_) => EntityKind::Schedule,
+            _ => EntityKind::Workflow,
+        }
+    }
+
     /// What it is called in logs.
     pub fn name(&self) -> &'static str {
         match self {
@@ -180,7 +191,14 @@ impl Command {
             Command::SignalWithStartWorkflow(_) => "SignalWithStartWorkflow",
             Command::UpdateWithStart(..) => "UpdateWithStart",
             Command::Run(command) => command.name(),
+            Command::Schedule(command) => command.name(),
         }
+    }
+}
+
+impl From<ScheduleCommand> for Command {
+    fn from(command: ScheduleCommand) -> Command {
+        Command::Schedule(command)
     }
 }
 
@@ -303,6 +321,10 @@ pub enum Reply {
     Update(UpdateReply),
     /// A poll response for a query task (without `query`, token and history).
     QueryTask(Box<WorkflowTaskStart>),
+    /// A schedule was created: its conflict token.
+    ScheduleToken(Vec<u8>),
+    /// What is known of a schedule, and whether that is all: it may not know yet what became of workflows that it starts.
+    Schedule(Box<DescribeScheduleResponse>, bool),
 }
 
 /// A run that was started, or found.

@@ -10,7 +10,6 @@
 //! there, as they are shown: a time that is skipped in spring has no turn, and one that comes twice in autumn has two. Without
 //! it they are those of UTC. All this is as a Temporal server has it.
 
-mod duration;
 mod fields;
 
 use std::time::Duration;
@@ -19,7 +18,7 @@ use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, TimeDelta, TimeZone, Time
 use chrono_tz::Tz;
 
 use self::fields::{Calendar, Day};
-use crate::{Rejection, Time};
+use crate::{Rejection, Time, go_duration};
 
 const SECOND: i64 = 1_000_000_000;
 const MINUTE_SECONDS: i64 = 60;
@@ -63,8 +62,9 @@ impl Cron {
     pub(crate) fn parse(schedule: &str) -> Result<Cron, BadCron> {
         let (zone, rest) = zone(schedule).ok_or(BadCron::Unreadable)?;
         if let Some(interval) = rest.strip_prefix("@every ") {
-            let interval = duration::parse(interval).ok_or(BadCron::Unreadable)?;
-            return Ok(Cron::Every(Duration::from_secs(interval.as_secs().max(1))));
+            let interval = go_duration::parse(interval).map_err(|_| BadCron::Unreadable)?;
+            let seconds = u64::try_from(interval / SECOND).unwrap_or(0);
+            return Ok(Cron::Every(Duration::from_secs(seconds.max(1))));
         }
         let fields = if rest.starts_with('@') { descriptor(rest).ok_or(BadCron::Unreadable)? } else { rest };
         let calendar = Calendar::parse(fields).ok_or(BadCron::Unreadable)?;

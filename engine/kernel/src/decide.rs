@@ -1,7 +1,7 @@
 //! The one entry: a command is routed to its handler, and what the handler did becomes a transition.
 
 use crate::command::{Command, Reply, RunCommand};
-use crate::outbox::Recipient;
+use crate::outbox::{MessageBody, Recipient};
 use crate::state::Workflow;
 use crate::transition::Transition;
 use crate::txn::Txn;
@@ -26,9 +26,11 @@ pub fn decide(
         Command::StartWorkflow(start) => requests::start_workflow::decide(workflow, *start, ctx),
         Command::SignalWithStartWorkflow(request) => requests::signal_with_start::decide(workflow, *request, ctx),
         Command::UpdateWithStart(start, update) => requests::update_with_start::decide(workflow, *start, *update, ctx),
-        Command::Run(RunCommand::ReceiveMessage(message)) if message.begins_workflow() => {
-            requests::start_child::decide(workflow, *message, ctx)
-        }
+        Command::Run(RunCommand::ReceiveMessage(message)) if message.begins_workflow() => match &message.body {
+            MessageBody::StartScheduled(_) => requests::start_scheduled::decide(workflow, *message, ctx),
+            _ => requests::start_child::decide(workflow, *message, ctx),
+        },
+        Command::Schedule(_) => Err(Rejection::workflow_not_found()),
         Command::Run(command) => {
             let run_id =
                 run_id.or_else(|| unnamed_run(workflow, &command)).ok_or_else(Rejection::workflow_not_found)?;

@@ -6,17 +6,18 @@
 use everlog_proto::api::history::v1::history_event::Attributes;
 
 use crate::commands::send;
-use crate::outbox::{ChildClosed, MessageBody, OutboxMessage, ParentClosed};
+use crate::outbox::{ChildClosed, MessageBody, OutboxMessage, ParentClosed, ScheduledClosed};
 use crate::transition::Effect;
 use crate::txn::Txn;
 
-/// Tells parent and children that the run has closed in this change, by `closing` if it has a parent.
+/// Tells parent, schedule and children that the run has closed in this change, by `closing` if it has one of the first two.
 pub(crate) fn closed(txn: &mut Txn<'_>, closing: Option<Attributes>) {
     forget_unsent_starts(txn);
     // A run that is followed by another one is not the child's end.
     if txn.successor.is_none()
         && let Some(closing) = closing
     {
+        tell_schedule(txn, &closing);
         tell_parent(txn, closing);
     }
     tell_children(txn);
@@ -36,6 +37,15 @@ fn forget_unsent_starts(txn: &mut Txn<'_>) {
     for event_id in unsent {
         txn.run.children.remove(&event_id);
     }
+}
+
+fn tell_schedule(txn: &mut Txn<'_>, closing: &Attributes) {
+    let Some(schedule_id) = txn.run.info.scheduled_by.clone() else { return };
+    let first_run_id = txn.run.first_run_id().to_string();
+    let closed = ScheduledClosed::by(first_run_id, txn.run.state.status, closing.clone());
+    let closing_event_id = txn.run.state.next_event_id - 1;
+    let body = MessageBody::ScheduledClosed(Box::new(closed));
+    send(txn, closing_event_id, schedule_id.to_string(), None, body);
 }
 
 fn tell_parent(txn: &mut Txn<'_>, closing: Attributes) {

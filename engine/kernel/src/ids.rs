@@ -64,11 +64,13 @@ pub enum EntityKind {
     /// A workflow.
     #[default]
     Workflow = 0,
+    /// A schedule.
+    Schedule = 1,
 }
 
 impl EntityKind {
     /// All kinds.
-    pub const ALL: [EntityKind; 1] = [EntityKind::Workflow];
+    pub const ALL: [EntityKind; 2] = [EntityKind::Workflow, EntityKind::Schedule];
 
     /// The kind with this number.
     pub fn from_byte(byte: u8) -> Option<EntityKind> {

@@ -21,6 +21,7 @@
 //! [`Effect::Send`]: crate::Effect::Send
 
 mod children;
+mod scheduled;
 
 use bytes::Bytes;
 use everlog_proto::api::command::v1::{
@@ -32,9 +33,10 @@ use prost::Message;
 
 pub(crate) use self::children::start_request_id;
 pub use self::children::{ChildClosed, ParentClosed, StartChild, child_run_id};
+pub use self::scheduled::{EndScheduled, ScheduledClosed, StartScheduled};
 use crate::state::row::{decode, encode, required};
 use crate::state::{CorruptRow, PreviousRun};
-use crate::{Ids, NamespaceId, Rejection, RunId, Time, Workflow};
+use crate::{EntityKind, Ids, NamespaceId, Rejection, RunId, Time, Workflow};
 
 /// A message.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,6 +73,30 @@ pub enum MessageBody {
     ChildClosed(Box<ChildClosed>),
     /// Tells a child that its parent has closed.
     ParentClosed(ParentClosed),
+    /// Starts the workflow for a schedule.
+    StartScheduled(Box<StartScheduled>),
+    /// Ends the workflow that a schedule has started, or asks it to end.
+    EndScheduled(EndScheduled),
+    /// Tells a schedule that a workflow has ended that it has started.
+    ScheduledClosed(Box<ScheduledClosed>),
+}
+
+impl MessageBody {
+    /// What sends it.
+    pub fn source_kind(&self) -> EntityKind {
+        match self {
+            MessageBody::StartScheduled(_) | MessageBody::EndScheduled(_) => EntityKind::Schedule,
+            _ => EntityKind::Workflow,
+        }
+    }
+
+    /// What it is for.
+    pub fn target_kind(&self) -> EntityKind {
+        match self {
+            MessageBody::ScheduledClosed(_) => EntityKind::Schedule,
+            _ => EntityKind::Workflow,
+        }
+    }
 }
 
 /// What has become of a message.
@@ -141,6 +167,15 @@ struct OutboxRow {
     /// [`ParentClosed`].
     #[prost(bytes = "bytes", optional, tag = "12")]
     parent_closed: Option<Bytes>,
+    /// [`StartScheduled`].
+    #[prost(bytes = "bytes", optional, tag = "13")]
+    start_scheduled: Option<Bytes>,
+    /// [`EndScheduled`].
+    #[prost(bytes = "bytes", optional, tag = "14")]
+    end_scheduled: Option<Bytes>,
+    /// [`ScheduledClosed`].
+    #[prost(bytes = "bytes", optional, tag = "15")]
+    scheduled_closed: Option<Bytes>,
 }
 
 /// What a target knows a message by that a run has sent with an event.
@@ -204,7 +239,7 @@ impl OutboxMessage {
 
     /// Whether it may begin the workflow that it is for. Others are for one that is there.
     pub fn begins_workflow(&self) -> bool {
-        matches!(self.body, MessageBody::StartChild(_))
+        matches!(self.body, MessageBody::StartChild(_) | MessageBody::StartScheduled(_))
     }
 
     /// About what its payloads take, bytes.
@@ -214,7 +249,9 @@ impl OutboxMessage {
             MessageBody::SignalExternal(signal) => payloads(&signal.input),
             MessageBody::StartChild(start) => start.encoded_len(),
             MessageBody::ChildClosed(closed) => closed.encoded_len(),
-            MessageBody::CancelExternal(_) | MessageBody::ParentClosed(_) => 0,
+            MessageBody::StartScheduled(start) => start.encoded_len(),
+            MessageBody::ScheduledClosed(closed) => closed.encoded_len(),
+            MessageBody::CancelExternal(_) | MessageBody::ParentClosed(_) | MessageBody::EndScheduled(_) => 0,
         }
     }
 
@@ -228,6 +265,9 @@ impl OutboxMessage {
             MessageBody::StartChild(start) => row.start_child = children::encoded(&**start),
             MessageBody::ChildClosed(closed) => row.child_closed = children::encoded(&**closed),
             MessageBody::ParentClosed(closed) => row.parent_closed = children::encoded(closed),
+            MessageBody::StartScheduled(start) => row.start_scheduled = children::encoded(&**start),
+            MessageBody::EndScheduled(end) => row.end_scheduled = children::encoded(end),
+            MessageBody::ScheduledClosed(closed) => row.scheduled_closed = children::encoded(&**closed),
         }
         encode(&OutboxRow {
             namespace_id: Bytes::copy_from_slice(&self.namespace_id.0),
@@ -259,6 +299,12 @@ impl OutboxMessage {
             Some(MessageBody::ChildClosed(Box::new(decode(&closed)?))).filter(is_known)
         } else if let Some(closed) = row.parent_closed {
             Some(MessageBody::ParentClosed(decode(&closed)?))
+        } else if let Some(start) = row.start_scheduled {
+            Some(MessageBody::StartScheduled(Box::new(decode(&start)?))).filter(is_known)
+        } else if let Some(end) = row.end_scheduled {
+            Some(MessageBody::EndScheduled(decode(&end)?))
+        } else if let Some(closed) = row.scheduled_closed {
+            Some(MessageBody::ScheduledClosed(Box::new(decode(&closed)?)))
         } else {
             None
         };
@@ -281,6 +327,7 @@ impl OutboxMessage {
 fn is_known(body: &MessageBody) -> bool {
     match body {
         MessageBody::ChildClosed(closed) => closed.is_end(),
+        MessageBody::StartScheduled(start) => start.request.is_some(),
         _ => true,
     }
 }

@@ -69,6 +69,11 @@ impl PayloadMap {
         self.set(key, search_attribute("KeywordList", values));
     }
 
+    /// Sets a search attribute that is true or false.
+    pub(crate) fn set_bool(&mut self, key: &str, value: bool) {
+        self.set(key, search_attribute("Bool", &value));
+    }
+
     /// Sets a search attribute that is a keyword, or takes it out if that is empty. Returns whether this changes anything.
     pub(crate) fn set_or_remove_keyword(&mut self, key: &str, value: &str) -> bool {
         if value.is_empty() {
@@ -140,7 +145,7 @@ pub(crate) fn search_attributes(attributes: Option<SearchAttributes>) -> Option<
 fn search_attribute(kind: &str, value: &(impl Serialize + ?Sized)) -> Bytes {
     let metadata = [("encoding", "json/plain"), ("type", kind)]
         .map(|(key, value)| MetadataEntry { key: key.to_owned(), value: Bytes::copy_from_slice(value.as_bytes()) });
-    let data = serde_json::to_vec(value).expect("texts can be written as JSON").into();
+    let data = serde_json::to_vec(value).expect("texts and truth values can be written as JSON").into();
     OrderedPayload { metadata: metadata.into(), data }.encode_to_vec().into()
 }
 

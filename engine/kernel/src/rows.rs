@@ -97,6 +97,12 @@ run_row_kinds! {
     AcceptedUpdate = 13, "update", Text;
     /// What is known of the run's workers: [`crate::state::ResetPoint`] and the rest.
     Workers = 14, "workers", Nothing;
+    /// What clients have given of a schedule.
+    Schedule = 15, "schedule", Nothing;
+    /// How far a schedule has come.
+    ScheduleProgress = 16, "schedule-progress", Nothing;
+    /// What a schedule hands on from one workflow to the next.
+    ScheduleCarried = 17, "schedule-carried", Nothing;
 }
 
 impl RunRowKind {
@@ -280,6 +286,9 @@ mod tests {
             (RunRowKind::AttachedRequest, text("id"), 12, "6964"),
             (RunRowKind::AcceptedUpdate, text("id"), 13, "6964"),
             (RunRowKind::Workers, Suffix::Nothing, 14, ""),
+            (RunRowKind::Schedule, Suffix::Nothing, 15, ""),
+            (RunRowKind::ScheduleProgress, Suffix::Nothing, 16, ""),
+            (RunRowKind::ScheduleCarried, Suffix::Nothing, 17, ""),
         ];
         assert_eq!(cases.len(), RunRowKind::ALL.len(), "each kind is here");
         for (kind, suffix, byte, bytes) in cases {

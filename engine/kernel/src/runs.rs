@@ -63,7 +63,11 @@ pub(crate) fn start_run(
     let run_id = new_run.run_id;
     let is_eager = new_run.started.eager_execution_accepted;
     let identity = if is_eager { new_run.started.identity.clone() } else { String::new() };
+    let scheduled_by = new_run.scheduled_by.clone();
     let mut txn = begin(new_run, &workflow.id, ctx.reborrow());
+    if let Some(schedule_id) = scheduled_by {
+        txn.set_scheduled_by(schedule_id);
+    }
     if let Some(previous) = &workflow.current {
         txn.set_previous_run(previous.run_id);
     }
@@ -84,7 +88,7 @@ pub(crate) fn start_run(
 /// Serves starts, continue-as-new, retries and cron schedules alike. What `new_run` leaves open is filled in: ids of a new chain,
 /// attempt 1, the timeouts that apply, when the run and (unless it is given) the chain expire, and the first turn of a cron schedule.
 fn begin<'a>(new_run: NewRun, workflow_id: &'a str, ctx: Context<'a>) -> Txn<'a> {
-    let NewRun { run_id, mut started, user_metadata, links, start_request_id } = new_run;
+    let NewRun { run_id, mut started, user_metadata, links, start_request_id, scheduled_by: _ } = new_run;
     let now = ctx.now;
     started.workflow_id = workflow_id.to_owned();
     started.original_execution_run_id = run_id.to_string();

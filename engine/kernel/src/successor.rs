@@ -151,5 +151,6 @@ pub(crate) fn new_run(txn: &mut Txn<'_>, started: WorkflowExecutionStartedEventA
         user_metadata: None,
         links: Vec::new(),
         start_request_id: txn.ctx.ids.request_id(),
+        scheduled_by: txn.run.info.scheduled_by.clone(),
     }
 }

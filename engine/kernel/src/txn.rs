@@ -54,7 +54,7 @@ pub(crate) struct Txn<'a> {
     counted: bool,
     created: bool,
     was_open: bool,
-    /// What has closed the run, if it is to be told to a parent.
+    /// What has closed the run, if it is to be told to a parent or a schedule.
     closing: Option<Attributes>,
 }
 
@@ -71,6 +71,8 @@ pub(crate) struct NewRun {
     pub(crate) links: Vec<everlog_proto::api::common::v1::Link>,
     /// The request id of the start.
     pub(crate) start_request_id: String,
+    /// The schedule that has started the chain, if one has.
+    pub(crate) scheduled_by: Option<Arc<str>>,
 }
 
 impl<'a> Txn<'a> {
@@ -118,6 +120,11 @@ impl<'a> Txn<'a> {
     pub(crate) fn set_previous_run(&mut self, run_id: RunId) {
         let until = self.ctx.latest;
         Arc::make_mut(&mut self.run.info).previous = Some(PreviousRun { run_id, until });
+    }
+
+    /// Says which schedule has started the chain of this run, which has just begun.
+    pub(crate) fn set_scheduled_by(&mut self, schedule_id: Arc<str>) {
+        Arc::make_mut(&mut self.run.info).scheduled_by = Some(schedule_id);
     }
 
     /// Gives everything up that was done since `run` was as it is handed in; for a workflow task that turns out invalid.
@@ -177,7 +184,7 @@ impl<'a> Txn<'a> {
         events::complete(&mut event, id, self.ctx.now);
         self.run.apply(&event).expect("the kernel writes no event that it does not apply");
         self.write(&event);
-        if !self.run.is_open() && self.run.info.started.has_parent() {
+        if !self.run.is_open() && (self.run.info.started.has_parent() || self.run.info.scheduled_by.is_some()) {
             self.closing = event.attributes;
         }
         id

@@ -100,7 +100,8 @@ impl ValidStart {
     pub(crate) fn into_new_run(self, ctx: &mut Context<'_>) -> NewRun {
         let ValidStart { started, user_metadata, links, request_id, .. } = self;
         let start_request_id = if request_id.is_empty() { ctx.ids.request_id() } else { request_id };
-        NewRun { run_id: ctx.ids.run_id(ctx.now), started, user_metadata, links, start_request_id }
+        let run_id = ctx.ids.run_id(ctx.now);
+        NewRun { run_id, started, user_metadata, links, start_request_id, scheduled_by: None }
     }
 
     /// About what its payloads take, bytes.
@@ -214,7 +215,7 @@ fn check_length(what: &str, text: &str, limits: &Limits) -> Result<(), Rejection
 }
 
 /// Looks at ids and names, and at what a retry policy and a delay ask for.
-fn check_names(request: &StartWorkflowExecutionRequest, limits: &Limits) -> Result<(), Rejection> {
+pub(crate) fn check_names(request: &StartWorkflowExecutionRequest, limits: &Limits) -> Result<(), Rejection> {
     check_workflow_id(&request.workflow_id, limits)?;
     request.retry_policy.as_ref().map_or(Ok(()), retry::validate)?;
     if !request.cron_schedule.is_empty() {

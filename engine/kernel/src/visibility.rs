@@ -1,10 +1,12 @@
 //! What lists show of a run.
 
 use bytes::Bytes;
-use everlog_proto::api::common::v1::WorkflowExecution;
+use everlog_proto::api::common::v1::{Memo, SearchAttributes, WorkflowExecution, WorkflowType};
+use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
 use everlog_proto::wkt;
 use prost::Message;
 
+use crate::payload_map::PayloadMap;
 use crate::rows::{ascending, from_ascending};
 use crate::{Run, RunId, Time, time};
 
@@ -87,6 +89,37 @@ pub(crate) struct Record {
     first_run_id: Bytes,
     #[prost(bytes = "bytes", optional, tag = "24")]
     priority: Option<Bytes>,
+    /// `ScheduleListInfo`, of a schedule: no field of Temporal's.
+    #[prost(bytes = "bytes", optional, tag = "200")]
+    schedule: Option<Bytes>,
+}
+
+/// The record of a schedule: it looks like that of the workflow that it is with Temporal, but for its id.
+pub(crate) fn schedule_record(
+    id: &str,
+    run_id: RunId,
+    created: Time,
+    is_paused: bool,
+    memo: Option<&Memo>,
+    search_attributes: Option<&SearchAttributes>,
+    listed: Bytes,
+) -> Record {
+    let encoded = search_attributes.map(|attributes| attributes.encode_to_vec().into());
+    let mut attributes = PayloadMap::of(encoded.as_ref());
+    attributes.set_bool("TemporalSchedulePaused", is_paused);
+    let name = "temporal-sys-scheduler-workflow".to_owned();
+    Record {
+        execution: Some(WorkflowExecution { workflow_id: id.to_owned(), run_id: run_id.to_string() }),
+        workflow_type: Some(WorkflowType { name }.encode_to_vec().into()),
+        start_time: Some(created.to_proto()),
+        execution_time: Some(created.to_proto()),
+        status: WorkflowExecutionStatus::Running.into(),
+        memo: memo.map(|memo| memo.encode_to_vec().into()),
+        search_attributes: Some(attributes.encode_to_vec().into()),
+        task_queue: "temporal-sys-per-ns-tq".to_owned(),
+        schedule: Some(listed),
+        ..Record::default()
+    }
 }
 
 /// What [`Record`] takes from `WorkflowExecutionStartedEventAttributes`.
@@ -134,6 +167,7 @@ pub(crate) fn record(run: &Run, workflow_id: &str) -> Record {
         task_queue: run.task_queue().to_owned(),
         first_run_id: shown.first_execution_run_id,
         priority: shown.priority,
+        schedule: None,
     }
 }
 

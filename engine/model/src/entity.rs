@@ -35,10 +35,8 @@ impl EntityRef {
         EntityKey::new(self.kind as u8, self.namespace_id.0, &self.id)
     }
 
-    /// The workflow that it is, in its namespace.
-    pub fn into_workflow(self, namespace: Arc<Namespace>) -> WorkflowRef {
-        match self.kind {
-            EntityKind::Workflow => WorkflowRef { namespace, workflow_id: self.id },
-        }
+    /// What commands to it are addressed to, in its namespace: they say themselves which kind of entity they are for.
+    pub fn into_address(self, namespace: Arc<Namespace>) -> WorkflowRef {
+        WorkflowRef { namespace, workflow_id: self.id }
     }
 }

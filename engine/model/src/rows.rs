@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use everlog_kernel::transition::{Task, TaskKey, TaskKind, TaskPosition, TaskRow, VisibilityKey};
-use everlog_kernel::{NamespaceId, RowKey, RunId, RunRow, RunRowKind};
+use everlog_kernel::{EntityKind, NamespaceId, RowKey, RunId, RunRow, RunRowKind};
 use everlog_storage::keys::{self, EntityKey, KeyRange, RunKey, TaskQueueKey, WakeKey};
 use everlog_storage::state::RowChange;
 
@@ -17,7 +17,10 @@ pub fn change(rows: &EntityKey<'_>, key: RowKey, value: Option<Bytes>) -> RowCha
             task_queue_key(NamespaceId(rows.namespace), key.kind, &key.task_queue).task(&key.position.to_bytes())
         }
         RowKey::Wake(time, run_id) => WakeKey::new(time.0, rows, run_id.0).encode(),
-        RowKey::Visibility(key) => visibility_key(NamespaceId(rows.namespace), &key),
+        RowKey::Visibility(key) => {
+            let kind = EntityKind::from_byte(rows.place.kind()).unwrap_or_default();
+            visibility_key(listed_under(NamespaceId(rows.namespace), kind), &key)
+        }
         RowKey::WholeRun(run_id) => {
             let range = rows.run(&run_id.0).range();
             return RowChange::DeleteRange { start: range.start, end: range.end };
@@ -56,6 +59,17 @@ pub fn decode_run_row(key: &[u8]) -> Result<(RunId, RunRow), String> {
 /// The first event of the history row under `key`.
 pub fn history_first_event(key: &[u8]) -> Option<i64> {
     decode_run_row(key).ok()?.1.first_event_id()
+}
+
+/// Under which id the entities of a kind lie in the lists of a namespace: those of workflows under its own, so that lists of one kind never
+/// meet another.
+pub fn listed_under(namespace: NamespaceId, kind: EntityKind) -> NamespaceId {
+    /// Random: no namespace has the id of another one's lists.
+    const SALT: u128 = 0x9d1f_6a2e_5b84_4c37_a1c6_7e03_d95b_82f4;
+    match kind {
+        EntityKind::Workflow => namespace,
+        kind => NamespaceId::from(u128::from(namespace) ^ SALT.wrapping_mul(2 * kind as u128 - 1)),
+    }
 }
 
 /// The key of what lists show of a run.

@@ -64,6 +64,9 @@ const SET_BY_SERVER_ONLY: [&str; 17] = [
     "WorkflowType",
 ];
 
+/// Tells whether a schedule is paused.
+pub const SCHEDULE_PAUSED: &str = "TemporalSchedulePaused";
+
 /// Names that begin with this are the system's.
 const RESERVED_PREFIX: &str = "Temporal";
 

@@ -20,7 +20,12 @@ pub struct WorkflowRef {
 impl WorkflowRef {
     /// The entity that it is.
     pub fn entity(&self) -> EntityRef {
-        EntityRef { kind: EntityKind::Workflow, namespace_id: self.namespace.id, id: Arc::clone(&self.workflow_id) }
+        self.entity_of(EntityKind::Workflow)
+    }
+
+    /// The entity of another kind that has this id.
+    pub fn entity_of(&self, kind: EntityKind) -> EntityRef {
+        EntityRef { kind, namespace_id: self.namespace.id, id: Arc::clone(&self.workflow_id) }
     }
 
     /// The hash slot.

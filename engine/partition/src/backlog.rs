@@ -66,7 +66,7 @@ fn read_page(
     let found = rows.scan(range, Direction::Ascending, limit).map_err(|error| error.to_string())?;
     let task = |(key, value): &(bytes::Bytes, bytes::Bytes)| {
         let (entity, task) = rows::task(key, value)?;
-        Ok((entity.into_workflow(Arc::clone(namespace)), task))
+        Ok((entity.into_address(Arc::clone(namespace)), task))
     };
     found.iter().map(task).collect()
 }

@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use everlog_kernel::RunCommand;
 use everlog_kernel::outbox::{OutboxMessage, Outcome};
+use everlog_kernel::{Command, EntityKind, RunCommand, ScheduleCommand};
 use everlog_model::{CallError, NamespaceSource, NodeId, SlotSource, WorkflowRef};
 use everlog_storage::keys::OutboxKey;
 use futures::StreamExt;
@@ -117,10 +117,18 @@ pub(crate) fn target(namespaces: &dyn NamespaceSource, message: &OutboxMessage) 
     Some(WorkflowRef { namespace, workflow_id: message.target_workflow_id.as_str().into() })
 }
 
+/// The command with which a message's target takes it.
+pub(crate) fn receipt(message: &OutboxMessage) -> Command {
+    let message = Box::new(message.clone());
+    match message.body.target_kind() {
+        EntityKind::Workflow => RunCommand::ReceiveMessage(message).into(),
+        EntityKind::Schedule => ScheduleCommand::Hear(message).into(),
+    }
+}
+
 /// Delivers a message to its target in `partition`.
 pub(crate) async fn to(partition: &Partition, target: WorkflowRef, message: &OutboxMessage) -> Delivery {
-    let command = RunCommand::ReceiveMessage(Box::new(message.clone()));
-    match partition.execute(target, message.target_run_id, command).await {
+    match partition.execute(target, message.target_run_id, receipt(message)).await {
         Ok(_) => Delivery::Settled(Outcome::Delivered),
         Err(CallError::Rejected(rejection)) => {
             Outcome::of_rejection(&rejection).map_or(Delivery::Again, Delivery::Settled)

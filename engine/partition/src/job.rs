@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use everlog_kernel::command::{Reply, UpdateStatus};
 use everlog_kernel::outbox::Outcome;
-use everlog_kernel::{Command, Context, RunCommand, RunId, Workflow};
-use everlog_model::{CallError, RunView, WorkflowRef};
+use everlog_kernel::{Command, Context, EntityKind, RunCommand, RunId, Workflow};
+use everlog_model::{CallError, EntityRef, RunView, WorkflowRef};
 use everlog_proto::api::common::v1::Payloads;
 use everlog_storage::keys::OutboxKey;
 use prost::Message;
@@ -34,7 +34,7 @@ pub(crate) enum Work {
     /// Decide a command about an update, and have its caller told what becomes of that.
     FollowUpdate { command: Command, reply: ReplyTo, news: NewsTo },
     /// Record what became of a message, and delete its row.
-    Settle { message: OutboxKey, event_id: i64, outcome: Outcome },
+    Settle { message: OutboxKey, source: EntityKind, event_id: i64, outcome: Outcome },
     /// Look at the state.
     Inspect(Inspect),
     /// Tell what is known of a run, and once more when its history has grown beyond `seen`.
@@ -67,6 +67,15 @@ pub(crate) type Inspect =
 pub(crate) type Tell = Box<dyn FnOnce(Result<(), CallError>) + Send>;
 
 impl Job {
+    /// What it is for.
+    pub(crate) fn entity(&self) -> EntityRef {
+        self.address.entity_of(match &self.work {
+            Work::Command { command, .. } => command.entity_kind(),
+            Work::Settle { source, .. } => *source,
+            Work::FollowUpdate { .. } | Work::Inspect(_) | Work::Watch { .. } => EntityKind::Workflow,
+        })
+    }
+
     /// What it is called in logs.
     pub(crate) fn name(&self) -> &'static str {
         match &self.work {
@@ -126,6 +135,7 @@ pub(crate) fn command_bytes(command: &Command) -> usize {
         Command::SignalWithStartWorkflow(request) => request.payload_bytes(),
         Command::UpdateWithStart(start, update) => start.payload_bytes() + update.encoded_len(),
         Command::Run(command) => run_command_bytes(command),
+        Command::Schedule(command) => command.payload_bytes(),
     };
     BASE_BYTES + more
 }

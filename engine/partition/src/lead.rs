@@ -27,6 +27,7 @@ mod jobs;
 #[cfg(test)]
 mod message_tests;
 mod messages;
+mod schedules;
 #[cfg(test)]
 mod test_partition;
 #[cfg(test)]

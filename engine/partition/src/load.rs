@@ -4,8 +4,9 @@ use std::sync::mpsc as std_mpsc;
 use std::thread;
 
 use everlog_kernel::rows::Suffix;
+use everlog_kernel::schedule::ScheduleRows;
 use everlog_kernel::state::{Current, Run, RunInfo};
-use everlog_kernel::{EntityKind, RunId, RunRow, RunRowKind, Time, Workflow};
+use everlog_kernel::{EntityKind, RunId, RunRow, RunRowKind, Schedule, Time, Workflow};
 use everlog_model::{EntityRef, rows};
 use everlog_raft::{Group, LeadEpoch};
 use everlog_storage::keys::{self, KeyRange, OutboxKey};
@@ -62,10 +63,16 @@ pub(crate) struct Loaded {
     pub(crate) with_current: bool,
     /// Runs that were asked for, whether they were found or not.
     pub(crate) asked: Vec<RunId>,
-    /// The workflow with the runs that were found, or why it cannot be read.
-    pub(crate) workflow: Result<Workflow, String>,
+    /// The workflow with the runs that were found, or the schedule, or why it cannot be read.
+    pub(crate) found: Result<Found, String>,
     /// A message that was searched for, and whether it was found.
     pub(crate) search: Option<(MessageSearch, bool)>,
+}
+
+/// An entity that was read.
+pub(crate) enum Found {
+    Workflow(Workflow),
+    Schedule(Box<Schedule>),
 }
 
 /// Rows that were read for a lead. One that arrives under another lead is of another time, and is dropped.
@@ -154,15 +161,16 @@ impl Readers {
 /// Reads a workflow. Within one lead nobody else writes its rows, so the ranges need not be read at one moment.
 pub(crate) fn serve(group: &impl Rows, request: LoadRequest) -> Loaded {
     let LoadRequest { entity, runs, with_current, search } = request;
-    let workflow = match entity.kind {
-        EntityKind::Workflow => load_workflow(group, &entity, &runs, with_current),
+    let found = match entity.kind {
+        EntityKind::Workflow => load_workflow(group, &entity, &runs, with_current).map(Found::Workflow),
+        EntityKind::Schedule => load_schedule(group, &entity).map(|schedule| Found::Schedule(Box::new(schedule))),
     };
     let searched = search.map(|search| was_taken(group, &entity, &search).map(|taken| (search, taken))).transpose();
-    let (workflow, search) = match searched {
-        Ok(search) => (workflow, search),
+    let (found, search) = match searched {
+        Ok(search) => (found, search),
         Err(error) => (Err(error), None),
     };
-    Loaded { entity, with_current, asked: runs, workflow, search }
+    Loaded { entity, with_current, asked: runs, found, search }
 }
 
 /// Whether a run or one before it, back to the one that was current when the message was sent, has taken the message.
@@ -181,6 +189,20 @@ fn was_taken(group: &impl Rows, entity: &EntityRef, search: &MessageSearch) -> R
         from = info.previous.filter(|previous| previous.until >= search.sent).map(|previous| previous.run_id);
     }
     Ok(false)
+}
+
+fn load_schedule(group: &impl Rows, entity: &EntityRef) -> Result<Schedule, String> {
+    let get = |key: bytes::Bytes| group.get(&key).map_err(|error| error.to_string());
+    let Some(current) = get(entity.key().current())? else { return Ok(Schedule::new(&*entity.id)) };
+    let run_id = Current::from_row(&current).map_err(|error| error.to_string())?.run_id;
+    let key = entity.key().run(&run_id.0);
+    let row = |kind| get(rows::only_row(&key, kind));
+    let rows = ScheduleRows {
+        made_of: row(RunRowKind::Schedule)?,
+        progress: row(RunRowKind::ScheduleProgress)?,
+        carried: row(RunRowKind::ScheduleCarried)?,
+    };
+    Schedule::from_rows(&*entity.id, run_id, rows).map_err(|error| error.to_string())
 }
 
 fn load_workflow(

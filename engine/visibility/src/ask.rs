@@ -1,7 +1,12 @@
 //! What a list or count is asked for, as its request says it: any node can read it.
 
+use std::sync::Arc;
+
+use everlog_kernel::{EntityKind, Namespace};
+use everlog_model::{rows, search_attributes};
 use everlog_proto::api::workflowservice::v1::{ListClosedWorkflowExecutionsRequest, ListOpenWorkflowExecutionsRequest};
 
+use super::syntax;
 use super::{Query, SearchAttributeTypes, VisibilityError, closed_query, open_query};
 
 /// Which runs are asked for.
@@ -9,6 +14,8 @@ use super::{Query, SearchAttributeTypes, VisibilityError, closed_query, open_que
 pub enum Ask {
     /// Those that a query names.
     Query(String),
+    /// Schedules that a query names.
+    Schedules(String),
     /// Those that are open, by a filter.
     Open(Box<ListOpenWorkflowExecutionsRequest>),
     /// Those that are closed, by a filter.
@@ -16,6 +23,17 @@ pub enum Ask {
 }
 
 impl Ask {
+    /// The lists that it is asked of: those of a namespace's workflows, or those of its schedules.
+    pub fn lists(&self, namespace: &Arc<Namespace>) -> Arc<Namespace> {
+        match self {
+            Ask::Schedules(_) => {
+                let id = rows::listed_under(namespace.id, EntityKind::Schedule);
+                Arc::new(Namespace { id, ..(**namespace).clone() })
+            }
+            Ask::Query(_) | Ask::Open(_) | Ask::Closed(_) => Arc::clone(namespace),
+        }
+    }
+
     /// Reads it, in a namespace with search attributes of these types.
     ///
     /// # Errors
@@ -24,8 +42,25 @@ impl Ask {
     pub fn read(&self, types: &SearchAttributeTypes) -> Result<Query, VisibilityError> {
         match self {
             Ask::Query(query) => Query::parse(query, types),
+            Ask::Schedules(query) => schedules(query, types),
             Ask::Open(request) => open_query(request),
             Ask::Closed(request) => closed_query(request),
         }
+    }
+}
+
+/// A query for schedules: they have their ids, search attributes that clients have given, and whether they are paused.
+fn schedules(query: &str, types: &SearchAttributeTypes) -> Result<Query, VisibilityError> {
+    let parsed = Query::parse(query, types)?;
+    let condition = syntax::parse(query).ok().and_then(|statement| statement.condition);
+    let is_hidden =
+        |column: &str| search_attributes::is_reserved(column) && column != search_attributes::SCHEDULE_PAUSED;
+    let hidden = condition.as_ref().and_then(|condition| condition.columns().into_iter().find(|name| is_hidden(name)));
+    match hidden {
+        Some(column) => {
+            let message = format!("invalid query filter for schedules: cannot filter on {column:?}");
+            Err(VisibilityError::InvalidArgument(message))
+        }
+        None => Ok(parsed),
     }
 }

@@ -49,10 +49,16 @@ impl Page {
         Page { runs, has_more: has_more || is_cut }
     }
 
+    /// The runs as they are stored, and the token of the next page (empty: there is none).
+    pub fn into_records(self) -> (Vec<Bytes>, Vec<u8>) {
+        let token = self.runs.last().filter(|_| self.has_more).map(|(position, _)| encode_token(position));
+        (self.runs.into_iter().map(|(_, record)| record).collect(), token.unwrap_or_default())
+    }
+
     /// The encoded runs as lists show them, and the token of the next page (empty: there is none).
     pub fn into_response(self) -> (Vec<Bytes>, Vec<u8>) {
-        let token = self.runs.last().filter(|_| self.has_more).map(|(position, _)| encode_token(position));
-        (self.runs.into_iter().map(|(_, record)| shown::entry(record)).collect(), token.unwrap_or_default())
+        let (records, token) = self.into_records();
+        (records.into_iter().map(shown::entry).collect(), token)
     }
 }
 

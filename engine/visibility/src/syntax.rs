@@ -59,6 +59,20 @@ pub(super) enum Syntax {
     },
 }
 
+impl Syntax {
+    /// The columns that it names.
+    pub(super) fn columns(&self) -> Vec<&str> {
+        match self {
+            Syntax::And(operands) | Syntax::Or(operands) => operands.iter().flat_map(Syntax::columns).collect(),
+            Syntax::Not(operand) => operand.columns(),
+            Syntax::Compare { column, .. }
+            | Syntax::In { column, .. }
+            | Syntax::Between { column, .. }
+            | Syntax::IsNull { column, .. } => vec![column],
+        }
+    }
+}
+
 /// A value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Literal {

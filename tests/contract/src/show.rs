@@ -14,7 +14,9 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessag
 use serde_json::{Map, Value as Json, json};
 
 /// Fields whose value is an implementation's own.
-const OPAQUE: [&str; 19] = [
+const OPAQUE: [&str; 21] = [
+    "future_action_times",
+    "schedule_time",
     "expire_time",
     "execution_duration",
     "task_token",

@@ -22,6 +22,7 @@ pub(crate) mod signal_with_start;
 pub(crate) mod signal_workflow;
 pub(crate) mod start_activity_task;
 pub(crate) mod start_child;
+pub(crate) mod start_scheduled;
 pub(crate) mod start_workflow;
 pub(crate) mod start_workflow_task;
 pub(crate) mod terminate_workflow;

@@ -13,7 +13,8 @@ use everlog_proto::api::history::v1::{
 use super::signal_workflow::{is_delayed, is_known};
 use super::{hear_of_child, parent_closed};
 use crate::command::Reply;
-use crate::outbox::{MessageBody, OutboxMessage};
+use crate::outbox::{EndScheduled, MessageBody, OutboxMessage};
+use crate::terminate::terminate;
 use crate::txn::Txn;
 use crate::workflow_task::{self, SERVER_IDENTITY};
 use crate::{Rejection, Run};
@@ -31,7 +32,10 @@ pub(crate) fn apply(txn: &mut Txn<'_>, message: OutboxMessage) -> Result<Reply, 
         MessageBody::CancelExternal(cancel) => take_cancel(txn, cancel, source, event_id),
         MessageBody::ChildClosed(closed) => Ok(hear_of_child::apply(txn, source, *closed)),
         MessageBody::ParentClosed(closed) => Ok(parent_closed::apply(txn, source, source_run_id, closed)),
-        MessageBody::StartChild(_) => Err(Rejection::Unavailable("a start is for no run that is there".into())),
+        MessageBody::EndScheduled(end) => Ok(end_scheduled(txn, end)),
+        MessageBody::StartChild(_) | MessageBody::StartScheduled(_) | MessageBody::ScheduledClosed(_) => {
+            Err(Rejection::Unavailable("this is for no run that is there".into()))
+        }
     }
 }
 
@@ -84,6 +88,27 @@ fn take_cancel(
     ));
     workflow_task::ensure_scheduled(txn);
     Ok(Reply::Done)
+}
+
+/// Ends the run for a schedule, or asks it to end, if it is one of the chain that the schedule has started. Once is enough.
+fn end_scheduled(txn: &mut Txn<'_>, end: EndScheduled) -> Reply {
+    let EndScheduled { first_run_id, terminates, reason, identity } = end;
+    if !txn.run.is_open() || txn.run.first_run_id().to_string() != first_run_id {
+        return Reply::Done;
+    }
+    if terminates {
+        terminate(txn, reason, None, identity, Vec::new());
+    } else if !txn.run.state.cancel_requested {
+        txn.record(Attributes::WorkflowExecutionCancelRequestedEventAttributes(
+            WorkflowExecutionCancelRequestedEventAttributes {
+                cause: reason,
+                identity,
+                ..WorkflowExecutionCancelRequestedEventAttributes::default()
+            },
+        ));
+        workflow_task::ensure_scheduled(txn);
+    }
+    Reply::Done
 }
 
 /// Temporal: a workflow is not found from within itself.

@@ -37,7 +37,8 @@ pub(crate) fn decide(
     let user_metadata = start.user_metadata.clone();
     let parent = WorkflowExecution { workflow_id: source_workflow_id, run_id: source_run_id.to_string() };
     let started = started(*start, parent, event_id, ctx);
-    let new_run = NewRun { run_id, started, user_metadata, links: Vec::new(), start_request_id: request_id };
+    let new_run =
+        NewRun { run_id, started, user_metadata, links: Vec::new(), start_request_id: request_id, scheduled_by: None };
     start_workflow::begin(workflow, new_run, terminate, ctx, |_| {})
 }
 

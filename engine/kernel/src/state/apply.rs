@@ -17,6 +17,7 @@
 //! | buffered events, and how many there have been | they have no ids yet; [`Run::arrive`] does what they mean already |
 //! | `start_request_id` | Temporal's first event does not name it; whoever rebuilds a run gives it |
 //! | which children of a closed run have been told of that | they are told by messages |
+//! | `scheduled_by` | Temporal's first event does not name it, but for a search attribute that a client may set as well |
 //! | `previous` | where the run continues none, its first event names none |
 //! | how many workflow tasks have failed in a row, and what a search attribute tells of that | attempts leave no events, and from when on it is told is configuration |
 //! | which reset points and build ids are too many | configuration |
@@ -118,6 +119,7 @@ impl Run {
             run_expiration,
             execution_expiration,
             previous: None,
+            scheduled_by: None,
             reset_points: reset_points::from_event(started.prev_auto_reset_points.as_ref()),
             last_worker: LastWorker::default(),
         };

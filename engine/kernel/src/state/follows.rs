@@ -97,6 +97,7 @@ fn compare_info(found: &RunInfo, expected: &RunInfo) -> Result<(), String> {
         started: FirstEvent::default(),
         original_properties: None,
         previous: None,
+        scheduled_by: None,
         reset_points: Vec::new(),
         ..info.clone()
     };

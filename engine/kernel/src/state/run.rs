@@ -93,6 +93,8 @@ pub struct RunInfo {
     pub execution_expiration: Option<Time>,
     /// The run that was the workflow's current one before, whether this one continues it or not.
     pub previous: Option<PreviousRun>,
+    /// The schedule that has started the chain, which is told how it ends.
+    pub scheduled_by: Option<Arc<str>>,
     /// Where the chain can be reset to, oldest first.
     pub reset_points: Vec<ResetPoint>,
     /// The worker that has completed the last workflow task.
@@ -186,6 +188,7 @@ impl RunInfo {
         size_of::<RunInfo>()
             + self.started.heap_bytes()
             + self.start_request_id.len()
+            + self.scheduled_by.as_ref().map_or(0, |id| id.len())
             + self.user_metadata.as_deref().map_or(0, metadata)
             + self.original_properties.as_deref().map_or(0, original)
             + self.reset_points.iter().map(ResetPoint::memory_bytes).sum::<usize>()

@@ -129,6 +129,9 @@ fn effect(effect: &Effect) -> String {
                 MessageBody::StartChild(start) => format!("start child {}", compact(&**start)),
                 MessageBody::ChildClosed(closed) => format!("child closed {}", compact(&**closed)),
                 MessageBody::ParentClosed(closed) => format!("parent closed {}", compact(closed)),
+                MessageBody::StartScheduled(start) => format!("start scheduled {}", compact(&**start)),
+                MessageBody::EndScheduled(end) => format!("end scheduled {}", compact(end)),
+                MessageBody::ScheduledClosed(closed) => format!("scheduled closed {}", compact(&**closed)),
             };
             let run = message.target_run_id.map(|run| format!("/{run}")).unwrap_or_default();
             format!("send {} {what} to {}{run}", message.event_id, message.target_workflow_id)
@@ -200,6 +203,7 @@ fn reply(reply: &Reply) -> String {
             format!("update {update_id} {}{}\n", update_status(status), started.unwrap_or_default())
         }
         Reply::QueryTask(start) => workflow_task("query task", start),
+        Reply::ScheduleToken(_) | Reply::Schedule(..) => "of a schedule\n".to_owned(),
     }
 }
 

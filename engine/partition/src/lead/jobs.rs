@@ -3,13 +3,17 @@
 use everlog_kernel::command::{Reply, UpdateReply, WorkflowTaskStart};
 use everlog_kernel::token;
 use everlog_kernel::transition::{Effect, TaskKind};
-use everlog_kernel::{Command, Context, Ids, RowKey, RunCommand, RunId, RunRowKind, Transition, Workflow, decide};
+use everlog_kernel::{
+    Command, Context, EntityKind, Ids, RowKey, RunCommand, RunId, RunRowKind, ScheduleCommand, Transition, Workflow,
+    decide,
+};
 use everlog_model::{CallError, EntityRef, WorkflowRef, rows};
 
 use super::super::cache::Entry;
 use super::super::history;
 use super::super::job::{Answer, Job, ReplyTo, Work};
-use super::super::load::{LoadRequest, Loaded};
+use super::super::load::{Found, LoadRequest, Loaded};
+use super::schedules::name;
 use super::watching::view;
 use super::{Action, Lead, Outgoing, Running};
 
@@ -19,7 +23,7 @@ impl Lead {
         if self.stopping {
             return job.refuse(&CallError::NotDone(format!("partition {} is stopping", self.partition)));
         }
-        let key = job.address.entity();
+        let key = job.entity();
         if let Some(poison) = self.poison(&key, job.name()) {
             return job.refuse(&poison.error());
         }
@@ -29,6 +33,9 @@ impl Lead {
     }
 
     fn admit(&mut self, key: EntityRef, job: Job) {
+        if key.kind == EntityKind::Schedule {
+            return self.admit_to_schedule(key, job);
+        }
         let entry = self.cache.entry(&key, self.clock.now());
         let missing = match (&entry.workflow, job.run_id) {
             (None, run_id) => Some(run_id),
@@ -77,17 +84,21 @@ impl Lead {
         self.loads = self.loads.saturating_sub(1);
         let key = loaded.entity;
         let Some(entry) = self.cache.get_mut(&key) else { return };
-        let found = match loaded.workflow {
+        let found = match loaded.found {
             Ok(found) => found,
             Err(error) => {
                 let waiting = std::mem::take(&mut entry.waiting);
-                let refusal = CallError::Corrupt(format!("the workflow cannot be read: {error}"));
+                let refusal = CallError::Corrupt(format!("the {} cannot be read: {error}", name(key.kind)));
                 waiting.into_iter().for_each(|job| job.refuse(&refusal));
                 // What is due in it would never happen.
                 let (id, namespace_id) = (&key.id, key.namespace_id);
-                let error = format!("workflow {id:?} of namespace {namespace_id} cannot be read: {error}");
+                let error = format!("{} {id:?} of namespace {namespace_id} cannot be read: {error}", name(key.kind));
                 return self.actions.push(Action::Fail(error));
             }
+        };
+        let found = match found {
+            Found::Workflow(found) => found,
+            Found::Schedule(found) => return self.loaded_schedule(&key, found),
         };
         for run_id in loaded.asked {
             entry.loading.remove(&run_id);
@@ -115,7 +126,7 @@ impl Lead {
         }
     }
 
-    fn execute(&mut self, key: &EntityRef, job: Job) {
+    pub(super) fn execute(&mut self, key: &EntityRef, job: Job) {
         let Job { address, run_id, work, charge: _charge } = job;
         match work {
             Work::Command { command, reply } => {
@@ -126,8 +137,14 @@ impl Lead {
                     self.follow(key, &update, news);
                 }
             }
-            Work::Settle { message, event_id, outcome } => {
-                let command = RunCommand::SettleMessage { event_id, outcome }.into();
+            Work::Settle { message, source, event_id, outcome } => {
+                let command = match source {
+                    EntityKind::Workflow => RunCommand::SettleMessage { event_id, outcome }.into(),
+                    EntityKind::Schedule => {
+                        let run_id = run_id.unwrap_or_default();
+                        ScheduleCommand::Settle { run_id, number: event_id, outcome }.into()
+                    }
+                };
                 let _not_followed = self.command(key, &address, run_id, command, None);
                 self.forget_message(message);
             }
@@ -169,9 +186,18 @@ impl Lead {
         {
             token.is_proven = self.is_whole(token.history_position);
         }
-        if let Command::Run(RunCommand::ReceiveMessage(message)) = &command {
+        if let Command::Run(RunCommand::ReceiveMessage(message)) | Command::Schedule(ScheduleCommand::Hear(message)) =
+            &command
+        {
             self.clock.observe(message.sent);
         }
+        let command = match command {
+            Command::Schedule(command) => {
+                self.schedule_command(key, address, command, reply);
+                return None;
+            }
+            command => command,
+        };
         let (starts_task, start) = match command {
             Command::Run(RunCommand::StartWorkflowTask(_)) => (true, Start::WorkflowTask),
             Command::Run(RunCommand::StartActivityTask(_)) => (true, Start::Activity),
@@ -248,7 +274,7 @@ impl Lead {
 
     /// Puts a transition's rows into the forming batch and its effects where they belong. Returns the reply, and whether there
     /// were rows.
-    fn carry_out(
+    pub(super) fn carry_out(
         &mut self,
         key: &EntityRef,
         address: &WorkflowRef,

@@ -101,7 +101,8 @@ impl Lead {
         let Delivery::Settled(outcome) = delivery else { return };
         let Some(namespace) = self.settings.namespaces.by_id(message.namespace_id) else { return };
         let address = WorkflowRef { namespace, workflow_id: Arc::from(message.source_workflow_id.as_str()) };
-        let work = Work::Settle { message: key, event_id: message.event_id, outcome };
+        let source = message.body.source_kind();
+        let work = Work::Settle { message: key, source, event_id: message.event_id, outcome };
         self.take(Job { address, run_id: Some(message.source_run_id), work, charge: Charge::default() });
     }
 

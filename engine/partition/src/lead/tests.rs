@@ -189,12 +189,12 @@ fn runs_that_do_not_exist_are_not_remembered_for_ever() {
             _ => None,
         });
         let request = load.expect("an unknown run is looked for");
-        let workflow = Ok(everlog_kernel::Workflow::new("w"));
+        let found = Ok(crate::load::Found::Workflow(everlog_kernel::Workflow::new("w")));
         bench.lead.loaded(crate::load::Loaded {
             entity: request.entity,
             with_current: false,
             asked: request.runs,
-            workflow,
+            found,
             search: None,
         });
         bench.end_turn();
@@ -216,8 +216,8 @@ fn no_more_than_so_many_workflows_are_read_at_a_time() {
     }
     assert_eq!(loads, limits::PARTITION_LOADS_MAX);
     let entity = WorkflowRef { namespace, workflow_id: "cold0".into() }.entity();
-    let workflow = Ok(everlog_kernel::Workflow::new("cold0"));
-    bench.lead.loaded(crate::load::Loaded { entity, with_current: true, asked: Vec::new(), workflow, search: None });
+    let found = Ok(crate::load::Found::Workflow(everlog_kernel::Workflow::new("cold0")));
+    bench.lead.loaded(crate::load::Loaded { entity, with_current: true, asked: Vec::new(), found, search: None });
     assert!(bench.lead.accepts());
 }
 

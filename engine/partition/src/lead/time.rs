@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use everlog_kernel::{RunCommand, Time};
+use everlog_kernel::{Command, EntityKind, RunCommand, ScheduleCommand, Time};
 use everlog_model::{EntityRef, limits};
 
 use super::super::job::{Charge, Job, Work};
@@ -27,6 +27,18 @@ impl Lead {
             entry.runs.set_armed(*run_id, Some(time));
             self.wakes.push(Wake { time, entity: key.clone(), run_id: *run_id });
         }
+    }
+
+    /// The same of a schedule.
+    pub(super) fn schedule_look(&mut self, key: &EntityRef) {
+        let near = self.wakes.horizon.plus(2 * limits::WAKE_HORIZON);
+        let Some(entry) = self.cache.get_mut(key) else { return };
+        let Some((run_id, time)) = entry.schedule.as_ref().and_then(|schedule| schedule.next_look()) else { return };
+        if time > near || entry.runs.armed(run_id).is_some_and(|armed| armed <= time) {
+            return;
+        }
+        entry.runs.set_armed(run_id, Some(time));
+        self.wakes.push(Wake { time, entity: key.clone(), run_id });
     }
 
     /// How long until [`Lead::end_turn`] has something to do that time brings about.
@@ -76,7 +88,7 @@ impl Lead {
                 continue;
             };
             let key = wake.entity.clone();
-            let address = key.clone().into_workflow(namespace);
+            let address = key.clone().into_address(namespace);
             if let Some(entry) = self.cache.get_mut(&key)
                 && let Some(workflow) = &entry.workflow
             {
@@ -91,7 +103,16 @@ impl Lead {
                     continue;
                 }
             }
-            if let Some(poison) = self.poison(&key, RunCommand::FireTimers.name()) {
+            if let Some(entry) = self.cache.get_mut(&key).filter(|entry| entry.schedule.is_some())
+                && entry.runs.armed(wake.run_id).is_some_and(|armed| armed <= wake.time)
+            {
+                entry.runs.set_armed(wake.run_id, None);
+            }
+            let command: Command = match key.kind {
+                EntityKind::Workflow => RunCommand::FireTimers.into(),
+                EntityKind::Schedule => ScheduleCommand::Wake.into(),
+            };
+            if let Some(poison) = self.poison(&key, command.name()) {
                 let until = poison.until;
                 self.wakes.push(Wake { time: until, ..wake });
                 continue;
@@ -99,7 +120,7 @@ impl Lead {
             self.timer_lag.record(now.since(wake.time).as_secs_f64());
             // A workflow that left memory is read again, also where only memory knew of what was due: a later deadline of
             // its rows may count on this wake.
-            let work = Work::Command { command: RunCommand::FireTimers.into(), reply: None };
+            let work = Work::Command { command, reply: None };
             self.take(Job { address, run_id: Some(wake.run_id), work, charge: Charge::default() });
         }
     }

@@ -14,10 +14,11 @@ use prost::Message;
 
 use super::clients::{WORKFLOWS, workflow_id};
 use super::families::Families;
+use super::schedules::Scheduled;
 use super::updates::FoundUpdates;
 use super::world::{TwinRows, World};
 use crate::history_pages::{self, PageSize};
-use crate::load::{LoadRequest, Rows, serve};
+use crate::load::{Found as Loaded, LoadRequest, Rows, serve};
 
 /// How long a task may wait at the end, when workers have hardly anything to do.
 const TASK_WAIT_MAX: Duration = Duration::from_secs(20);
@@ -34,6 +35,7 @@ struct Found {
     /// Requests to cancel of other workflows, by run and event.
     cancels: HashSet<(String, i64)>,
     families: Families,
+    scheduled: Scheduled,
     updates: FoundUpdates,
 }
 
@@ -63,6 +65,7 @@ impl World {
             self.check_partition(partition, &mut found);
         }
         found.families.check();
+        found.scheduled.check();
         self.updates.check(&found.updates);
         for run_id in &self.started {
             assert!(found.runs.contains(run_id), "run {run_id} was acknowledged and is not there");
@@ -84,6 +87,7 @@ impl World {
         for number in 0..WORKFLOWS {
             self.check_workflow(&rows, &self.address(&workflow_id(partition, number)), time, found);
         }
+        self.check_schedule(&rows, partition, time, &mut found.scheduled);
         let tasks = rows.scan(keys::all_tasks(), Direction::Ascending, usize::MAX).expect("rows are readable");
         for (key, value) in tasks {
             let (entity, task) = rows::task(&key, &value).expect("a task row");
@@ -95,7 +99,7 @@ impl World {
     fn check_workflow(&self, rows: &TwinRows<'_>, address: &WorkflowRef, time: Time, found: &mut Found) {
         let runs = runs(rows, address).into_iter().collect();
         let loaded = serve(rows, LoadRequest { entity: address.entity(), runs, with_current: true, search: None });
-        let workflow = loaded.workflow.expect("rows are readable");
+        let Ok(Loaded::Workflow(workflow)) = loaded.found else { panic!("rows are readable") };
         let open = workflow.runs.values().filter(|run| run.is_open()).count();
         assert!(open <= 1, "{open} runs of {} are open", address.workflow_id);
         for (run_id, run) in &workflow.runs {
@@ -109,6 +113,7 @@ impl World {
             let waiting = || run.buffered.values().map(|event| &**event);
             events.iter().chain(waiting()).for_each(|event| found.event(event));
             events.iter().for_each(|event| found.updates.event(*run_id, event));
+            found.scheduled.run(run);
             found.families.run(run, events.iter().chain(waiting()));
             assert!(run.is_open() || run.children.is_empty(), "children of {run_id} do not know that it has closed");
         }

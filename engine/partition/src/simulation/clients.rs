@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_kernel::command::Reply;
-use everlog_kernel::outbox::Outcome;
+use everlog_kernel::outbox::{MessageBody, Outcome};
 use everlog_kernel::{Command, Limits, RunCommand, RunId};
 use everlog_model::{CallError, WorkflowRef};
 use everlog_proto::api::common::v1::{RetryPolicy, WorkflowType};
@@ -18,6 +18,7 @@ use everlog_raft::LeadEpoch;
 use everlog_storage::keys::OutboxKey;
 use tokio::sync::oneshot;
 
+use super::Sabotage;
 use super::workers::{Held, seconds};
 use super::world::{Event, World};
 use crate::job::{Answer, Charge, Job, Work};
@@ -84,9 +85,13 @@ impl World {
     /// Carries a message to where its target is, as a `Carrier` does; sometimes twice.
     pub(super) fn deliver(&mut self, partition: usize, epoch: LeadEpoch, parcel: Parcel) {
         let Parcel { key, message } = parcel;
+        if self.sabotage == Some(Sabotage::EndsUntold) && matches!(message.body, MessageBody::ScheduledClosed(_)) {
+            let rows = ReadRows::Delivered(key, Delivery::Settled(Outcome::Delivered));
+            return self.read_done(partition, Read { epoch, rows });
+        }
         let times = if self.faults && self.random.percent(10) { 2 } else { 1 };
         for _ in 0..times {
-            let command = RunCommand::ReceiveMessage(Box::new((*message).clone()));
+            let command = crate::deliver::receipt(&message);
             let asked = Asked::Message { partition, epoch, key };
             self.send(&message.target_workflow_id, message.target_run_id, command, asked);
         }
@@ -115,7 +120,8 @@ impl World {
     }
 
     fn request(&mut self, partition: usize) {
-        match self.random.below(12) {
+        match self.random.below(14) {
+            12 | 13 => self.schedule(partition),
             10 | 11 => {
                 let workflow_id = self.some_workflow(partition);
                 self.update(&workflow_id);

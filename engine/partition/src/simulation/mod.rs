@@ -13,7 +13,7 @@
 //! them; at most one run of a workflow is open; what was acknowledged is there, once; no timer fires early; an activity that may
 //! be attempted once is handed out once; a message to another workflow counts once, also if its target has another run by the time it is
 //! repeated; parents and children agree on what became of each other; what was told of an update is in the history, and nothing of one that
-//! was rejected; no task is forgotten.
+//! was rejected; schedules and the workflows that they start agree; no task is forgotten.
 //!
 //! `world` is the clock and what happens when, `log` and `turns` are a partition, `clients` and `workers` those who use it, `checks`
 //! what must hold. Everything that goes to a partition goes through `World::carry`, as messages between partitions will.
@@ -27,6 +27,7 @@ mod checks;
 mod clients;
 mod families;
 mod log;
+mod schedules;
 mod turns;
 mod updates;
 mod workers;
@@ -68,6 +69,8 @@ enum Sabotage {
     EarlierRunsForgotten,
     /// Whether a child was started before is asked of the current run alone.
     FirstRunsForgotten,
+    /// What a run tells its schedule when it closes is lost.
+    EndsUntold,
 }
 
 /// A seed that finds each. Changes of the engine move them; the test then looks for others, and tells which.
@@ -80,6 +83,7 @@ const FOUND: &[(Sabotage, u64)] = &[
     (Sabotage::WallClockBelieved, 8),
     (Sabotage::EarlierRunsForgotten, 87),
     (Sabotage::FirstRunsForgotten, 253),
+    (Sabotage::EndsUntold, 1),
 ];
 
 /// Runs a seed; what it came to, or what went wrong.

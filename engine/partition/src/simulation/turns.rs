@@ -11,7 +11,7 @@ use super::Sabotage;
 use super::log::{Leading, source};
 use super::world::{Event, TwinRows, World, nanos};
 use crate::lead::{Action, Outgoing};
-use crate::load::{LoadRequest, Read, ReadRows, serve};
+use crate::load::{Found, LoadRequest, Read, ReadRows, serve};
 use crate::outbox;
 use crate::wakes::{self, WakePage};
 
@@ -137,7 +137,7 @@ impl World {
                 if let Some((_, found)) = &mut loaded.search {
                     *found &= self.sabotage != Some(Sabotage::EarlierRunsForgotten);
                 }
-                if let Ok(workflow) = &mut loaded.workflow
+                if let Ok(Found::Workflow(workflow)) = &mut loaded.found
                     && self.sabotage == Some(Sabotage::FirstRunsForgotten)
                 {
                     let current = workflow.current.as_ref().map(|current| current.run_id);

@@ -317,7 +317,7 @@ impl Backlog for TaskRows {
             let tasks = found.map_err(|error| error.to_string())?;
             let task = |(key, value): &Row| {
                 let (entity, task) = rows::task(key, value)?;
-                Ok((entity.into_workflow(Arc::clone(&namespace)), task))
+                Ok((entity.into_address(Arc::clone(&namespace)), task))
             };
             tasks.iter().map(task).collect()
         }

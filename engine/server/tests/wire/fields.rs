@@ -9,14 +9,15 @@ use everlog_proto::api::command::v1::{
     StartChildWorkflowExecutionCommandAttributes,
 };
 use everlog_proto::api::common::v1::{
-    Callback, TimeSkippingConfig, WorkerVersionCapabilities, WorkerVersionStamp, WorkflowType, callback,
+    Callback, Memo, TimeSkippingConfig, WorkerVersionCapabilities, WorkerVersionStamp, WorkflowType, callback,
 };
 use everlog_proto::api::deployment::v1::WorkerDeploymentOptions;
 use everlog_proto::api::enums::v1::{CommandType, TaskQueueType, VersioningBehavior, WorkerVersioningMode};
 use everlog_proto::api::namespace::v1::NamespaceConfig;
-use everlog_proto::api::taskqueue::v1::RateLimit;
+use everlog_proto::api::schedule::v1::{Schedule, ScheduleAction, ScheduleSpec, schedule_action};
+use everlog_proto::api::taskqueue::v1::{RateLimit, TaskQueue};
 use everlog_proto::api::update::v1 as update;
-use everlog_proto::api::workflow::v1::VersioningOverride;
+use everlog_proto::api::workflow::v1::{NewWorkflowExecutionInfo, VersioningOverride};
 use everlog_proto::api::workflowservice::v1::update_task_queue_config_request::RateLimitUpdate;
 use prost_types_plain::{DescriptorProto, FileDescriptorProto};
 
@@ -93,6 +94,29 @@ const TURNED_OFF: [&str; 27] = [
     "UpdateWorkerConfig",
     "UpdateWorkerVersioningRules",
 ];
+
+fn scheduled_workflow() -> NewWorkflowExecutionInfo {
+    NewWorkflowExecutionInfo {
+        workflow_id: "scheduled".to_owned(),
+        workflow_type: Some(WorkflowType { name: "T".to_owned() }),
+        task_queue: Some(TaskQueue { name: "q".to_owned(), ..TaskQueue::default() }),
+        ..NewWorkflowExecutionInfo::default()
+    }
+}
+
+fn scheduled(start: NewWorkflowExecutionInfo) -> Option<Schedule> {
+    let action = ScheduleAction { action: Some(schedule_action::Action::StartWorkflow(start)) };
+    Some(Schedule { action: Some(action), ..Schedule::default() })
+}
+
+fn create_schedule() -> CreateScheduleRequest {
+    CreateScheduleRequest {
+        namespace: "default".to_owned(),
+        schedule_id: "s".to_owned(),
+        request_id: "r".to_owned(),
+        ..CreateScheduleRequest::default()
+    }
+}
 
 /// The messages that requests of served methods are made of, by name.
 async fn served_messages(channel: &Channel, said: &BTreeMap<String, Said>) -> BTreeMap<String, DescriptorProto> {
@@ -247,6 +271,42 @@ fn starts() -> Vec<Case> {
             "StartWorkflowExecution",
             StartWorkflowExecutionRequest { eager_worker_deployment_options: versioned(), ..start() },
             VERSIONS,
+        ),
+        case(
+            "ScheduleSpec.timezone_data",
+            "CreateSchedule",
+            CreateScheduleRequest {
+                schedule: Some(Schedule {
+                    spec: Some(ScheduleSpec { timezone_data: b"TZif".to_vec(), ..ScheduleSpec::default() }),
+                    ..Schedule::default()
+                }),
+                ..create_schedule()
+            },
+            "InvalidArgument: Invalid schedule spec: timezone_data is not supported by this server yet",
+        ),
+        case(
+            "NewWorkflowExecutionInfo.versioning_override",
+            "CreateSchedule",
+            CreateScheduleRequest {
+                schedule: scheduled(NewWorkflowExecutionInfo {
+                    versioning_override: overridden(),
+                    ..scheduled_workflow()
+                }),
+                ..create_schedule()
+            },
+            OVERRIDE,
+        ),
+        case(
+            "UpdateScheduleRequest.memo",
+            "UpdateSchedule",
+            UpdateScheduleRequest {
+                namespace: "default".to_owned(),
+                schedule_id: "s".to_owned(),
+                schedule: scheduled(scheduled_workflow()),
+                memo: Some(Memo::default()),
+                ..UpdateScheduleRequest::default()
+            },
+            "FailedPrecondition: memo updates are not supported on workflow-backed schedules",
         ),
         case(
             "SignalWithStartWorkflowExecutionRequest.versioning_override",

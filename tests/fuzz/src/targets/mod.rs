@@ -9,6 +9,7 @@ mod list_filter;
 mod log_segments;
 mod requests;
 mod rows;
+mod schedule_spec;
 mod server;
 mod tokens;
 
@@ -45,6 +46,7 @@ pub(crate) fn all(everlog: &Path) -> Vec<Box<dyn Target>> {
         Box::new(rows::Rows),
         Box::new(tokens::Tokens),
         Box::new(list_filter::ListFilter::default()),
+        Box::new(schedule_spec::Specs),
         Box::new(requests::Requests::new(everlog)),
         Box::new(completions::Completions::new(everlog)),
     ]

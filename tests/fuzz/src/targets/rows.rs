@@ -7,9 +7,10 @@ mod story;
 use bytes::Bytes;
 use everlog_kernel::outbox::OutboxMessage;
 use everlog_kernel::rows::Suffix;
+use everlog_kernel::schedule::ScheduleRows;
 use everlog_kernel::state::{Current, Run};
 use everlog_kernel::transition::TaskRow;
-use everlog_kernel::{RunId, RunRow, RunRowKind};
+use everlog_kernel::{RunId, RunRow, RunRowKind, Schedule};
 use everlog_model::rows as keys_of_rows;
 use everlog_proto::api::history::v1::History;
 use everlog_random::Random;
@@ -45,7 +46,7 @@ enum Kind {
 }
 
 /// Kinds by their number in inputs, which the corpus knows: new ones come last.
-const KINDS: [Kind; 23] = [
+const KINDS: [Kind; 26] = [
     Kind::Run(RunRowKind::Info),
     Kind::Run(RunRowKind::State),
     Kind::Run(RunRowKind::Activity),
@@ -69,6 +70,9 @@ const KINDS: [Kind; 23] = [
     Kind::Run(RunRowKind::AttachedRequest),
     Kind::Run(RunRowKind::AcceptedUpdate),
     Kind::Run(RunRowKind::Workers),
+    Kind::Run(RunRowKind::Schedule),
+    Kind::Run(RunRowKind::ScheduleProgress),
+    Kind::Run(RunRowKind::ScheduleCarried),
 ];
 
 /// Rows that no run writes, as they are on disks: a namespace, a slot table, and what Raft keeps.
@@ -140,6 +144,7 @@ impl Target for Rows {
     fn run(&mut self, input: &[u8]) -> Result<String, String> {
         let mut outcomes = String::new();
         let mut run = Vec::new();
+        let mut schedule = ScheduleRows::default();
         for (kind, bytes) in read(input) {
             let number = run.len() as u64;
             let Kind::Run(kind) = kind else {
@@ -160,12 +165,30 @@ impl Target for Rows {
                 | RunRowKind::ExternalSignal
                 | RunRowKind::ExternalCancel
                 | RunRowKind::Child => Suffix::Signed(number.cast_signed()),
+                RunRowKind::Schedule => {
+                    schedule.made_of = Some(bytes);
+                    continue;
+                }
+                RunRowKind::ScheduleProgress => {
+                    schedule.progress = Some(bytes);
+                    continue;
+                }
+                RunRowKind::ScheduleCarried => {
+                    schedule.carried = Some(bytes);
+                    continue;
+                }
                 RunRowKind::History => {
                     outcomes.push_str(if History::decode(bytes).is_ok() { "history " } else { "corrupt history " });
                     continue;
                 }
             };
             run.push((RunRow { kind, suffix }, bytes));
+        }
+        if schedule.made_of.is_some() || schedule.progress.is_some() {
+            outcomes.push_str(&match Schedule::from_rows("fuzz", RunId([9; 16]), schedule) {
+                Ok(schedule) => format!("schedule of 2^{} bytes ", schedule.memory_bytes().max(1).ilog2()),
+                Err(corrupt) => kind_of(&corrupt.to_string()),
+            });
         }
         match Run::from_rows(RunId([9; 16]), run) {
             Ok(Some(run)) => {

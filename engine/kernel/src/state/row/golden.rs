@@ -86,6 +86,7 @@ fn full_info() -> RunInfo {
         user_metadata: Some(Box::new(UserMetadata { summary: Some(payload()), details: None })),
         run_expiration: Some(later(60)),
         execution_expiration: Some(later(600)),
+        scheduled_by: Some("nightly".into()),
         ..typical_info()
     }
 }
@@ -311,6 +312,8 @@ fn pending<V: PendingValue + 'static>(what: &'static str, key: V::Key, value: V)
 }
 
 fn cases() -> Vec<Case> {
+    let schedule =
+        |(kind, row, is_same): crate::schedule::golden::Row| Case { kind: kind.name(), what: "", row, is_same };
     let info = |what, info| case(RunRowKind::Info.name(), what, info, RunInfo::to_row, RunInfo::from_row);
     let state = |what, state| case(RunRowKind::State.name(), what, state, RunState::to_row, RunState::from_row);
     vec![
@@ -361,6 +364,9 @@ fn cases() -> Vec<Case> {
         case("task", "", task(), TaskRow::to_row, TaskRow::from_row),
         case("task", "for a version", task_for_a_version(), TaskRow::to_row, TaskRow::from_row),
     ]
+    .into_iter()
+    .chain(crate::schedule::golden::rows().map(schedule))
+    .collect()
 }
 
 #[test]

@@ -32,6 +32,8 @@ struct InfoRow {
     execution_expiration: Option<i64>,
     #[prost(message, optional, tag = "9")]
     previous: Option<PreviousRow>,
+    #[prost(string, tag = "10")]
+    scheduled_by: String,
 }
 
 #[derive(Message)]
@@ -66,6 +68,7 @@ impl RunInfo {
             run_expiration: self.run_expiration.map(|time| time.0),
             execution_expiration: self.execution_expiration.map(|time| time.0),
             previous: self.previous.map(PreviousRun::to_row),
+            scheduled_by: self.scheduled_by.as_deref().unwrap_or_default().to_owned(),
         })
     }
 
@@ -88,6 +91,7 @@ impl RunInfo {
             run_expiration: row.run_expiration.map(Time),
             execution_expiration: row.execution_expiration.map(Time),
             previous: row.previous.map(PreviousRun::from_row).transpose()?,
+            scheduled_by: (!row.scheduled_by.is_empty()).then(|| row.scheduled_by.into()),
             // What is known of workers has a row of its own.
             reset_points: Vec::new(),
             last_worker: LastWorker::default(),

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use everlog_kernel::command::{Objections, StartActivityTask, StartWorkflowTask};
-use everlog_kernel::outbox::{ChildClosed, MessageBody, OutboxMessage, ParentClosed};
+use everlog_kernel::outbox::{ChildClosed, MessageBody, OutboxMessage, ParentClosed, ScheduledClosed};
 use everlog_kernel::rows::Suffix;
 use everlog_kernel::{
     Command, Context, Effect, EntityKind, Ids, Limits, Namespace, NamespaceId, Reply, RowKey, RunCommand, RunId,
-    RunRowKind, Time, Workflow, decide, token,
+    RunRowKind, Schedule, ScheduleCommand, Time, Workflow, decide, schedule, token,
 };
 use everlog_model::{EntityRef, rows};
 use everlog_proto::api::command::v1::Command as WorkflowCommand;
@@ -18,15 +18,20 @@ use everlog_proto::api::command::v1::{
 };
 use everlog_proto::api::common::v1::{ActivityType, Payload, Payloads, WorkflowExecution, WorkflowType};
 use everlog_proto::api::enums::v1::{
-    CommandType, ParentClosePolicy, WorkflowExecutionStatus, WorkflowIdConflictPolicy,
+    CommandType, ParentClosePolicy, ScheduleOverlapPolicy, WorkflowExecutionStatus, WorkflowIdConflictPolicy,
 };
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::protocol::v1::Message as ProtocolMessage;
+use everlog_proto::api::schedule::v1::schedule_action::Action;
+use everlog_proto::api::schedule::v1::{
+    IntervalSpec, Schedule as Definition, ScheduleAction, SchedulePolicies, ScheduleSpec,
+};
 use everlog_proto::api::taskqueue::v1::{StickyExecutionAttributes, TaskQueue};
 use everlog_proto::api::update::v1::{Acceptance, Input, Meta, Request};
-use everlog_proto::api::workflow::v1::OnConflictOptions;
+use everlog_proto::api::workflow::v1::{NewWorkflowExecutionInfo, OnConflictOptions};
 use everlog_proto::api::workflowservice::v1::{
-    RespondWorkflowTaskCompletedRequest, SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest,
+    CreateScheduleRequest, RespondWorkflowTaskCompletedRequest, SignalWorkflowExecutionRequest,
+    StartWorkflowExecutionRequest,
 };
 use everlog_proto::wkt::{Any, Duration};
 use everlog_storage::state::RowChange;
@@ -189,6 +194,7 @@ impl Story {
         self.signal("second")?;
         self.decide(RunCommand::SaveWorkflowTaskStart)?;
         self.messages_of_a_family()?;
+        self.schedule()?;
         Ok(self.rows)
     }
 
@@ -208,6 +214,81 @@ impl Story {
         let parent = ParentClosed { initiated_event_id: 9, policy: ParentClosePolicy::Terminate.into() };
         for body in [MessageBody::ChildClosed(Box::new(closed)), MessageBody::ParentClosed(parent)] {
             self.rows.push((Kind::Outbox, OutboxMessage { body, ..start.clone() }.to_row()));
+        }
+        Ok(())
+    }
+
+    /// A schedule, what it says to the workflow that it starts, and what it hands on.
+    fn schedule(&mut self) -> Result<(), String> {
+        let start = NewWorkflowExecutionInfo {
+            workflow_id: "scheduled".to_owned(),
+            workflow_type: Some(WorkflowType { name: "Fuzz".to_owned() }),
+            task_queue: Some(TaskQueue { name: "fuzz".to_owned(), ..TaskQueue::default() }),
+            ..Default::default()
+        };
+        let every = IntervalSpec { interval: seconds(60), phase: None };
+        let request = CreateScheduleRequest {
+            schedule_id: "schedule".to_owned(),
+            request_id: "create".to_owned(),
+            schedule: Some(Definition {
+                spec: Some(ScheduleSpec { interval: vec![every], ..Default::default() }),
+                action: Some(ScheduleAction { action: Some(Action::StartWorkflow(start)) }),
+                policies: Some(SchedulePolicies {
+                    overlap_policy: ScheduleOverlapPolicy::TerminateOther.into(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let mut schedule = Schedule::new("schedule");
+        self.on_schedule(&mut schedule, ScheduleCommand::Create(Box::new(request)))?;
+        for _ in 0..2 {
+            self.now = self.now.plus(std::time::Duration::from_secs(60));
+            self.on_schedule(&mut schedule, ScheduleCommand::Wake)?;
+        }
+        let sent = self.rows.iter().filter(|(kind, _)| *kind == Kind::Outbox);
+        let sent = sent.filter_map(|(_, row)| OutboxMessage::from_row(row).ok());
+        let is_start = |message: &OutboxMessage| matches!(message.body, MessageBody::StartScheduled(_));
+        let start = sent.into_iter().find(is_start).ok_or("nothing is started")?;
+        let closed = ScheduledClosed {
+            first_run_id: start.target_run_id.unwrap_or_default().to_string(),
+            status: WorkflowExecutionStatus::Completed.into(),
+            result: payloads(),
+            failure: None,
+        };
+        let message = OutboxMessage {
+            source_workflow_id: start.target_workflow_id.clone(),
+            target_workflow_id: "schedule".to_owned(),
+            target_run_id: None,
+            body: MessageBody::ScheduledClosed(Box::new(closed)),
+            ..start
+        };
+        self.rows.push((Kind::Outbox, message.to_row()));
+        self.on_schedule(&mut schedule, ScheduleCommand::Hear(Box::new(message)))
+    }
+
+    fn on_schedule(&mut self, schedule: &mut Schedule, command: ScheduleCommand) -> Result<(), String> {
+        let mut context = Context {
+            now: self.now,
+            latest: self.now,
+            namespace: &self.namespace,
+            limits: &self.limits,
+            ids: &mut self.ids,
+        };
+        let transition =
+            schedule::decide(schedule, command, &mut context).map_err(|rejection| rejection.to_string())?;
+        for effect in transition.effects {
+            if let Effect::Send(message) = effect {
+                self.rows.push((Kind::Outbox, message.to_row()));
+            }
+        }
+        for (key, value) in transition.rows {
+            match (key, value) {
+                (RowKey::Run(_, row), Some(value)) => self.rows.push((Kind::Run(row.kind), value)),
+                (RowKey::Visibility(_), Some(value)) => self.rows.push((Kind::Visibility, value)),
+                _ => {}
+            }
         }
         Ok(())
     }
