@@ -1,4 +1,4 @@
-//! The bytes of entries, votes, log ids and applied positions on disk and, later, on the wire.
+//! The bytes of entries, votes, log ids and applied positions on disk and on the wire.
 //!
 //! Everything starts with a version byte, followed by one of the records below in bincode's standard configuration. The
 //! records are ours: openraft's own serde derives promise no stable format. Golden bytes in the tests guard the layout; to
@@ -63,14 +63,14 @@ struct ChainRecord {
 }
 
 #[derive(Serialize, Deserialize)]
-struct VoteRecord {
+pub(crate) struct VoteRecord {
     term: u64,
     replica: ReplicaId,
     committed: bool,
 }
 
 #[derive(Serialize, Deserialize)]
-struct LogIdRecord {
+pub(crate) struct LogIdRecord {
     term: u64,
     index: u64,
 }
@@ -175,16 +175,12 @@ pub(crate) fn decode_entry(bytes: &Bytes) -> io::Result<Entry> {
 
 /// Encodes a vote.
 pub(crate) fn encode_vote(vote: &Vote) -> Bytes {
-    encode(
-        VOTE_VERSION,
-        &VoteRecord { term: vote.leader_id.term, replica: vote.leader_id.voted_for, committed: vote.committed },
-    )
+    encode(VOTE_VERSION, &VoteRecord::from(vote))
 }
 
 /// Decodes a vote.
 pub(crate) fn decode_vote(bytes: &[u8]) -> io::Result<Vote> {
-    let record: VoteRecord = decode("vote", VOTE_VERSION, bytes)?;
-    Ok(Vote { leader_id: LeaderId { term: record.term, voted_for: record.replica }, committed: record.committed })
+    Ok(decode::<VoteRecord>("vote", VOTE_VERSION, bytes)?.into())
 }
 
 /// Encodes a log id.
@@ -275,6 +271,19 @@ impl From<ChainRecord> for ChainPosition {
     }
 }
 
+impl From<&Vote> for VoteRecord {
+    fn from(vote: &Vote) -> VoteRecord {
+        VoteRecord { term: vote.leader_id.term, replica: vote.leader_id.voted_for, committed: vote.committed }
+    }
+}
+
+impl From<VoteRecord> for Vote {
+    fn from(record: VoteRecord) -> Vote {
+        let VoteRecord { term, replica, committed } = record;
+        Vote { leader_id: LeaderId { term, voted_for: replica }, committed }
+    }
+}
+
 impl From<&LogId> for LogIdRecord {
     fn from(log_id: &LogId) -> LogIdRecord {
         LogIdRecord { term: log_id.leader_id.term, index: log_id.index }
@@ -331,12 +340,12 @@ fn versioned<'a>(what: &str, version: u8, bytes: &'a [u8]) -> io::Result<&'a [u8
     }
 }
 
-fn write_record<T: Serialize>(bytes: &mut impl Write, record: &T) {
+pub(crate) fn write_record<T: Serialize>(bytes: &mut impl Write, record: &T) {
     bincode::serde::encode_into_std_write(record, bytes, bincode::config::standard())
         .expect("there is room, and the records hold nothing that bincode refuses");
 }
 
-fn read_record<'a, T: DeserializeOwned>(what: &str, bytes: &'a [u8]) -> io::Result<(T, &'a [u8])> {
+pub(crate) fn read_record<'a, T: DeserializeOwned>(what: &str, bytes: &'a [u8]) -> io::Result<(T, &'a [u8])> {
     // The limit keeps a corrupt length from asking for all memory.
     let config = bincode::config::standard().with_limit::<{ 16 << 20 }>();
     let (record, used) =

@@ -1,16 +1,18 @@
 //! The handle to one Raft group: propose row batches, watch leadership, read rows.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use everlog_storage::state::{Direction, Row, RowBatch, RowChange, StateEngine, StateError, Visitor, check_row_key};
-use everlog_storage::{Follow, GroupId, Wake, Watch};
+use everlog_storage::{Follow, GroupId, NodeId, Wake, Watch};
 use futures::FutureExt;
 use metrics::Counter;
 use openraft::async_runtime::{Instant as _, WatchReceiver};
-use openraft::errors::ClientWriteError;
+use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::metrics::RaftDataMetrics;
 use openraft::raft::ClientWriteResult;
 use openraft::type_config::alias::{InstantOf, WatchReceiverOf};
@@ -21,11 +23,12 @@ use tokio::sync::{oneshot, watch};
 use crate::chain::{AppliedChain, ChainPosition, ChainStep, EntryStamp};
 use crate::hold_off::VoteHoldOff;
 use crate::log_store::GroupLog;
+use crate::node::NodeError;
 use crate::pins::{LogPin, LogPins};
 use crate::progress::GroupProgress;
 use crate::rows::EncodedRows;
 use crate::state_machine::GroupStateMachine;
-use crate::types::{CallbackResponder, CommittedLeaderId, TypeConfig};
+use crate::types::{CallbackResponder, CommittedLeaderId, NodeInfo, ReplicaId, TypeConfig};
 
 pub(crate) type RaftGroup = Raft<TypeConfig, GroupStateMachine>;
 
@@ -44,6 +47,8 @@ pub(crate) struct GroupParts {
     pub(crate) state: Arc<dyn StateEngine>,
     pub(crate) progress: Arc<GroupProgress>,
     pub(crate) leadership: watch::Receiver<Leadership>,
+    /// The node that leads, by its id; 0 while none is known.
+    pub(crate) leader: Arc<AtomicU32>,
     /// openraft's view of the log and of who acknowledged what; read for the lease.
     pub(crate) data_metrics: WatchReceiverOf<TypeConfig, RaftDataMetrics<TypeConfig>>,
     /// How old a quorum's acknowledgement may be for a lease read.
@@ -156,6 +161,43 @@ impl Group {
     /// does so in another term, which is never missed.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.0.leadership.clone()
+    }
+
+    /// The node whose replica leads, as far as this replica knows; it may be this one.
+    pub fn leader(&self) -> Option<NodeId> {
+        match self.0.leader.load(Ordering::Relaxed) {
+            0 => None,
+            node => Some(NodeId(node)),
+        }
+    }
+
+    /// Founds the group with these voters, unless it has been founded: nothing was ever in its log. Every one of the voters may do so; they
+    /// must name the same ones.
+    ///
+    /// # Errors
+    ///
+    /// When the group has stopped.
+    pub async fn found(&self, voters: &BTreeMap<ReplicaId, NodeId>) -> Result<(), NodeError> {
+        let nodes: BTreeMap<_, _> = voters.iter().map(|(replica, node)| (*replica, NodeInfo::of(*node))).collect();
+        match self.0.raft.initialize(nodes).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(NodeError(format!("group {}: {error}", self.0.id))),
+        }
+    }
+
+    /// Whether the group was founded, as far as this replica has heard.
+    pub fn is_founded(&self) -> bool {
+        self.0.log.has_entries()
+    }
+
+    /// Hands the lead over to the replica on `node`, which should have all of the log. Whether that led to anything is seen by who leads.
+    pub async fn transfer(&self, node: NodeId) {
+        let members = self.0.raft.metrics().borrow_watched().membership_config.clone();
+        let target = members.nodes().find(|(_, info)| info.node_id == u64::from(node.0)).map(|(replica, _)| *replica);
+        if let Some(target) = target {
+            // A core that has stopped hands nothing over.
+            let _ = self.0.raft.trigger().transfer_leader(target).await;
+        }
     }
 
     /// Hands `batch` to the log of a leader in the term of `stamp`, without waiting for anything. Proposals reach the log in the order

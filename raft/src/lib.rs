@@ -17,6 +17,7 @@
 
 pub mod chain;
 pub mod group;
+pub mod network;
 pub mod node;
 pub mod options;
 pub mod types;
@@ -27,7 +28,6 @@ mod failure;
 mod flusher;
 mod hold_off;
 mod log_store;
-mod network;
 mod pins;
 mod progress;
 mod rows;
@@ -41,6 +41,7 @@ mod openraft_suite;
 pub use chain::{AppliedChain, ChainPosition, EntryStamp, Hlc, LeadEpoch};
 pub use encoding::readable_as;
 pub use group::{Group, GroupSlot, Leadership, ProposalOutcome, ProposeError, ReadConsistency, ReadError, StopReason};
+pub use network::RaftReceiver;
 pub use node::{Node, NodeError};
 pub use options::NodeOptions;
 pub use pins::LogPin;

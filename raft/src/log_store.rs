@@ -134,6 +134,11 @@ impl GroupLog {
         }
     }
 
+    /// Whether anything was ever appended.
+    pub(crate) fn has_entries(&self) -> bool {
+        self.0.log.lock().last.is_some()
+    }
+
     /// Whether the log never held anything: no vote, no entry.
     pub(crate) fn is_new(&self) -> bool {
         let log = self.0.log.lock();

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use everlog_storage::GroupId;
 use everlog_storage::log::LogEngine;
 use everlog_storage::state::StateEngine;
+use everlog_transport::Transport;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -18,7 +20,7 @@ use crate::flusher::{FlushTrigger, Flusher};
 use crate::group::{Group, GroupParts, Leadership, RaftGroup};
 use crate::hold_off::VoteHoldOff;
 use crate::log_store::GroupLog;
-use crate::network::GroupNetwork;
+use crate::network::{GroupNetwork, RaftReceiver};
 use crate::options::NodeOptions;
 use crate::pins::LogPins;
 use crate::progress::{AppliedPosition, GroupProgress};
@@ -34,12 +36,28 @@ pub struct Node {
     log: Arc<dyn LogEngine>,
     state: Arc<dyn StateEngine>,
     failure: FailureReport,
-    groups: Arc<Mutex<BTreeMap<GroupId, OpenGroup>>>,
+    groups: OpenGroups,
+    transport: Option<Arc<dyn Transport>>,
     /// One group is opened at a time. True once the rows found at the start are known to be durable.
     opening: tokio::sync::Mutex<bool>,
     flusher: Arc<Flusher>,
     stop: watch::Sender<bool>,
     flusher_task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The groups that are open on a node. Clones share them.
+#[derive(Clone, Default)]
+pub(crate) struct OpenGroups(Arc<Mutex<BTreeMap<GroupId, OpenGroup>>>);
+
+impl OpenGroups {
+    /// A group, and which replica of it is here.
+    pub(crate) fn get(&self, group: GroupId) -> Option<(GroupReplica, Group)> {
+        self.0.lock().get(&group).map(|open| (open.replica, open.group.clone()))
+    }
+
+    fn all(&self) -> Vec<Group> {
+        self.0.lock().values().map(|open| open.group.clone()).collect()
+    }
 }
 
 struct OpenGroup {
@@ -53,8 +71,10 @@ struct OpenGroup {
 /// How a group comes to be on this node.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Start {
-    /// It is made, or its making is finished.
+    /// It is made, or its making is finished, with this replica as its only voter.
     Create,
+    /// This replica of it is made, or its making is finished. Whoever founds the group tells it of the others.
+    CreateReplica,
     /// It is there.
     Open,
 }
@@ -65,8 +85,18 @@ enum Start {
 pub struct NodeError(pub String);
 
 impl Node {
-    /// A node over its two engines, with no group open yet. No other node may use the engines at the same time.
+    /// A node over its two engines, with no group open yet and without peers. No other node may use the engines at the same time.
     pub fn new(options: NodeOptions, log: Arc<dyn LogEngine>, state: Arc<dyn StateEngine>) -> Node {
+        Node::with_peers(options, log, state, None)
+    }
+
+    /// A node as [`Node::new`] makes it, whose groups reach their other replicas over `transport`.
+    pub fn with_peers(
+        options: NodeOptions,
+        log: Arc<dyn LogEngine>,
+        state: Arc<dyn StateEngine>,
+        transport: Option<Arc<dyn Transport>>,
+    ) -> Node {
         let failure = FailureReport::new();
         let flusher = Arc::new(Flusher {
             engine: state.clone(),
@@ -81,7 +111,8 @@ impl Node {
             log,
             state,
             failure,
-            groups: Arc::default(),
+            groups: OpenGroups::default(),
+            transport,
             opening: tokio::sync::Mutex::new(false),
             flusher,
             stop: watch::Sender::new(false),
@@ -99,6 +130,20 @@ impl Node {
             return Err(NodeError(format!("group {group}: {replica} is nothing that was ever given out")));
         }
         self.open(replica, Start::Create).await
+    }
+
+    /// Takes the messages of other nodes to the groups of this one. Must be called within a tokio runtime.
+    pub fn receiver(&self) -> RaftReceiver {
+        RaftReceiver::new(self.groups.clone())
+    }
+
+    /// Creates `replica` of a group on this node, which is nobody's voter until the group is [founded](Group::found) with it, here or on
+    /// another node. May be repeated, as [`Node::create_group`].
+    pub async fn create_replica(&self, replica: GroupReplica) -> Result<Group, NodeError> {
+        if replica.group_epoch == 0 || replica.replica < REPLICA_ID_MIN {
+            return Err(NodeError(format!("group {}: {replica} is nothing that was ever given out", replica.group)));
+        }
+        self.open(replica, Start::CreateReplica).await
     }
 
     /// Opens a group that this node has. Never creates one. A group that is open already is returned as it is.
@@ -120,7 +165,7 @@ impl Node {
         let failed = |error: String| NodeError(format!("group {group}: {error}"));
         let _opening = self.opening.lock().await;
         self.check_running()?;
-        let (replica, dead, mut ended) = match self.groups.lock().get(&group) {
+        let (replica, dead, mut ended) = match self.groups.0.lock().get(&group) {
             Some(open) => (open.replica, open.group.clone(), open.ended.clone()),
             None => return Err(failed("it is not open on this node".to_string())),
         };
@@ -136,15 +181,14 @@ impl Node {
         self.check_running()?;
         let open = self.start(replica, Start::Open).await.map_err(|NodeError(error)| failed(error))?;
         let handle = open.group.clone();
-        self.groups.lock().insert(group, open);
+        self.groups.0.lock().insert(group, open);
         Ok(handle)
     }
 
     async fn open(&self, replica: GroupReplica, start: Start) -> Result<Group, NodeError> {
         let group = replica.group;
         let mut baseline = self.opening.lock().await;
-        let known = self.groups.lock().get(&group).map(|open| (open.replica, open.group.clone()));
-        if let Some((known, open)) = known {
+        if let Some((known, open)) = self.groups.get(group) {
             check_replica(known, replica)?;
             return Ok(open);
         }
@@ -161,7 +205,7 @@ impl Node {
             .await
             .map_err(|NodeError(error)| NodeError(format!("group {group}: {error}")))?;
         let handle = open.group.clone();
-        self.groups.lock().insert(group, open);
+        self.groups.0.lock().insert(group, open);
         Ok(handle)
     }
 
@@ -174,8 +218,7 @@ impl Node {
 
     /// Flushes the rows of all groups and purges their logs now, instead of when enough has gathered.
     pub async fn flush(&self) -> Result<(), NodeError> {
-        let groups = open_groups(&self.groups);
-        self.flusher.flush_and_purge(&groups).await
+        self.flusher.flush_and_purge(&self.groups.all()).await
     }
 
     /// Resolves with the first failure of an engine; never, if there is none. The process must then exit: what its disk holds
@@ -207,7 +250,7 @@ impl Node {
         if let Some(flusher) = flusher {
             let _ = flusher.await;
         }
-        let groups = std::mem::take(&mut *self.groups.lock());
+        let groups = std::mem::take(&mut *self.groups.0.lock());
         for open in groups.values() {
             // Fails only if the core had panicked, which its supervisor reports.
             let _ = open.group.raft().shutdown().await;
@@ -219,7 +262,7 @@ impl Node {
 
     fn spawn_flusher(&self) {
         let (flusher, groups, stop) = (self.flusher.clone(), self.groups.clone(), self.stop.subscribe());
-        let task = tokio::spawn(async move { flusher.run(|| open_groups(&groups), stop).await });
+        let task = tokio::spawn(async move { flusher.run(|| groups.all(), stop).await });
         *self.flusher_task.lock() = Some(task);
     }
 
@@ -231,10 +274,10 @@ impl Node {
         match (log.replica(), start) {
             (Some(known), _) => check_replica(known, identity)?,
             (None, Start::Open) => return Err(NodeError("it is not on this node".to_string())),
-            (None, Start::Create) if !is_new => {
+            (None, _) if !is_new => {
                 return Err(NodeError("it is here, but not which replica of it".to_string()));
             }
-            (None, Start::Create) => {
+            (None, _) => {
                 log.save_replica(identity).await.map_err(|error| NodeError(error.to_string()))?;
             }
         }
@@ -251,16 +294,19 @@ impl Node {
         );
         // Ticks start when the supervisor sees other members; until then nobody campaigns unless told to.
         let config = Arc::new(self.options.raft_config(false)?);
-        let raft = RaftGroup::new(replica, config, GroupNetwork, log.clone(), state_machine)
+        let network = GroupNetwork::new(identity, self.transport.clone());
+        let raft = RaftGroup::new(replica, config, network, log.clone(), state_machine)
             .await
             .map_err(|error| NodeError(error.to_string()))?;
         let (sender, leadership) = watch::channel(Leadership::Follower);
+        let leader = Arc::new(AtomicU32::new(0));
         let supervisor = tokio::spawn(supervisor::supervise(
             group,
             raft.clone(),
             progress.applied_term(),
             self.failure.clone(),
             sender,
+            Arc::clone(&leader),
         ));
 
         let elected = self.start_election(&raft, is_new && start == Start::Create).await;
@@ -276,6 +322,7 @@ impl Node {
             state: self.state.clone(),
             progress,
             leadership,
+            leader,
             data_metrics,
             hold_off: VoteHoldOff::new(started, is_new, self.options.election_timeout_max),
             entry_bytes_max: self.options.entry_bytes_max,
@@ -346,10 +393,6 @@ fn check_replica(known: GroupReplica, asked: GroupReplica) -> Result<(), NodeErr
         return Ok(());
     }
     Err(NodeError(format!("this node has {known}, not {asked}")))
-}
-
-fn open_groups(groups: &Mutex<BTreeMap<GroupId, OpenGroup>>) -> Vec<Group> {
-    groups.lock().values().map(|open| open.group.clone()).collect()
 }
 
 async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, NodeError>

@@ -1,4 +1,4 @@
-//! The rows of one proposal, encoded once: the same bytes go through openraft, the entry cache, the log and, later, the wire.
+//! The rows of one proposal, encoded once: the same bytes go through openraft, the entry cache, the log and the wire.
 //!
 //! Term and index of an entry are known only when openraft appends it, after its rows were encoded. So rows are encoded behind
 //! some room, and the entry's header is put in there when it is known:

@@ -1,5 +1,8 @@
 //! Watches one group's Raft core: says who leads, and notices when the core dies.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use everlog_storage::GroupId;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
@@ -18,6 +21,7 @@ pub(crate) async fn supervise(
     mut applied_term: watch::Receiver<u64>,
     failure: FailureReport,
     leadership: watch::Sender<Leadership>,
+    leader: Arc<AtomicU32>,
 ) {
     let mut server = raft.server_metrics();
     let is_leader = metrics::gauge!("everlog_raft_is_leader", "group" => group.to_string());
@@ -25,6 +29,7 @@ pub(crate) async fn supervise(
     loop {
         let (now, alone) = {
             let server = server.borrow_and_update();
+            leader.store(leader_node(&server), Ordering::Relaxed);
             (leadership_of(&server, *applied_term.borrow_and_update()), is_alone(&server))
         };
         let changed = leadership.send_if_modified(|known| std::mem::replace(known, now) != now);
@@ -45,6 +50,7 @@ pub(crate) async fn supervise(
         }
     }
     is_leader.set(0.0);
+    leader.store(0, Ordering::Relaxed);
     let running_state = raft.metrics().borrow_watched().running_state.clone();
     let reason = match running_state {
         Err(Fatal::Stopped) => {
@@ -75,6 +81,12 @@ fn leadership_of(server: &RaftServerMetrics<TypeConfig>, applied_term: u64) -> L
     let leads =
         server.state == ServerState::Leader && server.vote.committed && server.vote.leader_id.voted_for == server.id;
     if leads && applied_term == term { Leadership::Leader { term } } else { Leadership::Follower }
+}
+
+/// The node of the replica that leads; 0 if none is known.
+fn leader_node(server: &RaftServerMetrics<TypeConfig>) -> u32 {
+    let leader = server.current_leader.and_then(|leader| server.membership_config.membership().get_node(&leader));
+    leader.and_then(|node| u32::try_from(node.node_id).ok()).unwrap_or(0)
 }
 
 /// Whether this replica is the group's only member; `None` before the group has members.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use everlog_storage::GroupId;
+use everlog_storage::{GroupId, NodeId};
 use openraft::impls::{BoxedErrorSource, InlineBatch};
 use openraft::raft::responder::Responder;
 use openraft::vote::leader_id_std;
@@ -58,6 +58,13 @@ pub struct NodeInfo {
     pub region: String,
     /// The node's availability zone.
     pub zone: String,
+}
+
+impl NodeInfo {
+    /// A node as a membership names it: where it is found is for others to know.
+    pub fn of(node: NodeId) -> NodeInfo {
+        NodeInfo { node_id: node.0.into(), ..NodeInfo::default() }
+    }
 }
 
 impl fmt::Display for NodeInfo {

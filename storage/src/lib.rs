@@ -37,3 +37,13 @@ impl std::fmt::Display for GroupId {
         write!(f, "{}", self.0)
     }
 }
+
+/// A node of the cluster. Numbers begin with 1 and are never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u32);
+
+impl std::fmt::Display for NodeId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}

@@ -1,0 +1,311 @@
+//! Groups with three replicas on production engines: who leads, what is acknowledged stays, whoever was away catches up.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests, too")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{Lead, lead, put};
+use everlog_raft::{Group, GroupReplica, Leadership, Node, NodeInfo, NodeOptions, REPLICA_ID_MIN, ReadConsistency};
+use everlog_storage::state::Direction;
+use everlog_storage::{GroupId, LogOptions, NodeId, RocksState, SegmentLog, StateOptions};
+use everlog_transport::twin::TwinNetwork;
+use everlog_transport::{Identity, KnownNode, Mesh, MeshOptions, Timing, Transport};
+use tokio::net::TcpListener;
+
+const GROUP: GroupId = GroupId(3);
+const PATIENCE: Duration = Duration::from_secs(60);
+const NODES: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
+
+fn replica(node: NodeId) -> u64 {
+    REPLICA_ID_MIN + u64::from(node.0)
+}
+
+fn voters() -> BTreeMap<u64, NodeId> {
+    NODES.into_iter().map(|node| (replica(node), node)).collect()
+}
+
+/// A node of a cluster that is connected by a twin of a network.
+struct Member {
+    id: NodeId,
+    node: Node,
+    group: Group,
+    engines: Engines,
+}
+
+/// What must be let go of before a node can be started again on it.
+struct Engines(Arc<SegmentLog>, Arc<RocksState>);
+
+impl Engines {
+    async fn until_free(self) {
+        let free = async {
+            while Arc::strong_count(&self.0) > 1 || Arc::strong_count(&self.1) > 1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, free).await.expect("nobody holds the engines");
+    }
+}
+
+struct TestCluster {
+    dir: tempfile::TempDir,
+    network: TwinNetwork,
+    members: BTreeMap<NodeId, Member>,
+}
+
+fn open(dir: &std::path::Path, id: NodeId, transport: Arc<dyn Transport>) -> (Node, Engines) {
+    let path: PathBuf = dir.join(id.to_string());
+    let log = SegmentLog::open(&path.join("log"), LogOptions::default()).unwrap();
+    let state = RocksState::open(&path.join("state"), StateOptions::default()).unwrap();
+    let options = NodeOptions { node: NodeInfo::of(id), ..NodeOptions::default() };
+    let engines = Engines(Arc::new(log), Arc::new(state));
+    let (log, state) = (Arc::clone(&engines.0), Arc::clone(&engines.1));
+    (Node::with_peers(options, log, state, Some(transport)), engines)
+}
+
+impl TestCluster {
+    async fn start() -> TestCluster {
+        let mut cluster = TestCluster {
+            dir: tempfile::tempdir().unwrap(),
+            network: TwinNetwork::new(),
+            members: BTreeMap::new(),
+        };
+        for node in NODES {
+            cluster.start_node(node).await;
+        }
+        cluster.members[&NODES[1]].group.found(&voters()).await.unwrap();
+        cluster
+    }
+
+    async fn start_node(&mut self, id: NodeId) {
+        let (node, engines) = open(self.dir.path(), id, self.network.transport(id));
+        let group = node
+            .create_replica(GroupReplica { group: GROUP, group_epoch: 1, replica: replica(id) })
+            .await
+            .unwrap();
+        self.network.join(id, Arc::new(node.receiver()));
+        self.members.insert(id, Member { id, node, group, engines });
+    }
+
+    /// Ends a node as if it had been killed.
+    async fn kill(&mut self, id: NodeId) {
+        self.network.leave(id);
+        let Member { node, group, engines, .. } = self.members.remove(&id).unwrap();
+        node.halt().await;
+        drop((node, group));
+        engines.until_free().await;
+    }
+
+    /// Whoever leads of those that are here.
+    async fn leader(&self) -> &Member {
+        tokio::time::timeout(PATIENCE, async {
+            loop {
+                let leads = |member: &&Member| matches!(*member.group.leadership().borrow(), Leadership::Leader { .. });
+                if let Some(leader) = self.members.values().find(leads) {
+                    return leader;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("somebody leads")
+    }
+
+    /// Waits until all have the same rows.
+    async fn until_equal(&self) -> Vec<(Bytes, Bytes)> {
+        let rows = |member: &Member| {
+            let range = &b""[..]..&b"\xff"[..];
+            (member.group.applied_chain(), member.group.scan(range, Direction::Ascending, 100_000).unwrap())
+        };
+        let equal = async {
+            loop {
+                let mut all = self.members.values().map(rows);
+                let first = all.next().unwrap();
+                if all.all(|other| other == first) {
+                    return first.1;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, equal).await.expect("all have the same rows")
+    }
+
+    async fn shutdown(self) {
+        for member in self.members.into_values() {
+            self.network.leave(member.id);
+            member.node.shutdown().await.unwrap();
+        }
+    }
+}
+
+async fn write_some(lead: &mut Lead, prefix: &str, count: usize) {
+    let outcomes: Vec<_> =
+        (0..count).map(|i| lead.propose(put(&format!("{prefix}{i:05}"), "value")).unwrap()).collect();
+    for outcome in outcomes {
+        outcome.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_replicas_have_the_same_rows_and_know_who_leads() {
+    let cluster = TestCluster::start().await;
+    let leader = cluster.leader().await;
+    let mut leads = lead(&leader.group).await;
+    write_some(&mut leads, "a", 500).await;
+    assert_eq!(cluster.until_equal().await.len(), 500);
+    for member in cluster.members.values() {
+        assert_eq!(member.group.leader(), Some(leader.id));
+        assert!(member.group.is_founded());
+        // Founding it once more, by another one, changes nothing.
+        member.group.found(&voters()).await.unwrap();
+    }
+    leader.group.read_barrier(ReadConsistency::Linearizable).await.unwrap();
+    leader.group.read_barrier(ReadConsistency::Lease).await.unwrap();
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_one_leads_when_the_leader_dies_and_it_catches_up_when_it_is_back() {
+    let mut cluster = TestCluster::start().await;
+    let mut written = 0;
+    for round in 0..3 {
+        let leader = cluster.leader().await;
+        let id = leader.id;
+        let mut leads = lead(&leader.group).await;
+        write_some(&mut leads, &format!("{round}-"), 200).await;
+        written += 200;
+        drop(leads);
+        cluster.kill(id).await;
+        let next = cluster.leader().await;
+        assert_ne!(next.id, id);
+        let mut leads = lead(&next.group).await;
+        write_some(&mut leads, &format!("{round}+"), 200).await;
+        written += 200;
+        drop(leads);
+        cluster.start_node(id).await;
+        assert_eq!(cluster.until_equal().await.len(), written);
+    }
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_cut_off_acknowledges_nothing_and_follows_when_it_is_back() {
+    let cluster = TestCluster::start().await;
+    let old = cluster.leader().await;
+    let mut leads = lead(&old.group).await;
+    write_some(&mut leads, "before", 10).await;
+    for other in NODES.into_iter().filter(|node| *node != old.id) {
+        cluster.network.cut(old.id, other);
+        cluster.network.cut(other, old.id);
+    }
+    let lost: Vec<_> = (0..5).map(|i| leads.propose(put(&format!("lost{i}"), "value")).unwrap()).collect();
+    let others: Vec<_> = cluster.members.values().filter(|member| member.id != old.id).collect();
+    let next = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let leads = |member: &&&Member| matches!(*member.group.leadership().borrow(), Leadership::Leader { .. });
+            match others.iter().find(leads) {
+                Some(next) => return *next,
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    })
+    .await
+    .expect("one of the others leads");
+    let mut after = lead(&next.group).await;
+    write_some(&mut after, "after", 10).await;
+    assert!(!old.group.lease_valid(std::time::Instant::now()), "its lease ended before another one could lead");
+
+    cluster.network.mend();
+    for outcome in lost {
+        let outcome = tokio::time::timeout(PATIENCE, outcome).await.expect("it is told").unwrap();
+        assert!(outcome.is_err(), "{outcome:?}");
+    }
+    let rows = cluster.until_equal().await;
+    assert_eq!(rows.len(), 20);
+    assert!(rows.iter().all(|(key, _)| !key.starts_with(b"lost")));
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lead_is_handed_over() {
+    let cluster = TestCluster::start().await;
+    let old = cluster.leader().await;
+    let mut leads = lead(&old.group).await;
+    write_some(&mut leads, "a", 10).await;
+    cluster.until_equal().await;
+    let to = NODES.into_iter().find(|node| *node != old.id).unwrap();
+    old.group.transfer(to).await;
+    let next = &cluster.members[&to];
+    let mut leads = tokio::time::timeout(PATIENCE, lead(&next.group)).await.expect("it leads");
+    write_some(&mut leads, "b", 10).await;
+    assert_eq!(cluster.until_equal().await.len(), 20);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_majority_that_is_gone_takes_the_lead_with_it() {
+    let mut cluster = TestCluster::start().await;
+    let id = cluster.leader().await.id;
+    for other in NODES.into_iter().filter(|node| *node != id) {
+        cluster.kill(other).await;
+    }
+    let left = &cluster.members[&id].group;
+    let confirmed = tokio::time::timeout(Duration::from_secs(5), left.read_barrier(ReadConsistency::Linearizable)).await;
+    assert!(!matches!(confirmed, Ok(Ok(()))), "nobody can have confirmed that it leads");
+    assert!(!left.lease_valid(std::time::Instant::now()));
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_find_each_other_over_tcp() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster_id = uuid::Uuid::from_u128(5);
+    let mut meshes = Vec::new();
+    let mut known = Vec::new();
+    for id in NODES {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let directory_id = uuid::Uuid::from_u128(u128::from(id.0));
+        known.push(KnownNode { node_id: id.0, start_count: 1, address: address.clone() });
+        meshes.push(Mesh::start(MeshOptions { directory_id, address, timing: Timing::default() }, listener));
+    }
+    let mut groups = Vec::new();
+    let mut nodes = Vec::new();
+    for (id, mesh) in NODES.into_iter().zip(&meshes) {
+        let (node, _engines) = open(dir.path(), id, Arc::new(mesh.clone()));
+        let identity = GroupReplica { group: GROUP, group_epoch: 1, replica: replica(id) };
+        groups.push(node.create_replica(identity).await.unwrap());
+        let me = Identity { cluster_id, node_id: id, start_count: 1 };
+        mesh.join(me, known.clone(), Arc::new(node.receiver()));
+        nodes.push(node);
+    }
+    groups[0].found(&voters()).await.unwrap();
+    let leader = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let leads = |group: &&Group| matches!(*group.leadership().borrow(), Leadership::Leader { .. });
+            match groups.iter().find(leads) {
+                Some(leader) => return leader.clone(),
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    })
+    .await
+    .expect("somebody leads");
+    let mut leads = lead(&leader).await;
+    write_some(&mut leads, "a", 2000).await;
+    let all_applied = async {
+        while groups.iter().any(|group| group.applied_chain() != leader.applied_chain()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all_applied).await.expect("all have the same rows");
+    for (node, mesh) in nodes.into_iter().zip(meshes) {
+        mesh.shutdown().await;
+        node.shutdown().await.unwrap();
+    }
+}
