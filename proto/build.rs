@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// The methods of the service between nodes: request and response are types of `src/internal.rs`.
-const INTERNAL_METHODS: [(&str, &str, &str, &str); 9] = [
+const INTERNAL_METHODS: [(&str, &str, &str, &str); 10] = [
     ("announce", "Announce", "AnnounceRequest", "Empty"),
     ("offer", "Offer", "OfferRequest", "Empty"),
     ("start_task", "StartTask", "StartTaskRequest", "StartTaskResponse"),
@@ -60,6 +60,7 @@ const INTERNAL_METHODS: [(&str, &str, &str, &str); 9] = [
     ("visibility_count", "VisibilityCount", "VisibilityRequest", "VisibilityCountResponse"),
     ("recent_poller", "RecentPoller", "RecentPollerRequest", "RecentPollerResponse"),
     ("end_polls", "EndPolls", "EndPollsRequest", "Empty"),
+    ("metadata_position", "MetadataPosition", "Empty", "MetadataPositionResponse"),
 ];
 
 /// Generates the service that nodes call each other with: server and client.

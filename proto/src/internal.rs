@@ -426,5 +426,19 @@ pub struct EndPollsRequest {
     pub worker_instance_key: String,
 }
 
+/// How far the metadata has come at the node that leads it: whoever has seen that much has seen every change that was answered.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct MetadataPositionResponse {
+    /// The term of the last lead.
+    #[prost(uint64, tag = "1")]
+    pub term: u64,
+    /// Which opening in that term.
+    #[prost(uint32, tag = "2")]
+    pub opening: u32,
+    /// Entries since then.
+    #[prost(uint64, tag = "3")]
+    pub sequence: u64,
+}
+
 #[cfg(test)]
 mod tests;

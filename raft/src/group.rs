@@ -190,6 +190,16 @@ impl Group {
         self.0.log.has_entries()
     }
 
+    /// How many entries the replica on `node` lacks, if this one leads and has heard of it.
+    pub fn lag(&self, node: NodeId) -> Option<u64> {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let is_there = |(_, info): &(&ReplicaId, &NodeInfo)| info.node_id == u64::from(node.0);
+        let replica = metrics.membership_config.nodes().find(is_there).map(|(replica, _)| *replica)?;
+        let matching = metrics.replication.as_ref()?.get(&replica)?.as_ref()?.index;
+        Some(metrics.last_log_index?.saturating_sub(matching))
+    }
+
     /// Hands the lead over to the replica on `node`, which should have all of the log. Whether that led to anything is seen by who leads.
     pub async fn transfer(&self, node: NodeId) {
         let members = self.0.raft.metrics().borrow_watched().membership_config.clone();

@@ -70,11 +70,8 @@ fn open(dir: &std::path::Path, id: NodeId, transport: Arc<dyn Transport>) -> (No
 
 impl TestCluster {
     async fn start() -> TestCluster {
-        let mut cluster = TestCluster {
-            dir: tempfile::tempdir().unwrap(),
-            network: TwinNetwork::new(),
-            members: BTreeMap::new(),
-        };
+        let mut cluster =
+            TestCluster { dir: tempfile::tempdir().unwrap(), network: TwinNetwork::new(), members: BTreeMap::new() };
         for node in NODES {
             cluster.start_node(node).await;
         }
@@ -84,10 +81,8 @@ impl TestCluster {
 
     async fn start_node(&mut self, id: NodeId) {
         let (node, engines) = open(self.dir.path(), id, self.network.transport(id));
-        let group = node
-            .create_replica(GroupReplica { group: GROUP, group_epoch: 1, replica: replica(id) })
-            .await
-            .unwrap();
+        let group =
+            node.create_replica(GroupReplica { group: GROUP, group_epoch: 1, replica: replica(id) }).await.unwrap();
         self.network.join(id, Arc::new(node.receiver()));
         self.members.insert(id, Member { id, node, group, engines });
     }
@@ -255,7 +250,8 @@ async fn a_majority_that_is_gone_takes_the_lead_with_it() {
         cluster.kill(other).await;
     }
     let left = &cluster.members[&id].group;
-    let confirmed = tokio::time::timeout(Duration::from_secs(5), left.read_barrier(ReadConsistency::Linearizable)).await;
+    let confirmed =
+        tokio::time::timeout(Duration::from_secs(5), left.read_barrier(ReadConsistency::Linearizable)).await;
     assert!(!matches!(confirmed, Ok(Ok(()))), "nobody can have confirmed that it leads");
     assert!(!left.lease_valid(std::time::Instant::now()));
     cluster.shutdown().await;

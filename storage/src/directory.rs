@@ -3,11 +3,13 @@
 //! ```text
 //! <path>/FORMAT    format version and id of this directory; written last, so its presence means that the rest is there
 //! <path>/NODE      which node of which cluster this is, and how often it was started
+//! <path>/CLUSTER   what the cluster was founded with, if the node was started as one of several; FORMING before all had agreed
 //! <path>/LOCK      locked while a process uses the directory; empty
 //! <path>/log/      the log engine's segments
 //! <path>/state/    the state engine's RocksDB
 //! ```
 
+mod founding;
 mod identity;
 
 use std::ffi::OsStr;
@@ -15,6 +17,7 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+pub use founding::{Founding, FoundingMember, Promise};
 pub use identity::NodeIdentity;
 
 /// The newest format that this binary reads, and the one that new directories get. From 3 on formats are only added to, so that a

@@ -10,11 +10,14 @@
 //!   visibility page  Lists ◀── Service ◀── Nodes ◀── a list or count at any node
 //! ```
 //!
-//! How bytes get from node to node is no matter of this crate: it has [`Peers`] for that, which also carry the calls of clients to the
-//! nodes that lead. No message here needs to arrive, and none that arrives twice does harm: the truth is in rows, and only what a lead
+//! [`Peers`] carry these, and the calls of clients to the nodes that lead: [`TransportPeers`] do it over the transport of Raft's messages.
+//! [`Formation`] is how the nodes found their cluster. No message here needs to arrive, and none that arrives twice does harm: the truth is in rows, and only what a lead
 //! starts reaches a worker.
 
 mod book;
+mod calls;
+mod formation;
+mod leaders;
 mod nodes;
 mod offers;
 mod pages;
@@ -23,6 +26,9 @@ mod remote;
 mod service;
 mod wire;
 
+pub use calls::{NodeReceiver, TransportPeers};
+pub use formation::{Formation, FormationOptions};
+pub use leaders::GroupLeaders;
 pub use nodes::{AskedRuns, Nodes};
 pub use offers::Offers;
 pub use pages::Pages;

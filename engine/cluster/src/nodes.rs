@@ -10,9 +10,10 @@ use everlog_matching::Source;
 use everlog_model::{CallError, NodeId, QueueId, limits};
 use everlog_partition::TaskRows;
 use everlog_proto::internal::{
-    AnnounceRequest, EndPollsRequest, InternalClient, OfferRequest, RecentPollerRequest, TaskPageRequest,
-    VisibilityRequest, VisibleRun, Wanted,
+    AnnounceRequest, Empty, EndPollsRequest, InternalClient, MetadataPositionResponse, OfferRequest,
+    RecentPollerRequest, TaskPageRequest, VisibilityRequest, VisibleRun, Wanted,
 };
+use everlog_raft::{ChainPosition, LeadEpoch};
 use everlog_storage::GroupId;
 use everlog_visibility::{Ask, ByStatus, Page, Position};
 use futures::FutureExt;
@@ -182,6 +183,18 @@ impl Nodes {
         let counted = answered(self.client(node).visibility_count(request)).await;
         let counted = counted.map_err(|status| error_from_status(&status))?;
         Ok(counted.counts.into_iter().map(|status| (status.status, status.count)).collect())
+    }
+
+    /// How far the metadata has come at a node, if that leads it.
+    ///
+    /// # Errors
+    ///
+    /// When the node does not lead it, or does not answer.
+    pub async fn metadata_position(&self, node: NodeId) -> Result<ChainPosition, CallError> {
+        let position = answered(self.client(node).metadata_position(Empty {})).await;
+        let MetadataPositionResponse { term, opening, sequence } =
+            position.map_err(|status| error_from_status(&status))?;
+        Ok(ChainPosition { epoch: LeadEpoch { term, opening }, sequence })
     }
 
     /// Whether anyone polled a queue that is at home at another node in the last `within`. Taken to be so if the node does not answer.

@@ -11,15 +11,16 @@ use everlog_matching::query_waiters::Queries;
 use everlog_matching::{Backlog, MatchingHandle, Message};
 use everlog_meta::Namespaces;
 use everlog_model::{CallError, NamespaceSource, QueueId, limits};
-use everlog_partition::{Router, StartQuery, StartedWorkflowTask};
+use everlog_partition::{Router, StartQuery, StartedWorkflowTask, confirm_leads};
 use everlog_proto::api::workflowservice::v1::{ListClosedWorkflowExecutionsRequest, ListOpenWorkflowExecutionsRequest};
 use everlog_proto::internal::{
     ActivityTaskStart, AnnounceRequest, DeliverRequest, DeliverResponse, Empty, EndPollsRequest, Internal,
-    InternalServer, OfferRequest, QueryStart, RecentPollerRequest, RecentPollerResponse, Start, StartTaskRequest,
-    StartTaskResponse, StartedTask, StatusCount, TaskPageRequest, TaskPageResponse, VisibilityCountResponse,
-    VisibilityPageResponse, VisibilityRequest, VisibleRun, Wanted, WorkflowTaskStart, internal_server,
+    InternalServer, MetadataPositionResponse, OfferRequest, QueryStart, RecentPollerRequest, RecentPollerResponse,
+    Start, StartTaskRequest, StartTaskResponse, StartedTask, StatusCount, TaskPageRequest, TaskPageResponse,
+    VisibilityCountResponse, VisibilityPageResponse, VisibilityRequest, VisibleRun, Wanted, WorkflowTaskStart,
+    internal_server,
 };
-use everlog_raft::Group;
+use everlog_raft::{ChainPosition, Group, LeadEpoch};
 use everlog_storage::GroupId;
 use everlog_visibility::{Ask, Query, Tallies, VisibilityError};
 use futures::future::join_all;
@@ -263,6 +264,7 @@ impl Internal for Handlers {
     async fn visibility_page(&self, request: tonic::Request<VisibilityRequest>) -> Answer<VisibilityPageResponse> {
         let request = request.into_inner();
         let (groups, namespace, query) = self.wanted_runs(&request)?;
+        confirm_leads(&groups).await.map_err(status_from_error)?;
         let after = if request.after.is_empty() {
             None
         } else {
@@ -281,6 +283,7 @@ impl Internal for Handlers {
 
     async fn visibility_count(&self, request: tonic::Request<VisibilityRequest>) -> Answer<VisibilityCountResponse> {
         let (groups, namespace, query) = self.wanted_runs(request.get_ref())?;
+confirm_leads(&groups).await.map_err(status_from_error)?;
         let counted = everlog_visibility::count(groups, &self.parts().tallies, &namespace, query);
         let counted = counted.await.map_err(status_of)?;
         let counts = counted.into_iter().map(|(status, count)| StatusCount { status, count }).collect();
@@ -293,6 +296,13 @@ impl Internal for Handlers {
         let within = Duration::from_millis(within_ms);
         let is_polled = self.parts().matching.local().has_recent_poller(&queue, within);
         Ok(tonic::Response::new(RecentPollerResponse { is_polled }))
+    }
+
+    async fn metadata_position(&self, _request: tonic::Request<Empty>) -> Answer<MetadataPositionResponse> {
+        let position = self.parts().namespaces.position().await;
+        let ChainPosition { epoch: LeadEpoch { term, opening }, sequence } =
+            position.map_err(|error| status_from_error(CallError::NotDone(error.to_string())))?;
+        Ok(tonic::Response::new(MetadataPositionResponse { term, opening, sequence }))
     }
 
     async fn end_polls(&self, request: tonic::Request<EndPollsRequest>) -> Answer<Empty> {

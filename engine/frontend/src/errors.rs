@@ -121,6 +121,7 @@ impl From<MetaError> for Error {
             MetaError::Invalid(message) => Error::invalid(message),
             MetaError::Protected(message) => Error::failed_precondition(message),
             MetaError::Unavailable(_) => Error::Unavailable(error.to_string()),
+            MetaError::LedElsewhere(_) => Error::NotDone(error.to_string()),
             MetaError::Corrupt(_) => Error::Corrupt(error.to_string()),
         }
     }

@@ -7,8 +7,13 @@
 //!
 //! A call is forwarded once: the node that it comes to answers it or says that it cannot, and never sends it on. Of a call that a node
 //! could not answer surely nothing was done ([`NOT_DONE`]), so the called node tries again, wherever the call belongs by then, until
-//! the caller's time is up or a failover should long be over.
+//! the caller's time is up or a failover should long be over. It does the same when nobody knows what became of a call, if that can be
+//! made twice without harm.
+//!
+//! Calls that change metadata go to the node that leads those. What a node knows of metadata comes a little later than where they are led,
+//! so a namespace that is not known here is asked for there before the caller is told that there is none.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::io::Read;
 use std::pin::Pin;
@@ -17,7 +22,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use everlog_cluster::{NOT_DONE, Peers, is_not_done, not_done};
+use everlog_cluster::{NOT_DONE, Nodes, is_not_done, not_done};
 use everlog_meta::Namespaces;
 use everlog_model::{NodeId, QueueId, limits, slot_of};
 use everlog_partition::{Route, Router};
@@ -32,20 +37,21 @@ use tower::Service;
 
 use super::Services;
 use super::call::parse_timeout;
-use super::locate::{Location, locate};
+use super::locate::{Location, is_repeatable, locate, namespace_of, reads_metadata};
 use super::request_body::{Frames, waits_for_something};
 
 const TIMEOUT: &str = "grpc-timeout";
 
-/// What is kept back of a caller's time, so that the answer arrives: this share of it, or at least so much.
+/// What is kept back of a caller's time, so that the answer arrives: this share of it, but at least and at most so much.
 const ANSWER_SHARE: u32 = 10;
 const ANSWER_TIME_MIN: Duration = Duration::from_millis(50);
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Finds out which calls are for other nodes, and has them answered there.
 pub(super) struct Forward {
     router: Router,
     namespaces: Arc<Namespaces>,
-    peers: Arc<dyn Peers>,
+    nodes: Arc<Nodes>,
     request_bytes_max: usize,
     draining: watch::Receiver<bool>,
 }
@@ -56,7 +62,7 @@ impl Forward {
         Some(Arc::new(Forward {
             router: services.router.clone(),
             namespaces: Arc::clone(&services.namespaces),
-            peers: Arc::clone(services.nodes.as_ref()?.peers()),
+            nodes: Arc::clone(services.nodes.as_ref()?),
             request_bytes_max: services.request_bytes_max,
             draining,
         }))
@@ -67,24 +73,33 @@ impl Forward {
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     {
-        let slot = self.slot(method, request.body());
+        let message = self.message(request.body());
+        let about = self.about(method, message.as_deref()).await;
+        let repeatable = message.as_deref().is_some_and(|message| is_repeatable(method, message));
+        drop(message);
         let kept = Kept::new(request);
         let mut pause = limits::FORWARD_AGAIN_WAIT.0;
+        // From the first failure on: a poll may have waited for long before.
+        let mut until = None;
         loop {
-            // What any node answers is answered here.
-            let route = slot.map(|slot| self.router.slot(slot));
-            let mut response = match route {
-                Some(Route::There(node)) => self.send(node, method, &kept).await,
-                Some(Route::Nowhere) => not_done(Status::unavailable("no node is known to lead the partition")),
-                Some(Route::Here(_)) | None => match service.call(kept.request()).await {
+            let mut response = match self.way(about) {
+                Way::There(node) => self.send(node, method, &kept).await,
+                Way::Nowhere => not_done(Status::unavailable("no node is known to lead the partition")),
+                Way::Here => match service.call(kept.request()).await {
                     Ok(response) => response,
                     Err(never) => match never {},
                 },
             };
-            if !is_not_done(&response) {
+            if about == About::Metadata && Status::from_header_map(response.headers()).is_none() {
+                // Whoever made the change is to find it here.
+                self.catch_up().await;
+            }
+            if !is_not_done(&response) && !(repeatable && is_unavailable(&response)) {
                 return response;
             }
-            if Instant::now() + pause >= kept.until {
+            let next = Instant::now() + pause;
+            let until = *until.get_or_insert_with(|| kept.until(Instant::now()));
+            if next >= until {
                 response.headers_mut().remove(NOT_DONE);
                 return response;
             }
@@ -101,43 +116,89 @@ impl Forward {
         if waits_for_something(method) && *self.draining.borrow() {
             return not_done(Status::unavailable("the called node is stopping"));
         }
-        let slot = self.slot(method, request.body());
-        match slot.map(|slot| self.router.slot(slot)) {
-            Some(Route::There(_) | Route::Nowhere) => {
+        let message = self.message(request.body());
+        let about = self.about(method, message.as_deref()).await;
+        match self.way(about) {
+            Way::There(_) | Way::Nowhere => {
                 not_done(Status::unavailable("the called node does not lead the partition"))
             }
-            Some(Route::Here(_)) | None => match service.call(request.map(Body::new)).await {
+            Way::Here => match service.call(request.map(Body::new)).await {
                 Ok(response) => response,
                 Err(never) => match never {},
             },
         }
     }
 
-    /// The hash slot that a call of `method` with this body is about; `None` if any node answers it. That includes everything that cannot
-    /// be read: the handler says what is wrong with it.
-    fn slot(&self, method: &str, body: &Frames) -> Option<u16> {
+    fn way(&self, about: About) -> Way {
+        match about {
+            About::Nothing => Way::Here,
+            About::Metadata => self.namespaces.leader().map_or(Way::Here, Way::There),
+            About::Slot(slot) => match self.router.slot(slot) {
+                Route::Here(_) => Way::Here,
+                Route::There(node) => Way::There(node),
+                Route::Nowhere => Way::Nowhere,
+            },
+        }
+    }
+
+    /// What a call is about. A namespace that is not known here may be known where the metadata is led.
+    async fn about(&self, method: &str, message: Option<&[u8]>) -> About {
+        if reads_metadata(method) {
+            self.catch_up().await;
+            return About::Nothing;
+        }
+        let Some(message) = message else { return About::Nothing };
+        let location = locate(method, message);
+        let namespace = match location {
+            Some(Location::Token { .. } | Location::Metadata) => None,
+            _ => namespace_of(message),
+        };
+        if namespace.is_some_and(|name| !name.is_empty() && self.namespaces.by_name(name).is_none()) {
+            self.catch_up().await;
+        }
+        match location {
+            Some(Location::Metadata) => About::Metadata,
+            Some(location) => self.slot_of(location).map_or(About::Nothing, About::Slot),
+            None => About::Nothing,
+        }
+    }
+
+    /// Waits until this node knows what is known where the metadata is led, but not for long: without that, it goes on with what it knows.
+    async fn catch_up(&self) {
+        let caught_up = self.namespaces.catch_up_with(async |leader| self.nodes.metadata_position(leader).await);
+        match tokio::time::timeout(limits::METADATA_WAIT_MAX, caught_up).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "this node may not know the latest of the metadata"),
+            Err(_) => tracing::debug!("this node may not know the latest of the metadata: no answer in time"),
+        }
+    }
+
+    /// The message in a body, decompressed; `None` if it cannot be read: the handler says what is wrong with it.
+    fn message<'a>(&self, body: &'a Frames) -> Option<Cow<'a, [u8]>> {
         let (is_compressed, message) = body.message()?;
         if !is_compressed {
-            return self.slot_of(method, &message);
+            return Some(message);
         }
         let mut decompressed = Vec::new();
         let mut reader = flate2::read::GzDecoder::new(&*message).take(self.request_bytes_max as u64);
         reader.read_to_end(&mut decompressed).ok()?;
-        self.slot_of(method, &decompressed)
+        Some(Cow::Owned(decompressed))
     }
 
-    fn slot_of(&self, method: &str, message: &[u8]) -> Option<u16> {
+    /// The hash slot of what a call is about; `None` if its namespace is not known.
+    fn slot_of(&self, location: Location<'_>) -> Option<u16> {
         let id_of = |name: &str| self.namespaces.by_name(name).map(|namespace| namespace.namespace.id);
-        Some(match locate(method, message)? {
-            Location::Workflow { namespace, workflow_id } => slot_of(id_of(namespace)?, workflow_id),
-            Location::Token { namespace_id, workflow_id } => slot_of(namespace_id, &workflow_id),
-            Location::Queue { namespace, kind, name } => QueueId::new(id_of(namespace)?, kind, name).slot(),
-        })
+        match location {
+            Location::Workflow { namespace, workflow_id } => Some(slot_of(id_of(namespace)?, workflow_id)),
+            Location::Token { namespace_id, workflow_id } => Some(slot_of(namespace_id, &workflow_id)),
+            Location::Queue { namespace, kind, name } => Some(QueueId::new(id_of(namespace)?, kind, name).slot()),
+            Location::Metadata => None,
+        }
     }
 
     /// Sends a call to a node. One that waits for something to happen ends when this node stops.
     async fn send(&self, node: NodeId, method: &str, kept: &Kept) -> Response<Body> {
-        let answer = self.peers.call(node, kept.request());
+        let answer = self.nodes.peers().call(node, kept.request());
         if !waits_for_something(method) {
             return answer.await;
         }
@@ -150,14 +211,36 @@ impl Forward {
     }
 }
 
+/// What a call is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum About {
+    /// Whatever has that hash slot.
+    Slot(u16),
+    /// The metadata, which it changes.
+    Metadata,
+    /// Nothing that one node has: any node answers it.
+    Nothing,
+}
+
+/// Where a call is answered.
+enum Way {
+    Here,
+    There(NodeId),
+    Nowhere,
+}
+
+fn is_unavailable(response: &Response<Body>) -> bool {
+    response.headers().get(Status::GRPC_STATUS).is_some_and(|status| status == "14")
+}
+
 /// A call that may be made more than once.
 struct Kept {
     parts: Parts,
     body: [Bytes; 2],
     /// When the caller gives up, if it says so.
     deadline: Option<Instant>,
-    /// Until when it makes sense to try again.
-    until: Instant,
+    /// When an answer is still in time for that.
+    answer_by: Option<Instant>,
 }
 
 impl Kept {
@@ -165,12 +248,17 @@ impl Kept {
         let now = Instant::now();
         let (parts, body) = request.into_parts();
         let timeout = parts.headers.get(TIMEOUT).and_then(|value| parse_timeout(value.to_str().ok()?));
-        let wait = timeout.map_or(limits::FORWARD_WAIT_MAX, |timeout| {
-            let for_answer = (timeout / ANSWER_SHARE).max(ANSWER_TIME_MIN);
-            timeout.saturating_sub(for_answer).min(limits::FORWARD_WAIT_MAX)
-        });
-        let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
-        Kept { parts, body: body.into_bytes(), deadline, until: now + wait }
+        let for_answer = |timeout: Duration| (timeout / ANSWER_SHARE).max(ANSWER_TIME_MIN).min(ANSWER_TIME_MAX);
+        let after = |timeout: Duration| now.checked_add(timeout);
+        let deadline = timeout.and_then(after);
+        let answer_by = timeout.and_then(|timeout| after(timeout.saturating_sub(for_answer(timeout))));
+        Kept { parts, body: body.into_bytes(), deadline, answer_by }
+    }
+
+    /// Until when it makes sense to try again what failed at `failed`.
+    fn until(&self, failed: Instant) -> Instant {
+        let until = failed + limits::FORWARD_WAIT_MAX;
+        self.answer_by.map_or(until, |answer_by| answer_by.min(until))
     }
 
     /// The call with what is left of its time.

@@ -140,9 +140,9 @@ where
             let method = timed.operation.name;
             Box::pin(observe(timed, uri, call(budget, forward, method, request, self.workflow.clone())))
         } else if let Some(method) = method_of(uri.path(), operator_service_server::SERVICE_NAME) {
-            let timed = Timed::new(method);
+            let (timed, forward) = (Timed::new(method), self.forward.clone());
             let method = timed.operation.name;
-            Box::pin(observe(timed, uri, call(budget, None, method, request, self.others.clone())))
+            Box::pin(observe(timed, uri, call(budget, forward, method, request, self.others.clone())))
         } else {
             // Health and reflection take small requests only, and reflection a stream of them.
             Box::pin(observe(Timed::new(OTHER_OPERATION), uri, self.others.call(request)))

@@ -17,6 +17,50 @@ pub(super) enum Location<'a> {
     Token { namespace_id: NamespaceId, workflow_id: String },
     /// A task queue: the normal one, if the call names a sticky one.
     Queue { namespace: &'a str, kind: TaskKind, name: &'a str },
+    /// The metadata, which it changes.
+    Metadata,
+}
+
+/// Whether a call shows metadata, so that any node answers it that has all of them.
+pub(super) fn reads_metadata(method: &str) -> bool {
+    matches!(method, "DescribeNamespace" | "ListNamespaces" | "ListSearchAttributes")
+}
+
+/// The namespace that a request names in field 1, which it does unless it has a token there.
+pub(super) fn namespace_of(request: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes(request, 1)?).ok()
+}
+
+/// Whether a call may be made again when nobody knows what became of it: it only looks, or it names itself by an id or a token, so that
+/// it does nothing the second time.
+///
+/// A call with a token that was done the first time is then answered as one that came too late, which workers take in their stride.
+pub(super) fn is_repeatable(method: &str, request: &[u8]) -> bool {
+    let is_named = |id: Option<&[u8]>| id.is_some_and(|id| !id.is_empty());
+    match method {
+        "StartWorkflowExecution" | "SignalWithStartWorkflowExecution" => is_named(bytes(request, 10)),
+        "SignalWorkflowExecution" => is_named(bytes(request, 6)),
+        "RequestCancelWorkflowExecution" => is_named(bytes(request, 4)),
+        "UpdateWorkflowExecution" => is_named(update_id(request)),
+        // What starts the workflow has an id of its own or is refused the second time; the update is the one that is followed.
+        "ExecuteMultiOperation" => is_named(bytes(request, 2).and_then(|operation| update_id(bytes(operation, 2)?))),
+        "PollWorkflowTaskQueue"
+        | "PollActivityTaskQueue"
+        | "QueryWorkflow"
+        | "PollWorkflowExecutionUpdate"
+        | "RecordActivityTaskHeartbeat"
+        | "RecordActivityTaskHeartbeatById"
+        | "ResetStickyTaskQueue" => true,
+        _ => {
+            let reads = ["Get", "Describe", "List", "Count", "Scan"].iter().any(|verb| method.starts_with(verb));
+            reads || (method.starts_with("Respond") && !method.ends_with("ById"))
+        }
+    }
+}
+
+/// The id of the update in an UpdateWorkflowExecutionRequest.
+fn update_id(request: &[u8]) -> Option<&[u8]> {
+    bytes(bytes(bytes(request, 5)?, 1)?, 1)
 }
 
 /// `None` for calls that any node answers, and for requests that do not say what they should. A request has its namespace in field 1,
@@ -64,6 +108,13 @@ pub(super) fn locate<'a>(method: &str, request: &'a [u8]) -> Option<Location<'a>
             let is_activity = number(request, 3) == Some(TaskQueueType::Activity as u64);
             queue(request, if is_activity { TaskKind::Activity } else { TaskKind::Workflow })
         }
+        "RegisterNamespace"
+        | "UpdateNamespace"
+        | "DeprecateNamespace"
+        | "DeleteNamespace"
+        | "AddSearchAttributes"
+        | "RemoveSearchAttributes"
+        | "UpdateTaskQueueConfig" => Some(Location::Metadata),
         _ => None,
     }
 }

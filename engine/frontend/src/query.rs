@@ -12,7 +12,7 @@ use everlog_kernel::{Rejection, RunCommand, RunId};
 use everlog_matching::Message;
 use everlog_matching::query_waiters::WaitingQuery;
 use everlog_model::{QueueId, WorkflowRef};
-use everlog_partition::Route;
+use everlog_partition::{LeadWatch, Route};
 use everlog_proto::api::common::v1::Payloads;
 use everlog_proto::api::enums::v1::QueryResultType;
 use everlog_proto::api::query::v1::QueryRejected;
@@ -51,6 +51,7 @@ pub(super) async fn query_workflow(
     let address = address(&namespace, workflow_id);
     let deadline = call.deadline.unwrap_or_else(|| Instant::now() + WAIT_MAX);
 
+    let lead = frontend.router.partition_of(&address)?.lead();
     let waiting = frontend.queries.register(address.clone());
     let command = RunCommand::QueryWorkflow {
         query_id: waiting.id,
@@ -64,7 +65,7 @@ pub(super) async fn query_workflow(
             ..QueryWorkflowResponse::default()
         }),
         Reply::Query(QueryReply::Asked) => {
-            let query_result = asked.answer(frontend, deadline).await?;
+            let query_result = asked.answer(frontend, deadline, lead).await?;
             Ok(QueryWorkflowResponse { query_result, ..QueryWorkflowResponse::default() })
         }
         reply => Err(unexpected(&reply)),
@@ -80,12 +81,20 @@ struct Asked {
 }
 
 impl Asked {
-    async fn answer(&mut self, frontend: &Frontend, deadline: Instant) -> Result<Option<Payloads>, Error> {
+    /// Waits for the answer. A query is known to the lead that took it, and to nobody else.
+    async fn answer(
+        &mut self,
+        frontend: &Frontend,
+        deadline: Instant,
+        mut lead: LeadWatch,
+    ) -> Result<Option<Payloads>, Error> {
+        let lost = || Error::NotDone("the partition is led anew".to_owned());
         let answer_by = deadline.checked_sub(ANSWER_TIME).unwrap_or(deadline);
         let last_look = deadline.checked_sub(LAST_LOOK).unwrap_or(deadline).min(answer_by);
         tokio::select! {
             answer = self.waiting.answered() => return answer.map_err(Error::from),
             () = frontend.drained() => return Err(Error::Unavailable("the server is stopping".to_owned())),
+            () = lead.lost() => return Err(lost()),
             () = tokio::time::sleep_until(last_look) => {}
         }
         if !self.has_worker().await {
@@ -94,6 +103,7 @@ impl Asked {
         }
         tokio::select! {
             answer = self.waiting.answered() => answer.map_err(Error::from),
+            () = lead.lost() => Err(lost()),
             () = tokio::time::sleep_until(answer_by) => {
                 Err(Error::DeadlineExceeded("query timed out before a worker could process it"))
             }

@@ -146,7 +146,8 @@ pub async fn serve(
     let reclaiming = tokio::spawn(deleted_namespaces::reclaim(frontend));
     if let (Some((peers, internal)), Some(forward)) = (internal, &forward) {
         let (workflow, forward, budget) = (routes.workflow.clone(), Arc::clone(forward), Arc::clone(&routes.budget));
-        peers.attach(Inside { workflow, internal, forward, budget }.entry());
+        let others = routes.others.clone();
+        peers.attach(Inside { workflow, others, internal, forward, budget }.entry());
     }
     let drained = |mut draining: watch::Receiver<bool>| async move {
         // The sender lives as long as this function.

@@ -137,6 +137,7 @@ impl<'a> Runs<'a> {
 
     pub(super) async fn list(self, after: Option<Position>, limit: usize) -> Result<Page, Error> {
         let Spread { here, there } = self.spread;
+        everlog_partition::confirm_leads(&here).await?;
         let here = visibility::list(here, &self.namespace, self.query, after, limit);
         let Some(nodes) = &self.frontend.nodes else { return Ok(here.await?) };
         let (asked, here) = (&self.asked, here.map_err(Error::from));
@@ -148,6 +149,7 @@ impl<'a> Runs<'a> {
 
     pub(super) async fn count(self) -> Result<ByStatus, Error> {
         let Spread { here, there } = self.spread;
+        everlog_partition::confirm_leads(&here).await?;
         let here = visibility::count(here, &self.frontend.tallies, &self.namespace, self.query);
         let Some(nodes) = &self.frontend.nodes else { return Ok(here.await?) };
         let (asked, here) = (&self.asked, here.map_err(Error::from));

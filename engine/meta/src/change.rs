@@ -17,6 +17,9 @@ use super::{MetaError, Namespaces};
 /// How long a change waits for leadership of the meta group and for its entry to be applied.
 const CHANGE_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// How long a change waits to be led here before it looks whether another node leads.
+const ELECTION_LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
 /// How long until a change is decided again that came too late or met no leader.
 const CHANGE_AGAIN_WAIT: Duration = Duration::from_millis(5);
 
@@ -48,7 +51,17 @@ impl Namespaces {
         decide: &impl Fn(&View) -> Result<(Vec<RowChange>, T), MetaError>,
     ) -> Result<Option<T>, MetaError> {
         let group = self.group.read().clone();
-        let term = until_led(&group).await?;
+        if let Some(leader) = self.leader() {
+            return Err(MetaError::LedElsewhere(leader));
+        }
+        let term = match self.me {
+            None => until_led(&group).await?,
+            // Another node may be elected meanwhile.
+            Some(_) => match tokio::time::timeout(ELECTION_LOOK_INTERVAL, until_led(&group)).await {
+                Ok(term) => term?,
+                Err(_) => return Ok(None),
+            },
+        };
         let view = self.view_at(group.applied_chain().position).await?;
         let (changes, outcome) = decide(&view)?;
         if changes.is_empty() {

@@ -6,6 +6,7 @@
 
 mod change;
 mod delete;
+mod elsewhere;
 mod namespaces;
 mod owner;
 mod record;
@@ -22,6 +23,7 @@ pub use task_queues::ConfiguredQueue;
 use std::borrow::Cow;
 
 use everlog_kernel::NamespaceId;
+use everlog_storage::NodeId;
 
 /// Why the metadata could not be read or changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +43,9 @@ pub enum MetaError {
     /// This node cannot change the metadata now. The change may have been made.
     #[error("the metadata cannot be changed now: {0}")]
     Unavailable(String),
+    /// Another node leads the metadata. The change was surely not made.
+    #[error("node {0} leads the metadata")]
+    LedElsewhere(NodeId),
     /// A row is not readable.
     #[error("the metadata is not readable: {0}")]
     Corrupt(String),

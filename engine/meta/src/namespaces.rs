@@ -8,8 +8,8 @@ use everlog_kernel::{Namespace, NamespaceId};
 use everlog_model::{NamespaceSource, SlotSource, SlotTable};
 use everlog_proto::api::enums::v1::{IndexedValueType, NamespaceState};
 use everlog_raft::GroupSlot;
-use everlog_storage::GroupId;
 use everlog_storage::state::RowChange;
+use everlog_storage::{GroupId, NodeId};
 use tokio::sync::{Notify, watch};
 
 use super::MetaError;
@@ -38,6 +38,10 @@ pub struct Namespaces {
     pub(super) refresh: Arc<Notify>,
     /// Changes that this node makes go one by one: side by side, all but one would be in vain.
     pub(super) changing: tokio::sync::Mutex<()>,
+    /// This node, if there are others.
+    pub(super) me: Option<NodeId>,
+    /// Whoever looks at what another node has goes one by one, and when that was last.
+    pub(super) looking: tokio::sync::Mutex<Option<tokio::time::Instant>>,
     unreadable: watch::Receiver<Option<MetaError>>,
 }
 
@@ -71,7 +75,9 @@ impl Namespaces {
     /// # Errors
     ///
     /// [`MetaError::Corrupt`] or [`MetaError::Unavailable`] if a row is not readable.
-    pub async fn open(group: GroupSlot) -> Result<Arc<Namespaces>, MetaError> {
+    ///
+    /// `me` is this node, if there are others that may lead the metadata.
+    pub async fn open(group: GroupSlot, me: Option<NodeId>) -> Result<Arc<Namespaces>, MetaError> {
         let refresh = Arc::new(Notify::new());
         let feed = {
             let (group, refresh) = (Arc::clone(&group), Arc::clone(&refresh));
@@ -79,7 +85,8 @@ impl Namespaces {
         };
         let (view, unreadable) = (feed.view(), feed.unreadable());
         tokio::spawn(feed.run());
-        Ok(Arc::new(Namespaces { group, view, refresh, changing: tokio::sync::Mutex::new(()), unreadable }))
+        let (changing, looking) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(None));
+        Ok(Arc::new(Namespaces { group, view, refresh, changing, me, looking, unreadable }))
     }
 
     /// Waits until this node leads the meta group and knows all of the metadata.

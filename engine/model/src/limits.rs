@@ -143,6 +143,10 @@ pub const NODE_LOAD_SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 /// below what replication sends at once.
 pub const PARTITION_BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
 
+/// Log that a node of a cluster keeps for followers that are away, bytes over all groups: what two thousand workflows a second write in
+/// four minutes. A follower that is away for longer cannot catch up.
+pub const CLUSTER_LOG_TAIL_BYTES: u64 = 1 << 30;
+
 /// Partitions of a new data directory: enough to use the cores of a small machine, few enough to share an fsync well.
 pub const PARTITIONS_DEFAULT: u32 = 4;
 
@@ -297,6 +301,9 @@ pub const QUERY_AGAIN_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a call waits at most for a node that answers it: longer than a failover, shorter than the patience of clients.
 pub const FORWARD_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How long a call waits at most until this node knows the latest of the metadata. Without that it goes on with what is known here.
+pub const METADATA_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// The first and the longest wait before a call that was surely not done is tried again.
 pub const FORWARD_AGAIN_WAIT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));

@@ -53,7 +53,7 @@ pub use faults::RowFaults;
 pub use history_pages::{HistoryPage, PageSize};
 pub use job::Answer;
 pub use outbox::Delivery;
-pub use router::{Route, Router, Spread};
+pub use router::{Route, Router, Spread, confirm_leads};
 pub use starts::StartQuery;
 pub use status::Status;
 
@@ -185,6 +185,13 @@ impl Partition {
         self.status.clone()
     }
 
+    /// The lead that there is now, to hear of its end.
+    pub fn lead(&self) -> LeadWatch {
+        let mut status = self.status.clone();
+        status.mark_unchanged();
+        LeadWatch(status)
+    }
+
     /// Stops the loop once what is in flight is durable.
     pub async fn stop(&self) {
         let (done, stopped) = oneshot::channel();
@@ -279,6 +286,7 @@ impl Partition {
         wait: Duration,
     ) -> Result<RunView, CallError> {
         let (reply, mut answer) = mpsc::channel(2);
+        let mut lead = self.lead();
         self.send(address, run_id, Work::Watch { seen, reply }, job::VIEW_BYTES).await?;
         // The first answer is what is known now; a second one comes when the wait is over early.
         let now = answer.recv().await.ok_or_else(|| self.dropped())??;
@@ -289,11 +297,11 @@ impl Partition {
         let until = tokio::time::Instant::now() + wait;
         match tokio::time::timeout_at(until, answer.recv()).await {
             Ok(Some(later)) => later,
-            // Nobody will tell: the lead is lost, or too many wait for this run. Either way the caller asks again.
-            Ok(None) => {
-                tokio::time::sleep_until(until).await;
-                Ok(now)
-            }
+            // Nobody will tell: the lead is lost, or too many wait for this run, and the caller asks again later.
+            Ok(None) => tokio::select! {
+                () = lead.lost() => Err(CallError::NotDone("the partition is led anew".to_owned())),
+                () = tokio::time::sleep_until(until) => Ok(now),
+            },
             Err(_) => Ok(now),
         }
     }
@@ -459,6 +467,18 @@ impl Partition {
         } else {
             CallError::Failed("the command failed; see the server's log".to_owned())
         }
+    }
+}
+
+/// Tells when the lead of a partition that was there is lost, and what only it knew with it.
+#[derive(Clone, Debug)]
+pub struct LeadWatch(watch::Receiver<Status>);
+
+impl LeadWatch {
+    /// Resolves when the lead is lost, or has been since this was made. Cancel safe.
+    pub async fn lost(&mut self) {
+        // Every lead that begins or ends is a change. An error says that the partition has stopped.
+        let _ = self.0.changed().await;
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use everlog_kernel::command::Reply;
 use everlog_kernel::outbox::OutboxMessage;
 use everlog_kernel::{Command, NamespaceId, RunId};
 use everlog_model::{CallError, NamespaceSource, NodeId, QueueId, SlotSource, WorkflowRef, slot_of};
-use everlog_raft::Group;
+use everlog_raft::{Group, ReadConsistency};
 use everlog_storage::GroupId;
 
 use super::cluster::{Cluster, OtherNodes};
@@ -154,6 +155,22 @@ impl Router {
     pub fn partitions(&self) -> impl Iterator<Item = &Partition> {
         self.partitions.iter()
     }
+}
+
+/// Makes sure that these groups are led here, so that everything that was acknowledged is in the rows that are read afterwards.
+///
+/// # Errors
+///
+/// [`CallError::NotDone`] if one of them is not, or nobody confirms it.
+pub async fn confirm_leads(groups: &[Group]) -> Result<(), CallError> {
+    for group in groups {
+        // Mostly the lease says so, which costs nothing.
+        if !group.lease_valid(Instant::now()) {
+            let confirmed = group.read_barrier(ReadConsistency::Linearizable).await;
+            confirmed.map_err(|error| CallError::NotDone(error.to_string()))?;
+        }
+    }
+    Ok(())
 }
 
 fn led_here(route: Route<'_>) -> Result<&Partition, CallError> {

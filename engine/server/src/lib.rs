@@ -5,6 +5,7 @@
 
 pub mod descriptors;
 pub mod disk;
+pub mod membership;
 pub mod memory;
 pub mod node;
 pub mod settings;

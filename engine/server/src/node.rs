@@ -4,6 +4,8 @@
 //!   data directory ─▶ log engine, state engine ─▶ raft node ─▶ group 0: namespaces
 //!                                                          └─▶ groups 1..=n: partition loops ◀─▶ matching ◀─ frontend
 //! ```
+//!
+//! A node of a cluster finds the others first (`membership`), and has replicas of groups that any of them may lead.
 
 use std::fmt;
 use std::future::Future;
@@ -12,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_cluster::{Nodes, Offers, Pages, Peers};
+use everlog_cluster::{GroupLeaders, Nodes, Offers, Pages, Peers, TransportPeers};
 use everlog_frontend::{Listeners, ServeError, Services};
 use everlog_kernel::Limits;
 use everlog_matching::query_waiters::Queries;
@@ -20,7 +22,7 @@ use everlog_matching::{Backlog, Homes, Matching, MatchingHandle};
 use everlog_meta::{MetaError, Namespaces};
 use everlog_model::{DiskRoom, InForce, NamespaceSource, NodeId, OneNode, SlotSource, SlotTable, limits};
 use everlog_partition::{Cluster, Dependencies, Leaders, Router, RowFaults, TaskRows};
-use everlog_raft::{Group, GroupReplica, GroupSlot, Leadership, NodeOptions};
+use everlog_raft::{Group, GroupReplica, GroupSlot, Leadership, NodeInfo, NodeOptions};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, DirectoryError, NodeIdentity};
 use everlog_storage::log::{LogEngine, LogError};
@@ -31,8 +33,19 @@ use parking_lot::RwLock;
 
 use crate::descriptors::Descriptors;
 use crate::disk::DiskWatch;
+use crate::membership::{ClusterOptions, Membership};
 use crate::settings::{DataLocation, Settings, follow};
 use crate::{memory, telemetry};
+
+/// How long a node that starts waits for the latest of the metadata.
+const CATCH_UP_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How often a node looks whether the metadata is there, and how often it says that it is not.
+const FOUND_INTERVAL: Duration = Duration::from_millis(100);
+const FOUND_SAY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Heartbeats that a follower may miss before it asks for an election.
+const HEARTBEATS_MISSED: u32 = 5;
 
 /// The group of the metadata.
 pub const META_GROUP: GroupId = GroupId(0);
@@ -50,11 +63,14 @@ pub struct Options {
     pub cache_bytes_max: usize,
     /// Tables of rows that are open at a time.
     pub tables_open_max: usize,
-    /// The other nodes, if there are any.
+    /// The cluster that it is one node of, if there are others.
+    pub cluster: Option<ClusterOptions>,
+    /// Other nodes that partitions of one replica each are shared with, for tests: a node has those that nobody else leads. Excludes
+    /// `cluster`.
     pub neighbours: Option<Neighbours>,
 }
 
-/// The other nodes of a cluster. As long as partitions have one replica each, a node has those that nobody else leads.
+/// The other nodes of a cluster.
 #[derive(Clone)]
 pub struct Neighbours {
     /// The node itself.
@@ -95,6 +111,9 @@ pub enum NodeError {
     /// The servers failed.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// It cannot be part of the cluster that the settings name.
+    #[error("{0}")]
+    Cluster(String),
     /// A thread or a task cannot be started.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -115,21 +134,53 @@ pub struct Node {
     raft: Arc<everlog_raft::Node>,
     log: Arc<SegmentLog>,
     state: Arc<RocksState>,
+    /// Its cluster, if there are other nodes.
+    membership: Option<Membership>,
+    /// All groups with a replica here.
+    groups: Vec<GroupSlot>,
+    /// What goes on beside, for as long as the node runs.
+    _tasks: Vec<AbortOnDrop>,
     /// Held until everything else has stopped: it keeps other processes out.
-    directory: DataDirectory,
+    directory: Arc<DataDirectory>,
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Node {
-    /// Opens the data directory and starts every group; returns when all of them are led here.
+    /// Opens the data directory and starts every group. Returns once all of them are led here; in a cluster, once this node knows which
+    /// partitions there are.
     ///
     /// # Errors
     ///
     /// See [`NodeError`].
     pub async fn start(options: Options) -> Result<Node, NodeError> {
-        let directory = DataDirectory::open(&options.data_dir)?;
-        // A directory that is used for the first time founds a cluster of one, which is named after it.
-        let me = options.neighbours.as_ref().map_or(NodeId(1), |neighbours| neighbours.me);
-        let identity = directory.count_start(directory.id(), me.0)?;
+        let directory = Arc::new(DataDirectory::open(&options.data_dir)?);
+        let membership = match options.cluster {
+            Some(cluster) => Some(Membership::find(&directory, cluster).await?),
+            None => None,
+        };
+        if membership.is_none()
+            && let Some(founding) = directory.founded()?
+        {
+            let (path, name) = (directory.path().display(), founding.name);
+            return Err(NodeError::Cluster(format!(
+                "data directory {path} belongs to cluster {name:?}, but the settings have no [cluster]"
+            )));
+        }
+        // A directory that is used for the first time without others founds a cluster of one, which is named after it.
+        let (cluster_id, me) = match (&membership, &options.neighbours) {
+            (Some(membership), _) => (membership.founding.cluster_id, membership.me),
+            (None, Some(neighbours)) => (directory.id(), neighbours.me),
+            (None, None) => (directory.id(), NodeId(1)),
+        };
+        let identity = directory.count_start(cluster_id, me.0)?;
         let log_path = directory.log_path();
         let state_path = directory.state_path();
         let state_options = StateOptions { tables_open_max: options.tables_open_max, ..StateOptions::default() };
@@ -140,38 +191,51 @@ impl Node {
         );
         let log = Arc::new(log.map_err(std::io::Error::other)??);
         let state = Arc::new(state.map_err(std::io::Error::other)??);
-        let raft = Arc::new(everlog_raft::Node::new(
-            NodeOptions::default(),
+        let raft = Arc::new(everlog_raft::Node::with_peers(
+            raft_options(membership.as_ref()),
             Arc::clone(&log) as Arc<dyn LogEngine>,
             Arc::clone(&state) as Arc<dyn StateEngine>,
+            membership.as_ref().map(|membership| Arc::new(membership.mesh.clone()) as _),
         ));
-        let meta = Arc::new(RwLock::new(start_group(&raft, &identity, META_GROUP).await?));
-        tokio::spawn(everlog_meta::keep_open(Arc::clone(&raft), Arc::clone(&meta)));
-        let namespaces = Namespaces::open(meta).await?;
-        namespaces.catch_up().await?;
-        let wanted: Vec<_> = (1..=options.partitions).map(GroupId).collect();
-        let wanted = SlotTable::even(&wanted)
-            .ok_or_else(|| MetaError::Invalid(format!("cannot have {} partitions", wanted.len()).into()))?;
-        let slots = namespaces.slots_or_set(wanted).await?;
-        let mut groups = Vec::new();
-        let leads_elsewhere = |partition: &GroupId| {
-            let neighbours = options.neighbours.as_ref();
-            neighbours.is_some_and(|neighbours| neighbours.leaders.leads_elsewhere(*partition).is_some())
+        let starting = Starting { raft: &raft, identity: &identity, membership: membership.as_ref() };
+        let meta = Arc::new(RwLock::new(starting.group(META_GROUP).await?));
+        let mut tasks = vec![spawn(everlog_meta::keep_open(Arc::clone(&raft), Arc::clone(&meta)))];
+        let namespaces =
+            Namespaces::open(Arc::clone(&meta), membership.as_ref().map(|membership| membership.me)).await?;
+        let (groups, leaders, neighbours) = match &membership {
+            None => {
+                let groups = starting.alone(&namespaces, options.partitions, options.neighbours.as_ref()).await?;
+                if !identity.is_bootstrapped {
+                    directory.finish_bootstrap()?;
+                }
+                (groups, None, options.neighbours)
+            }
+            Some(membership) => {
+                let mut groups = Vec::new();
+                for partition in membership.partitions_here() {
+                    groups.push(Arc::new(RwLock::new(starting.group(partition).await?)));
+                }
+                let peers = TransportPeers::new(Arc::new(membership.mesh.clone()));
+                membership.join(&identity, &raft, &peers);
+                let all: Vec<_> = groups.iter().chain([&meta]).cloned().collect();
+                if !identity.is_bootstrapped {
+                    membership.found_groups(&all).await?;
+                    directory.finish_bootstrap()?;
+                }
+                found_slots(&namespaces, membership.founding.partitions).await?;
+                tasks.push(spawn(membership.clone().spread_leads(all)));
+                let leaders = GroupLeaders::new(me, groups.iter().cloned());
+                let neighbours = Neighbours { me, leaders: Arc::clone(&leaders) as _, peers };
+                (groups, Some(leaders), Some(neighbours))
+            }
         };
-        for partition in slots.partitions().into_iter().filter(|partition| !leads_elsewhere(partition)) {
-            groups.push(start_group(&raft, &identity, partition).await?);
-        }
-        for group in &groups {
-            until_led(group).await?;
-        }
-        if !identity.is_bootstrapped {
-            directory.finish_bootstrap()?;
-        }
-        let groups: Vec<GroupSlot> = groups.into_iter().map(|group| Arc::new(RwLock::new(group))).collect();
         let source: Arc<dyn NamespaceSource> = Arc::clone(&namespaces) as _;
         let faults = RowFaults::default();
         let rows = TaskRows::new(groups.clone(), Arc::clone(&source), faults.clone());
-        let Seams { nodes, cluster, matching } = seams(options.neighbours, rows, &namespaces);
+        let Seams { nodes, cluster, matching } = seams(neighbours, rows, &namespaces);
+        if let (Some(leaders), Some(nodes)) = (leaders, &nodes) {
+            leaders.set_nodes(nodes);
+        }
         let queries = Arc::new(Queries::new());
         let dependencies = Dependencies {
             matching: matching.clone(),
@@ -183,9 +247,39 @@ impl Node {
             limits: options.limits,
             cache_bytes_max: options.cache_bytes_max / groups.len().max(1),
         };
-        let partitions = everlog_partition::spawn(&raft, groups, &dependencies)?;
+        let partitions = everlog_partition::spawn(&raft, groups.clone(), &dependencies)?;
         let router = Router::new(partitions, Arc::clone(&namespaces) as _, cluster);
-        Ok(Node { router, matching, namespaces, queries, nodes, raft, log, state, directory })
+        let groups = groups.into_iter().chain([meta]).collect();
+        Ok(Node {
+            router,
+            matching,
+            namespaces,
+            queries,
+            nodes,
+            raft,
+            log,
+            state,
+            membership,
+            groups,
+            _tasks: tasks,
+            directory,
+        })
+    }
+
+    /// Waits until this node knows what was known of the metadata when it started, but not for long.
+    async fn catch_up(&self) {
+        let Some(nodes) = &self.nodes else { return };
+        let caught_up = self.namespaces.catch_up_with(async |leader| nodes.metadata_position(leader).await);
+        if !matches!(tokio::time::timeout(CATCH_UP_TIME_MAX, caught_up).await, Ok(Ok(()))) {
+            tracing::info!("this node may not know the latest of the metadata yet");
+        }
+    }
+
+    /// Gives the leads of this node to others, so that nobody waits until they notice that it is gone.
+    pub async fn hand_over(&self) {
+        if let Some(membership) = &self.membership {
+            membership.hand_over(&self.groups).await;
+        }
     }
 
     /// Resolves when the node must stop because its disk failed, or its metadata cannot be read.
@@ -201,7 +295,8 @@ impl Node {
 
     /// Names the cluster that the data belongs to.
     pub fn cluster_id(&self) -> String {
-        self.directory.id().to_string()
+        let founded = self.membership.as_ref().map(|membership| membership.founding.cluster_id);
+        founded.unwrap_or_else(|| self.directory.id()).to_string()
     }
 
     /// What the log engine has written so far.
@@ -225,7 +320,11 @@ impl Node {
             for partition in self.router.partitions() {
                 partition.stop().await;
             }
-            Ok(self.raft.shutdown().await?)
+            let stopped = self.raft.shutdown().await;
+            if let Some(membership) = &self.membership {
+                membership.mesh.shutdown().await;
+            }
+            Ok(stopped?)
         };
         tokio::time::timeout(limits::STOP_TIME_MAX, stop).await.unwrap_or(Err(NodeError::Late(limits::STOP_TIME_MAX)))
     }
@@ -246,18 +345,31 @@ pub async fn run(
     };
     // Ports first: a taken one is the likeliest mistake, and costs nothing to find.
     let listeners = Listeners::bind(&settings.listen).await?;
+    let mut shutdown = std::pin::pin!(shutdown);
     let config = Arc::new(InForce::new(settings.dynamic.per_namespace()));
     let limits = Arc::new(InForce::new(settings.dynamic.per_namespace().map(|config| config.limits.clone())));
-    let node = Node::start(Options {
+    let starting = Node::start(Options {
         data_dir: data_dir.clone(),
         partitions: limits::PARTITIONS_DEFAULT,
         limits: Arc::clone(&limits),
         cache_bytes_max: limits::WORKFLOW_CACHE_BYTES_MAX,
         tables_open_max: descriptors.tables_open_max(),
+        cluster: settings.cluster.clone(),
         neighbours: None,
-    })
-    .await?;
-    node.namespaces.ensure(settings.wanted_namespaces(), &settings.search_attributes).await?;
+    });
+    // Nodes of a cluster wait for each other.
+    let node = tokio::select! {
+        node = starting => node?,
+        () = &mut shutdown => return Ok(()),
+    };
+    let ensured = until_done(&node.namespaces, async || {
+        node.namespaces.ensure(settings.wanted_namespaces(), &settings.search_attributes).await
+    });
+    tokio::select! {
+        ensured = ensured => ensured?,
+        () = &mut shutdown => return node.stop().await,
+    }
+    node.catch_up().await;
     let disk = Arc::new(DiskRoom::default());
     let watch = DiskWatch {
         path: data_dir.clone(),
@@ -290,8 +402,13 @@ pub async fn run(
     let giving_back = tokio::spawn(memory::give_back(Arc::clone(&node.state)));
     let watching = tokio::spawn(watch.run());
     let following = tokio::spawn(follow(settings.clone(), config, limits));
+    // While it still serves: calls are sent on to whoever leads.
+    let handed_over = async {
+        shutdown.await;
+        node.hand_over().await;
+    };
     let served = tokio::select! {
-        served = everlog_frontend::serve(listeners, services, shutdown) => served.map_err(NodeError::from),
+        served = everlog_frontend::serve(listeners, services, handed_over) => served.map_err(NodeError::from),
         () = telemetry::fold_histograms() => Ok(()),
         error = fatal => {
             tracing::error!(%error, "the node stops; restart to recover a known state");
@@ -327,14 +444,97 @@ fn seams(neighbours: Option<Neighbours>, rows: TaskRows, namespaces: &Arc<Namesp
     Seams { nodes: Some(nodes), cluster, matching }
 }
 
-/// Opens a group that is there; creates it while the groups that a cluster begins with are not all there yet.
-async fn start_group(
-    raft: &everlog_raft::Node,
-    identity: &NodeIdentity,
-    group: GroupId,
-) -> Result<Group, everlog_raft::NodeError> {
-    let replica = GroupReplica::founding(group);
-    if identity.is_bootstrapped { raft.open_group(replica).await } else { raft.create_group(replica).await }
+/// How the groups of a node are started.
+struct Starting<'a> {
+    raft: &'a everlog_raft::Node,
+    identity: &'a NodeIdentity,
+    membership: Option<&'a Membership>,
+}
+
+impl Starting<'_> {
+    /// Opens a group that is there; creates it while the groups that a cluster begins with are not all there yet.
+    async fn group(&self, group: GroupId) -> Result<Group, everlog_raft::NodeError> {
+        let Starting { raft, identity, membership } = *self;
+        match (membership.map(|membership| membership.replica(group)), identity.is_bootstrapped) {
+            (Some(replica), true) => raft.open_group(replica).await,
+            (Some(replica), false) => raft.create_replica(replica).await,
+            (None, true) => raft.open_group(GroupReplica::founding(group)).await,
+            (None, false) => raft.create_group(GroupReplica::founding(group)).await,
+        }
+    }
+
+    /// The partitions of a node whose groups have no other replicas. Returns once it leads all of them.
+    async fn alone(
+        &self,
+        namespaces: &Namespaces,
+        partitions: u32,
+        neighbours: Option<&Neighbours>,
+    ) -> Result<Vec<GroupSlot>, NodeError> {
+        namespaces.catch_up().await?;
+        let slots = namespaces.slots_or_set(even_slots(partitions)?).await?;
+        let leads_elsewhere = |partition: &GroupId| {
+            neighbours.is_some_and(|neighbours| neighbours.leaders.leads_elsewhere(*partition).is_some())
+        };
+        let mut groups = Vec::new();
+        for partition in slots.partitions().into_iter().filter(|partition| !leads_elsewhere(partition)) {
+            groups.push(self.group(partition).await?);
+        }
+        for group in &groups {
+            until_led(group).await?;
+        }
+        Ok(groups.into_iter().map(|group| Arc::new(RwLock::new(group))).collect())
+    }
+}
+
+fn even_slots(partitions: u32) -> Result<SlotTable, MetaError> {
+    let wanted: Vec<_> = (1..=partitions).map(GroupId).collect();
+    SlotTable::even(&wanted)
+        .ok_or_else(|| MetaError::Invalid(format!("cannot have {} partitions", wanted.len()).into()))
+}
+
+/// Waits until it is known which partition holds which slot; whichever node leads the metadata writes it down.
+async fn found_slots(namespaces: &Namespaces, partitions: u32) -> Result<(), MetaError> {
+    let wanted = even_slots(partitions)?;
+    until_done(namespaces, async || {
+        if namespaces.is_founded() { Ok(()) } else { namespaces.slots_or_set(wanted.clone()).await.map(|_| ()) }
+    })
+    .await
+}
+
+/// Does something to the metadata that whichever node leads it must do, and waits until this node sees that it is done.
+async fn until_done(namespaces: &Namespaces, try_it: impl AsyncFn() -> Result<(), MetaError>) -> Result<(), MetaError> {
+    let mut said = tokio::time::Instant::now();
+    loop {
+        match try_it().await {
+            Ok(()) => return Ok(()),
+            Err(error @ (MetaError::LedElsewhere(_) | MetaError::Unavailable(_))) => {
+                if said.elapsed() > FOUND_SAY_INTERVAL {
+                    said = tokio::time::Instant::now();
+                    tracing::info!(%error, leader = ?namespaces.leader(), "the metadata of the cluster is not there yet");
+                }
+                tokio::time::sleep(FOUND_INTERVAL).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn raft_options(membership: Option<&Membership>) -> NodeOptions {
+    let Some(membership) = membership else { return NodeOptions::default() };
+    let election_timeout = Duration::from_millis(membership.founding.election_timeout_ms.into());
+    NodeOptions {
+        heartbeat_interval: election_timeout / HEARTBEATS_MISSED,
+        election_timeout_min: election_timeout,
+        election_timeout_max: 2 * election_timeout,
+        node: NodeInfo::of(membership.me),
+        cluster_name: membership.founding.name.clone(),
+        log_tail_bytes: limits::CLUSTER_LOG_TAIL_BYTES,
+        ..NodeOptions::default()
+    }
+}
+
+fn spawn(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDrop {
+    AbortOnDrop(tokio::spawn(task))
 }
 
 /// Waits until this node leads a group.

@@ -37,7 +37,7 @@ async fn killed_after(path: &Path, step: u32) {
         let meta = node.create_group(GroupReplica::founding(GroupId(0))).await.unwrap();
         left -= 1;
         if left > 1 {
-            let meta = Namespaces::open(Arc::new(RwLock::new(meta))).await.unwrap();
+            let meta = Namespaces::open(Arc::new(RwLock::new(meta)), None).await.unwrap();
             let partitions: Vec<_> = (1..=PARTITIONS).map(GroupId).collect();
             meta.slots_or_set(SlotTable::even(&partitions).unwrap()).await.unwrap();
             for id in 1..left - 1 {
@@ -56,6 +56,7 @@ async fn start(path: &Path) -> Result<Node, NodeError> {
         limits: Arc::default(),
         cache_bytes_max: 1 << 20,
         tables_open_max: 100,
+        cluster: None,
         neighbours: None,
     };
     // The tasks of the node before may let go of its engines a moment after it has stopped, which a process that ended would not show.
@@ -123,7 +124,7 @@ async fn metadata_that_cannot_be_read_is_told_of_and_no_view_goes_on_without_it(
     let state = Arc::new(RocksState::open(&directory.path().join("state"), StateOptions::default()).unwrap());
     let node = everlog_raft::Node::new(NodeOptions::default(), Arc::clone(&log) as _, Arc::clone(&state) as _);
     let group = node.create_group(GroupReplica::founding(GroupId(0))).await.unwrap();
-    let meta = Namespaces::open(Arc::new(RwLock::new(group.clone()))).await.unwrap();
+    let meta = Namespaces::open(Arc::new(RwLock::new(group.clone())), None).await.unwrap();
     meta.catch_up().await.unwrap();
     let Leadership::Leader { term } = *group.leadership().borrow() else { panic!("this node leads") };
     let applied = group.applied_chain();

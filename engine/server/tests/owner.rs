@@ -27,6 +27,7 @@ async fn start(path: &Path) -> Node {
         limits: Arc::default(),
         cache_bytes_max: 1 << 20,
         tables_open_max: 100,
+        cluster: None,
         neighbours: None,
     };
     Node::start(options).await.unwrap()

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use everlog_storage::NodeId;
 use everlog_transport::{Call, Lane, Transport};
 use futures::StreamExt;
-use futures::stream::{self, BoxStream, Stream};
 use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, Stream};
 use metrics::Counter;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
@@ -226,7 +226,10 @@ impl RaftNetworkV2<TypeConfig> for PeerConnection {
         &'s mut self,
         mut input: S,
         option: RPCOption,
-    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>, RPCError<TypeConfig>>>
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>, RPCError<TypeConfig>>,
+    >
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {

@@ -45,6 +45,11 @@ impl RaftReceiver {
         RaftReceiver { groups, streams: Mutex::default(), runtime: Handle::current() }
     }
 
+    /// Takes messages for no group at all. For tests of what else a node takes.
+    pub fn of_nothing() -> RaftReceiver {
+        RaftReceiver::new(OpenGroups::default())
+    }
+
     /// The replica that a message is for, if it is the one that is here.
     fn addressed(&self, address: &Address) -> Option<Group> {
         let (replica, group) = self.groups.get(address.group())?;

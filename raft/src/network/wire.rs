@@ -102,8 +102,7 @@ pub(super) struct Addressed<T> {
 }
 
 pub(super) fn encode_append(address: Address, stream: u64, request: AppendEntriesRequest<TypeConfig>) -> Bytes {
-    let entries: Vec<Bytes> =
-        request.entries.into_iter().map(|entry| encoding::encode_entry(entry).1).collect();
+    let entries: Vec<Bytes> = request.entries.into_iter().map(|entry| encoding::encode_entry(entry).1).collect();
     let record = AppendRecord {
         address,
         stream,
@@ -335,8 +334,11 @@ mod tests {
     #[test]
     fn the_bytes_stay_what_they_are() {
         let vote = encode_vote(address(), &VoteRequest::new(vote(), Some(log_id(2, 9))));
-        assert_eq!(hex(&vote), "0501fd0300000001000000fd020000000100000003fd0200000001000000010102\
-            0900");
+        assert_eq!(
+            hex(&vote),
+            "0501fd0300000001000000fd020000000100000003fd0200000001000000010102\
+            0900"
+        );
         let append = encode_append(address(), 7, append());
         let begins = "0501fd0300000001000000fd02000000010000000703fd02000000010000000101020901020802041502030a00";
         assert_eq!(hex(&append[..begins.len() / 2]), begins);

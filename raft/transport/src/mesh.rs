@@ -246,13 +246,8 @@ impl Mesh {
         let Timing { again: (first, longest), dial_max, .. } = self.0.options.timing;
         let (mut wait, mut last_said) = (first, None);
         loop {
-            let Some((address, dial)) = self
-                .0
-                .state
-                .read()
-                .peers
-                .get(&node)
-                .map(|peer| (peer.known.address.clone(), Arc::clone(&peer.dial)))
+            let Some((address, dial)) =
+                self.0.state.read().peers.get(&node).map(|peer| (peer.known.address.clone(), Arc::clone(&peer.dial)))
             else {
                 return;
             };
@@ -356,7 +351,8 @@ impl Mesh {
                     }
                     Err((refusal, detail)) => {
                         tracing::warn!(%from, node = hello.node_id, ?refusal, detail, "a connection is refused");
-                        metrics::counter!("everlog_peer_refused_total", "reason" => format!("{refusal:?}")).increment(1);
+                        metrics::counter!("everlog_peer_refused_total", "reason" => format!("{refusal:?}"))
+                            .increment(1);
                         let me = Some(self.hello(NodeId(0), 0));
                         let reply = Reply { hello: me, refusal: refusal as i32, detail };
                         handshake::write(&mut io, &reply).await?;

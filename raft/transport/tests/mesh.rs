@@ -61,7 +61,12 @@ struct Member {
 
 fn timing() -> Timing {
     let again = (Duration::from_millis(10), Duration::from_millis(100));
-    Timing { ping_interval: Duration::from_millis(100), silence_max: Duration::from_secs(2), again, ..Timing::default() }
+    Timing {
+        ping_interval: Duration::from_millis(100),
+        silence_max: Duration::from_secs(2),
+        again,
+        ..Timing::default()
+    }
 }
 
 const CLUSTER: uuid::Uuid = uuid::Uuid::from_u128(7);
@@ -106,7 +111,10 @@ async fn members(count: u32) -> Vec<Member> {
 }
 
 fn known(all: &[Member]) -> Vec<KnownNode> {
-    (1..).zip(all).map(|(node_id, member)| KnownNode { node_id, start_count: 1, address: member.address.clone() }).collect()
+    (1..)
+        .zip(all)
+        .map(|(node_id, member)| KnownNode { node_id, start_count: 1, address: member.address.clone() })
+        .collect()
 }
 
 async fn until(mut is: impl FnMut() -> bool) {
@@ -126,8 +134,7 @@ fn body(text: &str) -> Bytes {
 async fn calls_are_answered_and_arrive_in_order() {
     let all = members(3).await;
     assert_eq!(all[0].mesh.nodes(), [NodeId(2), NodeId(3)]);
-    let calls: Vec<_> =
-        (0..500).map(|i| all[0].mesh.call(NodeId(2), Lane::Bulk, ECHO, body(&i.to_string()))).collect();
+    let calls: Vec<_> = (0..500).map(|i| all[0].mesh.call(NodeId(2), Lane::Bulk, ECHO, body(&i.to_string()))).collect();
     for (i, call) in calls.into_iter().enumerate() {
         assert_eq!(call.await, Ok(body(&i.to_string())));
     }

@@ -80,6 +80,11 @@ impl DataDirectory {
         self.write_identity(&NodeIdentity { is_bootstrapped: true, ..known })
     }
 
+    /// Who this node is, if it ever was somebody.
+    pub fn identity(&self) -> Result<Option<NodeIdentity>, DirectoryError> {
+        self.read_identity()
+    }
+
     fn read_identity(&self) -> Result<Option<NodeIdentity>, DirectoryError> {
         let path = self.path().join(NODE);
         if !exists(&path)? {
@@ -102,7 +107,7 @@ impl DataDirectory {
     }
 }
 
-fn write_synced(path: &Path, text: &str) -> io::Result<()> {
+pub(super) fn write_synced(path: &Path, text: &str) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()

@@ -8,6 +8,7 @@ use std::time::Duration;
 use everlog_config::parse_duration;
 use serde::Deserialize;
 
+use super::cluster::{self, FileCluster};
 use super::{
     DataLocation, Disk, Listen, Log, LogFormat, Mode, Settings, SettingsError, read_dynamic, search_attribute_type,
 };
@@ -21,6 +22,7 @@ struct File {
     namespaces: Vec<String>,
     search_attributes: BTreeMap<String, String>,
     listen: FileListen,
+    cluster: Option<FileCluster>,
     disk: FileDisk,
     log: FileLog,
     dynamic_config_file: Option<PathBuf>,
@@ -87,6 +89,11 @@ fn parse(text: &str) -> Result<Settings, SettingsError> {
             .unwrap_or(defaults.handshake_timeout),
         handshakes_per_address_max: listen.max_handshakes_per_address.unwrap_or(defaults.handshakes_per_address_max),
     };
+    settings.cluster = file.cluster.map(cluster::read).transpose()?;
+    if settings.cluster.is_some() && settings.data == DataLocation::Ephemeral {
+        let message = "ephemeral and [cluster] exclude each other: a node whose data is gone is another node";
+        return Err(SettingsError(message.to_owned()));
+    }
     let defaults = Disk::default();
     settings.disk = Disk {
         free_bytes_min: file.disk.free_bytes_min.unwrap_or(defaults.free_bytes_min),
@@ -106,7 +113,7 @@ fn parse(text: &str) -> Result<Settings, SettingsError> {
     Ok(settings)
 }
 
-fn duration(key: &str, text: Option<String>) -> Result<Option<Duration>, SettingsError> {
+pub(super) fn duration(key: &str, text: Option<String>) -> Result<Option<Duration>, SettingsError> {
     let parse = |text: String| {
         parse_duration(&text)
             .ok_or_else(|| SettingsError(format!("{key}: {text:?} is not a duration such as \"90s\" or \"1h30m\"")))
@@ -205,6 +212,11 @@ mod tests {
             ("[search_attributes]\nA = \"B\"", "search attribute type \"B\" is none of Text, "),
             ("[dynamic_config]\n\"limit.maxIDLength\" = -1", "limit.maxIDLength: -1 is not a whole number"),
             ("dynamic_config_file = \"/nowhere\"", "cannot read /nowhere: "),
+            (
+                "ephemeral = true\n[cluster]\nseeds = [\"127.0.0.1:1\"]\ninitial_nodes = 3",
+                "ephemeral and [cluster] exclude",
+            ),
+            ("[cluster]\nname = 1", "line 2: "),
         ];
         for (text, expected) in cases {
             let error = parse(text).unwrap_err().to_string();

@@ -4,6 +4,7 @@
 //! `deploy/everlog.toml` documents every one of them, and a test keeps it complete. Whatever is wrong with a value is said in
 //! one line: what, where, and what is allowed.
 
+mod cluster;
 mod file;
 mod follow;
 
@@ -13,6 +14,7 @@ use std::str::FromStr;
 use everlog_model::limits;
 use everlog_proto::api::enums::v1::IndexedValueType;
 
+pub use crate::membership::ClusterOptions;
 pub use everlog_config::{Addresses, DynamicSettings, Listen, SettingsError};
 pub use file::load;
 pub use follow::follow;
@@ -26,6 +28,8 @@ pub struct Settings {
     pub listen: Listen,
     /// Where the node keeps its data.
     pub data: DataLocation,
+    /// The cluster that the node is part of, if it is not alone.
+    pub cluster: Option<ClusterOptions>,
     /// When the disk is too full for new work.
     pub disk: Disk,
     /// Namespaces that are created at the start if they are not there, besides `default`.
@@ -121,6 +125,7 @@ impl Default for Settings {
             mode: Mode::Dev,
             listen: Listen::default(),
             data: DataLocation::Directory(PathBuf::from(DEFAULT_DATA_DIR)),
+            cluster: None,
             disk: Disk::default(),
             namespaces: Vec::new(),
             search_attributes: Vec::new(),

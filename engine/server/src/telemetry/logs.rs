@@ -22,7 +22,7 @@ pub fn init_logs(log: &Log) -> Result<(), SettingsError> {
         return Err(wrong(&format!("{word:?} is no level")));
     }
     // openraft tells of every timer at `info`; whoever wants that can say so.
-    let filter = EnvFilter::try_new(format!("openraft=warn,{}", log.level)).map_err(|error| wrong(&error))?;
+    let filter = EnvFilter::try_new(format!("openraft=error,{}", log.level)).map_err(|error| wrong(&error))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

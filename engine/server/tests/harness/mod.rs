@@ -69,6 +69,7 @@ impl Server {
             limits: Arc::clone(&limits),
             cache_bytes_max,
             tables_open_max: 100,
+            cluster: None,
             neighbours,
         })
         .await

@@ -65,6 +65,7 @@ async fn runs_left(data: &Path, namespace: NamespaceId) -> usize {
         limits: Arc::new(InForce::new(PerNamespace::new(Limits::default(), []))),
         cache_bytes_max: 16 << 20,
         tables_open_max: 100,
+        cluster: None,
         neighbours: None,
     })
     .await

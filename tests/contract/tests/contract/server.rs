@@ -37,6 +37,7 @@ impl Server {
             limits: Arc::new(InForce::new(config.map(|config| config.limits.clone()))),
             cache_bytes_max: 64 << 20,
             tables_open_max: 100,
+            cluster: None,
             neighbours: None,
         })
         .await

@@ -1,0 +1,431 @@
+//! How nodes that know each other's addresses found a cluster, once and for ever.
+//!
+//! ```text
+//!   FRESH ── sees exactly as many fresh nodes as are wanted, with the same name
+//!     ├─ smallest directory id ──▶ PROPOSING: asks all of them for their word ──all give it──▶ FOUNDED
+//!     └─ the others: give it once, durably ──▶ PROMISED ──the proposer says that it is founded──▶ FOUNDED
+//! ```
+//!
+//! All must give their word, and it is given to one proposer only. So no two clusters are ever founded by one set of nodes, however they
+//! are cut off from each other. When a node is missing, the others wait, and say for whom.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use everlog_model::limits;
+use everlog_storage::directory::{DataDirectory, DirectoryError, Founding, FoundingMember, Promise};
+use everlog_transport::{Answer, Hello, Mesh, StrangerCalls};
+use futures::future::join_all;
+use parking_lot::Mutex;
+use prost::Message;
+
+/// The kinds of calls that nodes which are in no cluster yet answer.
+const LOOK: u8 = 48;
+const PROMISE: u8 = 49;
+
+/// How often a node looks whom it sees.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often it says what it waits for.
+const SAY_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a proposal waits for all of its members before another one is made.
+const PROPOSAL_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// What a node says of itself as long as there is no cluster.
+#[derive(Clone, PartialEq, Message)]
+struct Seen {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(uint32, tag = "2")]
+    initial_nodes: u32,
+    /// The cluster that it has given its word for, as text; empty if it has not.
+    #[prost(string, tag = "3")]
+    promised: String,
+    /// The cluster that it is in, as text; empty if it is in none.
+    #[prost(string, tag = "4")]
+    founded: String,
+    #[prost(uint32, tag = "5")]
+    election_timeout_ms: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PromiseAnswer {
+    #[prost(bool, tag = "1")]
+    is_given: bool,
+    /// Why not.
+    #[prost(string, tag = "2")]
+    why: String,
+}
+
+/// What the settings say of the cluster that a node is to be part of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormationOptions {
+    /// The name that all nodes of the cluster have in their settings.
+    pub name: String,
+    /// Addresses of nodes, `host:port`; this one's may be among them.
+    pub seeds: Vec<String>,
+    /// How many nodes found the cluster.
+    pub initial_nodes: u32,
+    /// How long a leader may be silent, milliseconds.
+    pub election_timeout_ms: u32,
+    /// Where this node is dialled.
+    pub address: String,
+}
+
+/// A node that looks for its cluster, and helps others to find it.
+pub struct Formation {
+    directory: Arc<DataDirectory>,
+    options: FormationOptions,
+    /// The data directories that were seen last, without this one, with where they are; none unless all are fresh and of one mind.
+    seen: Mutex<BTreeMap<uuid::Uuid, String>>,
+    /// Promises are given one by one.
+    promising: Mutex<()>,
+}
+
+impl Formation {
+    /// A node with this data directory. It answers others through `mesh` from now on.
+    pub fn start(directory: Arc<DataDirectory>, options: FormationOptions, mesh: &Mesh) -> Arc<Formation> {
+        let (seen, promising) = (Mutex::default(), Mutex::default());
+        let formation = Arc::new(Formation { directory, options, seen, promising });
+        mesh.answer_strangers(Arc::clone(&formation) as _);
+        formation
+    }
+
+    /// Waits until the cluster is founded with this node, and tells with which others.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read or written.
+    pub async fn founded(&self, mesh: &Mesh) -> Result<Founding, DirectoryError> {
+        let mut said: Option<(String, tokio::time::Instant)> = None;
+        let mut proposed_at = tokio::time::Instant::now();
+        loop {
+            if let Some(founding) = self.directory.founded()? {
+                return Ok(founding);
+            }
+            let waits_for = self.step(mesh, &mut proposed_at).await?;
+            if let Some(waits_for) = waits_for {
+                let is_new = said.as_ref().is_none_or(|(text, at)| *text != waits_for || at.elapsed() > SAY_INTERVAL);
+                if is_new {
+                    tracing::info!(waits_for, "the cluster is not founded yet");
+                    said = Some((waits_for, tokio::time::Instant::now()));
+                }
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+        }
+    }
+
+    /// Goes as far as it can now. Returns what it waits for, if it does.
+    async fn step(
+        &self,
+        mesh: &Mesh,
+        proposed_at: &mut tokio::time::Instant,
+    ) -> Result<Option<String>, DirectoryError> {
+        let me = self.directory.id();
+        let looked = self.look(mesh).await;
+        // Somebody may be further already.
+        let foundings = looked.iter().filter_map(|(_, _, seen)| Founding::decode(&seen.founded).ok());
+        for founding in foundings {
+            if founding.node_id(me).is_some() && self.directory.promised()?.as_ref() == Some(&founding) {
+                self.directory.found(&founding)?;
+                return Ok(None);
+            }
+            let id = founding.cluster_id;
+            return Ok(Some(format!("nothing any more: cluster {id} was founded without this data directory")));
+        }
+        let fresh = self.fresh(&looked);
+        *self.seen.lock() = fresh.clone().unwrap_or_default();
+        let promised = self.directory.promised()?;
+        match promised {
+            Some(promised) if promised.proposer != me => {
+                let proposer = promised.members.iter().find(|member| member.directory_id == promised.proposer);
+                let address = proposer.map_or("an unknown node", |member| member.address.as_str());
+                Ok(Some(format!("{address}, which has this node's word, to say that all have given theirs")))
+            }
+            Some(promised) if fresh.is_err() || proposed_at.elapsed() < PROPOSAL_TIME_MAX => {
+                let missing = self.ask_all(mesh, &promised).await;
+                if !missing.is_empty() {
+                    return Ok(Some(format!("the word of {}", missing.join(", "))));
+                }
+                self.directory.found(&promised)?;
+                Ok(None)
+            }
+            promised => {
+                let others = match fresh {
+                    Ok(others) => others,
+                    Err(why) => return Ok(Some(why)),
+                };
+                if others.keys().any(|other| *other < me) {
+                    return Ok(Some("another node to propose the cluster".to_owned()));
+                }
+                let founding = self.propose(others, promised.map_or(0, |promised| promised.attempt));
+                *proposed_at = tokio::time::Instant::now();
+                match self.directory.promise(&founding)? {
+                    Promise::Given => Ok(None),
+                    Promise::Elsewhere(_) => Ok(Some("a proposal that was made before".to_owned())),
+                }
+            }
+        }
+    }
+
+    /// Everybody who is at a seed's address, but this node itself.
+    async fn look(&self, mesh: &Mesh) -> Vec<(uuid::Uuid, String, Seen)> {
+        let asked = self.options.seeds.iter().map(|seed| async move {
+            let (hello, answer) = mesh.call_stranger(seed, LOOK, Bytes::new()).await.ok()?;
+            let directory_id = uuid::Uuid::from_slice(&hello.directory_id).ok()?;
+            Some((directory_id, hello.address, Seen::decode(answer).ok()?))
+        });
+        let me = self.directory.id();
+        join_all(asked).await.into_iter().flatten().filter(|(directory_id, ..)| *directory_id != me).collect()
+    }
+
+    /// The other nodes that are to found the cluster, if all are there and of one mind.
+    fn fresh(&self, looked: &[(uuid::Uuid, String, Seen)]) -> Result<BTreeMap<uuid::Uuid, String>, String> {
+        let FormationOptions { name, initial_nodes, election_timeout_ms, .. } = &self.options;
+        let said = |name: &str, nodes: &u32, timeout: &u32| {
+            format!("name {name:?}, initial_nodes {nodes}, election_timeout {timeout} ms")
+        };
+        let mine = said(name, initial_nodes, election_timeout_ms);
+        for (_, address, seen) in looked {
+            let theirs = said(&seen.name, &seen.initial_nodes, &seen.election_timeout_ms);
+            if theirs != mine {
+                return Err(format!("{address} to have the same settings: it has {theirs}; this node {mine}"));
+            }
+        }
+        let fresh: BTreeMap<_, _> = looked.iter().map(|(id, address, _)| (*id, address.clone())).collect();
+        let wanted = *initial_nodes as usize - 1;
+        match fresh.len() {
+            found if found == wanted => Ok(fresh),
+            found if found < wanted => {
+                let there: Vec<_> = fresh.values().map(String::as_str).collect();
+                let there = if there.is_empty() { "nobody".to_owned() } else { there.join(", ") };
+                Err(format!("{} of {wanted} other nodes; there: {there}", wanted - found))
+            }
+            found => {
+                Err(format!("somebody to say which: initial_nodes is {initial_nodes}, but {} are there", found + 1))
+            }
+        }
+    }
+
+    fn propose(&self, others: BTreeMap<uuid::Uuid, String>, attempt_before: u32) -> Founding {
+        let FormationOptions { name, seeds, initial_nodes, election_timeout_ms, address } = &self.options;
+        let me = FoundingMember { directory_id: self.directory.id(), address: address.clone() };
+        let others = others.into_iter().map(|(directory_id, address)| FoundingMember { directory_id, address });
+        let mut members: Vec<_> = std::iter::once(me).chain(others).collect();
+        // Node 1 is the first seed, and so on, where seeds are what nodes are dialled by.
+        members.sort_by_key(|member| {
+            let place = seeds.iter().position(|seed| *seed == member.address);
+            (place.unwrap_or(usize::MAX), member.directory_id)
+        });
+        Founding {
+            cluster_id: uuid::Uuid::new_v4(),
+            name: name.clone(),
+            proposer: self.directory.id(),
+            attempt: attempt_before + 1,
+            partitions: limits::PARTITIONS_DEFAULT.max(2 * initial_nodes),
+            election_timeout_ms: *election_timeout_ms,
+            members,
+        }
+    }
+
+    /// Asks all members for their word, and returns who has not given it.
+    async fn ask_all(&self, mesh: &Mesh, founding: &Founding) -> Vec<String> {
+        let me = self.directory.id();
+        let text = Bytes::from(founding.encode());
+        let others = founding.members.iter().filter(|member| member.directory_id != me);
+        let asked = others.map(|member| {
+            let text = text.clone();
+            async move {
+                let given = match mesh.call_stranger(&member.address, PROMISE, text).await {
+                    Ok((hello, answer)) if hello.directory_id == member.directory_id.as_bytes() => {
+                        match PromiseAnswer::decode(answer) {
+                            Ok(PromiseAnswer { is_given: true, .. }) => Ok(()),
+                            Ok(PromiseAnswer { why, .. }) => Err(why),
+                            Err(error) => Err(error.to_string()),
+                        }
+                    }
+                    Ok(_) => Err("another data directory is there".to_owned()),
+                    Err(error) => Err(error.to_string()),
+                };
+                given.err().map(|why| format!("{} ({why})", member.address))
+            }
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    fn seen_by_others(&self) -> Result<Seen, DirectoryError> {
+        let text = |founding: Option<Founding>| founding.map(|founding| founding.encode()).unwrap_or_default();
+        Ok(Seen {
+            name: self.options.name.clone(),
+            initial_nodes: self.options.initial_nodes,
+            election_timeout_ms: self.options.election_timeout_ms,
+            promised: text(self.directory.promised()?),
+            founded: text(self.directory.founded()?),
+        })
+    }
+
+    /// Gives this node's word, if it sees the same nodes as whoever asks for it.
+    fn promise(&self, text: &[u8]) -> Result<(), String> {
+        let founding = std::str::from_utf8(text).map_err(|error| error.to_string())?;
+        let founding = Founding::decode(founding).map_err(str::to_owned)?;
+        let _turn = self.promising.lock();
+        let me = self.directory.id();
+        let known = [self.directory.founded(), self.directory.promised()];
+        let is_known = known.into_iter().any(|known| matches!(known, Ok(Some(known)) if known == founding));
+        if !is_known {
+            let others = founding.members.iter().map(|member| member.directory_id).filter(|id| *id != me);
+            let others: std::collections::BTreeSet<_> = others.collect();
+            let seen: std::collections::BTreeSet<_> = self.seen.lock().keys().copied().collect();
+            let is_for_me = founding.node_id(me).is_some() && founding.name == self.options.name;
+            if !is_for_me || others != seen {
+                return Err("it does not see the same nodes".to_owned());
+            }
+        }
+        match self.directory.promise(&founding) {
+            Ok(Promise::Given) => Ok(()),
+            Ok(Promise::Elsewhere(other)) => Err(format!("it has given its word for cluster {}", other.cluster_id)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+impl StrangerCalls for Formation {
+    fn answer(&self, _from: &Hello, kind: u8, body: Bytes, answer: Answer) {
+        // A few small files are read and at most one is written, once in the life of a cluster.
+        let bytes = tokio::task::block_in_place(|| match kind {
+            LOOK => self.seen_by_others().ok().map(|seen| seen.encode_to_vec()),
+            PROMISE => {
+                let given = self.promise(&body);
+                let why = given.as_ref().err().cloned().unwrap_or_default();
+                Some(PromiseAnswer { is_given: given.is_ok(), why }.encode_to_vec())
+            }
+            _ => None,
+        });
+        if let Some(bytes) = bytes {
+            answer.send(bytes.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use everlog_transport::{MeshOptions, Timing};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    struct Node {
+        dir: tempfile::TempDir,
+        address: String,
+    }
+
+    struct Running {
+        formation: Arc<Formation>,
+        mesh: Mesh,
+    }
+
+    fn nodes(count: usize) -> Vec<Node> {
+        let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        (0..count).map(|_| Node { dir: tempfile::tempdir().unwrap(), address: port().to_string() }).collect()
+    }
+
+    async fn start(node: &Node, all: &[Node], name: &str) -> Running {
+        let directory = Arc::new(DataDirectory::open(node.dir.path()).unwrap());
+        let listener = TcpListener::bind(&node.address).await.unwrap();
+        let options =
+            MeshOptions { directory_id: directory.id(), address: node.address.clone(), timing: Timing::default() };
+        let mesh = Mesh::start(options, listener);
+        let options = FormationOptions {
+            name: name.to_owned(),
+            seeds: all.iter().map(|node| node.address.clone()).collect(),
+            initial_nodes: u32::try_from(all.len()).unwrap(),
+            election_timeout_ms: 500,
+            address: node.address.clone(),
+        };
+        Running { formation: Formation::start(directory, options, &mesh), mesh }
+    }
+
+    async fn founded(running: &Running) -> Founding {
+        let founded = running.formation.founded(&running.mesh);
+        tokio::time::timeout(Duration::from_secs(60), founded).await.expect("in time").unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn three_nodes_found_one_cluster_in_whatever_order_they_start() {
+        let nodes = nodes(3);
+        let first = start(&nodes[2], &nodes, "x").await;
+        let waits = tokio::time::timeout(Duration::from_secs(2), first.formation.founded(&first.mesh)).await;
+        assert!(waits.is_err(), "one of three founds nothing: {waits:?}");
+        let second = start(&nodes[0], &nodes, "x").await;
+        let two = async { tokio::join!(founded(&first), founded(&second)) };
+        assert!(tokio::time::timeout(Duration::from_secs(2), two).await.is_err(), "nor do two");
+        let third = start(&nodes[1], &nodes, "x").await;
+        let (a, b, c) = tokio::join!(founded(&first), founded(&second), founded(&third));
+        assert_eq!((&a, &b), (&b, &c));
+        let addresses: Vec<_> = a.members.iter().map(|member| &member.address).collect();
+        assert_eq!(addresses, nodes.iter().map(|node| &node.address).collect::<Vec<_>>(), "node ids follow the seeds");
+        assert_eq!(a.partitions, 6);
+        for running in [first, second, third] {
+            running.mesh.shutdown().await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_that_dies_after_its_word_is_waited_for_and_a_new_disk_is_left_out() {
+        let mut nodes = nodes(3);
+        let mut all = Vec::new();
+        for node in &nodes {
+            all.push(start(node, &nodes, "x").await);
+        }
+        // Steps by hand, so that one dies in between.
+        let mut proposer = None;
+        for _ in 0..50 {
+            for (at, running) in all.iter().enumerate() {
+                let mut now = tokio::time::Instant::now();
+                running.formation.step(&running.mesh, &mut now).await.unwrap();
+                if running.formation.directory.promised().unwrap().is_some() && proposer.is_none() {
+                    proposer = Some(at);
+                }
+            }
+            if proposer.is_some() {
+                break;
+            }
+        }
+        let at = proposer.expect("somebody proposes");
+        let running = all.remove(at);
+        running.mesh.shutdown().await;
+        drop(running);
+        let others = async { tokio::join!(founded(&all[0]), founded(&all[1])) };
+        assert!(tokio::time::timeout(Duration::from_secs(2), others).await.is_err(), "two found nothing");
+        let back = start(&nodes[at], &nodes, "x").await;
+        let (a, b, c) = tokio::join!(founded(&back), founded(&all[0]), founded(&all[1]));
+        assert_eq!((&a, &b), (&b, &c));
+        back.mesh.shutdown().await;
+        drop(back);
+        // The same address with an empty disk is not the same node.
+        nodes[at].dir = tempfile::tempdir().unwrap();
+        let wiped = start(&nodes[at], &nodes, "x").await;
+        let waits = tokio::time::timeout(Duration::from_secs(3), wiped.formation.founded(&wiped.mesh)).await;
+        assert!(waits.is_err(), "{waits:?}");
+        assert_eq!(wiped.formation.directory.promised().unwrap(), None);
+        for running in all.iter().chain([&wiped]) {
+            running.mesh.shutdown().await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nodes_with_other_settings_found_nothing_together() {
+        let nodes = nodes(3);
+        let all = [
+            start(&nodes[0], &nodes, "x").await,
+            start(&nodes[1], &nodes, "x").await,
+            start(&nodes[2], &nodes, "y").await,
+        ];
+        let together = async { tokio::join!(founded(&all[0]), founded(&all[1]), founded(&all[2])) };
+        assert!(tokio::time::timeout(Duration::from_secs(3), together).await.is_err());
+        for running in &all {
+            running.mesh.shutdown().await;
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The metadata of a cluster, as nodes see it that do not lead its group.
+//!
+//! A node's view follows what is applied on it, which comes a little later than where the group is led. Whoever must not miss a change
+//! that somebody was told of asks the leader how far the metadata has come, and waits until the view is there.
+
+use std::future::Future;
+
+use everlog_model::SlotSource;
+use everlog_raft::{ChainPosition, ReadConsistency};
+use everlog_storage::NodeId;
+use tokio::time::Instant;
+
+use super::{MetaError, Namespaces};
+
+impl Namespaces {
+    /// The other node that leads the metadata, as far as is known.
+    pub fn leader(&self) -> Option<NodeId> {
+        let me = self.me?;
+        self.group.read().leader().filter(|leader| *leader != me)
+    }
+
+    /// How far the metadata has come, if this node leads it.
+    ///
+    /// # Errors
+    ///
+    /// [`MetaError::LedElsewhere`] or [`MetaError::Unavailable`] if it does not, or cannot tell.
+    pub async fn position(&self) -> Result<ChainPosition, MetaError> {
+        if let Some(leader) = self.leader() {
+            return Err(MetaError::LedElsewhere(leader));
+        }
+        let group = self.group.read().clone();
+        let confirmed = group.read_barrier(ReadConsistency::Lease).await;
+        confirmed.map_err(|error| MetaError::Unavailable(error.to_string()))?;
+        Ok(group.applied_chain().position)
+    }
+
+    /// Waits until the view has what `ask`, given the node that leads the metadata, says is there. Callers that come while others wait
+    /// share their answer if it was asked for after they came.
+    ///
+    /// # Errors
+    ///
+    /// What `ask` says.
+    pub async fn catch_up_with<E>(&self, ask: impl AsyncFnOnce(NodeId) -> Result<ChainPosition, E>) -> Result<(), E> {
+        let came = Instant::now();
+        let mut looked = self.looking.lock().await;
+        if looked.is_some_and(|looked| looked > came) {
+            return Ok(());
+        }
+        // Whoever leads has all of it.
+        let Some(leader) = self.leader() else { return Ok(()) };
+        let asked = Instant::now();
+        let position = ask(leader).await?;
+        // An error means that the server stops.
+        let _ = self.view_at(position).await;
+        *looked = Some(asked);
+        Ok(())
+    }
+
+    /// Resolves once it is known which partition holds which slot.
+    pub fn until_founded(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut view = self.view.clone();
+        async move {
+            // An error means that the server stops.
+            let _ = view.wait_for(|view| view.slots.is_some()).await;
+        }
+    }
+
+    /// Whether it is known which partition holds which slot.
+    pub fn is_founded(&self) -> bool {
+        !self.partitions().is_empty()
+    }
+
+    /// Waits until this node leads the metadata.
+    ///
+    /// # Errors
+    ///
+    /// [`MetaError::Unavailable`] if the group has stopped.
+    pub async fn until_led_here(&self) -> Result<(), MetaError> {
+        let group = self.group.read().clone();
+        super::change::until_led(&group).await.map(|_| ())
+    }
+}

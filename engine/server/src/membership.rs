@@ -1,0 +1,221 @@
+//! What makes a node one of several: its cluster, the connections to the other nodes, and which replicas it has.
+//!
+//! A cluster is founded with all of its nodes, and has these for the time being. Each partition has replicas on three of them, and the
+//! metadata on all; every node can say by itself which those are.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use everlog_cluster::{Formation, FormationOptions, NodeReceiver, TransportPeers};
+use everlog_model::NodeId;
+use everlog_raft::{Group, GroupReplica, GroupSlot, Leadership, REPLICA_ID_MIN, ReplicaId};
+use everlog_storage::GroupId;
+use everlog_storage::directory::{DataDirectory, Founding, NodeIdentity};
+use everlog_transport::{Identity, KnownNode, Mesh, MeshOptions, Timing, Transport};
+use tokio::net::TcpListener;
+
+use crate::node::{META_GROUP, NodeError};
+
+/// Replicas of a partition.
+const REPLICAS: usize = 3;
+
+/// How long a replica waits to hear that its group was founded before it founds it itself: longer than the others take to start.
+const FOUND_WAIT: Duration = Duration::from_secs(3);
+
+/// How often a node looks whether groups are founded.
+const FOUND_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often a node looks whether it leads what another one should.
+const SPREAD_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Entries that a replica may lack to be given the lead: it has those before anybody notices.
+const LAG_MAX: u64 = 1000;
+
+/// How long a node that stops waits for others to take its leads over.
+const HAND_OVER_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// What the settings say of the cluster that a node is part of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterOptions {
+    /// The name that all its nodes have in their settings.
+    pub name: String,
+    /// Addresses of nodes, `host:port`. This one's may be among them.
+    pub seeds: Vec<String>,
+    /// How many nodes found it.
+    pub initial_nodes: u32,
+    /// How long a leader may be silent until another one is elected. Counts when the cluster is founded, and for ever.
+    pub election_timeout: Duration,
+    /// Where other nodes are listened to.
+    pub listen: SocketAddr,
+    /// Where they dial this one, `host:port`.
+    pub advertise: String,
+}
+
+/// The cluster of a node.
+#[derive(Clone)]
+pub(crate) struct Membership {
+    pub(crate) me: NodeId,
+    pub(crate) founding: Founding,
+    pub(crate) mesh: Mesh,
+}
+
+impl Membership {
+    /// Waits until the cluster is founded, with this node.
+    pub(crate) async fn find(directory: &Arc<DataDirectory>, options: ClusterOptions) -> Result<Membership, NodeError> {
+        let ClusterOptions { name, seeds, initial_nodes, election_timeout, listen, advertise } = options;
+        let election_timeout_ms = u32::try_from(election_timeout.as_millis()).unwrap_or(u32::MAX);
+        let founded = directory.founded()?;
+        if founded.is_none() && directory.identity()?.is_some() {
+            let path = directory.path().display();
+            return Err(NodeError::Cluster(format!(
+                "data directory {path} is that of a single node, which cannot become one of several yet"
+            )));
+        }
+        if let Some(Founding { election_timeout_ms: known, .. }) = &founded
+            && *known != election_timeout_ms
+        {
+            tracing::warn!(
+                "cluster.election_timeout is {known} ms, with which the cluster was founded; what the settings say has no effect"
+            );
+        }
+        if let Some(Founding { name: known, .. }) = &founded
+            && *known != name
+        {
+            let path = directory.path().display();
+            return Err(NodeError::Cluster(format!(
+                "data directory {path} belongs to cluster {known:?}, the settings name {name:?}"
+            )));
+        }
+        let listener = TcpListener::bind(listen)
+            .await
+            .map_err(|error| NodeError::Cluster(format!("cannot listen on {listen} for other nodes: {error}")))?;
+        let directory_id = directory.id();
+        let timing = timing(founded.map_or(election_timeout_ms, |founding| founding.election_timeout_ms));
+        let mesh = Mesh::start(MeshOptions { directory_id, address: advertise.clone(), timing }, listener);
+        let options = FormationOptions { name, seeds, initial_nodes, election_timeout_ms, address: advertise };
+        let formation = Formation::start(Arc::clone(directory), options, &mesh);
+        let founding = formation.founded(&mesh).await?;
+        let me = founding.node_id(directory_id).ok_or_else(|| {
+            NodeError::Cluster(format!("cluster {} was founded without this node", founding.cluster_id))
+        })?;
+        Ok(Membership { me: NodeId(me), founding, mesh })
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        (1..).map(NodeId).take(self.founding.members.len())
+    }
+
+    /// The nodes that have replicas of a group, the one that should lead it first.
+    fn voters(&self, group: GroupId) -> Vec<NodeId> {
+        let nodes: Vec<_> = self.nodes().collect();
+        let count = if group == META_GROUP { nodes.len() } else { REPLICAS.min(nodes.len()) };
+        let first = group.0 as usize;
+        (first..first + count).map(|place| nodes[place % nodes.len()]).collect()
+    }
+
+    /// The partitions with a replica here.
+    pub(crate) fn partitions_here(&self) -> Vec<GroupId> {
+        let all = (1..=self.founding.partitions).map(GroupId);
+        all.filter(|partition| self.voters(*partition).contains(&self.me)).collect()
+    }
+
+    /// The replica of a group that is here.
+    pub(crate) fn replica(&self, group: GroupId) -> GroupReplica {
+        GroupReplica { group, group_epoch: 1, replica: replica_of(self.me) }
+    }
+
+    /// Connects to the other nodes. What they send goes to `raft`'s groups and to whatever is attached to `peers`.
+    pub(crate) fn join(&self, identity: &NodeIdentity, raft: &everlog_raft::Node, peers: &Arc<TransportPeers>) {
+        let me = Identity { cluster_id: identity.cluster_id, node_id: self.me, start_count: identity.start_count };
+        let known = self.nodes().zip(&self.founding.members).map(|(node, member)| KnownNode {
+            node_id: node.0,
+            // Wherever it says it is itself counts more.
+            start_count: 0,
+            address: member.address.clone(),
+        });
+        self.mesh.join(me, known, Arc::new(NodeReceiver::new(raft.receiver(), Arc::clone(peers))));
+    }
+
+    /// Founds the groups that nobody has founded yet, and returns once all those with a replica here are.
+    pub(crate) async fn found_groups(&self, groups: &[GroupSlot]) -> Result<(), everlog_raft::NodeError> {
+        let started = tokio::time::Instant::now();
+        loop {
+            let missing: Vec<Group> =
+                groups.iter().map(|slot| slot.read().clone()).filter(|group| !group.is_founded()).collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            for group in missing {
+                let voters = self.voters(group.id());
+                if voters.first() == Some(&self.me) || started.elapsed() > FOUND_WAIT {
+                    let voters: BTreeMap<_, _> = voters.into_iter().map(|node| (replica_of(node), node)).collect();
+                    group.found(&voters).await?;
+                }
+            }
+            tokio::time::sleep(FOUND_INTERVAL).await;
+        }
+    }
+
+    /// Gives leads to the nodes that should have them, whenever those can take them, for as long as it is polled.
+    pub(crate) async fn spread_leads(self, groups: Vec<GroupSlot>) {
+        let mut interval = tokio::time::interval(SPREAD_INTERVAL);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            for group in &groups {
+                let group = group.read().clone();
+                let Some(preferred) = self.voters(group.id()).first().copied() else { continue };
+                let could_lead = preferred != self.me
+                    && self.mesh.is_up(preferred)
+                    && group.lag(preferred).is_some_and(|lag| lag <= LAG_MAX);
+                if leads(&group) && could_lead {
+                    tracing::info!(group = %group.id(), node = %preferred, "the lead is handed to the node that should have it");
+                    group.transfer(preferred).await;
+                }
+            }
+        }
+    }
+
+    /// Hands over all leads that others can take.
+    pub(crate) async fn hand_over(&self, groups: &[GroupSlot]) {
+        for group in groups.iter().map(|slot| slot.read().clone()).filter(leads) {
+            let others = self.voters(group.id()).into_iter().filter(|node| *node != self.me && self.mesh.is_up(*node));
+            let lag = |node: &NodeId| group.lag(*node).unwrap_or(u64::MAX);
+            if let Some(next) = others.min_by_key(lag).filter(|node| lag(node) <= LAG_MAX) {
+                group.transfer(next).await;
+            }
+        }
+        let over = async {
+            while groups.iter().any(|slot| leads(&slot.read())) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(HAND_OVER_TIME_MAX, over).await.is_err() {
+            tracing::warn!("not all leads were handed over: others will notice that this node is gone");
+        }
+    }
+}
+
+/// A connection that is silent for twice as long as a leader may be is of no use.
+fn timing(election_timeout_ms: u32) -> Timing {
+    let silence_max = Duration::from_millis(2 * u64::from(election_timeout_ms)).max(Timing::default().silence_max);
+    Timing { ping_interval: silence_max / 5, silence_max, ..Timing::default() }
+}
+
+fn replica_of(node: NodeId) -> ReplicaId {
+    REPLICA_ID_MIN + u64::from(node.0)
+}
+
+fn leads(group: &Group) -> bool {
+    matches!(*group.leadership().borrow(), Leadership::Leader { .. })
+}
+
+/// Whether nodes may talk to each other in the clear: only on one machine.
+pub(crate) fn is_private(listen: &SocketAddr) -> bool {
+    match listen.ip() {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_loopback(),
+    }
+}

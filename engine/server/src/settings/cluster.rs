@@ -1,0 +1,147 @@
+//! The part of the settings file that makes a node one of several.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::SettingsError;
+use super::file::duration;
+use crate::membership::{ClusterOptions, is_private};
+
+/// How many nodes may found a cluster: all of them keep the metadata.
+const INITIAL_NODES_MAX: u32 = 7;
+
+/// How long a leader may be silent where nobody says.
+const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
+/// Less than a slow fsync would elect somebody all the time; more is of no use to anybody.
+const ELECTION_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(30);
+
+/// `[cluster]` as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct FileCluster {
+    name: Option<String>,
+    seeds: Vec<String>,
+    initial_nodes: Option<u32>,
+    election_timeout: Option<String>,
+    listen: Option<SocketAddr>,
+    advertise: Option<String>,
+    insecure: bool,
+}
+
+/// Checks what is written.
+///
+/// # Errors
+///
+/// One line that says what is wrong and what is allowed.
+pub(super) fn read(file: FileCluster) -> Result<ClusterOptions, SettingsError> {
+    let name = file.name.unwrap_or_else(|| "everlog".to_owned());
+    if name.is_empty() || name.chars().any(char::is_control) {
+        return wrong("cluster.name must be a line of text");
+    }
+    let initial_nodes = file.initial_nodes.unwrap_or(0);
+    if initial_nodes != 1 && !(3..=INITIAL_NODES_MAX).contains(&initial_nodes) {
+        return wrong(format!(
+            "cluster.initial_nodes must be 1 or 3 to {INITIAL_NODES_MAX}, and the same on every node: two nodes survive no more than one does"
+        ));
+    }
+    if file.seeds.is_empty() {
+        return wrong("cluster.seeds must name the nodes of the cluster, \"host:port\" each");
+    }
+    if let Some(seed) = file.seeds.iter().find(|seed| !is_address(seed)) {
+        return wrong(format!("cluster.seeds: {seed:?} is no \"host:port\""));
+    }
+    let election_timeout = duration("cluster.election_timeout", file.election_timeout)?.unwrap_or(ELECTION_TIMEOUT);
+    if !ELECTION_TIMEOUTS.contains(&election_timeout) {
+        return wrong("cluster.election_timeout must be from \"200ms\" to \"30s\"");
+    }
+    let listen = file.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7235)));
+    let advertise = match file.advertise {
+        Some(advertise) if !is_address(&advertise) => {
+            return wrong(format!("cluster.advertise: {advertise:?} is no \"host:port\""));
+        }
+        Some(advertise) => advertise,
+        None if listen.ip().is_unspecified() => {
+            return wrong("cluster.advertise must say where other nodes reach this one: it listens on every address");
+        }
+        None => listen.to_string(),
+    };
+    if !is_private(&listen) && !file.insecure {
+        return wrong(format!(
+            "cluster.listen: nodes talk to each other unencrypted and take whoever reaches them for a node, so {listen} must not be reached by others; set cluster.insecure = true once a firewall sees to that"
+        ));
+    }
+    Ok(ClusterOptions { name, seeds: file.seeds, initial_nodes, election_timeout, listen, advertise })
+}
+
+fn is_address(text: &str) -> bool {
+    let parts = text.rsplit_once(':');
+    parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+fn wrong<T>(message: impl Into<String>) -> Result<T, SettingsError> {
+    Err(SettingsError(message.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<ClusterOptions, String> {
+        let file: FileCluster = toml::from_str(text).map_err(|error| error.to_string())?;
+        read(file).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_samples_are_three_nodes_of_one_cluster() {
+        #[derive(Deserialize)]
+        struct Whole {
+            cluster: FileCluster,
+        }
+        let mut seeds = Vec::new();
+        for node in 1..=3 {
+            let path = format!("{}/../../deploy/three-nodes/node{node}.toml", env!("CARGO_MANIFEST_DIR"));
+            let whole: Whole = toml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+            let options = read(whole.cluster).unwrap();
+            assert_eq!((options.initial_nodes, options.advertise.as_str()), (3, options.seeds[node - 1].as_str()));
+            seeds.push((options.name, options.seeds));
+        }
+        assert!(seeds.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+
+    #[test]
+    fn what_is_left_out_follows_from_the_rest() {
+        let options = parse("seeds = [\"a:1\"]\ninitial_nodes = 3\nlisten = \"127.0.0.2:7\"").unwrap();
+        assert_eq!((options.name.as_str(), options.advertise.as_str()), ("everlog", "127.0.0.2:7"));
+        let options =
+            "seeds = [\"a:1\"]\ninitial_nodes = 5\nlisten = \"0.0.0.0:7\"\nadvertise = \"a:7\"\ninsecure = true";
+        assert_eq!(parse(options).unwrap().advertise, "a:7");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_what_is_allowed() {
+        let seeds = "seeds = [\"a:1\"]\n";
+        let cases = [
+            ("initial_nodes = 3".to_owned(), "cluster.seeds must name the nodes"),
+            (format!("{seeds}name = \"\"\ninitial_nodes = 3"), "cluster.name must be a line of text"),
+            (seeds.to_owned(), "cluster.initial_nodes must be 1 or 3 to 7"),
+            (format!("{seeds}initial_nodes = 2"), "cluster.initial_nodes must be 1 or 3 to 7"),
+            (format!("{seeds}initial_nodes = 8"), "cluster.initial_nodes must be 1 or 3 to 7"),
+            ("seeds = [\"a\"]\ninitial_nodes = 3".to_owned(), "cluster.seeds: \"a\" is no \"host:port\""),
+            (format!("{seeds}initial_nodes = 3\nelection_timeout = \"0.1s\""), "cluster.election_timeout must be from"),
+            (
+                format!("{seeds}initial_nodes = 3\nelection_timeout = \"x\""),
+                "cluster.election_timeout: \"x\" is not a duration",
+            ),
+            (format!("{seeds}initial_nodes = 3\nadvertise = \":1\""), "cluster.advertise: \":1\" is no"),
+            (format!("{seeds}initial_nodes = 3\nlisten = \"0.0.0.0:1\""), "cluster.advertise must say where"),
+            (format!("{seeds}initial_nodes = 3\nlisten = \"10.0.0.1:1\""), "set cluster.insecure = true"),
+        ];
+        for (text, expected) in cases {
+            let error = parse(&text).unwrap_err();
+            assert!(error.contains(expected) && !error.contains('\n'), "{text}: {error}");
+        }
+    }
+}
