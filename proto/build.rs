@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// The methods of the service between nodes: request and response are types of `src/internal.rs`.
-const INTERNAL_METHODS: [(&str, &str, &str, &str); 10] = [
+const INTERNAL_METHODS: [(&str, &str, &str, &str); 11] = [
     ("announce", "Announce", "AnnounceRequest", "Empty"),
     ("offer", "Offer", "OfferRequest", "Empty"),
     ("start_task", "StartTask", "StartTaskRequest", "StartTaskResponse"),
@@ -60,7 +60,8 @@ const INTERNAL_METHODS: [(&str, &str, &str, &str); 10] = [
     ("visibility_count", "VisibilityCount", "VisibilityRequest", "VisibilityCountResponse"),
     ("recent_poller", "RecentPoller", "RecentPollerRequest", "RecentPollerResponse"),
     ("end_polls", "EndPolls", "EndPollsRequest", "Empty"),
-    ("metadata_position", "MetadataPosition", "Empty", "MetadataPositionResponse"),
+    ("metadata_position", "MetadataPosition", "Empty", "MetadataPosition"),
+    ("await_metadata", "AwaitMetadata", "MetadataPosition", "Empty"),
 ];
 
 /// Generates the service that nodes call each other with: server and client.

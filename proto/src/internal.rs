@@ -426,9 +426,9 @@ pub struct EndPollsRequest {
     pub worker_instance_key: String,
 }
 
-/// How far the metadata has come at the node that leads it: whoever has seen that much has seen every change that was answered.
+/// How far metadata has come. Whoever has seen as much as the node that leads it has seen every change that was answered.
 #[derive(Clone, Copy, PartialEq, Message)]
-pub struct MetadataPositionResponse {
+pub struct MetadataPosition {
     /// The term of the last lead.
     #[prost(uint64, tag = "1")]
     pub term: u64,

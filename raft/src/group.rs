@@ -65,7 +65,7 @@ pub(crate) struct GroupParts {
 /// Who leads a group, as far as this replica knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leadership {
-    /// Another replica leads, or none that is known.
+    /// Another replica leads, or none that is known; or this one does, but a majority has not answered it for too long.
     Follower,
     /// This replica leads in `term`, and has applied every entry of earlier terms: its rows are complete.
     Leader {
@@ -157,7 +157,7 @@ impl Group {
         self.0.id
     }
 
-    /// Who leads. Only the latest value is kept, so changes in between may be missed; but a replica that leads again after it did not
+    /// Who leads. Only the latest value is kept, so changes in between may be missed; but a replica that leads again after another one did
     /// does so in another term, which is never missed.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.0.leadership.clone()

@@ -307,6 +307,7 @@ impl Node {
             self.failure.clone(),
             sender,
             Arc::clone(&leader),
+            2 * self.options.election_timeout_max,
         ));
 
         let elected = self.start_election(&raft, is_new && start == Start::Create).await;

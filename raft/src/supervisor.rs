@@ -2,19 +2,28 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use everlog_storage::GroupId;
 use openraft::ServerState;
-use openraft::async_runtime::WatchReceiver;
+use openraft::async_runtime::{Instant as _, WatchReceiver};
 use openraft::errors::Fatal;
 use openraft::metrics::RaftServerMetrics;
+use openraft::type_config::alias::InstantOf;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
 use crate::failure::FailureReport;
 use crate::group::{Leadership, RaftGroup, StopReason};
 use crate::types::{ReplicaId, TypeConfig};
 
+/// How often it is looked within the time that a leader may go unanswered.
+const SILENCE_LOOKS: u32 = 8;
+
 /// Runs until the group's Raft core has ended, for whatever reason, and leaves `leadership` at Stopped.
+///
+/// A leader that no majority has answered for `silence_max` is not announced as one until it is answered again, though openraft goes on
+/// leading: nothing that it decides could be acknowledged, and whoever waits for it is to be told.
 pub(crate) async fn supervise(
     group: GroupId,
     raft: RaftGroup,
@@ -22,16 +31,34 @@ pub(crate) async fn supervise(
     failure: FailureReport,
     leadership: watch::Sender<Leadership>,
     leader: Arc<AtomicU32>,
+    silence_max: Duration,
 ) {
     let mut server = raft.server_metrics();
+    let data = raft.data_metrics();
+    let mut led: Option<(u64, Instant)> = None;
+    let mut look = tokio::time::interval(silence_max / SILENCE_LOOKS);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let is_leader = metrics::gauge!("everlog_raft_is_leader", "group" => group.to_string());
     let mut ticks = None;
     loop {
-        let (now, alone) = {
+        let (mut now, mut known, alone) = {
             let server = server.borrow_and_update();
-            leader.store(leader_node(&server), Ordering::Relaxed);
-            (leadership_of(&server, *applied_term.borrow_and_update()), is_alone(&server))
+            let leads = leadership_of(&server, *applied_term.borrow_and_update());
+            (leads, leader_node(&server), is_alone(&server))
         };
+        if let (Leadership::Leader { term }, Some(false)) = (now, alone) {
+            let since = match led {
+                Some((led, since)) if led == term => since,
+                _ => led.insert((term, Instant::now())).1,
+            };
+            let answered = data.borrow_watched().last_quorum_acked;
+            let silence =
+                answered.map_or(Duration::MAX, |answered| InstantOf::<TypeConfig>::now() - answered.into_inner());
+            if silence.min(since.elapsed()) > silence_max {
+                (now, known) = (Leadership::Follower, 0);
+            }
+        }
+        leader.store(known, Ordering::Relaxed);
         let changed = leadership.send_if_modified(|known| std::mem::replace(known, now) != now);
         if changed {
             tracing::info!(%group, leadership = ?now, "raft leadership");
@@ -47,6 +74,7 @@ pub(crate) async fn supervise(
         tokio::select! {
             changed = server.changed() => if changed.is_err() { break },
             changed = applied_term.changed() => if changed.is_err() { break },
+            _ = look.tick(), if led.is_some() => {}
         }
     }
     is_leader.set(0.0);

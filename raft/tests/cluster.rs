@@ -254,6 +254,16 @@ async fn a_majority_that_is_gone_takes_the_lead_with_it() {
         tokio::time::timeout(Duration::from_secs(5), left.read_barrier(ReadConsistency::Linearizable)).await;
     assert!(!matches!(confirmed, Ok(Ok(()))), "nobody can have confirmed that it leads");
     assert!(!left.lease_valid(std::time::Instant::now()));
+    let mut leadership = left.leadership();
+    let given_up = leadership.wait_for(|now| *now == Leadership::Follower);
+    drop(tokio::time::timeout(PATIENCE, given_up).await.expect("it does not go on as if it led").unwrap());
+    // One of the others is enough for it to go on.
+    let other = NODES.into_iter().find(|node| *node != id).unwrap();
+    cluster.start_node(other).await;
+    let leader = cluster.leader().await;
+    let mut leads = lead(&leader.group).await;
+    write_some(&mut leads, "a", 10).await;
+    drop(leads);
     cluster.shutdown().await;
 }
 

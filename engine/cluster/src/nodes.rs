@@ -10,10 +10,10 @@ use everlog_matching::Source;
 use everlog_model::{CallError, NodeId, QueueId, limits};
 use everlog_partition::TaskRows;
 use everlog_proto::internal::{
-    AnnounceRequest, Empty, EndPollsRequest, InternalClient, MetadataPositionResponse, OfferRequest,
-    RecentPollerRequest, TaskPageRequest, VisibilityRequest, VisibleRun, Wanted,
+    AnnounceRequest, Empty, EndPollsRequest, InternalClient, OfferRequest, RecentPollerRequest, TaskPageRequest,
+    VisibilityRequest, VisibleRun, Wanted,
 };
-use everlog_raft::{ChainPosition, LeadEpoch};
+use everlog_raft::ChainPosition;
 use everlog_storage::GroupId;
 use everlog_visibility::{Ask, ByStatus, Page, Position};
 use futures::FutureExt;
@@ -26,7 +26,7 @@ use tower::Service;
 
 use crate::Peers;
 use crate::book::{LeadBook, Sender};
-use crate::wire::{bytes_of, error_from_status, lead_to_wire};
+use crate::wire::{bytes_of, error_from_status, lead_to_wire, metadata_from_wire, metadata_to_wire};
 
 /// The other nodes of the cluster, as one of them sees them.
 pub struct Nodes {
@@ -192,9 +192,20 @@ impl Nodes {
     /// When the node does not lead it, or does not answer.
     pub async fn metadata_position(&self, node: NodeId) -> Result<ChainPosition, CallError> {
         let position = answered(self.client(node).metadata_position(Empty {})).await;
-        let MetadataPositionResponse { term, opening, sequence } =
-            position.map_err(|status| error_from_status(&status))?;
-        Ok(ChainPosition { epoch: LeadEpoch { term, opening }, sequence })
+        position.map(metadata_from_wire).map_err(|status| error_from_status(&status))
+    }
+
+    /// Waits until all other nodes that can be reached have seen so much of the metadata, but not for long.
+    pub async fn await_metadata(&self, position: ChainPosition) {
+        let told = self.peers.nodes().into_iter().map(|node| {
+            let mut client = self.client(node);
+            async move {
+                if let Err(status) = answered(client.await_metadata(metadata_to_wire(position))).await {
+                    tracing::debug!(%node, %status, "a node has not seen the latest of the metadata");
+                }
+            }
+        });
+        join_all(told).await;
     }
 
     /// Whether anyone polled a queue that is at home at another node in the last `within`. Taken to be so if the node does not answer.

@@ -15,12 +15,12 @@ use everlog_partition::{Router, StartQuery, StartedWorkflowTask, confirm_leads};
 use everlog_proto::api::workflowservice::v1::{ListClosedWorkflowExecutionsRequest, ListOpenWorkflowExecutionsRequest};
 use everlog_proto::internal::{
     ActivityTaskStart, AnnounceRequest, DeliverRequest, DeliverResponse, Empty, EndPollsRequest, Internal,
-    InternalServer, MetadataPositionResponse, OfferRequest, QueryStart, RecentPollerRequest, RecentPollerResponse,
-    Start, StartTaskRequest, StartTaskResponse, StartedTask, StatusCount, TaskPageRequest, TaskPageResponse,
+    InternalServer, MetadataPosition, OfferRequest, QueryStart, RecentPollerRequest, RecentPollerResponse, Start,
+    StartTaskRequest, StartTaskResponse, StartedTask, StatusCount, TaskPageRequest, TaskPageResponse,
     VisibilityCountResponse, VisibilityPageResponse, VisibilityRequest, VisibleRun, Wanted, WorkflowTaskStart,
     internal_server,
 };
-use everlog_raft::{ChainPosition, Group, LeadEpoch};
+use everlog_raft::Group;
 use everlog_storage::GroupId;
 use everlog_visibility::{Ask, Query, Tallies, VisibilityError};
 use futures::future::join_all;
@@ -34,8 +34,8 @@ use tonic::{Status, codegen};
 use crate::book::Sender;
 use crate::remote::number;
 use crate::wire::{
-    kind, lead_from_wire, namespace_id, position, query_from_wire, queue, required, run_id, status_from_error,
-    task_from_wire, task_to_wire, unreadable, workflow_from_wire,
+    kind, lead_from_wire, metadata_from_wire, metadata_to_wire, namespace_id, position, query_from_wire, queue,
+    required, run_id, status_from_error, task_from_wire, task_to_wire, unreadable, workflow_from_wire,
 };
 use crate::{Nodes, not_done};
 
@@ -298,11 +298,18 @@ confirm_leads(&groups).await.map_err(status_from_error)?;
         Ok(tonic::Response::new(RecentPollerResponse { is_polled }))
     }
 
-    async fn metadata_position(&self, _request: tonic::Request<Empty>) -> Answer<MetadataPositionResponse> {
+    async fn metadata_position(&self, _request: tonic::Request<Empty>) -> Answer<MetadataPosition> {
         let position = self.parts().namespaces.position().await;
-        let ChainPosition { epoch: LeadEpoch { term, opening }, sequence } =
-            position.map_err(|error| status_from_error(CallError::NotDone(error.to_string())))?;
-        Ok(tonic::Response::new(MetadataPositionResponse { term, opening, sequence }))
+        let position = position.map_err(|error| status_from_error(CallError::NotDone(error.to_string())))?;
+        Ok(tonic::Response::new(metadata_to_wire(position)))
+    }
+
+    async fn await_metadata(&self, request: tonic::Request<MetadataPosition>) -> Answer<Empty> {
+        let seen = self.parts().namespaces.until_seen(metadata_from_wire(request.into_inner()));
+        match tokio::time::timeout(limits::METADATA_WAIT_MAX, seen).await {
+            Ok(()) => Ok(tonic::Response::new(Empty {})),
+            Err(_) => Err(Status::unavailable("the metadata has not come so far here")),
+        }
     }
 
     async fn end_polls(&self, request: tonic::Request<EndPollsRequest>) -> Answer<Empty> {

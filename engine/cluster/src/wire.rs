@@ -6,6 +6,7 @@ use everlog_kernel::{NamespaceId, RunId};
 use everlog_matching::Source;
 use everlog_model::{CallError, NamespaceSource, NodeId, QueueId, WorkflowRef};
 use everlog_proto::internal;
+use everlog_raft::{ChainPosition, LeadEpoch};
 use everlog_storage::GroupId;
 use prost::Message;
 use tonic::Status;
@@ -133,6 +134,16 @@ pub(crate) fn query_from_wire(
     let internal::OfferedQuery { workflow, query_id, run_id: run, query, task_queue, sticky } = query;
     let query = QueryTask { query_id, run_id: run_id(&run)?, query: required(query, "query")?, task_queue, sticky };
     Ok(workflow_from_wire(workflow, namespaces)?.map(|workflow| (workflow, query)))
+}
+
+pub(crate) fn metadata_to_wire(position: ChainPosition) -> internal::MetadataPosition {
+    let ChainPosition { epoch: LeadEpoch { term, opening }, sequence } = position;
+    internal::MetadataPosition { term, opening, sequence }
+}
+
+pub(crate) fn metadata_from_wire(position: internal::MetadataPosition) -> ChainPosition {
+    let internal::MetadataPosition { term, opening, sequence } = position;
+    ChainPosition { epoch: LeadEpoch { term, opening }, sequence }
 }
 
 /// An encoded answer to a client that another node passes on.

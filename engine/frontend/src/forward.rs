@@ -10,8 +10,8 @@
 //! the caller's time is up or a failover should long be over. It does the same when nobody knows what became of a call, if that can be
 //! made twice without harm.
 //!
-//! Calls that change metadata go to the node that leads those. What a node knows of metadata comes a little later than where they are led,
-//! so a namespace that is not known here is asked for there before the caller is told that there is none.
+//! Calls that change metadata go to the node that leads those, and are answered once all nodes that can be reached have seen the change. A
+//! node that was away may not: it asks there for a namespace that it does not know before it tells a caller that there is none.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -91,8 +91,9 @@ impl Forward {
                 },
             };
             if about == About::Metadata && Status::from_header_map(response.headers()).is_none() {
-                // Whoever made the change is to find it here.
+                // Whoever made the change is to find it, here and everywhere.
                 self.catch_up().await;
+                self.nodes.await_metadata(self.namespaces.seen()).await;
             }
             if !is_not_done(&response) && !(repeatable && is_unavailable(&response)) {
                 return response;

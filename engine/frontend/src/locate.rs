@@ -256,6 +256,48 @@ mod tests {
     }
 
     #[test]
+    fn what_is_done_once_by_its_id_or_only_looks_may_be_made_again() {
+        let id = || "id".to_owned();
+        let update = |update_id: &str| UpdateWorkflowExecutionRequest {
+            request: Some(everlog_proto::api::update::v1::Request {
+                meta: Some(everlog_proto::api::update::v1::Meta {
+                    update_id: update_id.to_owned(),
+                    ..everlog_proto::api::update::v1::Meta::default()
+                }),
+                ..everlog_proto::api::update::v1::Request::default()
+            }),
+            ..UpdateWorkflowExecutionRequest::default()
+        };
+        let with_start = |update_id: &str| ExecuteMultiOperationRequest {
+            operations: vec![Operation { operation: Some(AnyOperation::UpdateWorkflow(update(update_id))) }],
+            ..ExecuteMultiOperationRequest::default()
+        };
+        let named = requests![
+            "StartWorkflowExecution": StartWorkflowExecutionRequest { request_id: id() },
+            "SignalWithStartWorkflowExecution": SignalWithStartWorkflowExecutionRequest { request_id: id() },
+            "SignalWorkflowExecution": SignalWorkflowExecutionRequest { request_id: id() },
+            "RequestCancelWorkflowExecution": RequestCancelWorkflowExecutionRequest { request_id: id() },
+        ];
+        for (method, request) in named {
+            assert!(is_repeatable(method, &request), "{method}");
+            assert!(!is_repeatable(method, b""), "{method} without an id");
+        }
+        assert!(is_repeatable("UpdateWorkflowExecution", &update("u").encode_to_vec()));
+        assert!(!is_repeatable("UpdateWorkflowExecution", &update("").encode_to_vec()));
+        assert!(is_repeatable("ExecuteMultiOperation", &with_start("u").encode_to_vec()));
+        assert!(!is_repeatable("ExecuteMultiOperation", &with_start("").encode_to_vec()));
+        let always =
+            ["PollWorkflowTaskQueue", "GetWorkflowExecutionHistory", "CountWorkflowExecutions", "QueryWorkflow"];
+        for method in always.iter().chain(&["RespondWorkflowTaskCompleted", "RecordActivityTaskHeartbeat"]) {
+            assert!(is_repeatable(method, b""), "{method}");
+        }
+        let never = ["TerminateWorkflowExecution", "DeleteWorkflowExecution", "RegisterNamespace", "UpdateNamespace"];
+        for method in never.iter().chain(&["RespondActivityTaskCompletedById", "UpdateTaskQueueConfig"]) {
+            assert!(!is_repeatable(method, b""), "{method}");
+        }
+    }
+
+    #[test]
     fn a_token_names_its_workflow() {
         let (namespace_id, workflow_id, run_id) = (NamespaceId([7; 16]), "w".to_owned(), RunId([1; 16]));
         let activity = token::encode(&ActivityTaskToken {

@@ -3,8 +3,6 @@
 //! A node's view follows what is applied on it, which comes a little later than where the group is led. Whoever must not miss a change
 //! that somebody was told of asks the leader how far the metadata has come, and waits until the view is there.
 
-use std::future::Future;
-
 use everlog_model::SlotSource;
 use everlog_raft::{ChainPosition, ReadConsistency};
 use everlog_storage::NodeId;
@@ -56,27 +54,19 @@ impl Namespaces {
         Ok(())
     }
 
-    /// Resolves once it is known which partition holds which slot.
-    pub fn until_founded(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut view = self.view.clone();
-        async move {
-            // An error means that the server stops.
-            let _ = view.wait_for(|view| view.slots.is_some()).await;
-        }
+    /// How far this node's view has come.
+    pub fn seen(&self) -> ChainPosition {
+        self.view.borrow().position
+    }
+
+    /// Waits until the view has come so far.
+    pub async fn until_seen(&self, position: ChainPosition) {
+        // An error means that the server stops.
+        let _ = self.view_at(position).await;
     }
 
     /// Whether it is known which partition holds which slot.
     pub fn is_founded(&self) -> bool {
         !self.partitions().is_empty()
-    }
-
-    /// Waits until this node leads the metadata.
-    ///
-    /// # Errors
-    ///
-    /// [`MetaError::Unavailable`] if the group has stopped.
-    pub async fn until_led_here(&self) -> Result<(), MetaError> {
-        let group = self.group.read().clone();
-        super::change::until_led(&group).await.map(|_| ())
     }
 }

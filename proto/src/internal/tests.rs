@@ -133,5 +133,5 @@ fn what_lists_and_workers_ask_is_what_it_always_was() {
     let worker =
         EndPollsRequest { namespace_id: id(7), sticky: Some("s".to_owned()), worker_instance_key: "k".to_owned() };
     check(&worker, "0a020707 120173 1a016b");
-    check(&MetadataPositionResponse { term: 3, opening: 1, sequence: 2 }, "0803 1001 1802");
+    check(&MetadataPosition { term: 3, opening: 1, sequence: 2 }, "0803 1001 1802");
 }
