@@ -12,7 +12,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 source deploy/toolchain.sh
 
-all_steps=(fmt clippy rust-tests doc deny build sdk-python sdk-typescript sdk-go cli crash bench-smoke fuzz)
+all_steps=(fmt clippy rust-tests doc deny build sdk-python sdk-typescript sdk-go cli crash cluster bench-smoke fuzz)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/everlog
 logs=$(mktemp -d "${TMPDIR:-/tmp}/everlog-tests.XXXXXX")
 serve_s_max=60
@@ -93,6 +93,14 @@ step_cli() {
 step_crash() {
 	prepare_python
 	"$python" tests/crash/crash.py --kills 10 --workflows 60
+}
+
+# Three nodes that are killed, stopped and cut off: raw calls under a checker, then SDK workers. EVERLOG_CLUSTER_SECONDS: for longer.
+step_cluster() {
+	require_rust
+	prepare_python
+	cargo run --locked -q -p everlog-cluster-tests -- --everlog-bin "$EVERLOG_BIN"
+	"$python" tests/cluster/sdk.py
 }
 
 # Every workload of the benchmark at a small size: histories are read back, nothing is timed.
@@ -189,7 +197,7 @@ count() {
 		step == "sdk-typescript" && /^(#|ℹ) (fail|cancelled) [0-9]+/ { failed += $3 }
 		step == "sdk-go" && /^ *--- PASS/ { passed++ }
 		step == "sdk-go" && /^ *--- FAIL/ { failed++ }
-		(step == "cli" || step == "crash" || step == "bench-smoke" || step == "fuzz") && /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 }
+		(step == "cli" || step == "crash" || step == "cluster" || step == "bench-smoke" || step == "fuzz") && /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 }
 		END { print passed + 0, failed + 0 }' "$logs/$1.log")
 	passed=$((passed + ${found% *}))
 	failed=$((failed + ${found#* }))
@@ -202,7 +210,7 @@ run() {
 	echo "=== $step"
 	case $step in
 	sdk-*) start_server ;;
-	cli | crash | bench-smoke | fuzz)
+	cli | crash | cluster | bench-smoke | fuzz)
 		stop_server || finish 1
 		find_binary
 		;;
