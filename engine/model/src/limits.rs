@@ -302,6 +302,9 @@ pub const QUERY_AGAIN_WAIT: Duration = Duration::from_secs(1);
 /// How long a call waits at most for a node that answers it: longer than a failover, shorter than the patience of clients.
 pub const FORWARD_WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// How long a list waits at most until a majority confirms who leads.
+pub const LEAD_CONFIRM_TIME_MAX: Duration = Duration::from_secs(1);
+
 /// How long a call waits at most until this node knows the latest of the metadata. Without that it goes on with what is known here.
 pub const METADATA_WAIT_MAX: Duration = Duration::from_secs(1);
 

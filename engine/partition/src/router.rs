@@ -7,9 +7,10 @@ use std::time::Instant;
 use everlog_kernel::command::Reply;
 use everlog_kernel::outbox::OutboxMessage;
 use everlog_kernel::{Command, NamespaceId, RunId};
-use everlog_model::{CallError, NamespaceSource, NodeId, QueueId, SlotSource, WorkflowRef, slot_of};
+use everlog_model::{CallError, NamespaceSource, NodeId, QueueId, SlotSource, WorkflowRef, limits, slot_of};
 use everlog_raft::{Group, ReadConsistency};
 use everlog_storage::GroupId;
+use futures::future::try_join_all;
 
 use super::cluster::{Cluster, OtherNodes};
 use super::outbox::Delivery;
@@ -163,14 +164,14 @@ impl Router {
 ///
 /// [`CallError::NotDone`] if one of them is not, or nobody confirms it.
 pub async fn confirm_leads(groups: &[Group]) -> Result<(), CallError> {
-    for group in groups {
-        // Mostly the lease says so, which costs nothing.
-        if !group.lease_valid(Instant::now()) {
-            let confirmed = group.read_barrier(ReadConsistency::Linearizable).await;
-            confirmed.map_err(|error| CallError::NotDone(error.to_string()))?;
-        }
+    // Mostly the lease says so, which costs nothing.
+    let unsure = groups.iter().filter(|group| !group.lease_valid(Instant::now()));
+    let confirmed = try_join_all(unsure.map(|group| group.read_barrier(ReadConsistency::Linearizable)));
+    // A leader that nobody answers would wait for ever.
+    match tokio::time::timeout(limits::LEAD_CONFIRM_TIME_MAX, confirmed).await {
+        Ok(confirmed) => confirmed.map(drop).map_err(|error| CallError::NotDone(error.to_string())),
+        Err(_) => Err(CallError::NotDone("no majority confirms who leads".to_owned())),
     }
-    Ok(())
 }
 
 fn led_here(route: Route<'_>) -> Result<&Partition, CallError> {

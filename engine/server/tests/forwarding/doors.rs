@@ -61,7 +61,9 @@ async fn refused(cluster: &Cluster, service: &str, method: &str, message: Vec<u8
 async fn clients_do_not_reach_what_nodes_ask_of_each_other() {
     let cluster = Cluster::start().await;
     let channel = cluster.servers[0].channel().await;
-    for method in ["Announce", "Offer", "StartTask", "TaskPage", "Deliver", "VisibilityPage", "EndPolls"] {
+    for method in
+        ["Announce", "Offer", "StartTask", "TaskPage", "Deliver", "VisibilityPage", "EndPolls", "AwaitMetadata"]
+    {
         let unknown = wire::call(&channel, INTERNAL, method, Bytes::new(), None).await.unwrap_err();
         assert_eq!(unknown.code(), Code::Unimplemented, "{method}");
         assert_eq!(unknown.message(), format!("unknown service {INTERNAL}"));
@@ -69,7 +71,7 @@ async fn clients_do_not_reach_what_nodes_ask_of_each_other() {
         let known = refused(&cluster, INTERNAL, method, vec![0xff]).await;
         assert_ne!(known.code(), Code::Unimplemented, "{method}");
     }
-    let elsewhere = refused(&cluster, wire::OPERATOR_SERVICE, "ListSearchAttributes", Vec::new()).await;
+    let elsewhere = refused(&cluster, "grpc.health.v1.Health", "Check", Vec::new()).await;
     assert_eq!(elsewhere.code(), Code::Unimplemented);
     cluster.stop().await;
 }
