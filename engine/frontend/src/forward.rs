@@ -95,7 +95,10 @@ impl Forward {
                 self.catch_up().await;
                 self.nodes.await_metadata(self.namespaces.seen()).await;
             }
-            if !is_not_done(&response) && !(repeatable && is_unavailable(&response)) {
+            let may_be_tried_again = is_not_done(&response) || (repeatable && is_unavailable(&response));
+            // Whoever calls a node that stops is better off at another one.
+            if !may_be_tried_again || *self.draining.borrow() {
+                response.headers_mut().remove(NOT_DONE);
                 return response;
             }
             let next = Instant::now() + pause;
