@@ -126,17 +126,17 @@ impl Formation {
         let looked = self.look(mesh).await;
         // Somebody may be further already.
         let foundings = looked.iter().filter_map(|(_, _, seen)| Founding::decode(&seen.founded).ok());
-        for founding in foundings {
-            if founding.node_id(me).is_some() && self.directory.promised()?.as_ref() == Some(&founding) {
-                self.directory.found(&founding)?;
-                return Ok(None);
-            }
-            let id = founding.cluster_id;
-            return Ok(Some(format!("nothing any more: cluster {id} was founded without this data directory")));
+        let foundings: Vec<_> = foundings.collect();
+        let promised = self.directory.promised()?;
+        if let Some(mine) = foundings.iter().find(|founding| promised.as_ref() == Some(founding)) {
+            self.directory.found(mine)?;
+            return Ok(None);
+        }
+        if let Some(Founding { cluster_id, .. }) = foundings.first() {
+            return Ok(Some(format!("nothing any more: cluster {cluster_id} was founded without this data directory")));
         }
         let fresh = self.fresh(&looked);
         *self.seen.lock() = fresh.clone().unwrap_or_default();
-        let promised = self.directory.promised()?;
         match promised {
             Some(promised) if promised.proposer != me => {
                 let proposer = promised.members.iter().find(|member| member.directory_id == promised.proposer);

@@ -283,7 +283,7 @@ impl Internal for Handlers {
 
     async fn visibility_count(&self, request: tonic::Request<VisibilityRequest>) -> Answer<VisibilityCountResponse> {
         let (groups, namespace, query) = self.wanted_runs(request.get_ref())?;
-confirm_leads(&groups).await.map_err(status_from_error)?;
+        confirm_leads(&groups).await.map_err(status_from_error)?;
         let counted = everlog_visibility::count(groups, &self.parts().tallies, &namespace, query);
         let counted = counted.await.map_err(status_of)?;
         let counts = counted.into_iter().map(|(status, count)| StatusCount { status, count }).collect();

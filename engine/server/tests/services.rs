@@ -10,8 +10,8 @@ use everlog_kernel::token::{self, QueryTaskToken};
 use everlog_proto::api::enums::v1::{EventType, HistoryEventFilterType, QueryResultType};
 use everlog_proto::api::query::v1::WorkflowQuery;
 use everlog_proto::api::workflowservice::v1::{
-    CreateScheduleRequest, GetSystemInfoRequest, GetWorkflowExecutionHistoryRequest, ListNamespacesRequest,
-    QueryWorkflowRequest, RegisterNamespaceRequest, RespondQueryTaskCompletedRequest,
+    GetSystemInfoRequest, GetWorkflowExecutionHistoryRequest, ListNamespacesRequest, QueryWorkflowRequest,
+    RegisterNamespaceRequest, RespondQueryTaskCompletedRequest, StartActivityExecutionRequest,
     TerminateWorkflowExecutionRequest,
 };
 use everlog_proto::wkt;
@@ -61,15 +61,15 @@ async fn a_namespace_can_be_used_as_soon_as_it_is_registered() {
 async fn what_is_not_built_is_an_unknown_method() {
     let server = Server::start().await;
     let mut client = server.client().await;
-    let refused = client.create_schedule(CreateScheduleRequest::default()).await.unwrap_err();
+    let refused = client.start_activity_execution(StartActivityExecutionRequest::default()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);
     assert_eq!(
         refused.message(),
-        "unknown method CreateSchedule for service temporal.api.workflowservice.v1.WorkflowService"
+        "unknown method StartActivityExecution for service temporal.api.workflowservice.v1.WorkflowService"
     );
     let capabilities =
         client.get_system_info(GetSystemInfoRequest {}).await.unwrap().into_inner().capabilities.unwrap();
-    assert!(capabilities.sdk_metadata && capabilities.eager_workflow_start && !capabilities.supports_schedules);
+    assert!(capabilities.sdk_metadata && capabilities.supports_schedules && !capabilities.nexus);
     server.stopped().await;
 }
 

@@ -143,7 +143,10 @@ impl Tests {
         let began = Instant::now();
         let cluster = match Cluster::new(&self.binary, &self.directory.join("scenarios"), 3).await {
             Ok(cluster) => cluster,
-            Err(error) => return drop(self.ended(SHARED[0], began, Err(error), String::new)),
+            Err(error) => {
+                self.ended(SHARED[0], began, Err(error), String::new);
+                return;
+            }
         };
         let (seen, binary) = (Arc::<Seen>::default(), self.binary.clone());
         let stage = Stage { cluster, seen, binary, directory: self.directory.clone() };
@@ -189,7 +192,10 @@ impl Tests {
         say(&format!("{STORM}: seed {}, {} nodes, {} s", cli.seed, cli.nodes, cli.seconds));
         let cluster = match Cluster::new(&self.binary, &self.directory.join("storm"), cli.nodes).await {
             Ok(cluster) => cluster,
-            Err(error) => return drop(self.ended(STORM, began, Err(error), String::new)),
+            Err(error) => {
+                self.ended(STORM, began, Err(error), String::new);
+                return;
+            }
         };
         let seen = Arc::<Seen>::default();
         let result = async {

@@ -11,7 +11,7 @@ use everlog_model::{NamespaceSource, QueueId, WorkflowRef, limits, rows};
 use everlog_raft::LeadEpoch;
 use everlog_random::Random;
 use everlog_storage::GroupId;
-use everlog_storage::keys::KeyRange;
+use everlog_storage::keys::{KeyRange, OutboxKey};
 use everlog_storage::state::{Direction, Row, StateEngine, StateError};
 use everlog_storage::twin::CrashState;
 use futures::FutureExt;
@@ -32,6 +32,8 @@ const PARTITIONS: usize = 3;
 /// How long clients go on and faults happen.
 const STORY: Duration = Duration::from_secs(10);
 
+/// How long the end waits at most for what was just begun.
+const STILL_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long it takes at most until all is quiet then.
 const QUIET: Duration = Duration::from_secs(90);
 
@@ -177,7 +179,8 @@ impl World {
         self.hire();
         let (quiet_at, end) = (nanos(STORY), nanos(STORY + QUIET));
         while let Some(((at, _), event)) = self.agenda.pop_first() {
-            if at > end {
+            // Cron and schedules act at any moment, also at this one: what that begins is let go to its end.
+            if at > end && (self.is_still() || at > end + nanos(STILL_WAIT_MAX)) {
                 break;
             }
             assert!(self.order < EVENTS_MAX, "the story goes round in circles");
@@ -191,6 +194,15 @@ impl World {
             self.hear();
         }
         self.check();
+    }
+
+    /// Whether nothing is under way that was begun: no job, no batch, no message.
+    fn is_still(&self) -> bool {
+        self.partitions.iter().all(|partition| {
+            let is_idle = partition.leading.as_ref().is_some_and(|leading| leading.in_flight.is_empty());
+            let messages = || TwinRows(&self.disk, partition.group).scan(OutboxKey::all(), Direction::Ascending, 1);
+            is_idle && partition.jobs.is_empty() && messages().is_ok_and(|messages| messages.is_empty())
+        })
     }
 
     /// Whether the story is about to end.
