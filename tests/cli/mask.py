@@ -16,6 +16,7 @@ VERSIONS = "sdkVersion|coreVersion"
 MASKS = [
     (r"\btemporal-cli:[^\s\"@]+@[^\s\"]+", "temporal-cli:<user>@<host>"),
     (r"\bRequested from CLI by [^\s\"]+", "Requested from CLI by <user>"),
+    (r'("message"\s*:\s*)"[^"\s:]+: why"', r'\1"<user>: why"'),
     (r'("stackTrace"\s*:\s*)"(?:[^"\\]|\\.)*"', r'\1"<stack>"'),
     (r"(?m)^(\S*stackTrace:)(?:.*\n?)(?:(?![a-z]\S*: |-----).*\n?)*", r"\1 <stack>\n"),
     (r"(StackTrace:)\n(?:(?!\s*Cause:).*\n?)*", r"\1 <stack>\n"),

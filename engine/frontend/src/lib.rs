@@ -36,6 +36,7 @@ mod polls;
 mod protocol;
 mod query;
 mod request_body;
+mod reset;
 mod response_body;
 mod schedules;
 mod search_attributes;

@@ -78,7 +78,8 @@ pub(super) fn locate<'a>(method: &str, request: &'a [u8]) -> Option<Location<'a>
         | "UpdateSchedule"
         | "PatchSchedule"
         | "ListScheduleMatchingTimes"
-        | "DeleteSchedule" => workflow(request, bytes(request, 2)?),
+        | "DeleteSchedule"
+        | "UnpauseWorkflowExecution" => workflow(request, bytes(request, 2)?),
         "SignalWorkflowExecution"
         | "TerminateWorkflowExecution"
         | "DeleteWorkflowExecution"
@@ -88,6 +89,7 @@ pub(super) fn locate<'a>(method: &str, request: &'a [u8]) -> Option<Location<'a>
         | "GetWorkflowExecutionHistoryReverse"
         | "QueryWorkflow"
         | "UpdateWorkflowExecution"
+        | "ResetWorkflowExecution"
         | "ResetStickyTaskQueue" => workflow(request, bytes(bytes(request, 2)?, 1)?),
         "PollWorkflowExecutionUpdate" => workflow(request, bytes(bytes(bytes(request, 2)?, 1)?, 1)?),
         // The last of its operations is the update, and all are of one workflow.
@@ -224,6 +226,7 @@ mod tests {
         let requests = requests![
             "StartWorkflowExecution": StartWorkflowExecutionRequest { workflow_id: w() },
             "SignalWithStartWorkflowExecution": SignalWithStartWorkflowExecutionRequest { workflow_id: w() },
+            "UnpauseWorkflowExecution": UnpauseWorkflowExecutionRequest { workflow_id: w() },
             "RecordActivityTaskHeartbeatById": RecordActivityTaskHeartbeatByIdRequest { workflow_id: w() },
             "RespondActivityTaskCompletedById": RespondActivityTaskCompletedByIdRequest { workflow_id: w() },
             "RespondActivityTaskFailedById": RespondActivityTaskFailedByIdRequest { workflow_id: w() },
@@ -244,6 +247,7 @@ mod tests {
             "QueryWorkflow": QueryWorkflowRequest { execution: execution() },
             "ResetStickyTaskQueue": ResetStickyTaskQueueRequest { execution: execution() },
             "UpdateWorkflowExecution": UpdateWorkflowExecutionRequest { workflow_execution: execution() },
+            "ResetWorkflowExecution": ResetWorkflowExecutionRequest { workflow_execution: execution() },
             "PollWorkflowExecutionUpdate": PollWorkflowExecutionUpdateRequest { update_ref: update_ref() },
             "ExecuteMultiOperation": ExecuteMultiOperationRequest { operations: vec![start(), update()] },
         ];

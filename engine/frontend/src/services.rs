@@ -15,8 +15,8 @@ use tonic::{Request, Response, Status};
 use super::call::Call;
 use super::request_body::settle;
 use super::{
-    Frontend, activity_tasks, history, multi_operation, namespaces, no_effect, operator, query, schedules, system,
-    task_queue_config, task_queues, turned_off, updates, visibility, workers, workflow_control, workflow_start,
+    Frontend, activity_tasks, history, multi_operation, namespaces, no_effect, operator, query, reset, schedules,
+    system, task_queue_config, task_queues, turned_off, updates, visibility, workers, workflow_control, workflow_start,
     workflow_tasks,
 };
 
@@ -68,6 +68,7 @@ service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
     TerminateWorkflowExecution(workflow_control.terminate_workflow_execution: workflow_api::TerminateWorkflowExecutionRequest) -> workflow_api::TerminateWorkflowExecutionResponse;
     DeleteWorkflowExecution(workflow_control.delete_workflow_execution: workflow_api::DeleteWorkflowExecutionRequest) -> workflow_api::DeleteWorkflowExecutionResponse;
     DescribeWorkflowExecution(workflow_control.describe_workflow_execution: workflow_api::DescribeWorkflowExecutionRequest) -> workflow_api::DescribeWorkflowExecutionResponse;
+    ResetWorkflowExecution(reset.reset_workflow_execution: workflow_api::ResetWorkflowExecutionRequest) -> workflow_api::ResetWorkflowExecutionResponse;
     ResetStickyTaskQueue(workflow_control.reset_sticky_task_queue: workflow_api::ResetStickyTaskQueueRequest) -> workflow_api::ResetStickyTaskQueueResponse;
 
     GetWorkflowExecutionHistory(history.get_workflow_execution_history: workflow_api::GetWorkflowExecutionHistoryRequest) -> everlog_proto::encoded::GetWorkflowExecutionHistoryResponse;
@@ -139,6 +140,7 @@ service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
     TriggerWorkflowRule(turned_off.trigger_workflow_rule: workflow_api::TriggerWorkflowRuleRequest) -> workflow_api::TriggerWorkflowRuleResponse;
     FetchWorkerConfig(turned_off.fetch_worker_config: workflow_api::FetchWorkerConfigRequest) -> workflow_api::FetchWorkerConfigResponse;
     UpdateWorkerConfig(turned_off.update_worker_config: workflow_api::UpdateWorkerConfigRequest) -> workflow_api::UpdateWorkerConfigResponse;
+    UnpauseWorkflowExecution(turned_off.unpause_workflow_execution: workflow_api::UnpauseWorkflowExecutionRequest) -> workflow_api::UnpauseWorkflowExecutionResponse;
     PauseWorkflowExecution(turned_off.pause_workflow_execution: workflow_api::PauseWorkflowExecutionRequest) -> workflow_api::PauseWorkflowExecutionResponse;
     ListArchivedWorkflowExecutions(turned_off.list_archived_workflow_executions: workflow_api::ListArchivedWorkflowExecutionsRequest) -> workflow_api::ListArchivedWorkflowExecutionsResponse;
 

@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use everlog_kernel::Rejection;
 use everlog_proto::api::workflowservice::v1 as api;
 
-use super::Frontend;
 use super::call::Call;
 use super::errors::Error;
+use super::execute::explain;
+use super::{Frontend, address, validate};
 
 const VERSION_SETS: Error =
     Error::PermissionDenied("Worker versioning v0.1 (Version Set-based, deprecated) is disabled on this namespace.");
@@ -81,6 +82,32 @@ pub(super) async fn pause_workflow_execution(
     frontend.namespace(&request.namespace)?;
     let message = format!("workflow pause is not enabled for namespace: {}", request.namespace);
     Err(Error::Rejected(Rejection::Unimplemented(message.into())))
+}
+
+/// No run is paused.
+pub(super) async fn unpause_workflow_execution(
+    frontend: &Frontend,
+    _call: Call,
+    request: api::UnpauseWorkflowExecutionRequest,
+) -> Result<api::UnpauseWorkflowExecutionResponse, Error> {
+    let namespace = frontend.namespace(&request.namespace)?;
+    let id_bytes_max = frontend.config(&request.namespace).limits.id_bytes_max;
+    validate::length(&request.reason, id_bytes_max, "reason is too long.")?;
+    validate::length(&request.request_id, id_bytes_max, "request id is too long.")?;
+    validate::length(&request.identity, id_bytes_max, "identity is too long.")?;
+    if request.workflow_id.is_empty() {
+        return Err(Error::invalid("Can't load workflow execution.  WorkflowId not set."));
+    }
+    let run_id = validate::run_id(&request.run_id, "RunId is not valid UUID.")?;
+    let address = address(&namespace, &request.workflow_id);
+    let partition = frontend.router.partition_of(&address)?;
+    let is_open = partition.inspect(address.clone(), run_id, move |workflow, _| {
+        workflow.run(run_id).map(|run| run.is_open()).ok_or_else(Rejection::workflow_not_found)
+    });
+    match is_open.await.map_err(|error| explain(error, &address, run_id))? {
+        true => Err(Error::failed_precondition("workflow is not paused.")),
+        false => Err(Rejection::workflow_completed().into()),
+    }
 }
 
 /// There is no archive.

@@ -18,6 +18,7 @@ use everlog_proto::api::workflowservice::v1::{
 };
 
 use crate::outbox::{self, OutboxMessage};
+use crate::reset::Reset;
 use crate::schedule::ScheduleCommand;
 use crate::token::{ActivityTaskToken, WorkflowTaskToken};
 use crate::valid_start::{ValidSignalWithStart, ValidStart};
@@ -32,6 +33,8 @@ pub enum Command {
     UpdateWithStart(Box<ValidStart>, Box<UpdateWorkflowExecutionRequest>),
     /// Signals the open run, or starts one and signals it. Answered by [`Reply::Started`].
     SignalWithStartWorkflow(Box<ValidSignalWithStart>),
+    /// Starts a run that goes on from an event of an earlier one. Answered by [`Reply::Reset`], or by [`Reply::HistoryGrew`].
+    ResetWorkflow(Box<Reset>),
     /// A command to a run that is there.
     Run(RunCommand),
     /// A command to a schedule, decided by [`crate::schedule::decide`].
@@ -190,6 +193,7 @@ impl Command {
             Command::StartWorkflow(_) => "StartWorkflow",
             Command::SignalWithStartWorkflow(_) => "SignalWithStartWorkflow",
             Command::UpdateWithStart(..) => "UpdateWithStart",
+            Command::ResetWorkflow(_) => "ResetWorkflow",
             Command::Run(command) => command.name(),
             Command::Schedule(command) => command.name(),
         }
@@ -304,6 +308,10 @@ pub enum Reply {
     Signaled(RunId),
     /// A run was started, or one was there.
     Started(Started),
+    /// This run goes on from where another one was reset to.
+    Reset(RunId),
+    /// Nothing was done: more has happened than was read for the reset.
+    HistoryGrew,
     /// A workflow task was started.
     WorkflowTaskStarted(Box<WorkflowTaskStart>),
     /// A workflow task was completed.

@@ -26,6 +26,7 @@ pub fn decide(
         Command::StartWorkflow(start) => requests::start_workflow::decide(workflow, *start, ctx),
         Command::SignalWithStartWorkflow(request) => requests::signal_with_start::decide(workflow, *request, ctx),
         Command::UpdateWithStart(start, update) => requests::update_with_start::decide(workflow, *start, *update, ctx),
+        Command::ResetWorkflow(reset) => requests::reset_workflow::decide(workflow, run_id, *reset, ctx),
         Command::Run(RunCommand::ReceiveMessage(message)) if message.begins_workflow() => match &message.body {
             MessageBody::StartScheduled(_) => requests::start_scheduled::decide(workflow, *message, ctx),
             _ => requests::start_child::decide(workflow, *message, ctx),

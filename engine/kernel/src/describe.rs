@@ -109,7 +109,9 @@ fn extended_info(run: &Run) -> WorkflowExecutionExtendedInfo {
         execution_expiration_time: run.info.execution_expiration.map(|time| time.to_proto()),
         run_expiration_time: Some(run.info.run_expiration.map_or(NEVER, |time| time.to_proto())),
         cancel_requested: run.state.cancel_requested,
-        original_start_time: Some(run.info.start_time.to_proto()),
+        original_start_time: Some(run.info.original_start_time.unwrap_or(run.info.start_time).to_proto()),
+        reset_run_id: run.state.reset_run_id.map(|run_id| run_id.to_string()).unwrap_or_default(),
+        last_reset_time: run.branch.as_ref().map(|_| run.info.start_time.to_proto()),
         request_id_infos: attached.chain(updates).chain([(run.info.start_request_id.clone(), start_request)]).collect(),
         ..WorkflowExecutionExtendedInfo::default()
     }
@@ -165,7 +167,8 @@ fn pending_activity(activity: &Activity) -> PendingActivityInfo {
 }
 
 fn pending_child(run: &Run, initiated_id: i64, child: &PendingChild) -> PendingChildExecutionInfo {
-    let started = child.started_event_id.map(|_| outbox::child_run_id(run.id, initiated_id).to_string());
+    let started =
+        child.started_event_id.map(|_| outbox::child_run_id(run.owner_of(initiated_id), initiated_id).to_string());
     PendingChildExecutionInfo {
         workflow_id: child.workflow_id.clone(),
         run_id: started.unwrap_or_default(),

@@ -111,6 +111,12 @@ fn end_ids_mut(attributes: &mut Attributes) -> Option<(i64, &mut i64)> {
     }
 }
 
+/// The Initiated event of the child that the event ends, if it ends one, and its reference to the started one.
+pub(crate) fn end_of_child_mut(attributes: &mut Attributes) -> Option<(i64, &mut i64)> {
+    ended_child(attributes)?;
+    end_ids_mut(attributes)
+}
+
 /// The Initiated event of the child that the event ends, if it ends one.
 pub(crate) fn ended_child(attributes: &Attributes) -> Option<i64> {
     match attributes {

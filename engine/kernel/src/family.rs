@@ -13,6 +13,11 @@ use crate::txn::Txn;
 /// Tells parent, schedule and children that the run has closed in this change, by `closing` if it has one of the first two.
 pub(crate) fn closed(txn: &mut Txn<'_>, closing: Option<Attributes>) {
     forget_unsent_starts(txn);
+    if txn.is_reset {
+        // The run that goes on from it has the same parent and the same children.
+        txn.run.children.remove_all(|_| true);
+        return;
+    }
     // A run that is followed by another one is not the child's end.
     if txn.successor.is_none()
         && let Some(closing) = closing
@@ -51,7 +56,8 @@ fn tell_schedule(txn: &mut Txn<'_>, closing: &Attributes) {
 fn tell_parent(txn: &mut Txn<'_>, closing: Attributes) {
     let started = txn.run.info.started.decode();
     let Some(parent) = started.parent_workflow_execution else { return };
-    let Some(closed) = ChildClosed::by(started.parent_initiated_event_id, closing) else { return };
+    let first_run_id = txn.run.first_run_id();
+    let Some(closed) = ChildClosed::by(started.parent_initiated_event_id, first_run_id, closing) else { return };
     let closing_event_id = txn.run.state.next_event_id - 1;
     let body = MessageBody::ChildClosed(Box::new(closed));
     send(txn, closing_event_id, parent.workflow_id, parent.run_id.parse().ok(), body);

@@ -18,6 +18,7 @@ pub mod describe;
 pub mod ids;
 pub mod outbox;
 pub mod rejection;
+pub mod reset;
 pub mod rows;
 pub mod schedule;
 pub mod state;

@@ -47,6 +47,9 @@ pub struct OutboxMessage {
     pub source_workflow_id: String,
     /// Its run.
     pub source_run_id: RunId,
+    /// The run whose message this is, if that is another one than the source: a reset has kept the event that sent it, and the source goes
+    /// on from there. Whatever the two send is one message.
+    pub origin_run_id: Option<RunId>,
     /// The event with which the run has sent it; 0 if it has told a child with it that it has closed.
     pub event_id: i64,
     /// When, by the clock of the source's partition. That of the target's goes on behind it, so that what is caused is never dated
@@ -176,6 +179,9 @@ struct OutboxRow {
     /// [`ScheduledClosed`].
     #[prost(bytes = "bytes", optional, tag = "15")]
     scheduled_closed: Option<Bytes>,
+    /// Empty if it is the source.
+    #[prost(bytes = "bytes", tag = "16")]
+    origin_run_id: Bytes,
 }
 
 /// What a target knows a message by that a run has sent with an event.
@@ -228,13 +234,27 @@ impl Workflow {
     }
 }
 
+impl Workflow {
+    /// The run that a message is for instead of `run_id`, to which it was sent: one that goes on from there, if that run was reset. So a
+    /// child's end reaches the parent that waits for it. (Temporal: `recordchildworkflowcompleted`.)
+    pub fn goes_on_as(&self, run_id: RunId, message: &OutboxMessage) -> Option<RunId> {
+        let run = self.runs.get(&run_id).filter(|run| !run.is_open())?;
+        run.state.reset_run_id.filter(|_| matches!(message.body, MessageBody::ChildClosed(_)))
+    }
+}
+
 impl OutboxMessage {
     /// Stands for the event of a message that none goes with.
     pub(crate) const NO_EVENT: i64 = 0;
 
     /// What the target knows the message by: the same whenever and by whomever it is sent.
     pub fn id(&self) -> String {
-        message_id(self.source_run_id, self.event_id)
+        message_id(self.origin(), self.event_id)
+    }
+
+    /// The run that has sent it first.
+    pub fn origin(&self) -> RunId {
+        self.origin_run_id.unwrap_or(self.source_run_id)
     }
 
     /// Whether it may begin the workflow that it is for. Others are for one that is there.
@@ -276,6 +296,7 @@ impl OutboxMessage {
             event_id: self.event_id,
             target_workflow_id: self.target_workflow_id.clone(),
             target_run_id: self.target_run_id.map(bytes).unwrap_or_default(),
+            origin_run_id: self.origin_run_id.map(bytes).unwrap_or_default(),
             sent_ns: self.sent.0,
             ..row
         })
@@ -308,8 +329,10 @@ impl OutboxMessage {
         } else {
             None
         };
-        let target_run_id =
-            (!row.target_run_id.is_empty()).then(|| required(id(&row.target_run_id), "target run")).transpose()?;
+        let run_id = |bytes: &Bytes, name: &str| {
+            let run_id = (!bytes.is_empty()).then(|| required(id(bytes), name)).transpose()?;
+            Ok::<_, CorruptRow>(run_id.map(RunId))
+        };
         Ok(OutboxMessage {
             namespace_id: NamespaceId(required(id(&row.namespace_id), "namespace")?),
             source_workflow_id: row.source_workflow_id,
@@ -317,7 +340,8 @@ impl OutboxMessage {
             event_id: row.event_id,
             sent: Time(row.sent_ns),
             target_workflow_id: row.target_workflow_id,
-            target_run_id: target_run_id.map(RunId),
+            target_run_id: run_id(&row.target_run_id, "target run")?,
+            origin_run_id: run_id(&row.origin_run_id, "origin")?,
             body: required(body, "body")?,
         })
     }
@@ -350,6 +374,7 @@ mod tests {
             namespace_id: NamespaceId([7; 16]),
             source_workflow_id: "order-1".into(),
             source_run_id: RunId([0xab; 16]),
+            origin_run_id: None,
             event_id: 5,
             sent: Time(0x0102_0304),
             target_workflow_id: "stock".into(),
@@ -374,7 +399,10 @@ mod tests {
             body: MessageBody::CancelExternal(cancel),
             ..message()
         };
-        for message in [message(), to_a_run] {
+        let of_another_run = OutboxMessage { origin_run_id: Some(RunId([4; 16])), ..message() };
+        assert_ne!(of_another_run.id(), message().id());
+        assert_eq!(of_another_run.id(), OutboxMessage { source_run_id: RunId([4; 16]), ..message() }.id());
+        for message in [message(), to_a_run, of_another_run] {
             let row = message.to_row();
             assert_eq!(OutboxMessage::from_row(&row).unwrap(), message);
             for damaged in [&row[..row.len() - 1], &[&row[..], b"\xff"].concat(), b""] {

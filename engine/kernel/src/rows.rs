@@ -20,6 +20,8 @@ pub enum RowKey {
     Run(RunId, RunRow),
     /// Every row of a run: history, state and all. Only ever deleted.
     WholeRun(RunId),
+    /// The history rows of a run whose first event is this one or a later one. Only ever deleted.
+    HistoryFrom(RunId, i64),
     /// A task that is ready for a worker. The value is an encoded [`crate::transition::TaskRow`].
     Task(TaskKey),
     /// A run to be looked at by [`crate::RunCommand::FireTimers`] at a time. Empty value.
@@ -103,6 +105,12 @@ run_row_kinds! {
     ScheduleProgress = 16, "schedule-progress", Nothing;
     /// What a schedule hands on from one workflow to the next.
     ScheduleCarried = 17, "schedule-carried", Nothing;
+    /// What a run goes on from that began with a reset: [`crate::state::Branch`].
+    Branch = 18, "branch", Nothing;
+    /// A run that goes on from this one, by its id: [`crate::state::HistoryHold`].
+    HistoryHold = 19, "history-hold", Text;
+    /// An update that a reset has taken over, by its id: [`crate::state::ReappliedUpdate`].
+    ReappliedUpdate = 20, "reapplied-update", Text;
 }
 
 impl RunRowKind {
@@ -289,6 +297,9 @@ mod tests {
             (RunRowKind::Schedule, Suffix::Nothing, 15, ""),
             (RunRowKind::ScheduleProgress, Suffix::Nothing, 16, ""),
             (RunRowKind::ScheduleCarried, Suffix::Nothing, 17, ""),
+            (RunRowKind::Branch, Suffix::Nothing, 18, ""),
+            (RunRowKind::HistoryHold, text("id"), 19, "6964"),
+            (RunRowKind::ReappliedUpdate, text("id"), 20, "6964"),
         ];
         assert_eq!(cases.len(), RunRowKind::ALL.len(), "each kind is here");
         for (kind, suffix, byte, bytes) in cases {

@@ -12,7 +12,8 @@ use everlog_proto::wkt;
 use crate::command::{Reply, WorkflowTaskStart};
 use crate::cron::Cron;
 use crate::requests::start_workflow_task;
-use crate::state::{Current, Run, Workflow};
+use crate::rows::{RunRow, RunRowKind};
+use crate::state::{Current, PendingRows, Run, Workflow};
 use crate::transition::{Transition, VisibilityKey};
 use crate::txn::{self, NewRun, Txn};
 use crate::{Context, Limits, Rejection, RowKey, RunId, Time, family, history_limits, time, updates, workflow_task};
@@ -24,6 +25,7 @@ pub(crate) fn on_run(
     ctx: &mut Context<'_>,
     handler: impl FnOnce(&mut Txn<'_>) -> Result<Result<Reply, Rejection>, Rejection>,
 ) -> Result<Transition, Rejection> {
+    workflow.run(Some(run_id)).ok_or_else(Rejection::workflow_not_found)?;
     let run = workflow.runs.remove(&run_id).ok_or_else(Rejection::workflow_not_found)?;
     let mut txn = Txn::new(run, &workflow.id, ctx.reborrow());
     let reply = match handler(&mut txn) {
@@ -164,19 +166,50 @@ pub(crate) fn is_due_for_deletion(run: &Run, now: Time) -> bool {
 
 /// Deletes the run: its rows, and what is in memory of it.
 fn delete_run(workflow: &mut Workflow, run_id: RunId, transition: &mut Transition) {
-    let Some(run) = workflow.runs.remove(&run_id) else { return };
+    let Some(mut run) = workflow.runs.remove(&run_id) else { return };
     let visibility = VisibilityKey {
         close_time: run.state.close_time.unwrap_or(Time::MAX),
         start_time: run.info.start_time,
         run_id,
     };
     transition.rows.push((RowKey::Visibility(visibility), None));
-    if let Some(wake_at) = run.state.wake_at {
+    if let Some(wake_at) = run.state.wake_at.take() {
         transition.rows.push((RowKey::Wake(wake_at, run_id), None));
     }
-    transition.rows.push((RowKey::WholeRun(run_id), None));
+    forget_rows(workflow, run, transition);
     if workflow.current.as_ref().is_some_and(|current| current.run_id == run_id) {
         transition.rows.push((RowKey::Current, None));
         workflow.current = None;
+    }
+}
+
+/// Deletes the rows that lie with a run. If others hold its history, the events that they share stay, and so does a note of who they are;
+/// otherwise the run lets go of its base, of which there may be nothing left then, either.
+fn forget_rows(workflow: &mut Workflow, mut run: Box<Run>, transition: &mut Transition) {
+    if !run.history_holds.is_empty() {
+        let run_id = run.id;
+        for pending in run.pending_mut().into_iter().filter(|pending| pending.kind() != RunRowKind::HistoryHold) {
+            pending.clear();
+            pending.write_rows(run_id, &mut transition.rows);
+        }
+        run.state.is_remains = true;
+        run.state.workflow_task = None;
+        run.workflow_task_row = None;
+        transition.rows.push((RowKey::HistoryFrom(run.id, run.held_until()), None));
+        transition.rows.push((RowKey::Run(run.id, RunRow::only(RunRowKind::Workers)), None));
+        transition.rows.push((RowKey::Run(run.id, RunRow::only(RunRowKind::State)), Some(run.state.to_row())));
+        workflow.runs.insert(run.id, run);
+        return;
+    }
+    transition.rows.push((RowKey::WholeRun(run.id), None));
+    let Some(base_run_id) = run.branch.as_ref().map(|branch| branch.base_run_id) else { return };
+    let Some(base) = workflow.runs.get_mut(&base_run_id) else { return };
+    base.history_holds.remove(&run.id.to_string());
+    base.history_holds.write_rows(base_run_id, &mut transition.rows);
+    if base.state.is_remains
+        && base.history_holds.is_empty()
+        && let Some(base) = workflow.runs.remove(&base_run_id)
+    {
+        forget_rows(workflow, base, transition);
     }
 }

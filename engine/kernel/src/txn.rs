@@ -37,6 +37,8 @@ pub(crate) struct Txn<'a> {
     pub(crate) successor: Option<NewRun>,
     /// Activities (by scheduled event id) that the worker wants to have with the answer to the completion that schedules them.
     pub(crate) eager_activities: Vec<i64>,
+    /// Whether the run is closed because it is reset: another one goes on with its children, and for its parent.
+    pub(crate) is_reset: bool,
     /// The build of the worker that answers, where it tells: the start of its activity is recorded with it.
     pub(crate) worker_version: Option<WorkerVersionStamp>,
     /// Events appended, in `History` encoding, from `history_first` on.
@@ -87,6 +89,7 @@ impl<'a> Txn<'a> {
             effects: Vec::new(),
             successor: None,
             eager_activities: Vec::new(),
+            is_reset: false,
             worker_version: None,
             history: Vec::new(),
             history_first,
@@ -114,6 +117,11 @@ impl<'a> Txn<'a> {
         let mut txn = Txn { created: true, ..Txn::new(run, workflow_id, ctx) };
         txn.write(&first);
         Some(txn)
+    }
+
+    /// Goes on with `run`, which was rebuilt from a part of another run's history and has no rows yet.
+    pub(crate) fn go_on(run: Box<Run>, workflow_id: &'a str, ctx: Context<'a>) -> Txn<'a> {
+        Txn { created: true, changed: true, ..Txn::new(run, workflow_id, ctx) }
     }
 
     /// Says which run was the workflow's current one before this one, which has just begun.

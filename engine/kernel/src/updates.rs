@@ -20,7 +20,8 @@ use everlog_proto::api::failure::v1::failure::FailureInfo;
 use everlog_proto::api::failure::v1::{ApplicationFailureInfo, Failure};
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::{
-    WorkflowExecutionUpdateAcceptedEventAttributes, WorkflowExecutionUpdateCompletedEventAttributes,
+    HistoryEvent, WorkflowExecutionUpdateAcceptedEventAttributes, WorkflowExecutionUpdateAdmittedEventAttributes,
+    WorkflowExecutionUpdateCompletedEventAttributes,
 };
 use everlog_proto::api::protocol::v1::Message;
 use everlog_proto::api::protocol::v1::message::SequencingId;
@@ -30,10 +31,10 @@ use prost::Message as _;
 
 use crate::command::UpdateStatus;
 use crate::commands::Invalid;
-use crate::state::{AcceptedUpdate, AdmittedUpdate, Run};
+use crate::state::{AcceptedUpdate, AdmittedUpdate, ReappliedUpdate, Run};
 use crate::transition::Effect;
 use crate::txn::Txn;
-use crate::{Limits, Rejection};
+use crate::{Limits, Rejection, Time};
 
 const PACKAGE: &str = "temporal.api.update.v1";
 const CAUSE: WorkflowTaskFailedCause = WorkflowTaskFailedCause::BadUpdateWorkflowExecutionMessage;
@@ -119,10 +120,12 @@ pub(crate) fn are_many(run: &Run, limits: &Limits) -> bool {
 /// The messages that go along with a workflow task: updates that are not answered, those that were sent before among them, unless the
 /// worker still has them from the task before (`with_sent` is false then).
 pub(crate) fn send(run: &mut Run, started_event_id: i64, with_sent: bool) -> Vec<Message> {
-    let unsent = run.admitted_updates.iter_mut().filter(|update| with_sent || !update.is_sent);
-    let messages = unsent.map(|update| {
+    let Run { admitted_updates, reapplied_updates, .. } = run;
+    let unsent = admitted_updates.iter_mut().filter(|update| with_sent || !update.is_sent);
+    let messages = unsent.filter_map(|update| {
         update.is_sent = true;
-        Message {
+        // The request of one that a reset has taken over is in the history.
+        (!reapplied_updates.contains(update.id.as_str())).then(|| Message {
             id: request_id(&update.id),
             protocol_instance_id: update.id.clone(),
             sequencing_id: Some(SequencingId::EventId(started_event_id - 1)),
@@ -130,7 +133,7 @@ pub(crate) fn send(run: &mut Run, started_event_id: i64, with_sent: bool) -> Vec
                 type_url: format!("type.googleapis.com/{PACKAGE}.Request"),
                 value: update.request.encode_to_vec(),
             }),
-        }
+        })
     });
     messages.collect()
 }
@@ -237,6 +240,7 @@ pub(crate) fn receive(txn: &mut Txn<'_>, message: &Message, completed_event_id: 
         Answer::Acceptance(acceptance) => accept(txn, id, &acceptance, completed_event_id),
         Answer::Rejection(rejection) => {
             take_admitted(txn, id, "*update.Rejection", completed_event_id)?;
+            forget_reapplied(txn, id);
             let failure = rejection.failure.unwrap_or_default();
             advance(txn, id.clone(), Ok(UpdateStatus::ended(failure_outcome(failure))));
             Ok(())
@@ -255,12 +259,15 @@ fn accept(txn: &mut Txn<'_>, id: &str, acceptance: &Acceptance, completed_event_
         return is_missing("accepted_request_message_id");
     }
     let update = take_admitted(txn, id, "*update.Acceptance", completed_event_id)?;
+    // What a reset has taken over is in the history already.
+    let is_reapplied = txn.run.reapplied_updates.contains(id);
+    let accepted_request = (!is_reapplied).then(|| Arc::unwrap_or_clone(update.request));
     txn.append(Attributes::WorkflowExecutionUpdateAcceptedEventAttributes(
         WorkflowExecutionUpdateAcceptedEventAttributes {
             protocol_instance_id: id.to_owned(),
             accepted_request_message_id: request_id(id),
             accepted_request_sequencing_event_id: acceptance.accepted_request_sequencing_event_id,
-            accepted_request: Some(Arc::unwrap_or_clone(update.request)),
+            accepted_request,
         },
     ));
     advance(txn, id.to_owned(), Ok(UpdateStatus::Accepted));
@@ -359,6 +366,7 @@ pub(crate) fn reject_unprocessed(txn: &mut Txn<'_>) {
         "Workflow Update is rejected because it wasn't processed by worker. Probably, Workflow Update is not supported by the worker.",
     );
     for id in take_sent(txn) {
+        forget_reapplied(txn, &id);
         advance(txn, id, Ok(UpdateStatus::ended(failure_outcome(failure.clone()))));
     }
 }
@@ -368,6 +376,15 @@ pub(crate) fn abort_sent(txn: &mut Txn<'_>) {
     const TEXT: &str = "Unable to perform workflow execution update due to unexpected workflow task failure.";
     for id in take_sent(txn) {
         advance(txn, id, Err(Rejection::WorkflowNotReady(TEXT.into())));
+    }
+    // Those that a reset has taken over are in the history.
+    txn.run.admit_reapplied();
+}
+
+/// An update that a reset has taken over will not be sent again.
+fn forget_reapplied(txn: &mut Txn<'_>, id: &str) {
+    if txn.run.reapplied_updates.remove(&id.to_owned()) {
+        txn.touch();
     }
 }
 
@@ -427,13 +444,47 @@ impl Run {
         event_id: i64,
         attributes: &WorkflowExecutionUpdateAcceptedEventAttributes,
     ) {
-        let request_id = attributes.accepted_request.as_ref().map(|request| request.request_id.clone());
+        let id = &attributes.protocol_instance_id;
+        let reapplied = self.reapplied_updates.get(id).map(|update| &update.request_id);
+        let request_id = attributes.accepted_request.as_ref().map(|request| &request.request_id).or(reapplied).cloned();
         let update = AcceptedUpdate {
             accepted_event_id: event_id,
             completed_event_id: None,
             request_id: request_id.unwrap_or_default(),
         };
-        self.accepted_updates.insert(attributes.protocol_instance_id.clone(), update);
+        self.reapplied_updates.remove(id);
+        self.accepted_updates.insert(id.clone(), update);
+    }
+
+    /// What an event says of an update that a reset has taken over.
+    pub(crate) fn update_reapplied(
+        &mut self,
+        event: &HistoryEvent,
+        attributes: &WorkflowExecutionUpdateAdmittedEventAttributes,
+    ) {
+        let Some(request) = &attributes.request else { return };
+        let id = request.meta.as_ref().map(|meta| meta.update_id.clone()).unwrap_or_default();
+        let update = ReappliedUpdate { admitted_event_id: event.event_id, request_id: request.request_id.clone() };
+        self.reapplied_updates.insert(id, update);
+        self.admit_reapplied();
+    }
+
+    /// Puts updates that a reset has taken over among the admitted ones, if they are not there.
+    pub(crate) fn admit_reapplied(&mut self) {
+        if !self.is_open() {
+            return;
+        }
+        let mut missing: Vec<_> = self.reapplied_updates.iter().collect();
+        missing.retain(|(id, _)| self.admitted_updates.iter().all(|update| update.id != **id));
+        missing.sort_by_key(|(_, update)| update.admitted_event_id);
+        let admitted = missing.into_iter().map(|(id, _)| AdmittedUpdate {
+            id: id.clone(),
+            request: Arc::default(),
+            is_sent: false,
+            asked: Time(0),
+        });
+        let admitted: Vec<_> = admitted.collect();
+        self.admitted_updates.extend(admitted);
     }
 
     /// What an event says of an update that has its outcome.

@@ -178,6 +178,12 @@ pub const STICKY_RUNS_REMEMBERED_MAX: usize = 100_000;
 /// worker needs.
 pub const RUN_HISTORY_TAIL_BYTES_MAX: usize = 32 * 1024;
 
+/// How often a reset is decided anew because the history has grown since it was read. What is in memory of it is added without that.
+pub const RESET_TRIES_MAX: usize = 20;
+
+/// Bytes of the events that a reset may reapply: what Temporal writes at once.
+pub const RESET_REAPPLIED_BYTES_MAX: usize = 4 << 20;
+
 /// Threads that load workflows, for all partitions: reads of a disk's queue depth, not of CPU.
 pub const READER_THREADS: usize = 2;
 

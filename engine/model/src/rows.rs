@@ -25,6 +25,11 @@ pub fn change(rows: &EntityKey<'_>, key: RowKey, value: Option<Bytes>) -> RowCha
             let range = rows.run(&run_id.0).range();
             return RowChange::DeleteRange { start: range.start, end: range.end };
         }
+        RowKey::HistoryFrom(run_id, first) => {
+            let run = rows.run(&run_id.0);
+            let start = run_row(&run, &RunRow::history(first));
+            return RowChange::DeleteRange { start, end: run.kind(RunRowKind::History as u8).end };
+        }
     };
     match value {
         Some(value) => RowChange::Put { key, value },
@@ -156,6 +161,21 @@ mod tests {
             ),
         ] {
             assert_eq!(hex(&put(row, b"").0), golden);
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_history_is_a_range_of_history_rows() {
+        let entity = workflow().entity();
+        let RowChange::DeleteRange { start, end } = change(&entity.key(), RowKey::HistoryFrom(RUN, 5), None) else {
+            panic!("a range")
+        };
+        let run = entity.key().run(&RUN.0);
+        let is_in = |row: RunRow| (start.clone()..end.clone()).contains(&run_row(&run, &row));
+        assert!(is_in(RunRow::history(5)) && is_in(RunRow::history(i64::MAX)));
+        assert!(!is_in(RunRow::history(4)));
+        for kind in RunRowKind::ALL.iter().filter(|kind| **kind != RunRowKind::History) {
+            assert!(!is_in(RunRow::only(*kind)), "{}", kind.name());
         }
     }
 

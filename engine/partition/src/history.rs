@@ -58,6 +58,16 @@ impl HistoryTail {
         }
     }
 
+    /// The events from `from` on, if all of them are here.
+    pub(crate) fn since(&self, from: i64) -> Option<Vec<Bytes>> {
+        if self.rows.front().is_none_or(|row| row.first_event_id > from) {
+            return None;
+        }
+        let behind = self.rows.iter().filter(|row| row.first_event_id + count_events(&row.events) > from);
+        let events = behind.map(|row| slice_events(&row.events, (from - row.first_event_id).max(0), i64::MAX));
+        Some(events.collect())
+    }
+
     /// Bytes in memory.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
@@ -145,5 +155,11 @@ mod tests {
         assert!(source.tail_from <= 8 && source.tail.len() >= 2);
         let source = HistoryTail::default().source(run, 2, 12);
         assert_eq!((source.tail_from, source.tail.len()), (12, 0));
+        let since = |from| {
+            let ids = |events: &Bytes| History::decode(events.clone()).unwrap().events[0].event_id;
+            tail.since(from).map(|rows| rows.iter().map(ids).collect::<Vec<_>>())
+        };
+        assert_eq!((since(4), since(5), since(7)), (None, Some(vec![5, 8, 9]), Some(vec![7, 8, 9])));
+        assert_eq!((since(9), since(12)), (Some(vec![9]), Some(vec![])));
     }
 }

@@ -8,9 +8,12 @@
 //!   rows       Started Scheduled │ Started Completed Scheduled      │ Started Completed
 //!   batches    Started Scheduled │ Started │ Completed Scheduled (  │ ) Started │ Completed      (a task given to the worker inline)
 //! ```
+//!
+//! A run that began with a reset has only the events behind that in its own rows; the others lie with its ancestors ([`Branch`]).
 
 use bytes::{Buf, Bytes};
-use everlog_kernel::{Rejection, RunId, is_inline_poll};
+use everlog_kernel::state::Branch;
+use everlog_kernel::{Rejection, RunId, RunRowKind, is_inline_poll};
 use everlog_model::{CallError, WorkflowRef, limits, rows};
 use everlog_proto::api::enums::v1::EventType;
 use everlog_proto::api::history::v1::HistoryEvent;
@@ -101,42 +104,83 @@ pub(crate) fn read_blocking(
     Reading { group, address, run_id }.forth(from, to, size)
 }
 
+/// Whether a stored event of a run is the first one of a batch.
+pub(crate) fn begins_batch(
+    group: &impl Rows,
+    address: &WorkflowRef,
+    run_id: RunId,
+    event_id: i64,
+) -> Result<bool, CallError> {
+    Reading { group, address, run_id }.begins_batch(event_id)
+}
+
 struct Reading<'a, G> {
     group: &'a G,
     address: &'a WorkflowRef,
     run_id: RunId,
 }
 
+/// How far a stretch of history has filled a page.
+enum Filled {
+    /// The page is full.
+    Page,
+    /// The stretch has ended.
+    Stretch,
+    /// Rows are missing.
+    Hole,
+}
+
 impl<G: Rows> Reading<'_, G> {
     fn forth(&self, from: i64, to: i64, size: PageSize) -> Result<HistoryPage, CallError> {
-        let mut start = from;
-        if from > 1 {
-            // The row that holds `from` may start before it.
-            let found = self.rows(1, from + 1, Direction::Descending, 1)?;
-            let (first, _) = found.first().ok_or_else(|| self.missing())?;
-            start = *first;
-        }
         let mut page = Filling::new(size);
         let mut next = from;
+        let mut branch = None;
         loop {
-            let found = self.rows(start, to, Direction::Ascending, ROWS)?;
+            let (run_id, end) = stretch(branch.as_ref(), next).unwrap_or((self.run_id, i64::MAX));
+            match self.fill(&mut page, run_id, &mut next, end.min(to))? {
+                Filled::Page => return Ok(page.finish(next)),
+                Filled::Stretch if next >= to => return Ok(page.finish(next)),
+                Filled::Stretch => {}
+                // Most runs have all of their history, so only now it is looked where else it may be.
+                Filled::Hole if branch.is_none() => {
+                    branch = self.branch()?;
+                    if branch.is_none() {
+                        return Err(self.missing());
+                    }
+                }
+                Filled::Hole => return Err(self.missing_in_branch()),
+            }
+        }
+    }
+
+    /// Fills a page with the events of a run from `next` to `end`.
+    fn fill(&self, page: &mut Filling, run_id: RunId, next: &mut i64, end: i64) -> Result<Filled, CallError> {
+        let mut start = *next;
+        if start > 1 {
+            // The row that holds `next` may start before it.
+            let found = self.rows(run_id, 1, *next + 1, Direction::Descending, 1)?;
+            let Some((first, _)) = found.first() else { return Ok(Filled::Hole) };
+            start = *first;
+        }
+        loop {
+            let found = self.rows(run_id, start, end, Direction::Ascending, ROWS)?;
             if found.is_empty() {
-                return Err(self.missing());
+                return Ok(Filled::Hole);
             }
             for (first, events) in found {
-                if first > next {
-                    return Err(self.corrupt());
+                if first > *next {
+                    return Ok(Filled::Hole);
                 }
-                for piece in pieces(&events, first, next, to) {
+                for piece in pieces(&events, first, *next, end) {
                     if !piece.goes_on && page.is_full() {
-                        return Ok(page.finish(next));
+                        return Ok(Filled::Page);
                     }
-                    next = piece.next_event_id();
+                    *next = piece.next_event_id();
                     page.add(piece);
                 }
                 start = first + count_events(&events);
-                if next >= to {
-                    return Ok(page.finish(next));
+                if *next >= end {
+                    return Ok(Filled::Stretch);
                 }
             }
         }
@@ -145,10 +189,19 @@ impl<G: Rows> Reading<'_, G> {
     fn back(&self, to: i64, size: PageSize) -> Result<HistoryPage, CallError> {
         let mut page = Filling::new(size);
         let mut next = to;
+        let mut branch = None;
         loop {
-            let found = self.rows(1, next, Direction::Descending, ROWS)?;
+            let (run_id, _) = stretch(branch.as_ref(), next - 1).unwrap_or((self.run_id, i64::MAX));
+            let found = self.rows(run_id, 1, next, Direction::Descending, ROWS)?;
             if found.is_empty() {
-                return Err(self.missing());
+                if branch.is_some() {
+                    return Err(self.missing_in_branch());
+                }
+                branch = self.branch()?;
+                if branch.is_none() {
+                    return Err(self.missing());
+                }
+                continue;
             }
             for (first, events) in found {
                 if first + count_events(&events) < next {
@@ -167,9 +220,37 @@ impl<G: Rows> Reading<'_, G> {
         }
     }
 
-    /// Rows whose first event is one of `[from, to)`, with the id of that event.
-    fn rows(&self, from: i64, to: i64, direction: Direction, limit: usize) -> Result<Vec<(i64, Bytes)>, CallError> {
-        let range = rows::history_range(self.address, self.run_id, from, to);
+    /// Whether a stored event is the first one of a batch.
+    fn begins_batch(&self, event_id: i64) -> Result<bool, CallError> {
+        let row_of = |run_id: RunId| self.rows(run_id, 1, event_id + 1, Direction::Descending, 1);
+        let mut found = row_of(self.run_id)?;
+        if found.is_empty()
+            && let Some((run_id, _)) = stretch(self.branch()?.as_ref(), event_id)
+        {
+            found = row_of(run_id)?;
+        }
+        let (first, events) = found.first().ok_or_else(|| self.missing())?;
+        Ok(pieces(events, *first, *first, event_id + 1).iter().any(|piece| piece.first == event_id && !piece.goes_on))
+    }
+
+    /// What the run goes on from, if it began with a reset.
+    fn branch(&self) -> Result<Option<Branch>, CallError> {
+        let entity = self.address.entity();
+        let key = rows::only_row(&entity.key().run(&self.run_id.0), RunRowKind::Branch);
+        let row = self.group.get(&key).map_err(unreadable)?;
+        row.map(|row| Branch::from_row(&row)).transpose().map_err(|_| self.corrupt())
+    }
+
+    /// Rows of a run whose first event is one of `[from, to)`, with the id of that event.
+    fn rows(
+        &self,
+        run_id: RunId,
+        from: i64,
+        to: i64,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<(i64, Bytes)>, CallError> {
+        let range = rows::history_range(self.address, run_id, from, to);
         let found = self.group.scan(range, direction, limit).map_err(unreadable)?;
         let row = |(key, events): (Bytes, Bytes)| Some((rows::history_first_event(&key)?, events));
         found.into_iter().map(row).collect::<Option<_>>().ok_or_else(|| self.corrupt())
@@ -178,9 +259,18 @@ impl<G: Rows> Reading<'_, G> {
     /// What it means that there are no rows. The first event stays as long as the run does: without it, retention has deleted the run
     /// since the caller saw it.
     fn missing(&self) -> CallError {
-        match self.rows(1, 2, Direction::Ascending, 1) {
+        match self.rows(self.run_id, 1, 2, Direction::Ascending, 1) {
             Ok(found) if found.is_empty() => Rejection::workflow_not_found().into(),
             Ok(_) => self.corrupt(),
+            Err(error) => error,
+        }
+    }
+
+    /// The same of a run that began with a reset: what it goes on from stays as long as the run does.
+    fn missing_in_branch(&self) -> CallError {
+        match self.branch() {
+            Ok(None) => Rejection::workflow_not_found().into(),
+            Ok(Some(_)) => self.corrupt(),
             Err(error) => error,
         }
     }
@@ -188,6 +278,12 @@ impl<G: Rows> Reading<'_, G> {
     fn corrupt(&self) -> CallError {
         CallError::Corrupt(format!("the history of run {} is not readable", self.run_id))
     }
+}
+
+/// The run in whose rows an event lies, and where its stretch of the history ends, if that is an ancestor.
+fn stretch(branch: Option<&Branch>, event_id: i64) -> Option<(RunId, i64)> {
+    let ancestor = branch?.ancestors.iter().find(|ancestor| event_id < ancestor.until)?;
+    Some((ancestor.run_id, ancestor.until))
 }
 
 fn unreadable(error: StateError) -> CallError {
@@ -406,8 +502,8 @@ mod tests {
     struct Stored(Vec<(Bytes, Bytes)>);
 
     impl Rows for Stored {
-        fn get(&self, _key: &[u8]) -> Result<Option<Bytes>, StateError> {
-            Ok(None)
+        fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+            Ok(self.0.iter().find(|(found, _)| found == key).map(|(_, value)| value.clone()))
         }
 
         fn scan(&self, range: KeyRange, direction: Direction, limit: usize) -> Result<Vec<Row>, StateError> {
@@ -468,6 +564,69 @@ mod tests {
         }
         let page = reading.forth(5, 12, PageSize::events(3)).unwrap();
         assert_eq!((spans(&page), page.next_event_id), ((5, 9), 10));
+    }
+
+    /// Run 0 has events 1 to 12, run 1 goes on from it before event 4, run 2 from that before event 6: as kernel tests tell how.
+    fn branched() -> Stored {
+        let mut rows = stored(&["ab", "scd", "iefg", "h", "sj"]).0;
+        let mut own = |run: u8, first: i64, events: &str, branch: &str| {
+            let run_id = RunId([run; 16]);
+            rows.push((rows::history_range(&address(), run_id, first, first + 1).start, row(first, events)));
+            let bytes = (0..branch.len() / 2).map(|at| u8::from_str_radix(&branch[2 * at..2 * at + 2], 16).unwrap());
+            let entity = address().entity();
+            let key = rows::only_row(&entity.key().run(&run_id.0), RunRowKind::Branch);
+            rows.push((key, bytes.collect::<Vec<_>>().into()));
+        };
+        let id = |run: u8| format!("{run:02x}").repeat(16);
+        let ancestor = |run: u8, until: u8| format!("12140a10{}10{until:02x}", id(run));
+        own(1, 4, "abc", &format!("0a10{}{}", id(0), ancestor(0, 4)));
+        own(2, 6, "xyz", &format!("0a10{}{}{}", id(1), ancestor(0, 4), ancestor(1, 6)));
+        rows.sort();
+        Stored(rows)
+    }
+
+    #[test]
+    fn a_run_that_goes_on_from_another_has_its_events() {
+        let (rows, address) = (branched(), address());
+        for (run, to) in [(1, 7), (2, 9)] {
+            let reading = Reading { group: &rows, address: &address, run_id: RunId([run; 16]) };
+            for from in 1..to {
+                for size in 1..=4 {
+                    let (mut found, mut next) = (Vec::new(), from);
+                    while next < to {
+                        let page = reading.forth(next, to, PageSize::batches(size)).unwrap();
+                        next = page.next_event_id;
+                        found.extend(page.batches.iter().flat_map(ids));
+                    }
+                    assert_eq!(found, (from..to).collect::<Vec<_>>(), "run {run} from {from}, {size} forwards");
+                    let (mut found, mut next) = (Vec::new(), to);
+                    while next > 1 {
+                        let page = reading.back(next, PageSize::batches(size)).unwrap();
+                        next = page.next_event_id;
+                        found.splice(0..0, page.batches.iter().flat_map(ids));
+                    }
+                    assert_eq!(found, (1..to).collect::<Vec<_>>(), "run {run}, {size} backwards");
+                }
+            }
+        }
+        let begins = |run: u8, event_id| {
+            let reading = Reading { group: &rows, address: &address, run_id: RunId([run; 16]) };
+            reading.begins_batch(event_id).unwrap()
+        };
+        assert_eq!(
+            [1, 2, 3, 4, 5, 6, 7].map(|event_id| begins(2, event_id)),
+            [true, false, true, true, false, true, false]
+        );
+        // What an ancestor had is gone, or the run is.
+        let mut holes = branched();
+        holes.0.retain(|(key, _)| rows::history_first_event(key) != Some(3));
+        let reading = Reading { group: &holes, address: &address, run_id: RunId([2; 16]) };
+        assert!(matches!(reading.forth(1, 9, PageSize::events(100)), Err(CallError::Corrupt(_))));
+        let reading = Reading { group: &rows, address: &address, run_id: RunId([3; 16]) };
+        assert!(matches!(
+            reading.forth(1, 9, PageSize::events(100)),
+            Err(CallError::Corrupt(_) | CallError::Rejected(_))
+        ));
     }
 
     #[test]

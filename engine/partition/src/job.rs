@@ -134,6 +134,7 @@ pub(crate) fn command_bytes(command: &Command) -> usize {
         Command::StartWorkflow(start) => start.payload_bytes(),
         Command::SignalWithStartWorkflow(request) => request.payload_bytes(),
         Command::UpdateWithStart(start, update) => start.payload_bytes() + update.encoded_len(),
+        Command::ResetWorkflow(reset) => reset.kept.memory_bytes() + reset.later.bytes(),
         Command::Run(command) => run_command_bytes(command),
         Command::Schedule(command) => command.payload_bytes(),
     };

@@ -24,6 +24,7 @@ mod memory;
 mod outbox;
 mod owner;
 mod pace;
+mod reset;
 mod router;
 #[cfg(test)]
 mod simulation;

@@ -12,13 +12,14 @@ use std::time::Duration;
 use everlog_config::DynamicConfig;
 use everlog_proto::api::enums::v1::ParentClosePolicy;
 use everlog_proto::api::workflowservice::v1::{
-    PollActivityTaskQueueResponse, RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskCompletedResponse,
+    PollActivityTaskQueueResponse, ResetWorkflowExecutionRequest, RespondWorkflowTaskCompletedRequest,
+    RespondWorkflowTaskCompletedResponse,
 };
 use harness::requests::{
     NAMESPACE, activity_done, complete, poll_activity, poll_workflow, respond, schedule_activity, signal, start_child,
 };
 use harness::updates::{able, completed, rejected, update};
-use harness::{Client, Server, poll, start_request, within};
+use harness::{Client, Server, execution, poll, start_request, within};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -289,4 +290,41 @@ async fn what_a_transition_writes_does_not_grow_with_the_width_of_a_fan_out() {
     assert_eq!((wide_close.entries, wide_close.rows), (1, narrow_close.rows));
     assert!(wide_close.row_bytes <= narrow_close.row_bytes + 48);
     counted.server.stopped().await;
+}
+
+/// The new run shares the events before the reset: what is written does not grow with them.
+#[tokio::test]
+async fn a_reset_writes_no_more_for_a_longer_history() {
+    let mut counted = Counted::start().await;
+    let mut resets = Vec::new();
+    for (workflow_id, tasks) in [("first", 2), ("short", 2), ("long", 200)] {
+        counted.client.start_workflow_execution(start_request(workflow_id)).await.unwrap();
+        let mut last_start = 0;
+        for number in 0..tasks {
+            counted.client.signal_workflow_execution(signal(workflow_id, &number.to_string())).await.unwrap();
+            let task = poll(&mut counted.client).await;
+            last_start = task.started_event_id;
+            counted.respond(task.task_token, Vec::new()).await;
+        }
+        counted.step(workflow_id);
+        let request = ResetWorkflowExecutionRequest {
+            namespace: NAMESPACE.to_owned(),
+            workflow_execution: execution(workflow_id),
+            workflow_task_finish_event_id: last_start + 1,
+            request_id: "reset".to_owned(),
+            ..ResetWorkflowExecutionRequest::default()
+        };
+        counted.client.reset_workflow_execution(request).await.unwrap();
+        resets.push(counted.step("reset"));
+        // The whole history goes to the worker.
+        let task = poll(&mut counted.client).await;
+        assert!(task.started_event_id > last_start && task.history.unwrap().events[0].event_id == 1);
+        counted.respond(task.task_token, vec![complete("done")]).await;
+        counted.step("close");
+    }
+    let [_, short, long] = resets[..] else { panic!("three resets") };
+    assert_eq!((long.entries, long.rows), (1, short.rows));
+    // Numbers are longer.
+    assert!(long.row_bytes <= short.row_bytes + 64, "{short:?} {long:?}");
+    assert!(short.rows <= 16, "{short:?}");
 }

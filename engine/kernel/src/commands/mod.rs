@@ -13,10 +13,10 @@ mod modify_properties;
 mod protocol_message;
 mod record_marker;
 mod request_cancel_activity_task;
-mod request_cancel_external_workflow;
+pub(crate) mod request_cancel_external_workflow;
 mod schedule_activity_task;
-mod signal_external_workflow;
-mod start_child_workflow;
+pub(crate) mod signal_external_workflow;
+pub(crate) mod start_child_workflow;
 mod start_timer;
 mod upsert_search_attributes;
 
@@ -244,10 +244,15 @@ pub(crate) fn send(
     target_run_id: Option<RunId>,
     body: MessageBody,
 ) {
+    let sent_with = match &body {
+        MessageBody::ParentClosed(closed) => closed.initiated_event_id,
+        _ => event_id,
+    };
     txn.effects.push(Effect::Send(Box::new(OutboxMessage {
         namespace_id: txn.ctx.namespace.id,
         source_workflow_id: txn.workflow_id.to_owned(),
         source_run_id: txn.run.id,
+        origin_run_id: txn.run.inherited_from(sent_with),
         event_id,
         sent: txn.ctx.now,
         target_workflow_id,

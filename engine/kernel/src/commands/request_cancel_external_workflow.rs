@@ -40,6 +40,26 @@ pub(crate) fn apply(
     Ok(())
 }
 
+/// Sends a request on its way once more that an event has initiated.
+#[expect(deprecated, reason = "old workers send `control`, and want it back")]
+pub(crate) fn send_again(
+    txn: &mut Txn<'_>,
+    event_id: i64,
+    initiated: RequestCancelExternalWorkflowExecutionInitiatedEventAttributes,
+) {
+    let WorkflowExecution { workflow_id, run_id } = initiated.workflow_execution.unwrap_or_default();
+    let (target, target_run_id) = (workflow_id.clone(), run_id.parse().ok());
+    let cancel = RequestCancelExternalWorkflowExecutionCommandAttributes {
+        namespace: initiated.namespace,
+        workflow_id,
+        run_id,
+        control: initiated.control,
+        child_workflow_only: initiated.child_workflow_only,
+        reason: initiated.reason,
+    };
+    super::send(txn, event_id, target, target_run_id, MessageBody::CancelExternal(cancel));
+}
+
 /// Says what is wrong with the command; the run that it names, if it names one.
 #[expect(deprecated, reason = "old workers name the namespace")]
 fn check(

@@ -39,6 +39,27 @@ pub(crate) fn apply(
     Ok(())
 }
 
+/// Sends a signal on its way once more that an event has initiated.
+#[expect(deprecated, reason = "old workers send `control`, and want it back")]
+pub(crate) fn send_again(
+    txn: &mut Txn<'_>,
+    event_id: i64,
+    initiated: SignalExternalWorkflowExecutionInitiatedEventAttributes,
+) {
+    let execution = initiated.workflow_execution.clone().unwrap_or_default();
+    let (workflow_id, run_id) = (execution.workflow_id, execution.run_id.parse().ok());
+    let signal = SignalExternalWorkflowExecutionCommandAttributes {
+        namespace: initiated.namespace,
+        execution: initiated.workflow_execution,
+        signal_name: initiated.signal_name,
+        input: initiated.input,
+        control: initiated.control,
+        child_workflow_only: initiated.child_workflow_only,
+        header: initiated.header,
+    };
+    super::send(txn, event_id, workflow_id, run_id, MessageBody::SignalExternal(signal));
+}
+
 /// Says what is wrong with the command; the run that it names, if it names one.
 #[expect(deprecated, reason = "old workers name the namespace")]
 fn check(

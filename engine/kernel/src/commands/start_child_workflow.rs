@@ -7,6 +7,7 @@ use everlog_proto::api::common::v1::{Priority, WorkflowExecution};
 use everlog_proto::api::enums::v1::{ParentClosePolicy, WorkflowIdReusePolicy, WorkflowTaskFailedCause as Cause};
 use everlog_proto::api::history::v1::StartChildWorkflowExecutionInitiatedEventAttributes;
 use everlog_proto::api::history::v1::history_event::Attributes;
+use everlog_proto::api::sdk::v1::UserMetadata;
 use everlog_proto::wkt;
 
 use super::{CommandContext, Invalid};
@@ -22,7 +23,6 @@ pub(crate) fn apply(
     command: &mut CommandContext,
     attributes: StartChildWorkflowExecutionCommandAttributes,
 ) -> Result<(), Invalid> {
-    let priority = attributes.priority.clone();
     command.check_known()?;
     let initiated = initiated(txn, command, attributes)?;
     check_sizes(txn, &initiated)?;
@@ -36,18 +36,30 @@ pub(crate) fn apply(
             ),
         ));
     }
-    let own = || WorkflowExecution { workflow_id: txn.workflow_id.to_owned(), run_id: txn.run.id.to_string() };
-    let start = StartChild {
-        initiated: initiated.clone(),
-        root: Some(txn.run.info.started.decode().root_workflow_execution.unwrap_or_else(own)),
-        priority: inherited(txn.run.info.started.priority(), priority.as_ref()),
-        user_metadata: command.user_metadata.clone(),
-    };
-    let child = initiated.workflow_id.clone();
-    let event_id = command.append(txn, Attributes::StartChildWorkflowExecutionInitiatedEventAttributes(initiated));
-    let run_id = child_run_id(txn.run.id, event_id);
-    super::send(txn, event_id, child, Some(run_id), MessageBody::StartChild(Box::new(start)));
+    let user_metadata = command.user_metadata.clone();
+    let attributes = Attributes::StartChildWorkflowExecutionInitiatedEventAttributes(initiated.clone());
+    let event_id = command.append(txn, attributes);
+    ask_for_start(txn, event_id, initiated, user_metadata);
     Ok(())
+}
+
+/// Sends for the child whose start the event with that id has initiated.
+pub(crate) fn ask_for_start(
+    txn: &mut Txn<'_>,
+    initiated_event_id: i64,
+    initiated: StartChildWorkflowExecutionInitiatedEventAttributes,
+    user_metadata: Option<UserMetadata>,
+) {
+    let own = || WorkflowExecution { workflow_id: txn.workflow_id.to_owned(), run_id: txn.run.id.to_string() };
+    let child = initiated.workflow_id.clone();
+    let start = StartChild {
+        root: Some(txn.run.info.started.decode().root_workflow_execution.unwrap_or_else(own)),
+        priority: inherited(txn.run.info.started.priority(), initiated.priority.as_ref()),
+        initiated,
+        user_metadata,
+    };
+    let run_id = child_run_id(txn.run.owner_of(initiated_event_id), initiated_event_id);
+    super::send(txn, initiated_event_id, child, Some(run_id), MessageBody::StartChild(Box::new(start)));
 }
 
 /// The event of a valid command, with everything filled in that the command leaves open; or what is wrong with it.

@@ -70,6 +70,9 @@ pub struct ChildClosed {
     /// Why one that failed or timed out is not tried again.
     #[prost(enumeration = "RetryState", tag = "5")]
     pub retry_state: i32,
+    /// The first run of its chain. Empty in messages of older versions.
+    #[prost(string, tag = "6")]
+    pub first_run_id: String,
 }
 
 /// Tells that a parent's run has closed.
@@ -85,10 +88,14 @@ pub struct ParentClosed {
 
 impl ChildClosed {
     /// What a parent is told of the closing event of a child's last run. `None` if it is no such event.
-    pub(crate) fn by(initiated_event_id: i64, closing: Attributes) -> Option<ChildClosed> {
+    pub(crate) fn by(initiated_event_id: i64, first_run_id: RunId, closing: Attributes) -> Option<ChildClosed> {
         use WorkflowExecutionStatus as Status;
-        let closed =
-            |status: Status| ChildClosed { initiated_event_id, status: status.into(), ..ChildClosed::default() };
+        let closed = |status: Status| ChildClosed {
+            initiated_event_id,
+            status: status.into(),
+            first_run_id: first_run_id.to_string(),
+            ..ChildClosed::default()
+        };
         Some(match closing {
             Attributes::WorkflowExecutionCompletedEventAttributes(a) => {
                 ChildClosed { payloads: a.result, ..closed(Status::Completed) }

@@ -21,6 +21,11 @@ pub(super) fn apply(txn: &mut Txn<'_>, source: WorkflowExecution, closed: ChildC
     let id = closed.initiated_event_id;
     let child = txn.run.children.get(&id).filter(|child| child.workflow_id == source.workflow_id);
     let Some(child) = child.filter(|_| txn.run.is_open()).cloned() else { return Reply::Done };
+    // Another run of this workflow may have started another child with an event of that id.
+    let first_run_id = child_run_id(txn.run.owner_of(id), id);
+    if !closed.first_run_id.is_empty() && closed.first_run_id != first_run_id.to_string() {
+        return Reply::Done;
+    }
     if child.started_event_id.is_none() {
         record_started(txn, id, &child);
     }
@@ -55,7 +60,7 @@ pub(super) fn settle_start(txn: &mut Txn<'_>, initiated_event_id: i64, child: &P
 }
 
 fn record_started(txn: &mut Txn<'_>, initiated_event_id: i64, child: &PendingChild) {
-    let run_id = child_run_id(txn.run.id, initiated_event_id).to_string();
+    let run_id = child_run_id(txn.run.owner_of(initiated_event_id), initiated_event_id).to_string();
     txn.record(Attributes::ChildWorkflowExecutionStartedEventAttributes(
         ChildWorkflowExecutionStartedEventAttributes {
             namespace: txn.ctx.namespace.name.clone(),

@@ -17,6 +17,7 @@ pub(crate) mod query_workflow;
 pub(crate) mod receive_message;
 pub(crate) mod request_cancel_workflow;
 pub(crate) mod reset_sticky;
+pub(crate) mod reset_workflow;
 pub(crate) mod settle_message;
 pub(crate) mod signal_with_start;
 pub(crate) mod signal_workflow;

@@ -13,8 +13,8 @@ use crate::txn::Txn;
 use crate::workflow_task::{self, SERVER_IDENTITY};
 
 /// Ends the run, or asks it to end, if it is one of the child's: another workflow of the same id has nothing to do with it.
-pub(super) fn apply(txn: &mut Txn<'_>, source: WorkflowExecution, source_run_id: RunId, closed: ParentClosed) -> Reply {
-    let first_run_id = child_run_id(source_run_id, closed.initiated_event_id);
+pub(super) fn apply(txn: &mut Txn<'_>, source: WorkflowExecution, origin: RunId, closed: ParentClosed) -> Reply {
+    let first_run_id = child_run_id(origin, closed.initiated_event_id);
     if !txn.run.is_open() || txn.run.first_run_id() != first_run_id {
         return Reply::Done;
     }

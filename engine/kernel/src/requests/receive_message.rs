@@ -17,7 +17,7 @@ use crate::outbox::{EndScheduled, MessageBody, OutboxMessage};
 use crate::terminate::terminate;
 use crate::txn::Txn;
 use crate::workflow_task::{self, SERVER_IDENTITY};
-use crate::{Rejection, Run};
+use crate::{Rejection, Run, RunId};
 
 /// Takes the message. A refusal is its outcome, unless it says that it is to come again.
 pub(crate) fn apply(txn: &mut Txn<'_>, message: OutboxMessage) -> Result<Reply, Rejection> {
@@ -25,13 +25,14 @@ pub(crate) fn apply(txn: &mut Txn<'_>, message: OutboxMessage) -> Result<Reply, 
     if is_known(&txn.run, &request_id) {
         return Ok(Reply::Done);
     }
+    let origin = message.origin();
     let OutboxMessage { source_workflow_id, source_run_id, event_id, body, .. } = message;
     let source = WorkflowExecution { workflow_id: source_workflow_id, run_id: source_run_id.to_string() };
     match body {
-        MessageBody::SignalExternal(signal) => take_signal(txn, signal, source, request_id),
-        MessageBody::CancelExternal(cancel) => take_cancel(txn, cancel, source, event_id),
+        MessageBody::SignalExternal(signal) => take_signal(txn, signal, source, origin, request_id),
+        MessageBody::CancelExternal(cancel) => take_cancel(txn, cancel, source, origin, event_id),
         MessageBody::ChildClosed(closed) => Ok(hear_of_child::apply(txn, source, *closed)),
-        MessageBody::ParentClosed(closed) => Ok(parent_closed::apply(txn, source, source_run_id, closed)),
+        MessageBody::ParentClosed(closed) => Ok(parent_closed::apply(txn, source, origin, closed)),
         MessageBody::EndScheduled(end) => Ok(end_scheduled(txn, end)),
         MessageBody::StartChild(_) | MessageBody::StartScheduled(_) | MessageBody::ScheduledClosed(_) => {
             Err(Rejection::Unavailable("this is for no run that is there".into()))
@@ -43,13 +44,14 @@ fn take_signal(
     txn: &mut Txn<'_>,
     signal: SignalExternalWorkflowExecutionCommandAttributes,
     source: WorkflowExecution,
+    origin: RunId,
     request_id: String,
 ) -> Result<Reply, Rejection> {
     check_other(txn, &source)?;
     if !txn.run.is_open() {
         return Err(Rejection::workflow_completed());
     }
-    check_parent(&txn.run, signal.child_workflow_only, &source)?;
+    check_parent(&txn.run, signal.child_workflow_only, &source, origin)?;
     check_room(&txn.run, txn.ctx.limits.signals_max)?;
     txn.record(Attributes::WorkflowExecutionSignaledEventAttributes(WorkflowExecutionSignaledEventAttributes {
         signal_name: signal.signal_name,
@@ -70,6 +72,7 @@ fn take_cancel(
     txn: &mut Txn<'_>,
     cancel: RequestCancelExternalWorkflowExecutionCommandAttributes,
     source: WorkflowExecution,
+    origin: RunId,
     external_initiated_event_id: i64,
 ) -> Result<Reply, Rejection> {
     check_other(txn, &source)?;
@@ -77,7 +80,9 @@ fn take_cancel(
     if !txn.run.is_open() || txn.run.state.cancel_requested {
         return Ok(Reply::Done);
     }
-    check_parent(&txn.run, cancel.child_workflow_only, &source)?;
+    check_parent(&txn.run, cancel.child_workflow_only, &source, origin)?;
+    // By whom and which event the message is known again.
+    let source = WorkflowExecution { run_id: origin.to_string(), ..source };
     txn.record(Attributes::WorkflowExecutionCancelRequestedEventAttributes(
         WorkflowExecutionCancelRequestedEventAttributes {
             cause: cancel.reason,
@@ -116,9 +121,19 @@ fn check_other(txn: &Txn<'_>, source: &WorkflowExecution) -> Result<(), Rejectio
     if source.workflow_id == txn.workflow_id { Err(Rejection::workflow_not_found()) } else { Ok(()) }
 }
 
-/// Refuses a message that is for children of its sender only.
-fn check_parent(run: &Run, child_workflow_only: bool, source: &WorkflowExecution) -> Result<(), Rejection> {
-    let is_parent = || run.info.started.decode().parent_workflow_execution.as_ref() == Some(source);
+/// Refuses a message that is for children of its sender only: of the run that sends it, or of the one that has sent it first.
+fn check_parent(
+    run: &Run,
+    child_workflow_only: bool,
+    source: &WorkflowExecution,
+    origin: RunId,
+) -> Result<(), Rejection> {
+    let is_parent = || {
+        run.info.started.decode().parent_workflow_execution.is_some_and(|parent| {
+            parent.workflow_id == source.workflow_id
+                && (parent.run_id == source.run_id || parent.run_id == origin.to_string())
+        })
+    };
     if !child_workflow_only || is_parent() { Ok(()) } else { Err(Rejection::workflow_not_found()) }
 }
 

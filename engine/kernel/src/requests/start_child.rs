@@ -21,14 +21,15 @@ pub(crate) fn decide(
     message: OutboxMessage,
     ctx: &mut Context<'_>,
 ) -> Result<Transition, Rejection> {
+    let origin = message.origin();
     let OutboxMessage { source_workflow_id, source_run_id, event_id, body, .. } = message;
     let MessageBody::StartChild(start) = body else { return Err(Rejection::workflow_not_found()) };
-    let run_id = child_run_id(source_run_id, event_id);
+    let run_id = child_run_id(origin, event_id);
     let goes_on = workflow.current_run().is_some_and(|run| run.first_run_id() == run_id);
     if goes_on || workflow.runs.contains_key(&run_id) {
         return Ok(Transition::reply(Reply::Done));
     }
-    let request_id = start_request_id(source_run_id, event_id);
+    let request_id = start_request_id(origin, event_id);
     let (reuse, conflict) = policies_of_child(start.initiated.workflow_id_reuse_policy());
     let terminate = match start_workflow::resolve(workflow, &request_id, reuse, conflict)? {
         Resolution::Found(_) | Resolution::UseExisting(_) => return Ok(Transition::reply(Reply::Done)),

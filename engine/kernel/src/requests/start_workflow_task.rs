@@ -187,7 +187,11 @@ fn apply_ahead(run: &mut Run, event: &HistoryEvent) {
 
 /// The Started event, but for the scheduled one's id. What it says of the history's size is what the worker is told, and must
 /// be the same at every replay.
-fn started_attributes(txn: &Txn<'_>, identity: String, request_id: String) -> WorkflowTaskStartedEventAttributes {
+pub(crate) fn started_attributes(
+    txn: &Txn<'_>,
+    identity: String,
+    request_id: String,
+) -> WorkflowTaskStartedEventAttributes {
     let (state, limits) = (&txn.run.state, txn.ctx.limits);
     let mut reasons = Vec::new();
     if state.history_bytes >= limits.history_bytes_suggest_continue_as_new {

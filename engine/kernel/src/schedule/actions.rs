@@ -105,6 +105,7 @@ impl Change<'_, '_> {
             namespace_id: self.ctx.namespace.id,
             source_workflow_id: self.id.to_owned(),
             source_run_id: self.live.run_id,
+            origin_run_id: None,
             event_id: number,
             sent: self.ctx.now,
             target_workflow_id: workflow_id.to_owned(),

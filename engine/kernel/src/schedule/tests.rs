@@ -114,6 +114,7 @@ impl World {
                     kind => panic!("a row of {}", kind.name()),
                 },
                 RowKey::WholeRun(_) => self.rows = ScheduleRows::default(),
+                RowKey::HistoryFrom(..) => panic!("a schedule has no history"),
                 RowKey::Current | RowKey::Visibility(_) | RowKey::Task(_) => {}
             }
         }
@@ -221,6 +222,7 @@ impl World {
             namespace_id: NamespaceId([1; 16]),
             source_workflow_id: workflow_id.to_owned(),
             source_run_id: RunId([9; 16]),
+            origin_run_id: None,
             event_id: 5,
             sent: Time(self.now * 1_000_000_000),
             target_workflow_id: "s".into(),

@@ -19,6 +19,8 @@
 //! | which children of a closed run have been told of that | they are told by messages |
 //! | `scheduled_by` | Temporal's first event does not name it, but for a search attribute that a client may set as well |
 //! | `previous` | where the run continues none, its first event names none |
+//! | `branch`, who holds the run's history, and which run a reset of it has led to | events are the same for all runs that share them |
+//! | that the workflow has rejected an update that a reset had taken over | rejections leave no events |
 //! | how many workflow tasks have failed in a row, and what a search attribute tells of that | attempts leave no events, and from when on it is told is configuration |
 //! | which reset points and build ids are too many | configuration |
 //! | `delete_time` | follows from the namespace's retention when the run closed |
@@ -36,6 +38,7 @@ use everlog_proto::api::history::v1::{
     SignalExternalWorkflowExecutionInitiatedEventAttributes, StartChildWorkflowExecutionInitiatedEventAttributes,
     WorkflowTaskScheduledEventAttributes, WorkflowTaskStartedEventAttributes,
 };
+use everlog_proto::wkt;
 use prost::Message;
 
 use super::pending::PendingRows;
@@ -84,14 +87,24 @@ impl Run {
         let mut first = events.next().ok_or(HistoryError::NoStart)?;
         let mut run = Run::begin(id, &mut first, start_request_id).ok_or(HistoryError::NoStart)?;
         for event in std::iter::once(first).chain(events) {
-            let expected = run.state.next_event_id;
-            if event.event_id != expected {
-                return Err(HistoryError::Gap { expected, found: event.event_id });
-            }
-            run.apply(&event)?;
-            run.count(1, events::encoded_len(&event));
+            run.take(&event)?;
         }
         Ok(run)
+    }
+
+    /// Applies and counts the next event of the run's history.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError`] if it is not the next one, or not known.
+    pub(crate) fn take(&mut self, event: &HistoryEvent) -> Result<(), HistoryError> {
+        let expected = self.state.next_event_id;
+        if event.event_id != expected {
+            return Err(HistoryError::Gap { expected, found: event.event_id });
+        }
+        self.apply(event)?;
+        self.count(1, events::encoded_len(event));
+        Ok(())
     }
 
     /// A run that begins with `event`, which is applied but not counted yet. `None` if it is no WorkflowExecutionStarted.
@@ -113,6 +126,7 @@ impl Run {
             start_time,
             execution_time,
             started: FirstEvent::kept(started),
+            original_start_time: None,
             original_properties: None,
             user_metadata: event.user_metadata.clone().map(Box::new),
             start_request_id,
@@ -155,6 +169,12 @@ impl Run {
                 self.state.workflow_task_problems = 0;
                 self.state.last_workflow_task_problem = None;
                 self.completed_by_worker(event, a);
+            }
+            Some(A::WorkflowTaskFailedEventAttributes(a))
+                // A worker may say so, too, and names no run then.
+                if a.cause == WorkflowTaskFailedCause::ResetWorkflow as i32 && !a.new_run_id.is_empty() =>
+            {
+                self.was_reset(event_time(event));
             }
             Some(A::WorkflowTaskFailedEventAttributes(a)) => {
                 self.state.close_attempted |= a.cause == WorkflowTaskFailedCause::UnhandledCommand as i32;
@@ -223,6 +243,7 @@ impl Run {
             }
             Some(A::WorkflowExecutionUpdateAcceptedEventAttributes(a)) => self.update_accepted(event.event_id, a),
             Some(A::WorkflowExecutionUpdateCompletedEventAttributes(a)) => self.update_completed(event.event_id, a),
+            Some(A::WorkflowExecutionUpdateAdmittedEventAttributes(a)) => self.update_reapplied(event, a),
             Some(A::WorkflowExecutionSignaledEventAttributes(_)) => {
                 self.state.signal_count += 1;
                 self.arrive(event);
@@ -361,6 +382,36 @@ impl Run {
         });
     }
 
+    /// A reset ends what is kept of another run's history, and this run goes on from there: as if it had begun now, with its workflow task
+    /// and its activities at their first attempts. What it has seen of requests is for the other run to know.
+    fn was_reset(&mut self, now: Time) {
+        self.state.workflow_task = None;
+        self.state.next_workflow_task_attempt = 1;
+        self.state.close_attempted = false;
+        self.state.workflow_task_problems = 0;
+        self.state.last_workflow_task_problem = None;
+        self.signal_requests.clear();
+        for id in self.activities.keys().copied().collect::<Vec<_>>() {
+            if let Some(activity) = self.activities.get_mut(&id) {
+                let activity = Arc::make_mut(activity);
+                (activity.scheduled_time, activity.attempt_scheduled_time) = (now, now);
+            }
+        }
+        let started = self.info.started.decode();
+        let expiration =
+            |timeout: Option<&wkt::Duration>| time::positive(timeout).ok().flatten().map(|timeout| now.plus(timeout));
+        let info = Arc::make_mut(&mut self.info);
+        info.original_start_time.get_or_insert(info.start_time);
+        info.execution_time = now.plus(info.execution_time.since(info.start_time));
+        info.start_time = now;
+        if let Some(expiration) = expiration(started.workflow_execution_timeout.as_ref()) {
+            info.execution_expiration = Some(expiration);
+        }
+        let run_expiration = expiration(started.workflow_run_timeout.as_ref());
+        info.run_expiration = run_expiration.map(|time| info.execution_expiration.map_or(time, |end| time.min(end)));
+        self.info_changed = true;
+    }
+
     fn workflow_task_attempt_failed(&mut self) {
         let attempt = self.state.workflow_task.take().map_or(0, |task| task.attempt);
         self.state.next_workflow_task_attempt = attempt.saturating_add(1);
@@ -403,6 +454,7 @@ impl Run {
         self.buffered.clear();
         self.external_signals.clear();
         self.external_cancels.clear();
+        self.reapplied_updates.clear();
         self.children.remove_all(|child| child.parent_close_policy == ParentClosePolicy::Abandon);
     }
 }

@@ -42,6 +42,7 @@ impl Run {
         same("signals to others", &self.external_signals, &rebuilt.external_signals)?;
         same("requests to cancel others", &self.external_cancels, &rebuilt.external_cancels)?;
         same("updates", &self.accepted_updates, &rebuilt.accepted_updates)?;
+        compare_reapplied(self, &rebuilt)?;
         compare_children(self, &rebuilt)?;
         // What ended while a run closed left no event.
         let is_known = |id: &i64| self.is_open() || self.activities.get(id).is_some();
@@ -55,6 +56,13 @@ impl Run {
 
 fn same<T: PartialEq + Debug + ?Sized>(what: &str, found: &T, expected: &T) -> Result<(), String> {
     if found == expected { Ok(()) } else { Err(format!("{what}: {found:?} instead of {expected:?}")) }
+}
+
+/// An update that was rejected is not there any more.
+fn compare_reapplied(found: &Run, expected: &Run) -> Result<(), String> {
+    let unknown =
+        found.reapplied_updates.iter().find(|(id, update)| expected.reapplied_updates.get(id) != Some(update));
+    same("updates that a reset has taken over", &unknown, &None)
 }
 
 /// A closed run forgets its children once they are told.
@@ -120,6 +128,8 @@ fn compare_state(mut found: RunState, mut expected: RunState) -> Result<(), Stri
     found.wake_at = expected.wake_at;
     found.next_buffered = expected.next_buffered;
     found.delete_time = expected.delete_time;
+    found.reset_run_id = expected.reset_run_id;
+    found.is_remains = expected.is_remains;
     found.workflow_task_problems = expected.workflow_task_problems;
     // An attempt that left no events may have wanted to close.
     found.close_attempted &= expected.close_attempted;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::row::Workers;
-use super::{Run, RunInfo, RunState, WorkflowTaskStarted};
+use super::{Branch, Run, RunInfo, RunState, WorkflowTaskStarted};
 use crate::RunId;
 use crate::rows::{RunRow, RunRowKind};
 
@@ -25,6 +25,7 @@ impl Run {
                 RunRowKind::Info => run.info = Arc::new(RunInfo::from_row(&value)?),
                 RunRowKind::State => state = Some(RunState::from_row(&value)?),
                 RunRowKind::Workers => workers = Some(Workers::from_row(&value)?),
+                RunRowKind::Branch => run.branch = Some(Arc::new(Branch::from_row(&value)?)),
                 RunRowKind::WorkflowTaskStart => start = Some(WorkflowTaskStarted::from_row(&value)?),
                 kind => {
                     let pending = run.pending_mut().into_iter().find(|pending| pending.kind() == kind);
@@ -43,6 +44,7 @@ impl Run {
             task.ok_or_else(|| CorruptRow("the start of no workflow task".into()))?.started = start;
             run.workflow_task_start_row = true;
         }
+        run.admit_reapplied();
         run.workflow_task_row = run.wanted_workflow_task_row();
         if !run.is_open() {
             run.forget_activity_task_rows();

@@ -8,6 +8,7 @@
 
 mod activity;
 mod apply;
+mod branch;
 mod buffered;
 mod child;
 mod external;
@@ -24,6 +25,7 @@ mod workflow_task;
 
 pub use activity::{Activity, ActivityStarted};
 pub use apply::HistoryError;
+pub use branch::{Ancestor, Branch, HistoryHold};
 pub use buffered::{AttachedRequest, SignalRequest};
 pub use child::PendingChild;
 pub use external::{ExternalCancel, ExternalSignal, ExternalTarget};
@@ -36,7 +38,7 @@ pub use pending::{Pending, PendingValue};
 pub use reset_points::ResetPoint;
 pub use run::{LastWorker, OriginalProperties, PreviousRun, Run, RunInfo, RunState, Sticky, WorkflowTaskProblem};
 pub use timer::UserTimer;
-pub use update::{AcceptedUpdate, AdmittedUpdate};
+pub use update::{AcceptedUpdate, AdmittedUpdate, ReappliedUpdate};
 pub use workflow_task::{BufferedQuery, WorkflowTask, WorkflowTaskStarted};
 
 use std::collections::BTreeMap;
@@ -69,10 +71,10 @@ impl Workflow {
         Workflow { id: id.into(), ..Workflow::default() }
     }
 
-    /// A run by its id, or the current one (if it is there and loaded).
+    /// A run by its id, or the current one (if it is there and loaded). The remains of one that was deleted are none.
     pub fn run(&self, run_id: Option<RunId>) -> Option<&Run> {
         let run_id = run_id.or(self.current.as_ref().map(|current| current.run_id))?;
-        self.runs.get(&run_id).map(|run| &**run)
+        self.runs.get(&run_id).map(|run| &**run).filter(|run| !run.state.is_remains)
     }
 
     /// The current run, if there is one (and it is loaded).

@@ -11,9 +11,9 @@ use everlog_proto::api::sdk::v1::UserMetadata;
 use prost::Message;
 
 use super::{
-    AcceptedUpdate, Activity, AdmittedUpdate, AttachedRequest, BufferedQuery, ExternalCancel, ExternalSignal,
-    FirstEvent, Pending, PendingChild, PendingRows, ResetPoint, SignalRequest, UserTimer, WorkflowTask,
-    WorkflowTaskStarted,
+    AcceptedUpdate, Activity, AdmittedUpdate, AttachedRequest, Branch, BufferedQuery, ExternalCancel, ExternalSignal,
+    FirstEvent, HistoryHold, Pending, PendingChild, PendingRows, ReappliedUpdate, ResetPoint, SignalRequest, UserTimer,
+    WorkflowTask, WorkflowTaskStarted,
 };
 use crate::proto::Encoded;
 use crate::task::{TaskKey, TaskKind, TaskPosition};
@@ -46,6 +46,12 @@ pub struct Run {
     pub children: Pending<PendingChild>,
     /// Updates that the workflow has accepted, by id; kept when they are completed, and when the run is.
     pub accepted_updates: Pending<AcceptedUpdate>,
+    /// Updates that a reset has taken over and that the workflow has not answered since, by id. They are among the admitted ones, too.
+    pub reapplied_updates: Pending<ReappliedUpdate>,
+    /// Runs that go on from this one, by their ids.
+    pub history_holds: Pending<HistoryHold>,
+    /// What the run goes on from, if it began with a reset. Written once.
+    pub branch: Option<Arc<Branch>>,
     /// Leader memory: updates that the workflow has not answered, in the order in which they came.
     pub admitted_updates: Vec<AdmittedUpdate>,
     /// Leader memory: where the worker that has the run cached polls.
@@ -74,8 +80,10 @@ pub struct Run {
 /// has a row of its own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunInfo {
-    /// When the run was started.
+    /// When the run was started; of one that began with a reset, when that was.
     pub start_time: Time,
+    /// When its first event was written, if that is another time than `start_time`.
+    pub original_start_time: Option<Time>,
     /// When its first workflow task is due: later than `start_time` for a delayed run.
     pub execution_time: Time,
     /// The started event, which has type, task queue, timeouts, retry policy, memo, search attributes, parent and chain. The
@@ -165,6 +173,10 @@ pub struct RunState {
     pub delete_time: Option<Time>,
     /// The wake row that is written, if any. It may be earlier than the next deadline, never later.
     pub wake_at: Option<Time>,
+    /// The run that the last reset of this one has led to.
+    pub reset_run_id: Option<RunId>,
+    /// Whether the run was deleted and is kept only for those who hold its history: see [`super::Branch`].
+    pub is_remains: bool,
 }
 
 /// How a workflow task has ended that was not completed.
@@ -218,6 +230,8 @@ impl RunState {
             close_time: None,
             delete_time: None,
             wake_at: None,
+            reset_run_id: None,
+            is_remains: false,
         }
     }
 }
@@ -263,7 +277,9 @@ pending_kinds!(
     external_signals,
     external_cancels,
     children,
-    accepted_updates
+    accepted_updates,
+    reapplied_updates,
+    history_holds
 );
 
 impl Run {
@@ -282,6 +298,9 @@ impl Run {
             external_cancels: Pending::default(),
             children: Pending::default(),
             accepted_updates: Pending::default(),
+            reapplied_updates: Pending::default(),
+            history_holds: Pending::default(),
+            branch: None,
             admitted_updates: Vec::new(),
             info_changed: false,
             workers_changed: false,
@@ -339,6 +358,9 @@ impl Run {
 
     /// The same, of what survives a change of leader.
     pub fn next_durable_deadline(&self) -> Option<Time> {
+        if self.state.is_remains {
+            return None;
+        }
         if !self.is_open() {
             return if self.children.is_empty() { self.state.delete_time } else { self.state.close_time };
         }
@@ -468,6 +490,7 @@ impl Run {
             + pending
             + queries
             + self.admitted_updates.iter().map(AdmittedUpdate::memory_bytes).sum::<usize>()
+            + self.branch.as_ref().map_or(0, |branch| branch.memory_bytes())
             + started.map_or(0, |started| started.memory_bytes())
             + self.sticky.as_ref().map_or(0, |sticky| sticky.task_queue.len())
             + self.workflow_task_row.as_ref().map_or(0, |(key, _)| key.task_queue.len())

@@ -36,6 +36,47 @@ pub struct AdmittedUpdate {
     pub asked: Time,
 }
 
+/// An update that a reset has taken over from the history behind it, by its id. It waits for the workflow as any other that is admitted, but
+/// is not forgotten, because it was accepted once. The worker has the request from the event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReappliedUpdate {
+    /// That event.
+    pub admitted_event_id: i64,
+    /// The id of the request that sent it, if it has one.
+    pub request_id: String,
+}
+
+/// The value of the row of an update that a reset has taken over.
+#[derive(Message)]
+struct ReappliedRow {
+    #[prost(int64, tag = "1")]
+    admitted_event_id: i64,
+    #[prost(string, tag = "2")]
+    request_id: String,
+}
+
+impl PendingValue for ReappliedUpdate {
+    type Key = String;
+    const KIND: RunRowKind = RunRowKind::ReappliedUpdate;
+
+    fn to_row(&self) -> Bytes {
+        let ReappliedUpdate { admitted_event_id, request_id } = self.clone();
+        encode(&ReappliedRow { admitted_event_id, request_id })
+    }
+
+    fn from_row(_: &String, row: Bytes) -> Result<ReappliedUpdate, CorruptRow> {
+        let ReappliedRow { admitted_event_id, request_id } = decode(&row)?;
+        if admitted_event_id < 1 {
+            return Err(CorruptRow("an update that no event admits".into()));
+        }
+        Ok(ReappliedUpdate { admitted_event_id, request_id })
+    }
+
+    fn memory_bytes(&self) -> usize {
+        size_of::<ReappliedUpdate>() + self.request_id.len()
+    }
+}
+
 /// The value of the row of an accepted update.
 #[derive(Message)]
 struct UpdateRow {

@@ -34,6 +34,7 @@ impl Txn<'_> {
             self.finish_workflow_task(&mut rows);
             self.finish_workflow_task_start(&mut rows);
             self.finish_pending(&mut rows);
+            self.finish_branch(&mut rows);
             self.finish_info(&mut rows);
             self.finish_wake(&mut rows);
             self.finish_visibility(&mut rows);
@@ -140,6 +141,13 @@ impl Txn<'_> {
         let run_id = self.run.id;
         for pending in self.run.pending_mut() {
             pending.write_rows(run_id, rows);
+        }
+    }
+
+    fn finish_branch(&mut self, rows: &mut Rows) {
+        if let Some(branch) = self.run.branch.as_ref().filter(|_| self.created) {
+            let row = RunRow::only(RunRowKind::Branch);
+            rows.push((RowKey::Run(self.run.id, row), Some(branch.to_row())));
         }
     }
 

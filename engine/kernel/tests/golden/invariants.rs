@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use everlog_kernel::{RowKey, Run, RunId, Time, Transition, Workflow};
+use everlog_kernel::{RowKey, Run, RunId, RunRowKind, Time, Transition, Workflow};
 use everlog_proto::api::enums::v1::EventType;
 
 use crate::print;
@@ -46,6 +46,11 @@ pub(crate) fn hold(workflow: &Workflow, store: &Store) {
         "the runs survive a change of leader"
     );
     for (loaded, run) in loaded.runs.values().zip(workflow.runs.values()) {
+        bases_are_held(run, workflow);
+        if run.state.is_remains {
+            remains_are_needed(run, store);
+            continue;
+        }
         history_is_whole(run, store);
         let mut state = run.state.clone();
         state.workflow_task.take_if(|task| task.is_speculative);
@@ -66,6 +71,32 @@ pub(crate) fn hold(workflow: &Workflow, store: &Store) {
     }
 }
 
+/// A run that goes on from another one holds that, and what it needs of it is there.
+fn bases_are_held(run: &Run, workflow: &Workflow) {
+    for (holder, hold) in run.history_holds.iter() {
+        let holder = workflow.runs.get(&holder.parse().expect("a run's id")).expect("who holds a run is there");
+        let branch = holder.branch.as_ref().expect("who holds a run goes on from it");
+        assert_eq!((branch.base_run_id, branch.first_own_event_id()), (run.id, hold.until));
+    }
+    let Some(branch) = &run.branch else { return };
+    let base = workflow.runs.get(&branch.base_run_id).expect("what a run goes on from is there");
+    assert!(base.history_holds.contains(run.id.to_string().as_str()), "a run holds what it goes on from");
+}
+
+/// Of a run that was deleted there are only the events that others need.
+fn remains_are_needed(run: &Run, store: &Store) {
+    assert!(!run.history_holds.is_empty(), "nobody needs these remains");
+    let until = run.history_holds.values().map(|hold| hold.until).max().unwrap_or_default();
+    for row in store.run_rows(run.id) {
+        match row.kind {
+            RunRowKind::History => assert!(row.first_event_id().is_some_and(|first| first < until), "{row:?}"),
+            RunRowKind::Info | RunRowKind::State | RunRowKind::Branch | RunRowKind::HistoryHold => {}
+            kind => panic!("a row of kind {} among remains", kind.name()),
+        }
+    }
+    assert_eq!(index_of(run.id, store, |_| true), BTreeSet::new(), "remains stand in no index");
+}
+
 fn same_rows(one: &Run, two: &Run) {
     assert_eq!(one.info, two.info);
     assert_eq!(one.timers, two.timers);
@@ -76,6 +107,9 @@ fn same_rows(one: &Run, two: &Run) {
     assert_eq!(one.external_cancels, two.external_cancels);
     assert_eq!(one.children, two.children);
     assert_eq!(one.accepted_updates, two.accepted_updates);
+    assert_eq!(one.reapplied_updates, two.reapplied_updates);
+    assert_eq!(one.history_holds, two.history_holds);
+    assert_eq!(one.branch, two.branch);
     assert_eq!(one.workflow_task_row, two.workflow_task_row);
 }
 

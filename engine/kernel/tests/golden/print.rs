@@ -101,6 +101,7 @@ pub(crate) fn row(key: &RowKey) -> String {
             format!("visibility(closed {}, started {}, {})", time(key.close_time), time(key.start_time), key.run_id)
         }
         RowKey::WholeRun(run) => format!("run({run})"),
+        RowKey::HistoryFrom(run, first) => format!("history({run}, {first} on)"),
     }
 }
 
@@ -134,7 +135,8 @@ fn effect(effect: &Effect) -> String {
                 MessageBody::ScheduledClosed(closed) => format!("scheduled closed {}", compact(&**closed)),
             };
             let run = message.target_run_id.map(|run| format!("/{run}")).unwrap_or_default();
-            format!("send {} {what} to {}{run}", message.event_id, message.target_workflow_id)
+            let origin = message.origin_run_id.map(|run| format!(" of {run}")).unwrap_or_default();
+            format!("send {}{origin} {what} to {}{run}", message.event_id, message.target_workflow_id)
         }
         Effect::AnswerQuery { query_id, answer } => match answer {
             Ok(answer) => format!("answer query {query_id} {}", answer.as_ref().map(compact).unwrap_or_default()),
@@ -177,6 +179,8 @@ pub(crate) fn rejection(rejection: &Rejection) -> String {
 fn reply(reply: &Reply) -> String {
     match reply {
         Reply::Done | Reply::Signaled(_) => String::new(),
+        Reply::Reset(run_id) => format!("reply run={run_id}\n"),
+        Reply::HistoryGrew => "reply: more is to be read\n".to_owned(),
         Reply::Started(started) => {
             let task = started.first_task.as_ref().map(|task| workflow_task("first workflow task", task));
             format!(
@@ -310,6 +314,9 @@ pub(crate) fn state(run: &Run) -> String {
     for (id, update) in run.accepted_updates.iter() {
         let completed = update.completed_event_id.map(|event_id| format!(" completed {event_id}")).unwrap_or_default();
         let _ = writeln!(out, "  update {id} accepted {}{completed}", update.accepted_event_id);
+    }
+    for (id, update) in run.reapplied_updates.iter() {
+        let _ = writeln!(out, "  update {id} reapplied {}", update.admitted_event_id);
     }
     for update in &run.admitted_updates {
         let _ = writeln!(out, "  update {} {}", update.id, if update.is_sent { "sent" } else { "admitted" });

@@ -17,7 +17,8 @@ use everlog_proto::api::common::v1::{
     WorkflowType, link,
 };
 use everlog_proto::api::enums::v1::{
-    CommandType, ParentClosePolicy, WorkflowExecutionStatus, WorkflowIdConflictPolicy, WorkflowIdReusePolicy,
+    CommandType, ParentClosePolicy, ResetReapplyExcludeType, ResetReapplyType, WorkflowExecutionStatus,
+    WorkflowIdConflictPolicy, WorkflowIdReusePolicy,
 };
 use everlog_proto::api::failure::v1::failure::FailureInfo;
 use everlog_proto::api::failure::v1::{ApplicationFailureInfo, CanceledFailureInfo, Failure};
@@ -26,7 +27,9 @@ use everlog_proto::api::sdk::v1::UserMetadata;
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::update::v1::{Input, Meta, Request};
 use everlog_proto::api::workflow::v1::OnConflictOptions;
-use everlog_proto::api::workflowservice::v1::{SignalWithStartWorkflowExecutionRequest, StartWorkflowExecutionRequest};
+use everlog_proto::api::workflowservice::v1::{
+    ResetWorkflowExecutionRequest, SignalWithStartWorkflowExecutionRequest, StartWorkflowExecutionRequest,
+};
 
 use crate::arguments::{Arguments, Outcome, payload};
 
@@ -291,6 +294,32 @@ fn execution(workflow_id: &str, run_id: Option<&str>) -> WorkflowExecution {
     WorkflowExecution { workflow_id: workflow_id.to_owned(), run_id: run_id.unwrap_or_default().to_owned() }
 }
 
+/// `reset EVENT reason=why request-id=r reapply=... exclude=SIGNAL,UPDATE`, or `reset task=2`: `behind_task` knows the event behind the
+/// start of a workflow task.
+#[expect(deprecated, reason = "old clients say so what is to be reapplied")]
+pub(crate) fn reset(
+    arguments: &mut Arguments<'_>,
+    behind_task: impl FnOnce(usize) -> i64,
+) -> Outcome<ResetWorkflowExecutionRequest> {
+    let workflow_task_finish_event_id = match arguments.number("task")? {
+        Some(task) => behind_task(task),
+        None => arguments.expected("the event behind those that are kept")?.parse()?,
+    };
+    let excluded = arguments.text("exclude").into_iter().flat_map(|types| types.split(','));
+    let excluded = excluded.map(|name| {
+        let name = format!("RESET_REAPPLY_EXCLUDE_TYPE_{name}");
+        ResetReapplyExcludeType::from_str_name(&name).map(i32::from).ok_or(name)
+    });
+    Ok(ResetWorkflowExecutionRequest {
+        workflow_task_finish_event_id,
+        reason: arguments.string("reason", "why"),
+        request_id: arguments.string("request-id", "reset-1"),
+        reset_reapply_type: arguments.enumeration("reapply", "RESET_REAPPLY_TYPE_", ResetReapplyType::from_str_name)?,
+        reset_reapply_exclude_types: excluded.collect::<Result<_, _>>()?,
+        ..ResetWorkflowExecutionRequest::default()
+    })
+}
+
 /// A message of another workflow.
 pub(crate) fn message(arguments: &mut Arguments<'_>) -> Outcome<OutboxMessage> {
     let event_id = arguments.expected("the event that sent it")?.parse()?;
@@ -301,6 +330,7 @@ pub(crate) fn message(arguments: &mut Arguments<'_>) -> Outcome<OutboxMessage> {
         namespace_id: NamespaceId([7; 16]),
         source_workflow_id: arguments.string("from", "other"),
         source_run_id,
+        origin_run_id: None,
         event_id,
         sent: Time(0),
         target_workflow_id: "wf".to_owned(),

@@ -17,6 +17,7 @@
 //! | `receive EVENT start-child=TYPE [input= run-timeout= reuse=]` | another workflow starts `wf` as its child |
 //! | `receive EVENT child=STATUS initiated=EVENT from=CHILD [result= failure=]` | a child has closed |
 //! | `receive 0 parent-closed=POLICY initiated=EVENT [from-run=6]` | the parent has closed |
+//! | `reset EVENT [reason= request-id= reapply= exclude=SIGNAL,...]` | the run goes on from before that event; `reset task=2` from before the end of its second workflow task; with `behind=true` more has happened than was read |
 //! | `settle EVENT [outcome=]` | a message that the run has sent with that event has arrived, or failed: `not-found`, `too-many-signals`, `already-exists` |
 //! | `fire` | tells the kernel that deadlines are due |
 //! | `crash` | a new leader: only the rows are left |
@@ -34,12 +35,14 @@ use std::error::Error;
 use everlog_kernel::command::{Reply, Started};
 use everlog_kernel::describe::describe;
 use everlog_kernel::outbox::Outcome as MessageOutcome;
+use everlog_kernel::reset::{End, Kept, Later, Plan, Reset, plan};
 use everlog_kernel::token::{ActivityTaskToken, WorkflowTaskToken};
 use everlog_kernel::{
     Command, Context, Ids, Limits, Namespace, NamespaceId, Rejection, RowKey, Run, RunCommand, RunId, RunRow,
     RunRowKind, Time, Transition, Workflow, decide,
 };
-use everlog_proto::api::enums::v1::{QueryRejectCondition, WorkflowTaskFailedCause};
+use everlog_proto::api::enums::v1::{EventType, QueryRejectCondition, WorkflowTaskFailedCause};
+use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::query::v1::WorkflowQuery;
 use everlog_proto::api::workflowservice::v1::{
     RequestCancelWorkflowExecutionRequest, RespondWorkflowTaskFailedRequest, SignalWorkflowExecutionRequest,
@@ -256,9 +259,13 @@ impl Runner {
             }
             "receive" => {
                 let message = requests::message(arguments)?;
-                let run_id = run_id.or(message.target_run_id);
+                let mut run_id = run_id.or(message.target_run_id);
+                while let Some(next) = run_id.and_then(|run_id| self.workflow.goes_on_as(run_id, &message)) {
+                    run_id = Some(next);
+                }
                 self.decide(run_id, RunCommand::ReceiveMessage(Box::new(message)))
             }
+            "reset" => self.reset(run_id, arguments),
             "settle" => {
                 let event_id = arguments.expected("the event that sent the message")?.parse()?;
                 let outcome = match arguments.text("outcome") {
@@ -288,6 +295,39 @@ impl Runner {
             "limit" => self.set_limits(arguments),
             other => Err(format!("unknown command {other}").into()),
         }
+    }
+
+    /// Resets a run as a partition does: the history is read first.
+    fn reset(&mut self, run_id: Option<RunId>, arguments: &mut Arguments<'_>) -> Outcome<String> {
+        let request = requests::reset(arguments, |task| {
+            let run_id = self.workflow.run(run_id).map(|run| run.id);
+            let events = run_id.map(|run_id| self.store.history(run_id)).unwrap_or_default();
+            let mut starts = events.iter().filter(|event| event.event_type() == EventType::WorkflowTaskStarted);
+            starts.nth(task).map_or(events.len() as i64, |start| start.event_id + 1)
+        })?;
+        let behind = arguments.flag("behind")?;
+        let (base_run_id, start_request_id, mut end) = match plan(&self.workflow, run_id, &request) {
+            Ok(Plan::Read { base_run_id, start_request_id, end }) => (base_run_id, start_request_id, end),
+            Ok(Plan::Done(run_id)) => return Ok(format!("was done before: {run_id}\n")),
+            Err(refused) => return Ok(print::rejection(&refused) + "\n"),
+        };
+        let mut kept = Kept::default();
+        let is_kept = |event: &HistoryEvent| event.event_id < request.workflow_task_finish_event_id;
+        for event in self.store.history(base_run_id).into_iter().filter(is_kept) {
+            kept.take(base_run_id, &start_request_id, event)?;
+        }
+        let mut later = Later::new(&request, base_run_id);
+        while let Some((run_id, from)) = later.goes_on() {
+            let events = self.store.history(run_id).into_iter().filter(|event| event.event_id >= from);
+            let events: Vec<_> = events.filter(|_| !behind).collect();
+            later.take(run_id, if behind { End { next_event_id: 1, ..end } } else { end }, events);
+            match later.goes_on().and_then(|(next, _)| self.workflow.run(Some(next))) {
+                Some(next) if !end.is_open => end = End::of(next),
+                _ if !end.is_open => later.ends(),
+                _ => break,
+            }
+        }
+        self.decide(Some(base_run_id), Command::ResetWorkflow(Box::new(Reset { request, kept, later })))
     }
 
     fn update_request(&self, arguments: &mut Arguments<'_>) -> Outcome<UpdateWorkflowExecutionRequest> {

@@ -1,6 +1,7 @@
 //! Doing jobs: rows are read first where they must be, commands are decided, and their rows and effects go where they belong.
 
 use everlog_kernel::command::{Reply, UpdateReply, WorkflowTaskStart};
+use everlog_kernel::reset::{End, Later};
 use everlog_kernel::token;
 use everlog_kernel::transition::{Effect, TaskKind};
 use everlog_kernel::{
@@ -9,10 +10,11 @@ use everlog_kernel::{
 };
 use everlog_model::{CallError, EntityRef, WorkflowRef, rows};
 
-use super::super::cache::Entry;
+use super::super::cache::{AbsentRuns, Entry};
 use super::super::history;
 use super::super::job::{Answer, Job, ReplyTo, Work};
 use super::super::load::{Found, LoadRequest, Loaded};
+use super::super::reset;
 use super::schedules::name;
 use super::watching::view;
 use super::{Action, Lead, Outgoing, Running};
@@ -32,7 +34,7 @@ impl Lead {
         self.running = None;
     }
 
-    fn admit(&mut self, key: EntityRef, job: Job) {
+    pub(super) fn admit(&mut self, key: EntityRef, job: Job) {
         if key.kind == EntityKind::Schedule {
             return self.admit_to_schedule(key, job);
         }
@@ -44,7 +46,7 @@ impl Lead {
             {
                 Some(Some(run_id))
             }
-            _ => None,
+            (Some(workflow), _) => missing_base(workflow, &entry.absent, &job).map(Some),
         };
         let Some(run_id) = missing else {
             if let Some(job) = self.find_recipient(&key, job) {
@@ -191,7 +193,7 @@ impl Lead {
         {
             self.clock.observe(message.sent);
         }
-        let command = match command {
+        let mut command = match command {
             Command::Schedule(command) => {
                 self.schedule_command(key, address, command, reply);
                 return None;
@@ -210,6 +212,9 @@ impl Lead {
         }
         let limits = self.settings.limits.of(&address.namespace.name);
         let entry = self.cache.get_mut(key)?;
+        if let Command::ResetWorkflow(reset) = &mut command {
+            read_on(entry, &mut reset.later);
+        }
         let workflow = entry.workflow.as_mut()?;
         if start == Start::WorkflowTask
             && let Some(run) = workflow.run(run_id)
@@ -285,6 +290,7 @@ impl Lead {
         let batches = &mut self.batches;
         let sequence = batches.sequence;
         let mut last_batch = 0;
+        let mut goes_on_from_another = false;
         if let Some(entry) = self.cache.get_mut(key) {
             if wrote {
                 batches.forming.count_command(self.instant);
@@ -297,6 +303,7 @@ impl Lead {
             for (row, value) in rows {
                 match (&row, &value) {
                     (RowKey::Run(run_id, row), Some(events)) => {
+                        goes_on_from_another |= row.kind == RunRowKind::Branch;
                         if let Some(first) = row.first_event_id() {
                             // A child's first run may have been looked for before it began.
                             entry.absent.remove(run_id);
@@ -321,7 +328,13 @@ impl Lead {
             last_batch = entry.last_batch;
         }
         for effect in effects {
-            self.effect(address, effect, last_batch);
+            match effect {
+                // The worker is sent events of another run, and pages of a history are read from rows.
+                Effect::OfferTask(task) if goes_on_from_another => {
+                    self.when_durable(last_batch, Outgoing::Task(address.clone(), task));
+                }
+                effect => self.effect(address, effect, last_batch),
+            }
         }
         (reply.map_err(CallError::Rejected), wrote)
     }
@@ -342,6 +355,39 @@ impl Lead {
                 self.update_advanced(address.entity(), run_id, &update_id, status, last_batch);
             }
         }
+    }
+}
+
+/// A run that is not in memory and has to be, because the job may delete one that goes on from it: what nobody holds any more goes, too.
+fn missing_base(workflow: &Workflow, absent: &AbsentRuns, job: &Job) -> Option<RunId> {
+    let Work::Command { command: Command::Run(command), .. } = &job.work else { return None };
+    if !matches!(command, RunCommand::DeleteWorkflow | RunCommand::FireTimers) {
+        return None;
+    }
+    let mut run = workflow.run(job.run_id).filter(|run| !run.is_open())?;
+    loop {
+        let base = run.branch.as_ref()?.base_run_id;
+        match workflow.runs.get(&base) {
+            Some(remains) if remains.state.is_remains => run = remains,
+            Some(_) => return None,
+            None => return (!absent.contains(&base)).then_some(base),
+        }
+    }
+}
+
+/// Adds to what was read for a reset what has happened since, if it is in memory.
+fn read_on(entry: &Entry, later: &mut Later) {
+    let (run_id, read) = later.read();
+    let Some(run) = entry.workflow.as_ref().and_then(Workflow::current_run).filter(|run| run.id == run_id) else {
+        return;
+    };
+    if End::of(run) == read {
+        return;
+    }
+    let Some(batches) = entry.runs.tail(run_id).and_then(|tail| tail.since(read.next_event_id)) else { return };
+    let events = batches.into_iter().map(|batch| reset::decode(run_id, batch)).collect::<Result<Vec<_>, _>>();
+    if let Ok(events) = events {
+        later.take_on(End::of(run), events.into_iter().flatten());
     }
 }
 

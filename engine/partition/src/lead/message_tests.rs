@@ -251,6 +251,7 @@ fn message(target: &Partition, event_id: i64, signal_name: Option<&str>) -> Outb
         namespace_id: everlog_kernel::NamespaceId([7; 16]),
         source_workflow_id: "s".to_owned(),
         source_run_id: everlog_kernel::RunId([5; 16]),
+        origin_run_id: None,
         event_id,
         sent: target.lead.time(),
         target_workflow_id: "w".to_owned(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use everlog_kernel::command::Reply;
 use everlog_kernel::outbox::{OutboxMessage, Recipient};
-use everlog_kernel::{Command, RunCommand};
+use everlog_kernel::{Command, RunCommand, Workflow};
 use everlog_model::{EntityRef, WorkflowRef, limits};
 use everlog_storage::keys::OutboxKey;
 use everlog_storage::state::RowChange;
@@ -113,6 +113,11 @@ impl Lead {
             return Some(job);
         };
         let entry = self.cache.get_mut(key)?;
+        let goes_on = |workflow: &Workflow| workflow.goes_on_as(job.run_id?, message);
+        if let Some(run_id) = entry.workflow.as_ref().and_then(goes_on) {
+            self.admit(key.clone(), Job { run_id: Some(run_id), ..job });
+            return None;
+        }
         let workflow = entry.workflow.as_ref().filter(|_| job.run_id.is_none());
         let Some(Recipient::CurrentUnless { from }) = workflow.map(|workflow| workflow.recipient(message)) else {
             return Some(job);

@@ -14,6 +14,7 @@ use prost::Message;
 
 use super::clients::{WORKFLOWS, workflow_id};
 use super::families::Families;
+use super::resets::FoundResets;
 use super::schedules::Scheduled;
 use super::updates::FoundUpdates;
 use super::world::{TwinRows, World};
@@ -30,11 +31,14 @@ const WAKE_LATE_MAX: Duration = Duration::from_secs(5);
 #[derive(Default)]
 struct Found {
     runs: HashSet<RunId>,
-    /// How often each signal is there.
+    /// How often each signal is there, but for runs that began with a reset.
     signals: HashMap<String, u32>,
+    /// Signals in those.
+    reapplied: HashSet<String>,
     /// Requests to cancel of other workflows, by run and event.
     cancels: HashSet<(String, i64)>,
     families: Families,
+    resets: FoundResets,
     scheduled: Scheduled,
     updates: FoundUpdates,
 }
@@ -58,13 +62,23 @@ impl Found {
     }
 }
 
+impl Found {
+    /// Takes note of a signal in a run that began with a reset, which may be one of another run's.
+    fn maybe_reapplied(&mut self, event: &HistoryEvent) {
+        if let Some(Attributes::WorkflowExecutionSignaledEventAttributes(signaled)) = &event.attributes {
+            self.reapplied.insert(signaled.signal_name.clone());
+        }
+    }
+}
+
 impl World {
     pub(super) fn check(&self) {
         let mut found = Found::default();
         for partition in 0..self.partitions.len() {
             self.check_partition(partition, &mut found);
         }
-        found.families.check();
+        found.resets.check();
+        found.families.check(&found.resets);
         found.scheduled.check();
         self.updates.check(&found.updates);
         for run_id in &self.started {
@@ -73,7 +87,8 @@ impl World {
         for (name, acknowledged) in &self.signals {
             let count = found.signals.get(name).copied().unwrap_or(0);
             assert!(count <= 1, "{name} is there {count} times");
-            assert!(count == 1 || !acknowledged, "{name} was acknowledged and is not there");
+            let is_there = count == 1 || found.reapplied.contains(name);
+            assert!(is_there || !acknowledged, "{name} was acknowledged and is not there");
         }
     }
 
@@ -102,7 +117,7 @@ impl World {
         let Ok(Loaded::Workflow(workflow)) = loaded.found else { panic!("rows are readable") };
         let open = workflow.runs.values().filter(|run| run.is_open()).count();
         assert!(open <= 1, "{open} runs of {} are open", address.workflow_id);
-        for (run_id, run) in &workflow.runs {
+        for (run_id, run) in workflow.runs.iter().filter(|(_, run)| !run.state.is_remains) {
             found.runs.insert(*run_id);
             let overdue = run.next_durable_deadline().filter(|due| due.plus(WAKE_LATE_MAX) < time);
             assert!(overdue.is_none() || !run.is_open(), "run {run_id} was forgotten by time");
@@ -111,13 +126,23 @@ impl World {
                 assert!(!run.has_undelivered_messages(0), "run {run_id} does not know what became of its messages");
             }
             let waiting = || run.buffered.values().map(|event| &**event);
-            events.iter().chain(waiting()).for_each(|event| found.event(event));
+            let first_own = run.branch.as_ref().map_or(1, |branch| branch.first_own_event_id());
+            let own = || events.iter().filter(|event| event.event_id >= first_own).chain(waiting());
+            // What a reset has reapplied is there again.
+            let is_new = |event: &HistoryEvent| run.branch.is_none() || !is_signal(event);
+            own().filter(|event| is_new(event)).for_each(|event| found.event(event));
+            own().filter(|event| !is_new(event)).for_each(|event| found.maybe_reapplied(event));
+            found.resets.run(run, events.iter().chain(waiting()));
             events.iter().for_each(|event| found.updates.event(*run_id, event));
             found.scheduled.run(run);
             found.families.run(run, events.iter().chain(waiting()));
             assert!(run.is_open() || run.children.is_empty(), "children of {run_id} do not know that it has closed");
         }
     }
+}
+
+fn is_signal(event: &HistoryEvent) -> bool {
+    matches!(event.attributes, Some(Attributes::WorkflowExecutionSignaledEventAttributes(_)))
 }
 
 /// Every run of a workflow that has rows.

@@ -19,6 +19,7 @@ use everlog_storage::keys::OutboxKey;
 use tokio::sync::oneshot;
 
 use super::Sabotage;
+use super::resets::Resetting;
 use super::workers::{Held, seconds};
 use super::world::{Event, World};
 use crate::job::{Answer, Charge, Job, Work};
@@ -38,6 +39,7 @@ pub(super) enum Asked {
     Task(Box<Held>),
     /// A workflow task's end, with which the next one may come.
     Completion,
+    Reset(Box<Resetting>),
     /// A partition that has sent a message, under a lead.
     Message {
         partition: usize,
@@ -120,8 +122,12 @@ impl World {
     }
 
     fn request(&mut self, partition: usize) {
-        match self.random.below(14) {
+        match self.random.below(15) {
             12 | 13 => self.schedule(partition),
+            14 => {
+                let workflow_id = self.some_workflow(partition);
+                self.reset(&workflow_id);
+            }
             10 | 11 => {
                 let workflow_id = self.some_workflow(partition);
                 self.update(&workflow_id);
@@ -217,6 +223,7 @@ impl World {
             self.told(call.asked, answer);
         }
         self.hear_of_updates();
+        self.hear_of_resets();
         self.look_at_polls();
     }
 
@@ -240,6 +247,7 @@ impl World {
             (Asked::Signal(name), Some(Ok(_))) => {
                 self.signals.insert(name, true);
             }
+            (Asked::Reset(of), Some(Ok(Answer { reply, .. }))) => self.was_reset(*of, reply),
             (Asked::Task(held), answer) => self.task_answered(*held, answer),
             (Asked::Completion, Some(Ok(Answer { reply: Reply::WorkflowTaskCompleted(completed), .. }))) => {
                 if let Some(next) = completed.next {

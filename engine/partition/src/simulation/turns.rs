@@ -169,6 +169,8 @@ impl World {
         match action {
             Action::Release(Outgoing::Reply(reply, answer)) => drop(reply.send(answer)),
             Action::Withhold(Outgoing::Reply(reply, _), error) => drop(reply.send(Err(error))),
+            Action::Release(Outgoing::Tell(tell)) => tell(Ok(())),
+            Action::Withhold(Outgoing::Tell(tell), error) => tell(Err(error)),
             Action::Release(Outgoing::Task(workflow, task)) => {
                 self.matching.receive(Message::Task { source, workflow, task });
             }

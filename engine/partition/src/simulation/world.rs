@@ -120,6 +120,7 @@ pub(super) struct World {
     // Clients, workers, and what they know.
     pub(super) namespace: Arc<Namespace>,
     pub(super) calls: Vec<super::clients::Call>,
+    pub(super) looks: Vec<super::resets::Look>,
     pub(super) pollers: Vec<Poller>,
     pub(super) numbers: u64,
     /// Signals that were sent, and whether they were acknowledged.
@@ -158,6 +159,7 @@ impl World {
             two_in_flight: 0,
             namespace,
             calls: Vec::new(),
+            looks: Vec::new(),
             pollers: Vec::new(),
             numbers: 0,
             signals: BTreeMap::new(),

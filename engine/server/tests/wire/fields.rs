@@ -17,7 +17,9 @@ use everlog_proto::api::namespace::v1::NamespaceConfig;
 use everlog_proto::api::schedule::v1::{Schedule, ScheduleAction, ScheduleSpec, schedule_action};
 use everlog_proto::api::taskqueue::v1::{RateLimit, TaskQueue};
 use everlog_proto::api::update::v1 as update;
-use everlog_proto::api::workflow::v1::{NewWorkflowExecutionInfo, VersioningOverride};
+use everlog_proto::api::workflow::v1::{
+    NewWorkflowExecutionInfo, PostResetOperation, VersioningOverride, post_reset_operation,
+};
 use everlog_proto::api::workflowservice::v1::update_task_queue_config_request::RateLimitUpdate;
 use prost_types_plain::{DescriptorProto, FileDescriptorProto};
 
@@ -65,7 +67,7 @@ fn said() -> BTreeMap<String, Said> {
 }
 
 /// Methods that answer nothing but that they are turned off.
-const TURNED_OFF: [&str; 27] = [
+const TURNED_OFF: [&str; 28] = [
     "CountNexusOperationExecutions",
     "CreateWorkflowRule",
     "DeleteNexusOperationExecution",
@@ -90,6 +92,7 @@ const TURNED_OFF: [&str; 27] = [
     "StartNexusOperationExecution",
     "TerminateNexusOperationExecution",
     "TriggerWorkflowRule",
+    "UnpauseWorkflowExecution",
     "UpdateWorkerBuildIdCompatibility",
     "UpdateWorkerConfig",
     "UpdateWorkerVersioningRules",
@@ -403,6 +406,8 @@ fn settings() -> Vec<Case> {
         custom_search_attribute_aliases: [("Keyword01".to_owned(), "Name".to_owned())].into(),
         ..Default::default()
     };
+    let options = post_reset_operation::UpdateWorkflowOptions::default();
+    let operation = post_reset_operation::Variant::UpdateWorkflowOptions(options);
     const FAIRNESS: &str = "InvalidArgument: Fairness keys are not supported by this server yet.";
     vec![
         case(
@@ -414,6 +419,18 @@ fn settings() -> Vec<Case> {
                 ..Default::default()
             },
             "InvalidArgument: Cannot register global namespace when not enabled",
+        ),
+        case(
+            "ResetWorkflowExecutionRequest.post_reset_operations",
+            "ResetWorkflowExecution",
+            ResetWorkflowExecutionRequest {
+                namespace: NAMESPACE.to_owned(),
+                workflow_execution: execution("never"),
+                request_id: "r".to_owned(),
+                post_reset_operations: vec![PostResetOperation { variant: Some(operation) }],
+                ..Default::default()
+            },
+            "Unimplemented: options of workflows cannot be updated after a reset by this server yet",
         ),
         case(
             "UpdateNamespaceRequest.promote_namespace",

@@ -46,7 +46,7 @@ enum Kind {
 }
 
 /// Kinds by their number in inputs, which the corpus knows: new ones come last.
-const KINDS: [Kind; 26] = [
+const KINDS: [Kind; 29] = [
     Kind::Run(RunRowKind::Info),
     Kind::Run(RunRowKind::State),
     Kind::Run(RunRowKind::Activity),
@@ -73,6 +73,9 @@ const KINDS: [Kind; 26] = [
     Kind::Run(RunRowKind::Schedule),
     Kind::Run(RunRowKind::ScheduleProgress),
     Kind::Run(RunRowKind::ScheduleCarried),
+    Kind::Run(RunRowKind::Branch),
+    Kind::Run(RunRowKind::HistoryHold),
+    Kind::Run(RunRowKind::ReappliedUpdate),
 ];
 
 /// Rows that no run writes, as they are on disks: a namespace, a slot table, and what Raft keeps.
@@ -152,14 +155,18 @@ impl Target for Rows {
                 continue;
             };
             let suffix = match kind {
-                RunRowKind::Info | RunRowKind::State | RunRowKind::WorkflowTaskStart | RunRowKind::Workers => {
-                    Suffix::Nothing
-                }
+                RunRowKind::Info
+                | RunRowKind::State
+                | RunRowKind::WorkflowTaskStart
+                | RunRowKind::Workers
+                | RunRowKind::Branch => Suffix::Nothing,
                 RunRowKind::BufferedEvent => Suffix::Unsigned(number),
                 RunRowKind::SignalRequest | RunRowKind::AttachedRequest => {
                     Suffix::Text(String::from_utf8_lossy(&bytes).into_owned())
                 }
-                RunRowKind::AcceptedUpdate => Suffix::Text(number.to_string()),
+                RunRowKind::AcceptedUpdate | RunRowKind::HistoryHold | RunRowKind::ReappliedUpdate => {
+                    Suffix::Text(number.to_string())
+                }
                 RunRowKind::Activity
                 | RunRowKind::Timer
                 | RunRowKind::ExternalSignal

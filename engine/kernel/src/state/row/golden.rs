@@ -27,9 +27,10 @@ use crate::payload_map::PayloadMap;
 use crate::proto::Encoded;
 use crate::rows::RunRowKind;
 use crate::state::{
-    AcceptedUpdate, Activity, ActivityStarted, AttachedRequest, CorruptRow, Current, ExternalCancel, ExternalSignal,
-    ExternalTarget, FirstEvent, LastWorker, OriginalProperties, PendingChild, PendingValue, PreviousRun, ResetPoint,
-    Run, RunInfo, RunState, SignalRequest, UserTimer, WorkflowTask, WorkflowTaskProblem, WorkflowTaskStarted,
+    AcceptedUpdate, Activity, ActivityStarted, Ancestor, AttachedRequest, Branch, CorruptRow, Current, ExternalCancel,
+    ExternalSignal, ExternalTarget, FirstEvent, HistoryHold, LastWorker, OriginalProperties, PendingChild,
+    PendingValue, PreviousRun, ReappliedUpdate, ResetPoint, Run, RunInfo, RunState, SignalRequest, UserTimer,
+    WorkflowTask, WorkflowTaskProblem, WorkflowTaskStarted,
 };
 use crate::transition::TaskRow;
 use crate::{RunId, Time, events, visibility};
@@ -266,6 +267,11 @@ fn child() -> PendingChild {
     }
 }
 
+fn branch() -> Branch {
+    let ancestors = vec![Ancestor { run_id: RunId([0xcd; 16]), until: 4 }, Ancestor { run_id: RUN, until: 300 }];
+    Branch { base_run_id: RUN, ancestors, request_id: "reset".into() }
+}
+
 fn timer() -> UserTimer {
     UserTimer { timer_id: "7".into(), started_event_id: 5, expiry_time: later(60) }
 }
@@ -325,12 +331,18 @@ fn cases() -> Vec<Case> {
             "of a later run",
             RunInfo { previous: Some(PreviousRun { run_id: RUN, until: later(1) }), ..typical_info() },
         ),
+        info("of a reset", RunInfo { original_start_time: Some(NOW), start_time: later(9), ..typical_info() }),
         state("with a workflow task", typical_state()),
         state("with a heartbeat's task", heartbeat_state()),
         state("between workflow tasks", waiting_state()),
         state("with tasks that fail", failing_state()),
         state("with tasks that time out", timing_out_state()),
         state("closed", closed_state()),
+        state("reset", RunState { reset_run_id: Some(RUN), ..closed_state() }),
+        state("of remains", RunState { reset_run_id: Some(RUN), is_remains: true, ..closed_state() }),
+        case(RunRowKind::Branch.name(), "", branch(), Branch::to_row, Branch::from_row),
+        pending("", RUN.to_string(), HistoryHold { until: 4 }),
+        pending("", "u".to_owned(), ReappliedUpdate { admitted_event_id: 5, request_id: "r".to_owned() }),
         pending("", 5, Arc::new(activity())),
         pending("started", 5, Arc::new(started_activity())),
         pending("backing off", 5, Arc::new(failed_activity())),

@@ -34,6 +34,9 @@ struct InfoRow {
     previous: Option<PreviousRow>,
     #[prost(string, tag = "10")]
     scheduled_by: String,
+    /// If it is another one than `start_time`.
+    #[prost(sfixed64, optional, tag = "11")]
+    original_start_time: Option<i64>,
 }
 
 #[derive(Message)]
@@ -61,6 +64,7 @@ impl RunInfo {
         encode(&InfoRow {
             start_time: Some(self.start_time.0),
             execution_time: (execution_time != self.start_time).then_some(execution_time.0),
+            original_start_time: self.original_start_time.map(|time| time.0),
             started: Some(self.started.encoded().clone()),
             start_request_id: self.start_request_id.clone(),
             original_properties: self.original_properties.as_deref().map(OriginalProperties::to_row),
@@ -84,6 +88,7 @@ impl RunInfo {
         Ok(RunInfo {
             start_time,
             execution_time: row.execution_time.map_or(start_time, Time),
+            original_start_time: row.original_start_time.map(Time),
             started: FirstEvent::decode_from(required(row.started, "first event")?)?,
             original_properties: row.original_properties.map(OriginalProperties::from_row).transpose()?.map(Box::new),
             user_metadata: user_metadata.map(Box::new),

@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::{decode, encode, required};
 use crate::state::{CorruptRow, RunState, WorkflowTask, WorkflowTaskProblem};
-use crate::{Time, time};
+use crate::{RunId, Time, time};
 
 #[derive(Message)]
 struct StateRow {
@@ -49,6 +49,10 @@ struct StateRow {
     /// A `TimeoutType`.
     #[prost(int32, optional, tag = "22")]
     last_timeout_type: Option<i32>,
+    #[prost(bytes = "bytes", optional, tag = "23")]
+    reset_run_id: Option<Bytes>,
+    #[prost(bool, tag = "24")]
+    is_remains: bool,
 }
 
 #[derive(Message)]
@@ -94,6 +98,8 @@ impl RunState {
                 Some(WorkflowTaskProblem::TimedOut(timeout_type)) => Some(timeout_type),
                 _ => None,
             },
+            reset_run_id: self.reset_run_id.map(|run_id| Bytes::copy_from_slice(&run_id.0)),
+            is_remains: self.is_remains,
         })
     }
 
@@ -124,8 +130,14 @@ impl RunState {
             close_time: row.close_time.map(Time),
             delete_time: row.delete_time.map(Time),
             wake_at: row.wake_at.map(Time),
+            reset_run_id: row.reset_run_id.map(run_id).transpose()?,
+            is_remains: row.is_remains,
         })
     }
+}
+
+fn run_id(bytes: Bytes) -> Result<RunId, CorruptRow> {
+    Ok(RunId(required(bytes[..].try_into().ok(), "run after a reset")?))
 }
 
 impl WorkflowTask {

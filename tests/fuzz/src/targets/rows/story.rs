@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use everlog_kernel::command::{Objections, StartActivityTask, StartWorkflowTask};
 use everlog_kernel::outbox::{ChildClosed, MessageBody, OutboxMessage, ParentClosed, ScheduledClosed};
+use everlog_kernel::reset::{Kept, Later, Plan, Reset, plan};
 use everlog_kernel::rows::Suffix;
 use everlog_kernel::{
     Command, Context, Effect, EntityKind, Ids, Limits, Namespace, NamespaceId, Reply, RowKey, RunCommand, RunId,
@@ -21,6 +22,7 @@ use everlog_proto::api::enums::v1::{
     CommandType, ParentClosePolicy, ScheduleOverlapPolicy, WorkflowExecutionStatus, WorkflowIdConflictPolicy,
 };
 use everlog_proto::api::failure::v1::Failure;
+use everlog_proto::api::history::v1::History;
 use everlog_proto::api::protocol::v1::Message as ProtocolMessage;
 use everlog_proto::api::schedule::v1::schedule_action::Action;
 use everlog_proto::api::schedule::v1::{
@@ -30,8 +32,8 @@ use everlog_proto::api::taskqueue::v1::{StickyExecutionAttributes, TaskQueue};
 use everlog_proto::api::update::v1::{Acceptance, Input, Meta, Request};
 use everlog_proto::api::workflow::v1::{NewWorkflowExecutionInfo, OnConflictOptions};
 use everlog_proto::api::workflowservice::v1::{
-    CreateScheduleRequest, RespondWorkflowTaskCompletedRequest, SignalWorkflowExecutionRequest,
-    StartWorkflowExecutionRequest,
+    CreateScheduleRequest, ResetWorkflowExecutionRequest, RespondWorkflowTaskCompletedRequest,
+    SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest,
 };
 use everlog_proto::wkt::{Any, Duration};
 use everlog_storage::state::RowChange;
@@ -103,7 +105,7 @@ impl Story {
                 RowKey::Current => (Kind::Current, value),
                 RowKey::Task(_) => (Kind::Task, value),
                 RowKey::Visibility(_) => (Kind::Visibility, value),
-                RowKey::Wake(..) | RowKey::WholeRun(_) => continue,
+                RowKey::Wake(..) | RowKey::WholeRun(_) | RowKey::HistoryFrom(..) => continue,
             };
             self.rows.push(row);
         }
@@ -195,6 +197,7 @@ impl Story {
         self.decide(RunCommand::SaveWorkflowTaskStart)?;
         self.messages_of_a_family()?;
         self.schedule()?;
+        self.reset()?;
         Ok(self.rows)
     }
 
@@ -291,6 +294,33 @@ impl Story {
             }
         }
         Ok(())
+    }
+
+    /// The run goes on from its first workflow task, with the update that it has accepted since.
+    fn reset(&mut self) -> Result<(), String> {
+        let request = ResetWorkflowExecutionRequest {
+            workflow_task_finish_event_id: 4,
+            request_id: "reset".to_owned(),
+            ..Default::default()
+        };
+        let plan = plan(&self.workflow, None, &request).map_err(|rejection| rejection.to_string())?;
+        let Plan::Read { base_run_id, start_request_id, end } = plan else {
+            return Err("nothing is to be reset".into());
+        };
+        let is_history = |row: &&(Kind, Bytes)| row.0 == Kind::Run(RunRowKind::History);
+        let batches = self.rows.iter().filter(is_history).map(|(_, batch)| History::decode(batch.clone()));
+        let batches: Vec<History> = batches.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+        let (mut kept, mut later) = (Kept::default(), Later::new(&request, base_run_id));
+        let events = batches.into_iter().flat_map(|batch| batch.events);
+        let (before, behind): (Vec<_>, Vec<_>) = events.partition(|event| event.event_id < 4);
+        for event in before {
+            kept.take(base_run_id, &start_request_id, event).map_err(|error| error.to_string())?;
+        }
+        later.take(base_run_id, end, behind);
+        match self.decide(Command::ResetWorkflow(Box::new(Reset { request, kept, later })))? {
+            Reply::Reset(_) => Ok(()),
+            reply => Err(format!("a run is not reset: {reply:?}")),
+        }
     }
 
     fn start_workflow_task(&mut self, scheduled_event_id: i64) -> Result<token::WorkflowTaskToken, String> {
