@@ -14,6 +14,7 @@ use everlog_proto::api::workflowservice::v1 as service;
 use everlog_proto::clients::WorkflowServiceClient;
 use parking_lot::Mutex;
 use prost::Message;
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
@@ -25,6 +26,8 @@ pub(crate) const CALL_TIME_MAX: Duration = Duration::from_secs(10);
 /// How much later than its deadline an answer may come before nobody waits for it any more.
 const GRACE: Duration = Duration::from_secs(2);
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long a node is avoided at which nobody listened.
+const AWAY_TIME: Duration = Duration::from_millis(500);
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Pages of a history: none here is longer.
 const PAGES_MAX: usize = 100;
@@ -35,6 +38,8 @@ const SURPRISES_MAX: usize = 20;
 pub(crate) struct Client {
     stubs: Vec<WorkflowServiceClient<Channel>>,
     pub(crate) namespace: String,
+    /// When nobody listened at a node, by node.
+    away: Vec<Mutex<Option<Instant>>>,
     seen: Arc<Seen>,
 }
 
@@ -57,12 +62,20 @@ impl Seen {
     }
 
     fn note(&self, method: &'static str, status: &Status) {
-        let is_rule = matches!(status.code(), Code::NotFound | Code::AlreadyExists | Code::InvalidArgument)
-            && !status.message().contains("amespace");
+        let is_rule = match status.code() {
+            Code::NotFound | Code::AlreadyExists => !status.message().contains("amespace"),
+            // Something has come since that the workflow has not seen.
+            Code::InvalidArgument => method == "RespondWorkflowTaskCompleted",
+            _ => false,
+        };
         if is_rule {
             return;
         }
-        let from = if std::error::Error::source(status).is_some() { "connection" } else { "answer" };
+        let from = match std::error::Error::source(status) {
+            Some(_) if was_not_sent(status) => "nobody listens",
+            Some(_) => "connection lost",
+            None => "answer",
+        };
         *self.errors.lock().entry((method, format!("{:?} ({from})", status.code()))).or_default() += 1;
         let is_expected = matches!(
             status.code(),
@@ -102,12 +115,20 @@ impl Client {
             Ok(WorkflowServiceClient::new(endpoint.connect_lazy()).max_decoding_message_size(MESSAGE_BYTES_MAX))
         };
         let stubs = addresses.iter().map(stub).collect::<Result<_, Failure>>()?;
-        Ok(Client { stubs, namespace: namespace.to_owned(), seen: Arc::clone(seen) })
+        let away = addresses.iter().map(|_| Mutex::default()).collect();
+        Ok(Client { stubs, namespace: namespace.to_owned(), away, seen: Arc::clone(seen) })
     }
 
     /// How many nodes there are.
     pub(crate) fn nodes(&self) -> usize {
         self.stubs.len()
+    }
+
+    /// This node, or the next one if nobody listened there a moment ago.
+    pub(crate) fn near(&self, node: usize) -> usize {
+        let is_away = |node: &usize| self.away[*node].lock().is_some_and(|at| at.elapsed() < AWAY_TIME);
+        let all = (node..node + self.nodes()).map(|node| node % self.nodes());
+        all.clone().find(|node| !is_away(node)).or_else(|| all.clone().next()).unwrap_or(node)
     }
 
     /// Makes one call to a node, and no other one if that fails.
@@ -124,6 +145,7 @@ impl Client {
         let mut stub = self.stubs[node].clone();
         let answered = tokio::time::timeout(time_max + GRACE, send(&mut stub, request)).await;
         let result = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("nobody has answered")));
+        *self.away[node].lock() = result.as_ref().is_err_and(was_not_sent).then(Instant::now);
         result.map(Response::into_inner).inspect_err(|status| self.seen.note(method, status))
     }
 
@@ -277,12 +299,12 @@ impl Client {
         time_max: Duration,
         call: impl AsyncFn(usize) -> Result<R, Status>,
     ) -> Result<R, Failure> {
-        let until = tokio::time::Instant::now() + time_max;
+        let until = Instant::now() + time_max;
         let mut node = first;
         loop {
-            match call(node % self.nodes()).await {
+            match call(self.near(node)).await {
                 Ok(answer) => return Ok(answer),
-                Err(status) if is_transient(&status) && tokio::time::Instant::now() < until => {
+                Err(status) if is_transient(&status) && Instant::now() < until => {
                     node += 1;
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -298,8 +320,21 @@ pub(crate) fn is_transient(status: &Status) -> bool {
     codes.contains(&status.code()) || std::error::Error::source(status).is_some()
 }
 
+/// Whether nothing was sent, because nobody listens at the address.
+fn was_not_sent(status: &Status) -> bool {
+    let refused = |error: &(dyn std::error::Error + 'static)| {
+        error
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    };
+    std::iter::successors(std::error::Error::source(status), |error| error.source()).any(refused)
+}
+
 /// What a refusal by a rule means; `None` if nobody knows whether the call was made.
 pub(crate) fn refusal(status: &Status, run: impl FnOnce(&str) -> u32) -> Option<checker::Refusal> {
+    if was_not_sent(status) {
+        return Some(checker::Refusal::Busy);
+    }
     if std::error::Error::source(status).is_some() || status.message().contains("amespace") {
         return None;
     }

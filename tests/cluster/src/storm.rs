@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::checker::{Call, Outcome, STEPS_MAX, Verdict, check};
+use crate::checker::{Call, Outcome, STEPS_MAX, Verdict, check, check_with_repeats};
 use crate::client::{Client, Seen, payloads, queue, run};
 use crate::failure::{Failure, ensure};
 use crate::faults::{Injected, Probes, inject};
@@ -78,7 +78,7 @@ pub(crate) async fn storm(cluster: &Cluster, seen: &Arc<Seen>, options: Options)
     let found = pipelines.read_back(&done).await?;
     let operations = recorder.operations();
     let verdicts = tokio::task::spawn_blocking(move || verdicts(&operations));
-    let Checked { acknowledged, unknown, refused, ids, wrong } =
+    let Checked { acknowledged, unknown, refused, ids, repeated, wrong } =
         verdicts.await.map_err(|error| Failure(error.to_string()))?;
     report(&injected, seen, &done);
     say(&format!(
@@ -94,6 +94,11 @@ pub(crate) async fn storm(cluster: &Cluster, seen: &Arc<Seen>, options: Options)
         found.failed.len(),
         wrong.len()
     ));
+    if !repeated.is_empty() {
+        say(&format!(
+            "    explained only by a call that servers made twice, around a change of the current run: {repeated:?}"
+        ));
+    }
     let bad: Vec<_> = [found.lost, found.doubled, found.failed, wrong, done.wrong, seen.surprises()].concat();
     ensure(bad.is_empty(), || bad.join("\n"))?;
     ensure(found.checked > 0 && acknowledged > 0, || "nothing was acknowledged at all".to_owned())
@@ -146,6 +151,8 @@ struct Checked {
     unknown: usize,
     refused: usize,
     ids: usize,
+    /// Ids that are explained by calls which were made twice.
+    repeated: Vec<String>,
     wrong: Vec<String>,
 }
 
@@ -156,15 +163,21 @@ fn verdicts(histories: &[(String, Vec<crate::checker::Operation>)]) -> Checked {
     let unknown = of(|outcome| *outcome == Outcome::Unknown);
     let refused = of(|outcome| matches!(outcome, Outcome::Refused(_)));
     let all = of(|_| true);
-    let wrong = histories.iter().filter_map(|(id, operations)| match check(operations, STEPS_MAX) {
-        Verdict::Linearizable => None,
-        Verdict::Impossible(why) => Some(format!("{id}: what callers were told makes no sense:\n{why}")),
-        Verdict::TooLong(why) => Some(format!("{id}: the checker gave up: {why}")),
-    });
+    let (mut repeated, mut wrong) = (Vec::new(), Vec::new());
+    for (id, operations) in histories {
+        match check(operations, STEPS_MAX) {
+            Verdict::Linearizable => {}
+            Verdict::Impossible(_) if check_with_repeats(operations, STEPS_MAX) == Verdict::Linearizable => {
+                repeated.push(id.clone());
+            }
+            Verdict::Impossible(why) => wrong.push(format!("{id}: what callers were told makes no sense:\n{why}")),
+            Verdict::TooLong(why) => wrong.push(format!("{id}: the checker gave up: {why}")),
+        }
+    }
     let shared = histories
         .iter()
         .filter(|(_, operations)| operations.iter().any(|operation| matches!(operation.call, Call::Start { .. })));
-    Checked { acknowledged: all - unknown - refused, unknown, refused, ids: shared.count(), wrong: wrong.collect() }
+    Checked { acknowledged: all - unknown - refused, unknown, refused, ids: shared.count(), repeated, wrong }
 }
 
 fn report(injected: &Injected, seen: &Seen, done: &Done) {

@@ -19,4 +19,4 @@ mod tests;
 #[cfg(test)]
 pub(crate) use model::SignalNumber;
 pub(crate) use model::{Call, Conflict, Operation, Outcome, Refusal, RequestId, Reuse, RunNumber, Status};
-pub(crate) use search::{STEPS_MAX, Verdict, check};
+pub(crate) use search::{STEPS_MAX, Verdict, check, check_with_repeats};

@@ -76,7 +76,7 @@ pub(crate) enum Refusal {
     NotFound,
     /// Something has come since that the workflow has not seen.
     Unhandled,
-    /// Not now, whatever the state is.
+    /// Not now, whatever the state is, or it was not even sent.
     Busy,
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::model::{Model, Operation, Outcome};
+use super::model::{Call, Model, Operation, Outcome};
 
 /// Operations of one workflow id, at most: as many as a set of them has bits.
 const OPERATIONS_MAX: usize = u128::BITS as usize;
@@ -24,21 +24,49 @@ pub(crate) enum Verdict {
 
 /// Looks for an order, in `steps_max` steps of the model at most.
 pub(crate) fn check(operations: &[Operation], steps_max: u64) -> Verdict {
+    check_with(operations, &[], steps_max)
+}
+
+/// The same for servers that make a call again whose outcome they do not know, if it has a request id. Such an id counts for one run, so
+/// a call that is made again after another run has become the current one is not known again: it may have happened twice, the first time
+/// at some moment between its call and what its caller was told of.
+pub(crate) fn check_with_repeats(operations: &[Operation], steps_max: u64) -> Verdict {
+    let may_be_repeated = |operation: &&Operation| {
+        let has_request_id = matches!(operation.call, Call::Start { .. } | Call::Signal { has_request_id: true, .. });
+        has_request_id && operation.outcome != Outcome::Unknown
+    };
+    let repeats = operations.iter().filter(may_be_repeated);
+    let firsts: Vec<_> =
+        repeats.map(|operation| Operation { outcome: Outcome::Unknown, ..operation.clone() }).collect();
+    check_with(operations, &firsts, steps_max)
+}
+
+/// `firsts`: first attempts of some of the operations, which may have happened before those.
+fn check_with(operations: &[Operation], firsts: &[Operation], steps_max: u64) -> Verdict {
     // A read that was not answered says nothing and does nothing.
     let relevant = |operation: &&Operation| {
-        let reads =
-            matches!(operation.call, super::Call::Describe { .. } | super::Call::History { .. } | super::Call::List);
+        let reads = matches!(operation.call, Call::Describe { .. } | Call::History { .. } | Call::List);
         !(reads && operation.outcome == Outcome::Unknown)
     };
-    let mut operations: Vec<&Operation> = operations.iter().filter(relevant).collect();
+    let mut operations: Vec<&Operation> = operations.iter().filter(relevant).chain(firsts).collect();
     if operations.len() > OPERATIONS_MAX {
         return Verdict::TooLong(format!("{} operations, more than {OPERATIONS_MAX}", operations.len()));
     }
     // Those that were answered first are tried first, those that were not answered last.
     operations.sort_by_key(|operation| (returned_at(operation), operation.called_at));
     let answered = operations.iter().filter(|operation| operation.outcome != Outcome::Unknown).count();
+    let is_first_of = |first: &Operation, operation: &Operation| {
+        let is_same = (first.called_at, &first.call) == (operation.called_at, &operation.call);
+        is_same && operation.outcome != Outcome::Unknown
+    };
+    let then = |operation: &&Operation| {
+        let is_first = firsts.iter().any(|first| std::ptr::eq(first, *operation));
+        operations.iter().position(|other| is_first && is_first_of(operation, other))
+    };
+    let then = operations.iter().map(then).collect();
     let mut search = Search {
         operations,
+        then,
         answered,
         tried: HashSet::new(),
         steps: 0,
@@ -73,6 +101,8 @@ struct Best {
 
 struct Search<'a> {
     operations: Vec<&'a Operation>,
+    /// For a first attempt, the operation that it must happen before.
+    then: Vec<Option<usize>>,
     answered: usize,
     /// Which operations had happened in which state: whatever comes after that was tried.
     tried: HashSet<(u128, Model)>,
@@ -129,7 +159,8 @@ impl Search<'_> {
     fn candidates(&self, happened: u128) -> Vec<usize> {
         let waiting = || (0..self.operations.len()).filter(|at| happened & (1 << at) == 0);
         let first_return = waiting().map(|at| returned_at(self.operations[at])).min().unwrap_or(u64::MAX);
-        waiting().filter(|at| self.operations[*at].called_at <= first_return).collect()
+        let is_late = |at: &usize| self.then[*at].is_some_and(|then| happened & (1 << then) != 0);
+        waiting().filter(|at| self.operations[*at].called_at <= first_return && !is_late(at)).collect()
     }
 
     fn explain(&self) -> String {
@@ -148,8 +179,10 @@ impl Search<'_> {
         lines.push(format!("  leads to: {}", model.summary()));
         lines.push("  where none of these can follow:".to_owned());
         lines.extend(self.candidates(happened).into_iter().map(line));
-        let rest = (0..self.operations.len()).filter(|at| happened & (1 << at) == 0).count();
-        lines.push(format!("  {rest} of {} operations are left", self.operations.len()));
+        let mut left: Vec<usize> = (0..self.operations.len()).filter(|at| happened & (1 << at) == 0).collect();
+        left.sort_by_key(|at| self.operations[*at].called_at);
+        lines.push(format!("  {} of {} operations are left:", left.len(), self.operations.len()));
+        lines.extend(left.into_iter().map(line));
         lines.join("\n")
     }
 }

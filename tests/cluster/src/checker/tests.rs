@@ -253,6 +253,30 @@ fn a_completion_that_came_too_late_may_have_been_made_by_its_first_attempt_but_n
 }
 
 #[test]
+fn a_call_that_was_made_twice_is_told_apart_from_what_cannot_be() {
+    // The first attempt of request 1 has begun run 1, and the second one finds the run of request 2.
+    let lines = [
+        (0, 20, start(1), in_the_way(2)),
+        (1, 2, DESCRIBE, described(1, Status::Running)),
+        (3, 4, TERMINATE, Outcome::Done),
+        (5, 6, start(2), started(2)),
+    ];
+    bad(&lines);
+    let operations = |lines: &[Line]| -> Vec<_> {
+        lines.iter().cloned().map(|(from, to, call, outcome)| operation(from, to, call, outcome)).collect()
+    };
+    assert_eq!(check_with_repeats(&operations(&lines), STEPS_MAX), Verdict::Linearizable);
+    // But not after its caller was told.
+    let mut late = lines.to_vec();
+    late.push((21, 22, TERMINATE, Outcome::Done));
+    late.push((23, 24, DESCRIBE, described(3, Status::Running)));
+    assert!(matches!(check_with_repeats(&operations(&late), STEPS_MAX), Verdict::Impossible(_)));
+    // Nor is a stale read explained by it.
+    let stale = [(0, 1, start(1), started(1)), (2, 3, DESCRIBE, NOT_FOUND)];
+    assert!(matches!(check_with_repeats(&operations(&stale), STEPS_MAX), Verdict::Impossible(_)));
+}
+
+#[test]
 fn calls_that_name_a_run_are_about_that_one() {
     let runs = [(0, 1, start(1), started(1)), (2, 3, TERMINATE, Outcome::Done), (4, 5, start(2), started(2))];
     let then = |call, outcome| [runs.to_vec(), vec![(6, 7, call, outcome)]].concat();

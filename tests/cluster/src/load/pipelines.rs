@@ -97,7 +97,7 @@ impl Pipelines {
         self.acknowledged.lock().insert(id.to_owned(), acknowledged);
         let mut sent = 0;
         while sent < SIGNALS {
-            let (number, node) = (self.recorder.next(), random.below(self.client.nodes()));
+            let (number, node) = (self.recorder.next(), self.client.near(random.below(self.client.nodes())));
             if random.one_in(3) {
                 // Without an id it is sent once: it may be lost if nobody has acknowledged it.
                 match self.client.signal(node, run(id, &run_id), "signal", number, None).await {

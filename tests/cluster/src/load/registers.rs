@@ -71,7 +71,8 @@ impl Registers {
                 generation.fetch_max(now + 1, Ordering::Relaxed);
                 continue;
             }
-            let node = if random.one_in(2) { caller } else { random.any() as usize } % self.client.nodes();
+            let node = if random.one_in(2) { caller } else { random.below(self.client.nodes()) };
+            let node = self.client.near(node % self.client.nodes());
             let repeated = (last.0 == now && random.one_in(4)).then_some(last.1);
             if let Some(request) = self.call(&id, caller, node, repeated, &mut random).await {
                 last = (now, request);
@@ -95,7 +96,9 @@ impl Registers {
                 let request = repeated.unwrap_or_else(|| self.recorder.next());
                 let reuse =
                     *random.of(&[Reuse::AllowDuplicate, Reuse::AllowDuplicateFailedOnly, Reuse::RejectDuplicate]);
-                let conflict = *random.of(&[Conflict::Fail, Conflict::UseExisting, Conflict::TerminateExisting]);
+                // Not both of what is refused together.
+                let conflicts = [Conflict::Fail, Conflict::UseExisting, Conflict::TerminateExisting];
+                let conflict = *random.of(if reuse == Reuse::RejectDuplicate { &conflicts[..2] } else { &conflicts });
                 self.start_run(id, by, node, request, reuse, conflict).await;
                 return Some(request);
             }

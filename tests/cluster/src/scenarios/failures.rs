@@ -18,6 +18,8 @@ const WORKFLOWS: usize = 24;
 /// The deadline of calls that cannot be answered, and how much later the refusal may come.
 const DEADLINE: Duration = Duration::from_secs(4);
 const LATE_MAX: Duration = Duration::from_millis(500);
+/// How long a leader that is cut off may go on reading, at the very most.
+const LEASE_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Each node in turn is killed while workflows are in progress. All complete, and every write from before is there.
 pub(crate) async fn kills(stage: &Stage) -> Result<(), Failure> {
@@ -71,6 +73,8 @@ pub(crate) async fn quorum(stage: &Stage) -> Result<(), Failure> {
     }
     nodes[1].kill().await?;
     nodes[2].kill().await?;
+    // A leader may read for a moment more without asking the others.
+    tokio::time::sleep(LEASE_TIME_MAX).await;
     let calls = (0..WORKFLOWS).map(|number| refused(&client, number));
     futures::future::try_join_all(calls).await?;
     nodes[1].spawn().await?;
