@@ -81,14 +81,22 @@ impl Forward {
         let mut pause = limits::FORWARD_AGAIN_WAIT.0;
         // From the first failure on: a poll may have waited for long before.
         let mut until = None;
+        let mut failed = None;
         loop {
-            let mut response = match self.way(about) {
-                Way::There(node) => self.send(node, method, &kept).await,
-                Way::Nowhere => not_done(Status::unavailable("no node is known to lead the partition")),
-                Way::Here => match service.call(kept.request()).await {
-                    Ok(response) => response,
-                    Err(never) => match never {},
-                },
+            let attempt = async {
+                match self.way(about) {
+                    Way::There(node) => self.send(node, method, &kept).await,
+                    Way::Nowhere => not_done(Status::unavailable("no node is known to lead the partition")),
+                    Way::Here => match service.call(kept.request()).await {
+                        Ok(response) => response,
+                        Err(never) => match never {},
+                    },
+                }
+            };
+            // What failed before is told in time, also if it takes too long to fail again.
+            let mut response = match (failed.take(), kept.answer_by) {
+                (Some(before), Some(answer_by)) => tokio::time::timeout_at(answer_by, attempt).await.unwrap_or(before),
+                _ => attempt.await,
             };
             if about == About::Metadata && Status::from_header_map(response.headers()).is_none() {
                 // Whoever made the change is to find it, here and everywhere.
@@ -107,6 +115,7 @@ impl Forward {
                 response.headers_mut().remove(NOT_DONE);
                 return response;
             }
+            failed = Some(response);
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(limits::FORWARD_AGAIN_WAIT.1);
         }
