@@ -278,7 +278,7 @@ async fn replicas_find_each_other_over_tcp() {
         let address = listener.local_addr().unwrap().to_string();
         let directory_id = uuid::Uuid::from_u128(u128::from(id.0));
         known.push(KnownNode { node_id: id.0, start_count: 1, address: address.clone() });
-        meshes.push(Mesh::start(MeshOptions { directory_id, address, timing: Timing::default() }, listener));
+        meshes.push(Mesh::start(MeshOptions { directory_id, address, timing: Timing::default(), tls: None }, listener));
     }
     let mut groups = Vec::new();
     let mut nodes = Vec::new();

@@ -333,8 +333,12 @@ mod tests {
     async fn start(node: &Node, all: &[Node], name: &str) -> Running {
         let directory = Arc::new(DataDirectory::open(node.dir.path()).unwrap());
         let listener = TcpListener::bind(&node.address).await.unwrap();
-        let options =
-            MeshOptions { directory_id: directory.id(), address: node.address.clone(), timing: Timing::default() };
+        let options = MeshOptions {
+            directory_id: directory.id(),
+            address: node.address.clone(),
+            timing: Timing::default(),
+            tls: None,
+        };
         let mesh = Mesh::start(options, listener);
         let options = FormationOptions {
             name: name.to_owned(),

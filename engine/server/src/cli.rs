@@ -1,11 +1,15 @@
 //! The command line.
 
+mod certificates;
+mod cluster;
+
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+pub(crate) use cluster::ClusterCommand;
 use everlog_server::settings::{
     DEFAULT_DATA_DIR, DataLocation, Disk, Listen, Log, LogFormat, Mode, Settings, SettingsError, load,
     search_attribute_type,
@@ -17,6 +21,7 @@ Examples:
   everlog dev --ephemeral --port 0                for tests: nothing is kept, the system picks the port
   everlog dev --namespace orders --search-attribute CustomerId=Keyword
   everlog server --config /etc/everlog.toml
+  everlog cluster init --name prod --nodes n1 n2 n3 --dir certificates
   everlog completions bash > /etc/bash_completion.d/everlog";
 
 /// A durable-execution server that speaks Temporal's gRPC API.
@@ -36,6 +41,9 @@ pub(crate) enum Command {
     Dev(DevArgs),
     /// Run a server with the settings of a file.
     Server(ServerArgs),
+    /// Make the certificates of a cluster's nodes.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Print the version.
     Version,
     /// Print a completion script for a shell.

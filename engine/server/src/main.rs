@@ -36,6 +36,12 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "everlog", &mut script);
             return print(&String::from_utf8_lossy(&script));
         }
+        Command::Cluster(command) => {
+            return match command.run() {
+                Ok(text) => print(&text),
+                Err(line) => fail(EXIT_FAILURE, &line),
+            };
+        }
         Command::Dev(args) => args.settings(),
         Command::Server(args) => args.settings(),
     };

@@ -13,7 +13,7 @@ use everlog_model::NodeId;
 use everlog_raft::{Group, GroupReplica, GroupSlot, Leadership, REPLICA_ID_MIN, ReplicaId};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, Founding, NodeIdentity};
-use everlog_transport::{Identity, KnownNode, Mesh, MeshOptions, Timing, Transport};
+use everlog_transport::{Identity, KnownNode, Mesh, MeshOptions, NodeTls, Timing, TlsFiles, Transport};
 use tokio::net::TcpListener;
 
 use crate::node::{META_GROUP, NodeError};
@@ -51,6 +51,8 @@ pub struct ClusterOptions {
     pub listen: SocketAddr,
     /// Where they dial this one, `host:port`.
     pub advertise: String,
+    /// What nodes prove to each other who they are with. Without it whoever reaches a node is believed.
+    pub tls: Option<TlsFiles>,
 }
 
 /// The cluster of a node.
@@ -64,7 +66,7 @@ pub(crate) struct Membership {
 impl Membership {
     /// Waits until the cluster is founded, with this node.
     pub(crate) async fn find(directory: &Arc<DataDirectory>, options: ClusterOptions) -> Result<Membership, NodeError> {
-        let ClusterOptions { name, seeds, initial_nodes, election_timeout, listen, advertise } = options;
+        let ClusterOptions { name, seeds, initial_nodes, election_timeout, listen, advertise, tls } = options;
         let election_timeout_ms = u32::try_from(election_timeout.as_millis()).unwrap_or(u32::MAX);
         let founded = directory.founded()?;
         if founded.is_none() && directory.identity()?.is_some() {
@@ -88,18 +90,30 @@ impl Membership {
                 "data directory {path} belongs to cluster {known:?}, the settings name {name:?}"
             )));
         }
+        let tls = tls.map(|files| NodeTls::open(files, &name)).transpose();
+        let tls = tls.map_err(|error| NodeError::Cluster(format!("tls.node: {error}")))?.map(Arc::new);
+        if let Some(tls) = &tls {
+            let place = seeds.iter().position(|seed| *seed == advertise);
+            let will_be = place.and_then(|place| u32::try_from(place + 1).ok());
+            let is = founded.as_ref().map_or(will_be, |founding| founding.node_id(directory.id()));
+            check_certificate(tls, is)?;
+        }
         let listener = TcpListener::bind(listen)
             .await
             .map_err(|error| NodeError::Cluster(format!("cannot listen on {listen} for other nodes: {error}")))?;
         let directory_id = directory.id();
         let timing = timing(founded.map_or(election_timeout_ms, |founding| founding.election_timeout_ms));
-        let mesh = Mesh::start(MeshOptions { directory_id, address: advertise.clone(), timing }, listener);
+        let mesh =
+            Mesh::start(MeshOptions { directory_id, address: advertise.clone(), timing, tls: tls.clone() }, listener);
         let options = FormationOptions { name, seeds, initial_nodes, election_timeout_ms, address: advertise };
         let formation = Formation::start(Arc::clone(directory), options, &mesh);
         let founding = formation.founded(&mesh).await?;
         let me = founding.node_id(directory_id).ok_or_else(|| {
             NodeError::Cluster(format!("cluster {} was founded without this node", founding.cluster_id))
         })?;
+        if let Some(tls) = &tls {
+            check_certificate(tls, Some(me))?;
+        }
         Ok(Membership { me: NodeId(me), founding, mesh })
     }
 
@@ -195,6 +209,17 @@ impl Membership {
         if tokio::time::timeout(HAND_OVER_TIME_MAX, over).await.is_err() {
             tracing::warn!("not all leads were handed over: others will notice that this node is gone");
         }
+    }
+}
+
+/// Refuses a certificate that is another node's: nobody would take this one for who it is.
+fn check_certificate(tls: &NodeTls, is: Option<u32>) -> Result<(), NodeError> {
+    match (tls.node(), is) {
+        (Some(NodeId(of)), Some(is)) if of != is => Err(NodeError::Cluster(format!(
+            "tls.node: {} is the certificate of node {of}, this is node {is} (nodes have the order of cluster.seeds)",
+            tls.certificate().display()
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -13,7 +13,10 @@ use bytes::{BufMut, BytesMut};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-const MAGIC: &[u8; 4] = b"EVPR";
+/// How every greeting begins.
+pub(crate) const MAGIC: &[u8; 4] = b"EVPR";
+/// How a connection begins on which TLS is spoken.
+const TLS_HANDSHAKE: u8 = 0x16;
 /// Largest greeting that is read, bytes.
 const GREETING_BYTES_MAX: usize = 64 << 10;
 
@@ -89,6 +92,8 @@ pub enum Refusal {
     OneWay = 6,
     /// Too many are connecting at the moment.
     Busy = 7,
+    /// It has not proven that it is a node of this cluster, or not the one that it says it is.
+    Untrusted = 8,
 }
 
 /// The acceptor's answer.
@@ -115,6 +120,9 @@ pub(crate) async fn write(io: &mut (impl AsyncWrite + Unpin), greeting: &impl Me
 pub(crate) async fn read<M: Message + Default>(io: &mut (impl AsyncRead + Unpin)) -> io::Result<M> {
     let mut magic = [0; 4];
     io.read_exact(&mut magic).await?;
+    if magic[0] == TLS_HANDSHAKE {
+        return Err(invalid("whoever is there speaks TLS, which is off on this node".to_owned()));
+    }
     if &magic != MAGIC {
         return Err(invalid("whoever is there is no node".to_owned()));
     }

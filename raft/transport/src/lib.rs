@@ -11,12 +11,15 @@
 //! nothing arrives for [`Timing::silence_max`] is closed. One that only works in one direction is no good to anybody, so a node that
 //! cannot be dialled is not listened to either.
 //!
+//! With [`NodeTls`] both ends of a connection prove first that they are nodes of the cluster; without it they are believed.
+//!
 //! What the bytes of a call mean is no matter of this crate. [`Mesh`] is the real thing, [`twin`] one without sockets for tests.
 
 mod connection;
 mod handshake;
 mod mesh;
 mod packet;
+mod tls;
 pub mod twin;
 
 use std::future::Future;
@@ -30,6 +33,7 @@ use tokio::sync::oneshot;
 
 pub use handshake::{Hello, KnownNode, Refusal};
 pub use mesh::{Identity, Mesh, MeshOptions, Stranger, StrangerCalls};
+pub use tls::{NodeTls, TlsError, TlsFiles, certificate_names, node_name};
 
 /// The first kind of call that is free to be used; those before it are the transport's own.
 pub const KIND_MIN: u8 = 16;

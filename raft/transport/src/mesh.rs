@@ -14,8 +14,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::connection::{Connection, Role};
+use crate::connection::{Connection, Io, Role};
 use crate::handshake::{self, Hello, KnownNode, PROTOCOL, Refusal, Reply};
+use crate::tls::{self, Complaints, NodeTls, Proven, Whom};
 use crate::{Answer, Call, ConnectionId, Incoming, LANES, Lane, Receiver, Timing, Transport};
 
 /// Connections that may be in their handshakes at a time.
@@ -47,7 +48,12 @@ pub struct MeshOptions {
     pub address: String,
     /// When connections count as dead.
     pub timing: Timing,
+    /// What nodes prove to each other who they are with. Without it they talk in the clear, and are believed.
+    pub tls: Option<Arc<NodeTls>>,
 }
+
+/// A connection's bytes, encrypted or not, and what the other side has proven, if it had to.
+type Stream = (Box<dyn Io>, Option<Proven>);
 
 /// Somebody who is in no cluster, or whose cluster is not known yet, and what it says of itself.
 pub type Stranger = Hello;
@@ -69,6 +75,7 @@ struct Shared {
     strangers: RwLock<Option<Arc<dyn StrangerCalls>>>,
     next_connection: AtomicU64,
     handshakes: Semaphore,
+    complaints: Complaints,
     /// True once everything is to end.
     stop: watch::Sender<bool>,
     tasks: Mutex<JoinSet<()>>,
@@ -110,6 +117,7 @@ impl Mesh {
             strangers: RwLock::default(),
             next_connection: AtomicU64::new(1),
             handshakes: Semaphore::new(HANDSHAKES_MAX),
+            complaints: Complaints::default(),
             stop: watch::Sender::new(false),
             tasks: Mutex::default(),
         }));
@@ -157,9 +165,8 @@ impl Mesh {
     /// When nobody answers there, or not in time.
     pub async fn call_stranger(&self, address: &str, kind: u8, body: Bytes) -> io::Result<(Hello, Bytes)> {
         let call = async {
-            let mut io = dial(address).await?;
-            handshake::write(&mut io, &self.hello(NodeId(0), PURPOSE_STRANGER)).await?;
-            let hello = welcome(handshake::read(&mut io).await?)?;
+            let (io, hello) = self.greet(address, NodeId(0), PURPOSE_STRANGER).await?;
+            let hello = welcome(hello)?;
             let connection = Connection::new(self.next_connection(), NodeId(hello.node_id));
             let answer = connection.call(kind, body);
             tokio::select! {
@@ -167,7 +174,12 @@ impl Mesh {
                 answer = answer => Ok((hello, answer.map_err(io::Error::other)?)),
             }
         };
-        tokio::time::timeout(STRANGER_CALL_TIME_MAX, call).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        let called = tokio::time::timeout(STRANGER_CALL_TIME_MAX, call).await;
+        let called = called.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        if let Err(error) = &called {
+            self.complain_of(address, error);
+        }
+        called
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -266,6 +278,7 @@ impl Mesh {
             // Not each of a thousand attempts.
             let said = error.to_string();
             if last_said.as_ref() != Some(&said) {
+                self.complain_of(&address, &error);
                 tracing::info!(%node, ?lane, address, error = said, "no connection to a node");
                 last_said = Some(said);
             }
@@ -301,19 +314,51 @@ impl Mesh {
         }
     }
 
-    async fn connect(&self, node: NodeId, lane: Lane, address: &str) -> io::Result<(Connection, TcpStream)> {
-        let mut io = dial(address).await?;
+    async fn connect(&self, node: NodeId, lane: Lane, address: &str) -> io::Result<(Connection, Box<dyn Io>)> {
         let purpose = match lane {
             Lane::Fast => 1,
             Lane::Bulk => 2,
         };
-        handshake::write(&mut io, &self.hello(node, purpose)).await?;
-        let reply: Reply = handshake::read(&mut io).await?;
+        let (io, reply) = self.greet(address, node, purpose).await?;
         if let Some(hello) = &reply.hello {
             self.learn_all(hello);
         }
         welcome(reply)?;
         Ok((Connection::new(self.next_connection(), node), io))
+    }
+
+    /// Dials an address and says who this node is. What is answered is of whoever it says that it is of, as far as that can be proven.
+    async fn greet(&self, address: &str, expected: NodeId, purpose: u32) -> io::Result<(Box<dyn Io>, Reply)> {
+        let io = TcpStream::connect(address).await?;
+        io.set_nodelay(true)?;
+        let (mut io, proven): Stream = match &self.0.options.tls {
+            Some(tls) => {
+                let (io, proven) = tls.connect(io).await?;
+                (Box::new(io), Some(proven))
+            }
+            None => (Box::new(io), None),
+        };
+        let greeted = async {
+            handshake::write(&mut io, &self.hello(expected, purpose)).await?;
+            handshake::read::<Reply>(&mut io).await
+        };
+        // Whoever does not take this node's certificate says so only now.
+        let reply = match &self.0.options.tls {
+            Some(_) => greeted.await.map_err(tls::said)?,
+            None => greeted.await?,
+        };
+        if let (Some(proven), Some(hello)) = (proven, &reply.hello) {
+            proven.check(hello.node_id).map_err(tls::untrusted)?;
+        }
+        Ok((io, reply))
+    }
+
+    /// Says that whoever is at an address is not trusted or does not trust this node, now and then.
+    fn complain_of(&self, address: &str, error: &io::Error) {
+        let why = error.to_string();
+        if tls::is_untrusted(error) && self.0.complaints.is_due(Whom::At(address.to_owned()), &why) {
+            tracing::warn!(address, why, "a node that was dialled and this one do not trust each other");
+        }
     }
 
     async fn accept(&self, listener: TcpListener) {
@@ -322,8 +367,12 @@ impl Mesh {
                 Ok((io, from)) => {
                     let mesh = self.clone();
                     self.spawn(async move {
-                        if let Err(error) = mesh.serve(io, from).await {
-                            tracing::debug!(%from, %error, "a connection of a node has ended");
+                        match mesh.serve(io, from).await {
+                            Err(error) if tls::is_untrusted(&error) => {
+                                mesh.refused(from, NodeId(0), Refusal::Untrusted, &error.to_string());
+                            }
+                            Err(error) => tracing::debug!(%from, %error, "a connection of a node has ended"),
+                            Ok(()) => {}
                         }
                     });
                 }
@@ -337,34 +386,18 @@ impl Mesh {
 
     async fn serve(&self, mut io: TcpStream, from: SocketAddr) -> io::Result<()> {
         io.set_nodelay(true)?;
-        let (hello, role) = {
+        let (io, hello, role) = {
             let Ok(_place) = self.0.handshakes.try_acquire() else {
-                return refuse(&mut io, Refusal::Busy, "too many are connecting".to_owned()).await;
-            };
-            let greeted = async {
-                let hello: Hello = handshake::read(&mut io).await?;
-                let answer = match self.judge(&hello) {
-                    Ok(role) => {
-                        let welcome = self.hello(NodeId(hello.node_id), hello.purpose);
-                        handshake::write(&mut io, &Reply { hello: Some(welcome), ..Reply::default() }).await?;
-                        Some(role)
-                    }
-                    Err((refusal, detail)) => {
-                        tracing::warn!(%from, node = hello.node_id, ?refusal, detail, "a connection is refused");
-                        metrics::counter!("everlog_peer_refused_total", "reason" => format!("{refusal:?}"))
-                            .increment(1);
-                        let me = Some(self.hello(NodeId(0), 0));
-                        let reply = Reply { hello: me, refusal: refusal as i32, detail };
-                        handshake::write(&mut io, &reply).await?;
-                        None
-                    }
+                return match &self.0.options.tls {
+                    // It could not read why.
+                    Some(_) => Ok(()),
+                    None => refuse(&mut io, Refusal::Busy, "too many are connecting".to_owned()).await,
                 };
-                Ok::<_, io::Error>((hello, answer))
             };
-            let greeted = tokio::time::timeout(self.0.options.timing.dial_max, greeted).await;
+            let greeted = tokio::time::timeout(self.0.options.timing.dial_max, self.greeted(io, from)).await;
             match greeted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))? {
-                (hello, Some(role)) => (hello, role),
-                (_, None) => return Ok(()),
+                Some(greeted) => greeted,
+                None => return Ok(()),
             }
         };
         let node = NodeId(hello.node_id);
@@ -383,6 +416,60 @@ impl Mesh {
                 connection.close();
                 Err(io::Error::other("it cannot be dialled itself"))
             }
+        }
+    }
+
+    /// Listens to what somebody says who has dialled, and answers it. `None` if it was refused.
+    async fn greeted(
+        &self,
+        io: TcpStream,
+        from: SocketAddr,
+    ) -> io::Result<Option<(Box<dyn Io>, Hello, Arc<dyn Receiver>)>> {
+        let (mut io, proven): (Box<dyn Io>, _) = match &self.0.options.tls {
+            Some(tls) => {
+                let (io, proven) = tls.accept(self.encrypted(io).await?).await?;
+                (Box::new(io), Some(proven))
+            }
+            None => (Box::new(io), None),
+        };
+        let hello: Hello = handshake::read(&mut io).await?;
+        let trusted = match proven {
+            Some(proven) => proven.and_then(|proven| proven.check(hello.node_id)),
+            None => Ok(()),
+        };
+        let judged = trusted.map_err(|why| (Refusal::Untrusted, why)).and_then(|()| self.judge(&hello));
+        match judged {
+            Ok(role) => {
+                let welcome = self.hello(NodeId(hello.node_id), hello.purpose);
+                handshake::write(&mut io, &Reply { hello: Some(welcome), ..Reply::default() }).await?;
+                Ok(Some((io, hello, role)))
+            }
+            Err((refusal, detail)) => {
+                self.refused(from, NodeId(hello.node_id), refusal, &detail);
+                let me = (refusal != Refusal::Untrusted).then(|| self.hello(NodeId(0), 0));
+                handshake::write(&mut io, &Reply { hello: me, refusal: refusal as i32, detail }).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Refuses whoever begins to talk in the clear, in words that it understands.
+    async fn encrypted(&self, mut io: TcpStream) -> io::Result<TcpStream> {
+        let mut first = [0];
+        if io.peek(&mut first).await? == 1 && first[0] == handshake::MAGIC[0] {
+            tls::read_greeting_unheard(&mut io).await?;
+            let detail = "nodes of this cluster talk TLS: cluster.tls is \"files\" here".to_owned();
+            refuse(&mut io, Refusal::Untrusted, detail).await?;
+            return Err(tls::untrusted("it does not speak TLS: is cluster.tls \"off\" there?"));
+        }
+        Ok(io)
+    }
+
+    /// Counts somebody who was refused, and says so now and then.
+    fn refused(&self, from: SocketAddr, node: NodeId, refusal: Refusal, why: &str) {
+        metrics::counter!("everlog_peer_refused_total", "reason" => format!("{refusal:?}")).increment(1);
+        if self.0.complaints.is_due(Whom::From(from.ip()), why) {
+            tracing::warn!(%from, %node, ?refusal, why, "a connection is refused");
         }
     }
 
@@ -472,12 +559,6 @@ impl Receiver for Strange {
     }
 }
 
-async fn dial(address: &str) -> io::Result<TcpStream> {
-    let io = TcpStream::connect(address).await?;
-    io.set_nodelay(true)?;
-    Ok(io)
-}
-
 async fn refuse(io: &mut TcpStream, refusal: Refusal, detail: String) -> io::Result<()> {
     handshake::write(io, &Reply { hello: None, refusal: refusal as i32, detail }).await
 }
@@ -485,6 +566,7 @@ async fn refuse(io: &mut TcpStream, refusal: Refusal, detail: String) -> io::Res
 fn welcome(reply: Reply) -> io::Result<Hello> {
     match (reply.refusal(), reply.hello) {
         (Refusal::None, Some(hello)) => Ok(hello),
+        (Refusal::Untrusted, _) => Err(tls::untrusted(format!("it refuses this node: {}", reply.detail))),
         (refusal, _) => Err(io::Error::other(format!("refused ({refusal:?}): {}", reply.detail))),
     }
 }

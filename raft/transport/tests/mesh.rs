@@ -2,133 +2,21 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests, too")]
 
+mod common;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use everlog_storage::NodeId;
-use everlog_transport::{
-    Answer, ConnectionId, Failed, Hello, Identity, Incoming, KnownNode, Lane, Mesh, MeshOptions, Receiver,
-    StrangerCalls, Timing, Transport,
+use common::{
+    CLUSTER, DROP, ECHO, KEEP, PATIENCE, SaysItsKind, body, directory_of, known, listen, members, start, until,
 };
-use parking_lot::Mutex;
+use everlog_storage::NodeId;
+use everlog_transport::{Failed, Identity, KnownNode, Lane, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
-
-const ECHO: u8 = 20;
-const KEEP: u8 = 21;
-const DROP: u8 = 22;
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Echoes, keeps, or drops what comes, and remembers it.
-#[derive(Default)]
-struct Recorder {
-    bodies: Mutex<Vec<(NodeId, Bytes)>>,
-    cancelled: Arc<AtomicU32>,
-    disconnected: AtomicU32,
-}
-
-impl Receiver for Recorder {
-    fn receive(&self, incoming: Incoming) {
-        self.bodies.lock().push((incoming.from, incoming.body.clone()));
-        match incoming.kind {
-            ECHO => incoming.answer.send(incoming.body),
-            DROP => drop(incoming.answer),
-            _ => {
-                let cancelled = Arc::clone(&self.cancelled);
-                let mut answer = incoming.answer;
-                tokio::spawn(async move {
-                    answer.cancelled().await;
-                    cancelled.fetch_add(1, Ordering::Relaxed);
-                });
-            }
-        }
-    }
-
-    fn disconnected(&self, _: ConnectionId) {
-        self.disconnected.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-struct Member {
-    mesh: Mesh,
-    recorder: Arc<Recorder>,
-    address: String,
-    directory_id: uuid::Uuid,
-}
-
-fn timing() -> Timing {
-    let again = (Duration::from_millis(10), Duration::from_millis(100));
-    Timing {
-        ping_interval: Duration::from_millis(100),
-        silence_max: Duration::from_secs(2),
-        again,
-        ..Timing::default()
-    }
-}
-
-const CLUSTER: uuid::Uuid = uuid::Uuid::from_u128(7);
-
-fn directory_of(node: u32) -> uuid::Uuid {
-    uuid::Uuid::from_u128(100 + u128::from(node))
-}
-
-async fn listen() -> (TcpListener, String) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    (listener, address)
-}
-
-fn start(listener: TcpListener, address: &str, directory_id: uuid::Uuid) -> Member {
-    let options = MeshOptions { directory_id, address: address.to_owned(), timing: timing() };
-    let mesh = Mesh::start(options, listener);
-    Member { mesh, recorder: Arc::default(), address: address.to_owned(), directory_id }
-}
-
-impl Member {
-    fn join(&self, node: u32, start_count: u32, others: Vec<KnownNode>) {
-        let identity = Identity { cluster_id: CLUSTER, node_id: NodeId(node), start_count };
-        self.mesh.join(identity, others, Arc::clone(&self.recorder) as _);
-    }
-}
-
-/// Nodes 1 to `count`, each of which knows where the others are.
-async fn members(count: u32) -> Vec<Member> {
-    let mut all = Vec::new();
-    for node in 1..=count {
-        let (listener, address) = listen().await;
-        all.push(start(listener, &address, directory_of(node)));
-    }
-    for node in 1..=count {
-        all[node as usize - 1].join(node, 1, known(&all));
-    }
-    for member in &all {
-        until(|| member.mesh.nodes().iter().all(|node| member.mesh.is_up(*node))).await;
-    }
-    all
-}
-
-fn known(all: &[Member]) -> Vec<KnownNode> {
-    (1..)
-        .zip(all)
-        .map(|(node_id, member)| KnownNode { node_id, start_count: 1, address: member.address.clone() })
-        .collect()
-}
-
-async fn until(mut is: impl FnMut() -> bool) {
-    let waited = async {
-        while !is() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waited).await.expect("in time");
-}
-
-fn body(text: &str) -> Bytes {
-    Bytes::copy_from_slice(text.as_bytes())
-}
 
 #[tokio::test]
 async fn calls_are_answered_and_arrive_in_order() {
@@ -237,14 +125,6 @@ async fn only_members_are_let_in() {
     assert_eq!(all[0].mesh.call(NodeId(2), Lane::Bulk, ECHO, body("x")).await, Ok(body("x")));
     for member in &all {
         member.mesh.shutdown().await;
-    }
-}
-
-struct SaysItsKind;
-
-impl StrangerCalls for SaysItsKind {
-    fn answer(&self, from: &Hello, kind: u8, body: Bytes, answer: Answer) {
-        answer.send(Bytes::from(format!("{kind} {} {}", from.node_id, body.len())));
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use everlog_transport::TlsFiles;
 use serde::Deserialize;
 
 use super::SettingsError;
@@ -29,6 +31,35 @@ pub(super) struct FileCluster {
     listen: Option<SocketAddr>,
     advertise: Option<String>,
     insecure: bool,
+    tls: Option<Tls>,
+}
+
+/// How nodes prove to each other who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Tls {
+    /// With the certificates in the files of `[tls.node]`.
+    Files,
+    /// Not at all.
+    Off,
+}
+
+/// `[tls]` as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct FileTls {
+    node: Option<FileNodeTls>,
+}
+
+/// `[tls.node]` as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileNodeTls {
+    ca: PathBuf,
+    certificate: PathBuf,
+    key: PathBuf,
+    #[serde(default)]
+    peer_names: Vec<String>,
 }
 
 /// Checks what is written.
@@ -36,7 +67,7 @@ pub(super) struct FileCluster {
 /// # Errors
 ///
 /// One line that says what is wrong and what is allowed.
-pub(super) fn read(file: FileCluster) -> Result<ClusterOptions, SettingsError> {
+pub(super) fn read(file: FileCluster, tls: FileTls) -> Result<ClusterOptions, SettingsError> {
     let name = file.name.unwrap_or_else(|| "everlog".to_owned());
     if name.is_empty() || name.chars().any(char::is_control) {
         return wrong("cluster.name must be a line of text");
@@ -68,12 +99,24 @@ pub(super) fn read(file: FileCluster) -> Result<ClusterOptions, SettingsError> {
         }
         None => listen.to_string(),
     };
-    if !is_private(&listen) && !file.insecure {
+    let files =
+        tls.node.map(|FileNodeTls { ca, certificate, key, peer_names }| TlsFiles { ca, certificate, key, peer_names });
+    let tls = match (file.tls, files) {
+        (Some(Tls::Files), None) => {
+            return wrong("cluster.tls = \"files\" needs [tls.node] with ca, certificate and key");
+        }
+        (Some(Tls::Off), _) => None,
+        (Some(Tls::Files) | None, files) => files,
+    };
+    if tls.as_ref().is_some_and(|files| files.peer_names.iter().any(String::is_empty)) {
+        return wrong("tls.node.peer_names: an empty name is none");
+    }
+    if !is_private(&listen) && !file.insecure && tls.is_none() {
         return wrong(format!(
-            "cluster.listen: nodes talk to each other unencrypted and take whoever reaches them for a node, so {listen} must not be reached by others; set cluster.insecure = true once a firewall sees to that"
+            "cluster.listen: without TLS whoever reaches {listen} is taken for a node; set [tls.node] (`everlog cluster init` makes the files), or cluster.insecure = true once a firewall keeps others out"
         ));
     }
-    Ok(ClusterOptions { name, seeds: file.seeds, initial_nodes, election_timeout, listen, advertise })
+    Ok(ClusterOptions { name, seeds: file.seeds, initial_nodes, election_timeout, listen, advertise, tls })
 }
 
 fn is_address(text: &str) -> bool {
@@ -91,7 +134,7 @@ mod tests {
 
     fn parse(text: &str) -> Result<ClusterOptions, String> {
         let file: FileCluster = toml::from_str(text).map_err(|error| error.to_string())?;
-        read(file).map_err(|error| error.to_string())
+        read(file, FileTls::default()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -99,12 +142,14 @@ mod tests {
         #[derive(Deserialize)]
         struct Whole {
             cluster: FileCluster,
+            tls: FileTls,
         }
         let mut seeds = Vec::new();
         for node in 1..=3 {
             let path = format!("{}/../../deploy/three-nodes/node{node}.toml", env!("CARGO_MANIFEST_DIR"));
             let whole: Whole = toml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-            let options = read(whole.cluster).unwrap();
+            let options = read(whole.cluster, whole.tls).unwrap();
+            assert!(options.tls.is_some_and(|files| files.key.ends_with(format!("node-{node}.key"))));
             assert_eq!((options.initial_nodes, options.advertise.as_str()), (3, options.seeds[node - 1].as_str()));
             seeds.push((options.name, options.seeds));
         }
@@ -118,6 +163,25 @@ mod tests {
         let options =
             "seeds = [\"a:1\"]\ninitial_nodes = 5\nlisten = \"0.0.0.0:7\"\nadvertise = \"a:7\"\ninsecure = true";
         assert_eq!(parse(options).unwrap().advertise, "a:7");
+    }
+
+    #[test]
+    fn nodes_prove_who_they_are_where_files_are_named() {
+        let cluster = |more: &str| -> FileCluster {
+            toml::from_str(&format!("seeds = [\"a:1\"]\ninitial_nodes = 3\nlisten = \"10.0.0.1:7\"\n{more}")).unwrap()
+        };
+        let files = |more: &str| -> FileTls {
+            toml::from_str(&format!("[node]\nca = \"a\"\ncertificate = \"b\"\nkey = \"c\"\n{more}")).unwrap()
+        };
+        let tls = |cluster, files| read(cluster, files).map(|options| options.tls).map_err(|error| error.to_string());
+        let found = tls(cluster(""), files("peer_names = [\"*.example\"]")).unwrap().unwrap();
+        assert_eq!((found.ca.to_str(), found.peer_names), (Some("a"), vec!["*.example".to_owned()]));
+        assert!(tls(cluster("tls = \"files\""), files("")).unwrap().is_some());
+        assert_eq!(tls(cluster("tls = \"off\"\ninsecure = true"), files("")), Ok(None));
+        let error = |found: Result<Option<TlsFiles>, String>| found.unwrap_err();
+        assert!(error(tls(cluster("tls = \"off\""), files(""))).contains("cluster.insecure = true"));
+        assert!(error(tls(cluster("tls = \"files\""), FileTls::default())).contains("needs [tls.node]"));
+        assert!(error(tls(cluster(""), files("peer_names = [\"\"]"))).contains("an empty name is none"));
     }
 
     #[test]
@@ -137,11 +201,14 @@ mod tests {
             ),
             (format!("{seeds}initial_nodes = 3\nadvertise = \":1\""), "cluster.advertise: \":1\" is no"),
             (format!("{seeds}initial_nodes = 3\nlisten = \"0.0.0.0:1\""), "cluster.advertise must say where"),
-            (format!("{seeds}initial_nodes = 3\nlisten = \"10.0.0.1:1\""), "set cluster.insecure = true"),
+            (format!("{seeds}initial_nodes = 3\nlisten = \"10.0.0.1:1\""), "or cluster.insecure = true"),
+            (format!("{seeds}initial_nodes = 3\ntls = \"auto\""), "unknown variant `auto`, expected `files` or `off`"),
         ];
         for (text, expected) in cases {
             let error = parse(&text).unwrap_err();
-            assert!(error.contains(expected) && !error.contains('\n'), "{text}: {error}");
+            assert!(error.contains(expected), "{text}: {error}");
+            // Those of the parser are made one line where the file is read.
+            assert!(!error.contains('\n') || expected.contains("variant"), "{text}: {error}");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use everlog_config::parse_duration;
 use serde::Deserialize;
 
-use super::cluster::{self, FileCluster};
+use super::cluster::{self, FileCluster, FileTls};
 use super::{
     DataLocation, Disk, Listen, Log, LogFormat, Mode, Settings, SettingsError, read_dynamic, search_attribute_type,
 };
@@ -23,6 +23,7 @@ struct File {
     search_attributes: BTreeMap<String, String>,
     listen: FileListen,
     cluster: Option<FileCluster>,
+    tls: FileTls,
     disk: FileDisk,
     log: FileLog,
     dynamic_config_file: Option<PathBuf>,
@@ -89,7 +90,8 @@ fn parse(text: &str) -> Result<Settings, SettingsError> {
             .unwrap_or(defaults.handshake_timeout),
         handshakes_per_address_max: listen.max_handshakes_per_address.unwrap_or(defaults.handshakes_per_address_max),
     };
-    settings.cluster = file.cluster.map(cluster::read).transpose()?;
+    let tls = file.tls;
+    settings.cluster = file.cluster.map(|cluster| cluster::read(cluster, tls)).transpose()?;
     if settings.cluster.is_some() && settings.data == DataLocation::Ephemeral {
         let message = "ephemeral and [cluster] exclude each other: a node whose data is gone is another node";
         return Err(SettingsError(message.to_owned()));
@@ -217,6 +219,8 @@ mod tests {
                 "ephemeral and [cluster] exclude",
             ),
             ("[cluster]\nname = 1", "line 2: "),
+            ("[tls.node]\nca = \"a\"", "line 1: missing field `certificate`"),
+            ("[tls.frontend]\nca = \"a\"", "line 1: unknown field `frontend`, expected `node`"),
         ];
         for (text, expected) in cases {
             let error = parse(text).unwrap_err().to_string();

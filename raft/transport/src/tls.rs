@@ -1,0 +1,618 @@
+//! Who a node is, proven by certificates: TLS 1.3 in both directions, before anything that a peer says is read.
+//!
+//! ```text
+//!   dialler ──TCP──TLS 1.3: both show a certificate of the cluster's CA──its name: of this cluster? of that node?── Hello ──▶ acceptor
+//! ```
+//!
+//! A certificate speaks for a node by a name of the form `spiffe://everlog/cluster/NAME/node/ID`. The part with the node may be missing: then
+//! it proves that somebody is a node of the cluster, and which one it is is believed. Names of other forms count where the settings list
+//! them. What host a node is dialled by is no matter: addresses change.
+//!
+//! The files are looked at for each new connection and read again when they have changed; connections that there are stay.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use everlog_storage::NodeId;
+use parking_lot::Mutex;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
+use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use webpki::EndEntityCert;
+
+/// What both sides must say they speak.
+const ALPN: &[u8] = b"everlog-peer/1";
+
+/// What the names of the certificates begin with that `everlog cluster init` makes.
+const NAME_PREFIX: &str = "spiffe://everlog/cluster/";
+
+/// From when on a certificate that will expire is warned of, and how often.
+const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+const EXPIRY_SAY_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Nobody waits longer for a certificate to expire: a hundred years.
+const EXPIRY_LOOK_SECONDS: u64 = 100 * 366 * 24 * 60 * 60;
+
+/// Bytes that are read of somebody whose handshake has failed, so that it can read why.
+const REST_BYTES_MAX: usize = 64 << 10;
+/// How long that may take.
+const REST_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// The files that a node proves with who it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificates of the cluster's authority, PEM. More than one while one takes the place of another.
+    pub ca: PathBuf,
+    /// The node's certificate, PEM, with those between it and the authority's behind it, if there are any.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// Names one of which a peer's certificate must have: DNS names (`*.` stands for one label) or URIs (`/*` at the end for anything). None:
+    /// the name of this cluster, as `everlog cluster init` gives it.
+    pub peer_names: Vec<String>,
+}
+
+/// The files cannot be used; a line that says which, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct TlsError(String);
+
+/// What a node proves itself with, and takes as a proof.
+pub struct NodeTls {
+    files: TlsFiles,
+    /// The name of the cluster.
+    cluster: String,
+    loaded: Mutex<Loaded>,
+    expiry_said: Mutex<Option<Instant>>,
+}
+
+struct Loaded {
+    /// Which versions of the files these are.
+    stamps: [Option<Stamp>; 3],
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
+    node: Option<NodeId>,
+    expires: SystemTime,
+}
+
+/// When a file was written, and how many bytes it has.
+type Stamp = (SystemTime, u64);
+
+/// A peer that has proven that it is a node of this cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Proven {
+    /// Which one, if its certificate says so.
+    pub(crate) node: Option<NodeId>,
+}
+
+impl Proven {
+    /// Whether the peer may say that it is this node, 0 while it has no id.
+    pub(crate) fn check(self, node: u32) -> Result<(), String> {
+        match self.node {
+            Some(proven) if node != 0 && proven.0 != node => {
+                Err(format!("it says that it is node {node}, and has the certificate of node {proven}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The name that a certificate of a node of a cluster has.
+pub fn node_name(cluster: &str, node: NodeId) -> String {
+    format!("{}/node/{node}", cluster_name(cluster))
+}
+
+fn cluster_name(cluster: &str) -> String {
+    let mut name = NAME_PREFIX.to_owned();
+    for byte in cluster.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => name.push(byte.into()),
+            _ => name.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    name
+}
+
+impl fmt::Debug for NodeTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeTls").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl NodeTls {
+    /// Reads the files for a node of the cluster with this name.
+    ///
+    /// # Errors
+    ///
+    /// When a file is missing or is none, the key is not that of the certificate, or no other node would take the certificate: it has expired, is
+    /// not of this authority, or has not the name.
+    pub fn open(files: TlsFiles, cluster: &str) -> Result<NodeTls, TlsError> {
+        let loaded = load(&files, cluster)?;
+        let tls =
+            NodeTls { files, cluster: cluster.to_owned(), loaded: Mutex::new(loaded), expiry_said: Mutex::default() };
+        tls.warn_of_expiry();
+        Ok(tls)
+    }
+
+    /// The node that the certificate is for, if it says so.
+    pub fn node(&self) -> Option<NodeId> {
+        self.loaded.lock().node
+    }
+
+    /// The certificate's file.
+    pub fn certificate(&self) -> &Path {
+        &self.files.certificate
+    }
+
+    /// Proves to whoever was dialled who this node is, and wants the same of it.
+    pub(crate) async fn connect(&self, io: TcpStream) -> io::Result<(TlsStream<TcpStream>, Proven)> {
+        // It is not what the certificate is checked for; as an address it is not even sent.
+        let name = ServerName::from(io.peer_addr()?.ip());
+        let connector = TlsConnector::from(self.current().0);
+        let connected = connector.connect(name, io).await.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+                untrusted("it ends the connection before TLS is agreed: is cluster.tls \"off\" there?")
+            }
+            _ => said(error),
+        });
+        let io = TlsStream::from(connected?);
+        let proven = self.prove(&io).map_err(untrusted)?;
+        Ok((io, proven))
+    }
+
+    /// The same for whoever has dialled. A peer that is of the authority without being a node of this cluster is told so by whoever
+    /// called this.
+    pub(crate) async fn accept(&self, io: TcpStream) -> io::Result<(TlsStream<TcpStream>, Result<Proven, String>)> {
+        let acceptor = TlsAcceptor::from(self.current().1);
+        match acceptor.accept(io).into_fallible().await {
+            Ok(io) => {
+                let io = TlsStream::from(io);
+                let proven = self.prove(&io);
+                Ok((io, proven))
+            }
+            Err((error, io)) => {
+                read_rest(io).await;
+                Err(said(error))
+            }
+        }
+    }
+
+    fn current(&self) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+        let mut loaded = self.loaded.lock();
+        let stamps = stamps(&self.files);
+        if stamps != loaded.stamps {
+            match load(&self.files, &self.cluster) {
+                Ok(again) if again.node != loaded.node => {
+                    let node = again.node.map_or("no node by its id".to_owned(), |node| format!("node {node}"));
+                    tracing::warn!(
+                        "the new certificate is for {node}: it takes a restart, the one before stays in use"
+                    );
+                }
+                Ok(again) => {
+                    tracing::info!(file = %self.files.certificate.display(), "the node's certificate was read again");
+                    *loaded = again;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the changed certificate cannot be used, the one before stays in use")
+                }
+            }
+            // Not again before the next change.
+            loaded.stamps = stamps;
+        }
+        let configs = (Arc::clone(&loaded.client), Arc::clone(&loaded.server));
+        drop(loaded);
+        self.warn_of_expiry();
+        configs
+    }
+
+    fn warn_of_expiry(&self) {
+        let left = self.loaded.lock().expires.duration_since(SystemTime::now()).unwrap_or_default();
+        let mut said = self.expiry_said.lock();
+        if left < EXPIRY_WARNING && said.is_none_or(|said| said.elapsed() > EXPIRY_SAY_INTERVAL) {
+            *said = Some(Instant::now());
+            let hours = left.as_secs() / 3600;
+            tracing::warn!(file = %self.files.certificate.display(), hours, "the node's certificate expires soon; connections then fail");
+        }
+    }
+
+    fn prove(&self, io: &TlsStream<TcpStream>) -> Result<Proven, String> {
+        let certificates = io.get_ref().1.peer_certificates();
+        let certificate = certificates.and_then(<[_]>::first).ok_or("it shows no certificate")?;
+        let names = Names::of(certificate).map_err(|error| format!("its certificate cannot be read: {error}"))?;
+        if names.are_of(&self.cluster, &self.files.peer_names) {
+            return Ok(Proven { node: names.node(&self.cluster) });
+        }
+        Err(format!("its certificate has no name of a node of cluster {:?}; it has {names}", self.cluster))
+    }
+}
+
+/// DNS names and URIs of a certificate.
+struct Names(Vec<String>);
+
+/// The DNS names and URIs of the first certificate in a file.
+///
+/// # Errors
+///
+/// When no certificate can be read.
+pub fn certificate_names(path: &Path) -> Result<Vec<String>, TlsError> {
+    let names = Names::of(&certificates(path)?[0]);
+    names.map(|names| names.0).map_err(|why| TlsError(format!("{}: {why}", path.display())))
+}
+
+impl Names {
+    fn of(certificate: &CertificateDer<'_>) -> Result<Names, String> {
+        let parsed = EndEntityCert::try_from(certificate).map_err(|error| error.to_string())?;
+        Ok(Names(parsed.valid_dns_names().chain(parsed.valid_uri_names()).map(str::to_owned).collect()))
+    }
+
+    fn are_of(&self, cluster: &str, peer_names: &[String]) -> bool {
+        if !peer_names.is_empty() {
+            return self.0.iter().any(|name| peer_names.iter().any(|pattern| matches(pattern, name)));
+        }
+        let wanted = cluster_name(cluster);
+        let is_of =
+            |name: &String| name.strip_prefix(&wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        self.0.iter().any(is_of)
+    }
+
+    /// The node that they are the names of. Two of them are none.
+    fn node(&self, cluster: &str) -> Option<NodeId> {
+        let prefix = format!("{}/node/", cluster_name(cluster));
+        let mut nodes = self.0.iter().filter_map(|name| name.strip_prefix(&prefix)?.parse().ok().map(NodeId));
+        nodes.next().filter(|node| nodes.all(|other| other == *node))
+    }
+}
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0[..] {
+            [] => f.write_str("none"),
+            names => f.write_str(&names.join(", ")),
+        }
+    }
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    if let Some(suffix) = pattern.strip_prefix("*.") {
+        return name
+            .split_once('.')
+            .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(suffix));
+    }
+    match pattern.strip_suffix("/*") {
+        Some(prefix) => name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/')),
+        None => name.eq_ignore_ascii_case(pattern),
+    }
+}
+
+fn stamps(files: &TlsFiles) -> [Option<Stamp>; 3] {
+    [&files.ca, &files.certificate, &files.key].map(|path| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    })
+}
+
+fn load(files: &TlsFiles, cluster: &str) -> Result<Loaded, TlsError> {
+    // Before they are read: what is written meanwhile is read the next time.
+    let stamps = stamps(files);
+    let wrong = |path: &Path, why: &dyn fmt::Display| TlsError(format!("{}: {why}", path.display()));
+    let mut roots = RootCertStore::empty();
+    for root in certificates(&files.ca)? {
+        roots.add(root).map_err(|error| wrong(&files.ca, &error))?;
+    }
+    let roots = Arc::new(roots);
+    let chain = certificates(&files.certificate)?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| wrong(&files.key, &format!("no private key can be read: {}", pem_problem(&error))))?;
+    let names = Names::of(&chain[0]).map_err(|error| wrong(&files.certificate, &error))?;
+    if !names.are_of(cluster, &files.peer_names) {
+        let why = format!("it has no name that other nodes of cluster {cluster:?} take; it has {names}");
+        return Err(wrong(&files.certificate, &why));
+    }
+    let provider = Arc::new(ring::default_provider());
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+        .build()
+        .map_err(|error| wrong(&files.ca, &error))?;
+    let servers = Arc::new(OfAuthority { roots, provider: Arc::clone(&provider) });
+    // What others would say of it.
+    let (now, between) = (UnixTime::now(), &chain[1..]);
+    clients
+        .verify_client_cert(&chain[0], between, now)
+        .and_then(|_| servers.verify(&chain[0], between, now))
+        .map_err(|error| wrong(&files.certificate, &reason(&error).unwrap_or_else(|| error.to_string())))?;
+    let expires = expires(now.as_secs(), |at| servers.verify(&chain[0], between, at).is_ok());
+    let keyed = |error: rustls::Error| wrong(&files.key, &format!("it does not go with the certificate: {error}"));
+    let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| TlsError(error.to_string()))?
+        .with_client_cert_verifier(clients)
+        .with_single_cert(chain.clone(), key.clone_key())
+        .map_err(keyed)?;
+    // Each connection is proven anew: an earlier proof may be of a certificate that has expired since.
+    server.send_tls13_tickets = 0;
+    server.alpn_protocols = vec![ALPN.to_vec()];
+    let mut client = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| TlsError(error.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(servers)
+        .with_client_auth_cert(chain, key)
+        .map_err(keyed)?;
+    client.resumption = Resumption::disabled();
+    client.alpn_protocols = vec![ALPN.to_vec()];
+    metrics::gauge!("everlog_tls_certificate_expiry_seconds", "listener" => "node").set(expires as f64);
+    Ok(Loaded {
+        stamps,
+        client: Arc::new(client),
+        server: Arc::new(server),
+        node: names.node(cluster),
+        expires: UNIX_EPOCH + Duration::from_secs(expires),
+    })
+}
+
+/// The last second, since 1970, at which a certificate that is good `now` `is_good`, with all that it depends on.
+fn expires(now: u64, is_good: impl Fn(UnixTime) -> bool) -> u64 {
+    let (mut good, mut bad) = (now, now + EXPIRY_LOOK_SECONDS);
+    while bad - good > 1 {
+        let middle = good + (bad - good) / 2;
+        match is_good(UnixTime::since_unix_epoch(Duration::from_secs(middle))) {
+            true => good = middle,
+            false => bad = middle,
+        }
+    }
+    good
+}
+
+/// The certificates in a file, one at least.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match read {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        Ok(_) => Err(TlsError(format!("{}: there is no certificate in it", path.display()))),
+        Err(error) => Err(TlsError(format!("{}: no certificate can be read: {}", path.display(), pem_problem(&error)))),
+    }
+}
+
+fn pem_problem(error: &rustls::pki_types::pem::Error) -> String {
+    match error {
+        rustls::pki_types::pem::Error::Io(error) => error.to_string(),
+        rustls::pki_types::pem::Error::NoItemsFound => "there is none in it".to_owned(),
+        error => error.to_string(),
+    }
+}
+
+/// Takes servers that have a certificate of the authority, whatever their address; [`NodeTls::prove`] looks at the names.
+#[derive(Debug)]
+struct OfAuthority {
+    roots: Arc<RootCertStore>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl OfAuthority {
+    fn verify(
+        &self,
+        certificate: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let parsed = rustls::server::ParsedCertificate::try_from(certificate)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, between, now, algorithms)
+    }
+}
+
+impl ServerCertVerifier for OfAuthority {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.verify(end_entity, intermediates, now).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("nodes talk TLS 1.3".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+
+    fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
+        None
+    }
+}
+
+/// Somebody is not what it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Untrusted(String);
+
+pub(crate) fn untrusted(why: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, Untrusted(why.into()))
+}
+
+/// Whether a connection failed because one side does not trust the other.
+pub(crate) fn is_untrusted(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Untrusted>)
+}
+
+/// What an error of TLS means; any other error is what it is.
+pub(crate) fn said(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(tls) => untrusted(reason(tls).unwrap_or_else(|| format!("no TLS connection comes about: {tls}"))),
+        None => error,
+    }
+}
+
+/// What people call some errors.
+fn reason(error: &rustls::Error) -> Option<String> {
+    let why = match error {
+        rustls::Error::InvalidCertificate(why) => match why {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "the certificate has expired",
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "the certificate is not valid yet"
+            }
+            // An authority that has the same name and another key is another one.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                "the certificate is not of the cluster's certificate authority"
+            }
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+                "the certificate must be one for servers and clients (extended key usage)"
+            }
+            _ => return None,
+        },
+        rustls::Error::NoCertificatesPresented => "it shows no certificate",
+        rustls::Error::InvalidMessage(_) => "it does not speak TLS",
+        rustls::Error::AlertReceived(alert) => {
+            return Some(format!("it does not take this node's certificate ({alert:?})"));
+        }
+        _ => return None,
+    };
+    Some(why.to_owned())
+}
+
+/// Reads what is still coming, so that the other side can read the reason before it hears that nobody is there any more.
+async fn read_rest(mut io: TcpStream) {
+    let rest = async {
+        io.shutdown().await?;
+        let mut taken = [0; 4096];
+        let mut bytes = 0;
+        while bytes < REST_BYTES_MAX {
+            match io.read(&mut taken).await? {
+                0 => break,
+                read => bytes += read,
+            }
+        }
+        Ok::<_, io::Error>(())
+    };
+    // Nobody waits for it.
+    let _ = tokio::time::timeout(REST_TIME_MAX, rest).await;
+}
+
+/// Reads what somebody says who does not speak TLS.
+pub(crate) async fn read_greeting_unheard(io: &mut TcpStream) -> io::Result<()> {
+    let mut header = [0; 8];
+    io.read_exact(&mut header).await?;
+    let length = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
+    let mut rest = (&mut *io).take(length.min(REST_BYTES_MAX) as u64);
+    tokio::io::copy(&mut rest, &mut tokio::io::sink()).await.map(|_| ())
+}
+
+/// What was said of whom, so that somebody who tries again and again is named once in a while.
+#[derive(Debug, Default)]
+pub(crate) struct Complaints(Mutex<Vec<(Whom, String, Instant)>>);
+
+/// Whom a complaint is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Whom {
+    /// Somebody who has dialled.
+    From(IpAddr),
+    /// Somebody who was dialled.
+    At(String),
+}
+
+impl Complaints {
+    /// How long the same is not said again of the same.
+    const INTERVAL: Duration = Duration::from_secs(60);
+    /// How many are remembered; beyond, nothing is said until one is forgotten.
+    const MAX: usize = 256;
+
+    /// Whether it is to be said.
+    pub(crate) fn is_due(&self, whom: Whom, why: &str) -> bool {
+        let mut said = self.0.lock();
+        said.retain(|(_, _, at)| at.elapsed() < Complaints::INTERVAL);
+        if said.len() >= Complaints::MAX || said.iter().any(|(known, text, _)| *known == whom && text == why) {
+            return false;
+        }
+        said.push((whom, why.to_owned(), Instant::now()));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_a_cluster_and_of_a_node() {
+        let names = |names: &[&str]| Names(names.iter().map(|name| (*name).to_owned()).collect());
+        let of_node = names(&["node2.example", "spiffe://everlog/cluster/prod/node/2"]);
+        assert!(of_node.are_of("prod", &[]) && !of_node.are_of("pro", &[]) && !of_node.are_of("production", &[]));
+        assert_eq!((of_node.node("prod"), of_node.node("other")), (Some(NodeId(2)), None));
+        let of_cluster = names(&["spiffe://everlog/cluster/our%20own"]);
+        assert_eq!((of_cluster.are_of("our own", &[]), of_cluster.node("our own")), (true, None));
+        let two = names(&["spiffe://everlog/cluster/prod/node/2", "spiffe://everlog/cluster/prod/node/3"]);
+        assert_eq!((two.are_of("prod", &[]), two.node("prod")), (true, None));
+        assert!(!names(&[]).are_of("prod", &[]));
+        assert_eq!(node_name("our own", NodeId(7)), "spiffe://everlog/cluster/our%20own/node/7");
+    }
+
+    #[test]
+    fn the_last_good_second_is_found() {
+        let good_until = |last: u64| expires(1_000, |at| at.as_secs() <= last);
+        assert_eq!((good_until(1_000), good_until(1_001), good_until(5_000_000)), (1_000, 1_001, 5_000_000));
+        assert!(good_until(u64::MAX) < u64::MAX, "for ever is a hundred years");
+    }
+
+    #[test]
+    fn settings_may_name_other_names() {
+        let cases = [
+            ("*.svc.local", "a.svc.local", true),
+            ("*.svc.local", "A.SVC.local", true),
+            ("*.svc.local", "a.b.svc.local", false),
+            ("*.svc.local", "svc.local", false),
+            ("*.svc.local", ".svc.local", false),
+            ("node1.example", "node1.example", true),
+            ("node1.example", "node1.example.org", false),
+            ("spiffe://prod/everlog/*", "spiffe://prod/everlog/3", true),
+            ("spiffe://prod/everlog/*", "spiffe://prod/everlogs", false),
+            ("spiffe://prod/everlog", "spiffe://prod/everlog/3", false),
+        ];
+        for (pattern, name, expected) in cases {
+            assert_eq!(matches(pattern, name), expected, "{pattern} and {name}");
+        }
+    }
+
+    #[test]
+    fn the_same_is_not_said_of_the_same_all_the_time() {
+        let complaints = Complaints::default();
+        let whom = || Whom::At("host:1".to_owned());
+        assert!(complaints.is_due(whom(), "why") && !complaints.is_due(whom(), "why"));
+        assert!(complaints.is_due(whom(), "another") && complaints.is_due(Whom::From([127, 0, 0, 1].into()), "why"));
+        for number in 0..Complaints::MAX {
+            complaints.is_due(Whom::At(number.to_string()), "why");
+        }
+        assert!(!complaints.is_due(Whom::At("one more".to_owned()), "why"), "they are not remembered without end");
+    }
+}
