@@ -46,11 +46,26 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     builder.compile_fds(descriptors)?;
     internal_service();
+    own_service()
+}
+
+/// Where Everlog's own API is defined.
+const OWN_FILES: [&str; 1] = ["everlog/v1/cluster.proto"];
+
+/// Generates Everlog's own services, server and client, and writes their descriptors down for reflection.
+fn own_service() -> Result<(), Box<dyn Error>> {
+    for file in OWN_FILES {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(OWN_FILES, ["."])?;
+    let out = env::var("OUT_DIR")?;
+    fs::write(format!("{out}/own_descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().build_transport(false).compile_fds(descriptors)?;
     Ok(())
 }
 
 /// The methods of the service between nodes: request and response are types of `src/internal.rs`.
-const INTERNAL_METHODS: [(&str, &str, &str, &str); 11] = [
+const INTERNAL_METHODS: [(&str, &str, &str, &str); 13] = [
     ("announce", "Announce", "AnnounceRequest", "Empty"),
     ("offer", "Offer", "OfferRequest", "Empty"),
     ("start_task", "StartTask", "StartTaskRequest", "StartTaskResponse"),
@@ -62,6 +77,8 @@ const INTERNAL_METHODS: [(&str, &str, &str, &str); 11] = [
     ("end_polls", "EndPolls", "EndPollsRequest", "Empty"),
     ("metadata_position", "MetadataPosition", "Empty", "MetadataPosition"),
     ("await_metadata", "AwaitMetadata", "MetadataPosition", "Empty"),
+    ("report", "Report", "Empty", "NodeReport"),
+    ("steer", "Steer", "SteerRequest", "Empty"),
 ];
 
 /// Generates the service that nodes call each other with: server and client.

@@ -54,6 +54,9 @@ pub struct AnnounceRequest {
     /// All of its leads.
     #[prost(message, repeated, tag = "2")]
     pub leads: Vec<Lead>,
+    /// It takes no more of them.
+    #[prost(bool, tag = "3")]
+    pub is_draining: bool,
 }
 
 /// A workflow.
@@ -438,6 +441,45 @@ pub struct MetadataPosition {
     /// Entries since then.
     #[prost(uint64, tag = "3")]
     pub sequence: u64,
+}
+
+/// What a node says of itself: its figures, and its groups as its replicas see them.
+#[derive(Clone, PartialEq, Message)]
+pub struct NodeReport {
+    /// The node.
+    #[prost(message, optional, tag = "1")]
+    pub node: Option<crate::cluster::Node>,
+    /// Its groups. Whoever leads one says so; nobody says it of another.
+    #[prost(message, repeated, tag = "2")]
+    pub groups: Vec<crate::cluster::Group>,
+}
+
+/// A lead that is to go to another node.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct SteeredTransfer {
+    /// The group.
+    #[prost(uint32, tag = "1")]
+    pub group: u32,
+    /// The node.
+    #[prost(uint32, tag = "2")]
+    pub to_node: u32,
+}
+
+/// What an operator wants of a node. It does all of it as far as it can, and answers at once.
+#[derive(Clone, PartialEq, Message)]
+pub struct SteerRequest {
+    /// Whether it gives all leads away and takes no more; nothing: as it is.
+    #[prost(bool, optional, tag = "1")]
+    pub is_draining: Option<bool>,
+    /// Groups whose leads it keeps once it has them.
+    #[prost(uint32, repeated, tag = "2")]
+    pub kept: Vec<u32>,
+    /// Groups whose leads it keeps no more.
+    #[prost(uint32, repeated, tag = "3")]
+    pub released: Vec<u32>,
+    /// Leads that it gives away, if it has them.
+    #[prost(message, repeated, tag = "4")]
+    pub transfers: Vec<SteeredTransfer>,
 }
 
 #[cfg(test)]

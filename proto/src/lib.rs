@@ -2,8 +2,10 @@
 //!
 //! The messages of Temporal's public API come from `temporalio-protos` and are re-exported as [`api`]; this crate adds the
 //! *server* stubs of its two services and, in [`encoded`], responses that carry parts which are encoded already. What nodes ask of each
-//! other is in [`internal`].
+//! other is in [`internal`], and what operators ask of a cluster in [`cluster`].
 
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod cluster;
 mod codec;
 pub mod encoded;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
@@ -19,6 +21,9 @@ pub use prost_types as wkt;
 
 /// The descriptor set of everything that is served, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The descriptor set of Everlog's own API, for gRPC reflection.
+pub const OWN_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/own_descriptors.bin"));
 
 /// Server stub of `temporal.api.workflowservice.v1.WorkflowService`.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

@@ -133,6 +133,17 @@ pub enum ProposeError {
     },
 }
 
+/// How far a group is, as one of its replicas sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// The latest term that it knows of.
+    pub term: u64,
+    /// The last entry in its log.
+    pub last_index: u64,
+    /// The nodes with a replica, and whether that is a voter.
+    pub replicas: Vec<(NodeId, bool)>,
+}
+
 /// Why a read barrier failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("group {group} cannot confirm a read: {reason}")]
@@ -188,6 +199,21 @@ impl Group {
     /// Whether the group was founded, as far as this replica has heard.
     pub fn is_founded(&self) -> bool {
         self.0.log.has_entries()
+    }
+
+    /// How far the group is, as this replica sees it.
+    pub fn status(&self) -> GroupStatus {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let voters: std::collections::BTreeSet<_> = metrics.membership_config.voter_ids().collect();
+        let replica = |(replica, info): (&ReplicaId, &NodeInfo)| {
+            Some((NodeId(u32::try_from(info.node_id).ok()?), voters.contains(replica)))
+        };
+        GroupStatus {
+            term: metrics.current_term,
+            last_index: metrics.last_log_index.unwrap_or_default(),
+            replicas: metrics.membership_config.nodes().filter_map(replica).collect(),
+        }
     }
 
     /// How many entries the replica on `node` lacks, if this one leads and has heard of it.

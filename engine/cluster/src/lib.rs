@@ -7,6 +7,7 @@
 //!   task page        TaskRows ◀── Service ◀─────────────────────────Pages ◀── Matching
 //!   start task       Partition ◀── Service ◀────────────────────────Nodes ◀── Router ◀── a poll
 //!   deliver          the target's Partition ◀── Service ◀── Nodes ◀── the source's lead
+//!   report, steer    Operations, Leads ◀── Service ◀── Nodes ◀── an operator at any node
 //!   visibility page  Lists ◀── Service ◀── Nodes ◀── a list or count at any node
 //! ```
 //!
@@ -20,6 +21,7 @@ mod formation;
 mod leaders;
 mod nodes;
 mod offers;
+mod operations;
 mod pages;
 mod peers;
 mod remote;
@@ -31,6 +33,7 @@ pub use formation::{Formation, FormationOptions};
 pub use leaders::GroupLeaders;
 pub use nodes::{AskedRuns, Nodes};
 pub use offers::Offers;
+pub use operations::{About, ClusterApi, DiskFigures, Leads, Operations, OperationsParts};
 pub use pages::Pages;
 pub use peers::{Entry, NOT_DONE, Peers, is_not_done, not_done};
 pub use service::{Service, ServiceParts};

@@ -1,7 +1,7 @@
 //! Asks other nodes.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use everlog_matching::Source;
 use everlog_model::{CallError, NodeId, QueueId, limits};
 use everlog_partition::TaskRows;
 use everlog_proto::internal::{
-    AnnounceRequest, Empty, EndPollsRequest, InternalClient, OfferRequest, RecentPollerRequest, TaskPageRequest,
-    VisibilityRequest, VisibleRun, Wanted,
+    AnnounceRequest, Empty, EndPollsRequest, InternalClient, NodeReport, OfferRequest, RecentPollerRequest,
+    SteerRequest, TaskPageRequest, VisibilityRequest, VisibleRun, Wanted,
 };
 use everlog_raft::ChainPosition;
 use everlog_storage::GroupId;
@@ -26,6 +26,7 @@ use tower::Service;
 
 use crate::Peers;
 use crate::book::{LeadBook, Sender};
+use crate::operations::Leads;
 use crate::wire::{bytes_of, error_from_status, lead_to_wire, metadata_from_wire, metadata_to_wire};
 
 /// The other nodes of the cluster, as one of them sees them.
@@ -37,6 +38,7 @@ pub struct Nodes {
     /// The task rows of this node, which the others ask for.
     pub(crate) rows: TaskRows,
     pub(crate) book: LeadBook,
+    leads: OnceLock<Arc<Leads>>,
 }
 
 /// The way to one node, as generated clients want it.
@@ -100,7 +102,34 @@ impl Nodes {
     pub fn new(me: NodeId, peers: Arc<dyn Peers>, rows: TaskRows) -> Arc<Nodes> {
         let mut incarnation = [0; 8];
         getrandom::fill(&mut incarnation).expect("the system has random numbers once it has started");
-        Arc::new(Nodes { me, incarnation: u64::from_ne_bytes(incarnation), peers, rows, book: LeadBook::default() })
+        Arc::new(Nodes {
+            me,
+            incarnation: u64::from_ne_bytes(incarnation),
+            peers,
+            rows,
+            book: LeadBook::default(),
+            leads: OnceLock::new(),
+        })
+    }
+
+    /// Names the leads of this node, of which the others hear whether it takes more of them.
+    pub fn set_leads(&self, leads: &Arc<Leads>) {
+        // They are named once.
+        let _ = self.leads.set(Arc::clone(leads));
+    }
+
+    /// What a node says of itself.
+    pub(crate) async fn report(&self, node: NodeId, time_max: Duration) -> Result<NodeReport, Status> {
+        let mut client = self.client(node);
+        match tokio::time::timeout(time_max, client.report(Empty {})).await {
+            Ok(answer) => answer.map(tonic::Response::into_inner),
+            Err(_) => Err(Status::unavailable(format!("no answer within {time_max:?}"))),
+        }
+    }
+
+    /// Has a node do what an operator wants.
+    pub(crate) async fn steer(&self, node: NodeId, request: SteerRequest) -> Result<Empty, Status> {
+        answered(self.client(node).steer(request)).await
     }
 
     /// The way to them.
@@ -120,7 +149,8 @@ impl Nodes {
     /// Tells a node which partitions this one leads, and how many batches of offers it has been sent.
     pub(crate) async fn announce(&self, node: NodeId, batches: u64) -> Result<(), Status> {
         let leads = self.book.own().into_iter().map(lead_to_wire).collect();
-        let request = AnnounceRequest { sender: Some(self.sender(batches).to_wire()), leads };
+        let is_draining = self.leads.get().is_some_and(|leads| leads.is_draining());
+        let request = AnnounceRequest { sender: Some(self.sender(batches).to_wire()), leads, is_draining };
         answered(self.client(node).announce(request)).await.map(|_| ())
     }
 

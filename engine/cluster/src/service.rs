@@ -15,10 +15,10 @@ use everlog_partition::{Router, StartQuery, StartedWorkflowTask, confirm_leads};
 use everlog_proto::api::workflowservice::v1::{ListClosedWorkflowExecutionsRequest, ListOpenWorkflowExecutionsRequest};
 use everlog_proto::internal::{
     ActivityTaskStart, AnnounceRequest, DeliverRequest, DeliverResponse, Empty, EndPollsRequest, Internal,
-    InternalServer, MetadataPosition, OfferRequest, QueryStart, RecentPollerRequest, RecentPollerResponse, Start,
-    StartTaskRequest, StartTaskResponse, StartedTask, StatusCount, TaskPageRequest, TaskPageResponse,
-    VisibilityCountResponse, VisibilityPageResponse, VisibilityRequest, VisibleRun, Wanted, WorkflowTaskStart,
-    internal_server,
+    InternalServer, MetadataPosition, NodeReport, OfferRequest, QueryStart, RecentPollerRequest, RecentPollerResponse,
+    Start, StartTaskRequest, StartTaskResponse, StartedTask, StatusCount, SteerRequest, TaskPageRequest,
+    TaskPageResponse, VisibilityCountResponse, VisibilityPageResponse, VisibilityRequest, VisibleRun, Wanted,
+    WorkflowTaskStart, internal_server,
 };
 use everlog_raft::Group;
 use everlog_storage::GroupId;
@@ -37,7 +37,7 @@ use crate::wire::{
     kind, lead_from_wire, metadata_from_wire, metadata_to_wire, namespace_id, position, query_from_wire, queue,
     required, run_id, status_from_error, task_from_wire, task_to_wire, unreadable, workflow_from_wire,
 };
-use crate::{Nodes, not_done};
+use crate::{Nodes, Operations, not_done};
 
 /// What other nodes ask this one.
 #[derive(Clone)]
@@ -60,6 +60,8 @@ pub struct ServiceParts {
     pub queries: Arc<Queries>,
     /// Counts that are remembered here.
     pub tallies: Arc<Tallies>,
+    /// What operators are told of this node.
+    pub operations: Arc<Operations>,
     /// The largest request of a client, bytes.
     pub request_bytes_max: usize,
 }
@@ -197,8 +199,9 @@ fn status_of(error: VisibilityError) -> Status {
 #[async_trait]
 impl Internal for Handlers {
     async fn announce(&self, request: tonic::Request<AnnounceRequest>) -> Answer<Empty> {
-        let AnnounceRequest { sender, leads } = request.into_inner();
+        let AnnounceRequest { sender, leads, is_draining } = request.into_inner();
         let sender = self.sender(sender)?;
+        self.parts().operations.leads().heard(sender.node, is_draining);
         let leads = leads.iter().map(lead_from_wire).collect::<Result<Vec<_>, _>>()?;
         let messages = self.parts().nodes.book.announced(sender, &leads);
         messages.into_iter().for_each(|message| self.tell(message));
@@ -310,6 +313,15 @@ impl Internal for Handlers {
             Ok(()) => Ok(tonic::Response::new(Empty {})),
             Err(_) => Err(Status::unavailable("the metadata has not come so far here")),
         }
+    }
+
+    async fn report(&self, _request: tonic::Request<Empty>) -> Answer<NodeReport> {
+        Ok(tonic::Response::new(self.parts().operations.report().await))
+    }
+
+    async fn steer(&self, request: tonic::Request<SteerRequest>) -> Answer<Empty> {
+        self.parts().operations.steered(request.into_inner()).await;
+        Ok(tonic::Response::new(Empty {}))
     }
 
     async fn end_polls(&self, request: tonic::Request<EndPollsRequest>) -> Answer<Empty> {

@@ -71,9 +71,10 @@ const TOO_DEEP_MESSAGE: &str =
 const OTHER_OPERATION: &str = "other";
 
 /// The services that there are.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     workflow_service_server::SERVICE_NAME,
     operator_service_server::SERVICE_NAME,
+    everlog_proto::cluster::SERVICE_NAME,
     tonic_health::pb::health_server::SERVICE_NAME,
     tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME,
     tonic_reflection::pb::v1alpha::server_reflection_server::SERVICE_NAME,
@@ -144,7 +145,7 @@ where
             let method = timed.operation.name;
             Box::pin(observe(timed, uri, call(budget, forward, method, request, self.others.clone())))
         } else {
-            // Health and reflection take small requests only, and reflection a stream of them.
+            // Health, reflection and the cluster service take small requests only, and reflection a stream of them.
             Box::pin(observe(Timed::new(OTHER_OPERATION), uri, self.others.call(request)))
         }
     }

@@ -60,7 +60,7 @@ pub use serve::{Listeners, ServeError, serve};
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_cluster::Nodes;
+use everlog_cluster::{Nodes, Operations};
 use everlog_config::{Addresses, DynamicConfig};
 use everlog_kernel::NamespaceId;
 use everlog_matching::MatchingHandle;
@@ -82,6 +82,8 @@ pub struct Services {
     pub router: Router,
     /// The other nodes, if there are any.
     pub nodes: Option<Arc<Nodes>>,
+    /// What operators see and steer.
+    pub operations: Arc<Operations>,
     /// The task queues.
     pub matching: MatchingHandle,
     /// The namespaces.

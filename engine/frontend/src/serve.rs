@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use everlog_cluster::{Peers, Service, ServiceParts};
+use everlog_cluster::{ClusterApi, Peers, Service, ServiceParts};
 use everlog_config::{Addresses, Listen};
 use everlog_model::limits;
 use everlog_partition::{Router, Status};
+use everlog_proto::cluster::ClusterServiceServer;
 use everlog_proto::operator_service::{OperatorServiceServer, operator_service_server};
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
 use everlog_visibility::Tallies;
@@ -46,7 +47,7 @@ const CONNECTION_RESETS_MAX: usize = 10_000;
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 
-/// The largest request of the services that are asked little: health and reflection.
+/// The largest request of the services that are asked little: health, reflection and the cluster.
 const SMALL_SERVICE_BYTES_MAX: usize = 64 * 1024;
 
 /// Connections of the listeners for health and for metrics, each: of what there is for all, and at most.
@@ -139,6 +140,7 @@ pub async fn serve(
     let metrics = http::metrics(services.render_metrics);
     let forward = Forward::new(&services, draining.clone());
     let tallies = Arc::default();
+    let operations = Arc::clone(&services.operations);
     let internal = internal_service(&services, &tallies);
     let (polls, pages) = (Polls::default(), Arc::new(Semaphore::new(limits::HISTORY_PAGES_MAX)));
     let frontend = Arc::new(Frontend { services, tallies, polls, pages, addresses, draining: draining.clone() });
@@ -157,7 +159,8 @@ pub async fn serve(
         grpc_server(&routes.keepalive, ObserveLayer { workflow: routes.workflow, budget: routes.budget, forward })
             .add_routes(routes.others)
             .serve_with_incoming_shutdown(grpc.connections(), drained(draining.clone()));
-    let api = axum::serve(http, http::api(Arc::clone(&serving))).with_graceful_shutdown(drained(draining.clone()));
+    let api = axum::serve(http, http::api(Arc::clone(&serving), operations))
+        .with_graceful_shutdown(drained(draining.clone()));
     let metrics = axum::serve(metrics_door, metrics).with_graceful_shutdown(drained(draining));
 
     let servers = async {
@@ -280,6 +283,7 @@ fn internal_service(services: &Services, tallies: &Arc<Tallies>) -> Option<(Arc<
         namespaces: Arc::clone(&services.namespaces),
         queries: Arc::clone(&services.queries),
         tallies: Arc::clone(tallies),
+        operations: Arc::clone(&services.operations),
         request_bytes_max: services.request_bytes_max,
     };
     Some((peers, Service::new(parts)))
@@ -303,13 +307,17 @@ fn routes(frontend: &Arc<Frontend>, health: &HealthReporter) -> Result<GrpcRoute
     )
     .accept_compressed(CompressionEncoding::Gzip)
     .max_decoding_message_size(SMALL_SERVICE_BYTES_MAX);
+    let cluster = ClusterServiceServer::new(ClusterApi::new(Arc::clone(&frontend.operations)))
+        .max_decoding_message_size(SMALL_SERVICE_BYTES_MAX);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(everlog_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(everlog_proto::OWN_DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let failed = |error: tonic_reflection::server::Error| ServeError::Reflection(error.to_string());
     let others = Routes::new(operator)
+        .add_service(cluster)
         .add_service(health)
         .add_service(reflection().build_v1().map_err(failed)?.max_decoding_message_size(SMALL_SERVICE_BYTES_MAX))
         .add_service(reflection().build_v1alpha().map_err(failed)?.max_decoding_message_size(SMALL_SERVICE_BYTES_MAX))

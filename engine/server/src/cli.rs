@@ -2,6 +2,7 @@
 
 mod certificates;
 mod cluster;
+mod cluster_view;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -22,6 +23,7 @@ Examples:
   everlog dev --namespace orders --search-attribute CustomerId=Keyword
   everlog server --config /etc/everlog.toml
   everlog cluster init --name prod --nodes n1 n2 n3 --dir certificates
+  everlog cluster status --address n1:7233
   everlog completions bash > /etc/bash_completion.d/everlog";
 
 /// A durable-execution server that speaks Temporal's gRPC API.
@@ -41,7 +43,7 @@ pub(crate) enum Command {
     Dev(DevArgs),
     /// Run a server with the settings of a file.
     Server(ServerArgs),
-    /// Make the certificates of a cluster's nodes.
+    /// Make the certificates of a cluster's nodes; show and steer a cluster.
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Print the version.
@@ -62,7 +64,7 @@ pub(crate) struct DevArgs {
     /// gRPC port, for SDKs, the CLI and the UI; 0 lets the system pick.
     #[arg(long, default_value_t = 7233)]
     port: u16,
-    /// HTTP port (/health); 0 lets the system pick.
+    /// HTTP port (/health, /ready); 0 lets the system pick.
     #[arg(long, default_value_t = 7243, value_name = "PORT")]
     http_port: u16,
     /// Prometheus port (/metrics); 0 lets the system pick.

@@ -1,10 +1,13 @@
 //! Looks at how much the disk has left, so that new work is refused before there is no room for the old.
 
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use everlog_cluster::DiskFigures;
 use everlog_model::{DiskRoom, limits};
+use everlog_storage::directory::DataDirectory;
 use everlog_storage::log::LogEngine;
 use nix::sys::statvfs::statvfs;
 
@@ -82,4 +85,27 @@ impl DiskWatch {
             }
         }
     }
+}
+
+/// What looks at how much the data in a directory takes.
+pub(crate) fn figures(directory: &DataDirectory) -> Arc<dyn Fn() -> DiskFigures + Send + Sync> {
+    let (log, rows) = (directory.log_path(), directory.state_path());
+    Arc::new(move || {
+        let room = statvfs(&log).ok();
+        let bytes = |blocks: u64| room.map_or(0, |room| blocks * room.fragment_size());
+        DiskFigures {
+            log_bytes: taken(&log),
+            rows_bytes: taken(&rows),
+            free_bytes: bytes(room.map_or(0, |room| room.blocks_available())),
+            total_bytes: bytes(room.map_or(0, |room| room.blocks())),
+        }
+    })
+}
+
+/// What the files in a directory take on the disk, bytes. Files that go meanwhile count as nothing.
+fn taken(directory: &Path) -> u64 {
+    const BLOCK_BYTES: u64 = 512;
+    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    let metadata = entries.filter_map(|entry| entry.ok()?.metadata().ok());
+    metadata.map(|metadata| metadata.blocks() * BLOCK_BYTES).sum()
 }

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use everlog_cluster::{Formation, FormationOptions, NodeReceiver, TransportPeers};
 use everlog_model::NodeId;
-use everlog_raft::{Group, GroupReplica, GroupSlot, Leadership, REPLICA_ID_MIN, ReplicaId};
+use everlog_raft::{Group, GroupReplica, GroupSlot, REPLICA_ID_MIN, ReplicaId};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, Founding, NodeIdentity};
-use everlog_transport::{Identity, KnownNode, Mesh, MeshOptions, NodeTls, Timing, TlsFiles, Transport};
+use everlog_transport::{Identity, KnownNode, Mesh, MeshOptions, NodeTls, Timing, TlsFiles};
 use tokio::net::TcpListener;
 
 use crate::node::{META_GROUP, NodeError};
@@ -26,15 +26,6 @@ const FOUND_WAIT: Duration = Duration::from_secs(3);
 
 /// How often a node looks whether groups are founded.
 const FOUND_INTERVAL: Duration = Duration::from_millis(100);
-
-/// How often a node looks whether it leads what another one should.
-const SPREAD_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Entries that a replica may lack to be given the lead: it has those before anybody notices.
-const LAG_MAX: u64 = 1000;
-
-/// How long a node that stops waits for others to take its leads over.
-const HAND_OVER_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// What the settings say of the cluster that a node is part of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +52,8 @@ pub(crate) struct Membership {
     pub(crate) me: NodeId,
     pub(crate) founding: Founding,
     pub(crate) mesh: Mesh,
+    /// Where the others dial this node.
+    pub(crate) address: String,
 }
 
 impl Membership {
@@ -103,6 +96,7 @@ impl Membership {
             .map_err(|error| NodeError::Cluster(format!("cannot listen on {listen} for other nodes: {error}")))?;
         let directory_id = directory.id();
         let timing = timing(founded.map_or(election_timeout_ms, |founding| founding.election_timeout_ms));
+        let address = advertise.clone();
         let mesh =
             Mesh::start(MeshOptions { directory_id, address: advertise.clone(), timing, tls: tls.clone() }, listener);
         let options = FormationOptions { name, seeds, initial_nodes, election_timeout_ms, address: advertise };
@@ -114,11 +108,21 @@ impl Membership {
         if let Some(tls) = &tls {
             check_certificate(tls, Some(me))?;
         }
-        Ok(Membership { me: NodeId(me), founding, mesh })
+        Ok(Membership { me: NodeId(me), founding, mesh, address })
     }
 
     fn nodes(&self) -> impl Iterator<Item = NodeId> {
         (1..).map(NodeId).take(self.founding.members.len())
+    }
+
+    /// Where the other nodes are.
+    pub(crate) fn addresses(&self) -> BTreeMap<NodeId, String> {
+        self.mesh.known().into_iter().map(|known| (NodeId(known.node_id), known.address)).collect()
+    }
+
+    /// The nodes that have replicas of each of these groups.
+    pub(crate) fn voters_of(&self, groups: &[GroupSlot]) -> BTreeMap<GroupId, Vec<NodeId>> {
+        groups.iter().map(|slot| slot.read().id()).map(|group| (group, self.voters(group))).collect()
     }
 
     /// The nodes that have replicas of a group, the one that should lead it first.
@@ -171,45 +175,6 @@ impl Membership {
             tokio::time::sleep(FOUND_INTERVAL).await;
         }
     }
-
-    /// Gives leads to the nodes that should have them, whenever those can take them, for as long as it is polled.
-    pub(crate) async fn spread_leads(self, groups: Vec<GroupSlot>) {
-        let mut interval = tokio::time::interval(SPREAD_INTERVAL);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            interval.tick().await;
-            for group in &groups {
-                let group = group.read().clone();
-                let Some(preferred) = self.voters(group.id()).first().copied() else { continue };
-                let could_lead = preferred != self.me
-                    && self.mesh.is_up(preferred)
-                    && group.lag(preferred).is_some_and(|lag| lag <= LAG_MAX);
-                if leads(&group) && could_lead {
-                    tracing::info!(group = %group.id(), node = %preferred, "the lead is handed to the node that should have it");
-                    group.transfer(preferred).await;
-                }
-            }
-        }
-    }
-
-    /// Hands over all leads that others can take.
-    pub(crate) async fn hand_over(&self, groups: &[GroupSlot]) {
-        for group in groups.iter().map(|slot| slot.read().clone()).filter(leads) {
-            let others = self.voters(group.id()).into_iter().filter(|node| *node != self.me && self.mesh.is_up(*node));
-            let lag = |node: &NodeId| group.lag(*node).unwrap_or(u64::MAX);
-            if let Some(next) = others.min_by_key(lag).filter(|node| lag(node) <= LAG_MAX) {
-                group.transfer(next).await;
-            }
-        }
-        let over = async {
-            while groups.iter().any(|slot| leads(&slot.read())) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        if tokio::time::timeout(HAND_OVER_TIME_MAX, over).await.is_err() {
-            tracing::warn!("not all leads were handed over: others will notice that this node is gone");
-        }
-    }
 }
 
 /// Refuses a certificate that is another node's: nobody would take this one for who it is.
@@ -231,10 +196,6 @@ fn timing(election_timeout_ms: u32) -> Timing {
 
 fn replica_of(node: NodeId) -> ReplicaId {
     REPLICA_ID_MIN + u64::from(node.0)
-}
-
-fn leads(group: &Group) -> bool {
-    matches!(*group.leadership().borrow(), Leadership::Leader { .. })
 }
 
 /// Whether nodes may talk to each other in the clear: only on one machine.

@@ -14,7 +14,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_cluster::{GroupLeaders, Nodes, Offers, Pages, Peers, TransportPeers};
+use everlog_cluster::{
+    About, GroupLeaders, Leads, Nodes, Offers, Operations, OperationsParts, Pages, Peers, TransportPeers,
+};
 use everlog_frontend::{Listeners, ServeError, Services};
 use everlog_kernel::Limits;
 use everlog_matching::query_waiters::Queries;
@@ -32,7 +34,7 @@ use everlog_storage::state::{StateEngine, StateError};
 use parking_lot::RwLock;
 
 use crate::descriptors::Descriptors;
-use crate::disk::DiskWatch;
+use crate::disk::{self, DiskWatch};
 use crate::membership::{ClusterOptions, Membership};
 use crate::settings::{DataLocation, Settings, follow};
 use crate::{memory, telemetry};
@@ -131,13 +133,13 @@ pub struct Node {
     pub queries: Arc<Queries>,
     /// The other nodes, if there are any.
     pub nodes: Option<Arc<Nodes>>,
+    /// What operators see and steer.
+    pub operations: Arc<Operations>,
     raft: Arc<everlog_raft::Node>,
     log: Arc<SegmentLog>,
     state: Arc<RocksState>,
     /// Its cluster, if there are other nodes.
     membership: Option<Membership>,
-    /// All groups with a replica here.
-    groups: Vec<GroupSlot>,
     /// What goes on beside, for as long as the node runs.
     _tasks: Vec<AbortOnDrop>,
     /// Held until everything else has stopped: it keeps other processes out.
@@ -223,7 +225,6 @@ impl Node {
                     directory.finish_bootstrap()?;
                 }
                 found_slots(&namespaces, membership.founding.partitions).await?;
-                tasks.push(spawn(membership.clone().spread_leads(all)));
                 let leaders = GroupLeaders::new(me, groups.iter().cloned());
                 let neighbours = Neighbours { me, leaders: Arc::clone(&leaders) as _, peers };
                 (groups, Some(leaders), Some(neighbours))
@@ -249,18 +250,37 @@ impl Node {
         };
         let partitions = everlog_partition::spawn(&raft, groups.clone(), &dependencies)?;
         let router = Router::new(partitions, Arc::clone(&namespaces) as _, cluster);
-        let groups = groups.into_iter().chain([meta]).collect();
+        let all: Vec<_> = [meta].into_iter().chain(groups).collect();
+        let (voters, transport) = match &membership {
+            Some(membership) => (membership.voters_of(&all), Some(Arc::new(membership.mesh.clone()) as _)),
+            None => Default::default(),
+        };
+        let leads = Leads::new(me, all, voters, transport);
+        if let Some(nodes) = &nodes {
+            nodes.set_leads(&leads);
+        }
+        tasks.push(spawn(Arc::clone(&leads).spread()));
+        let operations = Operations::new(OperationsParts {
+            about: about(&identity, membership.as_ref()),
+            leads,
+            nodes: nodes.clone(),
+            addresses: match membership.clone() {
+                Some(membership) => Box::new(move || membership.addresses()),
+                None => Box::new(Default::default),
+            },
+            disk: disk::figures(&directory),
+        });
         Ok(Node {
             router,
             matching,
             namespaces,
             queries,
             nodes,
+            operations,
             raft,
             log,
             state,
             membership,
-            groups,
             _tasks: tasks,
             directory,
         })
@@ -277,8 +297,8 @@ impl Node {
 
     /// Gives the leads of this node to others, so that nobody waits until they notice that it is gone.
     pub async fn hand_over(&self) {
-        if let Some(membership) = &self.membership {
-            membership.hand_over(&self.groups).await;
+        if self.membership.is_some() {
+            self.operations.leads().hand_over().await;
         }
     }
 
@@ -378,8 +398,10 @@ pub async fn run(
         room: Arc::clone(&disk),
     };
     watch.look()?;
+    node.operations.serves_at(listeners.addresses().grpc.to_string());
     let services = Services {
         disk,
+        operations: Arc::clone(&node.operations),
         router: node.router.clone(),
         nodes: node.nodes.clone(),
         matching: node.matching.clone(),
@@ -483,6 +505,18 @@ impl Starting<'_> {
             until_led(group).await?;
         }
         Ok(groups.into_iter().map(|group| Arc::new(RwLock::new(group))).collect())
+    }
+}
+
+/// What a node says of itself.
+fn about(identity: &NodeIdentity, membership: Option<&Membership>) -> About {
+    About {
+        node: NodeId(identity.node_id),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        start_count: identity.start_count,
+        cluster_id: identity.cluster_id.to_string(),
+        cluster_name: membership.map(|membership| membership.founding.name.clone()).unwrap_or_default(),
+        address: membership.map(|membership| membership.address.clone()).unwrap_or_default(),
     }
 }
 

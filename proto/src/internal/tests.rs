@@ -42,8 +42,9 @@ fn check<M: Message + Default + PartialEq + std::fmt::Debug>(message: &M, golden
 #[test]
 fn what_queues_are_told_is_what_it_always_was() {
     check(&Empty {}, "");
-    let announced = AnnounceRequest { sender: sender(), leads: lead().into_iter().collect() };
+    let announced = AnnounceRequest { sender: sender(), leads: lead().into_iter().collect(), is_draining: false };
     check(&announced, "0a0d 0802 110201000000000000 1809  1206 0803 12020101");
+    check(&AnnounceRequest { is_draining: true, ..AnnounceRequest::default() }, "1801");
     let offered = OfferedTask { lead: lead(), task: Some(task()) };
     let query = OfferedQuery {
         workflow: workflow(),
@@ -134,4 +135,14 @@ fn what_lists_and_workers_ask_is_what_it_always_was() {
         EndPollsRequest { namespace_id: id(7), sticky: Some("s".to_owned()), worker_instance_key: "k".to_owned() };
     check(&worker, "0a020707 120173 1a016b");
     check(&MetadataPosition { term: 3, opening: 1, sequence: 2 }, "0803 1001 1802");
+}
+
+#[test]
+fn what_operators_want_is_what_it_always_was() {
+    let transfers = vec![SteeredTransfer { group: 3, to_node: 2 }];
+    let steered = SteerRequest { is_draining: Some(false), kept: vec![1, 300], released: vec![4], transfers };
+    check(&steered, "0800 1203 01ac02 1a01 04 2204 0803 1002");
+    let node = crate::cluster::Node { node_id: 2, ..crate::cluster::Node::default() };
+    let group = crate::cluster::Group { group_id: 5, leader: 2, ..crate::cluster::Group::default() };
+    check(&NodeReport { node: Some(node), groups: vec![group] }, "0a02 0802 1204 0805 1802");
 }

@@ -1,14 +1,32 @@
-//! `everlog cluster`: makes what nodes prove themselves with.
+//! `everlog cluster`: makes what nodes prove themselves with, and shows and steers a cluster as a client of any of its nodes.
 
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use everlog_proto::cluster::{
+    ClusterServiceClient, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest, TransferLeadsRequest,
+};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 use super::certificates::{self, DAYS_DEFAULT};
+use super::cluster_view as view;
 
 const INIT_EXAMPLE: &str = "\
 Example:
   everlog cluster init --name prod --nodes n1.example.com n2.example.com n3.example.com --dir certificates";
+
+const TRANSFER_EXAMPLES: &str = "\
+Examples:
+  everlog cluster transfer --group 3 --to 2    node 2 leads group 3, and keeps it until it restarts or loses it
+  everlog cluster transfer --from 1 --to 2     the same for all groups that node 1 leads
+  everlog cluster transfer --from 2 --back     each goes to the node that should lead it";
+
+/// How long a connection may take, and an answer: leads have ten seconds to move.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// `everlog cluster ...`
 #[derive(Debug, Subcommand)]
@@ -18,6 +36,17 @@ pub(crate) enum ClusterCommand {
     Init(InitArgs),
     /// Make the certificates of all nodes anew, with new keys, before they expire. Nodes take them at their next connections.
     Renew(RenewArgs),
+    /// Show how the cluster is: its nodes, and what is wrong.
+    Status(ShowArgs),
+    /// Show the nodes.
+    Nodes(ShowArgs),
+    /// Show the Raft groups: who leads them, and who lacks how many entries.
+    Groups(ShowArgs),
+    /// Hand leads over to another node.
+    #[command(after_help = TRANSFER_EXAMPLES)]
+    Transfer(TransferArgs),
+    /// Have a node give all of its leads to others and take no more, before it is stopped for example. It goes on serving.
+    Drain(DrainArgs),
 }
 
 /// Flags of `everlog cluster init`.
@@ -48,6 +77,69 @@ pub(crate) struct RenewArgs {
     days: u32,
 }
 
+/// Whom to ask, and how to show the answer.
+#[derive(Debug, Args)]
+pub(crate) struct ClientArgs {
+    /// The gRPC address of any node of the cluster.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7233")]
+    address: String,
+    /// The form of the answer.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// One JSON object.
+    Json,
+}
+
+/// Flags of what shows something.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+    /// Show it again and again, every so many seconds.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    watch: Option<u64>,
+}
+
+/// Flags of `everlog cluster transfer`.
+#[derive(Debug, Args)]
+pub(crate) struct TransferArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+    /// A group (may be repeated).
+    #[arg(long = "group", value_name = "GROUP", required_unless_present = "from")]
+    groups: Vec<u32>,
+    /// The node that leads them now; without --group all that it leads.
+    #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u32).range(1..))]
+    from: Option<u32>,
+    /// The node that is to lead them.
+    #[arg(long, value_name = "NODE", required_unless_present = "back", conflicts_with = "back",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    to: Option<u32>,
+    /// Give them to the nodes that should lead them.
+    #[arg(long)]
+    back: bool,
+}
+
+/// Flags of `everlog cluster drain`.
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+    /// The node; by default the one at the address.
+    #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u32).range(1..))]
+    node: Option<u32>,
+    /// Let it take leads again. A restart does so, too.
+    #[arg(long)]
+    undo: bool,
+}
+
 impl ClusterCommand {
     /// Does it. Returns what to print.
     ///
@@ -55,9 +147,153 @@ impl ClusterCommand {
     ///
     /// One line that says what was wrong.
     pub(crate) fn run(self) -> Result<String, String> {
-        match self {
-            ClusterCommand::Init(InitArgs { name, nodes, dir, days }) => certificates::init(&name, &nodes, &dir, days),
-            ClusterCommand::Renew(RenewArgs { dir, days }) => certificates::renew(&dir, days),
+        let asked = match self {
+            ClusterCommand::Init(InitArgs { name, nodes, dir, days }) => {
+                return certificates::init(&name, &nodes, &dir, days);
+            }
+            ClusterCommand::Renew(RenewArgs { dir, days }) => return certificates::renew(&dir, days),
+            asked => asked,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.map_err(|error| format!("cannot start: {error}"))?.block_on(async {
+            match asked {
+                ClusterCommand::Status(args) => args.show(view::status, view::status_json).await,
+                ClusterCommand::Nodes(args) => args.show(view::nodes, view::nodes_json).await,
+                ClusterCommand::Groups(args) => args.show(view::groups, view::groups_json).await,
+                ClusterCommand::Transfer(args) => args.transfer().await,
+                ClusterCommand::Drain(args) => args.drain().await,
+                // They are done.
+                ClusterCommand::Init(_) | ClusterCommand::Renew(_) => Ok(String::new()),
+            }
+        })
+    }
+}
+
+impl ClientArgs {
+    async fn connect(&self) -> Result<ClusterServiceClient<Channel>, String> {
+        let ClientArgs { address, .. } = self;
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|_| format!("--address {address:?} is no HOST:PORT"))?
+            .connect_timeout(CONNECT_TIME_MAX)
+            .timeout(ANSWER_TIME_MAX);
+        let channel = endpoint.connect().await;
+        let channel = channel.map_err(|error| format!("nobody answers at {address}: {}", innermost(&error)))?;
+        Ok(ClusterServiceClient::new(channel).max_decoding_message_size(usize::MAX))
+    }
+
+    async fn describe(&self) -> Result<DescribeClusterResponse, String> {
+        let described = self.connect().await?.describe_cluster(DescribeClusterRequest {}).await;
+        described.map(tonic::Response::into_inner).map_err(|status| self.said(&status))
+    }
+
+    fn said(&self, status: &Status) -> String {
+        match status.code() {
+            Code::Unimplemented => format!(
+                "the server at {} knows no clusters: it is not Everlog, or an earlier release ({})",
+                self.address,
+                status.message()
+            ),
+            Code::DeadlineExceeded | Code::Cancelled => {
+                format!("{} has not answered within {} s", self.address, ANSWER_TIME_MAX.as_secs())
+            }
+            _ => status.message().replace('\n', " "),
         }
     }
+}
+
+/// What is below the library's own words.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+impl ShowArgs {
+    async fn show(
+        self,
+        table: fn(&DescribeClusterResponse) -> String,
+        json: fn(&DescribeClusterResponse) -> serde_json::Value,
+    ) -> Result<String, String> {
+        let shown = async || {
+            let cluster = self.client.describe().await?;
+            Ok::<_, String>(match self.client.output {
+                Output::Table => table(&cluster),
+                Output::Json => pretty(&json(&cluster)),
+            })
+        };
+        let Some(seconds) = self.watch else { return shown().await };
+        loop {
+            let text = shown().await.unwrap_or_else(|line| format!("everlog: {line}\n"));
+            let mut out = std::io::stdout().lock();
+            // What was there before goes, where that is possible.
+            let clear = if out.is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+            let written = write!(out, "{clear}{text}").and_then(|()| out.flush());
+            drop(out);
+            // Whoever reads has gone away.
+            if written.is_err() {
+                return Ok(String::new());
+            }
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+        }
+    }
+}
+
+impl TransferArgs {
+    async fn transfer(self) -> Result<String, String> {
+        let TransferArgs { client, groups, from, to, back: _ } = self;
+        let request = TransferLeadsRequest {
+            group_ids: groups,
+            from_node: from.unwrap_or_default(),
+            to_node: to.unwrap_or_default(),
+        };
+        let transferred = client.connect().await?.transfer_leads(request).await;
+        let transfers = transferred.map_err(|status| client.said(&status))?.into_inner().transfers;
+        let failed = transfers.iter().filter(|transfer| !transfer.problem.is_empty()).count();
+        let text = match client.output {
+            Output::Table => view::transfers(&transfers),
+            Output::Json => pretty(&view::transfers_json(&transfers)),
+        };
+        if failed == 0 {
+            return Ok(text);
+        }
+        // What was done is shown all the same.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+        Err(format!("{failed} of {} leads are not where they should be", transfers.len()))
+    }
+}
+
+impl DrainArgs {
+    async fn drain(self) -> Result<String, String> {
+        let DrainArgs { client, node, undo } = self;
+        let node_id = match node {
+            Some(node) => node,
+            None => client.describe().await?.answered_by,
+        };
+        let drained = client.connect().await?.drain_node(DrainNodeRequest { node_id, undo }).await;
+        let remaining = drained.map_err(|status| client.said(&status))?.into_inner().remaining_group_ids;
+        if client.output == Output::Json {
+            let json = serde_json::json!({ "nodeId": node_id, "isDraining": !undo, "remainingGroupIds": remaining });
+            return Ok(pretty(&json));
+        }
+        match (undo, &remaining[..]) {
+            (true, _) => Ok(format!("Node {node_id} takes leads again. It gets back those that it should have.\n")),
+            (false, []) => Ok(format!(
+                "Node {node_id} leads nothing and takes no leads, until it restarts or: everlog cluster drain --node {node_id} --undo\n"
+            )),
+            (false, remaining) => {
+                let remaining: Vec<_> = remaining.iter().map(u32::to_string).collect();
+                Err(format!(
+                    "node {node_id} still leads groups {}: no other node can take them; it gives them away once one can",
+                    remaining.join(", ")
+                ))
+            }
+        }
+    }
+}
+
+fn pretty(value: &serde_json::Value) -> String {
+    // Its alternate form is indented.
+    format!("{value:#}\n")
 }

@@ -78,6 +78,7 @@ impl Server {
         let disk = Arc::new(DiskRoom::default());
         let services = Services {
             disk: Arc::clone(&disk),
+            operations: Arc::clone(&node.operations),
             router: node.router.clone(),
             nodes: node.nodes.clone(),
             matching: node.matching.clone(),

@@ -1,0 +1,250 @@
+//! The service `everlog.v1.ClusterService`, on the port of clients.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use everlog_model::NodeId;
+use everlog_proto::cluster::transfer_leads_response::Transfer;
+use everlog_proto::cluster::{
+    ClusterService, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest, DrainNodeResponse, Group, Node,
+    NodeState, TransferLeadsRequest, TransferLeadsResponse,
+};
+use everlog_proto::internal::{SteerRequest, SteeredTransfer};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tonic::codegen::async_trait;
+use tonic::{Request, Response, Status};
+
+use super::Operations;
+
+/// Calls that are answered at a time: each asks all nodes.
+const CALLS_MAX: usize = 8;
+
+/// How long leads may take to be elsewhere.
+const MOVE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How often is looked whether they are.
+const MOVE_LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub struct ClusterApi {
+    operations: Arc<Operations>,
+    calls: Arc<Semaphore>,
+}
+
+impl ClusterApi {
+    /// The service of a node.
+    pub fn new(operations: Arc<Operations>) -> ClusterApi {
+        ClusterApi { operations, calls: Arc::new(Semaphore::new(CALLS_MAX)) }
+    }
+
+    fn place(&self) -> Result<tokio::sync::SemaphorePermit<'_>, Status> {
+        let busy =
+            || Status::resource_exhausted(format!("{CALLS_MAX} calls of the cluster service are being answered"));
+        self.calls.try_acquire().map_err(|_| busy())
+    }
+
+    /// Looks at the cluster until nothing is `left` to happen, but not for ever. Returns what is.
+    async fn until_none<T>(&self, left: impl Fn(&DescribeClusterResponse) -> Vec<T>) -> Vec<T> {
+        let begin = Instant::now();
+        loop {
+            let left = left(&self.operations.describe().await);
+            if left.is_empty() || begin.elapsed() > MOVE_TIME_MAX {
+                return left;
+            }
+            tokio::time::sleep(MOVE_LOOK_INTERVAL).await;
+        }
+    }
+
+    async fn transfer(&self, request: TransferLeadsRequest) -> Result<Vec<Transfer>, Status> {
+        let cluster = self.operations.describe().await;
+        let mut transfers = transfers(&cluster, &request)?;
+        let is_kept = request.to_node != 0;
+        for transfer in transfers.iter_mut().filter(|transfer| transfer.problem.is_empty()) {
+            let (group, from, to) = (transfer.group_id, NodeId(transfer.from_node), NodeId(transfer.to_node));
+            let keeps = SteerRequest { kept: vec![group], ..SteerRequest::default() };
+            let gives = SteerRequest {
+                released: vec![group],
+                transfers: vec![SteeredTransfer { group, to_node: to.0 }],
+                ..SteerRequest::default()
+            };
+            let kept = if is_kept { self.operations.steer(to, keeps).await } else { Ok(()) };
+            // One after the other: what is written meanwhile waits for one lead, not for all.
+            let steered = match (kept, from == to) {
+                (Ok(()), false) => self.operations.steer(from, gives).await,
+                (kept, _) => kept,
+            };
+            if let Err(status) = steered {
+                transfer.problem = status.message().to_owned();
+            }
+        }
+        let wanted = |group: &Group| {
+            let is_it = |transfer: &&Transfer| transfer.group_id == group.group_id && transfer.problem.is_empty();
+            transfers.iter().find(is_it).is_some_and(|transfer| transfer.to_node != group.leader)
+        };
+        let left = |cluster: &DescribeClusterResponse| {
+            let left = cluster.groups.iter().filter(|group| wanted(group));
+            left.map(|group| (group.group_id, group.leader)).collect()
+        };
+        for (group, leader) in self.until_none(left).await {
+            let leader = if leader == 0 { "nobody".to_owned() } else { format!("node {leader}") };
+            if let Some(transfer) = transfers.iter_mut().find(|transfer| transfer.group_id == group) {
+                transfer.problem = format!("{leader} leads it after {MOVE_TIME_MAX:?}");
+            }
+        }
+        Ok(transfers)
+    }
+}
+
+#[async_trait]
+impl ClusterService for ClusterApi {
+    async fn describe_cluster(
+        &self,
+        _request: Request<DescribeClusterRequest>,
+    ) -> Result<Response<DescribeClusterResponse>, Status> {
+        let _place = self.place()?;
+        Ok(Response::new(self.operations.describe().await))
+    }
+
+    async fn transfer_leads(
+        &self,
+        request: Request<TransferLeadsRequest>,
+    ) -> Result<Response<TransferLeadsResponse>, Status> {
+        let _place = self.place()?;
+        let transfers = self.transfer(request.into_inner()).await?;
+        Ok(Response::new(TransferLeadsResponse { transfers }))
+    }
+
+    async fn drain_node(&self, request: Request<DrainNodeRequest>) -> Result<Response<DrainNodeResponse>, Status> {
+        let _place = self.place()?;
+        let DrainNodeRequest { node_id, undo } = request.into_inner();
+        let cluster = self.operations.describe().await;
+        reachable(&cluster, node_id, "node_id")?;
+        let takes = |node: &&Node| node.node_id != node_id && node.state() == NodeState::Up;
+        if !undo && !cluster.nodes.iter().any(|node| takes(&node)) {
+            return Err(Status::failed_precondition("there is no other node that could take its leads"));
+        }
+        let request = SteerRequest { is_draining: Some(!undo), ..SteerRequest::default() };
+        self.operations.steer(NodeId(node_id), request).await?;
+        if undo {
+            return Ok(Response::new(DrainNodeResponse::default()));
+        }
+        let left = |cluster: &DescribeClusterResponse| {
+            let left = cluster.groups.iter().filter(|group| group.leader == node_id);
+            left.map(|group| group.group_id).collect()
+        };
+        let remaining_group_ids = self.until_none(left).await;
+        Ok(Response::new(DrainNodeResponse { remaining_group_ids }))
+    }
+}
+
+/// A node that is there and answers.
+fn reachable<'a>(cluster: &'a DescribeClusterResponse, id: u32, name: &str) -> Result<&'a Node, Status> {
+    if id == 0 {
+        return Err(Status::invalid_argument(format!("{name} is not set")));
+    }
+    let Some(node) = cluster.nodes.iter().find(|node| node.node_id == id) else {
+        return Err(Status::not_found(format!("there is no node {id}")));
+    };
+    match node.state() {
+        NodeState::Unreachable => Err(Status::unavailable(format!("node {id} does not answer: {}", node.problem))),
+        _ => Ok(node),
+    }
+}
+
+/// Which leads are to go where.
+fn transfers(cluster: &DescribeClusterResponse, request: &TransferLeadsRequest) -> Result<Vec<Transfer>, Status> {
+    let TransferLeadsRequest { group_ids, from_node, to_node } = request;
+    if *from_node != 0 {
+        reachable(cluster, *from_node, "from_node")?;
+    }
+    if *to_node != 0 && reachable(cluster, *to_node, "to_node")?.state() == NodeState::Draining {
+        return Err(Status::failed_precondition(format!("node {to_node} is draining: it takes no leads")));
+    }
+    if group_ids.is_empty() && *from_node == 0 {
+        return Err(Status::invalid_argument("neither groups nor from_node are named"));
+    }
+    let wanted: BTreeSet<_> = group_ids.iter().copied().collect();
+    if let Some(unknown) = wanted.iter().find(|id| !cluster.groups.iter().any(|group| group.group_id == **id)) {
+        return Err(Status::not_found(format!("there is no group {unknown}")));
+    }
+    let is_wanted = |group: &&Group| {
+        (wanted.is_empty() || wanted.contains(&group.group_id)) && (*from_node == 0 || *from_node == group.leader)
+    };
+    let transfer = |group: &Group| {
+        let to = if *to_node == 0 { group.preferred_leader } else { *to_node };
+        let problem = match group.leader {
+            0 => "nobody leads it at the moment".to_owned(),
+            _ if !group.replicas.iter().any(|replica| replica.is_voter && replica.node_id == to) => {
+                format!("node {to} has no voting replica of it")
+            }
+            _ => String::new(),
+        };
+        Transfer { group_id: group.group_id, from_node: group.leader, to_node: to, problem }
+    };
+    Ok(cluster.groups.iter().filter(is_wanted).map(transfer).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use everlog_proto::cluster::Replica;
+    use tonic::Code;
+
+    use super::*;
+
+    /// Node 3 drains and node 4 is gone. Group N is led by node N, and has replicas on nodes 1 to 3; nobody leads group 9.
+    fn cluster() -> DescribeClusterResponse {
+        let states = [NodeState::Up, NodeState::Up, NodeState::Draining, NodeState::Unreachable];
+        let node = |(node_id, state)| Node { node_id, state: state as i32, ..Node::default() };
+        let replicas: Vec<_> =
+            (1..=3).map(|node_id| Replica { node_id, is_voter: true, ..Replica::default() }).collect();
+        let group = |(group_id, leader)| Group {
+            group_id,
+            leader,
+            preferred_leader: 1,
+            replicas: replicas.clone(),
+            ..Group::default()
+        };
+        DescribeClusterResponse {
+            nodes: (1..).zip(states).map(node).collect(),
+            groups: [(1, 1), (2, 2), (3, 3), (9, 0)].map(group).into(),
+            ..DescribeClusterResponse::default()
+        }
+    }
+
+    fn asked(group_ids: &[u32], from_node: u32, to_node: u32) -> Result<Vec<(u32, u32, u32, String)>, (Code, String)> {
+        let request = TransferLeadsRequest { group_ids: group_ids.to_vec(), from_node, to_node };
+        let transfers = transfers(&cluster(), &request);
+        let short = |of: Transfer| (of.group_id, of.from_node, of.to_node, of.problem);
+        transfers.map(|all| all.into_iter().map(short).collect()).map_err(|s| (s.code(), s.message().to_owned()))
+    }
+
+    #[test]
+    fn leads_are_named_by_group_or_by_whoever_has_them() {
+        let none = String::new;
+        assert_eq!(asked(&[2], 0, 1), Ok(vec![(2, 2, 1, none())]));
+        assert_eq!(asked(&[], 2, 0), Ok(vec![(2, 2, 1, none())]));
+        assert_eq!(asked(&[3, 2, 3], 0, 0), Ok(vec![(2, 2, 1, none()), (3, 3, 1, none())]));
+        assert_eq!(asked(&[1, 2], 2, 1), Ok(vec![(2, 2, 1, none())]));
+        assert_eq!(asked(&[9], 0, 1), Ok(vec![(9, 0, 1, "nobody leads it at the moment".to_owned())]));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let cases: [(&[u32], u32, u32, Code, &str); 7] = [
+            (&[], 0, 1, Code::InvalidArgument, "neither groups nor from_node are named"),
+            (&[7], 0, 1, Code::NotFound, "there is no group 7"),
+            (&[1], 0, 8, Code::NotFound, "there is no node 8"),
+            (&[], 8, 1, Code::NotFound, "there is no node 8"),
+            (&[1], 0, 3, Code::FailedPrecondition, "node 3 is draining"),
+            (&[1], 0, 4, Code::Unavailable, "node 4 does not answer"),
+            (&[], 4, 1, Code::Unavailable, "node 4 does not answer"),
+        ];
+        for (groups, from, to, code, text) in cases {
+            let (found, message) = asked(groups, from, to).unwrap_err();
+            assert!(found == code && message.contains(text), "{found:?} {message}");
+        }
+    }
+}

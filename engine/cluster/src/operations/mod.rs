@@ -1,0 +1,234 @@
+//! What an operator sees and steers: every node answers for the whole cluster.
+//!
+//! ```text
+//!   ClusterService (api) ──▶ Operations ──report──▶ this node, and each other one (internal service): its groups, its disk
+//!                                 ├─ merge: one view, made of what each says of itself, or the leaders of it
+//!                                 └─ steer ──▶ Leads of the node that it is for
+//! ```
+
+mod api;
+mod leads;
+mod merge;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use everlog_model::NodeId;
+use everlog_proto::cluster::{DescribeClusterResponse, Group, GroupKind, Node, NodeState, Replica};
+use everlog_proto::internal::{Empty, NodeReport, SteerRequest};
+use everlog_storage::GroupId;
+use futures::future::join_all;
+use tonic::Status;
+
+pub use api::ClusterApi;
+pub use leads::Leads;
+
+use crate::Nodes;
+
+/// How long another node may take to answer what an operator asks.
+const REPORT_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// Entries of the metadata that a node which is ready may have yet to apply.
+const METADATA_LAG_MAX: u64 = 100;
+
+/// The group of the metadata.
+const METADATA: GroupId = GroupId(0);
+
+/// What a node says of itself that does not change while it runs.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Its id.
+    pub node: NodeId,
+    /// Its release.
+    pub version: String,
+    /// How often it was started.
+    pub start_count: u32,
+    /// Its cluster.
+    pub cluster_id: String,
+    /// The name of that; empty if it is alone.
+    pub cluster_name: String,
+    /// Where others dial it; empty if there are none.
+    pub address: String,
+}
+
+/// What a node's data takes, bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiskFigures {
+    /// The Raft log.
+    pub log_bytes: u64,
+    /// The rows.
+    pub rows_bytes: u64,
+    /// What the disk has left.
+    pub free_bytes: u64,
+    /// What it holds.
+    pub total_bytes: u64,
+}
+
+/// The parts of [`Operations`].
+pub struct OperationsParts {
+    /// What the node says of itself.
+    pub about: About,
+    /// Its leads.
+    pub leads: Arc<Leads>,
+    /// The other nodes, if there are any.
+    pub nodes: Option<Arc<Nodes>>,
+    /// Where the others are, as far as it knows.
+    pub addresses: Box<dyn Fn() -> BTreeMap<NodeId, String> + Send + Sync>,
+    /// Looks at the disk; may block on it.
+    pub disk: Arc<dyn Fn() -> DiskFigures + Send + Sync>,
+}
+
+/// A cluster as one of its nodes sees and steers it.
+pub struct Operations {
+    parts: OperationsParts,
+    client_address: OnceLock<String>,
+}
+
+impl Operations {
+    /// Seen from the node with these parts.
+    pub fn new(parts: OperationsParts) -> Arc<Operations> {
+        Arc::new(Operations { parts, client_address: OnceLock::new() })
+    }
+
+    /// Names where the node listens to clients.
+    pub fn serves_at(&self, address: String) {
+        // It is named once.
+        let _ = self.client_address.set(address);
+    }
+
+    /// The leads of this node.
+    pub fn leads(&self) -> &Arc<Leads> {
+        &self.parts.leads
+    }
+
+    fn me(&self) -> NodeId {
+        self.parts.about.node
+    }
+
+    /// Whether calls can be answered here: there is somebody who leads each group, and the metadata is there.
+    ///
+    /// # Errors
+    ///
+    /// Why they cannot, one line.
+    pub fn readiness(&self) -> Result<(), String> {
+        for group in self.leads().groups() {
+            let id = group.id();
+            let Some(leader) = group.leader() else { return Err(format!("nobody is known to lead group {id}")) };
+            if !self.leads().is_reachable(leader) {
+                return Err(format!("node {leader}, which leads group {id}, cannot be reached"));
+            }
+            let waiting = group.status().last_index.saturating_sub(group.applied_index());
+            if id == METADATA && waiting > METADATA_LAG_MAX {
+                return Err(format!("{waiting} changes of the metadata are not applied yet"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What this node says of itself, and of its groups.
+    pub(crate) async fn report(&self) -> NodeReport {
+        let About { node, version, start_count, address, .. } = self.parts.about.clone();
+        let disk = Arc::clone(&self.parts.disk);
+        // A panic in there is logged by its thread; nothing is known of the disk then.
+        let disk = tokio::task::spawn_blocking(move || disk()).await.unwrap_or_default();
+        let groups: Vec<_> = self.leads().groups().map(|group| self.group(&group)).collect();
+        let is_draining = self.leads().is_draining();
+        let node = Node {
+            node_id: node.0,
+            address,
+            client_address: self.client_address.get().cloned().unwrap_or_default(),
+            state: if is_draining { NodeState::Draining } else { NodeState::Up } as i32,
+            problem: String::new(),
+            version,
+            start_count,
+            leads: count(groups.iter().filter(|group| group.leader == node.0).count()),
+            replicas: count(groups.len()),
+            behind_entries: 0,
+            log_bytes: disk.log_bytes,
+            rows_bytes: disk.rows_bytes,
+            disk_free_bytes: disk.free_bytes,
+            disk_total_bytes: disk.total_bytes,
+        };
+        NodeReport { node: Some(node), groups }
+    }
+
+    /// A group as its replica here sees it. Only whoever leads says who does.
+    fn group(&self, group: &everlog_raft::Group) -> Group {
+        let me = self.me();
+        let leads = leads::leads(group);
+        let status = group.status();
+        let replica = |(node, is_voter): &(NodeId, bool)| {
+            let is_here = *node == me;
+            Replica {
+                node_id: node.0,
+                is_voter: *is_voter,
+                applied_index: is_here.then(|| group.applied_index()),
+                behind_entries: if is_here { None } else { leads.then(|| group.lag(*node)).flatten() },
+            }
+        };
+        Group {
+            group_id: group.id().0,
+            kind: if group.id() == METADATA { GroupKind::Metadata } else { GroupKind::Partition } as i32,
+            leader: if leads { me.0 } else { 0 },
+            preferred_leader: self.leads().voters(group.id()).first().map_or(0, |node| node.0),
+            term: status.term,
+            last_index: status.last_index,
+            replicas: status.replicas.iter().map(replica).collect(),
+        }
+    }
+
+    /// The whole cluster.
+    pub(crate) async fn describe(&self) -> DescribeClusterResponse {
+        let others = self.parts.nodes.iter().flat_map(|nodes| {
+            let asked = move |node| async move { (node, nodes.report(node, REPORT_TIME_MAX).await) };
+            nodes.peers().nodes().into_iter().map(asked)
+        });
+        let (mine, others) = tokio::join!(self.report(), join_all(others));
+        let addresses = (self.parts.addresses)();
+        let unreachable = |node: NodeId, status: Status| NodeReport {
+            node: Some(Node {
+                node_id: node.0,
+                address: addresses.get(&node).cloned().unwrap_or_default(),
+                state: NodeState::Unreachable as i32,
+                problem: status.message().to_owned(),
+                ..Node::default()
+            }),
+            groups: Vec::new(),
+        };
+        let others = others.into_iter().map(|(node, report)| report.unwrap_or_else(|status| unreachable(node, status)));
+        let (nodes, groups) = merge::merge(std::iter::once(mine).chain(others));
+        let About { cluster_id, cluster_name, node, .. } = self.parts.about.clone();
+        DescribeClusterResponse { cluster_id, cluster_name, answered_by: node.0, nodes, groups }
+    }
+
+    /// Does what this node is told to.
+    pub(crate) async fn steered(&self, request: SteerRequest) {
+        let SteerRequest { is_draining, kept, released, transfers } = request;
+        let leads = self.leads();
+        if let Some(is_draining) = is_draining {
+            leads.drain(is_draining);
+        }
+        leads.keep(kept.into_iter().map(GroupId), true);
+        leads.keep(released.into_iter().map(GroupId), false);
+        for transfer in transfers {
+            leads.transfer(GroupId(transfer.group), NodeId(transfer.to_node)).await;
+        }
+    }
+
+    /// Has a node do something.
+    async fn steer(&self, node: NodeId, request: SteerRequest) -> Result<(), Status> {
+        if node == self.me() {
+            self.steered(request).await;
+            return Ok(());
+        }
+        match &self.parts.nodes {
+            Some(nodes) => nodes.steer(node, request).await.map(|Empty {}| ()),
+            None => Err(Status::not_found(format!("there is no node {node}"))),
+        }
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

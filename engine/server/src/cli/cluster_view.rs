@@ -1,0 +1,362 @@
+//! What `everlog cluster` prints: tables for people, within 100 columns where names are not long, and JSON.
+
+use std::fmt::Write as _;
+
+use everlog_proto::cluster::transfer_leads_response::Transfer;
+use everlog_proto::cluster::{DescribeClusterResponse, Group, GroupKind, Node, NodeState};
+use serde_json::{Value, json};
+
+/// The cluster in a few lines: its nodes, and what is wrong.
+pub(super) fn status(cluster: &DescribeClusterResponse) -> String {
+    let DescribeClusterResponse { cluster_id, cluster_name, nodes, groups, .. } = cluster;
+    let up = nodes.iter().filter(|node| node.state() != NodeState::Unreachable).count();
+    let led = groups.iter().filter(|group| group.leader != 0).count();
+    let name =
+        if cluster_name.is_empty() { "Cluster of one node".to_owned() } else { format!("Cluster {cluster_name}") };
+    let mut text = format!(
+        "{name}, {cluster_id}\n{up} of {} nodes answer, {led} of {} groups are led\n\n",
+        nodes.len(),
+        groups.len()
+    );
+    text += &self::nodes(cluster);
+    let problems = problems(cluster);
+    if !problems.is_empty() {
+        let _ = writeln!(text, "\n{}", problems.join("\n"));
+    }
+    text
+}
+
+/// What an operator should look at, a line each.
+fn problems(cluster: &DescribeClusterResponse) -> Vec<String> {
+    let gone = |node: &Node| node.state() == NodeState::Unreachable;
+    let nodes = cluster.nodes.iter().filter(|node| gone(node));
+    let mut problems: Vec<_> =
+        nodes.map(|node| format!("node {} does not answer: {}", node.node_id, node.problem)).collect();
+    for group in cluster.groups.iter().filter(|group| group.leader == 0) {
+        problems.push(format!("group {} has no leader", group.group_id));
+    }
+    let versions: std::collections::BTreeSet<_> =
+        cluster.nodes.iter().map(|node| &*node.version).filter(|version| !version.is_empty()).collect();
+    if versions.len() > 1 {
+        problems.push(format!("nodes run different releases: {}", versions.into_iter().collect::<Vec<_>>().join(", ")));
+    }
+    problems
+}
+
+/// A row a node.
+pub(super) fn nodes(cluster: &DescribeClusterResponse) -> String {
+    let header = ["NODE", "ADDRESS", "STATE", "LEADS", "BEHIND", "LOG", "ROWS", "DISK FREE", "VERSION"];
+    let row = |node: &Node| {
+        let is_known = node.state() != NodeState::Unreachable;
+        let known = |text: String| if is_known { text } else { "-".to_owned() };
+        let address = if node.address.is_empty() { &node.client_address } else { &node.address };
+        vec![
+            node.node_id.to_string(),
+            address.clone(),
+            state(node).to_owned(),
+            format!("{}/{}", node.leads, node.replicas),
+            node.behind_entries.to_string(),
+            known(bytes(node.log_bytes)),
+            known(bytes(node.rows_bytes)),
+            known(bytes(node.disk_free_bytes)),
+            known(node.version.clone()),
+        ]
+    };
+    table(&header, &[0, 3, 4, 5, 6, 7], cluster.nodes.iter().map(row))
+}
+
+/// A row a group.
+pub(super) fn groups(cluster: &DescribeClusterResponse) -> String {
+    let header = ["GROUP", "KIND", "LEADER", "TERM", "LAST ENTRY", "ENTRIES BEHIND, BY NODE"];
+    let row = |group: &Group| {
+        let replica = |replica: &everlog_proto::cluster::Replica| {
+            let behind = replica.behind_entries.map_or("?".to_owned(), |behind| behind.to_string());
+            let learner = if replica.is_voter { "" } else { " (learner)" };
+            format!("{}: {behind}{learner}", replica.node_id)
+        };
+        let leader = match group.leader {
+            0 => "none".to_owned(),
+            leader if leader == group.preferred_leader => leader.to_string(),
+            leader => format!("{leader} for {}", group.preferred_leader),
+        };
+        vec![
+            group.group_id.to_string(),
+            kind(group).to_owned(),
+            leader,
+            group.term.to_string(),
+            group.last_index.to_string(),
+            group.replicas.iter().map(replica).collect::<Vec<_>>().join(", "),
+        ]
+    };
+    table(&header, &[0, 3, 4], cluster.groups.iter().map(row))
+}
+
+/// A line a lead.
+pub(super) fn transfers(transfers: &[Transfer]) -> String {
+    if transfers.is_empty() {
+        return "There is no such lead.\n".to_owned();
+    }
+    let mut text = String::new();
+    for Transfer { group_id, from_node, to_node, problem } in transfers {
+        let what = match &**problem {
+            "" if from_node == to_node => format!("node {to_node} leads it already"),
+            "" => format!("node {from_node} -> node {to_node}"),
+            problem => format!("not moved: {problem}"),
+        };
+        let _ = writeln!(text, "group {group_id}: {what}");
+    }
+    text
+}
+
+pub(super) fn status_json(cluster: &DescribeClusterResponse) -> Value {
+    json!({
+        "clusterId": cluster.cluster_id,
+        "clusterName": cluster.cluster_name,
+        "answeredBy": cluster.answered_by,
+        "problems": problems(cluster),
+        "nodes": nodes_json(cluster)["nodes"],
+        "groups": groups_json(cluster)["groups"],
+    })
+}
+
+pub(super) fn nodes_json(cluster: &DescribeClusterResponse) -> Value {
+    let node = |node: &Node| {
+        json!({
+            "nodeId": node.node_id,
+            "address": node.address,
+            "clientAddress": node.client_address,
+            "state": state(node),
+            "problem": node.problem,
+            "version": node.version,
+            "startCount": node.start_count,
+            "leads": node.leads,
+            "replicas": node.replicas,
+            "behindEntries": node.behind_entries,
+            "logBytes": node.log_bytes,
+            "rowsBytes": node.rows_bytes,
+            "diskFreeBytes": node.disk_free_bytes,
+            "diskTotalBytes": node.disk_total_bytes,
+        })
+    };
+    json!({ "nodes": cluster.nodes.iter().map(node).collect::<Vec<_>>() })
+}
+
+pub(super) fn groups_json(cluster: &DescribeClusterResponse) -> Value {
+    let group = |group: &Group| {
+        let replica = |replica: &everlog_proto::cluster::Replica| {
+            json!({
+                "nodeId": replica.node_id,
+                "isVoter": replica.is_voter,
+                "appliedIndex": replica.applied_index,
+                "behindEntries": replica.behind_entries,
+            })
+        };
+        json!({
+            "groupId": group.group_id,
+            "kind": kind(group),
+            "leader": if group.leader == 0 { Value::Null } else { group.leader.into() },
+            "preferredLeader": group.preferred_leader,
+            "term": group.term,
+            "lastIndex": group.last_index,
+            "replicas": group.replicas.iter().map(replica).collect::<Vec<_>>(),
+        })
+    };
+    json!({ "groups": cluster.groups.iter().map(group).collect::<Vec<_>>() })
+}
+
+pub(super) fn transfers_json(transfers: &[Transfer]) -> Value {
+    let transfer = |transfer: &Transfer| {
+        json!({
+            "groupId": transfer.group_id,
+            "fromNode": transfer.from_node,
+            "toNode": transfer.to_node,
+            "problem": transfer.problem,
+        })
+    };
+    json!({ "transfers": transfers.iter().map(transfer).collect::<Vec<_>>() })
+}
+
+fn state(node: &Node) -> &'static str {
+    match node.state() {
+        NodeState::Up => "up",
+        NodeState::Draining => "draining",
+        NodeState::Unreachable => "unreachable",
+        NodeState::Unspecified => "unknown",
+    }
+}
+
+fn kind(group: &Group) -> &'static str {
+    match group.kind() {
+        GroupKind::Metadata => "metadata",
+        GroupKind::Partition => "partition",
+        GroupKind::Unspecified => "unknown",
+    }
+}
+
+/// Three digits and a unit.
+fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let (mut number, mut unit) = (bytes as f64, 0);
+    while number >= 999.5 && unit + 1 < UNITS.len() {
+        number /= 1024.0;
+        unit += 1;
+    }
+    let digits = if unit == 0 || number >= 99.95 { 0 } else { 1 };
+    format!("{number:.digits$} {}", UNITS[unit])
+}
+
+/// Columns as wide as what is in them; numbers end at the same place.
+fn table(header: &[&str], right: &[usize], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let header = header.iter().map(|name| (*name).to_owned()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
+    let columns = rows[0].len();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = widths[column];
+            let gap = if column == 0 { "" } else { "  " };
+            // Writing to a text cannot fail.
+            let _ = match right.contains(&column) {
+                true => write!(line, "{gap}{cell:>width$}"),
+                false => write!(line, "{gap}{cell:<width$}"),
+            };
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use everlog_proto::cluster::Replica;
+
+    use super::*;
+
+    fn cluster() -> DescribeClusterResponse {
+        let node = |node_id, state: NodeState, problem: &str, version: &str| Node {
+            node_id,
+            address: format!("10.0.0.{node_id}:7235"),
+            state: state as i32,
+            problem: problem.to_owned(),
+            version: version.to_owned(),
+            leads: 3,
+            replicas: 9,
+            behind_entries: 7,
+            log_bytes: 64 << 20,
+            rows_bytes: 1_234_567,
+            disk_free_bytes: 69 << 30,
+            disk_total_bytes: 252 << 30,
+            ..Node::default()
+        };
+        let replica = |node_id, behind_entries: Option<u64>| Replica {
+            node_id,
+            is_voter: node_id < 3,
+            applied_index: behind_entries.map(|behind| 100 - behind),
+            behind_entries,
+        };
+        let group = |group_id, kind: GroupKind, leader| Group {
+            group_id,
+            kind: kind as i32,
+            leader,
+            preferred_leader: 1,
+            term: 4,
+            last_index: 100,
+            replicas: vec![replica(1, Some(0)), replica(2, Some(7)), replica(3, None)],
+        };
+        DescribeClusterResponse {
+            cluster_id: "7a6c".to_owned(),
+            cluster_name: "prod".to_owned(),
+            answered_by: 1,
+            nodes: vec![
+                node(1, NodeState::Up, "", "0.1.0"),
+                node(2, NodeState::Draining, "", "0.2.0"),
+                node(3, NodeState::Unreachable, "no answer within 1s", ""),
+            ],
+            groups: vec![
+                group(0, GroupKind::Metadata, 1),
+                group(1, GroupKind::Partition, 2),
+                group(12, GroupKind::Partition, 0),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_status_says_what_is_wrong() {
+        let text = status(&cluster());
+        let expected = "\
+Cluster prod, 7a6c
+2 of 3 nodes answer, 2 of 3 groups are led
+
+NODE  ADDRESS        STATE        LEADS  BEHIND     LOG     ROWS  DISK FREE  VERSION
+   1  10.0.0.1:7235  up             3/9       7  64 MiB  1.2 MiB     69 GiB  0.1.0
+   2  10.0.0.2:7235  draining       3/9       7  64 MiB  1.2 MiB     69 GiB  0.2.0
+   3  10.0.0.3:7235  unreachable    3/9       7       -        -          -  -
+
+node 3 does not answer: no answer within 1s
+group 12 has no leader
+nodes run different releases: 0.1.0, 0.2.0
+"
+        .replace("64 MiB", "64.0 MiB")
+        .replace("69 GiB", "69.0 GiB");
+        let squeezed = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(squeezed(&text), squeezed(&expected), "{text}");
+        assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+    }
+
+    #[test]
+    fn groups_show_who_leads_for_whom_and_who_lacks_what() {
+        let expected = "\
+GROUP  KIND       LEADER   TERM  LAST ENTRY  ENTRIES BEHIND, BY NODE
+    0  metadata   1           4         100  1: 0, 2: 7, 3: ? (learner)
+    1  partition  2 for 1     4         100  1: 0, 2: 7, 3: ? (learner)
+   12  partition  none        4         100  1: 0, 2: 7, 3: ? (learner)
+";
+        assert_eq!(groups(&cluster()), expected);
+    }
+
+    #[test]
+    fn json_has_all_of_it() {
+        let value = status_json(&cluster());
+        assert_eq!(value["nodes"][1]["state"], "draining");
+        assert_eq!(value["nodes"][0]["rowsBytes"], 1_234_567);
+        assert_eq!((&value["groups"][2]["leader"], &value["groups"][1]["leader"]), (&Value::Null, &json!(2)));
+        assert_eq!(value["groups"][0]["replicas"][2]["behindEntries"], Value::Null);
+        assert_eq!(value["problems"].as_array().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn sizes_have_three_digits() {
+        let cases = [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 KiB"),
+            (1 << 20, "1.0 MiB"),
+            (64 << 20, "64.0 MiB"),
+            (700 << 30, "700 GiB"),
+        ];
+        for (size, text) in cases {
+            assert_eq!(bytes(size), text);
+        }
+        assert_eq!(bytes(u64::MAX), "16384 PiB");
+    }
+
+    #[test]
+    fn transfers_say_what_became_of_them() {
+        let transfer = |from_node, to_node, problem: &str| Transfer {
+            group_id: 1,
+            from_node,
+            to_node,
+            problem: problem.to_owned(),
+        };
+        let text =
+            transfers(&[transfer(1, 2, ""), transfer(2, 2, ""), transfer(1, 3, "node 3 has no voting replica of it")]);
+        assert_eq!(
+            text,
+            "group 1: node 1 -> node 2\ngroup 1: node 2 leads it already\ngroup 1: not moved: node 3 has no voting replica of it\n"
+        );
+        assert_eq!(transfers(&[]), "There is no such lead.\n");
+    }
+}
