@@ -10,9 +10,11 @@
 //!
 //! The files are looked at for each new connection and read again when they have changed; connections that there are stay.
 
+mod failures;
+mod names;
+
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -25,20 +27,18 @@ use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
-    SignatureScheme,
-};
+use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
-use webpki::EndEntityCert;
+
+use self::failures::reason;
+pub(crate) use self::failures::{Complaints, Whom, is_untrusted, said, untrusted};
+use self::names::Names;
+pub use self::names::{certificate_names, node_name};
 
 /// What both sides must say they speak.
 const ALPN: &[u8] = b"everlog-peer/1";
-
-/// What the names of the certificates begin with that `everlog cluster init` makes.
-const NAME_PREFIX: &str = "spiffe://everlog/cluster/";
 
 /// From when on a certificate that will expire is warned of, and how often.
 const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -109,22 +109,6 @@ impl Proven {
             _ => Ok(()),
         }
     }
-}
-
-/// The name that a certificate of a node of a cluster has.
-pub fn node_name(cluster: &str, node: NodeId) -> String {
-    format!("{}/node/{node}", cluster_name(cluster))
-}
-
-fn cluster_name(cluster: &str) -> String {
-    let mut name = NAME_PREFIX.to_owned();
-    for byte in cluster.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => name.push(byte.into()),
-            _ => name.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    name
 }
 
 impl fmt::Debug for NodeTls {
@@ -237,64 +221,6 @@ impl NodeTls {
             return Ok(Proven { node: names.node(&self.cluster) });
         }
         Err(format!("its certificate has no name of a node of cluster {:?}; it has {names}", self.cluster))
-    }
-}
-
-/// DNS names and URIs of a certificate.
-struct Names(Vec<String>);
-
-/// The DNS names and URIs of the first certificate in a file.
-///
-/// # Errors
-///
-/// When no certificate can be read.
-pub fn certificate_names(path: &Path) -> Result<Vec<String>, TlsError> {
-    let names = Names::of(&certificates(path)?[0]);
-    names.map(|names| names.0).map_err(|why| TlsError(format!("{}: {why}", path.display())))
-}
-
-impl Names {
-    fn of(certificate: &CertificateDer<'_>) -> Result<Names, String> {
-        let parsed = EndEntityCert::try_from(certificate).map_err(|error| error.to_string())?;
-        Ok(Names(parsed.valid_dns_names().chain(parsed.valid_uri_names()).map(str::to_owned).collect()))
-    }
-
-    fn are_of(&self, cluster: &str, peer_names: &[String]) -> bool {
-        if !peer_names.is_empty() {
-            return self.0.iter().any(|name| peer_names.iter().any(|pattern| matches(pattern, name)));
-        }
-        let wanted = cluster_name(cluster);
-        let is_of =
-            |name: &String| name.strip_prefix(&wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        self.0.iter().any(is_of)
-    }
-
-    /// The node that they are the names of. Two of them are none.
-    fn node(&self, cluster: &str) -> Option<NodeId> {
-        let prefix = format!("{}/node/", cluster_name(cluster));
-        let mut nodes = self.0.iter().filter_map(|name| name.strip_prefix(&prefix)?.parse().ok().map(NodeId));
-        nodes.next().filter(|node| nodes.all(|other| other == *node))
-    }
-}
-
-impl fmt::Display for Names {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0[..] {
-            [] => f.write_str("none"),
-            names => f.write_str(&names.join(", ")),
-        }
-    }
-}
-
-fn matches(pattern: &str, name: &str) -> bool {
-    if let Some(suffix) = pattern.strip_prefix("*.") {
-        return name
-            .split_once('.')
-            .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(suffix));
-    }
-    match pattern.strip_suffix("/*") {
-        Some(prefix) => name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/')),
-        None => name.eq_ignore_ascii_case(pattern),
     }
 }
 
@@ -453,55 +379,6 @@ impl ServerCertVerifier for OfAuthority {
     }
 }
 
-/// Somebody is not what it should be.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Untrusted(String);
-
-pub(crate) fn untrusted(why: impl Into<String>) -> io::Error {
-    io::Error::new(io::ErrorKind::PermissionDenied, Untrusted(why.into()))
-}
-
-/// Whether a connection failed because one side does not trust the other.
-pub(crate) fn is_untrusted(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Untrusted>)
-}
-
-/// What an error of TLS means; any other error is what it is.
-pub(crate) fn said(error: io::Error) -> io::Error {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(tls) => untrusted(reason(tls).unwrap_or_else(|| format!("no TLS connection comes about: {tls}"))),
-        None => error,
-    }
-}
-
-/// What people call some errors.
-fn reason(error: &rustls::Error) -> Option<String> {
-    let why = match error {
-        rustls::Error::InvalidCertificate(why) => match why {
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "the certificate has expired",
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                "the certificate is not valid yet"
-            }
-            // An authority that has the same name and another key is another one.
-            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-                "the certificate is not of the cluster's certificate authority"
-            }
-            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-                "the certificate must be one for servers and clients (extended key usage)"
-            }
-            _ => return None,
-        },
-        rustls::Error::NoCertificatesPresented => "it shows no certificate",
-        rustls::Error::InvalidMessage(_) => "it does not speak TLS",
-        rustls::Error::AlertReceived(alert) => {
-            return Some(format!("it does not take this node's certificate ({alert:?})"));
-        }
-        _ => return None,
-    };
-    Some(why.to_owned())
-}
-
 /// Reads what is still coming, so that the other side can read the reason before it hears that nobody is there any more.
 async fn read_rest(mut io: TcpStream) {
     let rest = async {
@@ -529,90 +406,14 @@ pub(crate) async fn read_greeting_unheard(io: &mut TcpStream) -> io::Result<()> 
     tokio::io::copy(&mut rest, &mut tokio::io::sink()).await.map(|_| ())
 }
 
-/// What was said of whom, so that somebody who tries again and again is named once in a while.
-#[derive(Debug, Default)]
-pub(crate) struct Complaints(Mutex<Vec<(Whom, String, Instant)>>);
-
-/// Whom a complaint is of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Whom {
-    /// Somebody who has dialled.
-    From(IpAddr),
-    /// Somebody who was dialled.
-    At(String),
-}
-
-impl Complaints {
-    /// How long the same is not said again of the same.
-    const INTERVAL: Duration = Duration::from_secs(60);
-    /// How many are remembered; beyond, nothing is said until one is forgotten.
-    const MAX: usize = 256;
-
-    /// Whether it is to be said.
-    pub(crate) fn is_due(&self, whom: Whom, why: &str) -> bool {
-        let mut said = self.0.lock();
-        said.retain(|(_, _, at)| at.elapsed() < Complaints::INTERVAL);
-        if said.len() >= Complaints::MAX || said.iter().any(|(known, text, _)| *known == whom && text == why) {
-            return false;
-        }
-        said.push((whom, why.to_owned(), Instant::now()));
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_those_of_a_cluster_and_of_a_node() {
-        let names = |names: &[&str]| Names(names.iter().map(|name| (*name).to_owned()).collect());
-        let of_node = names(&["node2.example", "spiffe://everlog/cluster/prod/node/2"]);
-        assert!(of_node.are_of("prod", &[]) && !of_node.are_of("pro", &[]) && !of_node.are_of("production", &[]));
-        assert_eq!((of_node.node("prod"), of_node.node("other")), (Some(NodeId(2)), None));
-        let of_cluster = names(&["spiffe://everlog/cluster/our%20own"]);
-        assert_eq!((of_cluster.are_of("our own", &[]), of_cluster.node("our own")), (true, None));
-        let two = names(&["spiffe://everlog/cluster/prod/node/2", "spiffe://everlog/cluster/prod/node/3"]);
-        assert_eq!((two.are_of("prod", &[]), two.node("prod")), (true, None));
-        assert!(!names(&[]).are_of("prod", &[]));
-        assert_eq!(node_name("our own", NodeId(7)), "spiffe://everlog/cluster/our%20own/node/7");
-    }
 
     #[test]
     fn the_last_good_second_is_found() {
         let good_until = |last: u64| expires(1_000, |at| at.as_secs() <= last);
         assert_eq!((good_until(1_000), good_until(1_001), good_until(5_000_000)), (1_000, 1_001, 5_000_000));
         assert!(good_until(u64::MAX) < u64::MAX, "for ever is a hundred years");
-    }
-
-    #[test]
-    fn settings_may_name_other_names() {
-        let cases = [
-            ("*.svc.local", "a.svc.local", true),
-            ("*.svc.local", "A.SVC.local", true),
-            ("*.svc.local", "a.b.svc.local", false),
-            ("*.svc.local", "svc.local", false),
-            ("*.svc.local", ".svc.local", false),
-            ("node1.example", "node1.example", true),
-            ("node1.example", "node1.example.org", false),
-            ("spiffe://prod/everlog/*", "spiffe://prod/everlog/3", true),
-            ("spiffe://prod/everlog/*", "spiffe://prod/everlogs", false),
-            ("spiffe://prod/everlog", "spiffe://prod/everlog/3", false),
-        ];
-        for (pattern, name, expected) in cases {
-            assert_eq!(matches(pattern, name), expected, "{pattern} and {name}");
-        }
-    }
-
-    #[test]
-    fn the_same_is_not_said_of_the_same_all_the_time() {
-        let complaints = Complaints::default();
-        let whom = || Whom::At("host:1".to_owned());
-        assert!(complaints.is_due(whom(), "why") && !complaints.is_due(whom(), "why"));
-        assert!(complaints.is_due(whom(), "another") && complaints.is_due(Whom::From([127, 0, 0, 1].into()), "why"));
-        for number in 0..Complaints::MAX {
-            complaints.is_due(Whom::At(number.to_string()), "why");
-        }
-        assert!(!complaints.is_due(Whom::At("one more".to_owned()), "why"), "they are not remembered without end");
     }
 }
