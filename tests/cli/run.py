@@ -78,24 +78,24 @@ def serving(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextlib.contextmanager
-def temporal_server(temporal: str, folder: Path) -> Iterator[str]:
-    """A Temporal server; gives its address."""
-    port = free_port()
-    ports = ["--port", str(port), "--ui-port", str(free_port()), "--http-port", str(free_port()), "--metrics-port", str(free_port())]
+def temporal_server(temporal: str, folder: Path, of_http: bool = False) -> Iterator[str]:
+    """A Temporal server; gives its address, or that of its HTTP API."""
+    port, http_port = free_port(), free_port()
+    ports = ["--port", str(port), "--ui-port", str(free_port()), "--http-port", str(http_port), "--metrics-port", str(free_port())]
     config = [f"--dynamic-config-value={key}={value}" for key, value in TEMPORAL_CONFIG.items()]
     with serving([temporal, "server", "start-dev", "--headless", "--log-level", "error", *ports, *config], folder / "server.log"):
-        yield f"127.0.0.1:{port}"
+        yield f"127.0.0.1:{http_port if of_http else port}"
 
 
 @contextlib.contextmanager
-def everlog_server(folder: Path) -> Iterator[str]:
-    """An Everlog server; gives its address."""
+def everlog_server(folder: Path, listener: str = "grpc") -> Iterator[str]:
+    """An Everlog server; gives the address of one of its listeners."""
     binary = os.environ.get("EVERLOG_BIN") or sys.exit("EVERLOG_BIN names no server binary")
     log = folder / "server.log"
     command = [binary, "dev", "--ephemeral", "--port", "0", "--http-port", "0", "--metrics-port", "0"]
     with serving(command, log) as process:
         deadline = time.monotonic() + SERVING_S_MAX
-        while not (address := re.search(r"^everlog dev: grpc=(\S+)", log.read_text(), re.MULTILINE)):
+        while not (address := re.search(rf"^everlog dev:.* {listener}=(\S+)", log.read_text(), re.MULTILINE)):
             if process.poll() is not None or time.monotonic() > deadline:
                 sys.exit(f"the server does not serve:\n{log.read_text()}")
             time.sleep(0.05)

@@ -79,6 +79,8 @@ pub struct FrontendLimits {
     pub retention_min: Duration,
     /// Namespaces that cannot be deleted.
     pub protected_namespaces: Vec<String>,
+    /// Names by which the HTTP API may be called, `*` in one for anything; empty for all.
+    pub http_hosts: Vec<String>,
     /// How often an idle connection is asked whether its client is still there.
     pub keepalive_interval: Duration,
     /// How long the client may take to say so.
@@ -104,6 +106,7 @@ impl Default for FrontendLimits {
             bad_binaries_max: 10,
             retention_min: Duration::from_secs(3600),
             protected_namespaces: Vec::new(),
+            http_hosts: Vec::new(),
             keepalive_interval: Duration::from_secs(60),
             keepalive_timeout: Duration::from_secs(10),
         }
@@ -186,7 +189,8 @@ struct Key {
 }
 
 /// Keys of what no namespace is asked for.
-const OF_THE_SERVER: [&str; 6] = [
+const OF_THE_SERVER: [&str; 7] = [
+    "frontend.httpAllowedHosts",
     "frontend.keepAliveTime",
     "frontend.keepAliveTimeout",
     "limit.reachabilityQueryBuildIds",
@@ -223,6 +227,7 @@ const KEYS: &[Key] = keys! {
     "frontend.enableExecuteMultiOperation" => frontend.multi_operations,
     "frontend.enableUpdateWorkflowExecution" => frontend.updates,
     "frontend.enableUpdateWorkflowExecutionAsyncAccepted" => frontend.updates_async_accepted,
+    "frontend.httpAllowedHosts" => frontend.http_hosts,
     "frontend.keepAliveTime" => frontend.keepalive_interval,
     "frontend.keepAliveTimeout" => frontend.keepalive_timeout,
     "frontend.linkMaxSize" => limits.link_bytes_max,
@@ -406,6 +411,8 @@ mod tests {
         assert_eq!(config.everywhere.frontend.history_wait_max, Duration::from_secs(7));
         config.set_from_flag(r#"worker.protectedNamespaces=["a","b"]"#).unwrap();
         assert_eq!(config.everywhere.frontend.protected_namespaces, ["a", "b"]);
+        config.set_from_flag(r#"frontend.httpAllowedHosts=["*.internal"]"#).unwrap();
+        assert_eq!(config.everywhere.frontend.http_hosts, ["*.internal"]);
     }
 
     #[test]

@@ -9,9 +9,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::serve::IncomingStream;
 use futures::{FutureExt, Stream, stream};
 use metrics::{Counter, Gauge};
 use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
@@ -40,7 +42,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(super) enum Silence {
     /// It has not begun to speak HTTP/2.
     BeforePreface,
-    /// It is not in the middle of a request; for HTTP/1.
+    /// It is not in the middle of a request, and waits for no answer; for HTTP/1.
     BetweenRequests,
 }
 
@@ -121,6 +123,7 @@ impl Door {
             max: self.silence_max,
             heard_bytes: 0,
             handshake: Some(handshake),
+            waits: Waits::default(),
             end: Box::pin(tokio::time::sleep(self.silence_max)),
         };
         let stream = BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream);
@@ -168,6 +171,34 @@ impl axum::serve::Listener for Door {
     }
 }
 
+/// How many answers the client of a connection waits for. While there are any, it need not speak.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Waits(Arc<AtomicUsize>);
+
+impl Waits {
+    /// One more, until what is returned is dropped.
+    pub(super) fn begin(&self) -> Waiting {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Waiting(self.clone())
+    }
+}
+
+/// An answer that is waited for.
+#[derive(Debug)]
+pub(super) struct Waiting(Waits);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl axum::extract::connect_info::Connected<IncomingStream<'_, Door>> for Waits {
+    fn connect_info(stream: IncomingStream<'_, Door>) -> Waits {
+        stream.io().patience.as_ref().map(|patience| patience.waits.clone()).unwrap_or_default()
+    }
+}
+
 /// A connection that has a place.
 pub(super) struct Connection {
     stream: BufWriter<TcpStream>,
@@ -183,6 +214,7 @@ struct Patience {
     heard_bytes: usize,
     /// Until it has begun to speak.
     handshake: Option<Unfinished>,
+    waits: Waits,
     end: Pin<Box<Sleep>>,
 }
 
@@ -190,7 +222,16 @@ impl Patience {
     /// Whether the connection has been silent for too long, or another one needs its place.
     fn is_over(&mut self, context: &mut Context<'_>) -> bool {
         let has_to_go = self.handshake.as_mut().is_some_and(|handshake| handshake.end.poll_unpin(context).is_ready());
-        has_to_go || self.end.as_mut().poll(context).is_ready()
+        if has_to_go {
+            return true;
+        }
+        while self.end.as_mut().poll(context).is_ready() {
+            if self.waits.0.load(Ordering::Relaxed) == 0 {
+                return true;
+            }
+            self.end.as_mut().reset(Instant::now() + self.max);
+        }
+        false
     }
 
     /// Whether the connection must go on speaking after these bytes.

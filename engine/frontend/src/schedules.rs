@@ -244,7 +244,7 @@ impl Listed {
         search_attributes.indexed_fields.remove(attributes::SCHEDULE_PAUSED);
         ScheduleListEntry {
             schedule_id: self.execution.unwrap_or_default().workflow_id,
-            memo: self.memo,
+            memo: Some(self.memo.unwrap_or_default()),
             search_attributes: Some(search_attributes).filter(|attributes| !attributes.indexed_fields.is_empty()),
             info,
         }

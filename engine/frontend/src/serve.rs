@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use everlog_cluster::{ClusterApi, Peers, Service, ServiceParts};
 use everlog_config::{Addresses, Listen};
+use everlog_http::Api;
 use everlog_model::limits;
 use everlog_partition::{Router, Status};
 use everlog_proto::cluster::ClusterServiceServer;
@@ -22,8 +23,9 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tower::Layer;
 
-use super::connections::{Door, Silence};
+use super::connections::{Door, Silence, Waits};
 use super::forward::Forward;
 use super::inside::Inside;
 use super::layer::ObserveLayer;
@@ -50,9 +52,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// The largest request of the services that are asked little: health, reflection and the cluster.
 const SMALL_SERVICE_BYTES_MAX: usize = 64 * 1024;
 
-/// Connections of the listeners for health and for metrics, each: of what there is for all, and at most.
+/// Connections of the listeners for HTTP and for metrics, each: of what there is for all, and at most.
 const HTTP_CONNECTIONS_SHARE: usize = 16;
-const HTTP_CONNECTIONS_MAX: usize = 64;
+const HTTP_CONNECTIONS_MAX: usize = 1000;
+const METRICS_CONNECTIONS_MAX: usize = 64;
 
 /// The services whose health is reported, besides the empty name that means the server.
 const HEALTH_NAMES: [&str; 3] = ["", workflow_service_server::SERVICE_NAME, operator_service_server::SERVICE_NAME];
@@ -144,6 +147,10 @@ pub async fn serve(
     let internal = internal_service(&services, &tallies);
     let (polls, pages) = (Polls::default(), Arc::new(Semaphore::new(limits::HISTORY_PAGES_MAX)));
     let frontend = Arc::new(Frontend { services, tallies, polls, pages, addresses, draining: draining.clone() });
+    let http_settings = everlog_http::Settings {
+        request_bytes_max: frontend.request_bytes_max,
+        hosts: frontend.config("").frontend.http_hosts.clone(),
+    };
     let routes = routes(&frontend, &health)?;
     let reclaiming = tokio::spawn(deleted_namespaces::reclaim(frontend));
     if let (Some((peers, internal)), Some(forward)) = (internal, &forward) {
@@ -155,12 +162,13 @@ pub async fn serve(
         // The sender lives as long as this function.
         let _ = draining.wait_for(|draining| *draining).await;
     };
-    let grpc =
-        grpc_server(&routes.keepalive, ObserveLayer { workflow: routes.workflow, budget: routes.budget, forward })
-            .add_routes(routes.others)
-            .serve_with_incoming_shutdown(grpc.connections(), drained(draining.clone()));
-    let api = axum::serve(http, http::api(Arc::clone(&serving), operations))
-        .with_graceful_shutdown(drained(draining.clone()));
+    let observed = ObserveLayer { workflow: routes.workflow, budget: routes.budget, forward };
+    let api = Api::new(observed.layer(routes.others.clone()), http_settings);
+    let grpc = grpc_server(&routes.keepalive, observed)
+        .add_routes(routes.others)
+        .serve_with_incoming_shutdown(grpc.connections(), drained(draining.clone()));
+    let api = http::api(Arc::clone(&serving), operations, api).into_make_service_with_connect_info::<Waits>();
+    let api = axum::serve(http, api).with_graceful_shutdown(drained(draining.clone()));
     let metrics = axum::serve(metrics_door, metrics).with_graceful_shutdown(drained(draining));
 
     let servers = async {
@@ -202,15 +210,16 @@ struct Doors {
 /// The doors in front of the listeners, which share the descriptors that are for connections.
 fn doors(listeners: Listeners, services: &Services) -> Doors {
     let silence_max = services.handshake_timeout;
-    let http_max = (services.connections_max / HTTP_CONNECTIONS_SHARE).clamp(1, HTTP_CONNECTIONS_MAX);
-    let grpc_max = services.connections_max.saturating_sub(2 * http_max).max(1);
+    let share = |max: usize| (services.connections_max / HTTP_CONNECTIONS_SHARE).clamp(1, max);
+    let (http_max, metrics_max) = (share(HTTP_CONNECTIONS_MAX), share(METRICS_CONNECTIONS_MAX));
+    let grpc_max = services.connections_max.saturating_sub(http_max + metrics_max).max(1);
     let handshakes_max = services.handshakes_per_address_max;
     let http =
-        |name, listener| Door::new(name, listener, http_max, handshakes_max, Silence::BetweenRequests, silence_max);
+        |name, listener, max| Door::new(name, listener, max, handshakes_max, Silence::BetweenRequests, silence_max);
     Doors {
         grpc: Door::new("grpc", listeners.grpc, grpc_max, handshakes_max, Silence::BeforePreface, silence_max),
-        http: http("http", listeners.http),
-        metrics: http("metrics", listeners.metrics),
+        http: http("http", listeners.http, http_max),
+        metrics: http("metrics", listeners.metrics, metrics_max),
     }
 }
 

@@ -84,6 +84,9 @@ pub(super) async fn signal_with_start_workflow_execution(
     frontend.check_room()?;
     let config = frontend.config(&request.namespace);
     search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &config)?;
+    if request.request_id.is_empty() {
+        request.request_id = uuid::Uuid::new_v4().to_string();
+    }
     let (workflow_id, request_id) = (request.workflow_id.clone(), request.request_id.clone());
     let address = address(&namespace, &workflow_id);
     let command = Command::signal_with_start(request, &config.limits)?;

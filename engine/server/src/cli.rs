@@ -64,7 +64,7 @@ pub(crate) struct DevArgs {
     /// gRPC port, for SDKs, the CLI and the UI; 0 lets the system pick.
     #[arg(long, default_value_t = 7233)]
     port: u16,
-    /// HTTP port (/health, /ready); 0 lets the system pick.
+    /// HTTP port (JSON API, /health, /ready); 0 lets the system pick.
     #[arg(long, default_value_t = 7243, value_name = "PORT")]
     http_port: u16,
     /// Prometheus port (/metrics); 0 lets the system pick.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use harness::process::{ANY_PORTS, Process, everlog};
 use harness::start_request;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Descriptors of the server, soft and hard; more silent connections than there is room for.
@@ -77,6 +77,18 @@ async fn a_connection_that_never_speaks_is_closed_and_one_that_has_spoken_stays(
         let closed = tokio::time::timeout(Duration::from_secs(10), silent.read_to_end(&mut Vec::new())).await;
         assert!(closed.is_ok(), "{listener}");
     }
+    // Who waits for an answer need not speak; who has stopped in the middle of a request must.
+    let mut half = TcpStream::connect(server.address("http")).await.unwrap();
+    half.write_all(b"GET /cluster HTTP/1.1\r\nhost").await.unwrap();
+    let mut waiting = TcpStream::connect(server.address("http")).await.unwrap();
+    let path = "/namespaces/default/workflows/before/history?waitNewEvent=true&historyEventFilterType=CloseEvent";
+    let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\ngrpc-timeout: 2S\r\nconnection: close\r\n\r\n");
+    waiting.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(Duration::from_secs(20), waiting.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    let closed = tokio::time::timeout(Duration::from_secs(10), half.read_to_end(&mut Vec::new())).await;
+    assert!(closed.is_ok());
     client.start_workflow_execution(start_request("after")).await.unwrap();
     server.stop().await;
 }

@@ -50,6 +50,7 @@ const SEEDS: u64 = 2000;
 const KEPT: &[(u64, &str)] = &[
     (546, "a run that began before a message was sent by another clock hid the run that had taken it"),
     (796, "the same for a request to cancel"),
+    (6286, "a child did not know again that a run had closed which was not the one that had started it"),
 ];
 
 /// A fault of the engine that is put back.

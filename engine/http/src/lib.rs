@@ -1,0 +1,20 @@
+//! The HTTP JSON API: Temporal's methods for whoever has no SDK. (Temporal: `service/frontend/http_api_server.go`, grpc-gateway.)
+//!
+//! ```text
+//!   verb, path ─▶ routes ─▶ method      JSON, query, path ─▶ json, fields ─▶ request
+//!                                                                              │ call: gRPC, in this process
+//!   HTTP status, JSON ◀─ errors, json ◀──────────────────────────── response ◀─┘
+//! ```
+//!
+//! Nothing here knows a method: a table ([`routes`]) names them, and messages are read and written by their descriptors ([`json`]). So
+//! a method that gRPC answers is answered here, with the same checks, bounds and errors, on whichever node its workflow is led.
+
+mod call;
+mod errors;
+mod fields;
+mod json;
+mod path;
+mod routes;
+mod serve;
+
+pub use serve::{Api, Settings};

@@ -1,0 +1,310 @@
+//! Answers requests.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER,
+};
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use prost::Message;
+use prost_reflect::{DynamicMessage, MessageDescriptor};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+use tower::{BoxError, Service, ServiceExt};
+
+use crate::call::{Grpc, call};
+use crate::json::{Payloads, indented, read, write};
+use crate::path::pairs;
+use crate::routes::{Found, Route, find};
+use crate::{errors, fields};
+
+const BINARY: &str = "application/x-protobuf";
+const JSON: &str = "application/json";
+const WHOLE_PAYLOADS: &str = "no-payload-shorthand";
+const PRETTY: &str = "pretty";
+
+/// How long a request's body may take to arrive.
+const BODY_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// What the bodies of requests may take until they are there and read, bytes. From then on the services keep their own bound.
+const BODIES_BYTES_MAX: usize = 64 << 20;
+const BODY_UNIT_BYTES: usize = 1 << 10;
+
+/// Smaller answers are not compressed: it would cost more than it saves, bytes.
+const COMPRESSED_BYTES_MIN: usize = 1024;
+
+/// Seconds after which a caller may try again that has asked too often.
+const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
+
+/// What an [`Api`] allows.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The largest body of a request, bytes.
+    pub request_bytes_max: usize,
+    /// Names by which the server may be called, `*` in one for anything; empty for all. It keeps web pages out that have made their own
+    /// name point here.
+    pub hosts: Vec<String>,
+}
+
+/// The API in front of gRPC services.
+#[derive(Clone)]
+pub struct Api {
+    grpc: Grpc,
+    settings: Settings,
+    /// What bodies may take that are not there as a whole, in units of [`BODY_UNIT_BYTES`].
+    bodies: Arc<Semaphore>,
+}
+
+/// How an answer is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Json { payloads: Payloads, pretty: bool },
+    Binary,
+}
+
+impl Api {
+    /// Calls go to `grpc`, which answers requests of gRPC at their paths.
+    pub fn new<S>(grpc: S, settings: Settings) -> Api
+    where
+        S: Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send + 'static,
+    {
+        let bodies = Arc::new(Semaphore::new(BODIES_BYTES_MAX / BODY_UNIT_BYTES));
+        Api { grpc: Grpc::new(grpc.map_err(Into::into)), settings, bodies }
+    }
+
+    /// Answers a request.
+    pub async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let form = Form::of(&parts);
+        let gzip = takes_gzip(&parts.headers);
+        match self.response(&parts, body, form).await {
+            Ok(answer) => responded(StatusCode::OK, form, answer, gzip),
+            Err(Refusal { http, status }) => {
+                let form = if form == Form::Binary { Form::JSON } else { form };
+                let json = errors::json(&status);
+                let mut response = responded(http, form, form.text(json), gzip);
+                if http == StatusCode::TOO_MANY_REQUESTS {
+                    response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_S);
+                }
+                response
+            }
+        }
+    }
+
+    async fn response(&self, parts: &Parts, body: Body, form: Form) -> Result<Bytes, Refusal> {
+        self.check_host(parts)?;
+        let route = match find(parts.method.as_str(), parts.uri.path()) {
+            Found::Route(route) => route,
+            Found::NoPath => return Err(Status::not_found("Not Found").into()),
+            Found::NoVerb => return Err(Status::unimplemented("Method Not Allowed").into()),
+        };
+        let request = self.request(parts, body, route).await?;
+        let method = &route.method;
+        let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+        let answer = call(&self.grpc, &path, &parts.headers, &request.encode_to_vec()).await?;
+        match form {
+            Form::Binary => Ok(answer),
+            Form::Json { payloads, .. } => {
+                let answer = decoded(method.output(), answer)
+                    .map_err(|error| Status::internal(format!("the answer is no {error}")))?;
+                Ok(form.text(write(&answer, payloads)))
+            }
+        }
+    }
+
+    /// What the path, the query or the body, say.
+    async fn request(&self, parts: &Parts, body: Body, route: &Route) -> Result<DynamicMessage, Refusal> {
+        let descriptor = route.method.input();
+        let mut request = if route.has_body() {
+            let (body, _held) = self.body(body).await?;
+            message_of(&parts.headers, body, descriptor)?
+        } else {
+            let mut request = DynamicMessage::new(descriptor);
+            for (name, value) in pairs(parts.uri.query().unwrap_or_default()) {
+                // Temporal takes no notice of names that it does not know; among them are those that are for this server.
+                fields::set(&mut request, &name, &value).map_err(invalid)?;
+            }
+            request
+        };
+        for (name, value) in route.variables(parts.uri.path()) {
+            fields::set(&mut request, name, &value).map_err(invalid)?;
+        }
+        Ok(request)
+    }
+
+    /// The body, once it is there, and its share of what bodies may take.
+    async fn body(&self, body: Body) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
+        tokio::time::timeout(BODY_WAIT_MAX, self.whole(body))
+            .await
+            .map_err(|_| Status::deadline_exceeded("the body of the request did not arrive in time"))?
+    }
+
+    async fn whole(&self, mut body: Body) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
+        let max = self.settings.request_bytes_max;
+        let full = || Status::resource_exhausted("the bodies of all requests together take too much memory");
+        let mut held = Arc::clone(&self.bodies).try_acquire_owned().map_err(|_| full())?;
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| invalid(format!("the body of the request is broken: {error}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            let length = bytes.len() + data.len();
+            if length > max {
+                let text = format!("grpc: received message larger than max ({length} vs. {max})");
+                return Err(Status::resource_exhausted(text).into());
+            }
+            let more = (length / BODY_UNIT_BYTES + 1).saturating_sub(held.num_permits());
+            let more = u32::try_from(more).unwrap_or(u32::MAX);
+            held.merge(Arc::clone(&self.bodies).try_acquire_many_owned(more).map_err(|_| full())?);
+            bytes.extend_from_slice(&data);
+        }
+        Ok((bytes.freeze(), held))
+    }
+
+    fn check_host(&self, parts: &Parts) -> Result<(), Refusal> {
+        let hosts = &self.settings.hosts;
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        if hosts.is_empty() || hosts.iter().any(|pattern| matches(pattern.as_bytes(), host.as_bytes())) {
+            return Ok(());
+        }
+        Err(Status::permission_denied("Host not allowed").into())
+    }
+}
+
+/// Why a request is not answered.
+struct Refusal {
+    http: StatusCode,
+    status: Status,
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Refusal {
+        Refusal { http: errors::http_status(status.code()), status }
+    }
+}
+
+fn invalid(problem: impl ToString) -> Refusal {
+    Status::invalid_argument(problem.to_string()).into()
+}
+
+fn message_of(headers: &HeaderMap, body: Bytes, descriptor: MessageDescriptor) -> Result<DynamicMessage, Refusal> {
+    let content_type = text(headers, &CONTENT_TYPE);
+    if content_type.starts_with(BINARY) {
+        return decoded(descriptor, body).map_err(|error| invalid(format!("the body of the request is no {error}")));
+    }
+    if body.trim_ascii().is_empty() {
+        return Ok(DynamicMessage::new(descriptor));
+    }
+    let payloads = if content_type.contains(WHOLE_PAYLOADS) { Payloads::Whole } else { Payloads::Shorthand };
+    let json = std::str::from_utf8(&body).map_err(|_| invalid("the body of the request is not UTF-8"))?;
+    read(json, &descriptor, payloads).map_err(|problem| invalid(format!("the body of the request: {problem}")))
+}
+
+fn decoded(descriptor: MessageDescriptor, bytes: Bytes) -> Result<DynamicMessage, String> {
+    let name = descriptor.full_name().to_owned();
+    DynamicMessage::decode(descriptor, bytes).map_err(|error| format!("{name}: {error}"))
+}
+
+impl Form {
+    const JSON: Form = Form::Json { payloads: Payloads::Shorthand, pretty: false };
+
+    /// By the query's `pretty` and `noPayloadShorthand`, and by the `Accept` header.
+    fn of(parts: &Parts) -> Form {
+        let accept = text(&parts.headers, &ACCEPT);
+        if accept.starts_with(BINARY) {
+            return Form::Binary;
+        }
+        let asked = |name: &str| pairs(parts.uri.query().unwrap_or_default()).any(|(key, _)| key == name);
+        let payloads = if accept.contains(WHOLE_PAYLOADS) || asked("noPayloadShorthand") {
+            Payloads::Whole
+        } else {
+            Payloads::Shorthand
+        };
+        Form::Json { payloads, pretty: accept.contains(PRETTY) || asked(PRETTY) }
+    }
+
+    fn text(self, json: String) -> Bytes {
+        match self {
+            Form::Json { pretty: true, .. } => indented(&json).into(),
+            _ => json.into(),
+        }
+    }
+
+    fn content_type(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Form::Binary => BINARY,
+            Form::Json { payloads: Payloads::Shorthand, pretty: false } => JSON,
+            Form::Json { payloads: Payloads::Shorthand, pretty: true } => "application/json+pretty",
+            Form::Json { payloads: Payloads::Whole, pretty: false } => "application/json+no-payload-shorthand",
+            Form::Json { payloads: Payloads::Whole, pretty: true } => "application/json+pretty+no-payload-shorthand",
+        })
+    }
+}
+
+fn responded(http: StatusCode, form: Form, answer: Bytes, gzip: bool) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = http;
+    response.headers_mut().insert(CONTENT_TYPE, form.content_type());
+    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    let compressed = if gzip && answer.len() >= COMPRESSED_BYTES_MIN { gzipped(&answer) } else { None };
+    *response.body_mut() = match compressed {
+        Some(compressed) => {
+            response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            Body::from(compressed)
+        }
+        None => Body::from(answer),
+    };
+    response
+}
+
+fn gzipped(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::fast());
+    encoder.write_all(bytes).ok()?;
+    encoder.finish().ok()
+}
+
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    text(headers, &ACCEPT_ENCODING).split(',').any(|encoding| {
+        let (name, quality) = encoding.trim().split_once(';').unwrap_or((encoding.trim(), ""));
+        name.eq_ignore_ascii_case("gzip") && quality.trim() != "q=0"
+    })
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// Whether `pattern`, in which `*` stands for anything, is `text`, whatever the case of its letters.
+fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut at, mut seen) = (0, 0);
+    // Behind the last star, and how much of the text it stands for up to there.
+    let mut star = None;
+    while seen < text.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                star = Some((at + 1, seen));
+                at += 1;
+            }
+            Some(byte) if byte.eq_ignore_ascii_case(&text[seen]) => {
+                at += 1;
+                seen += 1;
+            }
+            _ => {
+                let Some((behind, begins)) = star else { return false };
+                star = Some((behind, begins + 1));
+                at = behind;
+                seen = begins + 1;
+            }
+        }
+    }
+    pattern[at..].iter().all(|byte| *byte == b'*')
+}
