@@ -65,7 +65,7 @@ fn own_service() -> Result<(), Box<dyn Error>> {
 }
 
 /// The methods of the service between nodes: request and response are types of `src/internal.rs`.
-const INTERNAL_METHODS: [(&str, &str, &str, &str); 13] = [
+const INTERNAL_METHODS: [(&str, &str, &str, &str); 14] = [
     ("announce", "Announce", "AnnounceRequest", "Empty"),
     ("offer", "Offer", "OfferRequest", "Empty"),
     ("start_task", "StartTask", "StartTaskRequest", "StartTaskResponse"),
@@ -75,6 +75,7 @@ const INTERNAL_METHODS: [(&str, &str, &str, &str); 13] = [
     ("visibility_count", "VisibilityCount", "VisibilityRequest", "VisibilityCountResponse"),
     ("recent_poller", "RecentPoller", "RecentPollerRequest", "RecentPollerResponse"),
     ("end_polls", "EndPolls", "EndPollsRequest", "Empty"),
+    ("workers_heard", "WorkersHeard", "WorkersHeardRequest", "Empty"),
     ("metadata_position", "MetadataPosition", "Empty", "MetadataPosition"),
     ("await_metadata", "AwaitMetadata", "MetadataPosition", "Empty"),
     ("report", "Report", "Empty", "NodeReport"),

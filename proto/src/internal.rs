@@ -10,6 +10,7 @@ use prost::Message;
 use crate::api::common::v1::WorkerVersionStamp;
 use crate::api::deployment::v1::WorkerDeploymentVersion;
 use crate::api::query::v1::WorkflowQuery;
+use crate::api::worker::v1::WorkerHeartbeat;
 
 tonic::include_proto!("everlog.internal.v1.Internal");
 
@@ -427,6 +428,17 @@ pub struct EndPollsRequest {
     /// Names the worker process, if it does.
     #[prost(string, tag = "3")]
     pub worker_instance_key: String,
+}
+
+/// Workers have said how they are.
+#[derive(Clone, PartialEq, Message)]
+pub struct WorkersHeardRequest {
+    /// Their namespace.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub namespace_id: Bytes,
+    /// What they have said.
+    #[prost(message, repeated, tag = "2")]
+    pub heartbeats: Vec<WorkerHeartbeat>,
 }
 
 /// How far metadata has come. Whoever has seen as much as the node that leads it has seen every change that was answered.

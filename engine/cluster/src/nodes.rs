@@ -9,9 +9,10 @@ use everlog_kernel::NamespaceId;
 use everlog_matching::Source;
 use everlog_model::{CallError, NodeId, QueueId, limits};
 use everlog_partition::TaskRows;
+use everlog_proto::api::worker::v1::WorkerHeartbeat;
 use everlog_proto::internal::{
     AnnounceRequest, Empty, EndPollsRequest, InternalClient, NodeReport, OfferRequest, RecentPollerRequest,
-    SteerRequest, TaskPageRequest, VisibilityRequest, VisibleRun, Wanted,
+    SteerRequest, TaskPageRequest, VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest,
 };
 use everlog_raft::ChainPosition;
 use everlog_storage::GroupId;
@@ -247,6 +248,20 @@ impl Nodes {
             within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
         };
         answered(self.client(node).recent_poller(request)).await.map_or(true, |answer| answer.is_polled)
+    }
+
+    /// Tells all other nodes how workers are. One that cannot be reached is told when they speak next.
+    pub async fn workers_heard(&self, namespace_id: NamespaceId, heartbeats: Vec<WorkerHeartbeat>) {
+        let request = WorkersHeardRequest { namespace_id: bytes_of(namespace_id.0), heartbeats };
+        let told = self.peers.nodes().into_iter().map(|node| {
+            let (mut client, request) = (self.client(node), request.clone());
+            async move {
+                if let Err(status) = answered(client.workers_heard(request)).await {
+                    tracing::debug!(%node, %status, "a node was not told how workers are");
+                }
+            }
+        });
+        join_all(told).await;
     }
 
     /// Ends the polls of a worker process at all other nodes. One that cannot be reached ends them in their time.

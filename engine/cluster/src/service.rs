@@ -18,7 +18,7 @@ use everlog_proto::internal::{
     InternalServer, MetadataPosition, NodeReport, OfferRequest, QueryStart, RecentPollerRequest, RecentPollerResponse,
     Start, StartTaskRequest, StartTaskResponse, StartedTask, StatusCount, SteerRequest, TaskPageRequest,
     TaskPageResponse, VisibilityCountResponse, VisibilityPageResponse, VisibilityRequest, VisibleRun, Wanted,
-    WorkflowTaskStart, internal_server,
+    WorkersHeardRequest, WorkflowTaskStart, internal_server,
 };
 use everlog_raft::Group;
 use everlog_storage::GroupId;
@@ -321,6 +321,15 @@ impl Internal for Handlers {
 
     async fn steer(&self, request: tonic::Request<SteerRequest>) -> Answer<Empty> {
         self.parts().operations.steered(request.into_inner()).await;
+        Ok(tonic::Response::new(Empty {}))
+    }
+
+    async fn workers_heard(&self, request: tonic::Request<WorkersHeardRequest>) -> Answer<Empty> {
+        let WorkersHeardRequest { namespace_id: namespace, heartbeats } = request.into_inner();
+        let namespace = namespace_id(&namespace)?;
+        for heartbeat in &heartbeats {
+            self.parts().matching.local().workers().heard(namespace, heartbeat);
+        }
         Ok(tonic::Response::new(Empty {}))
     }
 

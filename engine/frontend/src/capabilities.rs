@@ -27,13 +27,14 @@ pub(super) fn system() -> get_system_info_response::Capabilities {
     }
 }
 
-/// What is told of each namespace. Not built: worker heartbeats, poller scaling, standalone activities, pausing.
+/// What is told of each namespace. Not built: poller scaling, standalone activities, pausing.
 pub(super) fn namespace(config: &DynamicConfig) -> namespace_info::Capabilities {
     namespace_info::Capabilities {
         eager_workflow_start: config.limits.has_eager_start,
         sync_update: config.frontend.updates,
         async_update: config.frontend.updates && config.frontend.updates_async_accepted,
         reported_problems_search_attribute: config.limits.workflow_task_problems_reported > 0,
+        worker_heartbeats: true,
         worker_poll_complete_on_shutdown: true,
         ..namespace_info::Capabilities::default()
     }

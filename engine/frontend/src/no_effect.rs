@@ -1,25 +1,12 @@
-//! Methods that are answered as if they did something, because workers call them whatever the server can do: RecordWorkerHeartbeat,
-//! PollNexusTaskQueue.
+//! Methods that are answered as if they did something, because workers call them whatever the server can do: PollNexusTaskQueue.
 
-use everlog_proto::api::workflowservice::v1::{
-    PollNexusTaskQueueRequest, PollNexusTaskQueueResponse, RecordWorkerHeartbeatRequest, RecordWorkerHeartbeatResponse,
-};
+use everlog_proto::api::workflowservice::v1::{PollNexusTaskQueueRequest, PollNexusTaskQueueResponse};
 
 use super::call::Call;
 use super::errors::Error;
 use super::polls::PollKind;
 use super::unbuilt::WorkerVersion;
 use super::{Frontend, validate};
-
-/// Taken and forgotten: workers are not listed, and those that heed capabilities do not send heartbeats.
-pub(super) async fn record_worker_heartbeat(
-    frontend: &Frontend,
-    _call: Call,
-    request: RecordWorkerHeartbeatRequest,
-) -> Result<RecordWorkerHeartbeatResponse, Error> {
-    frontend.namespace(&request.namespace)?;
-    Ok(RecordWorkerHeartbeatResponse::default())
-}
 
 /// There are no Nexus tasks. The poll is held like any other, so that workers do not spin.
 pub(super) async fn poll_nexus_task_queue(

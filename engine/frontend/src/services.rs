@@ -145,7 +145,10 @@ service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
     ListArchivedWorkflowExecutions(turned_off.list_archived_workflow_executions: workflow_api::ListArchivedWorkflowExecutionsRequest) -> workflow_api::ListArchivedWorkflowExecutionsResponse;
 
     ShutdownWorker(workers.shutdown_worker: workflow_api::ShutdownWorkerRequest) -> workflow_api::ShutdownWorkerResponse;
-    RecordWorkerHeartbeat(no_effect.record_worker_heartbeat: workflow_api::RecordWorkerHeartbeatRequest) -> workflow_api::RecordWorkerHeartbeatResponse;
+    RecordWorkerHeartbeat(workers.record_worker_heartbeat: workflow_api::RecordWorkerHeartbeatRequest) -> workflow_api::RecordWorkerHeartbeatResponse;
+    ListWorkers(workers.list_workers: workflow_api::ListWorkersRequest) -> workflow_api::ListWorkersResponse;
+    CountWorkers(workers.count_workers: workflow_api::CountWorkersRequest) -> workflow_api::CountWorkersResponse;
+    DescribeWorker(workers.describe_worker: workflow_api::DescribeWorkerRequest) -> workflow_api::DescribeWorkerResponse;
     PollNexusTaskQueue(no_effect.poll_nexus_task_queue: workflow_api::PollNexusTaskQueueRequest) -> workflow_api::PollNexusTaskQueueResponse;
 });
 

@@ -30,6 +30,7 @@ mod matching;
 mod queue;
 mod rates;
 mod tasks;
+mod workers;
 
 use std::sync::Arc;
 
@@ -44,6 +45,7 @@ pub use handle::{Homes, MatchingHandle, Message, Source};
 pub use lease::{QueryLease, TaskLease};
 pub use matching::Matching;
 pub use rates::RateSource;
+pub use workers::Workers;
 
 /// A worker's poll.
 #[derive(Clone, Debug)]

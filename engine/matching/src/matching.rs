@@ -23,7 +23,7 @@ use super::lease::{QueryLease, TaskLease, WaitingPoll};
 use super::line::Meters;
 use super::queue::{Admission, Grant, Held, Queue};
 use super::tasks::WaitingTask;
-use super::{Backlog, Matched, Message, Poll, QueueDescription, Source};
+use super::{Backlog, Matched, Message, Poll, QueueDescription, Source, Workers};
 
 /// Locks that the queues are spread over: many more than cores, so that two busy queues seldom share one.
 const SHARDS: usize = 64;
@@ -50,6 +50,8 @@ pub struct Matching {
     shut_down: RwLock<FastMap<String, Instant>>,
     /// Told whenever one does.
     shutdowns: Notify,
+    /// What they say of themselves while they run.
+    workers: Workers,
     /// Whether anyone ever polled a sticky queue without naming the normal one behind it.
     unnamed: AtomicBool,
     /// Whether an offer was ever left to its row because its queue could not be made.
@@ -94,6 +96,7 @@ impl Matching {
             rates: RwLock::default(),
             shut_down: RwLock::default(),
             shutdowns: Notify::new(),
+            workers: Workers::default(),
             unnamed: AtomicBool::new(false),
             left_out: AtomicBool::new(false),
             bounds,
@@ -267,6 +270,11 @@ impl Matching {
             };
         }
         self.with_existing(queue, |queue| queue.configure(per_second, Instant::now()));
+    }
+
+    /// The worker processes that are known.
+    pub fn workers(&self) -> &Workers {
+        &self.workers
     }
 
     /// A worker shuts down: its polls end empty, those too that are still on their way, and its sticky queue sends its tasks to the

@@ -232,6 +232,19 @@ pub const WORKER_SHUTDOWN_REMEMBERED: Duration = Duration::from_secs(300);
 /// Worker processes that are remembered because they have shut down. Beyond that they are forgotten.
 pub const WORKER_SHUTDOWNS_MAX: usize = 10_000;
 
+/// Worker processes that a node keeps in mind, and bytes of what they have said of themselves.
+pub const WORKERS_MAX: usize = 100_000;
+/// Bytes of what workers have said of themselves that a node keeps in mind.
+pub const WORKER_HEARTBEATS_BYTES_MAX: usize = 64 << 20;
+
+/// A worker that was silent for so long is no longer listed. SDKs say how they are once a minute.
+pub const WORKER_TTL: Duration = Duration::from_secs(5 * 60);
+
+/// Workers in one page of a list, and bytes of what they have said of themselves, about.
+pub const WORKER_PAGE_MAX: usize = 1000;
+/// Bytes of what workers have said of themselves in a page of a list, about.
+pub const WORKER_PAGE_BYTES_MAX: usize = 1 << 20;
+
 /// Task rows read in one page.
 pub const TASK_PAGE_ROWS: usize = 1024;
 

@@ -27,6 +27,7 @@ mod shown;
 mod syntax;
 mod tallies;
 mod times;
+mod workers;
 
 use std::collections::HashMap;
 
@@ -40,6 +41,7 @@ pub use list::{Page, Position, count, counted, decode_token, list, only_workflow
 pub use record::Record;
 pub use tallies::{ByStatus, Tallies, add};
 pub use times::Moment;
+pub use workers::WorkerQuery;
 
 /// The declared types of a namespace's own search attributes, by name.
 pub type SearchAttributeTypes = HashMap<String, IndexedValueType>;

@@ -134,6 +134,8 @@ fn what_lists_and_workers_ask_is_what_it_always_was() {
     let worker =
         EndPollsRequest { namespace_id: id(7), sticky: Some("s".to_owned()), worker_instance_key: "k".to_owned() };
     check(&worker, "0a020707 120173 1a016b");
+    let heartbeat = WorkerHeartbeat { worker_instance_key: "k".to_owned(), ..WorkerHeartbeat::default() };
+    check(&WorkersHeardRequest { namespace_id: id(7), heartbeats: vec![heartbeat] }, "0a020707 1203 0a016b");
     check(&MetadataPosition { term: 3, opening: 1, sequence: 2 }, "0803 1001 1802");
 }
 

@@ -5,8 +5,10 @@ import time
 from datetime import timedelta
 
 from temporalio import activity, workflow
-from temporalio.api.enums.v1 import WorkflowTaskFailedCause
+from temporalio.api.enums.v1 import WorkerStatus, WorkflowTaskFailedCause
+from temporalio.api.workflowservice.v1 import ListWorkersRequest
 from temporalio.client import Client
+from temporalio.runtime import Runtime, TelemetryConfig
 
 from history import events, kinds, of_kind, verified
 from running import unique, until, worker
@@ -220,3 +222,21 @@ async def test_restarted_worker_goes_on(client: Client):
     async with worker(client, [Steps], [who], task_queue=queue):
         assert await handle.result() == [queue] * 3
     await verified(handle, Steps)
+
+
+async def test_workers_are_listed_while_they_run(client: Client):
+    async def listed(queue: str) -> list:
+        request = ListWorkersRequest(namespace=client.namespace, query=f"TaskQueue = '{queue}'")
+        return list((await client.workflow_service.list_workers(request)).workers)
+
+    async def forgotten(queue: str) -> bool:
+        return not await listed(queue)
+
+    runtime = Runtime(telemetry=TelemetryConfig(), worker_heartbeat_interval=timedelta(seconds=1))
+    speaking = await Client.connect(client.service_client.config.target_host, runtime=runtime)
+    async with worker(speaking, [Fixed]) as queue:
+        assert await speaking.execute_workflow("Fixed", id=unique("listed"), task_queue=queue) == "fixed"
+        [known] = await until(lambda: listed(queue), "the worker is listed")
+        assert known.status == WorkerStatus.WORKER_STATUS_RUNNING
+        assert (known.sdk_name, known.worker_identity) == ("temporal-python", speaking.identity)
+    await until(lambda: forgotten(queue), "the worker is forgotten")

@@ -88,10 +88,12 @@ pub(super) fn read(payload: &mut DynamicMessage, json: &RawValue) {
     set(payload, [(ENCODING, PLAIN.into())], text.as_bytes().to_vec());
 }
 
+type Metadata = Vec<(String, Vec<u8>)>;
+
 /// Metadata and data of an object that is a payload: metadata with an encoding, and data unless it stands for nothing.
-fn whole(object: &Object<'_>) -> Option<(Vec<(String, Vec<u8>)>, Vec<u8>)> {
+fn whole(object: &Object<'_>) -> Option<(Metadata, Vec<u8>)> {
     let metadata = Object::of(object.get("metadata")?)?;
-    let metadata: Option<Vec<_>> =
+    let metadata: Option<Metadata> =
         metadata.iter().map(|(key, value)| Some((key.to_owned(), bytes_of(&string(value)?)?))).collect();
     let metadata = metadata?;
     let (_, encoding) = metadata.iter().find(|(key, _)| key == ENCODING)?;
@@ -120,7 +122,7 @@ fn set<const N: usize>(payload: &mut DynamicMessage, metadata: [(&str, Vec<u8>);
     payload_fields(payload, metadata.map(|(key, value)| (key.to_owned(), value)).into(), data);
 }
 
-fn payload_fields(payload: &mut DynamicMessage, metadata: Vec<(String, Vec<u8>)>, data: Vec<u8>) {
+fn payload_fields(payload: &mut DynamicMessage, metadata: Metadata, data: Vec<u8>) {
     let metadata = metadata.into_iter().map(|(key, value)| (MapKey::String(key), Value::Bytes(value.into()))).collect();
     payload.set_field_by_name("metadata", Value::Map(metadata));
     payload.set_field_by_name("data", Value::Bytes(data.into()));

@@ -148,11 +148,11 @@ fn lists_of_payloads_are_lists_if_each_value_has_a_shorthand() {
 
 #[test]
 fn what_is_wrong_is_told_with_its_place() {
-    let nested = format!("{}1{}", "{\"failure\":{\"cause\":".repeat(1), "}}");
+    let nested = "{\"failure\":{\"cause\":1}}";
     let deep = format!("{{\"failure\":{}{{}}{}}}", "{\"cause\":".repeat(200), "}".repeat(200));
     let failed = descriptor("workflowservice.v1.RespondActivityTaskFailedRequest");
     let failure = |json: &str| read(json, &failed, Payloads::Shorthand).unwrap_err().to_string();
-    assert_eq!(failure(&nested), ".failure.cause: expected an object, not 1");
+    assert_eq!(failure(nested), ".failure.cause: expected an object, not 1");
     assert!(failure(&deep).ends_with(": messages are nested more than 100 deep"), "{}", failure(&deep));
     for (json, expected) in [
         ("", "invalid JSON: EOF while parsing a value at line 1 column 0"),

@@ -61,9 +61,17 @@ async fn refused(cluster: &Cluster, service: &str, method: &str, message: Vec<u8
 async fn clients_do_not_reach_what_nodes_ask_of_each_other() {
     let cluster = Cluster::start().await;
     let channel = cluster.servers[0].channel().await;
-    for method in
-        ["Announce", "Offer", "StartTask", "TaskPage", "Deliver", "VisibilityPage", "EndPolls", "AwaitMetadata"]
-    {
+    for method in [
+        "Announce",
+        "Offer",
+        "StartTask",
+        "TaskPage",
+        "Deliver",
+        "VisibilityPage",
+        "EndPolls",
+        "WorkersHeard",
+        "AwaitMetadata",
+    ] {
         let unknown = wire::call(&channel, INTERNAL, method, Bytes::new(), None).await.unwrap_err();
         assert_eq!(unknown.code(), Code::Unimplemented, "{method}");
         assert_eq!(unknown.message(), format!("unknown service {INTERNAL}"));

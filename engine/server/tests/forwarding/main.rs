@@ -14,3 +14,4 @@ mod queries;
 mod requests;
 mod tasks;
 mod updates;
+mod workers;

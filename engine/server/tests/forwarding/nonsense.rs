@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use everlog_proto::api::enums::v1::EventType;
+use everlog_proto::api::worker::v1::WorkerHeartbeat;
 use everlog_proto::api::workflowservice::v1::ShutdownWorkerRequest;
 use everlog_proto::internal::OfferRequest;
 use everlog_random::{Random, mutate};
@@ -21,7 +22,7 @@ use super::tasks::{is_completed, work};
 const SEED: u64 = 0x5eed;
 const MESSAGES: usize = 2_000;
 /// The service's methods that this test has one node ask of the other.
-const METHODS: [&str; 9] = [
+const METHODS: [&str; 10] = [
     "Announce",
     "Deliver",
     "EndPolls",
@@ -31,6 +32,7 @@ const METHODS: [&str; 9] = [
     "TaskPage",
     "VisibilityCount",
     "VisibilityPage",
+    "WorkersHeard",
 ];
 
 /// Does what makes the nodes ask everything of each other, with workflows whose ids begin so. Returns the ids.
@@ -71,6 +73,7 @@ async fn work_everywhere(cluster: &mut Cluster, prefix: &str) -> Vec<String> {
         let shutdown = ShutdownWorkerRequest {
             namespace: NAMESPACE.to_owned(),
             worker_instance_key: prefix.to_owned(),
+            worker_heartbeat: Some(WorkerHeartbeat::default()),
             ..ShutdownWorkerRequest::default()
         };
         client.shutdown_worker(shutdown).await.unwrap();
