@@ -12,7 +12,7 @@ use bytes::Bytes;
 use common::{lead, put};
 use everlog_raft::{ChainPosition, Group, GroupReplica, Leadership, Node, NodeOptions, ProposeError, StopReason};
 use everlog_storage::log::{Completion, LogEngine, LogError, LogRecord, RecoveredGroup};
-use everlog_storage::state::{Direction, Row, RowBatch, StateEngine, StateError, StateSnapshot, Visitor};
+use everlog_storage::state::{Direction, Row, RowBatch, StagedRows, StateEngine, StateError, StateSnapshot, Visitor};
 use everlog_storage::twin::{CrashLog, CrashState};
 use everlog_storage::{Follow, GroupId, Wake, Watch};
 
@@ -127,6 +127,10 @@ impl StateEngine for Fragile<CrashState> {
         rows: &mut dyn Iterator<Item = Row>,
     ) -> Result<(), StateError> {
         self.engine.replace_group(group, applied, rows)
+    }
+
+    fn stage(&self, group: GroupId, applied: &[u8]) -> Result<Box<dyn StagedRows>, StateError> {
+        self.engine.stage(group, applied)
     }
 
     fn drop_group(&self, group: GroupId) -> Result<(), StateError> {

@@ -12,6 +12,7 @@
 //! [`directory`] is where they lie on a disk.
 
 pub mod directory;
+pub mod export;
 pub mod keys;
 pub mod log;
 mod memory;

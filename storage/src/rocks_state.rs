@@ -14,9 +14,10 @@
 mod commits;
 mod gaps;
 mod reads;
+mod staged;
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,8 +27,10 @@ use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, FlushOptions, Opt
 use self::commits::has_ranges;
 use self::gaps::Gaps;
 use self::reads::{DeletedRows, RocksSnapshot, bounded, collect, visit_part};
+use self::staged::{RocksStaged, staging_directory};
 use crate::state::{
-    Attempt, Direction, Row, RowBatch, StateEngine, StateError, StateSnapshot, StateStats, Visitor, check_row_key,
+    Attempt, Direction, Row, RowBatch, StagedRows, StateEngine, StateError, StateSnapshot, StateStats, Visitor,
+    check_row_key,
 };
 use crate::watch::{Follow, Wake, Watch, Watches};
 use crate::{EngineMemory, GroupId};
@@ -110,15 +113,37 @@ pub struct RocksState {
     unlogged: WriteOptions,
     /// The same for writes that fail where they would wait for flushes or compactions.
     impatient: WriteOptions,
+    /// Shared with rows that are gathered, which change both when they are installed.
+    memory: Arc<Remembered>,
+    /// Where rows are gathered.
+    staging: PathBuf,
+    /// How often that was begun.
+    staged: AtomicU64,
+    table_options: Options,
+}
+
+/// What is known of the rows without reading them, and by whom.
+#[derive(Default)]
+struct Remembered {
     watches: Watches,
     gaps: Gaps,
+}
+
+impl Remembered {
+    /// To be called after all rows of a group were replaced. Watches first, as the gaps ask for.
+    fn replaced(&self, group: GroupId) {
+        self.watches.replaced(group);
+        self.gaps.replaced(group);
+    }
 }
 
 impl RocksState {
     /// Opens the rows in `path`, or creates an empty store.
     pub fn open(path: &Path, options: StateOptions) -> Result<RocksState, StateError> {
         let block_cache = Cache::new_lru_cache(options.block_cache_bytes);
-        let db = DB::open(&rocksdb_options(&options, &block_cache), path).map_err(state_error)?;
+        let table_options = rocksdb_options(&options, &block_cache);
+        let db = DB::open(&table_options, path).map_err(state_error)?;
+        let staging = staging_directory(path)?;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
         let mut impatient = WriteOptions::default();
@@ -133,8 +158,10 @@ impl RocksState {
             metrics: Metrics::new(),
             unlogged,
             impatient,
-            watches: Watches::default(),
-            gaps: Gaps::default(),
+            memory: Arc::default(),
+            staging,
+            staged: AtomicU64::new(0),
+            table_options,
         })
     }
 
@@ -168,12 +195,6 @@ impl RocksState {
 
     fn count_read(&self) {
         self.counters.reads.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// To be called after all rows of a group were replaced. Watches first, as the gaps ask for.
-    fn replaced(&self, group: GroupId) {
-        self.watches.replaced(group);
-        self.gaps.replaced(group);
     }
 }
 
@@ -225,16 +246,16 @@ impl StateEngine for RocksState {
             return Ok(Vec::new());
         }
         self.count_read();
-        collect(self.db.raw_iterator_opt(bounded(range)), direction, limit, |_| true)
+        collect(self.db.raw_iterator_opt(bounded(range)), direction, limit)
     }
 
     fn visit(&self, group: GroupId, range: Range<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError> {
         self.count_read();
         // Before anything is read, so that it knows of everything that is written meanwhile.
-        let watch = self.watches.watch(group, range.clone());
+        let watch = self.memory.watches.watch(group, range.clone());
         let deleted_rows = DeletedRows::start();
         let mut gaps = Vec::new();
-        for part in self.gaps.around(group, range) {
+        for part in self.memory.gaps.around(group, range) {
             let within = rows_within(group, &part.start, &part.end);
             if within.is_empty() {
                 continue;
@@ -245,16 +266,16 @@ impl StateEngine for RocksState {
             }
         }
         self.counters.deleted_rows_visited.fetch_add(deleted_rows.stepped_over(), Ordering::Relaxed);
-        self.gaps.found(group, &watch, gaps);
+        self.memory.gaps.found(group, &watch, gaps);
         Ok(())
     }
 
     fn watch(&self, group: GroupId, range: Range<&[u8]>) -> Watch {
-        self.watches.watch(group, range)
+        self.memory.watches.watch(group, range)
     }
 
     fn follow(&self, group: GroupId, range: Range<&[u8]>, wake: Wake) -> Follow {
-        self.watches.follow(group, range, wake)
+        self.memory.watches.follow(group, range, wake)
     }
 
     fn snapshot(&self, group: GroupId) -> Result<Box<dyn StateSnapshot>, StateError> {
@@ -280,8 +301,17 @@ impl StateEngine for RocksState {
         }
         batch.put(prefixed(&mut key_buffer, APPLIED), applied);
         self.write(batch, count, &self.unlogged).map_err(state_error)?;
-        self.replaced(group);
+        self.memory.replaced(group);
         Ok(())
+    }
+
+    fn stage(&self, group: GroupId, applied: &[u8]) -> Result<Box<dyn StagedRows>, StateError> {
+        let remembered = Arc::clone(&self.memory);
+        let number = self.staged.fetch_add(1, Ordering::Relaxed);
+        let directory = self.staging.join(format!("{group}-{number}"));
+        let staged =
+            RocksStaged::begin(Arc::clone(&self.db), remembered, &self.table_options, directory, group, applied);
+        Ok(Box::new(staged?))
     }
 
     fn drop_group(&self, group: GroupId) -> Result<(), StateError> {
@@ -291,7 +321,7 @@ impl StateEngine for RocksState {
         let old = group_range(group);
         batch.delete_range(old.start, old.end);
         self.write(batch, 0, &self.unlogged).map_err(state_error)?;
-        self.replaced(group);
+        self.memory.replaced(group);
         Ok(())
     }
 

@@ -20,7 +20,7 @@ mod disk;
 mod file_disk;
 mod format;
 mod index;
-mod lz4;
+pub(crate) mod lz4;
 mod moving;
 mod queue;
 mod recovery;

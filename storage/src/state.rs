@@ -100,12 +100,26 @@ pub trait StateEngine: Send + Sync + 'static {
         rows: &mut dyn Iterator<Item = Row>,
     ) -> Result<(), StateError>;
 
+    /// Begins to gather rows that are to take the place of all rows of `group`, with the applied position `applied`. The group is as it was
+    /// until they are installed.
+    fn stage(&self, group: GroupId, applied: &[u8]) -> Result<Box<dyn StagedRows>, StateError>;
+
     /// Removes all rows of `group` and its applied position. Durable with the next flush: who also destroys the group's log flushes
     /// in between, or a crash brings the rows back without their log.
     fn drop_group(&self, group: GroupId) -> Result<(), StateError>;
 
     /// Makes everything committed before the call durable. Blocks while it writes.
     fn flush(&self) -> Result<(), StateError>;
+}
+
+/// Rows of a group that are gathered apart from those that it has; gone when dropped.
+pub trait StagedRows: Send {
+    /// Adds rows, whose keys are greater than all before. Blocks on the disk. After an error, what was gathered is of no use.
+    fn add(&mut self, rows: Vec<Row>) -> Result<(), StateError>;
+
+    /// Replaces all rows of the group by those gathered, atomically with their position. Durable when it returns, and not done at all
+    /// after an error that says so ([`StateError::is_exhausted`]). Nothing may write to the group meanwhile. Blocks on the disk.
+    fn install(self: Box<Self>) -> Result<(), StateError>;
 }
 
 /// A fixed view of one group's rows.
@@ -115,6 +129,9 @@ pub trait StateSnapshot: Send + Sync {
 
     /// Up to `limit` rows with keys greater than `after` (all, if `None`), ascending.
     fn rows(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StateError>;
+
+    /// Shows the rows with keys greater than `after` (all, if `None`) to `visit`, ascending, until it breaks or there are no more.
+    fn visit(&self, after: Option<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError>;
 }
 
 /// What became of a commit that must not block.
@@ -169,4 +186,9 @@ pub fn check_row_key(key: &[u8]) -> Result<(), StateError> {
         Some(0x01..=0xfe) => Ok(()),
         _ => Err(StateError(format!("not the key of a row: {key:02x?}"))),
     }
+}
+
+/// Refuses rows that are gathered in another order than they are to be.
+pub(crate) fn out_of_order() -> StateError {
+    StateError("rows that are gathered are not in order".to_owned())
 }

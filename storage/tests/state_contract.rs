@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use everlog_storage::state::{Direction, Row, RowBatch, StateEngine};
+use everlog_storage::state::{Direction, Row, RowBatch, StagedRows, StateEngine};
 use everlog_storage::twin::CrashState;
 use everlog_storage::{GroupId, RocksState, StateOptions};
 
@@ -86,6 +86,8 @@ on_both!(
     a_snapshot_outlives_the_engine,
     a_replaced_group_has_only_the_new_rows,
     a_dropped_group_leaves_nothing,
+    staged_rows_replace_all_of_a_group_at_once,
+    staged_rows_that_are_not_installed_change_nothing,
 );
 
 /// `+key=value` puts, `-key` deletes, `-key..key` deletes a range.
@@ -515,4 +517,111 @@ fn an_engine_at_rest_gives_back_what_was_read() {
     assert!(cached() <= empty + 100_000, "{} left of {full}", cached());
     read_all();
     assert_eq!(cached(), full);
+}
+
+fn staged<D: Disk>(state: &D::State, rows: &[(&str, &str)]) -> Box<dyn StagedRows> {
+    let mut staged = state.stage(A, b"seeded").unwrap();
+    for (key, value) in rows {
+        staged.add(vec![(Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()))]).unwrap();
+    }
+    staged
+}
+
+fn staged_rows_replace_all_of_a_group_at_once<D: Disk>() {
+    let mut disk = D::new();
+    let state = disk.start();
+    for group in [A, B, LAST] {
+        state.commit(group, b"1", &[batch("+a=1 +b=1 +c=1")]).unwrap();
+    }
+    state.flush().unwrap();
+    // Not flushed, in the group and beside it.
+    state.commit(A, b"2", &[batch("+d=2 -b")]).unwrap();
+    state.commit(B, b"2", &[batch("+d=2")]).unwrap();
+    // Known to be empty, and watched.
+    state.visit(A, b"x"..b"z", &mut |_, _| ControlFlow::Continue(())).unwrap();
+    let watch = state.watch(A, b"x"..b"z");
+    let before = state.snapshot(A).unwrap();
+    staged::<D>(&state, &[("b", "3"), ("y", "3")]).install().unwrap();
+    assert!(watch.is_changed());
+    let row = |key: &'static str, value: &'static str| (Bytes::from(key), Bytes::from(value));
+    let expect = |state: &D::State, b: &[Row]| {
+        assert_eq!(
+            state.scan(A, b"".as_slice()..b"\xff", Direction::Ascending, ALL).unwrap(),
+            [row("b", "3"), row("y", "3")]
+        );
+        assert_eq!(state.applied(A).unwrap(), Some(Bytes::from("seeded")));
+        assert_eq!(state.scan(B, b"".as_slice()..b"\xff", Direction::Ascending, ALL).unwrap(), b);
+        assert_eq!(state.scan(LAST, b"".as_slice()..b"\xff", Direction::Ascending, ALL).unwrap().len(), 3);
+    };
+    let b = [row("a", "1"), row("b", "1"), row("c", "1"), row("d", "2")];
+    expect(&state, &b);
+    let mut seen = 0;
+    state
+        .visit(A, b"x"..b"z", &mut |_, _| {
+            seen += 1;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(seen, 1);
+    assert_eq!(before.rows(None, ALL).unwrap().len(), 3, "a view is of before");
+    // What follows goes on top of it.
+    state.commit(A, b"4", &[batch("+b=4 -y")]).unwrap();
+    assert_eq!(state.get(A, b"b").unwrap(), Some(Bytes::from("4")));
+    state.commit(A, b"seeded", &[batch("+b=3 +y=3")]).unwrap();
+    drop(before);
+    let state = disk.restart(state);
+    expect(&state, &b);
+    // Nothing but rows in order, and rows there must be none of.
+    let mut staged = state.stage(A, b"seeded").unwrap();
+    staged.add(vec![row("b", "1")]).unwrap();
+    assert!(staged.add(vec![row("b", "2")]).is_err());
+    drop(staged);
+    let mut staged = state.stage(A, b"seeded").unwrap();
+    assert!(staged.add(vec![row("\u{0}", "1")]).is_err());
+    drop(staged);
+    state.stage(A, b"empty").unwrap().install().unwrap();
+    assert!(state.scan(A, b"".as_slice()..b"\xff", Direction::Ascending, ALL).unwrap().is_empty());
+    assert_eq!(state.applied(A).unwrap(), Some(Bytes::from("empty")));
+}
+
+fn staged_rows_that_are_not_installed_change_nothing<D: Disk>() {
+    let mut disk = D::new();
+    let state = disk.start();
+    state.commit(A, b"1", &[batch("+a=1 +b=1")]).unwrap();
+    drop(staged::<D>(&state, &[("c", "2")]));
+    let left = staged::<D>(&state, &[("d", "2")]);
+    assert_eq!(state.scan(A, b"".as_slice()..b"\xff", Direction::Ascending, ALL).unwrap().len(), 2);
+    drop(left);
+    let state = disk.restart(state);
+    assert_eq!(state.scan(A, b"".as_slice()..b"\xff", Direction::Ascending, ALL).unwrap().len(), 2);
+    assert_eq!(state.applied(A).unwrap(), Some(Bytes::from("1")));
+}
+
+/// A process that is killed right behind it has the rows on its disk, and the others as of their last flush.
+#[test]
+fn installed_rows_need_no_flush() {
+    let (disk, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let state = RocksState::open(&disk.path().join("state"), StateOptions::default()).unwrap();
+    state.commit(B, b"1", &[batch("+a=1")]).unwrap();
+    state.flush().unwrap();
+    state.commit(B, b"2", &[batch("+b=2")]).unwrap();
+    let mut rows = state.stage(A, b"seeded").unwrap();
+    for i in 0..3_000_u32 {
+        rows.add(vec![(Bytes::from(format!("k{i:06}")), Bytes::from(vec![i as u8; 10_000]))]).unwrap();
+    }
+    rows.install().unwrap();
+    // What is on the disk at this moment.
+    let target = copy.path().join("state");
+    std::fs::create_dir(&target).unwrap();
+    for file in std::fs::read_dir(disk.path().join("state")).unwrap() {
+        let file = file.unwrap();
+        if file.file_name() != "LOCK" {
+            std::fs::copy(file.path(), target.join(file.file_name())).unwrap();
+        }
+    }
+    let found = RocksState::open(&target, StateOptions::default()).unwrap();
+    assert_eq!(found.applied(A).unwrap(), Some(Bytes::from("seeded")));
+    assert_eq!(found.scan(A, b"k"..b"l", Direction::Ascending, ALL).unwrap().len(), 3_000);
+    assert_eq!(found.applied(B).unwrap(), Some(Bytes::from("1")), "nobody else was flushed");
+    assert_eq!(state.applied(B).unwrap(), Some(Bytes::from("2")));
 }

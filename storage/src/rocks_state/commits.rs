@@ -31,8 +31,8 @@ impl RocksState {
             Err(error) => return Err(state_error(error)),
         }
         // Once the rows can be read, and watches first: both are what `gaps` and `watch` rely on.
-        self.watches.changed(group, batches);
-        self.gaps.changed(group, batches);
+        self.memory.watches.changed(group, batches);
+        self.memory.gaps.changed(group, batches);
         Ok(Attempt::Done)
     }
 

@@ -41,17 +41,36 @@ impl StateSnapshot for RocksSnapshot {
     }
 
     fn rows(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StateError> {
+        let mut rows = Vec::new();
+        if limit > 0 {
+            self.visit(after, &mut |key, value| {
+                rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+                if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+        }
+        Ok(rows)
+    }
+
+    fn visit(&self, after: Option<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError> {
         let after = after.unwrap_or(&[]);
         let range = rows_within(self.group, after, &[ROWS_END]);
         if range.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let mut options = bounded(range);
         // A snapshot is read once, front to back: it must not push the working set out of the cache.
         options.fill_cache(false);
         options.set_readahead_size(2 << 20);
-        let rows = self.snapshot.raw_iterator_opt(options);
-        collect(rows, Direction::Ascending, limit, |key| key > after)
+        let mut rows = self.snapshot.raw_iterator_opt(options);
+        rows.seek_to_first();
+        while let Some((key, value)) = rows.item() {
+            let key = &key[GROUP_BYTES..];
+            if key > after && visit(key, value).is_break() {
+                return Ok(());
+            }
+            rows.next();
+        }
+        rows.status().map_err(state_error)
     }
 }
 
@@ -114,13 +133,8 @@ impl Drop for DeletedRows {
     }
 }
 
-/// Reads rows from one end of the iterator's bounds, without those whose key `wanted` refuses.
-pub(super) fn collect(
-    mut rows: DBRawIterator<'_>,
-    direction: Direction,
-    limit: usize,
-    wanted: impl Fn(&[u8]) -> bool,
-) -> Result<Vec<Row>, StateError> {
+/// Reads rows from one end of the iterator's bounds.
+pub(super) fn collect(mut rows: DBRawIterator<'_>, direction: Direction, limit: usize) -> Result<Vec<Row>, StateError> {
     match direction {
         Direction::Ascending => rows.seek_to_first(),
         Direction::Descending => rows.seek_to_last(),
@@ -131,10 +145,7 @@ pub(super) fn collect(
             break;
         };
         let key = &key[GROUP_BYTES..];
-        if wanted(key) {
-            let row = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
-            collected.push(row);
-        }
+        collected.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
         match direction {
             Direction::Ascending => rows.next(),
             Direction::Descending => rows.prev(),

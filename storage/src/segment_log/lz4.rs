@@ -4,7 +4,7 @@
 use std::ffi::c_int;
 
 /// Appends `bytes` to `output` as one block if that takes at most `bytes_max` bytes. Otherwise `output` stays as it is.
-pub(super) fn compress(bytes: &[u8], output: &mut Vec<u8>, bytes_max: usize) -> bool {
+pub(crate) fn compress(bytes: &[u8], output: &mut Vec<u8>, bytes_max: usize) -> bool {
     let (Ok(length), Ok(room)) = (c_int::try_from(bytes.len()), c_int::try_from(bytes_max)) else { return false };
     output.reserve(bytes_max);
     let target = output.spare_capacity_mut();
@@ -19,7 +19,7 @@ pub(super) fn compress(bytes: &[u8], output: &mut Vec<u8>, bytes_max: usize) -> 
 }
 
 /// What a block holds, if that is exactly `length` bytes.
-pub(super) fn decompress(block: &[u8], length: usize) -> Option<Vec<u8>> {
+pub(crate) fn decompress(block: &[u8], length: usize) -> Option<Vec<u8>> {
     // No block holds more than 255 times its size, so that a damaged length takes no memory.
     if length / 255 > block.len() {
         return None;

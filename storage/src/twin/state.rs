@@ -10,13 +10,15 @@ use parking_lot::{Condvar, Mutex};
 use super::random_upto;
 use crate::GroupId;
 use crate::state::{
-    Attempt, Direction, Row, RowBatch, RowChange, StateEngine, StateError, StateSnapshot, StateStats, Visitor,
-    check_row_key,
+    Attempt, Direction, Row, RowBatch, RowChange, StagedRows, StateEngine, StateError, StateSnapshot, StateStats,
+    Visitor, check_row_key, out_of_order,
 };
 use crate::watch::{Follow, Wake, Watch, Watches};
 
 /// A [`StateEngine`] in memory.
-pub struct CrashState {
+pub struct CrashState(Arc<Shared>);
+
+struct Shared {
     inner: Mutex<Inner>,
     /// Notified when writes are no longer held.
     released: Condvar,
@@ -33,6 +35,8 @@ struct Inner {
     held: bool,
     /// The next flush fails.
     flush_fails: bool,
+    /// Rows that are gathered find no space.
+    no_room_for_staged: bool,
     /// Why nothing works any more.
     stopped: Option<StateError>,
     stats: StateStats,
@@ -71,7 +75,7 @@ impl CrashState {
     /// when nobody asked it to.
     pub fn crash_anywhere(&self) -> CrashState {
         let kept = {
-            let mut inner = self.inner.lock();
+            let mut inner = self.0.inner.lock();
             let unflushed = inner.unflushed.len();
             random_upto(&mut inner.seed, unflushed)
         };
@@ -80,7 +84,7 @@ impl CrashState {
 
     /// [`CrashState::crash`] that keeps exactly the first `kept` unflushed writes (or all, if there are fewer).
     pub fn crash_keeping(&self, kept: usize) -> CrashState {
-        let mut inner = self.inner.lock();
+        let mut inner = self.0.inner.lock();
         inner.stopped = Some(StateError("crashed".to_owned()));
         let mut durable = inner.durable.clone();
         for write in inner.unflushed.iter().take(kept) {
@@ -90,38 +94,44 @@ impl CrashState {
     }
 
     fn holding(inner: Inner) -> CrashState {
-        CrashState { inner: Mutex::new(inner), released: Condvar::new(), watches: Watches::default() }
+        let shared = Shared { inner: Mutex::new(inner), released: Condvar::new(), watches: Watches::default() };
+        CrashState(Arc::new(shared))
     }
 
     /// Keeps whoever writes waiting until [`CrashState::release_writes`].
     pub fn hold_writes(&self) {
-        self.inner.lock().held = true;
+        self.0.inner.lock().held = true;
     }
 
     /// Ends [`CrashState::hold_writes`].
     pub fn release_writes(&self) {
-        self.inner.lock().held = false;
-        self.released.notify_all();
+        self.0.inner.lock().held = false;
+        self.0.released.notify_all();
     }
 
     /// Makes the next flush fail, and with it the store.
     pub fn fail_flush(&self) {
-        self.inner.lock().flush_fails = true;
+        self.0.inner.lock().flush_fails = true;
+    }
+
+    /// From now on, or no longer, rows that are gathered find no space on the disk.
+    pub fn refuse_staged(&self, refused: bool) {
+        self.0.inner.lock().no_room_for_staged = refused;
     }
 
     /// Number of writes that a crash could lose.
     pub fn unflushed(&self) -> usize {
-        self.inner.lock().unflushed.len()
+        self.0.inner.lock().unflushed.len()
     }
 
     /// What the store has done since it was made.
     pub fn stats(&self) -> StateStats {
-        self.inner.lock().stats
+        self.0.inner.lock().stats
     }
 
     fn write(&self, write: Write, rows: usize, bytes: usize) -> Result<(), StateError> {
-        let mut inner = self.inner.lock();
-        self.released.wait_while(&mut inner, |inner| inner.held);
+        let mut inner = self.0.inner.lock();
+        self.0.released.wait_while(&mut inner, |inner| inner.held);
         inner.check()?;
         apply(&mut inner.live, &write);
         inner.unflushed.push(write);
@@ -132,7 +142,7 @@ impl CrashState {
     }
 
     fn group(&self, group: GroupId) -> Result<Arc<Group>, StateError> {
-        let inner = self.inner.lock();
+        let inner = self.0.inner.lock();
         inner.check()?;
         Ok(inner.live.get(&group).cloned().unwrap_or_default())
     }
@@ -156,12 +166,12 @@ impl StateEngine for CrashState {
         let bytes = batches.iter().map(RowBatch::encoded_len).sum();
         let commit = Write::Commit { group, applied: Bytes::copy_from_slice(applied), batches: batches.to_vec() };
         self.write(commit, rows, bytes)?;
-        self.watches.changed(group, batches);
+        self.0.watches.changed(group, batches);
         Ok(())
     }
 
     fn try_commit(&self, group: GroupId, applied: &[u8], batches: &[RowBatch]) -> Result<Attempt, StateError> {
-        if self.inner.lock().held {
+        if self.0.inner.lock().held {
             return Ok(Attempt::WouldBlock);
         }
         self.commit(group, applied, batches).map(|()| Attempt::Done)
@@ -216,11 +226,11 @@ impl StateEngine for CrashState {
     }
 
     fn watch(&self, group: GroupId, range: Range<&[u8]>) -> Watch {
-        self.watches.watch(group, range)
+        self.0.watches.watch(group, range)
     }
 
     fn follow(&self, group: GroupId, range: Range<&[u8]>, wake: Wake) -> Follow {
-        self.watches.follow(group, range, wake)
+        self.0.watches.follow(group, range, wake)
     }
 
     fn snapshot(&self, group: GroupId) -> Result<Box<dyn StateSnapshot>, StateError> {
@@ -239,18 +249,23 @@ impl StateEngine for CrashState {
         let (count, bytes) = (rows.len(), bytes.sum());
         let content = Arc::new(Group { applied: Some(Bytes::copy_from_slice(applied)), rows });
         self.write(Write::Replace { group, content }, count, bytes)?;
-        self.watches.replaced(group);
+        self.0.watches.replaced(group);
         Ok(())
+    }
+
+    fn stage(&self, group: GroupId, applied: &[u8]) -> Result<Box<dyn StagedRows>, StateError> {
+        let content = Group { applied: Some(Bytes::copy_from_slice(applied)), rows: BTreeMap::new() };
+        Ok(Box::new(CrashStaged { shared: Arc::clone(&self.0), group, content }))
     }
 
     fn drop_group(&self, group: GroupId) -> Result<(), StateError> {
         self.write(Write::Drop { group }, 0, 0)?;
-        self.watches.replaced(group);
+        self.0.watches.replaced(group);
         Ok(())
     }
 
     fn flush(&self) -> Result<(), StateError> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.0.inner.lock();
         inner.check()?;
         if inner.flush_fails {
             let error = StateError("injected flush failure".to_owned());
@@ -261,6 +276,61 @@ impl StateEngine for CrashState {
         inner.unflushed.clear();
         inner.stats.flushes += 1;
         Ok(())
+    }
+}
+
+struct CrashStaged {
+    shared: Arc<Shared>,
+    group: GroupId,
+    content: Group,
+}
+
+impl CrashStaged {
+    fn check(&self) -> Result<(), StateError> {
+        let inner = self.shared.inner.lock();
+        inner.check()?;
+        match inner.no_room_for_staged {
+            true => Err(StateError("No space left on device (injected)".to_owned())),
+            false => Ok(()),
+        }
+    }
+}
+
+impl StagedRows for CrashStaged {
+    fn add(&mut self, rows: Vec<Row>) -> Result<(), StateError> {
+        self.check()?;
+        for (key, value) in rows {
+            check_row_key(&key)?;
+            if self.content.rows.last_key_value().is_some_and(|(last, _)| *last >= key) {
+                return Err(out_of_order());
+            }
+            self.content.rows.insert(key, value);
+        }
+        Ok(())
+    }
+
+    fn install(self: Box<Self>) -> Result<(), StateError> {
+        self.check()?;
+        let CrashStaged { shared, group, content } = *self;
+        let write = Write::Replace { group, content: Arc::new(content) };
+        let mut inner = shared.inner.lock();
+        shared.released.wait_while(&mut inner, |inner| inner.held);
+        inner.check()?;
+        apply(&mut inner.live, &write);
+        apply(&mut inner.durable, &write);
+        // What was written to the group before is not there any more.
+        inner.unflushed.retain(|write| write.group() != group);
+        drop(inner);
+        shared.watches.replaced(group);
+        Ok(())
+    }
+}
+
+impl Write {
+    fn group(&self) -> GroupId {
+        match self {
+            Write::Commit { group, .. } | Write::Replace { group, .. } | Write::Drop { group } => *group,
+        }
     }
 }
 
@@ -276,6 +346,16 @@ impl StateSnapshot for CrashSnapshot {
         let rows = self.0.rows.range::<[u8], _>((start, Bound::Unbounded));
         let rows = rows.map(|(key, value)| (key.clone(), value.clone()));
         Ok(rows.take(limit).collect())
+    }
+
+    fn visit(&self, after: Option<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        for (key, value) in self.0.rows.range::<[u8], _>((start, Bound::Unbounded)) {
+            if visit(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
