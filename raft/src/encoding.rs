@@ -9,7 +9,8 @@
 //!   vote      = 01 │ VoteRecord
 //!   log id    = 01 │ LogIdRecord
 //!   position  = 02 │ PositionRecord
-//!   replica   = 01 │ ReplicaRecord
+//!   replica   = 01 │ ReplicaRecord            one whose rows and log are whole
+//!             02 │ SeedingRecord            one whose rows are being replaced
 //! ```
 //!
 //! Version 1 of entry and position knew no chain. No data directory holds it: those of its time are of another format.
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::chain::{AppliedChain, Chain, ChainPosition, EPOCHS_REMEMBERED, EntryStamp, Hlc, LeadEpoch};
 use crate::progress::AppliedPosition;
 use crate::rows::{EncodedRows, HEADER_ROOM};
+use crate::seed::Seeding;
 use crate::types::{
     Entry, GroupReplica, LeaderId, LogId, Membership, NodeInfo, Payload, ReplicaId, StoredMembership, Vote, log_id,
 };
@@ -34,6 +36,7 @@ const LOG_ID_VERSION: u8 = 1;
 const ENTRY_VERSION: u8 = 2;
 const POSITION_VERSION: u8 = 2;
 const REPLICA_VERSION: u8 = 1;
+const SEEDING_VERSION: u8 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct EntryHeader {
@@ -79,6 +82,13 @@ pub(crate) struct LogIdRecord {
 struct ReplicaRecord {
     group_epoch: u32,
     replica: ReplicaId,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SeedingRecord {
+    replica: ReplicaRecord,
+    position: LogIdRecord,
+    vote: VoteRecord,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -198,10 +208,25 @@ pub(crate) fn encode_replica(replica: &GroupReplica) -> Bytes {
     encode(REPLICA_VERSION, &ReplicaRecord { group_epoch: replica.group_epoch, replica: replica.replica })
 }
 
-/// Decodes which replica of `group` this is.
-pub(crate) fn decode_replica(group: GroupId, bytes: &[u8]) -> io::Result<GroupReplica> {
-    let ReplicaRecord { group_epoch, replica } = decode("replica", REPLICA_VERSION, bytes)?;
-    Ok(GroupReplica { group, group_epoch, replica })
+/// Encodes which replica of its group this is, and that its rows are being replaced.
+pub(crate) fn encode_seeding(replica: &GroupReplica, seeding: &Seeding) -> Bytes {
+    let record = SeedingRecord {
+        replica: ReplicaRecord { group_epoch: replica.group_epoch, replica: replica.replica },
+        position: LogIdRecord::from(&seeding.position),
+        vote: VoteRecord::from(&seeding.vote),
+    };
+    encode(SEEDING_VERSION, &record)
+}
+
+/// Decodes which replica of `group` this is, and whether its rows were being replaced.
+pub(crate) fn decode_replica(group: GroupId, bytes: &[u8]) -> io::Result<(GroupReplica, Option<Seeding>)> {
+    let (ReplicaRecord { group_epoch, replica }, seeding) = if bytes.first() == Some(&SEEDING_VERSION) {
+        let SeedingRecord { replica, position, vote } = decode("replica", SEEDING_VERSION, bytes)?;
+        (replica, Some(Seeding { position: position.into(), vote: vote.into() }))
+    } else {
+        (decode("replica", REPLICA_VERSION, bytes)?, None)
+    };
+    Ok((GroupReplica { group, group_epoch, replica }, seeding))
 }
 
 /// Encodes the position that the state engine keeps beside a group's rows.
@@ -411,7 +436,12 @@ mod tests {
 
         let replica = GroupReplica { group: GroupId(3), group_epoch: 2, replica: 1 << 32 };
         assert_eq!(&encode_replica(&replica)[..], [1, 2, 253, 0, 0, 0, 0, 1, 0, 0, 0]);
-        assert_eq!(decode_replica(GroupId(3), &encode_replica(&replica)).unwrap(), replica);
+
+        let seeding = Seeding { position: log_id(2, 250), vote };
+        let bytes = encode_seeding(&replica, &seeding);
+        assert_eq!(&bytes[..], [2, 2, 253, 0, 0, 0, 0, 1, 0, 0, 0, 2, 250, 9, 7, 1]);
+        assert_eq!(decode_replica(GroupId(3), &bytes).unwrap(), (replica, Some(seeding)));
+        assert_eq!(decode_replica(GroupId(3), &encode_replica(&replica)).unwrap(), (replica, None));
 
         let before = [stamp(1, 0, 8, 0).chain, stamp(2, 0, 3, 0).chain];
         let position = position(StoredMembership::new(Some(log_id(1, 1)), membership()), &before);

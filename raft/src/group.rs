@@ -88,6 +88,8 @@ pub enum StopReason {
     EngineFailed,
     /// Its Raft core died, and nothing else: [`Node::reopen_group`](crate::Node::reopen_group) makes it anew from what is on disk.
     Died,
+    /// It fell behind the log, and its rows are to be replaced by the leader's: [`Node::reopen_group`](crate::Node::reopen_group) does that.
+    Seeding,
 }
 
 /// What a read must have seen. See the reads of a placement in ARCHITECTURE.md.

@@ -31,6 +31,7 @@ mod log_store;
 mod pins;
 mod progress;
 mod rows;
+mod seed;
 mod snapshot;
 mod state_machine;
 mod supervisor;

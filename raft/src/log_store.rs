@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use everlog_storage::GroupId;
 use everlog_storage::log::{LogEngine, LogError, LogRecord};
-use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -21,6 +21,7 @@ use crate::encoding;
 use crate::entry_cache::EntryCache;
 use crate::failure::FailureReport;
 use crate::progress::GroupProgress;
+use crate::seed::{Seeding, greater_vote};
 use crate::types::{Entry, GroupReplica, LogId, Payload, TypeConfig, Vote};
 
 /// The log of one group. Clones share it.
@@ -41,6 +42,8 @@ struct Shared {
 /// The log as of everything that was submitted.
 struct Log {
     replica: Option<GroupReplica>,
+    /// What the replica was about to become when the log was opened.
+    seeding: Option<Seeding>,
     vote: Option<Vote>,
     committed: Option<LogId>,
     committed_submitted: Option<LogId>,
@@ -74,6 +77,7 @@ impl GroupLog {
             None => purged,
         };
         let replica = recovered.replica.map(|bytes| encoding::decode_replica(group, &bytes)).transpose()?;
+        let (replica, seeding) = replica.map_or((None, None), |(replica, seeding)| (Some(replica), seeding));
         // A hole at the start would silently be taken for something that was purged.
         let expected = purged.map_or(0, |purged| purged.index + 1);
         if recovered.first_index.is_some_and(|first| first != expected) {
@@ -81,6 +85,7 @@ impl GroupLog {
         }
         let log = Log {
             replica,
+            seeding,
             vote: recovered.vote.as_deref().map(encoding::decode_vote).transpose()?,
             committed,
             committed_submitted: committed,
@@ -112,6 +117,61 @@ impl GroupLog {
         self.submit_durably(record).await?;
         self.0.log.lock().replica = Some(replica);
         Ok(())
+    }
+
+    /// What this replica was about to become, if that was cut off.
+    pub(crate) fn seeding(&self) -> Option<Seeding> {
+        self.0.log.lock().seeding
+    }
+
+    /// Writes down what this replica is about to become.
+    pub(crate) async fn begin_seeding(&self, seeding: Seeding) -> io::Result<()> {
+        let replica = self.known_replica()?;
+        let record = LogRecord::Replica { group: self.0.group, replica: encoding::encode_seeding(&replica, &seeding) };
+        self.submit_durably(record).await?;
+        self.0.log.lock().seeding = Some(seeding);
+        Ok(())
+    }
+
+    /// Makes the log that of a replica whose rows are at the position that it was seeded with, which must be durable.
+    pub(crate) async fn end_seeding(&self, seeding: Seeding) -> io::Result<()> {
+        let group = self.0.group;
+        let replica = self.known_replica()?;
+        let Seeding { position, vote } = seeding;
+        let vote = greater_vote(self.vote(), vote);
+        let log_id = encoding::encode_log_id(&position);
+        // The last of them first becomes durable with all before it.
+        self.0.engine.submit(LogRecord::Truncate { group, from: 0 }, None);
+        self.0.engine.submit(LogRecord::Purge { group, upto: position.index, log_id }, None);
+        self.0.engine.submit(LogRecord::Vote { group, vote: encoding::encode_vote(&vote) }, None);
+        self.submit_durably(LogRecord::Replica { group, replica: encoding::encode_replica(&replica) }).await?;
+        let mut log = self.0.log.lock();
+        log.cache.truncate(0);
+        (log.seeding, log.vote, log.first) = (None, Some(vote), None);
+        (log.purged, log.last) = (Some(position), Some(position));
+        Ok(())
+    }
+
+    /// Writes down that this replica stays what it was.
+    pub(crate) async fn abandon_seeding(&self) -> io::Result<()> {
+        let replica = self.known_replica()?;
+        self.save_replica(replica).await?;
+        self.0.log.lock().seeding = None;
+        Ok(())
+    }
+
+    fn known_replica(&self) -> io::Result<GroupReplica> {
+        self.replica().ok_or_else(|| io::Error::other("it is not known which replica this is"))
+    }
+
+    /// Whether the entry was appended here, be it purged since.
+    pub(crate) async fn contains(&self, log_id: LogId) -> io::Result<bool> {
+        let index = log_id.index;
+        if self.0.is_purged(index) {
+            return Ok(true);
+        }
+        let found = self.clone().try_get_log_entries(index..index + 1).await?;
+        Ok(found.first().is_some_and(|entry| entry.log_id == log_id))
     }
 
     /// Waits until everything that was submitted so far is durable and can be read from the engine.
@@ -316,8 +376,6 @@ fn storage_error(error: LogError) -> io::Error {
 mod tests {
     use everlog_storage::state::RowBatch;
     use everlog_storage::twin::CrashLog;
-
-    use openraft::storage::RaftLogReader;
 
     use super::*;
     use crate::chain::EntryStamp;

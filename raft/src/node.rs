@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
 use everlog_storage::GroupId;
@@ -17,13 +17,14 @@ use tokio::task::JoinHandle;
 use crate::encoding;
 use crate::failure::FailureReport;
 use crate::flusher::{FlushTrigger, Flusher};
-use crate::group::{Group, GroupParts, Leadership, RaftGroup};
+use crate::group::{Group, GroupParts, Leadership, RaftGroup, StopReason};
 use crate::hold_off::VoteHoldOff;
 use crate::log_store::GroupLog;
-use crate::network::{GroupNetwork, RaftReceiver};
+use crate::network::{GroupNetwork, RaftReceiver, SeedHost};
 use crate::options::NodeOptions;
 use crate::pins::LogPins;
 use crate::progress::{AppliedPosition, GroupProgress};
+use crate::seed::{self, ReadySeed, SeedSources};
 use crate::state_machine::{ApplyLimits, GroupStateMachine};
 use crate::supervisor;
 use crate::types::{FOUNDING_REPLICA, GroupReplica, REPLICA_ID_MIN, ReplicaId};
@@ -38,6 +39,8 @@ pub struct Node {
     failure: FailureReport,
     groups: OpenGroups,
     transport: Option<Arc<dyn Transport>>,
+    /// What replicas on other nodes are being seeded from.
+    seed_sources: SeedSources,
     /// One group is opened at a time. True once the rows found at the start are known to be durable.
     opening: tokio::sync::Mutex<bool>,
     flusher: Arc<Flusher>,
@@ -55,6 +58,22 @@ impl OpenGroups {
         self.0.lock().get(&group).map(|open| (open.replica, open.group.clone()))
     }
 
+    /// Gives rows to a group that are to replace its own, and whose core is to be closed then. False if it is not open, or has stopped.
+    pub(crate) fn give_seed(&self, replica: GroupReplica, seed: ReadySeed) -> bool {
+        let mut groups = self.0.lock();
+        let Some(open) = groups.get_mut(&replica.group).filter(|open| open.replica == replica) else { return false };
+        if matches!(*open.group.leadership().borrow(), Leadership::Stopped { .. }) {
+            return false;
+        }
+        open.seed = Some(seed);
+        open.closed_for_seed.store(true, Ordering::Release);
+        true
+    }
+
+    fn take_seed(&self, group: GroupId) -> Option<ReadySeed> {
+        self.0.lock().get_mut(&group).and_then(|open| open.seed.take())
+    }
+
     fn all(&self) -> Vec<Group> {
         self.0.lock().values().map(|open| open.group.clone()).collect()
     }
@@ -66,6 +85,9 @@ struct OpenGroup {
     supervisor: JoinHandle<()>,
     /// Closed once nothing applies entries for this handle any more.
     ended: watch::Receiver<()>,
+    /// Rows that replace its own once its core is closed.
+    seed: Option<ReadySeed>,
+    closed_for_seed: Arc<AtomicBool>,
 }
 
 /// How a group comes to be on this node.
@@ -113,6 +135,7 @@ impl Node {
             failure,
             groups: OpenGroups::default(),
             transport,
+            seed_sources: SeedSources::default(),
             opening: tokio::sync::Mutex::new(false),
             flusher,
             stop: watch::Sender::new(false),
@@ -134,7 +157,17 @@ impl Node {
 
     /// Takes the messages of other nodes to the groups of this one. Must be called within a tokio runtime.
     pub fn receiver(&self) -> RaftReceiver {
-        RaftReceiver::new(self.groups.clone())
+        let host = self.transport.clone().map(|transport| {
+            let sources = self.seed_sources.clone();
+            SeedHost::new(
+                self.groups.clone(),
+                self.state.clone(),
+                transport,
+                sources,
+                self.options.seed_bytes_per_second,
+            )
+        });
+        RaftReceiver::new(self.groups.clone(), host)
     }
 
     /// Creates `replica` of a group on this node, which is nobody's voter until the group is [founded](Group::found) with it, here or on
@@ -157,8 +190,9 @@ impl Node {
         self.open(replica, Start::Open).await
     }
 
-    /// Makes a group anew from what is on disk, after its Raft core has died ([`StopReason::Died`](crate::StopReason::Died)). The engines stay
-    /// open and other groups are not touched. A group that lives is returned as it is.
+    /// Makes a group anew from what is on disk, after its Raft core has died ([`StopReason::Died`](crate::StopReason::Died)), or has been closed
+    /// because it is to be seeded ([`StopReason::Seeding`](crate::StopReason::Seeding)): then its rows are replaced first. The engines stay open
+    /// and other groups are not touched. A group that lives is returned as it is.
     ///
     /// Fails for a group that is not open here, and when an engine has failed: then the process must end.
     pub async fn reopen_group(&self, group: GroupId) -> Result<Group, NodeError> {
@@ -172,16 +206,30 @@ impl Node {
         if !matches!(*dead.leadership().borrow(), Leadership::Stopped { .. }) {
             return Ok(dead);
         }
-        tracing::warn!(%group, "raft group is opened again");
+        if !matches!(*dead.leadership().borrow(), Leadership::Stopped { reason: StopReason::Seeding }) {
+            tracing::warn!(%group, "raft group is opened again");
+        }
         // Nothing of the dead one may write any more: neither its core, which ends with this, nor its state machine.
         let _ = dead.raft().shutdown().await;
         while ended.changed().await.is_ok() {}
         dead.log().settle().await.map_err(|error| failed(error.to_string()))?;
         self.flusher.flush_rows().await?;
         self.check_running()?;
+        let mut seeded = None;
+        if let Some(ReadySeed { staged, seeding, done }) = self.groups.take_seed(group) {
+            let applied = dead.progress().applied();
+            let installed = seed::install(dead.log(), applied, &self.failure, staged, seeding).await;
+            // A replica that could not be seeded is opened as it was, unless an engine has failed.
+            self.check_running()?;
+            seeded = Some((done, installed.map_err(|error| error.to_string())));
+        }
         let open = self.start(replica, Start::Open).await.map_err(|NodeError(error)| failed(error))?;
         let handle = open.group.clone();
         self.groups.0.lock().insert(group, open);
+        if let Some((done, installed)) = seeded {
+            // Whoever waits may have given up.
+            let _ = done.send(installed);
+        }
         Ok(handle)
     }
 
@@ -294,12 +342,14 @@ impl Node {
         );
         // Ticks start when the supervisor sees other members; until then nobody campaigns unless told to.
         let config = Arc::new(self.options.raft_config(false)?);
-        let network = GroupNetwork::new(identity, self.transport.clone());
+        let pins = LogPins::default();
+        let network = GroupNetwork::new(identity, self.transport.clone(), self.seed_sources.clone(), pins.clone());
         let raft = RaftGroup::new(replica, config, network, log.clone(), state_machine)
             .await
             .map_err(|error| NodeError(error.to_string()))?;
         let (sender, leadership) = watch::channel(Leadership::Follower);
         let leader = Arc::new(AtomicU32::new(0));
+        let closed_for_seed = Arc::new(AtomicBool::new(false));
         let supervisor = tokio::spawn(supervisor::supervise(
             group,
             raft.clone(),
@@ -307,6 +357,7 @@ impl Node {
             self.failure.clone(),
             sender,
             Arc::clone(&leader),
+            Arc::clone(&closed_for_seed),
             2 * self.options.election_timeout_max,
         ));
 
@@ -329,10 +380,10 @@ impl Node {
             entry_bytes_max: self.options.entry_bytes_max,
             runtime: tokio::runtime::Handle::current(),
             lease: self.options.election_timeout_max / 2,
-            pins: LogPins::default(),
+            pins,
             proposals: metrics::counter!("everlog_raft_proposals_total", "group" => group.to_string()),
         });
-        Ok(OpenGroup { replica: identity, group, supervisor, ended })
+        Ok(OpenGroup { replica: identity, group, supervisor, ended, seed: None, closed_for_seed })
     }
 
     async fn start_election(&self, raft: &RaftGroup, found: bool) -> Result<(), NodeError> {
@@ -350,16 +401,28 @@ impl Node {
         Ok(())
     }
 
-    /// What the two engines hold of a group, checked against each other.
+    /// What the two engines hold of a group, checked against each other. What was cut off when rows were replaced is finished before.
     async fn recover(&self, group: GroupId, replica: ReplicaId) -> Result<(GroupLog, Arc<GroupProgress>), NodeError> {
+        let (log, progress) = self.read_engines(group, replica).await?;
+        let rows_at = progress.applied().map(|position| position.log_id);
+        let was_cut_off = seed::settle(&log, rows_at).await.map_err(|error| NodeError(error.to_string()))?;
+        let (log, progress) = if was_cut_off { self.read_engines(group, replica).await? } else { (log, progress) };
+        check_engines(&log, progress.applied().as_ref())?;
+        Ok((log, progress))
+    }
+
+    async fn read_engines(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+    ) -> Result<(GroupLog, Arc<GroupProgress>), NodeError> {
         let (engine, state, failure) = (self.log.clone(), self.state.clone(), self.failure.clone());
         let cache_bytes_max = self.options.entry_cache_bytes_max;
         blocking(move || {
             let position = state.applied(group).map_err(std::io::Error::other)?;
             let position = position.as_deref().map(encoding::decode_position).transpose()?;
-            let progress = Arc::new(GroupProgress::new(replica, position.clone()));
+            let progress = Arc::new(GroupProgress::new(replica, position));
             let log = GroupLog::recover(group, engine, progress.clone(), failure, cache_bytes_max)?;
-            check_engines(&log, position.as_ref()).map_err(std::io::Error::other)?;
             Ok::<_, std::io::Error>((log, progress))
         })
         .await

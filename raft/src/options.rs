@@ -40,6 +40,8 @@ pub struct NodeOptions {
     pub log_tail_bytes: u64,
     /// What each group may keep of it, however many there are.
     pub log_tail_bytes_min: u64,
+    /// Bytes a second that this node takes in at most to seed replicas that fell behind the log: disk and network are there for others, too.
+    pub seed_bytes_per_second: u64,
 }
 
 impl Default for NodeOptions {
@@ -59,6 +61,7 @@ impl Default for NodeOptions {
             flush_interval: Duration::from_secs(30),
             log_tail_bytes: 32 << 20,
             log_tail_bytes_min: 128 << 10,
+            seed_bytes_per_second: 64 << 20,
         }
     }
 }

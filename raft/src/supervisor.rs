@@ -1,7 +1,7 @@
 //! Watches one group's Raft core: says who leads, and notices when the core dies.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use everlog_storage::GroupId;
@@ -24,6 +24,7 @@ const SILENCE_LOOKS: u32 = 8;
 ///
 /// A leader that no majority has answered for `silence_max` is not announced as one until it is answered again, though openraft goes on
 /// leading: nothing that it decides could be acknowledged, and whoever waits for it is to be told.
+#[expect(clippy::too_many_arguments, reason = "a task's own parts, given once")]
 pub(crate) async fn supervise(
     group: GroupId,
     raft: RaftGroup,
@@ -31,6 +32,7 @@ pub(crate) async fn supervise(
     failure: FailureReport,
     leadership: watch::Sender<Leadership>,
     leader: Arc<AtomicU32>,
+    closed_for_seed: Arc<AtomicBool>,
     silence_max: Duration,
 ) {
     let mut server = raft.server_metrics();
@@ -81,6 +83,7 @@ pub(crate) async fn supervise(
     leader.store(0, Ordering::Relaxed);
     let running_state = raft.metrics().borrow_watched().running_state.clone();
     let reason = match running_state {
+        Err(Fatal::Stopped) if closed_for_seed.load(Ordering::Acquire) => StopReason::Seeding,
         Err(Fatal::Stopped) => {
             tracing::info!(%group, "raft group stopped");
             StopReason::Shutdown

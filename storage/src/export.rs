@@ -212,7 +212,10 @@ mod tests {
         let body = b"\x00\x05\x01\x02key1v\x04\x02\x0022";
         let crc = [0x99, 0xb1, 0xe7, 0x8d];
         assert_eq!(chunk.bytes, [&[1][..], &crc, &[2, 0, 0, 0, 14, 0, 0, 0], body].concat());
-        assert_eq!((&chunk.last_key[..], chunk.totals), (&b"\x02key22"[..], Totals { rows: 2, sum: 0x55db_8bf6_e32a_72f0 }));
+        assert_eq!(
+            (&chunk.last_key[..], chunk.totals),
+            (&b"\x02key22"[..], Totals { rows: 2, sum: 0x55db_8bf6_e32a_72f0 })
+        );
         // What becomes smaller is packed.
         let packed = next_chunk(view(&[(b"\x02", &[7; 100])]).as_ref(), None).unwrap().unwrap();
         assert_eq!(packed.bytes[5..13], [1, 0, 0, 0, 104, 0, 0, 0]);

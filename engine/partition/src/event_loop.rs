@@ -62,6 +62,8 @@ pub(crate) enum End {
     Stopped,
     /// The Raft group has died.
     GroupStopped(String),
+    /// The Raft group was closed because its rows are to be replaced, which happens when it is opened again.
+    Seeding,
 }
 
 /// Why a lead ended.
@@ -112,6 +114,7 @@ impl EventLoop {
                 Leadership::Stopped { reason } => {
                     let reason = match reason {
                         StopReason::Shutdown => return End::Stopped,
+                        StopReason::Seeding => return End::Seeding,
                         StopReason::EngineFailed => "an engine has failed",
                         StopReason::Died => "its Raft core has died",
                     };

@@ -19,8 +19,21 @@ pub(crate) async fn run(mut event_loop: EventLoop, slot: GroupSlot, node: Arc<No
     loop {
         let group = slot.read().clone();
         let partition = group.id();
-        let reason = match std::panic::AssertUnwindSafe(event_loop.run(&group)).catch_unwind().await {
+        let ended = std::panic::AssertUnwindSafe(event_loop.run(&group)).catch_unwind().await;
+        drop(group);
+        let reason = match ended {
             Ok(End::Stopped) => break,
+            Ok(End::Seeding) => {
+                event_loop.status.send_replace(Status::NotServing("its rows are being replaced".to_owned()));
+                // At once: the core is closed until then, and nothing has gone wrong.
+                match node.reopen_group(partition).await {
+                    Ok(group) => {
+                        *slot.write() = group;
+                        continue;
+                    }
+                    Err(error) => format!("its rows could not be replaced: {error}"),
+                }
+            }
             Ok(End::GroupStopped(reason)) => {
                 tracing::error!(%partition, reason, "the Raft group of a partition has died");
                 format!("its Raft group has died: {reason}")
@@ -31,7 +44,6 @@ pub(crate) async fn run(mut event_loop: EventLoop, slot: GroupSlot, node: Arc<No
             }
         };
         event_loop.status.send_replace(Status::NotServing(reason));
-        drop(group);
         if event_loop.pause_stopped(wait).await {
             break;
         }

@@ -25,6 +25,8 @@ use openraft::storage::Snapshot;
 use super::kind;
 use super::wire::{self, Address};
 use crate::entry_cache::payload_bytes;
+use crate::pins::LogPins;
+use crate::seed::SeedSources;
 use crate::snapshot::GroupSnapshot;
 use crate::types::{CommittedLeaderId, GroupReplica, NodeInfo, ReplicaId, TypeConfig, Vote};
 
@@ -36,6 +38,9 @@ const WINDOW_BYTES: usize = 4 << 20;
 /// The first and the longest wait after a follower could not be reached.
 const AGAIN_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
+/// How long a replica may take to be seeded, during which the log is kept for it.
+const SEED_TIME_MAX: Duration = Duration::from_secs(15 * 60);
+
 /// Numbers the streams of this process, whatever their group: a later one has a greater number.
 static STREAMS: AtomicU64 = AtomicU64::new(1);
 
@@ -44,12 +49,14 @@ static STREAMS: AtomicU64 = AtomicU64::new(1);
 pub(crate) struct GroupNetwork {
     me: GroupReplica,
     transport: Option<Arc<dyn Transport>>,
+    pub(super) seed_sources: SeedSources,
+    pub(super) pins: LogPins,
     beyond_log: Counter,
 }
 
 /// The connection to one peer.
 pub(crate) struct PeerConnection {
-    network: GroupNetwork,
+    pub(super) network: GroupNetwork,
     target: ReplicaId,
     node: NodeId,
     /// Heartbeats go by themselves on the fast lane.
@@ -64,10 +71,15 @@ struct Waiting {
 
 impl GroupNetwork {
     /// The network of a replica. Without a transport its peers are unreachable.
-    pub(crate) fn new(me: GroupReplica, transport: Option<Arc<dyn Transport>>) -> GroupNetwork {
+    pub(crate) fn new(
+        me: GroupReplica,
+        transport: Option<Arc<dyn Transport>>,
+        seed_sources: SeedSources,
+        pins: LogPins,
+    ) -> GroupNetwork {
         let label = me.group.to_string();
         let beyond_log = metrics::counter!("everlog_raft_followers_beyond_log_total", "group" => label);
-        GroupNetwork { me, transport, beyond_log }
+        GroupNetwork { me, transport, seed_sources, pins, beyond_log }
     }
 
     fn connection(&self, target: ReplicaId, node: &NodeInfo, is_for_heartbeats: bool) -> PeerConnection {
@@ -78,12 +90,12 @@ impl GroupNetwork {
 }
 
 impl PeerConnection {
-    fn address(&self) -> Address {
+    pub(super) fn address(&self) -> Address {
         let GroupReplica { group, group_epoch, replica } = self.network.me;
         Address::new(group, group_epoch, replica, self.target)
     }
 
-    fn call(&self, lane: Lane, kind: u8, body: Bytes) -> Call {
+    pub(super) fn call(&self, lane: Lane, kind: u8, body: Bytes) -> Call {
         match &self.network.transport {
             Some(transport) => transport.call(self.node, lane, kind, body),
             None => Call::not_sent(self.node, "no transport configured"),
@@ -109,7 +121,7 @@ impl PeerConnection {
         }
     }
 
-    fn unreachable(&self, why: impl std::fmt::Display) -> Unreachable<TypeConfig> {
+    pub(super) fn unreachable(&self, why: impl std::fmt::Display) -> Unreachable<TypeConfig> {
         Unreachable::from_string(format!("replica {} on node {}: {why}", self.target, self.node))
     }
 
@@ -263,18 +275,24 @@ impl RaftNetworkV2<TypeConfig> for PeerConnection {
         Ok(self.ask(kind::PRE_VOTE, body, option.hard_ttl(), wire::decode_vote_answer).await?)
     }
 
-    /// A follower that needs entries which are gone cannot be helped yet.
+    /// A follower that needs entries which are gone seeds itself, from the rows as of this snapshot.
     async fn full_snapshot(
         &mut self,
-        _vote: Vote,
-        _snapshot: Snapshot<CommittedLeaderId, ReplicaId, NodeInfo, GroupSnapshot>,
-        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        vote: Vote,
+        snapshot: Snapshot<CommittedLeaderId, ReplicaId, NodeInfo, GroupSnapshot>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         self.network.beyond_log.increment(1);
-        let (group, replica) = (self.network.me.group, self.target);
-        tracing::warn!(%group, replica, node = %self.node, "a follower needs entries that are not in the log any more");
-        Err(self.unreachable("what it needs is not in the log any more").into())
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            seeded = tokio::time::timeout(SEED_TIME_MAX, self.seed(vote, snapshot)) => match seeded {
+                // Never as a timeout: those are tried again without a pause.
+                Err(_) => Err(self.unreachable("it took too long to seed the replica").into()),
+                Ok(Err(failed)) => Err(failed.into()),
+                Ok(Ok(vote)) => Ok(SnapshotResponse::new(vote)),
+            },
+        }
     }
 
     async fn transfer_leader(

@@ -9,10 +9,12 @@
 
 mod adapter;
 mod receive;
+mod seeding;
 mod wire;
 
 pub(crate) use adapter::GroupNetwork;
 pub use receive::RaftReceiver;
+pub(crate) use seeding::SeedHost;
 
 /// The kinds of calls that are Raft's own.
 pub mod kind {
@@ -26,6 +28,10 @@ pub mod kind {
     pub const PRE_VOTE: u8 = 19;
     /// A leader hands its lead over.
     pub const TRANSFER: u8 = 20;
+    /// A leader has a replica seed itself, on the bulk lane; the answer comes when that is done.
+    pub const SEED: u8 = 21;
+    /// A replica asks for the next rows of its seed, on the bulk lane.
+    pub const SEED_ROWS: u8 = 22;
     /// The last of them.
     pub const LAST: u8 = 31;
 }

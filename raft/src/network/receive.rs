@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 use everlog_storage::GroupId;
@@ -14,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::kind;
+use super::seeding::SeedHost;
 use super::wire::{self, Address, Addressed};
 use crate::group::{Group, RaftGroup};
 use crate::node::OpenGroups;
@@ -22,6 +24,7 @@ use crate::types::{ReplicaId, TypeConfig};
 /// Takes Raft's messages of other nodes: the calls of the kinds in [`kind`].
 pub struct RaftReceiver {
     groups: OpenGroups,
+    seeds: Option<Arc<SeedHost>>,
     streams: Mutex<HashMap<StreamKey, AppendStream>>,
     runtime: Handle,
 }
@@ -41,13 +44,13 @@ struct Append {
 
 impl RaftReceiver {
     /// Must be called within a tokio runtime, which then carries the calls.
-    pub(crate) fn new(groups: OpenGroups) -> RaftReceiver {
-        RaftReceiver { groups, streams: Mutex::default(), runtime: Handle::current() }
+    pub(crate) fn new(groups: OpenGroups, seeds: Option<SeedHost>) -> RaftReceiver {
+        RaftReceiver { groups, seeds: seeds.map(Arc::new), streams: Mutex::default(), runtime: Handle::current() }
     }
 
     /// Takes messages for no group at all. For tests of what else a node takes.
     pub fn of_nothing() -> RaftReceiver {
-        RaftReceiver::new(OpenGroups::default())
+        RaftReceiver::new(OpenGroups::default(), None)
     }
 
     /// The replica that a message is for, if it is the one that is here.
@@ -149,6 +152,11 @@ impl Receiver for RaftReceiver {
             kind::HEARTBEAT => self.heartbeat(incoming),
             kind::VOTE | kind::PRE_VOTE => self.vote(incoming),
             kind::TRANSFER => self.transfer(incoming),
+            kind::SEED | kind::SEED_ROWS => {
+                if let Some(seeds) = &self.seeds {
+                    seeds.receive(&self.runtime, incoming);
+                }
+            }
             // Of a later version: whoever sends it gives up in its own time.
             unknown => tracing::debug!(from = %incoming.from, unknown, "a message that this version does not know"),
         }
@@ -160,7 +168,7 @@ impl Receiver for RaftReceiver {
 }
 
 /// A message that cannot be read is answered as one that came to nobody.
-fn read<T>(message: io::Result<T>) -> Option<T> {
+pub(super) fn read<T>(message: io::Result<T>) -> Option<T> {
     message.inspect_err(|error| tracing::warn!(%error, "a message of another node cannot be read")).ok()
 }
 

@@ -242,18 +242,18 @@ pub(super) fn decode_transfer_answer(bytes: &[u8]) -> io::Result<Option<Transfer
     })
 }
 
-fn encode<T: Serialize>(record: &T) -> Bytes {
+pub(super) fn encode<T: Serialize>(record: &T) -> Bytes {
     let mut bytes = Vec::with_capacity(64);
     write_record(&mut bytes, record);
     Bytes::from(bytes)
 }
 
-fn decode<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> io::Result<T> {
+pub(super) fn decode<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> io::Result<T> {
     let (record, rest) = read_record(what, bytes)?;
     if rest.is_empty() { Ok(record) } else { Err(invalid("a message is longer than it says")) }
 }
 
-fn invalid(why: &str) -> io::Error {
+pub(super) fn invalid(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
