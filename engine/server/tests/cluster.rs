@@ -296,7 +296,7 @@ async fn an_operator_sees_and_steers_a_cluster() {
     assert!(code == Some(1) && error.contains("node 2 is draining"), "{error}");
     let (code, _, error) = second.cluster(&["drain", "--undo"]).await;
     assert_eq!(code, Some(0), "{error}");
-    first.sees(|status| is_spread(status)).await;
+    first.sees(is_spread).await;
 
     // A lead that was handed over stays, until it is given back.
     let from = leader(&first.status().await, 1);
@@ -310,7 +310,7 @@ async fn an_operator_sees_and_steers_a_cluster() {
     }
     let (code, _, error) = second.cluster(&["transfer", "--from", &to.to_string(), "--back"]).await;
     assert_eq!(code, Some(0), "{error}");
-    first.sees(|status| is_spread(status)).await;
+    first.sees(is_spread).await;
     stop.send(()).unwrap();
     assert!(starting.await.unwrap() > 10);
 

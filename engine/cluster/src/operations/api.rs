@@ -214,7 +214,10 @@ mod tests {
         }
     }
 
-    fn asked(group_ids: &[u32], from_node: u32, to_node: u32) -> Result<Vec<(u32, u32, u32, String)>, (Code, String)> {
+    /// Group, from, to, and why not.
+    type Moved = (u32, u32, u32, String);
+
+    fn asked(group_ids: &[u32], from_node: u32, to_node: u32) -> Result<Vec<Moved>, (Code, String)> {
         let request = TransferLeadsRequest { group_ids: group_ids.to_vec(), from_node, to_node };
         let transfers = transfers(&cluster(), &request);
         let short = |of: Transfer| (of.group_id, of.from_node, of.to_node, of.problem);

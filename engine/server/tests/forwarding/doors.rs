@@ -90,7 +90,8 @@ async fn what_cannot_be_read_is_refused_and_says_why() {
     let sender = Some(Sender { node: 2, incarnation: 1, batches: 1 });
     let workflow = Some(Workflow { namespace_id: Bytes::from(vec![1; 3]), workflow_id: "w".to_owned() });
     let nobody = Some(Workflow { namespace_id: Bytes::from(vec![1; 16]), workflow_id: "w".to_owned() });
-    let stranger = AnnounceRequest { sender: Some(Sender { node: 7, incarnation: 1, batches: 1 }), leads: Vec::new() };
+    let stranger =
+        AnnounceRequest { sender: Some(Sender { node: 7, incarnation: 1, batches: 1 }), ..AnnounceRequest::default() };
     let offer = OfferRequest { sender, tasks: vec![OfferedTask::default()], ..OfferRequest::default() };
     let start = StartTaskRequest { workflow: workflow.clone(), ..StartTaskRequest::default() };
     let unreadable = "the request of another node cannot be read: ";

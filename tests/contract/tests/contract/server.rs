@@ -45,6 +45,7 @@ impl Server {
         node.namespaces.ensure(["default"].into_iter(), &[]).await.unwrap();
         let services = Services {
             disk: Arc::new(DiskRoom::default()),
+            operations: Arc::clone(&node.operations),
             router: node.router.clone(),
             nodes: node.nodes.clone(),
             matching: node.matching.clone(),
