@@ -190,8 +190,8 @@ impl Node {
         self.open(replica, Start::Open).await
     }
 
-    /// Makes a group anew from what is on disk, after its Raft core has died ([`StopReason::Died`](crate::StopReason::Died)), or has been closed
-    /// because it is to be seeded ([`StopReason::Seeding`](crate::StopReason::Seeding)): then its rows are replaced first. The engines stay open
+    /// Makes a group anew from what is on disk, after its Raft core has died ([`StopReason::Died`]), or has been closed
+    /// because it is to be seeded ([`StopReason::Seeding`]): then its rows are replaced first. The engines stay open
     /// and other groups are not touched. A group that lives is returned as it is.
     ///
     /// Fails for a group that is not open here, and when an engine has failed: then the process must end.

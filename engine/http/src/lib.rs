@@ -6,7 +6,7 @@
 //!   HTTP status, JSON ◀─ errors, json ◀──────────────────────────── response ◀─┘
 //! ```
 //!
-//! Nothing here knows a method: a table ([`routes`]) names them, and messages are read and written by their descriptors ([`json`]). So
+//! Nothing here knows a method: a table (`routes`) names them, and messages are read and written by their descriptors (`json`). So
 //! a method that gRPC answers is answered here, with the same checks, bounds and errors, on whichever node its workflow is led.
 
 mod call;
