@@ -128,7 +128,16 @@ pub trait StateSnapshot: Send + Sync {
     fn applied(&self) -> Option<Bytes>;
 
     /// Up to `limit` rows with keys greater than `after` (all, if `None`), ascending.
-    fn rows(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StateError>;
+    fn rows(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StateError> {
+        let mut rows = Vec::new();
+        if limit > 0 {
+            self.visit(after, &mut |key, value| {
+                rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+                if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+        }
+        Ok(rows)
+    }
 
     /// Shows the rows with keys greater than `after` (all, if `None`) to `visit`, ascending, until it breaks or there are no more.
     fn visit(&self, after: Option<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError>;

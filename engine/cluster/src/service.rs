@@ -326,10 +326,7 @@ impl Internal for Handlers {
 
     async fn workers_heard(&self, request: tonic::Request<WorkersHeardRequest>) -> Answer<Empty> {
         let WorkersHeardRequest { namespace_id: namespace, heartbeats } = request.into_inner();
-        let namespace = namespace_id(&namespace)?;
-        for heartbeat in &heartbeats {
-            self.parts().matching.local().workers().heard(namespace, heartbeat);
-        }
+        self.parts().matching.local().workers().heard(namespace_id(&namespace)?, &heartbeats);
         Ok(tonic::Response::new(Empty {}))
     }
 

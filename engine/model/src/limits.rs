@@ -144,7 +144,7 @@ pub const NODE_LOAD_SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 pub const PARTITION_BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Log that a node of a cluster keeps for followers that are away, bytes over all groups: what two thousand workflows a second write in
-/// four minutes. A follower that is away for longer cannot catch up.
+/// four minutes. A follower that is away for longer is seeded.
 pub const CLUSTER_LOG_TAIL_BYTES: u64 = 1 << 30;
 
 /// Partitions of a new data directory: enough to use the cores of a small machine, few enough to share an fsync well.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_cluster::{Formation, FormationOptions, NodeReceiver, TransportPeers};
-use everlog_model::NodeId;
+use everlog_model::{NodeId, limits};
 use everlog_raft::{Group, GroupReplica, GroupSlot, REPLICA_ID_MIN, ReplicaId};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, Founding, NodeIdentity};
@@ -38,6 +38,8 @@ pub struct ClusterOptions {
     pub initial_nodes: u32,
     /// How long a leader may be silent until another one is elected. Counts when the cluster is founded, and for ever.
     pub election_timeout: Duration,
+    /// What this node keeps and takes for replicas that were away.
+    pub catching_up: CatchingUp,
     /// Where other nodes are listened to.
     pub listen: SocketAddr,
     /// Where they dial this one, `host:port`.
@@ -46,11 +48,30 @@ pub struct ClusterOptions {
     pub tls: Option<TlsFiles>,
 }
 
+/// How replicas that were away get what they missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CatchingUp {
+    /// Log that is kept for them, bytes over all groups. One that was away for longer is seeded.
+    pub log_retain_bytes: u64,
+    /// Bytes a second at which a replica of this node is seeded at most.
+    pub seed_bytes_per_second: u64,
+}
+
+impl Default for CatchingUp {
+    fn default() -> CatchingUp {
+        CatchingUp {
+            log_retain_bytes: limits::CLUSTER_LOG_TAIL_BYTES,
+            seed_bytes_per_second: everlog_raft::NodeOptions::default().seed_bytes_per_second,
+        }
+    }
+}
+
 /// The cluster of a node.
 #[derive(Clone)]
 pub(crate) struct Membership {
     pub(crate) me: NodeId,
     pub(crate) founding: Founding,
+    pub(crate) catching_up: CatchingUp,
     pub(crate) mesh: Mesh,
     /// Where the others dial this node.
     pub(crate) address: String,
@@ -59,7 +80,8 @@ pub(crate) struct Membership {
 impl Membership {
     /// Waits until the cluster is founded, with this node.
     pub(crate) async fn find(directory: &Arc<DataDirectory>, options: ClusterOptions) -> Result<Membership, NodeError> {
-        let ClusterOptions { name, seeds, initial_nodes, election_timeout, listen, advertise, tls } = options;
+        let ClusterOptions { name, seeds, initial_nodes, election_timeout, catching_up, listen, advertise, tls } =
+            options;
         let election_timeout_ms = u32::try_from(election_timeout.as_millis()).unwrap_or(u32::MAX);
         let founded = directory.founded()?;
         if founded.is_none() && directory.identity()?.is_some() {
@@ -108,7 +130,7 @@ impl Membership {
         if let Some(tls) = &tls {
             check_certificate(tls, Some(me))?;
         }
-        Ok(Membership { me: NodeId(me), founding, mesh, address })
+        Ok(Membership { me: NodeId(me), founding, catching_up, mesh, address })
     }
 
     fn nodes(&self) -> impl Iterator<Item = NodeId> {

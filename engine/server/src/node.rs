@@ -258,8 +258,8 @@ impl Node {
         let leads = Leads::new(me, all, voters, transport);
         if let Some(nodes) = &nodes {
             nodes.set_leads(&leads);
+            tasks.push(spawn(Arc::clone(&leads).spread()));
         }
-        tasks.push(spawn(Arc::clone(&leads).spread()));
         let operations = Operations::new(OperationsParts {
             about: about(&identity, membership.as_ref()),
             leads,
@@ -562,7 +562,8 @@ fn raft_options(membership: Option<&Membership>) -> NodeOptions {
         election_timeout_max: 2 * election_timeout,
         node: NodeInfo::of(membership.me),
         cluster_name: membership.founding.name.clone(),
-        log_tail_bytes: limits::CLUSTER_LOG_TAIL_BYTES,
+        log_tail_bytes: membership.catching_up.log_retain_bytes,
+        seed_bytes_per_second: membership.catching_up.seed_bytes_per_second,
         ..NodeOptions::default()
     }
 }

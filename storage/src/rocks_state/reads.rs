@@ -40,17 +40,6 @@ impl StateSnapshot for RocksSnapshot {
         self.applied.clone()
     }
 
-    fn rows(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StateError> {
-        let mut rows = Vec::new();
-        if limit > 0 {
-            self.visit(after, &mut |key, value| {
-                rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-                if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            })?;
-        }
-        Ok(rows)
-    }
-
     fn visit(&self, after: Option<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError> {
         let after = after.unwrap_or(&[]);
         let range = rows_within(self.group, after, &[ROWS_END]);

@@ -341,13 +341,6 @@ impl StateSnapshot for CrashSnapshot {
         self.0.applied.clone()
     }
 
-    fn rows(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StateError> {
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let rows = self.0.rows.range::<[u8], _>((start, Bound::Unbounded));
-        let rows = rows.map(|(key, value)| (key.clone(), value.clone()));
-        Ok(rows.take(limit).collect())
-    }
-
     fn visit(&self, after: Option<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         for (key, value) in self.0.rows.range::<[u8], _>((start, Bound::Unbounded)) {

@@ -56,13 +56,14 @@ struct Cli {
 }
 
 /// The tests that share a cluster, in order. The first one makes it.
-const SHARED: [&str; 7] = [
+const SHARED: [&str; 8] = [
     "three_nodes_started_in_any_order_form_one_cluster",
     "a_namespace_is_usable_at_once_through_every_node",
     "a_workflow_is_found_at_once_through_every_node",
     "workers_at_one_node_get_the_tasks_of_all",
     "each_node_is_killed_with_workflows_in_flight",
     "without_a_quorum_calls_are_refused_in_time_and_go_on_afterwards",
+    "a_node_that_was_away_for_longer_than_the_log_goes_back_is_seeded",
     "a_wiped_directory_is_refused",
 ];
 const FORMING: &str = "nodes_killed_while_they_form_a_cluster_form_one";
@@ -162,6 +163,7 @@ impl Tests {
                 3 => scenarios::tasks(&stage).await,
                 4 => scenarios::kills(&stage).await,
                 5 => scenarios::quorum(&stage).await,
+                6 => scenarios::seeded(&stage).await,
                 _ => scenarios::wiped(&stage).await,
             };
             let passed = self.ended(name, began, result, || stage.cluster.logs());

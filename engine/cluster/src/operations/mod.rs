@@ -139,16 +139,14 @@ impl Operations {
             address,
             client_address: self.client_address.get().cloned().unwrap_or_default(),
             state: if is_draining { NodeState::Draining } else { NodeState::Up } as i32,
-            problem: String::new(),
             version,
             start_count,
-            leads: count(groups.iter().filter(|group| group.leader == node.0).count()),
-            replicas: count(groups.len()),
-            behind_entries: 0,
             log_bytes: disk.log_bytes,
             rows_bytes: disk.rows_bytes,
             disk_free_bytes: disk.free_bytes,
             disk_total_bytes: disk.total_bytes,
+            // What all nodes say of groups is counted where it is put together.
+            ..Node::default()
         };
         NodeReport { node: Some(node), groups }
     }

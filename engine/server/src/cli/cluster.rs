@@ -147,26 +147,21 @@ impl ClusterCommand {
     ///
     /// One line that says what was wrong.
     pub(crate) fn run(self) -> Result<String, String> {
-        let asked = match self {
-            ClusterCommand::Init(InitArgs { name, nodes, dir, days }) => {
-                return certificates::init(&name, &nodes, &dir, days);
-            }
-            ClusterCommand::Renew(RenewArgs { dir, days }) => return certificates::renew(&dir, days),
-            asked => asked,
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.map_err(|error| format!("cannot start: {error}"))?.block_on(async {
-            match asked {
-                ClusterCommand::Status(args) => args.show(view::status, view::status_json).await,
-                ClusterCommand::Nodes(args) => args.show(view::nodes, view::nodes_json).await,
-                ClusterCommand::Groups(args) => args.show(view::groups, view::groups_json).await,
-                ClusterCommand::Transfer(args) => args.transfer().await,
-                ClusterCommand::Drain(args) => args.drain().await,
-                // They are done.
-                ClusterCommand::Init(_) | ClusterCommand::Renew(_) => Ok(String::new()),
-            }
-        })
+        match self {
+            ClusterCommand::Init(InitArgs { name, nodes, dir, days }) => certificates::init(&name, &nodes, &dir, days),
+            ClusterCommand::Renew(RenewArgs { dir, days }) => certificates::renew(&dir, days),
+            ClusterCommand::Status(args) => wait_for(args.show(view::status, view::status_json)),
+            ClusterCommand::Nodes(args) => wait_for(args.show(view::nodes, view::nodes_json)),
+            ClusterCommand::Groups(args) => wait_for(args.show(view::groups, view::groups_json)),
+            ClusterCommand::Transfer(args) => wait_for(args.transfer()),
+            ClusterCommand::Drain(args) => wait_for(args.drain()),
+        }
     }
+}
+
+fn wait_for(asked: impl Future<Output = Result<String, String>>) -> Result<String, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| format!("cannot start: {error}"))?.block_on(asked)
 }
 
 impl ClientArgs {

@@ -1,5 +1,6 @@
 //! What must hold of three nodes whatever the moment: one test each, in this order, on one cluster.
 
+mod away;
 mod everywhere;
 mod failures;
 mod formation;
@@ -17,6 +18,7 @@ use crate::harness::Cluster;
 use crate::program::Program;
 use crate::record::Recorder;
 
+pub(crate) use away::seeded;
 pub(crate) use everywhere::{namespaces, tasks, workflows};
 pub(crate) use failures::{kills, quorum, wiped};
 pub(crate) use formation::{any_order, restarted_while_forming};
