@@ -492,6 +492,20 @@ pub struct SteerRequest {
     /// Leads that it gives away, if it has them.
     #[prost(message, repeated, tag = "4")]
     pub transfers: Vec<SteeredTransfer>,
+    /// A disk that takes the place of a lost one, if this node leads the metadata.
+    #[prost(message, optional, tag = "5")]
+    pub new_disk: Option<NewDisk>,
+}
+
+/// A data directory that takes the place of a node's disk.
+#[derive(Clone, PartialEq, Message)]
+pub struct NewDisk {
+    /// The node.
+    #[prost(uint32, tag = "1")]
+    pub node: u32,
+    /// The directory's id.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub directory_id: Bytes,
 }
 
 #[cfg(test)]

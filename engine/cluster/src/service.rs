@@ -320,7 +320,7 @@ impl Internal for Handlers {
     }
 
     async fn steer(&self, request: tonic::Request<SteerRequest>) -> Answer<Empty> {
-        self.parts().operations.steered(request.into_inner()).await;
+        self.parts().operations.steered(request.into_inner()).await?;
         Ok(tonic::Response::new(Empty {}))
     }
 

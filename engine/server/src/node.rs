@@ -36,6 +36,7 @@ use parking_lot::RwLock;
 use crate::descriptors::Descriptors;
 use crate::disk::{self, DiskWatch};
 use crate::membership::{ClusterOptions, Membership};
+use crate::new_disks;
 use crate::settings::{DataLocation, Settings, follow};
 use crate::{memory, telemetry};
 
@@ -221,9 +222,14 @@ impl Node {
                 membership.join(&identity, &raft, &peers);
                 let all: Vec<_> = groups.iter().chain([&meta]).cloned().collect();
                 if !identity.is_bootstrapped {
-                    membership.found_groups(&all).await?;
+                    if !membership.has_new_disk() {
+                        membership.found_groups(&all).await?;
+                    }
                     directory.finish_bootstrap()?;
                 }
+                membership.admit(&namespaces);
+                let following = new_disks::follow(membership.clone(), Arc::clone(&namespaces), all);
+                tasks.push(spawn(following));
                 found_slots(&namespaces, membership.founding.partitions).await?;
                 let leaders = GroupLeaders::new(me, groups.iter().cloned());
                 let neighbours = Neighbours { me, leaders: Arc::clone(&leaders) as _, peers };
@@ -269,6 +275,8 @@ impl Node {
                 None => Box::new(Default::default),
             },
             disk: disk::figures(&directory),
+            namespaces: Arc::clone(&namespaces),
+            founders: membership.iter().flat_map(|membership| membership.founders()).collect(),
         });
         Ok(Node {
             router,
