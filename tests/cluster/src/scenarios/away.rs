@@ -55,16 +55,17 @@ pub(crate) async fn seeded(stage: &Stage) -> Result<(), Failure> {
 }
 
 /// Waits until no replica of the node lacks anything.
-async fn until_caught_up(stage: &Stage) -> Result<(), Failure> {
+pub(super) async fn until_caught_up(stage: &Stage) -> Result<(), Failure> {
     let until = Instant::now() + CATCH_UP_TIME_MAX;
     loop {
         let cluster = cluster_of(stage, 0)?.describe_cluster(everlog_proto::cluster::DescribeClusterRequest {}).await?;
         let number = u32::try_from(AWAY + 1).unwrap_or(u32::MAX);
         let lacks = cluster.into_inner().groups.into_iter().filter_map(|group| {
             let has_all = |replica: &everlog_proto::cluster::Replica| {
-                replica.node_id == number && replica.behind_entries == Some(0)
+                replica.node_id == number && replica.is_voter && replica.behind_entries == Some(0)
             };
-            (!group.replicas.iter().any(has_all)).then_some(group.group_id)
+            let is_well = group.replicas.iter().any(has_all) && group.replicas.iter().all(|replica| replica.is_voter);
+            (!is_well).then_some(group.group_id)
         });
         let lacks: Vec<_> = lacks.collect();
         if lacks.is_empty() {
@@ -76,7 +77,7 @@ async fn until_caught_up(stage: &Stage) -> Result<(), Failure> {
 }
 
 /// The node leads everything, with one other that is left, and has all that was acknowledged.
-async fn leads_and_lives(stage: &Stage, client: &Client, runs: &[(String, String)]) -> Result<(), Failure> {
+pub(super) async fn leads_and_lives(stage: &Stage, client: &Client, runs: &[(String, String)]) -> Result<(), Failure> {
     let nodes = &stage.cluster.nodes;
     for from in [1, 2] {
         let to = u32::try_from(AWAY + 1).unwrap_or(u32::MAX);
@@ -112,7 +113,7 @@ async fn leads_and_lives(stage: &Stage, client: &Client, runs: &[(String, String
     nodes[0].wait_serving(SERVE_TIME_MAX).await
 }
 
-fn cluster_of(stage: &Stage, node: usize) -> Result<ClusterServiceClient<Channel>, Failure> {
+pub(super) fn cluster_of(stage: &Stage, node: usize) -> Result<ClusterServiceClient<Channel>, Failure> {
     let endpoint = Channel::from_shared(format!("http://{}", stage.cluster.nodes[node].grpc()));
     let endpoint = endpoint.map_err(|error| Failure(error.to_string()))?.timeout(PATIENCE);
     Ok(ClusterServiceClient::new(endpoint.connect_lazy()))
