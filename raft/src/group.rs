@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use everlog_storage::state::{Direction, Row, RowBatch, RowChange, StateEngine, StateError, Visitor, check_row_key};
+use everlog_storage::keys::KeyRange;
+use everlog_storage::state::{
+    Direction, Row, RowBatch, RowChange, RowsView, StateEngine, StateError, Visitor, check_row_key,
+};
 use everlog_storage::{Follow, GroupId, NodeId, Wake, Watch};
 use futures::FutureExt;
 use metrics::Counter;
@@ -16,7 +19,7 @@ use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::metrics::RaftDataMetrics;
 use openraft::raft::ClientWriteResult;
 use openraft::type_config::alias::{InstantOf, WatchReceiverOf};
-use openraft::{LinearizerOption, Raft, ReadPolicy};
+use openraft::{ChangeMembers, LinearizerOption, Raft, ReadPolicy};
 use parking_lot::RwLock;
 use tokio::sync::{oneshot, watch};
 
@@ -222,7 +225,8 @@ impl Group {
     }
 
     /// Brings the group a step nearer to having exactly these voters, if this replica leads. Replicas that are missing become learners first, and
-    /// vote once they have what the leader has; those that are too many leave in the same change. Whether the group has these voters.
+    /// vote once they have what the leader has; those that are too many leave in the same change. Whether the group had them
+    /// already, and nobody else.
     ///
     /// # Errors
     ///
@@ -239,10 +243,18 @@ impl Group {
         let wanted: BTreeSet<_> = voters.keys().copied().collect();
         let is_joint = members.membership().get_joint_config().len() > 1;
         let now: BTreeSet<_> = members.voter_ids().collect();
-        if !is_joint && now == wanted {
+        let known: BTreeSet<_> = members.nodes().map(|(replica, _)| *replica).collect();
+        if !is_joint && now == wanted && known == wanted {
             return Ok(true);
         }
-        let known: BTreeSet<_> = members.nodes().map(|(replica, _)| *replica).collect();
+        // Those that were to take a place and were lost before they did.
+        let unwanted: BTreeSet<_> =
+            known.iter().copied().filter(|id| !wanted.contains(id) && !now.contains(id)).collect();
+        if !unwanted.is_empty() {
+            let change = ChangeMembers::RemoveNodes(unwanted);
+            raft.change_membership(change, false).await.map_err(|error| failed(&error))?;
+            return Ok(false);
+        }
         if let Some((replica, node)) = voters.iter().find(|(replica, _)| !known.contains(replica)) {
             raft.add_learner(*replica, NodeInfo::of(*node), false).await.map_err(|error| failed(&error))?;
             return Ok(false);
@@ -256,7 +268,7 @@ impl Group {
             return Ok(false);
         }
         raft.change_membership(wanted, false).await.map_err(|error| failed(&error))?;
-        Ok(true)
+        Ok(false)
     }
 
     /// The replica on a node: the newest, while it takes the place of another one.
@@ -396,6 +408,11 @@ impl Group {
     /// Blocks on the disk when they are not cached.
     pub fn visit(&self, range: Range<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError> {
         self.0.state.visit(self.0.id, range, visit)
+    }
+
+    /// A view of the applied rows in `ranges` that does not change.
+    pub fn view(&self, ranges: &[KeyRange]) -> Result<Box<dyn RowsView>, StateError> {
+        self.0.state.view(self.0.id, ranges)
     }
 
     /// Watches the applied rows in `range` for changes from now on.

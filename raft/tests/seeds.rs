@@ -1,4 +1,4 @@
-//! A replica that was away for longer than the log goes back is seeded, whatever happens meanwhile.
+//! A replica that was away for longer than the log goes back is seeded, and so is one that takes the place of another, whatever happens meanwhile.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests, too")]
 
@@ -33,8 +33,9 @@ const LOG_BYTES_MAX: u64 = 100_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 const NODES: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 
-fn replica(node: NodeId) -> GroupReplica {
-    GroupReplica { group: GROUP, group_epoch: 1, replica: REPLICA_ID_MIN + u64::from(node.0) }
+/// The replica of a node that has had so many disks before.
+fn replica(node: NodeId, disk: u64) -> GroupReplica {
+    GroupReplica { group: GROUP, group_epoch: 1, replica: REPLICA_ID_MIN + 100 * disk + u64::from(node.0) }
 }
 
 /// What outlives a process.
@@ -129,6 +130,8 @@ struct Cluster {
     members: BTreeMap<NodeId, Member>,
     /// Disks of nodes that are down.
     disks: BTreeMap<NodeId, Disk>,
+    /// How many disks each node has lost.
+    lost: BTreeMap<NodeId, u64>,
     asked: watch::Sender<usize>,
     /// How often a replica was opened again with rows of another one.
     seeded: Arc<AtomicUsize>,
@@ -143,6 +146,7 @@ impl Cluster {
             network: TwinNetwork::new(),
             members: BTreeMap::new(),
             disks: NODES.into_iter().map(|node| (node, disk())).collect(),
+            lost: NODES.into_iter().map(|node| (node, 0)).collect(),
             asked: watch::Sender::new(0),
             seeded: Arc::default(),
             bytes_per_second,
@@ -152,9 +156,12 @@ impl Cluster {
         for node in NODES {
             cluster.start_node(node).await;
         }
-        let voters = NODES.into_iter().map(|node| (replica(node).replica, node)).collect();
-        cluster.members[&NODES[0]].group().found(&voters).await.unwrap();
+        cluster.members[&NODES[0]].group().found(&cluster.voters()).await.unwrap();
         cluster
+    }
+
+    fn voters(&self) -> BTreeMap<u64, NodeId> {
+        self.lost.iter().map(|(node, disk)| (replica(*node, *disk).replica, *node)).collect()
     }
 
     async fn start_node(&mut self, id: NodeId) {
@@ -169,7 +176,7 @@ impl Cluster {
         };
         let transport = self.network.transport(id);
         let node = Arc::new(Node::with_peers(options, engines.0.clone(), engines.1.clone(), Some(transport)));
-        let slot: GroupSlot = Arc::new(RwLock::new(node.create_replica(replica(id)).await.unwrap()));
+        let slot: GroupSlot = Arc::new(RwLock::new(node.create_replica(replica(id, self.lost[&id])).await.unwrap()));
         self.network.join(id, Arc::new(Spy { receiver: node.receiver(), asked: self.asked.clone() }));
         let keeper = tokio::spawn(keep_open(node.clone(), slot.clone(), self.seeded.clone()));
         self.members.insert(id, Member { node, slot, keeper, engines, disk });
@@ -259,6 +266,19 @@ impl Cluster {
         self.until_purged().await;
         self.write(10).await;
         away
+    }
+
+    /// Has whoever leads give the group its replicas, in so many steps at most. Whether it has them.
+    async fn bring_to_voters(&self, steps_max: usize) -> bool {
+        for _ in 0..steps_max {
+            let leader = self.members[&self.leader().await].group();
+            // One that has just lost the lead fails, and another one goes on.
+            if leader.bring_to(&self.voters()).await.unwrap_or(false) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        false
     }
 
     async fn transfer(&self, from: NodeId, to: NodeId) {
@@ -416,5 +436,31 @@ async fn a_full_disk_leaves_a_replica_what_it_was_until_there_is_room() {
     cluster.write(10).await;
     assert!(cluster.members[&away].rows().len() <= 20);
     state.refuse_staged(false);
+    cluster.ends_well(away).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_disk_takes_the_place_of_a_lost_one_whoever_leads_meanwhile() {
+    let mut cluster = Cluster::start(Disk::twin, SLOW).await;
+    let away = cluster.leave_behind().await;
+    // It comes back with nothing: not even what it has voted for.
+    cluster.disks.insert(away, Disk::twin());
+    cluster.lost.insert(away, 1);
+    assert!(!cluster.bring_to_voters(5).await, "a replica that is not there votes for nothing");
+    // And that disk is lost before it was of any use.
+    cluster.lost.insert(away, 2);
+    cluster.start_node(away).await;
+    cluster.bring_to_voters(5).await;
+    cluster.until_asked(3).await;
+    assert!(!cluster.bring_to_voters(1).await, "it has half of the rows");
+    // Without a quorum, and with the same leader or another one then.
+    let leader = cluster.leader().await;
+    cluster.kill(leader).await;
+    cluster.start_node(leader).await;
+    assert!(cluster.bring_to_voters(2_000).await, "the group has its replicas");
+    let group = cluster.members[&cluster.leader().await].group();
+    assert_eq!(group.status().replicas.into_iter().collect::<BTreeMap<_, _>>(), NODES.map(|node| (node, true)).into());
+    assert!(group.bring_to(&cluster.voters()).await.unwrap(), "and keeps them");
+    cluster.write(10).await;
     cluster.ends_well(away).await;
 }
