@@ -35,7 +35,7 @@ pub(crate) async fn follow(membership: Membership, namespaces: Arc<Namespaces>, 
         for group in leading.filter(|_| !disks.is_empty()) {
             let (id, replicas) = (group.id(), membership.replicas(group.id(), &disks));
             let step = tokio::time::timeout(STEP_TIME_MAX, group.bring_to(&replicas)).await;
-            match step.unwrap_or_else(|_| Ok(false)) {
+            match step.unwrap_or(Ok(false)) {
                 Ok(true) if is_done.insert((id, replicas.clone())) => {
                     tracing::info!(group = %id, ?replicas, "a group has the replicas that it should have");
                 }

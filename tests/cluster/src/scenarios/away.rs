@@ -1,13 +1,9 @@
 //! A node that was away for longer than the others' log goes back.
 
-use std::time::Duration;
-
 use everlog_proto::api::common::v1::{Payload, Payloads};
-use everlog_proto::cluster::{ClusterServiceClient, TransferLeadsRequest};
+use everlog_proto::cluster::TransferLeadsRequest;
 use everlog_random::Random;
-use tokio::time::Instant;
 use tonic::Code;
-use tonic::transport::Channel;
 
 use super::{PATIENCE, Stage, start_of};
 use crate::client::{Client, workflow};
@@ -22,8 +18,6 @@ const STARTS: usize = 80;
 const INPUT_BYTES: usize = 1 << 20;
 /// How often more is written if that was not enough.
 const TIMES: usize = 3;
-/// How long it may take until all replicas have what they missed, and until leads are elsewhere.
-const CATCH_UP_TIME_MAX: Duration = Duration::from_secs(60);
 /// What a node logs of each replica that was seeded.
 const SEEDED: &str = "a replica was seeded";
 
@@ -46,7 +40,7 @@ pub(crate) async fn seeded(stage: &Stage) -> Result<(), Failure> {
         }
         nodes[AWAY].spawn().await?;
         nodes[AWAY].wait_serving(SERVE_TIME_MAX).await?;
-        until_caught_up(stage).await?;
+        stage.cluster.until_caught_up(AWAY).await?;
         if nodes[AWAY].printed()?.contains(SEEDED) {
             return leads_and_lives(stage, &client, &runs).await;
         }
@@ -54,35 +48,13 @@ pub(crate) async fn seeded(stage: &Stage) -> Result<(), Failure> {
     Err(Failure(format!("{} starts of {INPUT_BYTES} bytes are still in the others' log", runs.len())))
 }
 
-/// Waits until no replica of the node lacks anything.
-pub(super) async fn until_caught_up(stage: &Stage) -> Result<(), Failure> {
-    let until = Instant::now() + CATCH_UP_TIME_MAX;
-    loop {
-        let cluster = cluster_of(stage, 0)?.describe_cluster(everlog_proto::cluster::DescribeClusterRequest {}).await?;
-        let number = u32::try_from(AWAY + 1).unwrap_or(u32::MAX);
-        let lacks = cluster.into_inner().groups.into_iter().filter_map(|group| {
-            let has_all = |replica: &everlog_proto::cluster::Replica| {
-                replica.node_id == number && replica.is_voter && replica.behind_entries == Some(0)
-            };
-            let is_well = group.replicas.iter().any(has_all) && group.replicas.iter().all(|replica| replica.is_voter);
-            (!is_well).then_some(group.group_id)
-        });
-        let lacks: Vec<_> = lacks.collect();
-        if lacks.is_empty() {
-            return Ok(());
-        }
-        ensure(Instant::now() < until, || format!("the node that was away lacks entries of groups {lacks:?}"))?;
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
-
 /// The node leads everything, with one other that is left, and has all that was acknowledged.
 pub(super) async fn leads_and_lives(stage: &Stage, client: &Client, runs: &[(String, String)]) -> Result<(), Failure> {
     let nodes = &stage.cluster.nodes;
     for from in [1, 2] {
-        let to = u32::try_from(AWAY + 1).unwrap_or(u32::MAX);
-        let request = TransferLeadsRequest { group_ids: Vec::new(), from_node: from, to_node: to };
-        let moved = cluster_of(stage, AWAY)?.transfer_leads(request).await?.into_inner();
+        let to_node = stage.cluster.node_id(AWAY);
+        let request = TransferLeadsRequest { group_ids: Vec::new(), from_node: from, to_node };
+        let moved = stage.cluster.operator(AWAY)?.transfer_leads(request).await?.into_inner();
         let stuck: Vec<_> = moved.transfers.into_iter().filter(|transfer| !transfer.problem.is_empty()).collect();
         ensure(stuck.is_empty(), || format!("leads do not move: {stuck:?}"))?;
     }
@@ -111,10 +83,4 @@ pub(super) async fn leads_and_lives(stage: &Stage, client: &Client, runs: &[(Str
     }
     nodes[0].spawn().await?;
     nodes[0].wait_serving(SERVE_TIME_MAX).await
-}
-
-pub(super) fn cluster_of(stage: &Stage, node: usize) -> Result<ClusterServiceClient<Channel>, Failure> {
-    let endpoint = Channel::from_shared(format!("http://{}", stage.cluster.nodes[node].grpc()));
-    let endpoint = endpoint.map_err(|error| Failure(error.to_string()))?.timeout(PATIENCE);
-    Ok(ClusterServiceClient::new(endpoint.connect_lazy()))
 }
