@@ -42,6 +42,7 @@ pub(super) fn is_repeatable(method: &str, request: &[u8]) -> bool {
         "SignalWorkflowExecution" => is_named(bytes(request, 6)),
         "RequestCancelWorkflowExecution" => is_named(bytes(request, 4)),
         "PauseActivity" => is_named(bytes(request, 7)),
+        "PauseActivityExecution" => is_named(bytes(request, 8)),
         "UpdateWorkflowExecution" => is_named(update_id(request)),
         // What starts the workflow has an id of its own or is refused the second time; the update is the one that is followed.
         "ExecuteMultiOperation" => is_named(bytes(request, 2).and_then(|operation| update_id(bytes(operation, 2)?))),
@@ -80,6 +81,10 @@ pub(super) fn locate<'a>(method: &str, request: &'a [u8]) -> Option<Location<'a>
         | "PatchSchedule"
         | "ListScheduleMatchingTimes"
         | "DeleteSchedule"
+        | "PauseActivityExecution"
+        | "UnpauseActivityExecution"
+        | "ResetActivityExecution"
+        | "UpdateActivityExecutionOptions"
         | "UnpauseWorkflowExecution" => workflow(request, bytes(request, 2)?),
         "SignalWorkflowExecution"
         | "TerminateWorkflowExecution"
@@ -252,6 +257,10 @@ mod tests {
             "GetWorkflowExecutionHistoryReverse": GetWorkflowExecutionHistoryReverseRequest { execution: execution() },
             "QueryWorkflow": QueryWorkflowRequest { execution: execution() },
             "ResetStickyTaskQueue": ResetStickyTaskQueueRequest { execution: execution() },
+            "PauseActivityExecution": PauseActivityExecutionRequest { workflow_id: w() },
+            "UnpauseActivityExecution": UnpauseActivityExecutionRequest { workflow_id: w() },
+            "ResetActivityExecution": ResetActivityExecutionRequest { workflow_id: w() },
+            "UpdateActivityExecutionOptions": UpdateActivityExecutionOptionsRequest { workflow_id: w() },
             "PauseActivity": PauseActivityRequest { execution: execution() },
             "UnpauseActivity": UnpauseActivityRequest { execution: execution() },
             "ResetActivity": ResetActivityRequest { execution: execution() },
@@ -293,6 +302,7 @@ mod tests {
             "SignalWorkflowExecution": SignalWorkflowExecutionRequest { request_id: id() },
             "RequestCancelWorkflowExecution": RequestCancelWorkflowExecutionRequest { request_id: id() },
             "PauseActivity": PauseActivityRequest { request_id: id() },
+            "PauseActivityExecution": PauseActivityExecutionRequest { request_id: id() },
         ];
         for (method, request) in named {
             assert!(is_repeatable(method, &request), "{method}");

@@ -76,6 +76,10 @@ service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
     UnpauseActivity(activity_operations.unpause_activity: workflow_api::UnpauseActivityRequest) -> workflow_api::UnpauseActivityResponse;
     ResetActivity(activity_operations.reset_activity: workflow_api::ResetActivityRequest) -> workflow_api::ResetActivityResponse;
     UpdateActivityOptions(activity_operations.update_activity_options: workflow_api::UpdateActivityOptionsRequest) -> workflow_api::UpdateActivityOptionsResponse;
+    PauseActivityExecution(activity_operations.pause_activity_execution: workflow_api::PauseActivityExecutionRequest) -> workflow_api::PauseActivityExecutionResponse;
+    UnpauseActivityExecution(activity_operations.unpause_activity_execution: workflow_api::UnpauseActivityExecutionRequest) -> workflow_api::UnpauseActivityExecutionResponse;
+    ResetActivityExecution(activity_operations.reset_activity_execution: workflow_api::ResetActivityExecutionRequest) -> workflow_api::ResetActivityExecutionResponse;
+    UpdateActivityExecutionOptions(activity_operations.update_activity_execution_options: workflow_api::UpdateActivityExecutionOptionsRequest) -> workflow_api::UpdateActivityExecutionOptionsResponse;
 
     GetWorkflowExecutionHistory(history.get_workflow_execution_history: workflow_api::GetWorkflowExecutionHistoryRequest) -> everlog_proto::encoded::GetWorkflowExecutionHistoryResponse;
     GetWorkflowExecutionHistoryReverse(history.get_workflow_execution_history_reverse: workflow_api::GetWorkflowExecutionHistoryReverseRequest) -> workflow_api::GetWorkflowExecutionHistoryReverseResponse;

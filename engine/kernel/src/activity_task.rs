@@ -42,8 +42,10 @@ pub(crate) fn find<'r>(run: &'r Run, activity: &ActivityRef) -> Result<&'r Activ
             .get(&token.scheduled_event_id)
             .map(|activity| &**activity)
             .filter(|activity| activity.attempt == token.attempt)
-            // An operator may have had its attempts counted anew, so that one of that number was there before.
-            .filter(|activity| activity.started.is_some() || token.started_time >= activity.attempt_scheduled_time)
+            .filter(|activity| {
+                let is_before = activity.attempts_from.is_some_and(|from| token.started_time <= from);
+                activity.started.is_some() || !is_before
+            })
             .ok_or_else(Rejection::activity_not_found),
         ActivityRef::Id(id) if id.is_empty() => Err(Rejection::invalid("activityID cannot be empty")),
         ActivityRef::Id(id) => {

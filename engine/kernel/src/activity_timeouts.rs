@@ -24,7 +24,7 @@ impl Timeouts {
         activity_id: &str,
         activity_type: &str,
     ) -> Result<Timeouts, String> {
-        let given = Limits {
+        let given = Durations {
             schedule_to_close: given(self.schedule_to_close, "ScheduleToCloseTimeout")?,
             schedule_to_start: given(self.schedule_to_start, "ScheduleToStartTimeout")?,
             start_to_close: given(self.start_to_close, "StartToCloseTimeout")?,
@@ -53,17 +53,17 @@ fn given(timeout: Option<wkt::Duration>, name: &str) -> Result<Option<Duration>,
 
 /// The same as they count; `None` for "not limited".
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Limits {
+struct Durations {
     schedule_to_close: Option<Duration>,
     schedule_to_start: Option<Duration>,
     start_to_close: Option<Duration>,
     heartbeat: Option<Duration>,
 }
 
-impl Limits {
+impl Durations {
     /// Fills in those that were not given, and cuts all to what the others and the run allow. `None` if neither the start nor
     /// the schedule has a time to close.
-    fn deduced(mut self, run_timeout: Option<Duration>) -> Option<Limits> {
+    fn deduced(mut self, run_timeout: Option<Duration>) -> Option<Durations> {
         if let Some(schedule_to_close) = self.schedule_to_close {
             self.schedule_to_start = shorter(self.schedule_to_start, Some(schedule_to_close));
             self.start_to_close = shorter(self.start_to_close, Some(schedule_to_close));
@@ -109,7 +109,7 @@ mod tests {
         ];
         let timeouts = |[schedule_to_close, schedule_to_start, start_to_close, heartbeat]: [u64; 4]| {
             let some = |secs: u64| (secs > 0).then(|| Duration::from_secs(secs));
-            Limits {
+            Durations {
                 schedule_to_close: some(schedule_to_close),
                 schedule_to_start: some(schedule_to_start),
                 start_to_close: some(start_to_close),

@@ -42,7 +42,7 @@ pub(crate) fn merge_priority(priority: &mut Option<Priority>, field: &str, given
 }
 
 /// `task_queue.name` as `taskQueue.name`. A path that is written so already stays as it is.
-fn in_json(path: &str) -> String {
+pub(crate) fn in_json(path: &str) -> String {
     path.split('.').map(name_in_json).collect::<Vec<_>>().join(".")
 }
 

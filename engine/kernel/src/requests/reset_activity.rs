@@ -20,8 +20,9 @@ pub(crate) fn apply(txn: &mut Txn<'_>, request: ResetActivityRequest) -> Result<
     for id in activity_operations::find(&txn.run, which)? {
         // Its row tells of the attempt, and its place of the queue.
         txn.take_back_activity_task(id);
+        let now = txn.now();
         let Some(activity) = txn.activity_mut(id) else { continue };
-        activity.attempt = 1;
+        activity.count_anew(now);
         activity.is_reset = true;
         activity.forgets_heartbeat |= request.reset_heartbeat;
         if request.restore_original_options {

@@ -20,10 +20,11 @@ pub(crate) fn apply(txn: &mut Txn<'_>, request: UnpauseActivityRequest) -> Resul
         if txn.run.activities.get(&id).is_none_or(|activity| activity.pause.is_none()) {
             continue;
         }
+        let now = txn.now();
         let Some(activity) = txn.activity_mut(id) else { continue };
         activity.pause = None;
         if request.reset_attempts {
-            activity.attempt = 1;
+            activity.count_anew(now);
         }
         if request.reset_heartbeat {
             activity.forget_heartbeat();

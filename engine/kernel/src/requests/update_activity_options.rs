@@ -5,6 +5,7 @@ use everlog_proto::api::common::v1::RetryPolicy;
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::workflowservice::v1::UpdateActivityOptionsRequest;
 use everlog_proto::api::workflowservice::v1::update_activity_options_request::Activity as Named;
+use everlog_proto::wkt;
 
 use crate::activity_operations::{self, Which};
 use crate::activity_timeouts::Timeouts;
@@ -12,7 +13,7 @@ use crate::command::Reply;
 use crate::field_mask::{self, FieldMask, PRIORITY_FIELDS};
 use crate::state::Activity;
 use crate::txn::Txn;
-use crate::{Limits, Rejection, Time, retry, validation};
+use crate::{Limits, Rejection, Time, retry, time, validation};
 
 /// Gives the activities other options, or those back that the workflow has asked for. An attempt that goes on has other timeouts from now
 /// on; one that waits to be offered, or for a worker, does so by its new options. Answered with the options of the last of them.
@@ -36,6 +37,93 @@ pub(crate) fn apply(txn: &mut Txn<'_>, request: UpdateActivityOptionsRequest) ->
         give(txn, id, options);
     }
     Ok(Reply::ActivityOptions(Box::new(shown)))
+}
+
+/// Paths of options that can be changed.
+const PATHS: [&str; 15] = [
+    "taskQueue.name",
+    "scheduleToCloseTimeout",
+    "scheduleToStartTimeout",
+    "startToCloseTimeout",
+    "heartbeatTimeout",
+    "priority",
+    "priority.priorityKey",
+    "priority.fairnessKey",
+    "priority.fairnessWeight",
+    "retryPolicy",
+    "retryPolicy.initialInterval",
+    "retryPolicy.backoffCoefficient",
+    "retryPolicy.maximumInterval",
+    "retryPolicy.maximumAttempts",
+    "startDelay",
+];
+
+/// Looks at options by themselves, as far as they are to be changed, and fills in what a whole retry policy leaves open.
+///
+/// # Errors
+///
+/// What is wrong with them.
+pub fn check_activity_options(
+    options: Option<ActivityOptions>,
+    mask: Option<&wkt::FieldMask>,
+    limits: &Limits,
+) -> Result<ActivityOptions, Rejection> {
+    let mut options = options.ok_or_else(|| Rejection::invalid("ActivityOptions are not provided"))?;
+    let paths = mask.ok_or_else(|| Rejection::invalid("UpdateMask is not provided"))?;
+    if paths.paths.is_empty() {
+        return Err(Rejection::invalid("UpdateMask must specify at least one path"));
+    }
+    let mask = FieldMask::new(paths);
+    let is_known = |path: &&String| PATHS.contains(&field_mask::in_json(path).as_str());
+    if let Some(path) = paths.paths.iter().find(|path| !is_known(path)) {
+        return Err(Rejection::invalid(format!("unsupported update_mask path: {path:?}")));
+    }
+    if mask.has("taskQueue.name") {
+        validation::task_queue(options.task_queue.clone(), limits.id_bytes_max).map_err(Rejection::invalid)?;
+    }
+    for (path, name, timeout) in [
+        ("scheduleToCloseTimeout", "ScheduleToCloseTimeout", &options.schedule_to_close_timeout),
+        ("scheduleToStartTimeout", "ScheduleToStartTimeout", &options.schedule_to_start_timeout),
+        ("startToCloseTimeout", "StartToCloseTimeout", &options.start_to_close_timeout),
+        ("heartbeatTimeout", "HeartbeatTimeout", &options.heartbeat_timeout),
+    ] {
+        if mask.has(path) {
+            let wrong = |wrong| Rejection::invalid(format!("invalid {name}: {wrong}"));
+            time::positive(timeout.as_ref()).map_err(wrong)?;
+        }
+    }
+    if mask.has("priority") || mask.inside("priority").next().is_some() {
+        validation::check_priority(options.priority.as_ref())?;
+    }
+    if mask.has("retryPolicy") {
+        let policy = retry::with_defaults(options.retry_policy.take().unwrap_or_default());
+        retry::validate(&policy)?;
+        options.retry_policy = Some(policy);
+    }
+    let policy = options.retry_policy.clone().unwrap_or_default();
+    for field in mask.inside("retryPolicy") {
+        check_policy_field(&policy, field)?;
+    }
+    Ok(options)
+}
+
+/// Looks at a field of a retry policy by itself.
+fn check_policy_field(policy: &RetryPolicy, field: &str) -> Result<(), Rejection> {
+    let interval = |interval: &Option<wkt::Duration>, name| {
+        time::positive(interval.as_ref())
+            .map_err(|wrong| Rejection::invalid(format!("invalid {name} set on retry policy: {wrong}")))
+    };
+    match field {
+        "initialInterval" => interval(&policy.initial_interval, "InitialInterval").map(drop),
+        "maximumInterval" => interval(&policy.maximum_interval, "MaximumInterval").map(drop),
+        "backoffCoefficient" if policy.backoff_coefficient.is_nan() || policy.backoff_coefficient < 1.0 => {
+            Err(Rejection::invalid("BackoffCoefficient cannot be less than 1 on retry policy."))
+        }
+        "maximumAttempts" if policy.maximum_attempts < 0 => {
+            Err(Rejection::invalid("MaximumAttempts cannot be negative on retry policy."))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What is to be changed of which activities.
@@ -152,8 +240,8 @@ fn give(txn: &mut Txn<'_>, scheduled_event_id: i64, options: ActivityOptions) {
     let Some(activity) = txn.activity_mut(scheduled_event_id) else { return };
     activity.set_options(options);
     if activity.started.is_none() {
-        let time = next_time(activity);
-        activity_operations::schedule_anew(txn, scheduled_event_id, time);
+        let next = next_time(activity);
+        activity_operations::schedule_anew(txn, scheduled_event_id, next);
     }
 }
 

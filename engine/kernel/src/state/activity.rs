@@ -30,7 +30,9 @@ pub struct Activity {
     pub changed_options: Option<Box<ActivityOptions>>,
     /// Set while an operator has it paused: no attempt is handed out, and no timeout counts.
     pub pause: Option<Box<Pause>>,
-    /// An operator has had its attempts counted anew; the attempt that goes on is told so.
+    /// When an operator had its attempts counted anew: one that was started before has nothing to say any more, whatever its number.
+    pub attempts_from: Option<Time>,
+    /// The attempt that went on then is told so.
     pub is_reset: bool,
     /// The next attempt is to find no heartbeat.
     pub forgets_heartbeat: bool,
@@ -103,6 +105,7 @@ impl Activity {
             scheduled: attributes,
             changed_options: None,
             pause: None,
+            attempts_from: None,
             is_reset: false,
             forgets_heartbeat: false,
             attempt: 1,
@@ -196,6 +199,12 @@ impl Activity {
     /// The level of its priority, 1 to 5, in a run of that priority.
     pub(crate) fn priority_in(&self, run_priority: u8) -> u8 {
         level(self.given_priority(), run_priority)
+    }
+
+    /// Has its attempts counted anew.
+    pub(crate) fn count_anew(&mut self, now: Time) {
+        self.attempt = 1;
+        self.attempts_from = Some(now);
     }
 
     /// What ends with an attempt: the next one knows nothing of a reset, nor of heartbeats that are to be forgotten.

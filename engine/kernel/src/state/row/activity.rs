@@ -55,6 +55,8 @@ struct ActivityRow {
     is_reset: bool,
     #[prost(bool, tag = "18")]
     forgets_heartbeat: bool,
+    #[prost(sfixed64, optional, tag = "19")]
+    attempts_from: Option<i64>,
 }
 
 #[derive(Message)]
@@ -109,6 +111,7 @@ impl Activity {
             changed_options: self.changed_options.as_deref().map(encode),
             is_reset: self.is_reset,
             forgets_heartbeat: self.forgets_heartbeat,
+            attempts_from: self.attempts_from.map(|time| time.0),
         })
     }
 
@@ -129,6 +132,7 @@ impl Activity {
             pause,
             is_reset: row.is_reset,
             forgets_heartbeat: row.forgets_heartbeat,
+            attempts_from: row.attempts_from.map(Time),
             priority: u8::try_from(row.priority).map_err(|_| CorruptRow("a priority that is none".into()))?,
             attempt: row.attempt,
             attempt_scheduled_time,

@@ -242,7 +242,7 @@ fn changed_activity() -> Activity {
     let mut changed = activity();
     let task_queue = Some(TaskQueue { name: "refunds".into(), ..TaskQueue::default() });
     changed.set_options(ActivityOptions { task_queue, ..changed.options() });
-    Activity { is_reset: true, forgets_heartbeat: true, ..changed }
+    Activity { is_reset: true, forgets_heartbeat: true, attempts_from: Some(later(2)), ..changed }
 }
 
 fn workflow_task_started() -> WorkflowTaskStarted {
