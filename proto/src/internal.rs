@@ -186,6 +186,12 @@ pub struct ActivityTaskStart {
     /// Names the poll.
     #[prost(string, tag = "4")]
     pub request_id: String,
+    /// The queue that the task stood in.
+    #[prost(string, tag = "5")]
+    pub task_queue: String,
+    /// Where it stood there.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub position: Bytes,
 }
 
 /// A poller is at hand for a query.

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use everlog_kernel::command::{StartActivityTask, StartWorkflowTask};
 use everlog_kernel::outbox::{OutboxMessage, Outcome};
+use everlog_kernel::transition::TaskKey;
 use everlog_kernel::{Rejection, RunId};
 use everlog_model::{CallError, NodeId, WorkflowRef};
 use everlog_partition::{Delivery, OtherNodes, StartQuery, StartedWorkflowTask};
@@ -72,8 +74,12 @@ impl OtherNodes for Nodes {
         run_id: RunId,
         start: StartActivityTask,
     ) -> BoxFuture<'static, Result<Box<PollActivityTaskQueueResponse>, CallError>> {
-        let StartActivityTask { scheduled_event_id, attempt, identity, request_id } = start;
-        let start = ActivityTaskStart { scheduled_event_id, attempt, identity, request_id };
+        let StartActivityTask { scheduled_event_id, attempt, key, identity, request_id } = start;
+        let (task_queue, position) = match key {
+            Some(TaskKey { task_queue, position, .. }) => (task_queue, Bytes::copy_from_slice(&position.to_bytes())),
+            None => Default::default(),
+        };
+        let start = ActivityTaskStart { scheduled_event_id, attempt, identity, request_id, task_queue, position };
         let started = self.start(node, &workflow, run_id, Start::ActivityTask(start));
         async move { Ok(Box::new(decoded(started.await?.poll)?)) }.boxed()
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use everlog_kernel::command::{StartActivityTask, StartWorkflowTask};
 use everlog_kernel::outbox::OutboxMessage;
-use everlog_kernel::transition::TaskKind;
+use everlog_kernel::transition::{TaskKey, TaskKind, TaskPosition};
 use everlog_kernel::{Namespace, RunCommand};
 use everlog_matching::query_waiters::Queries;
 use everlog_matching::{Backlog, MatchingHandle, Message};
@@ -141,8 +141,14 @@ impl Handlers {
                 partition.start_workflow_task(workflow, run_id, command).await.map(started)
             }
             Start::ActivityTask(start) => {
-                let ActivityTaskStart { scheduled_event_id, attempt, identity, request_id } = start;
-                let start = StartActivityTask { scheduled_event_id, attempt, identity, request_id };
+                let ActivityTaskStart { scheduled_event_id, attempt, identity, request_id, task_queue, position } =
+                    start;
+                let key = TaskPosition::from_bytes(&position).map(|position| TaskKey {
+                    kind: TaskKind::Activity,
+                    task_queue,
+                    position,
+                });
+                let start = StartActivityTask { scheduled_event_id, attempt, key, identity, request_id };
                 let response = partition.start_activity_task(workflow, run_id, start).await?;
                 Ok(StartedTask { poll: response.encode_to_vec().into(), ..StartedTask::default() })
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use everlog_config::DynamicConfig;
-use everlog_kernel::command::{ActivityRef, Reply, StartActivityTask};
+use everlog_kernel::command::{ActivityRef, Heartbeat, Reply, StartActivityTask};
 use everlog_kernel::token::ActivityTaskToken;
 use everlog_kernel::transition::TaskKind;
 use everlog_kernel::{EntityKind, Rejection, RunCommand, RunId};
@@ -96,6 +96,7 @@ async fn start_task(
     let start = StartActivityTask {
         scheduled_event_id: lease.task.key.position.scheduled_event_id,
         attempt: lease.task.attempt,
+        key: Some(lease.task.key.clone()),
         identity: poll.identity.clone(),
         request_id: uuid::Uuid::new_v4().to_string(),
     };
@@ -190,8 +191,8 @@ pub(super) async fn record_activity_task_heartbeat(
     let (details, identity) = (request.details, request.identity);
     let reply =
         target.execute(frontend, |activity| RunCommand::HeartbeatActivity { activity, details, identity }).await?;
-    let cancel_requested = cancel_requested(&reply)?;
-    Ok(RecordActivityTaskHeartbeatResponse { cancel_requested, ..Default::default() })
+    let Heartbeat { cancel_requested, activity_paused, activity_reset } = heartbeat(&reply)?;
+    Ok(RecordActivityTaskHeartbeatResponse { cancel_requested, activity_paused, activity_reset })
 }
 
 /// The same for an activity that is named by its id.
@@ -205,13 +206,13 @@ pub(super) async fn record_activity_task_heartbeat_by_id(
     let (details, identity) = (request.details, request.identity);
     let reply =
         target.execute(frontend, |activity| RunCommand::HeartbeatActivity { activity, details, identity }).await?;
-    let cancel_requested = cancel_requested(&reply)?;
-    Ok(RecordActivityTaskHeartbeatByIdResponse { cancel_requested, ..Default::default() })
+    let Heartbeat { cancel_requested, activity_paused, activity_reset } = heartbeat(&reply)?;
+    Ok(RecordActivityTaskHeartbeatByIdResponse { cancel_requested, activity_paused, activity_reset })
 }
 
-fn cancel_requested(reply: &Reply) -> Result<bool, Error> {
+fn heartbeat(reply: &Reply) -> Result<Heartbeat, Error> {
     match reply {
-        Reply::Heartbeat { cancel_requested } => Ok(*cancel_requested),
+        Reply::Heartbeat(asked) => Ok(*asked),
         reply => Err(unexpected(reply)),
     }
 }

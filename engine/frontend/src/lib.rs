@@ -6,10 +6,11 @@
 //!
 //! ```text
 //!   other nodes ─▶ inside ─▶┐
-//!   serve ─▶ layer ────────▶ services ─▶ workflow_start, workflow_control, workflow_tasks, activity_tasks, history, query,
-//!                                        visibility, schedules, namespaces, operator, system, task_queues, workers, no_effect, turned_off
+//!   serve ─▶ layer ────────▶ services ─▶ workflow_start, workflow_control, workflow_options, workflow_tasks, activity_tasks,
+//!                                        activity_operations, history, query, visibility, schedules, namespaces, operator, system, task_queues, workers, no_effect, turned_off
 //! ```
 
+mod activity_operations;
 mod activity_tasks;
 mod call;
 mod capabilities;
@@ -52,6 +53,7 @@ mod validate;
 mod visibility;
 mod workers;
 mod workflow_control;
+mod workflow_options;
 mod workflow_start;
 mod workflow_tasks;
 

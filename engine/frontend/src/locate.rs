@@ -41,6 +41,8 @@ pub(super) fn is_repeatable(method: &str, request: &[u8]) -> bool {
         "StartWorkflowExecution" | "SignalWithStartWorkflowExecution" => is_named(bytes(request, 10)),
         "SignalWorkflowExecution" => is_named(bytes(request, 6)),
         "RequestCancelWorkflowExecution" => is_named(bytes(request, 4)),
+        "PauseActivity" => is_named(bytes(request, 7)),
+        "PauseActivityExecution" => is_named(bytes(request, 8)),
         "UpdateWorkflowExecution" => is_named(update_id(request)),
         // What starts the workflow has an id of its own or is refused the second time; the update is the one that is followed.
         "ExecuteMultiOperation" => is_named(bytes(request, 2).and_then(|operation| update_id(bytes(operation, 2)?))),
@@ -79,6 +81,10 @@ pub(super) fn locate<'a>(method: &str, request: &'a [u8]) -> Option<Location<'a>
         | "PatchSchedule"
         | "ListScheduleMatchingTimes"
         | "DeleteSchedule"
+        | "PauseActivityExecution"
+        | "UnpauseActivityExecution"
+        | "ResetActivityExecution"
+        | "UpdateActivityExecutionOptions"
         | "UnpauseWorkflowExecution" => workflow(request, bytes(request, 2)?),
         "SignalWorkflowExecution"
         | "TerminateWorkflowExecution"
@@ -90,7 +96,12 @@ pub(super) fn locate<'a>(method: &str, request: &'a [u8]) -> Option<Location<'a>
         | "QueryWorkflow"
         | "UpdateWorkflowExecution"
         | "ResetWorkflowExecution"
-        | "ResetStickyTaskQueue" => workflow(request, bytes(bytes(request, 2)?, 1)?),
+        | "ResetStickyTaskQueue"
+        | "PauseActivity"
+        | "UnpauseActivity"
+        | "ResetActivity"
+        | "UpdateActivityOptions"
+        | "UpdateWorkflowExecutionOptions" => workflow(request, bytes(bytes(request, 2)?, 1)?),
         "PollWorkflowExecutionUpdate" => workflow(request, bytes(bytes(bytes(request, 2)?, 1)?, 1)?),
         // The last of its operations is the update, and all are of one workflow.
         "ExecuteMultiOperation" => workflow(request, bytes(bytes(bytes(bytes(request, 2)?, 2)?, 2)?, 1)?),
@@ -246,6 +257,15 @@ mod tests {
             "GetWorkflowExecutionHistoryReverse": GetWorkflowExecutionHistoryReverseRequest { execution: execution() },
             "QueryWorkflow": QueryWorkflowRequest { execution: execution() },
             "ResetStickyTaskQueue": ResetStickyTaskQueueRequest { execution: execution() },
+            "PauseActivityExecution": PauseActivityExecutionRequest { workflow_id: w() },
+            "UnpauseActivityExecution": UnpauseActivityExecutionRequest { workflow_id: w() },
+            "ResetActivityExecution": ResetActivityExecutionRequest { workflow_id: w() },
+            "UpdateActivityExecutionOptions": UpdateActivityExecutionOptionsRequest { workflow_id: w() },
+            "PauseActivity": PauseActivityRequest { execution: execution() },
+            "UnpauseActivity": UnpauseActivityRequest { execution: execution() },
+            "ResetActivity": ResetActivityRequest { execution: execution() },
+            "UpdateActivityOptions": UpdateActivityOptionsRequest { execution: execution() },
+            "UpdateWorkflowExecutionOptions": UpdateWorkflowExecutionOptionsRequest { workflow_execution: execution() },
             "UpdateWorkflowExecution": UpdateWorkflowExecutionRequest { workflow_execution: execution() },
             "ResetWorkflowExecution": ResetWorkflowExecutionRequest { workflow_execution: execution() },
             "PollWorkflowExecutionUpdate": PollWorkflowExecutionUpdateRequest { update_ref: update_ref() },
@@ -281,6 +301,8 @@ mod tests {
             "SignalWithStartWorkflowExecution": SignalWithStartWorkflowExecutionRequest { request_id: id() },
             "SignalWorkflowExecution": SignalWorkflowExecutionRequest { request_id: id() },
             "RequestCancelWorkflowExecution": RequestCancelWorkflowExecutionRequest { request_id: id() },
+            "PauseActivity": PauseActivityRequest { request_id: id() },
+            "PauseActivityExecution": PauseActivityExecutionRequest { request_id: id() },
         ];
         for (method, request) in named {
             assert!(is_repeatable(method, &request), "{method}");

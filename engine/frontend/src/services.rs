@@ -15,9 +15,9 @@ use tonic::{Request, Response, Status};
 use super::call::Call;
 use super::request_body::settle;
 use super::{
-    Frontend, activity_tasks, history, multi_operation, namespaces, no_effect, operator, query, reset, schedules,
-    system, task_queue_config, task_queues, turned_off, updates, visibility, workers, workflow_control, workflow_start,
-    workflow_tasks,
+    Frontend, activity_operations, activity_tasks, history, multi_operation, namespaces, no_effect, operator, query,
+    reset, schedules, system, task_queue_config, task_queues, turned_off, updates, visibility, workers,
+    workflow_control, workflow_options, workflow_start, workflow_tasks,
 };
 
 /// The workflow service.
@@ -70,6 +70,16 @@ service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
     DescribeWorkflowExecution(workflow_control.describe_workflow_execution: workflow_api::DescribeWorkflowExecutionRequest) -> workflow_api::DescribeWorkflowExecutionResponse;
     ResetWorkflowExecution(reset.reset_workflow_execution: workflow_api::ResetWorkflowExecutionRequest) -> workflow_api::ResetWorkflowExecutionResponse;
     ResetStickyTaskQueue(workflow_control.reset_sticky_task_queue: workflow_api::ResetStickyTaskQueueRequest) -> workflow_api::ResetStickyTaskQueueResponse;
+    UpdateWorkflowExecutionOptions(workflow_options.update_workflow_execution_options: workflow_api::UpdateWorkflowExecutionOptionsRequest) -> workflow_api::UpdateWorkflowExecutionOptionsResponse;
+
+    PauseActivity(activity_operations.pause_activity: workflow_api::PauseActivityRequest) -> workflow_api::PauseActivityResponse;
+    UnpauseActivity(activity_operations.unpause_activity: workflow_api::UnpauseActivityRequest) -> workflow_api::UnpauseActivityResponse;
+    ResetActivity(activity_operations.reset_activity: workflow_api::ResetActivityRequest) -> workflow_api::ResetActivityResponse;
+    UpdateActivityOptions(activity_operations.update_activity_options: workflow_api::UpdateActivityOptionsRequest) -> workflow_api::UpdateActivityOptionsResponse;
+    PauseActivityExecution(activity_operations.pause_activity_execution: workflow_api::PauseActivityExecutionRequest) -> workflow_api::PauseActivityExecutionResponse;
+    UnpauseActivityExecution(activity_operations.unpause_activity_execution: workflow_api::UnpauseActivityExecutionRequest) -> workflow_api::UnpauseActivityExecutionResponse;
+    ResetActivityExecution(activity_operations.reset_activity_execution: workflow_api::ResetActivityExecutionRequest) -> workflow_api::ResetActivityExecutionResponse;
+    UpdateActivityExecutionOptions(activity_operations.update_activity_execution_options: workflow_api::UpdateActivityExecutionOptionsRequest) -> workflow_api::UpdateActivityExecutionOptionsResponse;
 
     GetWorkflowExecutionHistory(history.get_workflow_execution_history: workflow_api::GetWorkflowExecutionHistoryRequest) -> everlog_proto::encoded::GetWorkflowExecutionHistoryResponse;
     GetWorkflowExecutionHistoryReverse(history.get_workflow_execution_history_reverse: workflow_api::GetWorkflowExecutionHistoryReverseRequest) -> workflow_api::GetWorkflowExecutionHistoryReverseResponse;

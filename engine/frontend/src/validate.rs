@@ -31,6 +31,16 @@ pub(super) fn execution(execution: Option<&WorkflowExecution>) -> Result<(&str, 
     Ok((&execution.workflow_id, run_id(&execution.run_id, "Invalid RunId.")?))
 }
 
+/// The same where a request that names none is told what is missing of it, in other words.
+pub(super) fn named_execution(execution: Option<&WorkflowExecution>) -> Result<(&str, Option<RunId>), Error> {
+    match execution {
+        Some(execution) if !execution.workflow_id.is_empty() => {
+            Ok((&execution.workflow_id, run_id(&execution.run_id, "RunId is not valid UUID.")?))
+        }
+        _ => Err(Error::invalid("WorkflowId is not set on request.")),
+    }
+}
+
 /// A run id that may be left out.
 pub(super) fn run_id(text: &str, message: &'static str) -> Result<Option<RunId>, Error> {
     if text.is_empty() {

@@ -113,6 +113,7 @@ impl Server {
         let start = StartActivityTask {
             scheduled_event_id: 5,
             attempt: 1,
+            key: None,
             identity: "1234@worker".to_owned(),
             request_id: "b0a4c6d2-7a3e-4f0b-8c55-0d1e2f3a4b5c".to_owned(),
         };

@@ -10,8 +10,12 @@
 //!                    └─ backoff ◀┘ failed or timed out, and the retry policy allows another attempt
 //! ```
 //!
+//! What operators do to an activity is in `activity_operations.rs`. While one has it paused, a started attempt goes on and none is offered.
+//!
 //! The start of an attempt that may be followed by another is written late, so a change of leader can lose it. A token proves
 //! that its attempt was handed out: an answer with a token is taken even if the start is not known any more.
+
+use std::time::Duration;
 
 use everlog_proto::api::common::v1::{Payload, Payloads};
 use everlog_proto::api::enums::v1::{RetryState, TimeoutType};
@@ -25,7 +29,7 @@ use everlog_proto::api::history::v1::{
 use crate::command::ActivityRef;
 use crate::state::{Activity, ActivityStarted, Run};
 use crate::txn::Txn;
-use crate::{Rejection, retry, workflow_task};
+use crate::{Rejection, Time, retry, workflow_task};
 
 /// The pending activity that a worker speaks of, started or not.
 pub(crate) fn find<'r>(run: &'r Run, activity: &ActivityRef) -> Result<&'r Activity, Rejection> {
@@ -38,6 +42,10 @@ pub(crate) fn find<'r>(run: &'r Run, activity: &ActivityRef) -> Result<&'r Activ
             .get(&token.scheduled_event_id)
             .map(|activity| &**activity)
             .filter(|activity| activity.attempt == token.attempt)
+            .filter(|activity| {
+                let is_before = activity.attempts_from.is_some_and(|from| token.started_time <= from);
+                activity.started.is_some() || !is_before
+            })
             .ok_or_else(Rejection::activity_not_found),
         ActivityRef::Id(id) if id.is_empty() => Err(Rejection::invalid("activityID cannot be empty")),
         ActivityRef::Id(id) => {
@@ -76,26 +84,42 @@ pub(crate) fn ensure_started(txn: &mut Txn<'_>, scheduled_event_id: i64, identit
 
 /// What follows a failed or timed out attempt: another one, or (`Some`) none, for that reason.
 pub(crate) fn retry(txn: &mut Txn<'_>, scheduled_event_id: i64, failure: &Failure) -> Option<RetryState> {
-    let now = txn.now();
+    let (now, run_priority) = (txn.now(), txn.run.priority());
     let activity = txn.run.activities.get(&scheduled_event_id)?;
-    let interval = match next_interval(activity, failure, now) {
-        Ok(interval) => interval,
+    let next = match next_attempt(activity, failure, now) {
+        Ok(next) => next,
         Err(reason) => return Some(reason),
     };
+    let priority = activity.priority_in(run_priority);
+    if priority != activity.priority {
+        txn.take_back_activity_task(scheduled_event_id);
+    }
     let activity = txn.activity_mut(scheduled_event_id)?;
+    activity.priority = priority;
     if let Some(started) = activity.started.take() {
         activity.last_worker_identity = started.identity;
     }
     activity.last_failure = Some(Box::new(retry::last_failure(failure.clone())));
     activity.last_attempt_end = Some(now);
     activity.attempt += 1;
-    activity.attempt_scheduled_time = now.plus(interval);
     activity.offered = false;
+    if let Next::After(interval) = next {
+        activity.attempt_scheduled_time = now.plus(interval);
+        activity.begin_attempt();
+    }
     None
 }
 
-fn next_interval(activity: &Activity, failure: &Failure, now: crate::Time) -> Result<std::time::Duration, RetryState> {
-    let policy = activity.scheduled.retry_policy.as_ref().ok_or(RetryState::RetryPolicyNotSet)?;
+/// When there is another attempt.
+enum Next {
+    /// After that time.
+    After(Duration),
+    /// Once an operator has it go on. How often it was attempted does not count then.
+    Unpaused,
+}
+
+fn next_attempt(activity: &Activity, failure: &Failure, now: Time) -> Result<Next, RetryState> {
+    let policy = activity.retry_policy().ok_or(RetryState::RetryPolicyNotSet)?;
     if activity.cancel_requested_event_id.is_some() {
         return Err(RetryState::CancelRequested);
     }
@@ -107,8 +131,11 @@ fn next_interval(activity: &Activity, failure: &Failure, now: crate::Time) -> Re
     if !retry::is_retryable(failure, &policy.non_retryable_error_types) {
         return Err(RetryState::NonRetryableFailure);
     }
-    let expiration = activity.schedule_to_close_deadline();
-    retry::next_interval(policy, activity.attempt, retry::requested_delay(failure), now, expiration)
+    if activity.pause.is_some() {
+        return Ok(Next::Unpaused);
+    }
+    let requested = retry::requested_delay(failure);
+    retry::next_interval(policy, activity.attempt, requested, now, activity.expiration()).map(Next::After)
 }
 
 /// Ends an activity: records how its last attempt started, if it did, and the closing event, which is given the id of the

@@ -5,21 +5,25 @@
 
 use std::collections::BTreeMap;
 
+use everlog_proto::api::activity::v1::ActivityOptions;
 use everlog_proto::api::common::v1::{Payloads, WorkerVersionStamp};
 use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::query::v1::WorkflowQuery;
 use everlog_proto::api::update::v1::Outcome;
+use everlog_proto::api::workflow::v1::WorkflowExecutionOptions;
 use everlog_proto::api::workflowservice::v1::{
-    DescribeScheduleResponse, PollActivityTaskQueueResponse, PollWorkflowTaskQueueResponse,
-    RequestCancelWorkflowExecutionRequest, RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest,
-    SignalWithStartWorkflowExecutionRequest, SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest,
-    TerminateWorkflowExecutionRequest, UpdateWorkflowExecutionRequest,
+    DescribeScheduleResponse, PauseActivityRequest, PollActivityTaskQueueResponse, PollWorkflowTaskQueueResponse,
+    RequestCancelWorkflowExecutionRequest, ResetActivityRequest, RespondWorkflowTaskCompletedRequest,
+    RespondWorkflowTaskFailedRequest, SignalWithStartWorkflowExecutionRequest, SignalWorkflowExecutionRequest,
+    StartWorkflowExecutionRequest, TerminateWorkflowExecutionRequest, UnpauseActivityRequest,
+    UpdateActivityOptionsRequest, UpdateWorkflowExecutionOptionsRequest, UpdateWorkflowExecutionRequest,
 };
 
 use crate::outbox::{self, OutboxMessage};
 use crate::reset::Reset;
 use crate::schedule::ScheduleCommand;
+use crate::task::TaskKey;
 use crate::token::{ActivityTaskToken, WorkflowTaskToken};
 use crate::valid_start::{ValidSignalWithStart, ValidStart};
 use crate::{EntityKind, Limits, Rejection, RunId};
@@ -113,6 +117,17 @@ pub enum RunCommand {
         /// The build of the worker's code, where it tells.
         worker_version: Option<WorkerVersionStamp>,
     },
+
+    /// No attempt of activities is handed out. Answered by [`Reply::Done`].
+    PauseActivity(Box<PauseActivityRequest>),
+    /// Activities go on that were paused. Answered by [`Reply::Done`].
+    UnpauseActivity(Box<UnpauseActivityRequest>),
+    /// The attempts of activities are counted anew. Answered by [`Reply::Done`].
+    ResetActivity(Box<ResetActivityRequest>),
+    /// Activities are attempted in another way. Answered by [`Reply::ActivityOptions`].
+    UpdateActivityOptions(Box<UpdateActivityOptionsRequest>),
+    /// Answered by [`Reply::WorkflowOptions`].
+    UpdateWorkflowOptions(Box<UpdateWorkflowExecutionOptionsRequest>),
 
     /// Asks a query. Answered by [`Reply::Query`]; the answer proper comes as an effect.
     QueryWorkflow {
@@ -230,6 +245,11 @@ impl RunCommand {
             RunCommand::CompleteActivity { .. } => "CompleteActivity",
             RunCommand::FailActivity { .. } => "FailActivity",
             RunCommand::CancelActivity { .. } => "CancelActivity",
+            RunCommand::PauseActivity(_) => "PauseActivity",
+            RunCommand::UnpauseActivity(_) => "UnpauseActivity",
+            RunCommand::ResetActivity(_) => "ResetActivity",
+            RunCommand::UpdateActivityOptions(_) => "UpdateActivityOptions",
+            RunCommand::UpdateWorkflowOptions(_) => "UpdateWorkflowOptions",
             RunCommand::QueryWorkflow { .. } => "QueryWorkflow",
             RunCommand::AbandonQuery { .. } => "AbandonQuery",
             RunCommand::StartQueryTask { .. } => "StartQueryTask",
@@ -284,6 +304,9 @@ pub struct StartActivityTask {
     pub scheduled_event_id: i64,
     /// The task's attempt.
     pub attempt: i32,
+    /// Where the task stood that was handed out: it is void if the activity's stands elsewhere by now. `None` if a node of an older
+    /// version asks, which does not say.
+    pub key: Option<TaskKey>,
     /// The worker.
     pub identity: String,
     /// Names this poll.
@@ -319,10 +342,11 @@ pub enum Reply {
     /// An activity was started.
     ActivityTaskStarted(Box<PollActivityTaskQueueResponse>),
     /// A heartbeat was taken.
-    Heartbeat {
-        /// The workflow has asked the activity to cancel.
-        cancel_requested: bool,
-    },
+    Heartbeat(Heartbeat),
+    /// How an activity is attempted now.
+    ActivityOptions(Box<ActivityOptions>),
+    /// The options of a workflow as they are now.
+    WorkflowOptions(Box<WorkflowExecutionOptions>),
     /// What became of a query.
     Query(QueryReply),
     /// How far an update has come.
@@ -333,6 +357,17 @@ pub enum Reply {
     ScheduleToken(Vec<u8>),
     /// What is known of a schedule, and whether that is all: it may not know yet what became of workflows that it starts.
     Schedule(Box<DescribeScheduleResponse>, bool),
+}
+
+/// What has been asked of an activity that an attempt goes on of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// The workflow has asked it to cancel.
+    pub cancel_requested: bool,
+    /// An operator has paused it.
+    pub activity_paused: bool,
+    /// An operator has had its attempts counted anew.
+    pub activity_reset: bool,
 }
 
 /// A run that was started, or found.

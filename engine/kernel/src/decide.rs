@@ -84,6 +84,11 @@ fn on_existing_run(txn: &mut Txn<'_>, command: RunCommand) -> Result<Result<Repl
             txn.worker_version = worker_version;
             requests::cancel_activity::apply(txn, &activity, details, identity)
         }
+        C::PauseActivity(request) => requests::pause_activity::apply(txn, *request),
+        C::UnpauseActivity(request) => requests::unpause_activity::apply(txn, *request),
+        C::ResetActivity(request) => requests::reset_activity::apply(txn, *request),
+        C::UpdateActivityOptions(request) => requests::update_activity_options::apply(txn, *request),
+        C::UpdateWorkflowOptions(request) => requests::update_workflow_options::apply(txn, *request),
         C::QueryWorkflow { query_id, query, reject_condition } => {
             requests::query_workflow::ask(txn, query_id, *query, reject_condition)
         }

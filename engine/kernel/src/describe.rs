@@ -4,6 +4,7 @@ use everlog_proto::api::activity::v1::ActivityOptions;
 use everlog_proto::api::common::v1::WorkflowExecution;
 use everlog_proto::api::enums::v1::{EventType, PendingActivityState, PendingWorkflowTaskState, TaskQueueKind};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
+use everlog_proto::api::workflow::v1::pending_activity_info::{PauseInfo, pause_info};
 use everlog_proto::api::workflow::v1::{
     PendingActivityInfo, PendingChildExecutionInfo, PendingWorkflowTaskInfo, RequestIdInfo, WorkflowExecutionConfig,
     WorkflowExecutionExtendedInfo, WorkflowExecutionInfo,
@@ -12,7 +13,7 @@ use everlog_proto::api::workflowservice::v1::DescribeWorkflowExecutionResponse;
 use everlog_proto::wkt;
 use prost::Message;
 
-use crate::state::{Activity, PendingChild, WorkflowTask};
+use crate::state::{Activity, Pause, PendingChild, WorkflowTask};
 use crate::{Rejection, Run, RunId, Workflow, outbox, time, visibility};
 
 /// How a run that does not expire is described: the zero value of time in Go.
@@ -134,10 +135,12 @@ fn pending_workflow_task(task: &WorkflowTask) -> PendingWorkflowTaskInfo {
 }
 
 fn pending_activity(activity: &Activity) -> PendingActivityInfo {
-    let state = match (&activity.cancel_requested_event_id, &activity.started) {
-        (Some(_), _) => PendingActivityState::CancelRequested,
-        (None, Some(_)) => PendingActivityState::Started,
-        (None, None) => PendingActivityState::Scheduled,
+    let state = match (&activity.cancel_requested_event_id, &activity.started, &activity.pause) {
+        (Some(_), _, _) => PendingActivityState::CancelRequested,
+        (None, Some(_), None) => PendingActivityState::Started,
+        (None, Some(_), Some(_)) => PendingActivityState::PauseRequested,
+        (None, None, None) => PendingActivityState::Scheduled,
+        (None, None, Some(_)) => PendingActivityState::Paused,
     };
     let scheduled = &activity.scheduled;
     let started = activity.started.as_ref();
@@ -152,15 +155,17 @@ fn pending_activity(activity: &Activity) -> PendingActivityInfo {
         last_heartbeat_time: activity.last_heartbeat.map(|time| time.to_proto()),
         last_started_time: started.map(|started| started.time.to_proto()),
         attempt: activity.attempt,
-        maximum_attempts: scheduled.retry_policy.as_ref().map_or(0, |policy| policy.maximum_attempts),
+        maximum_attempts: activity.retry_policy().map_or(0, |policy| policy.maximum_attempts),
         scheduled_time: Some(activity.attempt_scheduled_time.to_proto()),
-        expiration_time: activity.schedule_to_close_deadline().map(|time| time.to_proto()),
+        expiration_time: activity.expiration().map(|time| time.to_proto()),
         last_failure: activity.last_failure.as_deref().cloned(),
         last_worker_identity: started.map_or(&activity.last_worker_identity, |started| &started.identity).clone(),
         current_retry_interval: retry_interval.map(time::to_proto),
         last_attempt_complete_time: activity.last_failure_reported.map(|time| time.to_proto()),
         next_attempt_schedule_time: retry_time.map(|time| time.to_proto()),
-        priority: scheduled.priority.clone(),
+        priority: activity.given_priority().cloned(),
+        paused: activity.pause.is_some(),
+        pause_info: activity.pause.as_deref().map(told_of_pause),
         activity_options: Some(options(activity)),
         ..PendingActivityInfo::default()
     }
@@ -178,20 +183,19 @@ fn pending_child(run: &Run, initiated_id: i64, child: &PendingChild) -> PendingC
     }
 }
 
+fn told_of_pause(pause: &Pause) -> PauseInfo {
+    let manual = pause_info::Manual { identity: pause.identity.clone(), reason: pause.reason.clone() };
+    PauseInfo { pause_time: Some(pause.time.to_proto()), paused_by: Some(pause_info::PausedBy::Manual(manual)) }
+}
+
 fn options(activity: &Activity) -> ActivityOptions {
-    let scheduled = &activity.scheduled;
-    ActivityOptions {
-        task_queue: Some(TaskQueue {
-            name: activity.task_queue().to_owned(),
-            normal_name: activity.task_queue().to_owned(),
-            ..TaskQueue::default()
-        }),
-        schedule_to_close_timeout: scheduled.schedule_to_close_timeout,
-        schedule_to_start_timeout: scheduled.schedule_to_start_timeout,
-        start_to_close_timeout: scheduled.start_to_close_timeout,
-        heartbeat_timeout: scheduled.heartbeat_timeout,
-        retry_policy: scheduled.retry_policy.clone(),
-        priority: scheduled.priority.clone(),
-        ..ActivityOptions::default()
+    let mut options = activity.options();
+    if let Some(queue) = &mut options.task_queue {
+        queue.normal_name = queue.name.clone();
     }
+    // Temporal does not tell of them here.
+    if let Some(policy) = &mut options.retry_policy {
+        policy.non_retryable_error_types.clear();
+    }
+    options
 }

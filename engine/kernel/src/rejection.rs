@@ -96,6 +96,13 @@ impl Rejection {
         Rejection::NotFound("invalid activityID or activity already timed out or invoking workflow is completed".into())
     }
 
+    /// No pending activity is the one, or of the type, that an operator names.
+    pub fn no_such_activity() -> Rejection {
+        Rejection::NotFound(
+            "Can't find pending activity with such ID. Invalid activityID or activity already completed".into(),
+        )
+    }
+
     /// An invalid argument with a fixed text.
     pub fn invalid(message: impl Into<Cow<'static, str>>) -> Rejection {
         Rejection::InvalidArgument(message.into())

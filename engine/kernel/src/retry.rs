@@ -122,19 +122,22 @@ pub(crate) fn next_interval(
     }
     let interval = match requested {
         Some(requested) => requested,
-        None => {
-            let duration = |field: Option<&_>| time::positive(field).ok().flatten();
-            let initial = duration(policy.initial_interval.as_ref()).unwrap_or_default();
-            let interval = exponential(initial, policy.backoff_coefficient, attempt);
-            duration(policy.maximum_interval.as_ref())
-                .map_or(interval, |maximum| if interval.is_zero() { maximum } else { interval.min(maximum) })
-        }
+        None => self::interval(policy, attempt),
     };
     // Temporal takes "at once" for "never", too: a loop without a pause would be nobody's wish.
     if interval.is_zero() || expiration.is_some_and(|expiration| now.plus(interval) > expiration) {
         return Err(RetryState::Timeout);
     }
     Ok(interval)
+}
+
+/// How long a policy waits behind an attempt; zero if it says nothing of it.
+pub(crate) fn interval(policy: &RetryPolicy, attempt: i32) -> Duration {
+    let duration = |field: Option<&_>| time::positive(field).ok().flatten();
+    let initial = duration(policy.initial_interval.as_ref()).unwrap_or_default();
+    let interval = exponential(initial, policy.backoff_coefficient, attempt);
+    duration(policy.maximum_interval.as_ref())
+        .map_or(interval, |maximum| if interval.is_zero() { maximum } else { interval.min(maximum) })
 }
 
 /// `initial * coefficient^(attempt - 1)`.

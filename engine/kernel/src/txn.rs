@@ -19,6 +19,7 @@ use everlog_proto::api::sdk::v1::UserMetadata;
 
 use crate::context::Context;
 use crate::events;
+use crate::rows::RowKey;
 use crate::state::{Activity, PreviousRun, Run};
 use crate::transition::{Effect, Transition};
 use crate::{RunId, Time, workflow_task};
@@ -37,6 +38,8 @@ pub(crate) struct Txn<'a> {
     pub(crate) successor: Option<NewRun>,
     /// Activities (by scheduled event id) that the worker wants to have with the answer to the completion that schedules them.
     pub(crate) eager_activities: Vec<i64>,
+    /// Rows of activity tasks whose places in their queues are no longer theirs.
+    moved_tasks: Vec<RowKey>,
     /// Whether the run is closed because it is reset: another one goes on with its children, and for its parent.
     pub(crate) is_reset: bool,
     /// The build of the worker that answers, where it tells: the start of its activity is recorded with it.
@@ -89,6 +92,7 @@ impl<'a> Txn<'a> {
             effects: Vec::new(),
             successor: None,
             eager_activities: Vec::new(),
+            moved_tasks: Vec::new(),
             is_reset: false,
             worker_version: None,
             history: Vec::new(),
@@ -144,6 +148,7 @@ impl<'a> Txn<'a> {
         self.successor = None;
         self.closing = None;
         self.eager_activities.clear();
+        self.moved_tasks.clear();
         self.in_commands = false;
         self.keep_speculative = false;
         self.changed = false;
@@ -292,6 +297,17 @@ impl<'a> Txn<'a> {
         let flush_at = self.ctx.now.plus(self.ctx.limits.activity_start_flush);
         self.run.flush_at.get_or_insert(flush_at);
         Some(Arc::make_mut(activity))
+    }
+
+    /// Takes back the task of an activity, if there is one: it is offered anew, if it is still ready. To be called before anything
+    /// changes that says where it stands in its queue.
+    pub(crate) fn take_back_activity_task(&mut self, scheduled_event_id: i64) {
+        let Some(activity) = self.run.activities.get(&scheduled_event_id) else { return };
+        let Some(time) = activity.task_row_time else { return };
+        self.moved_tasks.push(RowKey::Task(self.run.activity_task_key(activity, time)));
+        if let Some(activity) = self.activity_mut(scheduled_event_id) {
+            activity.task_row_time = None;
+        }
     }
 
     /// Writes the starts that are due to be written: some time has passed, or the run was woken for a deadline of theirs that

@@ -333,7 +333,7 @@ fn check_callback(callback: &Callback) -> Result<(), Rejection> {
 }
 
 fn check_sizes(request: &StartWorkflowExecutionRequest, limits: &Limits) -> Result<(), Rejection> {
-    validation::priority(request.priority.as_ref()).map_err(Rejection::invalid)?;
+    validation::check_priority(request.priority.as_ref())?;
     validation::check_links(&request.links, limits)?;
     check_payloads(request.input.as_ref(), limits)?;
     if request.memo.as_ref().map_or(0, Message::encoded_len) > limits.memo_bytes_max {

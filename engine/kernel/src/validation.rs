@@ -51,6 +51,15 @@ pub(crate) fn priority(priority: Option<&Priority>) -> Result<(), &'static str> 
     Ok(())
 }
 
+/// Refuses a priority with something out of range.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn check_priority(given: Option<&Priority>) -> Result<(), Rejection> {
+    priority(given).map_err(Rejection::invalid)
+}
+
 /// Whether search attributes are not larger than limits allow, each and all together.
 ///
 /// # Errors

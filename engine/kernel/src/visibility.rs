@@ -166,7 +166,7 @@ pub(crate) fn record(run: &Run, workflow_id: &str) -> Record {
         search_attributes: shown.search_attributes,
         task_queue: run.task_queue().to_owned(),
         first_run_id: shown.first_execution_run_id,
-        priority: shown.priority,
+        priority: info.given_priority.as_deref().map(|given| given.encode_to_vec().into()).or(shown.priority),
         schedule: None,
     }
 }

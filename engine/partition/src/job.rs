@@ -158,7 +158,12 @@ fn run_command_bytes(command: &RunCommand) -> usize {
         RunCommand::QueryWorkflow { query, .. } => payloads(&query.query_args),
         RunCommand::UpdateWorkflow(request) => request.encoded_len(),
         RunCommand::ReceiveMessage(message) => message.payload_bytes(),
-        RunCommand::RequestCancelWorkflow(_)
+        RunCommand::UpdateActivityOptions(request) => request.encoded_len(),
+        RunCommand::UpdateWorkflowOptions(request) => request.encoded_len(),
+        RunCommand::PauseActivity(_)
+        | RunCommand::UnpauseActivity(_)
+        | RunCommand::ResetActivity(_)
+        | RunCommand::RequestCancelWorkflow(_)
         | RunCommand::DeleteWorkflow
         | RunCommand::StartWorkflowTask(_)
         | RunCommand::SaveWorkflowTaskStart

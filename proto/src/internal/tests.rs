@@ -78,8 +78,14 @@ fn what_leads_are_asked_is_what_it_always_was() {
     };
     let build = Some(WorkerVersionStamp { build_id: "b".to_owned(), use_versioning: false });
     let of_build = WorkflowTaskStart { worker_version: build, ..workflow_task.clone() };
-    let activity_task =
-        ActivityTaskStart { scheduled_event_id: 5, attempt: 2, identity: "i".to_owned(), request_id: "r".to_owned() };
+    let activity_task = ActivityTaskStart {
+        scheduled_event_id: 5,
+        attempt: 2,
+        identity: "i".to_owned(),
+        request_id: "r".to_owned(),
+        ..ActivityTaskStart::default()
+    };
+    let at_its_place = ActivityTaskStart { task_queue: "q".to_owned(), position: id(5), ..activity_task.clone() };
     let query = QueryStart { query_id: 6, task_queue: "q".to_owned() };
     check(
         &start(Start::WorkflowTask(workflow_task)),
@@ -90,6 +96,10 @@ fn what_leads_are_asked_is_what_it_always_was() {
         "0a07 0a020707 120177 12020808 1a12 0805 1002 1a0171 220169 2a0172 32030a0162",
     );
     check(&start(Start::ActivityTask(activity_task)), "0a07 0a020707 120177 12020808 220a 0805 1002 1a0169 220172");
+    check(
+        &start(Start::ActivityTask(at_its_place)),
+        "0a07 0a020707 120177 12020808 2211 0805 1002 1a0169 220172 2a0171 32020505",
+    );
     check(&start(Start::Query(query)), "0a07 0a020707 120177 12020808 2a0c 090600000000000000 120171");
     let started = StartedTask { poll: id(1), history: vec![id(2), id(3)], next_page_from: Some(4), history_to: 5 };
     check(&StartTaskResponse { started: Some(started) }, "0a10 0a020101 12020202 12020303 1804 2005");

@@ -83,7 +83,8 @@ impl Shower {
 
     /// A text, such as the one of a status.
     pub(crate) fn text(&mut self, text: &str, field: &str) -> String {
-        let text = text.replace(&format!("-{}", self.nonce), "~");
+        // Go's protobuf has texts with either kind of space, by chance of how a program was built.
+        let text = text.replace(&format!("-{}", self.nonce), "~").replace('\u{a0}', " ");
         collapsed(&self.without_uuids(&text, field))
     }
 

@@ -95,7 +95,8 @@ fn started(
 ) -> Result<WorkflowExecutionStartedEventAttributes, String> {
     let current = txn.run.info.started.decode();
     let attempt = current.attempt;
-    let current = successor::next(txn, current);
+    let priority = txn.run.given_priority().cloned();
+    let current = WorkflowExecutionStartedEventAttributes { priority, ..successor::next(txn, current) };
     let initiator = match attributes.initiator() {
         ContinueAsNewInitiator::Unspecified => ContinueAsNewInitiator::Workflow,
         initiator => initiator,

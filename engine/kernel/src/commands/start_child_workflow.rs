@@ -54,7 +54,7 @@ pub(crate) fn ask_for_start(
     let child = initiated.workflow_id.clone();
     let start = StartChild {
         root: Some(txn.run.info.started.decode().root_workflow_execution.unwrap_or_else(own)),
-        priority: inherited(txn.run.info.started.priority(), initiated.priority.as_ref()),
+        priority: inherited(txn.run.given_priority(), initiated.priority.as_ref()),
         initiated,
         user_metadata,
     };

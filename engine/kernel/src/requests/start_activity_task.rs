@@ -5,7 +5,8 @@ use everlog_proto::api::common::v1::{Priority, WorkflowExecution, WorkflowType};
 use everlog_proto::api::workflowservice::v1::PollActivityTaskQueueResponse;
 
 use crate::command::{Reply, StartActivityTask};
-use crate::state::{Activity, ActivityStarted};
+use crate::state::{Activity, ActivityStarted, Run};
+use crate::task::TaskKey;
 use crate::token::{self, ActivityTaskToken};
 use crate::txn::Txn;
 use crate::{EntityKind, Rejection};
@@ -27,9 +28,12 @@ pub(crate) fn apply(txn: &mut Txn<'_>, start: StartActivityTask) -> Result<Reply
     match &activity.started {
         Some(started) if started.request_id == start.request_id => {}
         Some(_) => return Err(Rejection::activity_not_found()),
+        None if activity.pause.is_some() || has_moved(&txn.run, activity, start.key.as_ref()) => {
+            return Err(Rejection::activity_not_found());
+        }
         None => {
             let now = txn.now();
-            let once = activity.scheduled.retry_policy.as_ref().is_none_or(|policy| policy.maximum_attempts == 1);
+            let once = activity.retry_policy().is_none_or(|policy| policy.maximum_attempts == 1);
             let activity = if once { txn.activity_mut(id) } else { txn.activity_mut_unsaved(id) };
             activity.ok_or_else(Rejection::activity_not_found)?.started =
                 Some(ActivityStarted { time: now, identity: start.identity, request_id: start.request_id });
@@ -37,6 +41,11 @@ pub(crate) fn apply(txn: &mut Txn<'_>, start: StartActivityTask) -> Result<Reply
     }
     let activity = txn.run.activities.get(&id).ok_or_else(Rejection::activity_not_found)?;
     Ok(Reply::ActivityTaskStarted(Box::new(poll_response(txn, activity))))
+}
+
+/// Whether an operator has had the activity offered anew since the task was handed out that stood there.
+fn has_moved(run: &Run, activity: &Activity, key: Option<&TaskKey>) -> bool {
+    key.is_some_and(|key| *key != run.activity_task_key(activity, activity.attempt_scheduled_time))
 }
 
 /// Starts the activities that were scheduled for the worker of this very workflow task, as long as they are pending. They are written
@@ -85,8 +94,9 @@ fn poll_response(txn: &Txn<'_>, activity: &Activity) -> PollActivityTaskQueueRes
         schedule_to_close_timeout: scheduled.schedule_to_close_timeout,
         start_to_close_timeout: scheduled.start_to_close_timeout,
         heartbeat_timeout: scheduled.heartbeat_timeout,
-        retry_policy: scheduled.retry_policy.clone(),
-        priority: merged_priority(txn.run.info.started.priority(), scheduled.priority.as_ref()),
+        // Timeouts are those of the event, in Temporal as well; an operator changes those that are enforced here.
+        retry_policy: activity.retry_policy().cloned(),
+        priority: merged_priority(txn.run.given_priority(), activity.given_priority()),
         ..PollActivityTaskQueueResponse::default()
     }
 }

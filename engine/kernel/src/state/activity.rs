@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use everlog_proto::api::common::v1::Payloads;
+use everlog_proto::api::activity::v1::ActivityOptions;
+use everlog_proto::api::common::v1::{Payloads, Priority, RetryPolicy};
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::history::v1::ActivityTaskScheduledEventAttributes;
+use everlog_proto::api::taskqueue::v1::TaskQueue;
+use everlog_proto::wkt;
 use prost::Message;
 
 use super::{CorruptRow, PendingValue};
@@ -21,8 +24,18 @@ pub struct Activity {
     pub scheduled_event_id: i64,
     /// When it was first scheduled.
     pub scheduled_time: Time,
-    /// The event's attributes, with timeouts and retry policy as they are in force.
+    /// The event's attributes, with what the workflow has left open filled in.
     pub scheduled: ActivityTaskScheduledEventAttributes,
+    /// How it is attempted, once an operator has changed that: see [`Activity::options`].
+    pub changed_options: Option<Box<ActivityOptions>>,
+    /// Set while an operator has it paused: no attempt is handed out, and no timeout counts.
+    pub pause: Option<Box<Pause>>,
+    /// When an operator had its attempts counted anew: one that was started before has nothing to say any more, whatever its number.
+    pub attempts_from: Option<Time>,
+    /// The attempt that went on then is told so.
+    pub is_reset: bool,
+    /// The next attempt is to find no heartbeat.
+    pub forgets_heartbeat: bool,
     /// Its priority, 1 to 5: the one that the workflow set for it, or else the workflow's own.
     pub priority: u8,
     /// The current attempt, from 1.
@@ -52,6 +65,19 @@ pub struct Activity {
     pub task_row_time: Option<Time>,
 }
 
+/// That an operator has paused an activity.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pause {
+    /// When.
+    pub time: Time,
+    /// The operator.
+    pub identity: String,
+    /// Why, in the operator's words.
+    pub reason: String,
+    /// Names the request.
+    pub request_id: String,
+}
+
 /// An attempt in a worker's hands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActivityStarted {
@@ -72,12 +98,16 @@ impl Activity {
         attributes: ActivityTaskScheduledEventAttributes,
         run_priority: u8,
     ) -> Activity {
-        let priority = attributes.priority.as_ref().map_or(0, |priority| priority.priority_key);
         Activity {
             scheduled_event_id: event_id,
             scheduled_time: time,
-            priority: if priority == 0 { run_priority } else { proto::priority_level(priority) },
+            priority: level(attributes.priority.as_ref(), run_priority),
             scheduled: attributes,
+            changed_options: None,
+            pause: None,
+            attempts_from: None,
+            is_reset: false,
+            forgets_heartbeat: false,
             attempt: 1,
             attempt_scheduled_time: time,
             offered: true,
@@ -98,20 +128,122 @@ impl Activity {
         &self.scheduled.activity_id
     }
 
-    /// The queue of its workers.
-    pub fn task_queue(&self) -> &str {
-        self.scheduled.task_queue.as_ref().map_or("", |queue| &queue.name)
+    /// What kind of activity it is.
+    pub fn activity_type(&self) -> &str {
+        self.scheduled.activity_type.as_ref().map_or("", |activity_type| &activity_type.name)
     }
 
-    /// How long one of its timeouts is; `None` for "not limited".
-    fn timeout(duration: Option<&everlog_proto::wkt::Duration>) -> Option<Duration> {
-        crate::time::positive(duration).ok().flatten()
+    /// The queue of its workers.
+    pub fn task_queue(&self) -> &str {
+        let queue = match &self.changed_options {
+            Some(options) => &options.task_queue,
+            None => &self.scheduled.task_queue,
+        };
+        queue.as_ref().map_or("", |queue| &queue.name)
+    }
+
+    /// When and how often it is retried.
+    pub fn retry_policy(&self) -> Option<&RetryPolicy> {
+        match &self.changed_options {
+            Some(options) => options.retry_policy.as_ref(),
+            None => self.scheduled.retry_policy.as_ref(),
+        }
+    }
+
+    /// The priority that it was given.
+    pub fn given_priority(&self) -> Option<&Priority> {
+        match &self.changed_options {
+            Some(options) => options.priority.as_ref(),
+            None => self.scheduled.priority.as_ref(),
+        }
+    }
+
+    /// How it is attempted: as the workflow has asked for, or as an operator has changed it since.
+    pub fn options(&self) -> ActivityOptions {
+        self.changed_options.as_deref().cloned().unwrap_or_else(|| self.original_options())
+    }
+
+    /// How the workflow has asked for it to be attempted.
+    pub fn original_options(&self) -> ActivityOptions {
+        let scheduled = &self.scheduled;
+        let queue = scheduled.task_queue.as_ref();
+        ActivityOptions {
+            task_queue: queue.map(|queue| TaskQueue { name: queue.name.clone(), ..TaskQueue::default() }),
+            schedule_to_close_timeout: scheduled.schedule_to_close_timeout,
+            schedule_to_start_timeout: scheduled.schedule_to_start_timeout,
+            start_to_close_timeout: scheduled.start_to_close_timeout,
+            heartbeat_timeout: scheduled.heartbeat_timeout,
+            retry_policy: scheduled.retry_policy.clone(),
+            priority: scheduled.priority.clone(),
+            start_delay: None,
+        }
+    }
+
+    /// Has it attempted in another way from here on. Which errors are not retried stays what the workflow has said.
+    pub(crate) fn set_options(&mut self, mut options: ActivityOptions) {
+        let original = self.original_options();
+        if let Some(policy) = &mut options.retry_policy {
+            policy.non_retryable_error_types = original
+                .retry_policy
+                .as_ref()
+                .map(|policy| policy.non_retryable_error_types.clone())
+                .unwrap_or_default();
+        }
+        if let Some(queue) = &mut options.task_queue {
+            queue.kind = 0;
+        }
+        options.start_delay = None;
+        self.changed_options = (options != original).then(|| Box::new(options));
+    }
+
+    /// The level of its priority, 1 to 5, in a run of that priority.
+    pub(crate) fn priority_in(&self, run_priority: u8) -> u8 {
+        level(self.given_priority(), run_priority)
+    }
+
+    /// Has its attempts counted anew.
+    pub(crate) fn count_anew(&mut self, now: Time) {
+        self.attempt = 1;
+        self.attempts_from = Some(now);
+    }
+
+    /// What ends with an attempt: the next one knows nothing of a reset, nor of heartbeats that are to be forgotten.
+    pub(crate) fn begin_attempt(&mut self) {
+        if std::mem::take(&mut self.forgets_heartbeat) {
+            self.forget_heartbeat();
+        }
+        self.is_reset = false;
+    }
+
+    /// Forgets the heartbeats of all attempts so far.
+    pub(crate) fn forget_heartbeat(&mut self) {
+        self.heartbeat_details = None;
+        self.last_heartbeat = None;
+    }
+
+    /// How long one of its timeouts is; `None` for "not limited", as all are while it is paused.
+    fn timeout(
+        &self,
+        scheduled: impl Fn(&ActivityTaskScheduledEventAttributes) -> Option<wkt::Duration>,
+        changed: impl Fn(&ActivityOptions) -> Option<wkt::Duration>,
+    ) -> Option<Duration> {
+        if self.pause.is_some() {
+            return None;
+        }
+        let timeout = self.changed_options.as_deref().map_or_else(|| scheduled(&self.scheduled), changed);
+        crate::time::positive(timeout.as_ref()).ok().flatten()
+    }
+
+    /// When attempts must have ended by what the workflow has asked for: no retry goes beyond it, whatever an operator has changed.
+    pub fn expiration(&self) -> Option<Time> {
+        let timeout = crate::time::positive(self.scheduled.schedule_to_close_timeout.as_ref()).ok().flatten()?;
+        Some(self.scheduled_time.plus(timeout))
     }
 
     /// When the activity as a whole must have ended.
     pub fn schedule_to_close_deadline(&self) -> Option<Time> {
-        Self::timeout(self.scheduled.schedule_to_close_timeout.as_ref())
-            .map(|timeout| self.scheduled_time.plus(timeout))
+        let timeout = self.timeout(|scheduled| scheduled.schedule_to_close_timeout, |o| o.schedule_to_close_timeout)?;
+        Some(self.scheduled_time.plus(timeout))
     }
 
     /// When the current attempt must have been started; `None` once it is.
@@ -121,26 +253,33 @@ impl Activity {
 
     /// When the current attempt must have been started, whether it is or not.
     fn unstarted_deadline(&self) -> Option<Time> {
-        let timeout = Self::timeout(self.scheduled.schedule_to_start_timeout.as_ref()).filter(|_| self.offered)?;
-        Some(self.attempt_scheduled_time.plus(timeout))
+        let timeout = self.timeout(|scheduled| scheduled.schedule_to_start_timeout, |o| o.schedule_to_start_timeout)?;
+        self.offered.then(|| self.attempt_scheduled_time.plus(timeout))
     }
 
     /// When the started attempt must have ended.
     pub fn start_to_close_deadline(&self) -> Option<Time> {
         let started = self.started.as_ref()?;
-        Self::timeout(self.scheduled.start_to_close_timeout.as_ref()).map(|timeout| started.time.plus(timeout))
+        let timeout = self.timeout(|scheduled| scheduled.start_to_close_timeout, |o| o.start_to_close_timeout)?;
+        Some(started.time.plus(timeout))
     }
 
     /// When the started attempt must have given its next heartbeat.
     pub fn heartbeat_deadline(&self) -> Option<Time> {
         let started = self.started.as_ref()?;
         let alive = self.last_heartbeat.map_or(started.time, |heartbeat| heartbeat.max(started.time));
-        Self::timeout(self.scheduled.heartbeat_timeout.as_ref()).map(|timeout| alive.plus(timeout))
+        let timeout = self.timeout(|scheduled| scheduled.heartbeat_timeout, |o| o.heartbeat_timeout)?;
+        Some(alive.plus(timeout))
     }
 
-    /// When a retry that backs off is handed to matching; `None` if the current attempt was.
+    /// When a retry that backs off is handed to matching; `None` if the current attempt was, or if it waits for an operator.
     pub fn retry_time(&self) -> Option<Time> {
-        (!self.offered).then_some(self.attempt_scheduled_time)
+        (!self.offered && self.pause.is_none()).then_some(self.attempt_scheduled_time)
+    }
+
+    /// Whether its current attempt waits for a worker.
+    pub fn is_ready(&self) -> bool {
+        self.offered && self.started.is_none() && self.pause.is_none()
     }
 
     /// The next of its deadlines.
@@ -190,5 +329,19 @@ impl PendingValue for Arc<Activity> {
             })
             + self.last_worker_identity.len()
             + started
+            + self.changed_options.as_ref().map_or(0, |options| {
+                size_of::<ActivityOptions>() + options.encoded_len()
+            })
+            + self.pause.as_ref().map_or(0, |pause| {
+                size_of::<Pause>() + pause.identity.len() + pause.reason.len() + pause.request_id.len()
+            })
+    }
+}
+
+/// The level of a priority, 1 to 5, that may leave it to the run's.
+fn level(priority: Option<&Priority>, run_priority: u8) -> u8 {
+    match priority.map_or(0, |priority| priority.priority_key) {
+        0 => run_priority,
+        key => proto::priority_level(key),
     }
 }

@@ -8,6 +8,7 @@
 //! | not in events | because |
 //! |---|---|
 //! | attempts of activities: number, start, heartbeats, last failure, backoff | attempts leave no events, so that retries do not make histories long; a rebuilt activity is at its first attempt |
+//! | what an operator does to an activity: pauses it, resets it, changes its options; and what a search attribute tells of that | in Temporal it leaves no events either |
 //! | which activities had ended when the run closed before the workflow heard of it | events that wait are dropped then |
 //! | workflow tasks from the second attempt on, and whether one of them wanted to close | nor do they |
 //! | whether a failed task was given up at a sticky worker, which makes the next attempt the first again | the sticky queue is leader memory |
@@ -128,6 +129,7 @@ impl Run {
             started: FirstEvent::kept(started),
             original_start_time: None,
             original_properties: None,
+            given_priority: None,
             user_metadata: event.user_metadata.clone().map(Box::new),
             start_request_id,
             run_expiration,
@@ -313,9 +315,16 @@ impl Run {
                     }
                 }
             }
-            Some(A::WorkflowExecutionOptionsUpdatedEventAttributes(a)) if !a.attached_request_id.is_empty() => {
-                let event_id = (event.event_id > 0).then_some(event.event_id);
-                self.attached_requests.insert(a.attached_request_id.clone(), AttachedRequest { event_id });
+            Some(A::WorkflowExecutionOptionsUpdatedEventAttributes(a)) => {
+                if !a.attached_request_id.is_empty() {
+                    let event_id = (event.event_id > 0).then_some(event.event_id);
+                    self.attached_requests.insert(a.attached_request_id.clone(), AttachedRequest { event_id });
+                }
+                // One that is taken away stays, in Temporal as well.
+                if a.priority.is_some() && self.given_priority() != a.priority.as_ref() {
+                    Arc::make_mut(&mut self.info).given_priority = a.priority.clone().map(Box::new);
+                    self.info_changed = true;
+                }
             }
             Some(A::TimerFiredEventAttributes(a)) => {
                 self.timers.remove(&a.started_event_id);

@@ -12,7 +12,7 @@ use everlog_proto::api::history::v1::WorkflowExecutionStartedEventAttributes;
 use prost::Message;
 use prost::encoding::{DecodeContext, decode_key, skip_field};
 
-use crate::{RunId, proto, time};
+use crate::{RunId, time};
 
 /// The attributes of a run's WorkflowExecutionStarted event, as far as they are kept. See [`super::RunInfo::started`].
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -148,11 +148,6 @@ impl FirstEvent {
         self.priority.as_deref()
     }
 
-    /// The level of the priority: 1 to 5.
-    pub(crate) fn priority_level(&self) -> u8 {
-        self.priority.as_ref().map_or(3, |priority| proto::priority_level(priority.priority_key))
-    }
-
     /// How long the run may take; `None` for "not limited".
     pub(crate) fn run_timeout(&self) -> Option<Duration> {
         self.run_timeout
@@ -216,10 +211,11 @@ mod tests {
         let event = FirstEvent::new(&attributes());
         assert_eq!(event.decode(), attributes());
         assert_eq!((event.task_queue(), event.workflow_type()), ("queue", "type"));
-        assert_eq!((event.first_run_id(), event.priority_level()), (Some(RunId([7; 16])), 2));
+        assert_eq!(event.first_run_id(), Some(RunId([7; 16])));
+        assert_eq!(event.priority().map(|priority| priority.priority_key), Some(2));
         assert_eq!((event.run_timeout(), event.workflow_task_timeout()), (None, Some(Duration::from_secs(5))));
         let none = FirstEvent::new(&WorkflowExecutionStartedEventAttributes::default());
-        assert_eq!((none.task_queue(), none.first_run_id(), none.priority_level()), ("", None, 3));
+        assert_eq!((none.task_queue(), none.first_run_id(), none.priority()), ("", None, None));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Whether a run is what its history makes of it.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use everlog_proto::api::history::v1::{HistoryEvent, WorkflowExecutionStartedEventAttributes};
 
+use crate::activity_operations::PAUSE_INFO;
 use crate::payload_map::PayloadMap;
 use crate::workflow_task::REPORTED_PROBLEMS;
 
@@ -33,6 +35,10 @@ impl Run {
         let mut rebuilt = rebuilt.map_err(|error| error.to_string())?;
         for event in self.buffered.values() {
             rebuilt.arrive(event);
+        }
+        if !self.is_open() {
+            // Nor do options that were to be recorded then.
+            Arc::make_mut(&mut rebuilt.info).given_priority = self.info.given_priority.clone();
         }
         compare_info(&self.info, &rebuilt.info)?;
         compare_state(self.state.clone(), rebuilt.state.clone())?;
@@ -115,7 +121,7 @@ fn compare_info(found: &RunInfo, expected: &RunInfo) -> Result<(), String> {
 /// What of the first event, with what has changed since, the history tells. An empty list of search attributes is none.
 fn told_of_start(mut started: WorkflowExecutionStartedEventAttributes) -> WorkflowExecutionStartedEventAttributes {
     if let Some(attributes) = &mut started.search_attributes {
-        let compared_elsewhere = WORKER_ATTRIBUTES.into_iter().chain([REPORTED_PROBLEMS]);
+        let compared_elsewhere = WORKER_ATTRIBUTES.into_iter().chain([REPORTED_PROBLEMS, PAUSE_INFO]);
         compared_elsewhere.for_each(|name| drop(attributes.indexed_fields.remove(name)));
     }
     started.search_attributes = started.search_attributes.filter(|attributes| !attributes.indexed_fields.is_empty());
@@ -153,6 +159,6 @@ fn compare_state(mut found: RunState, mut expected: RunState) -> Result<(), Stri
 
 /// What events tell of an activity.
 fn told(activity: &Activity) -> impl PartialEq + Debug + use<> {
-    let Activity { scheduled, scheduled_time, priority, cancel_requested_event_id, .. } = activity.clone();
-    (scheduled, scheduled_time, priority, cancel_requested_event_id)
+    let Activity { scheduled, scheduled_time, cancel_requested_event_id, .. } = activity.clone();
+    (scheduled, scheduled_time, cancel_requested_event_id)
 }

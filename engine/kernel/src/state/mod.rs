@@ -23,7 +23,7 @@ mod timer;
 mod update;
 mod workflow_task;
 
-pub use activity::{Activity, ActivityStarted};
+pub use activity::{Activity, ActivityStarted, Pause};
 pub use apply::HistoryError;
 pub use branch::{Ancestor, Branch, HistoryHold};
 pub use buffered::{AttachedRequest, SignalRequest};

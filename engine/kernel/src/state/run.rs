@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_proto::api::common::v1::{Memo, SearchAttributes, WorkerVersionStamp};
+use everlog_proto::api::common::v1::{Memo, Priority, SearchAttributes, WorkerVersionStamp};
 use everlog_proto::api::enums::v1::{EventType, WorkflowExecutionStatus};
 use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::sdk::v1::UserMetadata;
@@ -15,7 +15,7 @@ use super::{
     FirstEvent, HistoryHold, Pending, PendingChild, PendingRows, ReappliedUpdate, ResetPoint, SignalRequest, UserTimer,
     WorkflowTask, WorkflowTaskStarted,
 };
-use crate::proto::Encoded;
+use crate::proto::{self, Encoded};
 use crate::task::{TaskKey, TaskKind, TaskPosition};
 use crate::{RunId, Time};
 
@@ -91,6 +91,8 @@ pub struct RunInfo {
     pub started: FirstEvent,
     /// Memo and search attributes as the first event has them, once the workflow has changed them, if a next run will need them.
     pub original_properties: Option<Box<OriginalProperties>>,
+    /// The priority that it was given since, in the place of that of the first event.
+    pub given_priority: Option<Box<Priority>>,
     /// Summary and details given at the start.
     pub user_metadata: Option<Box<UserMetadata>>,
     /// The request id of the start.
@@ -203,6 +205,7 @@ impl RunInfo {
             + self.scheduled_by.as_ref().map_or(0, |id| id.len())
             + self.user_metadata.as_deref().map_or(0, metadata)
             + self.original_properties.as_deref().map_or(0, original)
+            + self.given_priority.as_deref().map_or(0, |given| size_of::<Priority>() + given.fairness_key.len())
             + self.reset_points.iter().map(ResetPoint::memory_bytes).sum::<usize>()
             + self.last_worker.version_stamp.as_ref().map_or(0, |stamp| stamp.build_id.len())
             + self.last_worker.deployment_name.len()
@@ -454,9 +457,14 @@ impl Run {
         }
     }
 
+    /// The priority that the run was given, at its start or since.
+    pub fn given_priority(&self) -> Option<&Priority> {
+        self.info.given_priority.as_deref().or_else(|| self.info.started.priority())
+    }
+
     /// The run's priority, 1 to 5.
     pub fn priority(&self) -> u8 {
-        self.info.started.priority_level()
+        self.given_priority().map_or(3, |priority| proto::priority_level(priority.priority_key))
     }
 
     /// Whether something was changed since the rows were written that belongs into a row of its own.

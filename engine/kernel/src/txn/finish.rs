@@ -54,6 +54,7 @@ impl Txn<'_> {
     /// The rows of activities, and with them those of their tasks.
     fn finish_activities(&mut self, rows: &mut Rows) {
         let run_id = self.run.id;
+        rows.extend(std::mem::take(&mut self.moved_tasks).into_iter().map(|key| (key, None)));
         for (id, touched) in self.run.activities.take_touched() {
             self.run.unsaved_activities.remove(&id);
             let key = Pending::<Arc<Activity>>::row_key(run_id, id);
@@ -67,7 +68,7 @@ impl Txn<'_> {
                 continue;
             }
             let Some(activity) = self.run.activities.get(&id).cloned() else { continue };
-            let is_wanted = self.run.is_open() && activity.offered && activity.started.is_none();
+            let is_wanted = self.run.is_open() && activity.is_ready();
             let wanted = is_wanted.then_some(activity.attempt_scheduled_time);
             if wanted != activity.task_row_time {
                 if let Some(time) = activity.task_row_time {

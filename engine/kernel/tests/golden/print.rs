@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use everlog_kernel::command::{QueryReply, Reply, UpdateReply, UpdateStatus, WorkflowTaskStart};
+use everlog_kernel::command::{Heartbeat, QueryReply, Reply, UpdateReply, UpdateStatus, WorkflowTaskStart};
 use everlog_kernel::outbox::MessageBody;
 use everlog_kernel::rows::Suffix;
 use everlog_kernel::transition::{Effect, TaskKey, TaskPosition};
@@ -199,7 +199,13 @@ fn reply(reply: &Reply) -> String {
             reset.into_iter().chain(next).chain(completed.activities.iter().map(activity_task)).collect()
         }
         Reply::ActivityTaskStarted(response) => activity_task(response),
-        Reply::Heartbeat { cancel_requested } => format!("reply cancel_requested={cancel_requested}\n"),
+        Reply::Heartbeat(Heartbeat { cancel_requested, activity_paused, activity_reset }) => {
+            let told = |what: &str, is_so: bool| if is_so { format!(" {what}") } else { String::new() };
+            let (paused, reset) = (told("paused", *activity_paused), told("reset", *activity_reset));
+            format!("reply cancel_requested={cancel_requested}{paused}{reset}\n")
+        }
+        Reply::ActivityOptions(options) => format!("options {}\n", compact(&**options)),
+        Reply::WorkflowOptions(options) => format!("options {}\n", compact(&**options)),
         Reply::Query(QueryReply::Rejected(status)) => format!("query rejected: {status:?}\n"),
         Reply::Query(QueryReply::Asked) => "query asked\n".to_owned(),
         Reply::Update(UpdateReply { update_id, status, started, .. }) => {
@@ -284,7 +290,7 @@ pub(crate) fn state(run: &Run) -> String {
     for activity in run.activities.values() {
         let _ = writeln!(
             out,
-            "  activity {} ({}) attempt {} {} offered={} started={} cancel={:?} failure={}",
+            "  activity {} ({}) attempt {} {} offered={} started={} cancel={:?} failure={}{}{}{}",
             activity.scheduled_event_id,
             activity.activity_id(),
             activity.attempt,
@@ -293,6 +299,9 @@ pub(crate) fn state(run: &Run) -> String {
             activity.started.as_ref().map_or("no".to_owned(), |started| time(started.time)),
             activity.cancel_requested_event_id,
             activity.last_failure.as_ref().map_or(String::new(), |failure| compact(&**failure)),
+            if activity.pause.is_some() { " paused" } else { "" },
+            if activity.is_reset { " reset" } else { "" },
+            activity.changed_options.as_ref().map_or(String::new(), |options| format!(" {}", compact(&**options))),
         );
     }
     for timer in run.timers.values() {

@@ -2,6 +2,7 @@
 
 use everlog_kernel::outbox::{ChildClosed, MessageBody, OutboxMessage, ParentClosed, StartChild, child_run_id};
 use everlog_kernel::{NamespaceId, RunId, Time};
+use everlog_proto::api::activity::v1::ActivityOptions;
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{
     CancelTimerCommandAttributes, CancelWorkflowExecutionCommandAttributes, Command,
@@ -26,10 +27,14 @@ use everlog_proto::api::history::v1::StartChildWorkflowExecutionInitiatedEventAt
 use everlog_proto::api::sdk::v1::UserMetadata;
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::update::v1::{Input, Meta, Request};
-use everlog_proto::api::workflow::v1::OnConflictOptions;
+use everlog_proto::api::workflow::v1::{OnConflictOptions, WorkflowExecutionOptions};
 use everlog_proto::api::workflowservice::v1::{
-    ResetWorkflowExecutionRequest, SignalWithStartWorkflowExecutionRequest, StartWorkflowExecutionRequest,
+    PauseActivityRequest, ResetActivityRequest, ResetWorkflowExecutionRequest, SignalWithStartWorkflowExecutionRequest,
+    StartWorkflowExecutionRequest, UnpauseActivityRequest, UpdateActivityOptionsRequest,
+    UpdateWorkflowExecutionOptionsRequest, pause_activity_request, reset_activity_request, unpause_activity_request,
+    update_activity_options_request,
 };
+use everlog_proto::wkt;
 
 use crate::arguments::{Arguments, Outcome, payload};
 
@@ -145,6 +150,93 @@ fn retry_policy(arguments: &mut Arguments<'_>) -> Outcome<Option<RetryPolicy>> {
             .unwrap_or_default(),
     };
     Ok((policy != RetryPolicy::default()).then_some(policy))
+}
+
+/// Which activities an operator names: `ID`, or `type=T`, or all of them.
+macro_rules! named_activities {
+    ($arguments:ident, $request:ident, $all:expr) => {
+        match ($arguments.positional(), $arguments.text("type")) {
+            (Some(id), _) => Some($request::Activity::Id(id.to_owned())),
+            (None, Some(name)) => Some($request::Activity::Type(name.to_owned())),
+            (None, None) => $all,
+        }
+    };
+}
+
+pub(crate) fn pause_activity(arguments: &mut Arguments<'_>) -> Outcome<PauseActivityRequest> {
+    Ok(PauseActivityRequest {
+        activity: named_activities!(arguments, pause_activity_request, None),
+        identity: "operator".to_owned(),
+        reason: arguments.string("reason", ""),
+        request_id: arguments.string("request-id", ""),
+        ..PauseActivityRequest::default()
+    })
+}
+
+pub(crate) fn unpause_activity(arguments: &mut Arguments<'_>) -> Outcome<UnpauseActivityRequest> {
+    let all = Some(unpause_activity_request::Activity::UnpauseAll(true));
+    Ok(UnpauseActivityRequest {
+        activity: named_activities!(arguments, unpause_activity_request, all),
+        reset_attempts: arguments.flag("attempts")?,
+        reset_heartbeat: arguments.flag("heartbeat")?,
+        jitter: arguments.duration("jitter")?,
+        ..UnpauseActivityRequest::default()
+    })
+}
+
+pub(crate) fn reset_activity(arguments: &mut Arguments<'_>) -> Outcome<ResetActivityRequest> {
+    let all = Some(reset_activity_request::Activity::MatchAll(true));
+    Ok(ResetActivityRequest {
+        activity: named_activities!(arguments, reset_activity_request, all),
+        reset_heartbeat: arguments.flag("heartbeat")?,
+        keep_paused: arguments.flag("keep")?,
+        jitter: arguments.duration("jitter")?,
+        restore_original_options: arguments.flag("restore")?,
+        ..ResetActivityRequest::default()
+    })
+}
+
+pub(crate) fn update_activity_options(arguments: &mut Arguments<'_>) -> Outcome<UpdateActivityOptionsRequest> {
+    let all = Some(update_activity_options_request::Activity::MatchAll(true));
+    let activity = named_activities!(arguments, update_activity_options_request, all);
+    let options = ActivityOptions {
+        task_queue: arguments.text("queue").map(task_queue),
+        schedule_to_close_timeout: arguments.duration("schedule-to-close")?,
+        start_to_close_timeout: arguments.duration("start-to-close")?,
+        retry_policy: retry_policy(arguments)?,
+        priority: arguments.number("priority")?.map(|priority_key| Priority { priority_key, ..Priority::default() }),
+        ..ActivityOptions::default()
+    };
+    let policy = options.retry_policy.as_ref();
+    let paths = [
+        ("task_queue.name", options.task_queue.is_some()),
+        ("schedule_to_close_timeout", options.schedule_to_close_timeout.is_some()),
+        ("start_to_close_timeout", options.start_to_close_timeout.is_some()),
+        ("retry_policy.initial_interval", policy.is_some_and(|policy| policy.initial_interval.is_some())),
+        ("retry_policy.maximum_attempts", policy.is_some_and(|policy| policy.maximum_attempts != 0)),
+        ("priority", options.priority.is_some()),
+    ];
+    Ok(UpdateActivityOptionsRequest {
+        activity,
+        update_mask: Some(mask(paths.into_iter().filter(|(_, is_given)| *is_given).map(|(path, _)| path))),
+        activity_options: Some(options),
+        restore_original: arguments.flag("restore")?,
+        ..UpdateActivityOptionsRequest::default()
+    })
+}
+
+pub(crate) fn update_workflow_options(arguments: &mut Arguments<'_>) -> Outcome<UpdateWorkflowExecutionOptionsRequest> {
+    let priority = arguments.number("priority")?.map(|priority_key| Priority { priority_key, ..Priority::default() });
+    Ok(UpdateWorkflowExecutionOptionsRequest {
+        workflow_execution_options: Some(WorkflowExecutionOptions { priority, ..WorkflowExecutionOptions::default() }),
+        update_mask: Some(mask(["priority"])),
+        identity: "operator".to_owned(),
+        ..UpdateWorkflowExecutionOptionsRequest::default()
+    })
+}
+
+fn mask<'p>(paths: impl IntoIterator<Item = &'p str>) -> wkt::FieldMask {
+    wkt::FieldMask { paths: paths.into_iter().map(str::to_owned).collect() }
 }
 
 /// `failure=message failure-type=T non-retryable=true retry-delay=5s`; `canceled-failure=message` for a cancellation.

@@ -8,7 +8,10 @@
 //! | `command NAME ... [of-type=NAME bare=true]` | adds a workflow command to the next `complete`; its type may be another one's, its attributes missing |
 //! | `complete [sticky= sticky-timeout= return-new= force-new= answer-ID= fail-ID= accept=ID/... complete=ID/... reject=ID/... back=true able=true token=NAME]` | the worker completes its workflow task; `answer-7=x` answers query 7, and `accept=u` update u with the message `u/accept`; `back=true` has requests of updates sent back, and `able=true` says that the worker can forget events |
 //! | `fail-task [cause= failure= token=NAME]`, `reset-sticky`, `save-start` | with `unproven=true`, as `complete`, the token proves nothing |
-//! | `poll-activity ID [attempt=]`, `heartbeat ID`, `complete-activity ID`, `fail-activity ID`, `cancel-activity ID` | by the token of the last poll for that activity, with `by=id` by id |
+//! | `pause-activity [ID type= request-id= reason=]`, `unpause-activity [ID type= attempts=true heartbeat=true jitter=]` | an operator pauses an activity, or those of a type, and has it go on; without a name all do |
+//! | `reset-activity [ID type= heartbeat=true keep=true jitter= restore=true]`, `update-activity [ID type= PATH=VALUE ... restore=true]` | an operator has attempts counted anew, and changes options: `start-to-close`, `schedule-to-close`, `queue`, `priority`, `retry-initial`, `retry-attempts` |
+//! | `update-options [priority=]` | an operator gives the workflow another priority, or takes it away |
+//! | `poll-activity ID [attempt= old=true]`, `heartbeat ID`, `complete-activity ID`, `fail-activity ID`, `cancel-activity ID` | by the token of the last poll for that activity, with `by=id` by id |
 //! | `query ID [type= reject=]`, `abandon-query ID`, `poll-query [queue=]` | |
 //! | `update ID [name= first-run=]`, `poll-update ID` | |
 //! | `update-with-start ID [name=]` and what `start` takes | |
@@ -37,6 +40,7 @@ use everlog_kernel::describe::describe;
 use everlog_kernel::outbox::Outcome as MessageOutcome;
 use everlog_kernel::reset::{End, Kept, Later, Plan, Reset, plan};
 use everlog_kernel::token::{ActivityTaskToken, WorkflowTaskToken};
+use everlog_kernel::transition::TaskKey;
 use everlog_kernel::{
     Command, Context, Ids, Limits, Namespace, NamespaceId, Rejection, RowKey, Run, RunCommand, RunId, RunRow,
     RunRowKind, Time, Transition, Workflow, decide,
@@ -69,6 +73,8 @@ pub(crate) struct Runner {
     workflow_tokens: HashMap<String, WorkflowTaskToken>,
     /// Activity tokens by activity id.
     activity_tokens: HashMap<String, ActivityTaskToken>,
+    /// Where the task stood that was last asked for, by activity id.
+    old_tasks: HashMap<String, TaskKey>,
 }
 
 impl goldenscript::Runner for Runner {
@@ -104,6 +110,7 @@ impl Runner {
             commands: Vec::new(),
             workflow_tokens: HashMap::new(),
             activity_tokens: HashMap::new(),
+            old_tasks: HashMap::new(),
         }
     }
 
@@ -230,6 +237,26 @@ impl Runner {
                 let identity = "worker".to_owned();
                 let worker_version = worker::version(arguments);
                 self.decide(run_id, RunCommand::CancelActivity { activity, details, identity, worker_version })
+            }
+            "pause-activity" => {
+                let request = requests::pause_activity(arguments)?;
+                self.decide(run_id, RunCommand::PauseActivity(Box::new(request)))
+            }
+            "unpause-activity" => {
+                let request = requests::unpause_activity(arguments)?;
+                self.decide(run_id, RunCommand::UnpauseActivity(Box::new(request)))
+            }
+            "reset-activity" => {
+                let request = requests::reset_activity(arguments)?;
+                self.decide(run_id, RunCommand::ResetActivity(Box::new(request)))
+            }
+            "update-activity" => {
+                let request = requests::update_activity_options(arguments)?;
+                self.decide(run_id, RunCommand::UpdateActivityOptions(Box::new(request)))
+            }
+            "update-options" => {
+                let request = requests::update_workflow_options(arguments)?;
+                self.decide(run_id, RunCommand::UpdateWorkflowOptions(Box::new(request)))
             }
             "update" => {
                 let request = self.update_request(arguments)?;

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use everlog_kernel::state::Run;
+use everlog_kernel::transition::TaskKey;
 use everlog_kernel::{RunId, Time};
 use everlog_model::{WorkflowRef, rows};
 use everlog_proto::api::history::v1::history_event::Attributes;
@@ -99,19 +100,29 @@ impl World {
         let (rows, time) = (TwinRows(&self.disk, log.group), leading.lead.time());
         let messages = rows.scan(OutboxKey::all(), Direction::Ascending, 1).expect("rows are readable");
         assert!(messages.is_empty(), "a message has not arrived");
-        for number in 0..WORKFLOWS {
-            self.check_workflow(&rows, &self.address(&workflow_id(partition, number)), time, found);
-        }
-        self.check_schedule(&rows, partition, time, &mut found.scheduled);
         let tasks = rows.scan(keys::all_tasks(), Direction::Ascending, usize::MAX).expect("rows are readable");
+        let mut offered = HashSet::new();
         for (key, value) in tasks {
             let (entity, task) = rows::task(&key, &value).expect("a task row");
             let due = task.key.position.scheduled_time.plus(TASK_WAIT_MAX);
             assert!(due >= time, "a task of {} was forgotten: {task:?}", entity.id);
+            offered.insert((task.key, task.attempt));
         }
+        for number in 0..WORKFLOWS {
+            let address = self.address(&workflow_id(partition, number));
+            self.check_workflow(&rows, &address, time, &offered, found);
+        }
+        self.check_schedule(&rows, partition, time, &mut found.scheduled);
     }
 
-    fn check_workflow(&self, rows: &TwinRows<'_>, address: &WorkflowRef, time: Time, found: &mut Found) {
+    fn check_workflow(
+        &self,
+        rows: &TwinRows<'_>,
+        address: &WorkflowRef,
+        time: Time,
+        offered: &HashSet<(TaskKey, i32)>,
+        found: &mut Found,
+    ) {
         let runs = runs(rows, address).into_iter().collect();
         let loaded = serve(rows, LoadRequest { entity: address.entity(), runs, with_current: true, search: None });
         let Ok(Loaded::Workflow(workflow)) = loaded.found else { panic!("rows are readable") };
@@ -122,6 +133,11 @@ impl World {
             let overdue = run.next_durable_deadline().filter(|due| due.plus(WAKE_LATE_MAX) < time);
             assert!(overdue.is_none() || !run.is_open(), "run {run_id} was forgotten by time");
             let events = check_run(rows, address, run);
+            for activity in run.activities.values() {
+                let task = (run.activity_task_key(activity, activity.attempt_scheduled_time), activity.attempt);
+                let is_wanted = run.is_open() && activity.is_ready();
+                assert_eq!(offered.contains(&task), is_wanted, "the task of {activity:?}");
+            }
             if run.is_open() {
                 assert!(!run.has_undelivered_messages(0), "run {run_id} does not know what became of its messages");
             }

@@ -122,7 +122,11 @@ impl World {
     }
 
     fn request(&mut self, partition: usize) {
-        match self.random.below(15) {
+        match self.random.below(18) {
+            15..=17 => {
+                let workflow_id = self.some_workflow(partition);
+                self.operate(&workflow_id);
+            }
             12 | 13 => self.schedule(partition),
             14 => {
                 let workflow_id = self.some_workflow(partition);

@@ -14,9 +14,10 @@
 //! be attempted once is handed out once; a message to another workflow counts once, also if its target has another run by the time it is
 //! repeated; parents and children agree on what became of each other; what was told of an update is in the history, and nothing of one that
 //! was rejected; schedules and the workflows that they start agree; what came to a run behind the event to
-//! which it was reset has come to the run that goes on from there; no task is forgotten.
+//! which it was reset has come to the run that goes on from there; no task is forgotten, and those of activities are there that wait for a
+//! worker, whatever operators have done to them.
 //!
-//! `world` is the clock and what happens when, `log` and `turns` are a partition, `clients` and `workers` those who use it, `checks`
+//! `world` is the clock and what happens when, `log` and `turns` are a partition, `clients`, `operators` and `workers` those who use it, `checks`
 //! what must hold. Everything that goes to a partition goes through `World::carry`, as messages between partitions will.
 //!
 //! `EVERLOG_SIMULATION_SEEDS=FIRST..LAST` runs those seeds instead of the ones of the gate, and `EVERLOG_SIMULATION_MINUTES=60` runs new
@@ -28,6 +29,7 @@ mod checks;
 mod clients;
 mod families;
 mod log;
+mod operators;
 mod resets;
 mod schedules;
 mod turns;

@@ -33,6 +33,10 @@ use crate::job::Answer;
 /// How long a worker polls.
 const POLL: Duration = Duration::from_secs(20);
 
+/// The type of activities that may be attempted once, and that of the others.
+pub(super) const ONCE: &str = "Once";
+pub(super) const OFTEN: &str = "Often";
+
 /// Runs that signals are sent to: the last few.
 const RUNS_REMEMBERED: usize = 4;
 
@@ -142,7 +146,13 @@ impl World {
                 request_id,
                 worker_version: None,
             }),
-            _ => RunCommand::StartActivityTask(StartActivityTask { scheduled_event_id, attempt, identity, request_id }),
+            _ => RunCommand::StartActivityTask(StartActivityTask {
+                scheduled_event_id,
+                attempt,
+                key: Some(lease.task.key.clone()),
+                identity,
+                request_id,
+            }),
         };
         let (workflow_id, run_id) = (lease.address.workflow_id.clone(), lease.task.key.position.run_id);
         self.send(&workflow_id, Some(run_id), command, Asked::Task(Box::new(Held { poller, lease })));
@@ -180,8 +190,9 @@ impl World {
             }
             Reply::ActivityTaskStarted(response) => {
                 let token: ActivityTaskToken = token::decode(&response.task_token).expect("a token");
-                if response.activity_id.starts_with("once") {
-                    let handed_out = self.once.entry((token.run_id, token.scheduled_event_id)).or_default();
+                if response.activity_type.as_ref().is_some_and(|activity_type| activity_type.name == ONCE) {
+                    let attempt = (token.run_id, token.scheduled_event_id, token.attempt);
+                    let handed_out = self.once.entry(attempt).or_default();
                     *handed_out += 1;
                     assert_eq!(*handed_out, 1, "{} was handed out again", response.activity_id);
                 }
@@ -301,8 +312,8 @@ impl World {
         }
         let once = self.random.percent(50);
         let attributes = ScheduleActivityTaskCommandAttributes {
-            activity_id: format!("{}-{number}", if once { "once" } else { "often" }),
-            activity_type: Some(ActivityType { name: "A".to_owned() }),
+            activity_id: format!("activity-{number}"),
+            activity_type: Some(ActivityType { name: if once { ONCE } else { OFTEN }.to_owned() }),
             task_queue: Some(TaskQueue { name: "aq".to_owned(), ..TaskQueue::default() }),
             start_to_close_timeout: Some(seconds(5)),
             schedule_to_close_timeout: Some(seconds(20)),

@@ -128,8 +128,9 @@ pub(super) struct World {
     pub(super) started: Vec<RunId>,
     /// Runs that have had a workflow task lately: whom others send signals to.
     pub(super) runs: Vec<(String, RunId)>,
-    /// How often an activity that may be attempted once was handed out.
-    pub(super) once: HashMap<(RunId, i64), u32>,
+    /// How often an attempt of an activity that may be attempted once was handed out: there is a second one if the first failed while the
+    /// activity was paused.
+    pub(super) once: HashMap<(RunId, i64, i32), u32>,
     pub(super) tasks_started: u64,
     pub(super) updates: Updates,
 }

@@ -18,9 +18,10 @@ use everlog_proto::api::schedule::v1::{Schedule, ScheduleAction, ScheduleSpec, s
 use everlog_proto::api::taskqueue::v1::{RateLimit, TaskQueue};
 use everlog_proto::api::update::v1 as update;
 use everlog_proto::api::workflow::v1::{
-    NewWorkflowExecutionInfo, PostResetOperation, VersioningOverride, post_reset_operation,
+    NewWorkflowExecutionInfo, PostResetOperation, VersioningOverride, WorkflowExecutionOptions, post_reset_operation,
 };
 use everlog_proto::api::workflowservice::v1::update_task_queue_config_request::RateLimitUpdate;
+use everlog_proto::wkt::FieldMask;
 use prost_types_plain::{DescriptorProto, FileDescriptorProto};
 
 use super::harness::wire::{descriptors, message};
@@ -248,6 +249,13 @@ fn starts() -> Vec<Case> {
     };
     let overridden = || Some(VersioningOverride::default());
     let skipping = || Some(TimeSkippingConfig::default());
+    let changed = |options| UpdateWorkflowExecutionOptionsRequest {
+        namespace: NAMESPACE.to_owned(),
+        workflow_execution: execution("never"),
+        workflow_execution_options: Some(options),
+        update_mask: Some(FieldMask { paths: vec!["versioning_override".to_owned()] }),
+        ..Default::default()
+    };
     const OVERRIDE: &str = "Unimplemented: versioning_override is not supported by this server yet";
     const SKIPPING: &str = "Unimplemented: The Time-Skipping feature is not enabled for namespace.";
     vec![
@@ -321,6 +329,18 @@ fn starts() -> Vec<Case> {
             "SignalWithStartWorkflowExecutionRequest.time_skipping_config",
             "SignalWithStartWorkflowExecution",
             SignalWithStartWorkflowExecutionRequest { time_skipping_config: skipping(), ..signal() },
+            SKIPPING,
+        ),
+        case(
+            "WorkflowExecutionOptions.versioning_override",
+            "UpdateWorkflowExecutionOptions",
+            changed(WorkflowExecutionOptions { versioning_override: overridden(), ..Default::default() }),
+            OVERRIDE,
+        ),
+        case(
+            "WorkflowExecutionOptions.time_skipping_config",
+            "UpdateWorkflowExecutionOptions",
+            changed(WorkflowExecutionOptions { time_skipping_config: skipping(), ..Default::default() }),
             SKIPPING,
         ),
         case(

@@ -1,6 +1,7 @@
 //! The row of an activity. Its key has the scheduled event.
 
 use bytes::Bytes;
+use everlog_proto::api::activity::v1::ActivityOptions;
 use everlog_proto::api::common::v1::Payloads;
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::history::v1::ActivityTaskScheduledEventAttributes;
@@ -8,7 +9,7 @@ use prost::Message;
 
 use super::{decode, encode, required};
 use crate::Time;
-use crate::state::{Activity, ActivityStarted, CorruptRow};
+use crate::state::{Activity, ActivityStarted, CorruptRow, Pause};
 
 #[derive(Message)]
 struct ActivityRow {
@@ -45,6 +46,29 @@ struct ActivityRow {
     last_heartbeat: Option<i64>,
     #[prost(sfixed64, optional, tag = "14")]
     last_failure_reported: Option<i64>,
+    #[prost(message, optional, tag = "15")]
+    pause: Option<PauseRow>,
+    /// `ActivityOptions`, if they are not those of the event.
+    #[prost(bytes = "bytes", optional, tag = "16")]
+    changed_options: Option<Bytes>,
+    #[prost(bool, tag = "17")]
+    is_reset: bool,
+    #[prost(bool, tag = "18")]
+    forgets_heartbeat: bool,
+    #[prost(sfixed64, optional, tag = "19")]
+    attempts_from: Option<i64>,
+}
+
+#[derive(Message)]
+struct PauseRow {
+    #[prost(sfixed64, optional, tag = "1")]
+    time: Option<i64>,
+    #[prost(string, tag = "2")]
+    identity: String,
+    #[prost(string, tag = "3")]
+    reason: String,
+    #[prost(string, tag = "4")]
+    request_id: String,
 }
 
 #[derive(Message)]
@@ -83,6 +107,11 @@ impl Activity {
             last_attempt_end: self.last_attempt_end.map(|time| time.0),
             last_heartbeat: earlier,
             last_failure_reported: self.last_failure_reported.map(|time| time.0),
+            pause: self.pause.as_deref().map(Pause::to_row),
+            changed_options: self.changed_options.as_deref().map(encode),
+            is_reset: self.is_reset,
+            forgets_heartbeat: self.forgets_heartbeat,
+            attempts_from: self.attempts_from.map(|time| time.0),
         })
     }
 
@@ -93,11 +122,17 @@ impl Activity {
         let attempt_scheduled_time = row.attempt_scheduled_time.map_or(scheduled_time, Time);
         let last_heartbeat = row.started.as_ref().and_then(|started| started.last_heartbeat).or(row.last_heartbeat);
         let started = row.started.map(ActivityStarted::from_row).transpose()?;
-        let has_task_row = row.offered && started.is_none();
+        let pause = row.pause.map(Pause::from_row).transpose()?.map(Box::new);
+        let has_task_row = row.offered && started.is_none() && pause.is_none();
         Ok(Activity {
             scheduled_event_id,
             scheduled_time,
             scheduled: ActivityTaskScheduledEventAttributes::decode(required(row.scheduled, "scheduled event")?)?,
+            changed_options: row.changed_options.map(ActivityOptions::decode).transpose()?.map(Box::new),
+            pause,
+            is_reset: row.is_reset,
+            forgets_heartbeat: row.forgets_heartbeat,
+            attempts_from: row.attempts_from.map(Time),
             priority: u8::try_from(row.priority).map_err(|_| CorruptRow("a priority that is none".into()))?,
             attempt: row.attempt,
             attempt_scheduled_time,
@@ -111,6 +146,26 @@ impl Activity {
             last_attempt_end: row.last_attempt_end.map(Time),
             last_failure_reported: row.last_failure_reported.map(Time),
             task_row_time: has_task_row.then_some(attempt_scheduled_time),
+        })
+    }
+}
+
+impl Pause {
+    fn to_row(&self) -> PauseRow {
+        PauseRow {
+            time: Some(self.time.0),
+            identity: self.identity.clone(),
+            reason: self.reason.clone(),
+            request_id: self.request_id.clone(),
+        }
+    }
+
+    fn from_row(row: PauseRow) -> Result<Pause, CorruptRow> {
+        Ok(Pause {
+            time: Time(required(row.time, "pause")?),
+            identity: row.identity,
+            reason: row.reason,
+            request_id: row.request_id,
         })
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use everlog_proto::api::activity::v1::ActivityOptions;
 use everlog_proto::api::common::v1::{
-    ActivityType, Header, Memo, Payload, Payloads, SearchAttributes, WorkerVersionStamp, WorkflowExecution,
+    ActivityType, Header, Memo, Payload, Payloads, Priority, SearchAttributes, WorkerVersionStamp, WorkflowExecution,
     WorkflowType,
 };
 use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
@@ -28,7 +29,7 @@ use crate::proto::Encoded;
 use crate::rows::RunRowKind;
 use crate::state::{
     AcceptedUpdate, Activity, ActivityStarted, Ancestor, AttachedRequest, Branch, CorruptRow, Current, ExternalCancel,
-    ExternalSignal, ExternalTarget, FirstEvent, HistoryHold, LastWorker, OriginalProperties, PendingChild,
+    ExternalSignal, ExternalTarget, FirstEvent, HistoryHold, LastWorker, OriginalProperties, Pause, PendingChild,
     PendingValue, PreviousRun, ReappliedUpdate, ResetPoint, Run, RunInfo, RunState, SignalRequest, UserTimer,
     WorkflowTask, WorkflowTaskProblem, WorkflowTaskStarted,
 };
@@ -90,6 +91,10 @@ fn full_info() -> RunInfo {
         scheduled_by: Some("nightly".into()),
         ..typical_info()
     }
+}
+
+fn priority() -> Priority {
+    Priority { priority_key: 2, ..Priority::default() }
 }
 
 fn typical_state() -> RunState {
@@ -227,6 +232,19 @@ fn reported_activity() -> Activity {
     Activity { last_heartbeat: Some(later(1)), last_failure_reported: Some(later(2)), ..failed_activity() }
 }
 
+fn paused_activity() -> Activity {
+    let pause =
+        Pause { time: later(2), identity: "1234@cli".into(), reason: "broken".into(), request_id: "pause".into() };
+    Activity { pause: Some(Box::new(pause)), task_row_time: None, ..activity() }
+}
+
+fn changed_activity() -> Activity {
+    let mut changed = activity();
+    let task_queue = Some(TaskQueue { name: "refunds".into(), ..TaskQueue::default() });
+    changed.set_options(ActivityOptions { task_queue, ..changed.options() });
+    Activity { is_reset: true, forgets_heartbeat: true, attempts_from: Some(later(2)), ..changed }
+}
+
 fn workflow_task_started() -> WorkflowTaskStarted {
     let attributes = WorkflowTaskStartedEventAttributes {
         scheduled_event_id: 2,
@@ -331,6 +349,7 @@ fn cases() -> Vec<Case> {
             "of a later run",
             RunInfo { previous: Some(PreviousRun { run_id: RUN, until: later(1) }), ..typical_info() },
         ),
+        info("with another priority", RunInfo { given_priority: Some(Box::new(priority())), ..typical_info() }),
         info("of a reset", RunInfo { original_start_time: Some(NOW), start_time: later(9), ..typical_info() }),
         state("with a workflow task", typical_state()),
         state("with a heartbeat's task", heartbeat_state()),
@@ -347,6 +366,8 @@ fn cases() -> Vec<Case> {
         pending("started", 5, Arc::new(started_activity())),
         pending("backing off", 5, Arc::new(failed_activity())),
         pending("failed after a heartbeat", 5, Arc::new(reported_activity())),
+        pending("paused", 5, Arc::new(paused_activity())),
+        pending("changed and reset", 5, Arc::new(changed_activity())),
         pending("", 5, timer()),
         pending("", 3, event()),
         pending("", "request".to_owned(), SignalRequest),

@@ -1,6 +1,7 @@
 //! The row of what a run was started with.
 
 use bytes::Bytes;
+use everlog_proto::api::common::v1::Priority;
 use everlog_proto::api::sdk::v1::UserMetadata;
 use prost::Message;
 
@@ -37,6 +38,9 @@ struct InfoRow {
     /// If it is another one than `start_time`.
     #[prost(sfixed64, optional, tag = "11")]
     original_start_time: Option<i64>,
+    /// `Priority`, if it is another one than the first event's.
+    #[prost(bytes = "bytes", optional, tag = "12")]
+    given_priority: Option<Bytes>,
 }
 
 #[derive(Message)]
@@ -73,6 +77,7 @@ impl RunInfo {
             execution_expiration: self.execution_expiration.map(|time| time.0),
             previous: self.previous.map(PreviousRun::to_row),
             scheduled_by: self.scheduled_by.as_deref().unwrap_or_default().to_owned(),
+            given_priority: self.given_priority.as_deref().map(encode),
         })
     }
 
@@ -92,6 +97,7 @@ impl RunInfo {
             started: FirstEvent::decode_from(required(row.started, "first event")?)?,
             original_properties: row.original_properties.map(OriginalProperties::from_row).transpose()?.map(Box::new),
             user_metadata: user_metadata.map(Box::new),
+            given_priority: row.given_priority.map(Priority::decode).transpose()?.map(Box::new),
             start_request_id: row.start_request_id,
             run_expiration: row.run_expiration.map(Time),
             execution_expiration: row.execution_expiration.map(Time),

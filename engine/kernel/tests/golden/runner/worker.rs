@@ -186,14 +186,20 @@ impl Runner {
         let id = arguments.expected("an activity id")?;
         let run = self.run_of(run_id)?;
         let scheduled = run.activities.by_name(id).copied();
-        let attempt = scheduled.and_then(|id| run.activities.get(&id)).map(|activity| activity.attempt);
+        let activity = scheduled.and_then(|id| run.activities.get(&id));
+        let attempt = activity.map(|activity| activity.attempt);
+        let key = activity.map(|activity| run.activity_task_key(activity, activity.attempt_scheduled_time));
+        let key = if arguments.flag("old")? { self.old_tasks.get(id).cloned() } else { key };
+        let asked = key.clone();
         let start = StartActivityTask {
             scheduled_event_id: arguments.number("scheduled")?.or(scheduled).ok_or("no such activity is pending")?,
             attempt: arguments.number("attempt")?.or(attempt).unwrap_or(1),
+            key,
             identity: "worker".to_owned(),
             request_id: arguments.string("request-id", "poll"),
         };
         let run_id = Some(run.id);
+        self.old_tasks.extend(asked.map(|key| (id.to_owned(), key)));
         let transition = match self.transition(run_id, RunCommand::StartActivityTask(start)) {
             Ok(transition) => transition,
             Err(refused) => return Ok(print::rejection(&refused) + "\n"),

@@ -185,6 +185,7 @@ impl Story {
         self.decide(RunCommand::StartActivityTask(StartActivityTask {
             scheduled_event_id: activity.ok_or("no activity is pending")?,
             attempt: 1,
+            key: None,
             identity: "fuzz".to_owned(),
             request_id: "activity".to_owned(),
         }))?;

@@ -1,0 +1,243 @@
+//! What operators do to pending activities of a workflow: pause them, have them go on, reset them, change how they are attempted.
+//!
+//! Each of it has two methods: an older one for activities by id or type, or all of them, and one that names an activity by its id, as the
+//! command line does. Without a workflow, that would be an activity of its own, of which there are none.
+
+use everlog_kernel::command::Reply;
+use everlog_kernel::{RunCommand, RunId, check_activity_options, check_priority, time};
+use everlog_model::WorkflowRef;
+use everlog_proto::api::common::v1::WorkflowExecution;
+use everlog_proto::api::workflowservice::v1::{
+    PauseActivityExecutionRequest, PauseActivityExecutionResponse, PauseActivityRequest, PauseActivityResponse,
+    ResetActivityExecutionRequest, ResetActivityExecutionResponse, ResetActivityRequest, ResetActivityResponse,
+    UnpauseActivityExecutionRequest, UnpauseActivityExecutionResponse, UnpauseActivityRequest, UnpauseActivityResponse,
+    UpdateActivityExecutionOptionsRequest, UpdateActivityExecutionOptionsResponse, UpdateActivityOptionsRequest,
+    UpdateActivityOptionsResponse, pause_activity_request, reset_activity_request, unpause_activity_request,
+    update_activity_options_request,
+};
+use everlog_proto::wkt;
+
+use super::call::Call;
+use super::errors::Error;
+use super::execute::unexpected;
+use super::{Frontend, address, validate};
+
+/// Has no attempt of activities handed out.
+pub(super) async fn pause_activity(
+    frontend: &Frontend,
+    _call: Call,
+    request: PauseActivityRequest,
+) -> Result<PauseActivityResponse, Error> {
+    let (address, run_id) =
+        workflow(frontend, &request.namespace, request.execution.as_ref(), request.activity.is_some())?;
+    frontend.execute_done(address, run_id, RunCommand::PauseActivity(Box::new(request))).await?;
+    Ok(PauseActivityResponse::default())
+}
+
+/// Has activities go on that were paused.
+pub(super) async fn unpause_activity(
+    frontend: &Frontend,
+    _call: Call,
+    request: UnpauseActivityRequest,
+) -> Result<UnpauseActivityResponse, Error> {
+    let (address, run_id) =
+        workflow(frontend, &request.namespace, request.execution.as_ref(), request.activity.is_some())?;
+    frontend.execute_done(address, run_id, RunCommand::UnpauseActivity(Box::new(request))).await?;
+    Ok(UnpauseActivityResponse::default())
+}
+
+/// Has the attempts of activities counted anew.
+pub(super) async fn reset_activity(
+    frontend: &Frontend,
+    _call: Call,
+    request: ResetActivityRequest,
+) -> Result<ResetActivityResponse, Error> {
+    let (address, run_id) =
+        workflow(frontend, &request.namespace, request.execution.as_ref(), request.activity.is_some())?;
+    frontend.execute_done(address, run_id, RunCommand::ResetActivity(Box::new(request))).await?;
+    Ok(ResetActivityResponse::default())
+}
+
+/// Changes how activities are attempted.
+pub(super) async fn update_activity_options(
+    frontend: &Frontend,
+    _call: Call,
+    request: UpdateActivityOptionsRequest,
+) -> Result<UpdateActivityOptionsResponse, Error> {
+    let (address, run_id) =
+        workflow(frontend, &request.namespace, request.execution.as_ref(), request.activity.is_some())?;
+    check_priority(request.activity_options.as_ref().and_then(|options| options.priority.as_ref()))?;
+    let has_paths = request.update_mask.as_ref().is_some_and(|mask| !mask.paths.is_empty());
+    if request.restore_original && has_paths {
+        return Err(Error::invalid("Both UpdateMask and RestoreOriginal are provided"));
+    }
+    match frontend.execute(address, run_id, RunCommand::UpdateActivityOptions(Box::new(request))).await? {
+        Reply::ActivityOptions(options) => Ok(UpdateActivityOptionsResponse { activity_options: Some(*options) }),
+        reply => Err(unexpected(&reply)),
+    }
+}
+
+/// Has no attempt of an activity handed out.
+pub(super) async fn pause_activity_execution(
+    frontend: &Frontend,
+    call: Call,
+    request: PauseActivityExecutionRequest,
+) -> Result<PauseActivityExecutionResponse, Error> {
+    let PauseActivityExecutionRequest { namespace, workflow_id, activity_id, run_id, identity, reason, .. } = request;
+    let named = Named { namespace, workflow_id, run_id, activity_id, identity, request_id: request.request_id };
+    named.check(frontend)?;
+    if reason.len() > frontend.config(&named.namespace).limits.blob_bytes_max {
+        return Err(Error::invalid("reason exceeds length limit"));
+    }
+    // Without an id of its own it is another request each time.
+    let own = || uuid::Uuid::new_v4().to_string();
+    let request = PauseActivityRequest {
+        execution: named.execution()?,
+        activity: Some(pause_activity_request::Activity::Id(named.activity_id)),
+        request_id: if named.request_id.is_empty() { own() } else { named.request_id },
+        namespace: named.namespace,
+        identity: named.identity,
+        reason,
+    };
+    pause_activity(frontend, call, request).await?;
+    Ok(PauseActivityExecutionResponse::default())
+}
+
+/// Has an activity go on that was paused.
+pub(super) async fn unpause_activity_execution(
+    frontend: &Frontend,
+    call: Call,
+    request: UnpauseActivityExecutionRequest,
+) -> Result<UnpauseActivityExecutionResponse, Error> {
+    let UnpauseActivityExecutionRequest { namespace, workflow_id, activity_id, run_id, identity, request_id, .. } =
+        request;
+    let named = Named { namespace, workflow_id, run_id, activity_id, identity, request_id };
+    named.check(frontend)?;
+    check_jitter(request.jitter.as_ref())?;
+    let request = UnpauseActivityRequest {
+        execution: named.execution()?,
+        activity: Some(unpause_activity_request::Activity::Id(named.activity_id)),
+        namespace: named.namespace,
+        identity: named.identity,
+        jitter: request.jitter,
+        ..UnpauseActivityRequest::default()
+    };
+    unpause_activity(frontend, call, request).await?;
+    Ok(UnpauseActivityExecutionResponse::default())
+}
+
+/// Has the attempts of an activity counted anew.
+pub(super) async fn reset_activity_execution(
+    frontend: &Frontend,
+    call: Call,
+    request: ResetActivityExecutionRequest,
+) -> Result<ResetActivityExecutionResponse, Error> {
+    let ResetActivityExecutionRequest { namespace, workflow_id, activity_id, run_id, identity, request_id, .. } =
+        request;
+    let named = Named { namespace, workflow_id, run_id, activity_id, identity, request_id };
+    named.check(frontend)?;
+    check_jitter(request.jitter.as_ref())?;
+    let request = ResetActivityRequest {
+        execution: named.execution()?,
+        activity: Some(reset_activity_request::Activity::Id(named.activity_id)),
+        namespace: named.namespace,
+        identity: named.identity,
+        reset_heartbeat: request.reset_heartbeat,
+        keep_paused: request.keep_paused,
+        jitter: request.jitter,
+        restore_original_options: request.restore_original_options,
+    };
+    reset_activity(frontend, call, request).await?;
+    Ok(ResetActivityExecutionResponse::default())
+}
+
+/// Changes how an activity is attempted.
+pub(super) async fn update_activity_execution_options(
+    frontend: &Frontend,
+    call: Call,
+    request: UpdateActivityExecutionOptionsRequest,
+) -> Result<UpdateActivityExecutionOptionsResponse, Error> {
+    let UpdateActivityExecutionOptionsRequest { namespace, workflow_id, activity_id, run_id, identity, .. } = request;
+    let named = Named { namespace, workflow_id, run_id, activity_id, identity, request_id: request.request_id };
+    named.check(frontend)?;
+    let (options, mask) = (request.activity_options, request.update_mask);
+    let has_paths = mask.as_ref().is_some_and(|mask| !mask.paths.is_empty());
+    if has_paths && request.restore_original {
+        return Err(Error::invalid("Both UpdateMask and RestoreOriginal are provided"));
+    }
+    let activity_options = match request.restore_original {
+        true => options,
+        false => {
+            let limits = &frontend.config(&named.namespace).limits;
+            Some(check_activity_options(options, mask.as_ref(), limits)?)
+        }
+    };
+    let request = UpdateActivityOptionsRequest {
+        execution: named.execution()?,
+        activity: Some(update_activity_options_request::Activity::Id(named.activity_id)),
+        namespace: named.namespace,
+        identity: named.identity,
+        activity_options,
+        update_mask: mask,
+        restore_original: request.restore_original,
+    };
+    let UpdateActivityOptionsResponse { activity_options } = update_activity_options(frontend, call, request).await?;
+    Ok(UpdateActivityExecutionOptionsResponse { activity_options })
+}
+
+/// An activity that an operator names by its id.
+struct Named {
+    namespace: String,
+    workflow_id: String,
+    run_id: String,
+    activity_id: String,
+    identity: String,
+    request_id: String,
+}
+
+impl Named {
+    fn check(&self, frontend: &Frontend) -> Result<(), Error> {
+        frontend.namespace(&self.namespace)?;
+        let limit = frontend.config(&self.namespace).limits.id_bytes_max;
+        let length = |what: &str, text: &str| match text.len() {
+            length if length > limit => {
+                Err(Error::invalid(format!("{what} exceeds length limit. Length={length} Limit={limit}")))
+            }
+            _ => Ok(()),
+        };
+        length("request ID", &self.request_id)?;
+        if self.activity_id.is_empty() {
+            return Err(Error::invalid("activity ID is required"));
+        }
+        length("activity ID", &self.activity_id)?;
+        length("identity", &self.identity)?;
+        validate::run_id(&self.run_id, "invalid run id: must be a valid UUID").map(drop)
+    }
+
+    /// The run of the workflow that has scheduled it.
+    fn execution(&self) -> Result<Option<WorkflowExecution>, Error> {
+        if self.workflow_id.is_empty() {
+            return Err(Error::not_found(format!("activity not found for ID: {}", self.activity_id)));
+        }
+        Ok(Some(WorkflowExecution { workflow_id: self.workflow_id.clone(), run_id: self.run_id.clone() }))
+    }
+}
+
+fn check_jitter(jitter: Option<&wkt::Duration>) -> Result<(), Error> {
+    time::positive(jitter).map(drop).map_err(|wrong| Error::invalid(format!("invalid jitter: {wrong}")))
+}
+
+/// The workflow whose activities a request is about. `names_activities` says whether it says which ones.
+fn workflow(
+    frontend: &Frontend,
+    namespace: &str,
+    execution: Option<&WorkflowExecution>,
+    names_activities: bool,
+) -> Result<(WorkflowRef, Option<RunId>), Error> {
+    let namespace = frontend.namespace(namespace)?;
+    let (workflow_id, run_id) = validate::named_execution(execution)?;
+    if !names_activities {
+        return Err(Error::invalid("Either Activity.Id or Activity.Type should be set on request."));
+    }
+    Ok((address(&namespace, workflow_id), run_id))
+}
