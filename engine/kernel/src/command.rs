@@ -11,12 +11,13 @@ use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::query::v1::WorkflowQuery;
 use everlog_proto::api::update::v1::Outcome;
 use everlog_proto::api::workflowservice::v1::{
-    DescribeScheduleResponse, PollActivityTaskQueueResponse, PollWorkflowTaskQueueResponse,
-    RequestCancelWorkflowExecutionRequest, RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest,
-    SignalWithStartWorkflowExecutionRequest, SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest,
-    TerminateWorkflowExecutionRequest, UpdateWorkflowExecutionRequest,
+    DescribeBatchOperationResponse, DescribeScheduleResponse, PollActivityTaskQueueResponse,
+    PollWorkflowTaskQueueResponse, RequestCancelWorkflowExecutionRequest, RespondWorkflowTaskCompletedRequest,
+    RespondWorkflowTaskFailedRequest, SignalWithStartWorkflowExecutionRequest, SignalWorkflowExecutionRequest,
+    StartWorkflowExecutionRequest, TerminateWorkflowExecutionRequest, UpdateWorkflowExecutionRequest,
 };
 
+use crate::batch_job::{self, BatchJobCommand};
 use crate::outbox::{self, OutboxMessage};
 use crate::reset::Reset;
 use crate::schedule::ScheduleCommand;
@@ -39,6 +40,8 @@ pub enum Command {
     Run(RunCommand),
     /// A command to a schedule, decided by [`crate::schedule::decide`].
     Schedule(ScheduleCommand),
+    /// A command to a batch job, decided by [`crate::batch_job::decide`].
+    BatchJob(BatchJobCommand),
 }
 
 /// A command to a run.
@@ -183,6 +186,7 @@ impl Command {
     pub fn entity_kind(&self) -> EntityKind {
         match self {
             Command::Schedule(_) => EntityKind::Schedule,
+            Command::BatchJob(_) => EntityKind::BatchJob,
             _ => EntityKind::Workflow,
         }
     }
@@ -196,6 +200,7 @@ impl Command {
             Command::ResetWorkflow(_) => "ResetWorkflow",
             Command::Run(command) => command.name(),
             Command::Schedule(command) => command.name(),
+            Command::BatchJob(command) => command.name(),
         }
     }
 }
@@ -203,6 +208,12 @@ impl Command {
 impl From<ScheduleCommand> for Command {
     fn from(command: ScheduleCommand) -> Command {
         Command::Schedule(command)
+    }
+}
+
+impl From<BatchJobCommand> for Command {
+    fn from(command: BatchJobCommand) -> Command {
+        Command::BatchJob(command)
     }
 }
 
@@ -333,6 +344,10 @@ pub enum Reply {
     ScheduleToken(Vec<u8>),
     /// What is known of a schedule, and whether that is all: it may not know yet what became of workflows that it starts.
     Schedule(Box<DescribeScheduleResponse>, bool),
+    /// What is known of a batch job.
+    BatchJob(Box<DescribeBatchOperationResponse>),
+    /// What is to be done for a batch job; nothing, if it is closed.
+    BatchWork(Option<Box<batch_job::Work>>),
 }
 
 /// A run that was started, or found.
