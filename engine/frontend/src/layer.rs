@@ -424,7 +424,8 @@ mod tests {
 
     #[test]
     fn errors_of_tonic_speak_as_grpc_go_does() {
-        let unknown = "unknown method RespondNexusTaskCompleted for service temporal.api.workflowservice.v1.WorkflowService";
+        let unknown =
+            "unknown method RespondNexusTaskCompleted for service temporal.api.workflowservice.v1.WorkflowService";
         let decompressed = "Error decompressing: size limit, of 4194304 bytes, exceeded while decompressing message";
         assert_eq!(
             corrected(Code::ResourceExhausted, decompressed),

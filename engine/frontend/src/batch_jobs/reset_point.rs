@@ -62,7 +62,7 @@ async fn first_workflow_task(calls: &Calls, namespace: &str, execution: &Workflo
         if let Some(completed) = events.iter().find(|event| is(event, EventType::WorkflowTaskCompleted)) {
             return Ok(completed.event_id);
         }
-        scheduled = scheduled.or_else(|| events.iter().find(|event| is_scheduled(event)).map(behind));
+        scheduled = scheduled.or_else(|| events.iter().find(is_scheduled).map(behind));
         if page.next_page_token.is_empty() {
             return scheduled.ok_or_else(no_workflow_task);
         }
@@ -86,7 +86,7 @@ async fn last_workflow_task(calls: &Calls, namespace: &str, execution: &Workflow
         if let Some(completed) = events.iter().find(|event| is(event, EventType::WorkflowTaskCompleted)) {
             return Ok(completed.event_id);
         }
-        scheduled = events.iter().rev().find(|event| is_scheduled(event)).map(behind).or(scheduled);
+        scheduled = events.iter().rev().find(is_scheduled).map(behind).or(scheduled);
         if page.next_page_token.is_empty() {
             return scheduled.ok_or_else(no_workflow_task);
         }
