@@ -329,7 +329,7 @@ pub struct VisibilityRequest {
     #[prost(uint32, repeated, tag = "2")]
     pub partitions: Vec<u32>,
     /// What is asked for.
-    #[prost(oneof = "Wanted", tags = "3, 4, 5, 8")]
+    #[prost(oneof = "Wanted", tags = "3, 4, 5, 8, 9")]
     pub wanted: Option<Wanted>,
     /// The position behind which the runs stand; empty for the first ones.
     #[prost(bytes = "bytes", tag = "6")]
@@ -354,6 +354,9 @@ pub enum Wanted {
     /// Schedules that a query names.
     #[prost(string, tag = "8")]
     Schedules(String),
+    /// Batch jobs that a query names.
+    #[prost(string, tag = "9")]
+    BatchJobs(String),
 }
 
 /// A run as lists show it.

@@ -170,6 +170,7 @@ impl Handlers {
         let ask = match required(request.wanted.as_ref(), "query")? {
             Wanted::Query(query) => Ask::Query(query.clone()),
             Wanted::Schedules(query) => Ask::Schedules(query.clone()),
+            Wanted::BatchJobs(query) => Ask::BatchJobs(query.clone()),
             Wanted::Open(bytes) => Ask::Open(Box::new(
                 ListOpenWorkflowExecutionsRequest::decode(&bytes[..])
                     .map_err(|error| unreadable(&error.to_string()))?,

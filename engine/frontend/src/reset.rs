@@ -41,7 +41,7 @@ pub(super) async fn reset_workflow_execution(
 }
 
 /// Refuses what is to be done to the new run and cannot be done yet. What Temporal does not do either is refused once the run is found.
-fn check_operations(operations: &[PostResetOperation]) -> Result<(), Error> {
+pub(super) fn check_operations(operations: &[PostResetOperation]) -> Result<(), Error> {
     let is_update =
         |operation: &PostResetOperation| matches!(operation.variant, Some(Variant::UpdateWorkflowOptions(_)));
     if operations.iter().any(is_update) {

@@ -23,7 +23,7 @@ use everlog_matching::query_waiters::Queries;
 use everlog_matching::{Backlog, Homes, Matching, MatchingHandle};
 use everlog_meta::{MetaError, Namespaces};
 use everlog_model::{DiskRoom, InForce, NamespaceSource, NodeId, OneNode, SlotSource, SlotTable, limits};
-use everlog_partition::{Cluster, Dependencies, Leaders, Router, RowFaults, TaskRows};
+use everlog_partition::{BatchJobs, Cluster, Dependencies, Leaders, Router, RowFaults, TaskRows};
 use everlog_raft::{Group, GroupReplica, GroupSlot, Leadership, NodeInfo, NodeOptions};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, DirectoryError, NodeIdentity};
@@ -132,6 +132,8 @@ pub struct Node {
     pub namespaces: Arc<Namespaces>,
     /// Who waits for answers to queries.
     pub queries: Arc<Queries>,
+    /// The batch jobs that run here.
+    pub batch_jobs: BatchJobs,
     /// The other nodes, if there are any.
     pub nodes: Option<Arc<Nodes>>,
     /// What operators see and steer.
@@ -244,9 +246,11 @@ impl Node {
             leaders.set_nodes(nodes);
         }
         let queries = Arc::new(Queries::new());
+        let batch_jobs = BatchJobs::default();
         let dependencies = Dependencies {
             matching: matching.clone(),
             queries: Arc::clone(&queries),
+            batch_jobs: batch_jobs.clone(),
             namespaces: source,
             slots: Arc::clone(&namespaces) as _,
             cluster: cluster.clone(),
@@ -283,6 +287,7 @@ impl Node {
             matching,
             namespaces,
             queries,
+            batch_jobs,
             nodes,
             operations,
             raft,
@@ -415,6 +420,7 @@ pub async fn run(
         matching: node.matching.clone(),
         namespaces: Arc::clone(&node.namespaces),
         queries: Arc::clone(&node.queries),
+        batch_jobs: node.batch_jobs.clone(),
         config: Arc::clone(&config),
         cluster_id: node.cluster_id(),
         request_bytes_max: settings.listen.request_bytes_max,

@@ -134,6 +134,7 @@ fn what_lists_and_workers_ask_is_what_it_always_was() {
     check(&request(Wanted::Open(id(1))), "0a020707 12020102 22020101 32020505 380a");
     check(&request(Wanted::Closed(id(1))), "0a020707 12020102 2a020101 32020505 380a");
     check(&request(Wanted::Schedules("x".to_owned())), "0a020707 12020102 420178 32020505 380a");
+    check(&request(Wanted::BatchJobs("x".to_owned())), "0a020707 12020102 4a0178 32020505 380a");
     let runs = vec![VisibleRun { position: id(1), record: id(2) }];
     check(&VisibilityPageResponse { runs, has_more: true }, "0a08 0a020101 12020202 1001");
     let counts = vec![StatusCount { status: 1, count: 2 }];

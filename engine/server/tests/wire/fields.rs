@@ -3,13 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use everlog_proto::api::batch::v1::{
+    BatchOperationReset, BatchOperationResetActivities, BatchOperationUnpauseActivities,
+    BatchOperationUpdateActivityOptions, BatchOperationUpdateWorkflowExecutionOptions,
+    batch_operation_reset_activities, batch_operation_unpause_activities, batch_operation_update_activity_options,
+};
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{
     Command, RequestCancelNexusOperationCommandAttributes, ScheduleNexusOperationCommandAttributes,
     StartChildWorkflowExecutionCommandAttributes,
 };
+use everlog_proto::api::common::v1::reset_options::Target;
 use everlog_proto::api::common::v1::{
-    Callback, Memo, TimeSkippingConfig, WorkerVersionCapabilities, WorkerVersionStamp, WorkflowType, callback,
+    Callback, Memo, ResetOptions, TimeSkippingConfig, WorkerVersionCapabilities, WorkerVersionStamp, WorkflowType,
+    callback,
 };
 use everlog_proto::api::deployment::v1::WorkerDeploymentOptions;
 use everlog_proto::api::enums::v1::{CommandType, TaskQueueType, VersioningBehavior, WorkerVersioningMode};
@@ -20,6 +27,7 @@ use everlog_proto::api::update::v1 as update;
 use everlog_proto::api::workflow::v1::{
     NewWorkflowExecutionInfo, PostResetOperation, VersioningOverride, WorkflowExecutionOptions, post_reset_operation,
 };
+use everlog_proto::api::workflowservice::v1::start_batch_operation_request::Operation;
 use everlog_proto::api::workflowservice::v1::update_task_queue_config_request::RateLimitUpdate;
 use everlog_proto::wkt::FieldMask;
 use prost_types_plain::{DescriptorProto, FileDescriptorProto};
@@ -489,6 +497,86 @@ fn settings() -> Vec<Case> {
     ]
 }
 
+fn batch_jobs() -> Vec<Case> {
+    use batch_operation_reset_activities::Activity as Resets;
+    use batch_operation_unpause_activities::Activity as Unpauses;
+    use batch_operation_update_activity_options::Activity as Updates;
+    let start = |operation| StartBatchOperationRequest {
+        namespace: NAMESPACE.to_owned(),
+        job_id: "never".to_owned(),
+        reason: "why".to_owned(),
+        visibility_query: "WorkflowType = 'never'".to_owned(),
+        operation: Some(operation),
+        ..Default::default()
+    };
+    let case = |field, operation, expected| case(field, "StartBatchOperation", start(operation), expected);
+    let options = post_reset_operation::UpdateWorkflowOptions::default();
+    let operation = post_reset_operation::Variant::UpdateWorkflowOptions(options);
+    vec![
+        case(
+            "StartBatchOperationRequest.update_workflow_options_operation",
+            Operation::UpdateWorkflowOptionsOperation(BatchOperationUpdateWorkflowExecutionOptions {
+                workflow_execution_options: Some(Default::default()),
+                update_mask: Some(Default::default()),
+                ..Default::default()
+            }),
+            "Unimplemented: batch operations that call UpdateWorkflowExecutionOptions are not supported by this server yet",
+        ),
+        case(
+            "StartBatchOperationRequest.unpause_activities_operation",
+            Operation::UnpauseActivitiesOperation(BatchOperationUnpauseActivities {
+                activity: Some(Unpauses::MatchAll(true)),
+                ..Default::default()
+            }),
+            "Unimplemented: batch operations that call UnpauseActivity are not supported by this server yet",
+        ),
+        case(
+            "StartBatchOperationRequest.reset_activities_operation",
+            Operation::ResetActivitiesOperation(BatchOperationResetActivities {
+                activity: Some(Resets::Type("T".to_owned())),
+                ..Default::default()
+            }),
+            "Unimplemented: batch operations that call ResetActivity are not supported by this server yet",
+        ),
+        case(
+            "StartBatchOperationRequest.update_activity_options_operation",
+            Operation::UpdateActivityOptionsOperation(BatchOperationUpdateActivityOptions {
+                activity: Some(Updates::MatchAll(true)),
+                restore_original: true,
+                ..Default::default()
+            }),
+            "Unimplemented: batch operations that call UpdateActivityOptions are not supported by this server yet",
+        ),
+        case(
+            "StartBatchOperationRequest.cancel_activities_operation",
+            Operation::CancelActivitiesOperation(Default::default()),
+            "InvalidArgument: The operation type *workflowservice.StartBatchOperationRequest_CancelActivitiesOperation \
+             is not supported for this namespace",
+        ),
+        case(
+            "StartBatchOperationRequest.terminate_activities_operation",
+            Operation::TerminateActivitiesOperation(Default::default()),
+            "InvalidArgument: The operation type *workflowservice.StartBatchOperationRequest_TerminateActivitiesOperation \
+             is not supported for this namespace",
+        ),
+        case(
+            "StartBatchOperationRequest.delete_activities_operation",
+            Operation::DeleteActivitiesOperation(Default::default()),
+            "InvalidArgument: The operation type *workflowservice.StartBatchOperationRequest_DeleteActivitiesOperation \
+             is not supported for this namespace",
+        ),
+        case(
+            "BatchOperationReset.post_reset_operations",
+            Operation::ResetOperation(BatchOperationReset {
+                options: Some(ResetOptions { target: Some(Target::LastWorkflowTask(())), ..Default::default() }),
+                post_reset_operations: vec![PostResetOperation { variant: Some(operation) }],
+                ..Default::default()
+            }),
+            "Unimplemented: options of workflows cannot be updated after a reset by this server yet",
+        ),
+    ]
+}
+
 /// A workflow's first task.
 async fn workflow_task(client: &mut Client, workflow_id: &str) -> Vec<u8> {
     started(client, start_on(workflow_id, workflow_id)).await;
@@ -671,7 +759,7 @@ async fn activity_answers(client: &mut Client) -> Vec<Case> {
 async fn what_is_not_built_is_refused_field_by_field() {
     let server = Server::start().await;
     let (channel, mut client) = (server.channel().await, server.client().await);
-    let mut cases: Vec<Case> = [starts(), polls(), settings()].into_iter().flatten().collect();
+    let mut cases: Vec<Case> = [starts(), polls(), settings(), batch_jobs()].into_iter().flatten().collect();
     cases.extend(answers(&mut client).await);
     cases.extend(commands(&mut client).await);
     cases.extend(activity_answers(&mut client).await);
