@@ -9,9 +9,7 @@ use everlog_model::CallError;
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{Command as WorkflowCommand, StartTimerCommandAttributes};
 use everlog_proto::api::enums::v1::CommandType;
-use everlog_proto::api::workflowservice::v1::{
-    RespondWorkflowTaskCompletedRequest, StartBatchOperationRequest, StopBatchOperationRequest,
-};
+use everlog_proto::api::workflowservice::v1::RespondWorkflowTaskCompletedRequest;
 
 use super::test_partition::Partition;
 
@@ -109,7 +107,7 @@ fn a_query_is_put_on_a_history_that_is_durable() {
 #[test]
 fn batch_jobs_that_run_are_told_of_by_each_lead() {
     let mut partition = Partition::new();
-    let start = || BatchJobCommand::Start(Box::new(StartBatchOperationRequest::default()));
+    let start = || BatchJobCommand::Start(Box::default());
     // One that was lost with its lead is not there.
     partition.ask(start());
     partition.lead_anew();
@@ -124,7 +122,7 @@ fn batch_jobs_that_run_are_told_of_by_each_lead() {
     partition.read_wakes();
     assert_eq!(partition.batch_jobs, [true, true]);
 
-    partition.ask(BatchJobCommand::Stop(Box::new(StopBatchOperationRequest::default())));
+    partition.ask(BatchJobCommand::Stop(Box::default()));
     partition.commit();
     assert_eq!(partition.batch_jobs, [true, true, false]);
     partition.lead_anew();

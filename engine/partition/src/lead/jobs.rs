@@ -35,7 +35,9 @@ impl Lead {
     }
 
     pub(super) fn admit(&mut self, key: EntityRef, job: Job) {
-        let Some((key, job)) = self.admit_to_machine(key, job) else { return };
+        if key.kind != EntityKind::Workflow {
+            return self.admit_to_machine(key, job);
+        }
         let entry = self.cache.entry(&key, self.clock.now());
         let missing = match (&entry.workflow, job.run_id) {
             (None, run_id) => Some(run_id),

@@ -9,9 +9,8 @@ use super::super::machine::{Machine, MachineCommand, name};
 use super::{Action, Lead, Outgoing};
 
 impl Lead {
-    /// Does a job on a state machine, or sets it aside while its rows are read. Gives it back if it is on a workflow.
-    pub(super) fn admit_to_machine(&mut self, key: EntityRef, job: Job) -> Option<(EntityRef, Job)> {
-        let Some(absent) = Machine::new(key.kind, &key.id) else { return Some((key, job)) };
+    /// Does a job on a state machine, or sets it aside while its rows are read.
+    pub(super) fn admit_to_machine(&mut self, key: EntityRef, job: Job) {
         let entry = self.cache.entry(&key, self.clock.now());
         if entry.machine.is_none() {
             let is_first = entry.waiting.is_empty();
@@ -22,12 +21,11 @@ impl Lead {
                     let request = LoadRequest { entity: key, runs: Vec::new(), with_current: true, search: None };
                     self.actions.push(Action::Load(request));
                 }
-                return None;
+                return;
             }
-            entry.machine = Some(absent);
+            entry.machine = Machine::new(key.kind, &key.id);
         }
         self.execute(&key, job);
-        None
     }
 
     /// Takes in a state machine that was read, and does the jobs that waited for it.

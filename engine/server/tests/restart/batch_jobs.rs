@@ -2,20 +2,22 @@
 
 use std::time::{Duration, Instant};
 
-use everlog_proto::api::batch::v1::{BatchOperationSignal, BatchOperationTermination};
+use everlog_proto::api::batch::v1::{BatchOperationReset, BatchOperationSignal, BatchOperationTermination};
+use everlog_proto::api::common::v1::ResetOptions;
+use everlog_proto::api::common::v1::reset_options::Target;
 use everlog_proto::api::enums::v1::BatchOperationState as State;
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::workflowservice::v1::start_batch_operation_request::Operation;
 use everlog_proto::api::workflowservice::v1::{
-    DescribeBatchOperationRequest, DescribeBatchOperationResponse, ListBatchOperationsRequest,
-    StartBatchOperationRequest, StopBatchOperationRequest,
+    CountWorkflowExecutionsRequest, DescribeBatchOperationRequest, DescribeBatchOperationResponse,
+    ListBatchOperationsRequest, StartBatchOperationRequest, StopBatchOperationRequest,
 };
 use futures::future::join_all;
 use tonic::Code;
 
 use super::{LONG, events};
-use crate::harness::process::Process;
-use crate::harness::requests::NAMESPACE;
+use crate::harness::process::{ANY_PORTS, Process, everlog};
+use crate::harness::requests::{NAMESPACE, signal};
 use crate::harness::{Client, start_request};
 
 /// A job takes on 50 workflows at once and 50 a second then, so that this many keep it busy for three seconds.
@@ -30,6 +32,14 @@ fn job(job_id: &str, operation: Operation) -> StartBatchOperationRequest {
         operation: Some(operation),
         ..StartBatchOperationRequest::default()
     }
+}
+
+async fn start_workflows(client: &Client, workflows: usize) {
+    let starts = (0..workflows).map(|number| {
+        let mut client = client.clone();
+        async move { client.start_workflow_execution(start_request(&format!("w-{number}"))).await.unwrap() }
+    });
+    join_all(starts).await;
 }
 
 async fn described(client: &mut Client, job_id: &str) -> DescribeBatchOperationResponse {
@@ -71,11 +81,7 @@ async fn a_batch_job_that_is_killed_is_done_once_and_counted_right() {
     let data = tempfile::tempdir().unwrap();
     let mut process = Process::dev(data.path()).await;
     let client = process.client().await;
-    let starts = (0..WORKFLOWS).map(|number| {
-        let mut client = client.clone();
-        async move { client.start_workflow_execution(start_request(&format!("w-{number}"))).await.unwrap() }
-    });
-    join_all(starts).await;
+    start_workflows(&client, WORKFLOWS).await;
 
     let is_signal =
         |attributes: &Attributes| matches!(attributes, Attributes::WorkflowExecutionSignaledEventAttributes(_));
@@ -124,16 +130,74 @@ async fn a_batch_job_that_is_killed_is_done_once_and_counted_right() {
     process.stop().await;
 }
 
+/// How many runs match a query.
+async fn count(client: &mut Client, query: &str) -> i64 {
+    let request = CountWorkflowExecutionsRequest { namespace: NAMESPACE.to_owned(), query: query.to_owned() };
+    client.count_workflow_executions(request).await.unwrap().into_inner().count
+}
+
+/// Workflows that can be reset though no worker has ever had a task of them: there is an event behind the first task's scheduling.
+async fn start_and_signal(client: &Client, workflows: usize) {
+    start_workflows(client, workflows).await;
+    let signals = (0..workflows).map(|number| {
+        let mut client = client.clone();
+        async move { client.signal_workflow_execution(signal(&format!("w-{number}"), "first")).await.unwrap() }
+    });
+    join_all(signals).await;
+}
+
+fn reset() -> Operation {
+    let options = ResetOptions { target: Some(Target::LastWorkflowTask(())), ..ResetOptions::default() };
+    Operation::ResetOperation(BatchOperationReset { options: Some(options), ..BatchOperationReset::default() })
+}
+
+#[tokio::test]
+async fn resets_of_a_batch_job_that_is_killed_are_done_once() {
+    let data = tempfile::tempdir().unwrap();
+    let mut process = Process::dev(data.path()).await;
+    let mut client = process.client().await;
+    start_and_signal(&client, WORKFLOWS).await;
+    client.start_batch_operation(job("resets", reset())).await.unwrap();
+    let begin = Instant::now();
+    while count(&mut client, "ExecutionStatus = 'Terminated'").await < 10 {
+        assert!(begin.elapsed() < LONG);
+    }
+    process.kill().await;
+    process = Process::dev(data.path()).await;
+    client = process.client().await;
+    assert_eq!(described(&mut client, "resets").await.state(), State::Running, "it was in the middle");
+    let all = WORKFLOWS as i64;
+    assert_eq!(closed(&mut client, "resets").await, (State::Completed, [all, all, 0]));
+    assert_eq!(count(&mut client, "ExecutionStatus = 'Running'").await, all);
+    assert_eq!(count(&mut client, "").await, 2 * all, "each was reset once");
+    process.stop().await;
+}
+
+/// The runs that it ends stand further down in the list that it goes through.
+#[tokio::test]
+async fn a_batch_job_does_not_reset_what_it_has_reset() {
+    const MORE_THAN_A_PAGE: usize = 1100;
+    let data = tempfile::tempdir().unwrap();
+    let mut command = everlog();
+    command.arg("dev").args(ANY_PORTS).arg("--data-dir").arg(data.path());
+    command.args(["--dynamic-config-value", "worker.batcherRPS=100000"]);
+    command.args(["--dynamic-config-value", "worker.batcherConcurrency=50"]);
+    let process = Process::start(command).await;
+    let mut client = process.client().await;
+    start_and_signal(&client, MORE_THAN_A_PAGE).await;
+    client.start_batch_operation(job("resets", reset())).await.unwrap();
+    let all = MORE_THAN_A_PAGE as i64;
+    assert_eq!(closed(&mut client, "resets").await, (State::Completed, [all, all, 0]));
+    assert_eq!(count(&mut client, "").await, 2 * all);
+    process.stop().await;
+}
+
 #[tokio::test]
 async fn a_batch_job_that_was_stopped_stays_so_after_a_kill() {
     let data = tempfile::tempdir().unwrap();
     let mut process = Process::dev(data.path()).await;
     let mut client = process.client().await;
-    let starts = (0..WORKFLOWS).map(|number| {
-        let mut client = client.clone();
-        async move { client.start_workflow_execution(start_request(&format!("w-{number}"))).await.unwrap() }
-    });
-    join_all(starts).await;
+    start_workflows(&client, WORKFLOWS).await;
     let terminate = || Operation::TerminationOperation(BatchOperationTermination::default());
     client.start_batch_operation(job("ends", terminate())).await.unwrap();
     let other = client.start_batch_operation(job("other", terminate())).await.unwrap_err();
