@@ -1,26 +1,37 @@
 """Batch operations: one thing that is done to many workflows."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
-from temporalio import workflow
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+from temporalio import activity, workflow
+from temporalio.api.activity.v1 import ActivityOptions
 from temporalio.api.batch.v1 import (
     BatchOperationCancellation,
     BatchOperationDeletion,
     BatchOperationReset,
+    BatchOperationResetActivities,
     BatchOperationSignal,
     BatchOperationTermination,
+    BatchOperationUnpauseActivities,
+    BatchOperationUpdateActivityOptions,
+    BatchOperationUpdateWorkflowExecutionOptions,
 )
-from temporalio.api.common.v1 import ResetOptions, WorkflowExecution
+from temporalio.api.common.v1 import Priority, ResetOptions, RetryPolicy as RetryPolicyMessage, WorkflowExecution
 from temporalio.api.enums.v1 import BatchOperationState, BatchOperationType
 from temporalio.api.workflowservice.v1 import (
     DescribeBatchOperationRequest,
     DescribeBatchOperationResponse,
     ListBatchOperationsRequest,
+    PauseActivityRequest,
     StartBatchOperationRequest,
     StopBatchOperationRequest,
 )
-from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.api.workflow.v1 import PendingActivityInfo, WorkflowExecutionOptions
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.common import RetryPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from history import verified
@@ -42,6 +53,25 @@ class Waits:
     @workflow.signal
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+
+@activity.defn
+async def fails_first() -> int:
+    attempt = activity.info().attempt
+    if attempt == 1:
+        raise RuntimeError("not yet")
+    return attempt
+
+
+@workflow.defn
+class Retries:
+    """Runs an activity that is attempted again after an hour, unless somebody has it attempted earlier."""
+
+    @workflow.run
+    async def run(self) -> int:
+        hour = timedelta(hours=1)
+        retry = RetryPolicy(initial_interval=hour)
+        return await workflow.execute_activity(fails_first, start_to_close_timeout=hour, retry_policy=retry)
 
 
 async def start(client: Client, job_id: str, **request) -> None:
@@ -202,3 +232,59 @@ async def test_a_job_goes_as_fast_as_it_is_told_until_it_is_stopped(client: Clie
             StopBatchOperationRequest(namespace=client.namespace, job_id=job_id, reason="enough")
         )
     assert raised.value.status == RPCStatusCode.NOT_FOUND
+
+
+async def test_activities_and_options_are_changed(client: Client):
+    async with worker(client, [Retries], [fails_first]) as queue:
+        prefix = unique("batch")
+        handles = [await client.start_workflow(Retries.run, id=f"{prefix}-{n}", task_queue=queue) for n in range(3)]
+        query = f"WorkflowId STARTS_WITH '{prefix}'"
+
+        async def pending(handle: WorkflowHandle) -> PendingActivityInfo | None:
+            activities = (await handle.describe()).raw_description.pending_activities
+            return activities[0] if activities else None
+
+        async def job(**operation) -> None:
+            job_id = unique("job")
+            await start(client, job_id, visibility_query=query, **operation)
+            assert counts(await closed(client, job_id)) == (3, 3, 0)
+
+        async def has_failed(handle: WorkflowHandle) -> bool:
+            found = await pending(handle)
+            return found is not None and found.attempt == 2
+
+        for handle in handles:
+            await until(lambda: has_failed(handle), "it has failed once")
+            await client.workflow_service.pause_activity(
+                PauseActivityRequest(
+                    namespace=client.namespace, execution=WorkflowExecution(workflow_id=handle.id), type="fails_first"
+                )
+            )
+            assert (await pending(handle)).paused
+        await job(reset_activities_operation=BatchOperationResetActivities(match_all=True, keep_paused=True))
+        for handle in handles:
+            found = await pending(handle)
+            assert found.paused and found.attempt == 1
+        await job(unpause_activities_operation=BatchOperationUnpauseActivities(type="fails_first"))
+        for handle in handles:
+            assert not (await pending(handle)).paused
+            await until(lambda: has_failed(handle), "it has failed again")
+        await job(
+            update_workflow_options_operation=BatchOperationUpdateWorkflowExecutionOptions(
+                workflow_execution_options=WorkflowExecutionOptions(priority=Priority(priority_key=2)),
+                update_mask=FieldMask(paths=["priority"]),
+            )
+        )
+        for handle in handles:
+            assert (await handle.describe()).raw_description.workflow_execution_info.priority.priority_key == 2
+        soon = ActivityOptions(retry_policy=RetryPolicyMessage(initial_interval=Duration(nanos=1_000_000)))
+        await job(
+            update_activity_options_operation=BatchOperationUpdateActivityOptions(
+                match_all=True,
+                activity_options=soon,
+                update_mask=FieldMask(paths=["retry_policy.initial_interval"]),
+            )
+        )
+        for handle in handles:
+            assert await handle.result() == 2
+            await verified(handle, Retries)

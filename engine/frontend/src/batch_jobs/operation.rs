@@ -3,12 +3,17 @@
 
 use everlog_kernel::RunId;
 use everlog_kernel::batch_job::Work;
-use everlog_proto::api::batch::v1::BatchOperationReset;
+use everlog_proto::api::batch::v1::{
+    BatchOperationReset, batch_operation_reset_activities, batch_operation_unpause_activities,
+    batch_operation_update_activity_options,
+};
 use everlog_proto::api::common::v1::WorkflowExecution;
 use everlog_proto::api::workflowservice::v1::start_batch_operation_request::Operation;
 use everlog_proto::api::workflowservice::v1::{
-    DeleteWorkflowExecutionRequest, RequestCancelWorkflowExecutionRequest, ResetWorkflowExecutionRequest,
-    SignalWorkflowExecutionRequest, TerminateWorkflowExecutionRequest,
+    DeleteWorkflowExecutionRequest, RequestCancelWorkflowExecutionRequest, ResetActivityRequest,
+    ResetWorkflowExecutionRequest, SignalWorkflowExecutionRequest, TerminateWorkflowExecutionRequest,
+    UnpauseActivityRequest, UpdateActivityOptionsRequest, UpdateWorkflowExecutionOptionsRequest,
+    reset_activity_request, unpause_activity_request, update_activity_options_request,
 };
 use tonic::{Code, Status};
 
@@ -98,6 +103,70 @@ async fn call(calls: &Calls, namespace: String, work: &Work, execution: &Workflo
                 ..reapplied(reset)
             };
             calls.make("ResetWorkflowExecution", &request).await
+        }
+        Some(Operation::UpdateWorkflowOptionsOperation(update)) => {
+            let request = UpdateWorkflowExecutionOptionsRequest {
+                namespace,
+                workflow_execution,
+                workflow_execution_options: update.workflow_execution_options.clone(),
+                update_mask: update.update_mask.clone(),
+                identity: update.identity.clone(),
+                ..UpdateWorkflowExecutionOptionsRequest::default()
+            };
+            calls.make("UpdateWorkflowExecutionOptions", &request).await
+        }
+        // Where a type is named, Temporal does so to all workflows of the namespace with such a paused activity, whatever the query says.
+        Some(Operation::UnpauseActivitiesOperation(unpause)) => {
+            use batch_operation_unpause_activities::Activity;
+            use unpause_activity_request::Activity as Named;
+            let request = UnpauseActivityRequest {
+                namespace,
+                execution: workflow_execution,
+                activity: unpause.activity.clone().map(|which| match which {
+                    Activity::Type(name) => Named::Type(name),
+                    Activity::MatchAll(all) => Named::UnpauseAll(all),
+                }),
+                reset_attempts: unpause.reset_attempts,
+                reset_heartbeat: unpause.reset_heartbeat,
+                jitter: unpause.jitter,
+                ..UnpauseActivityRequest::default()
+            };
+            calls.make("UnpauseActivity", &request).await
+        }
+        Some(Operation::ResetActivitiesOperation(reset)) => {
+            use batch_operation_reset_activities::Activity;
+            use reset_activity_request::Activity as Named;
+            let request = ResetActivityRequest {
+                namespace,
+                execution: workflow_execution,
+                activity: reset.activity.clone().map(|which| match which {
+                    Activity::Type(name) => Named::Type(name),
+                    Activity::MatchAll(all) => Named::MatchAll(all),
+                }),
+                reset_heartbeat: reset.reset_heartbeat,
+                keep_paused: reset.keep_paused,
+                jitter: reset.jitter,
+                restore_original_options: reset.restore_original_options,
+                ..ResetActivityRequest::default()
+            };
+            calls.make("ResetActivity", &request).await
+        }
+        Some(Operation::UpdateActivityOptionsOperation(update)) => {
+            use batch_operation_update_activity_options::Activity;
+            use update_activity_options_request::Activity as Named;
+            let request = UpdateActivityOptionsRequest {
+                namespace,
+                execution: workflow_execution,
+                activity: update.activity.clone().map(|which| match which {
+                    Activity::Type(name) => Named::Type(name),
+                    Activity::MatchAll(all) => Named::MatchAll(all),
+                }),
+                activity_options: update.activity_options.clone(),
+                update_mask: update.update_mask.clone(),
+                restore_original: update.restore_original,
+                ..UpdateActivityOptionsRequest::default()
+            };
+            calls.make("UpdateActivityOptions", &request).await
         }
         _ => Err(Status::unimplemented("this server does not know the operation of the batch job")),
     }

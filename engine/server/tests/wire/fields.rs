@@ -498,9 +498,6 @@ fn settings() -> Vec<Case> {
 }
 
 fn batch_jobs() -> Vec<Case> {
-    use batch_operation_reset_activities::Activity as Resets;
-    use batch_operation_unpause_activities::Activity as Unpauses;
-    use batch_operation_update_activity_options::Activity as Updates;
     let start = |operation| StartBatchOperationRequest {
         namespace: NAMESPACE.to_owned(),
         job_id: "never".to_owned(),
@@ -513,40 +510,6 @@ fn batch_jobs() -> Vec<Case> {
     let options = post_reset_operation::UpdateWorkflowOptions::default();
     let operation = post_reset_operation::Variant::UpdateWorkflowOptions(options);
     vec![
-        case(
-            "StartBatchOperationRequest.update_workflow_options_operation",
-            Operation::UpdateWorkflowOptionsOperation(BatchOperationUpdateWorkflowExecutionOptions {
-                workflow_execution_options: Some(Default::default()),
-                update_mask: Some(Default::default()),
-                ..Default::default()
-            }),
-            "Unimplemented: batch operations that call UpdateWorkflowExecutionOptions are not supported by this server yet",
-        ),
-        case(
-            "StartBatchOperationRequest.unpause_activities_operation",
-            Operation::UnpauseActivitiesOperation(BatchOperationUnpauseActivities {
-                activity: Some(Unpauses::MatchAll(true)),
-                ..Default::default()
-            }),
-            "Unimplemented: batch operations that call UnpauseActivity are not supported by this server yet",
-        ),
-        case(
-            "StartBatchOperationRequest.reset_activities_operation",
-            Operation::ResetActivitiesOperation(BatchOperationResetActivities {
-                activity: Some(Resets::Type("T".to_owned())),
-                ..Default::default()
-            }),
-            "Unimplemented: batch operations that call ResetActivity are not supported by this server yet",
-        ),
-        case(
-            "StartBatchOperationRequest.update_activity_options_operation",
-            Operation::UpdateActivityOptionsOperation(BatchOperationUpdateActivityOptions {
-                activity: Some(Updates::MatchAll(true)),
-                restore_original: true,
-                ..Default::default()
-            }),
-            "Unimplemented: batch operations that call UpdateActivityOptions are not supported by this server yet",
-        ),
         case(
             "StartBatchOperationRequest.cancel_activities_operation",
             Operation::CancelActivitiesOperation(Default::default()),
