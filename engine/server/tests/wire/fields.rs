@@ -17,9 +17,7 @@ use everlog_proto::api::namespace::v1::NamespaceConfig;
 use everlog_proto::api::schedule::v1::{Schedule, ScheduleAction, ScheduleSpec, schedule_action};
 use everlog_proto::api::taskqueue::v1::{RateLimit, TaskQueue};
 use everlog_proto::api::update::v1 as update;
-use everlog_proto::api::workflow::v1::{
-    NewWorkflowExecutionInfo, PostResetOperation, VersioningOverride, WorkflowExecutionOptions, post_reset_operation,
-};
+use everlog_proto::api::workflow::v1::{NewWorkflowExecutionInfo, VersioningOverride, WorkflowExecutionOptions};
 use everlog_proto::api::workflowservice::v1::update_task_queue_config_request::RateLimitUpdate;
 use everlog_proto::wkt::FieldMask;
 use prost_types_plain::{DescriptorProto, FileDescriptorProto};
@@ -426,8 +424,6 @@ fn settings() -> Vec<Case> {
         custom_search_attribute_aliases: [("Keyword01".to_owned(), "Name".to_owned())].into(),
         ..Default::default()
     };
-    let options = post_reset_operation::UpdateWorkflowOptions::default();
-    let operation = post_reset_operation::Variant::UpdateWorkflowOptions(options);
     const FAIRNESS: &str = "InvalidArgument: Fairness keys are not supported by this server yet.";
     vec![
         case(
@@ -439,18 +435,6 @@ fn settings() -> Vec<Case> {
                 ..Default::default()
             },
             "InvalidArgument: Cannot register global namespace when not enabled",
-        ),
-        case(
-            "ResetWorkflowExecutionRequest.post_reset_operations",
-            "ResetWorkflowExecution",
-            ResetWorkflowExecutionRequest {
-                namespace: NAMESPACE.to_owned(),
-                workflow_execution: execution("never"),
-                request_id: "r".to_owned(),
-                post_reset_operations: vec![PostResetOperation { variant: Some(operation) }],
-                ..Default::default()
-            },
-            "Unimplemented: options of workflows cannot be updated after a reset by this server yet",
         ),
         case(
             "UpdateNamespaceRequest.promote_namespace",
