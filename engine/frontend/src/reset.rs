@@ -1,6 +1,5 @@
 //! ResetWorkflowExecution: a run goes on from an earlier event.
 
-use everlog_kernel::Rejection;
 use everlog_proto::api::enums::v1::ResetReapplyType;
 use everlog_proto::api::workflow::v1::PostResetOperation;
 use everlog_proto::api::workflow::v1::post_reset_operation::Variant;
@@ -9,6 +8,7 @@ use everlog_proto::api::workflowservice::v1::{ResetWorkflowExecutionRequest, Res
 use super::call::Call;
 use super::errors::Error;
 use super::execute::explain;
+use super::workflow_options::check_support;
 use super::{Frontend, address, validate};
 
 /// Starts a run that goes on from a workflow task of an earlier one, and ends the one that is open.
@@ -42,11 +42,9 @@ pub(super) async fn reset_workflow_execution(
 
 /// Refuses what is to be done to the new run and cannot be done yet. What Temporal does not do either is refused once the run is found.
 pub(super) fn check_operations(operations: &[PostResetOperation]) -> Result<(), Error> {
-    let is_update =
-        |operation: &PostResetOperation| matches!(operation.variant, Some(Variant::UpdateWorkflowOptions(_)));
-    if operations.iter().any(is_update) {
-        let message = "options of workflows cannot be updated after a reset by this server yet";
-        return Err(Error::Rejected(Rejection::Unimplemented(message.into())));
-    }
-    Ok(())
+    let changes = |operation: &PostResetOperation| match &operation.variant {
+        Some(Variant::UpdateWorkflowOptions(update)) => update.workflow_execution_options.clone(),
+        _ => None,
+    };
+    operations.iter().filter_map(changes).try_for_each(|options| check_support(&options))
 }

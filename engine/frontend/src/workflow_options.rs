@@ -1,7 +1,7 @@
 //! UpdateWorkflowExecutionOptions: the options of a workflow that can be changed while it is open.
 
 use everlog_kernel::command::Reply;
-use everlog_kernel::{Rejection, RunCommand, check_priority};
+use everlog_kernel::{Rejection, RunCommand, check_priority, check_workflow_option_paths};
 use everlog_proto::api::workflow::v1::WorkflowExecutionOptions;
 use everlog_proto::api::workflowservice::v1::{
     UpdateWorkflowExecutionOptionsRequest, UpdateWorkflowExecutionOptionsResponse,
@@ -11,39 +11,6 @@ use super::call::Call;
 use super::errors::Error;
 use super::execute::unexpected;
 use super::{Frontend, address, validate};
-
-/// The fields of the options, and of what they consist of.
-const PATHS: [&str; 29] = [
-    "versioning_override",
-    "versioning_override.pinned",
-    "versioning_override.pinned.behavior",
-    "versioning_override.pinned.version",
-    "versioning_override.pinned.version.build_id",
-    "versioning_override.pinned.version.deployment_name",
-    "versioning_override.auto_upgrade",
-    "versioning_override.one_time",
-    "versioning_override.one_time.target_deployment_version",
-    "versioning_override.one_time.target_deployment_version.build_id",
-    "versioning_override.one_time.target_deployment_version.deployment_name",
-    "versioning_override.behavior",
-    "versioning_override.deployment",
-    "versioning_override.deployment.series_name",
-    "versioning_override.deployment.build_id",
-    "versioning_override.pinned_version",
-    "priority",
-    "priority.priority_key",
-    "priority.fairness_key",
-    "priority.fairness_weight",
-    "time_skipping_config",
-    "time_skipping_config.enabled",
-    "time_skipping_config.fast_forward_config",
-    "time_skipping_config.fast_forward_config.id",
-    "time_skipping_config.fast_forward_config.duration",
-    "time_skipping_config.fast_forward_config.duration.seconds",
-    "time_skipping_config.fast_forward_config.duration.nanos",
-    "time_skipping_config.disable_propagation",
-    "time_skipping_config.max_session_skip_count",
-];
 
 /// Changes options of a run.
 pub(super) async fn update_workflow_execution_options(
@@ -56,12 +23,7 @@ pub(super) async fn update_workflow_execution_options(
     let mask = request.update_mask.as_ref().ok_or_else(|| Error::invalid("UpdateMask is required"))?;
     let options = request.workflow_execution_options.as_ref();
     let options = options.ok_or_else(|| Error::invalid("WorkflowExecutionOptions is required"))?;
-    if let Some(path) = mask.paths.iter().find(|path| !PATHS.contains(&path.as_str())) {
-        return Err(Error::invalid(format!(
-            "error parsing UpdateMask: proto: invalid path {path:?} for message \
-             \"temporal.api.workflow.v1.WorkflowExecutionOptions\""
-        )));
-    }
+    check_workflow_option_paths(mask).map_err(|wrong| Error::invalid(format!("error parsing UpdateMask: {wrong}")))?;
     check_priority(options.priority.as_ref())?;
     check_support(options)?;
     let address = address(&namespace, workflow_id);
@@ -76,7 +38,7 @@ pub(super) async fn update_workflow_execution_options(
 }
 
 /// Refuses options whose meaning is not there yet, as at the start of a workflow.
-fn check_support(options: &WorkflowExecutionOptions) -> Result<(), Error> {
+pub(super) fn check_support(options: &WorkflowExecutionOptions) -> Result<(), Error> {
     let unsupported = |text: &'static str| Err(Error::Rejected(Rejection::Unimplemented(text.into())));
     if options.time_skipping_config.is_some() {
         return unsupported("The Time-Skipping feature is not enabled for namespace.");
@@ -91,10 +53,9 @@ fn check_support(options: &WorkflowExecutionOptions) -> Result<(), Error> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use everlog_kernel::WORKFLOW_OPTION_PATHS;
     use prost::Message;
     use prost_types_plain::{DescriptorProto, FileDescriptorSet};
-
-    use super::PATHS;
 
     /// The descriptor of a message, by its name with the dot in front.
     fn descriptor<'f>(files: &'f FileDescriptorSet, name: &str) -> Option<&'f DescriptorProto> {
@@ -121,7 +82,7 @@ mod tests {
         let files = FileDescriptorSet::decode(everlog_proto::DESCRIPTORS).unwrap();
         let mut found = BTreeSet::new();
         paths(&files, ".temporal.api.workflow.v1.WorkflowExecutionOptions", "", &mut found);
-        let listed: BTreeSet<String> = PATHS.into_iter().map(str::to_owned).collect();
+        let listed: BTreeSet<String> = WORKFLOW_OPTION_PATHS.into_iter().map(str::to_owned).collect();
         assert_eq!(listed, found);
     }
 }

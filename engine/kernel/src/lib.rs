@@ -61,6 +61,7 @@ pub use ids::{EntityKind, Ids, NamespaceId, RunId};
 pub use rejection::Rejection;
 pub use requests::start_workflow_task::is_inline_poll;
 pub use requests::update_activity_options::check_activity_options;
+pub use requests::update_workflow_options::{WORKFLOW_OPTION_PATHS, check_workflow_option_paths};
 pub use rows::{RowKey, RunRow, RunRowKind};
 pub use schedule::{Schedule, ScheduleCommand};
 pub use state::{Run, Workflow};

@@ -20,6 +20,7 @@ use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::workflow::v1::post_reset_operation::Variant;
 use everlog_proto::api::workflowservice::v1::ResetWorkflowExecutionRequest;
 
+use crate::requests::update_workflow_options;
 use crate::state::{HistoryError, Run, Workflow};
 use crate::{Rejection, RunId, events, is_inline_poll};
 
@@ -79,13 +80,17 @@ pub fn plan(
     if until == base.state.next_event_id && task.is_some_and(is_inline) {
         return Err(not_at_boundary(until));
     }
-    if let Some(operation) = request.post_reset_operations.first() {
-        let name = match &operation.variant {
-            Some(Variant::SignalWorkflow(_)) => "*workflow.PostResetOperation_SignalWorkflow_",
-            Some(Variant::UpdateWorkflowOptions(_)) => "*workflow.PostResetOperation_UpdateWorkflowOptions_",
-            None => "<nil>",
-        };
-        return Err(Rejection::invalid(format!("unsupported post reset operation: {name}")));
+    for operation in &request.post_reset_operations {
+        let unsupported = |name| Err(Rejection::invalid(format!("unsupported post reset operation: {name}")));
+        match &operation.variant {
+            Some(Variant::UpdateWorkflowOptions(update)) => {
+                update.update_mask.as_ref().map(update_workflow_options::check).transpose()?;
+            }
+            Some(Variant::SignalWorkflow(_)) => {
+                return unsupported("*workflow.PostResetOperation_SignalWorkflow_");
+            }
+            None => return unsupported("<nil>"),
+        }
     }
     if let Some(current) = workflow.current_run() {
         let is_known = |branch: &crate::state::Branch| branch.request_id == request.request_id;

@@ -23,6 +23,11 @@ pub(crate) fn apply(txn: &mut Txn<'_>, request: PauseActivityRequest) -> Result<
         return Err(Rejection::FailedPrecondition("activity is already paused".into()));
     }
     let new: Vec<i64> = meant.iter().copied().filter(|id| pause_of(id).is_none()).collect();
+    // Each of them has its words in a row of its own.
+    let bytes = reason.len() + identity.len() + request_id.len();
+    if bytes.saturating_mul(new.len()) > txn.ctx.limits.blob_bytes_max {
+        return Err(Rejection::invalid("reason exceeds length limit"));
+    }
     let pause = Pause { time: txn.now(), identity, reason, request_id };
     for id in new {
         if let Some(activity) = txn.activity_mut(id) {

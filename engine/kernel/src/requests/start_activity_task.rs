@@ -5,8 +5,7 @@ use everlog_proto::api::common::v1::{Priority, WorkflowExecution, WorkflowType};
 use everlog_proto::api::workflowservice::v1::PollActivityTaskQueueResponse;
 
 use crate::command::{Reply, StartActivityTask};
-use crate::state::{Activity, ActivityStarted, Run};
-use crate::task::TaskKey;
+use crate::state::{Activity, ActivityStarted};
 use crate::token::{self, ActivityTaskToken};
 use crate::txn::Txn;
 use crate::{EntityKind, Rejection};
@@ -28,7 +27,9 @@ pub(crate) fn apply(txn: &mut Txn<'_>, start: StartActivityTask) -> Result<Reply
     match &activity.started {
         Some(started) if started.request_id == start.request_id => {}
         Some(_) => return Err(Rejection::activity_not_found()),
-        None if activity.pause.is_some() || has_moved(&txn.run, activity, start.key.as_ref()) => {
+        None if activity.pause.is_some() => return Err(Rejection::activity_not_found()),
+        // An operator has had the activity offered anew since the task was handed out.
+        None if start.key.as_ref().is_some_and(|key| !txn.run.is_activity_task(activity, key)) => {
             return Err(Rejection::activity_not_found());
         }
         None => {
@@ -41,11 +42,6 @@ pub(crate) fn apply(txn: &mut Txn<'_>, start: StartActivityTask) -> Result<Reply
     }
     let activity = txn.run.activities.get(&id).ok_or_else(Rejection::activity_not_found)?;
     Ok(Reply::ActivityTaskStarted(Box::new(poll_response(txn, activity))))
-}
-
-/// Whether an operator has had the activity offered anew since the task was handed out that stood there.
-fn has_moved(run: &Run, activity: &Activity, key: Option<&TaskKey>) -> bool {
-    key.is_some_and(|key| *key != run.activity_task_key(activity, activity.attempt_scheduled_time))
 }
 
 /// Starts the activities that were scheduled for the worker of this very workflow task, as long as they are pending. They are written

@@ -61,7 +61,7 @@ pub struct Activity {
     /// When a worker last said itself that an attempt had failed.
     pub last_failure_reported: Option<Time>,
     /// Leader memory: the time in the key of the task row that is written for the activity, if one is. There is one while the
-    /// current attempt is offered and not started, as far as was written.
+    /// current attempt is offered, not started and not paused, as far as was written.
     pub task_row_time: Option<Time>,
 }
 

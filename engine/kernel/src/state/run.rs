@@ -439,13 +439,23 @@ impl Run {
         TaskKey {
             kind: TaskKind::Activity,
             task_queue: activity.task_queue().to_owned(),
-            position: TaskPosition {
-                priority: activity.priority,
-                scheduled_time,
-                run_id: self.id,
-                scheduled_event_id: activity.scheduled_event_id,
-            },
+            position: self.activity_task_position(activity, scheduled_time),
         }
+    }
+
+    fn activity_task_position(&self, activity: &Activity, scheduled_time: Time) -> TaskPosition {
+        TaskPosition {
+            priority: activity.priority,
+            scheduled_time,
+            run_id: self.id,
+            scheduled_event_id: activity.scheduled_event_id,
+        }
+    }
+
+    /// Whether a task of an activity stands where that of its current attempt does.
+    pub(crate) fn is_activity_task(&self, activity: &Activity, key: &TaskKey) -> bool {
+        key.task_queue == activity.task_queue()
+            && key.position == self.activity_task_position(activity, activity.attempt_scheduled_time)
     }
 
     /// A closed run has no tasks.

@@ -2,16 +2,19 @@
 
 use std::time::{Duration, Instant};
 
+use everlog_proto::api::activity::v1::ActivityOptions;
 use everlog_proto::api::enums::v1::{EventType, TaskQueueType, WorkflowExecutionStatus};
 use everlog_proto::api::taskqueue::v1::StickyExecutionAttributes;
 use everlog_proto::api::workflowservice::v1::{
-    DescribeTaskQueueRequest, DescribeTaskQueueResponse, PollWorkflowTaskQueueRequest,
-    RespondWorkflowTaskCompletedRequest, ShutdownWorkerRequest,
+    DescribeTaskQueueRequest, DescribeTaskQueueResponse, PauseActivityRequest, PollActivityTaskQueueRequest,
+    PollWorkflowTaskQueueRequest, RespondWorkflowTaskCompletedRequest, ShutdownWorkerRequest, UnpauseActivityRequest,
+    UpdateActivityOptionsRequest, pause_activity_request, unpause_activity_request, update_activity_options_request,
 };
+use everlog_proto::wkt::FieldMask;
 
 use super::cluster::{Cluster, Fate, NAMESPACE, NODES};
-use super::harness::requests::{complete, seconds};
-use super::harness::{Client, task_queue, within};
+use super::harness::requests::{self, complete, seconds};
+use super::harness::{Client, execution, task_queue, within};
 use super::requests::{
     PATIENCE, activity_done, count_events, describe, id_of, poll, poll_activity, respond, schedule_activity, signal,
     start_on, sticky_queue, workflow_poll,
@@ -240,5 +243,54 @@ async fn queues_are_described_and_polls_ended_at_their_home() {
     cluster.clients[0].shutdown_worker(request).await.unwrap();
     let ended = polled.await.unwrap().unwrap().into_inner();
     assert!(ended.task_token.is_empty() && began.elapsed() < Duration::from_secs(5));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_activity_that_an_operator_moves_is_had_where_it_stands_then() {
+    let mut cluster = Cluster::start().await;
+    for (led, home, operator) in [(0, 1, 1), (1, 0, 0)] {
+        let name = format!("{led}{home}");
+        let [queue, old, new] = ["q", "old", "new"].map(|prefix| format!("{prefix}{name}"));
+        let (id, queue) = (cluster.id_at(led, &format!("w{name}")), cluster.id_at(home, &queue));
+        let (old, new) = (cluster.id_at(home, &old), cluster.id_at(led, &new));
+        let client = &mut cluster.clients[operator];
+        client.start_workflow_execution(start_on(&id, &queue)).await.unwrap();
+        let task = poll(client, workflow_poll(&queue)).await;
+        client.respond_workflow_task_completed(respond(task.task_token, vec![schedule_activity(&old)])).await.unwrap();
+        let (namespace, activity_id) = (NAMESPACE.to_owned(), "activity".to_owned());
+        let pause = PauseActivityRequest {
+            namespace: namespace.clone(),
+            execution: execution(&id),
+            activity: Some(pause_activity_request::Activity::Id(activity_id.clone())),
+            ..PauseActivityRequest::default()
+        };
+        client.pause_activity(pause).await.unwrap();
+        let update = UpdateActivityOptionsRequest {
+            namespace: namespace.clone(),
+            execution: execution(&id),
+            activity: Some(update_activity_options_request::Activity::Id(activity_id.clone())),
+            activity_options: Some(ActivityOptions { task_queue: task_queue(&new), ..ActivityOptions::default() }),
+            update_mask: Some(FieldMask { paths: vec!["task_queue.name".to_owned()] }),
+            ..UpdateActivityOptionsRequest::default()
+        };
+        client.update_activity_options(update).await.unwrap();
+        let unpause = UnpauseActivityRequest {
+            namespace: namespace.clone(),
+            execution: execution(&id),
+            activity: Some(unpause_activity_request::Activity::Id(activity_id)),
+            ..UnpauseActivityRequest::default()
+        };
+        client.unpause_activity(unpause).await.unwrap();
+        // Whoever polls there is shown nothing of the task that was offered first.
+        let request = PollActivityTaskQueueRequest { namespace, ..requests::poll_activity(&old) };
+        let nothing = client.poll_activity_task_queue(within(Duration::from_millis(2500), request)).await.unwrap();
+        assert!(nothing.into_inner().task_token.is_empty());
+        let activity = poll_activity(client, &new).await;
+        client.respond_activity_task_completed(activity_done(activity.task_token)).await.unwrap();
+        let task = poll(client, workflow_poll(&queue)).await;
+        client.respond_workflow_task_completed(respond(task.task_token, vec![complete("done")])).await.unwrap();
+        assert!(is_completed(client, &id).await);
+    }
     cluster.stop().await;
 }

@@ -3,11 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use everlog_proto::api::batch::v1::{
-    BatchOperationReset, BatchOperationResetActivities, BatchOperationUnpauseActivities,
-    BatchOperationUpdateActivityOptions, BatchOperationUpdateWorkflowExecutionOptions,
-    batch_operation_reset_activities, batch_operation_unpause_activities, batch_operation_update_activity_options,
-};
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{
     Command, RequestCancelNexusOperationCommandAttributes, ScheduleNexusOperationCommandAttributes,
@@ -24,9 +19,7 @@ use everlog_proto::api::namespace::v1::NamespaceConfig;
 use everlog_proto::api::schedule::v1::{Schedule, ScheduleAction, ScheduleSpec, schedule_action};
 use everlog_proto::api::taskqueue::v1::{RateLimit, TaskQueue};
 use everlog_proto::api::update::v1 as update;
-use everlog_proto::api::workflow::v1::{
-    NewWorkflowExecutionInfo, PostResetOperation, VersioningOverride, WorkflowExecutionOptions, post_reset_operation,
-};
+use everlog_proto::api::workflow::v1::{NewWorkflowExecutionInfo, VersioningOverride, WorkflowExecutionOptions};
 use everlog_proto::api::workflowservice::v1::start_batch_operation_request::Operation;
 use everlog_proto::api::workflowservice::v1::update_task_queue_config_request::RateLimitUpdate;
 use everlog_proto::wkt::FieldMask;
@@ -434,8 +427,6 @@ fn settings() -> Vec<Case> {
         custom_search_attribute_aliases: [("Keyword01".to_owned(), "Name".to_owned())].into(),
         ..Default::default()
     };
-    let options = post_reset_operation::UpdateWorkflowOptions::default();
-    let operation = post_reset_operation::Variant::UpdateWorkflowOptions(options);
     const FAIRNESS: &str = "InvalidArgument: Fairness keys are not supported by this server yet.";
     vec![
         case(
@@ -447,18 +438,6 @@ fn settings() -> Vec<Case> {
                 ..Default::default()
             },
             "InvalidArgument: Cannot register global namespace when not enabled",
-        ),
-        case(
-            "ResetWorkflowExecutionRequest.post_reset_operations",
-            "ResetWorkflowExecution",
-            ResetWorkflowExecutionRequest {
-                namespace: NAMESPACE.to_owned(),
-                workflow_execution: execution("never"),
-                request_id: "r".to_owned(),
-                post_reset_operations: vec![PostResetOperation { variant: Some(operation) }],
-                ..Default::default()
-            },
-            "Unimplemented: options of workflows cannot be updated after a reset by this server yet",
         ),
         case(
             "UpdateNamespaceRequest.promote_namespace",
@@ -507,8 +486,6 @@ fn batch_jobs() -> Vec<Case> {
         ..Default::default()
     };
     let case = |field, operation, expected| case(field, "StartBatchOperation", start(operation), expected);
-    let options = post_reset_operation::UpdateWorkflowOptions::default();
-    let operation = post_reset_operation::Variant::UpdateWorkflowOptions(options);
     vec![
         case(
             "StartBatchOperationRequest.cancel_activities_operation",
@@ -527,15 +504,6 @@ fn batch_jobs() -> Vec<Case> {
             Operation::DeleteActivitiesOperation(Default::default()),
             "InvalidArgument: The operation type *workflowservice.StartBatchOperationRequest_DeleteActivitiesOperation \
              is not supported for this namespace",
-        ),
-        case(
-            "BatchOperationReset.post_reset_operations",
-            Operation::ResetOperation(BatchOperationReset {
-                options: Some(ResetOptions { target: Some(Target::LastWorkflowTask(())), ..Default::default() }),
-                post_reset_operations: vec![PostResetOperation { variant: Some(operation) }],
-                ..Default::default()
-            }),
-            "Unimplemented: options of workflows cannot be updated after a reset by this server yet",
         ),
     ]
 }
