@@ -8,10 +8,8 @@ use everlog_proto::api::command::v1::{
     Command, RequestCancelNexusOperationCommandAttributes, ScheduleNexusOperationCommandAttributes,
     StartChildWorkflowExecutionCommandAttributes,
 };
-use everlog_proto::api::common::v1::reset_options::Target;
 use everlog_proto::api::common::v1::{
-    Callback, Memo, ResetOptions, TimeSkippingConfig, WorkerVersionCapabilities, WorkerVersionStamp, WorkflowType,
-    callback,
+    Callback, Memo, TimeSkippingConfig, WorkerVersionCapabilities, WorkerVersionStamp, WorkflowType, callback,
 };
 use everlog_proto::api::deployment::v1::WorkerDeploymentOptions;
 use everlog_proto::api::enums::v1::{CommandType, TaskQueueType, VersioningBehavior, WorkerVersioningMode};
