@@ -329,7 +329,7 @@ pub struct VisibilityRequest {
     #[prost(uint32, repeated, tag = "2")]
     pub partitions: Vec<u32>,
     /// What is asked for.
-    #[prost(oneof = "Wanted", tags = "3, 4, 5, 8")]
+    #[prost(oneof = "Wanted", tags = "3, 4, 5, 8, 9")]
     pub wanted: Option<Wanted>,
     /// The position behind which the runs stand; empty for the first ones.
     #[prost(bytes = "bytes", tag = "6")]
@@ -354,6 +354,9 @@ pub enum Wanted {
     /// Schedules that a query names.
     #[prost(string, tag = "8")]
     Schedules(String),
+    /// Batch jobs that a query names.
+    #[prost(string, tag = "9")]
+    BatchJobs(String),
 }
 
 /// A run as lists show it.
@@ -498,6 +501,20 @@ pub struct SteerRequest {
     /// Leads that it gives away, if it has them.
     #[prost(message, repeated, tag = "4")]
     pub transfers: Vec<SteeredTransfer>,
+    /// A disk that takes the place of a lost one, if this node leads the metadata.
+    #[prost(message, optional, tag = "5")]
+    pub new_disk: Option<NewDisk>,
+}
+
+/// A data directory that takes the place of a node's disk.
+#[derive(Clone, PartialEq, Message)]
+pub struct NewDisk {
+    /// The node.
+    #[prost(uint32, tag = "1")]
+    pub node: u32,
+    /// The directory's id.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub directory_id: Bytes,
 }
 
 #[cfg(test)]

@@ -13,6 +13,21 @@ pub mod internal;
 
 pub use codec::RawCodec;
 
+/// What the details of a gRPC status are encoded as, `google.rpc.Status`
+/// (<https://github.com/googleapis/googleapis/blob/master/google/rpc/status.proto>).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RpcStatus {
+    /// The status' code.
+    #[prost(int32, tag = "1")]
+    pub code: i32,
+    /// Its message.
+    #[prost(string, tag = "2")]
+    pub message: String,
+    /// What else is to be said of it.
+    #[prost(message, repeated, tag = "3")]
+    pub details: Vec<wkt::Any>,
+}
+
 /// The messages of Temporal's public API, by package.
 pub use temporalio_protos::temporal::api;
 

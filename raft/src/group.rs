@@ -1,13 +1,16 @@
 //! The handle to one Raft group: propose row batches, watch leadership, read rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use everlog_storage::state::{Direction, Row, RowBatch, RowChange, StateEngine, StateError, Visitor, check_row_key};
+use everlog_storage::keys::KeyRange;
+use everlog_storage::state::{
+    Direction, Row, RowBatch, RowChange, RowsView, StateEngine, StateError, Visitor, check_row_key,
+};
 use everlog_storage::{Follow, GroupId, NodeId, Wake, Watch};
 use futures::FutureExt;
 use metrics::Counter;
@@ -16,7 +19,7 @@ use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::metrics::RaftDataMetrics;
 use openraft::raft::ClientWriteResult;
 use openraft::type_config::alias::{InstantOf, WatchReceiverOf};
-use openraft::{LinearizerOption, Raft, ReadPolicy};
+use openraft::{ChangeMembers, LinearizerOption, Raft, ReadPolicy};
 use parking_lot::RwLock;
 use tokio::sync::{oneshot, watch};
 
@@ -31,6 +34,9 @@ use crate::state_machine::GroupStateMachine;
 use crate::types::{CallbackResponder, CommittedLeaderId, NodeInfo, ReplicaId, TypeConfig};
 
 pub(crate) type RaftGroup = Raft<TypeConfig, GroupStateMachine>;
+
+/// Entries that a learner may lack to become a voter: it has those in a moment.
+const NEW_VOTER_LAG_MAX: u64 = 128;
 
 /// A Raft group on this node. Cheap to clone.
 #[derive(Clone)]
@@ -207,7 +213,7 @@ impl Group {
     pub fn status(&self) -> GroupStatus {
         let metrics = self.0.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let voters: std::collections::BTreeSet<_> = metrics.membership_config.voter_ids().collect();
+        let voters: BTreeSet<_> = metrics.membership_config.voter_ids().collect();
         let replica = |(replica, info): (&ReplicaId, &NodeInfo)| {
             Some((NodeId(u32::try_from(info.node_id).ok()?), voters.contains(replica)))
         };
@@ -218,21 +224,73 @@ impl Group {
         }
     }
 
+    /// Brings the group a step nearer to having exactly these voters, if this replica leads. Replicas that are missing become learners first, and
+    /// vote once they have what the leader has; those that are too many leave in the same change. Whether the group had them
+    /// already, and nobody else.
+    ///
+    /// # Errors
+    ///
+    /// When the step was not made, or nobody knows whether it was. It may be tried again at any time, by whoever leads then.
+    pub async fn bring_to(&self, voters: &BTreeMap<ReplicaId, NodeId>) -> Result<bool, NodeError> {
+        let raft = &self.0.raft;
+        let failed = |error: &dyn std::fmt::Display| NodeError(format!("group {}: {error}", self.0.id));
+        let (members, last_index, replication) = {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let Some(replication) = metrics.replication.clone() else { return Ok(false) };
+            (metrics.membership_config.clone(), metrics.last_log_index.unwrap_or_default(), replication)
+        };
+        let wanted: BTreeSet<_> = voters.keys().copied().collect();
+        let is_joint = members.membership().get_joint_config().len() > 1;
+        let now: BTreeSet<_> = members.voter_ids().collect();
+        let known: BTreeSet<_> = members.nodes().map(|(replica, _)| *replica).collect();
+        if !is_joint && now == wanted && known == wanted {
+            return Ok(true);
+        }
+        // Those that were to take a place and were lost before they did.
+        let unwanted: BTreeSet<_> =
+            known.iter().copied().filter(|id| !wanted.contains(id) && !now.contains(id)).collect();
+        if !unwanted.is_empty() {
+            let change = ChangeMembers::RemoveNodes(unwanted);
+            raft.change_membership(change, false).await.map_err(|error| failed(&error))?;
+            return Ok(false);
+        }
+        if let Some((replica, node)) = voters.iter().find(|(replica, _)| !known.contains(replica)) {
+            raft.add_learner(*replica, NodeInfo::of(*node), false).await.map_err(|error| failed(&error))?;
+            return Ok(false);
+        }
+        // What openraft calls caught up may be thousands of entries away, and a replica that hears nothing would count, too.
+        let is_near = |replica: &ReplicaId| {
+            let matching = replication.get(replica).and_then(|matching| matching.as_ref());
+            matching.is_some_and(|matching| last_index.saturating_sub(matching.index) <= NEW_VOTER_LAG_MAX)
+        };
+        if !wanted.difference(&now).all(is_near) {
+            return Ok(false);
+        }
+        raft.change_membership(wanted, false).await.map_err(|error| failed(&error))?;
+        Ok(false)
+    }
+
+    /// The replica on a node: the newest, while it takes the place of another one.
+    fn replica_on(&self, node: NodeId) -> Option<ReplicaId> {
+        let metrics = self.0.raft.metrics();
+        let members = metrics.borrow_watched().membership_config.clone();
+        let there = members.nodes().filter(|(_, info)| info.node_id == u64::from(node.0));
+        there.map(|(replica, _)| *replica).max()
+    }
+
     /// How many entries the replica on `node` lacks, if this one leads and has heard of it.
     pub fn lag(&self, node: NodeId) -> Option<u64> {
+        let replica = self.replica_on(node)?;
         let metrics = self.0.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let is_there = |(_, info): &(&ReplicaId, &NodeInfo)| info.node_id == u64::from(node.0);
-        let replica = metrics.membership_config.nodes().find(is_there).map(|(replica, _)| *replica)?;
         let matching = metrics.replication.as_ref()?.get(&replica)?.as_ref()?.index;
         Some(metrics.last_log_index?.saturating_sub(matching))
     }
 
     /// Hands the lead over to the replica on `node`, which should have all of the log. Whether that led to anything is seen by who leads.
     pub async fn transfer(&self, node: NodeId) {
-        let members = self.0.raft.metrics().borrow_watched().membership_config.clone();
-        let target = members.nodes().find(|(_, info)| info.node_id == u64::from(node.0)).map(|(replica, _)| *replica);
-        if let Some(target) = target {
+        if let Some(target) = self.replica_on(node) {
             // A core that has stopped hands nothing over.
             let _ = self.0.raft.trigger().transfer_leader(target).await;
         }
@@ -350,6 +408,11 @@ impl Group {
     /// Blocks on the disk when they are not cached.
     pub fn visit(&self, range: Range<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError> {
         self.0.state.visit(self.0.id, range, visit)
+    }
+
+    /// A view of the applied rows in `ranges` that does not change.
+    pub fn view(&self, ranges: &[KeyRange]) -> Result<Box<dyn RowsView>, StateError> {
+        self.0.state.view(self.0.id, ranges)
     }
 
     /// Watches the applied rows in `range` for changes from now on.

@@ -459,7 +459,8 @@ fn check_replica(known: GroupReplica, asked: GroupReplica) -> Result<(), NodeErr
     Err(NodeError(format!("this node has {known}, not {asked}")))
 }
 
-async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, NodeError>
+/// Does work that blocks on the disk.
+pub(crate) async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, NodeError>
 where
     T: Send + 'static,
     E: std::fmt::Display + Send + 'static,

@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bytes::Bytes;
 use common::{lead, put};
 use everlog_raft::{ChainPosition, Group, GroupReplica, Leadership, Node, NodeOptions, ProposeError, StopReason};
+use everlog_storage::keys::KeyRange;
 use everlog_storage::log::{Completion, LogEngine, LogError, LogRecord, RecoveredGroup};
-use everlog_storage::state::{Direction, Row, RowBatch, StagedRows, StateEngine, StateError, StateSnapshot, Visitor};
+use everlog_storage::state::{Direction, Row, RowBatch, RowsView, StagedRows, StateEngine, StateError, StateSnapshot};
 use everlog_storage::twin::{CrashLog, CrashState};
 use everlog_storage::{Follow, GroupId, Wake, Watch};
 
@@ -104,8 +105,8 @@ impl StateEngine for Fragile<CrashState> {
         self.engine.scan(group, range, direction, limit)
     }
 
-    fn visit(&self, group: GroupId, range: Range<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError> {
-        self.engine.visit(group, range, visit)
+    fn view(&self, group: GroupId, ranges: &[KeyRange]) -> Result<Box<dyn RowsView>, StateError> {
+        self.engine.view(group, ranges)
     }
 
     fn watch(&self, group: GroupId, range: Range<&[u8]>) -> Watch {

@@ -7,15 +7,16 @@
 //!         = for each row: shared │ rest │ value │ rest of the key │ value
 //! ```
 //!
-//! The first three of a row are lengths (LEB128): a key begins with the first `shared` bytes of the one before it in the chunk. Keys ascend, in
+//! The first three of a row are lengths (`varint`): a key begins with the first `shared` bytes of the one before it in the chunk. Keys ascend, in
 //! a chunk and from chunk to chunk. [`Totals`] say what all chunks together hold; a receiver that has counted the same has all rows.
 
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use crate::segment_log::lz4;
+use crate::lz4;
 use crate::state::{Row, StateError, StateSnapshot};
+use crate::varint::{self, VarintError};
 
 const VERSION: u8 = 1;
 /// Version, crc, number of rows, length of the body.
@@ -73,7 +74,7 @@ pub fn next_chunk(view: &dyn StateSnapshot, after: Option<&[u8]>) -> Result<Opti
         let shared = if totals.rows == 0 { 0 } else { shared_prefix(&last_key, key) };
         let rest = &key[shared..];
         for length in [shared, rest.len(), value.len()] {
-            write_length(&mut body, length);
+            varint::put(&mut body, length);
         }
         body.extend_from_slice(rest);
         body.extend_from_slice(value);
@@ -137,12 +138,13 @@ pub fn read_chunk(bytes: &[u8]) -> Result<(Vec<Row>, Totals), ChunkError> {
         if shared > key.len() || end.is_none_or(|end| end > body.len()) {
             return Err(ChunkError("a row is longer than its chunk"));
         }
-        let before = key.clone();
-        key.truncate(shared);
-        key.extend_from_slice(&body[at..at + rest]);
-        if !rows.is_empty() && key <= before {
+        let new = &body[at..at + rest];
+        // Up to there it is the same as the one before.
+        if !rows.is_empty() && *new <= key[shared..] {
             return Err(ChunkError("rows are not in order"));
         }
+        key.truncate(shared);
+        key.extend_from_slice(new);
         let value = body.slice(at + rest..at + rest + value);
         at += rest + value.len();
         totals.count(&key, &value);
@@ -166,25 +168,12 @@ fn row_hash(key: &[u8], value: &[u8]) -> u64 {
     hash ^ (hash >> 31)
 }
 
-fn write_length(bytes: &mut Vec<u8>, mut length: usize) {
-    while length >= 0x80 {
-        bytes.push(length as u8 | 0x80);
-        length >>= 7;
-    }
-    bytes.push(length as u8);
-}
-
 fn read_length(bytes: &[u8], at: &mut usize) -> Result<usize, ChunkError> {
-    let mut length = 0;
-    for shift in [0, 7, 14, 21, 28] {
-        let byte = *bytes.get(*at).ok_or(ChunkError("a row is cut off"))?;
-        *at += 1;
-        length |= usize::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Ok(length);
-        }
+    match varint::read(bytes, at) {
+        Ok(length) if length <= BODY_BYTES_MAX => Ok(length),
+        Ok(_) | Err(VarintError::TooLarge) => Err(ChunkError("a row is longer than any")),
+        Err(VarintError::Cut) => Err(ChunkError("a row is cut off")),
     }
-    Err(ChunkError("a row is longer than any"))
 }
 
 #[cfg(test)]

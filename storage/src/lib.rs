@@ -15,12 +15,14 @@ pub mod directory;
 pub mod export;
 pub mod keys;
 pub mod log;
+mod lz4;
 mod memory;
 pub mod rocks_state;
 mod row_batch;
 pub mod segment_log;
 pub mod state;
 pub mod twin;
+mod varint;
 mod watch;
 
 pub use directory::{DataDirectory, DirectoryError, NodeIdentity};

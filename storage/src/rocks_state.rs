@@ -15,6 +15,7 @@ mod commits;
 mod gaps;
 mod reads;
 mod staged;
+mod view;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -26,10 +27,12 @@ use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, FlushOptions, Opt
 
 use self::commits::has_ranges;
 use self::gaps::Gaps;
-use self::reads::{DeletedRows, RocksSnapshot, bounded, collect, visit_part};
+use self::reads::{bounded, collect};
 use self::staged::{RocksStaged, staging_directory};
+use self::view::{Commits, RocksSnapshot, RocksView};
+use crate::keys::KeyRange;
 use crate::state::{
-    Attempt, Direction, Row, RowBatch, StagedRows, StateEngine, StateError, StateSnapshot, StateStats, Visitor,
+    Attempt, Direction, Row, RowBatch, RowsView, StagedRows, StateEngine, StateError, StateSnapshot, StateStats,
     check_row_key,
 };
 use crate::watch::{Follow, Wake, Watch, Watches};
@@ -108,7 +111,7 @@ pub struct RocksState {
     block_cache_bytes: usize,
     /// What `reads` was when the engine was last asked to rest.
     reads_at_rest: AtomicU64,
-    counters: Counters,
+    counters: Arc<Counters>,
     metrics: Metrics,
     unlogged: WriteOptions,
     /// The same for writes that fail where they would wait for flushes or compactions.
@@ -127,6 +130,7 @@ pub struct RocksState {
 struct Remembered {
     watches: Watches,
     gaps: Gaps,
+    commits: Commits,
 }
 
 impl Remembered {
@@ -154,7 +158,7 @@ impl RocksState {
             block_cache,
             block_cache_bytes: options.block_cache_bytes,
             reads_at_rest: AtomicU64::new(0),
-            counters: Counters::default(),
+            counters: Arc::default(),
             metrics: Metrics::new(),
             unlogged,
             impatient,
@@ -249,25 +253,9 @@ impl StateEngine for RocksState {
         collect(self.db.raw_iterator_opt(bounded(range)), direction, limit)
     }
 
-    fn visit(&self, group: GroupId, range: Range<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError> {
+    fn view(&self, group: GroupId, ranges: &[KeyRange]) -> Result<Box<dyn RowsView>, StateError> {
         self.count_read();
-        // Before anything is read, so that it knows of everything that is written meanwhile.
-        let watch = self.memory.watches.watch(group, range.clone());
-        let deleted_rows = DeletedRows::start();
-        let mut gaps = Vec::new();
-        for part in self.memory.gaps.around(group, range) {
-            let within = rows_within(group, &part.start, &part.end);
-            if within.is_empty() {
-                continue;
-            }
-            let rows = self.db.raw_iterator_opt(bounded(within));
-            if visit_part(rows, &part, &deleted_rows, &mut gaps, visit)?.is_break() {
-                break;
-            }
-        }
-        self.counters.deleted_rows_visited.fetch_add(deleted_rows.stepped_over(), Ordering::Relaxed);
-        self.memory.gaps.found(group, &watch, gaps);
-        Ok(())
+        Ok(Box::new(RocksView::take(&self.db, group, ranges, &self.memory, &self.counters)))
     }
 
     fn watch(&self, group: GroupId, range: Range<&[u8]>) -> Watch {
@@ -300,6 +288,7 @@ impl StateEngine for RocksState {
             count += 1;
         }
         batch.put(prefixed(&mut key_buffer, APPLIED), applied);
+        let _committing = self.memory.commits.begin(group);
         self.write(batch, count, &self.unlogged).map_err(state_error)?;
         self.memory.replaced(group);
         Ok(())
@@ -320,6 +309,7 @@ impl StateEngine for RocksState {
         let mut batch = WriteBatch::default();
         let old = group_range(group);
         batch.delete_range(old.start, old.end);
+        let _committing = self.memory.commits.begin(group);
         self.write(batch, 0, &self.unlogged).map_err(state_error)?;
         self.memory.replaced(group);
         Ok(())

@@ -6,7 +6,7 @@
 //!         | 01 | bytes key                      delete
 //!         | 02 | bytes start | bytes end        delete range
 //! bytes  := varint length | that many bytes
-//! varint := 7 bits per byte, least significant first, high bit set on all bytes but the last
+//! varint := see `varint`
 //! ```
 //!
 //! The encoding is stable: replicas of different versions exchange it, and logs written by one version are replayed by the
@@ -15,6 +15,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::state::{RowBatch, RowChange, StateError};
+use crate::varint::{self, VarintError};
 
 const VERSION: u8 = 1;
 const PUT: u8 = 0;
@@ -52,7 +53,7 @@ impl RowBatch {
     /// Size of [`RowBatch::encode`]'s result, in bytes.
     pub fn encoded_len(&self) -> usize {
         let changes: usize = self.changes.iter().map(change_len).sum();
-        1 + varint_len(self.changes.len()) + changes
+        1 + varint::len(self.changes.len()) + changes
     }
 
     /// The batch in its stable encoding (see the module's drawing).
@@ -65,7 +66,7 @@ impl RowBatch {
     /// Appends the encoding to `out`, for callers that pack several batches into one buffer.
     pub fn encode_to(&self, out: &mut BytesMut) {
         out.put_u8(VERSION);
-        put_varint(out, self.changes.len());
+        varint::put(out, self.changes.len());
         for change in &self.changes {
             match change {
                 RowChange::Put { key, value } => put_change(out, PUT, &[key, value]),
@@ -113,19 +114,10 @@ impl Reader<'_> {
     }
 
     fn varint(&mut self) -> Result<usize, StateError> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & 0x7f);
-            if bits << shift >> shift != bits {
-                break;
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return usize::try_from(value).map_err(|_| corrupt("length too large"));
-            }
-        }
-        Err(corrupt("length too large"))
+        varint::read(self.encoded, &mut self.at).map_err(|error| match error {
+            VarintError::Cut => cut_short(),
+            VarintError::TooLarge => corrupt("length too large"),
+        })
     }
 
     fn bytes(&mut self) -> Result<Bytes, StateError> {
@@ -167,26 +159,13 @@ fn change_len(change: &RowChange) -> usize {
 }
 
 fn framed_len(bytes: &Bytes) -> usize {
-    varint_len(bytes.len()) + bytes.len()
-}
-
-fn varint_len(value: usize) -> usize {
-    let bits = (usize::BITS - value.leading_zeros()).max(1) as usize;
-    bits.div_ceil(7)
-}
-
-fn put_varint(out: &mut BytesMut, mut value: usize) {
-    while value >= 0x80 {
-        out.put_u8((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.put_u8(value as u8);
+    varint::len(bytes.len()) + bytes.len()
 }
 
 fn put_change(out: &mut BytesMut, tag: u8, parts: &[&Bytes]) {
     out.put_u8(tag);
     for part in parts {
-        put_varint(out, part.len());
+        varint::put(out, part.len());
         out.put_slice(part);
     }
 }

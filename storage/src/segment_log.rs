@@ -20,7 +20,6 @@ mod disk;
 mod file_disk;
 mod format;
 mod index;
-pub(crate) mod lz4;
 mod moving;
 mod queue;
 mod recovery;

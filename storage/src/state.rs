@@ -4,6 +4,7 @@ use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
 
+use crate::keys::KeyRange;
 use crate::{Follow, GroupId, Wake, Watch};
 
 /// A batch of row changes of one group, in order; a later change to a key wins over an earlier one.
@@ -77,11 +78,15 @@ pub trait StateEngine: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Row>, StateError>;
 
-    /// Shows the rows in `range` to `visit`, ascending, until it breaks or there are no more. Nothing is copied, and where nothing but
-    /// deleted rows lay is remembered: for ranges that are read again and again while rows come and go at their front.
-    ///
-    /// Every row is seen that was there before the call; of those written meanwhile, some may be.
-    fn visit(&self, group: GroupId, range: Range<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError>;
+    /// A view of the rows in `ranges` that later commits do not change, for reads in several parts that must fit together. Where nothing
+    /// but deleted rows lay is remembered: for ranges that are read again and again while rows come and go at their front.
+    fn view(&self, group: GroupId, ranges: &[KeyRange]) -> Result<Box<dyn RowsView>, StateError>;
+
+    /// Shows the rows in `range`, as [`RowsView::visit`] does, as they are now.
+    fn visit(&self, group: GroupId, range: Range<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError> {
+        let viewed = Bytes::copy_from_slice(range.start)..Bytes::copy_from_slice(range.end);
+        self.view(group, &[viewed])?.visit(range, visit)
+    }
 
     /// Watches `range` for changes from now on.
     fn watch(&self, group: GroupId, range: Range<&[u8]>) -> Watch;
@@ -122,13 +127,28 @@ pub trait StagedRows: Send {
     fn install(self: Box<Self>) -> Result<(), StateError>;
 }
 
+/// A fixed view of ranges of one group's rows.
+pub trait RowsView: Send + Sync {
+    /// Shows the rows in `range`, which is one of the view's or a part of one, to `visit`, ascending, until it breaks or there are no more. Nothing is copied.
+    fn visit(&self, range: Range<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError>;
+}
+
 /// A fixed view of one group's rows.
 pub trait StateSnapshot: Send + Sync {
     /// The applied position that the view was taken at.
     fn applied(&self) -> Option<Bytes>;
 
     /// Up to `limit` rows with keys greater than `after` (all, if `None`), ascending.
-    fn rows(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StateError>;
+    fn rows(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StateError> {
+        let mut rows = Vec::new();
+        if limit > 0 {
+            self.visit(after, &mut |key, value| {
+                rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+                if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+        }
+        Ok(rows)
+    }
 
     /// Shows the rows with keys greater than `after` (all, if `None`) to `visit`, ascending, until it breaks or there are no more.
     fn visit(&self, after: Option<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError>;

@@ -78,6 +78,7 @@ on_both!(
     ranges_are_deleted_however_many_rows_they_have,
     scans_keep_to_their_range_direction_and_limit,
     visits_show_what_scans_show,
+    a_view_of_several_ranges_is_of_one_moment,
     a_watch_tells_of_changes,
     groups_do_not_see_each_other,
     reserved_keys_are_refused,
@@ -273,6 +274,47 @@ fn visits_show_what_scans_show<D: Disk>() {
     assert_eq!(visit(&state, A, "a", "z", ALL), "a=9");
     state.drop_group(A).unwrap();
     assert_eq!(visit(&state, A, "a", "z", ALL), "");
+}
+
+/// A row that goes from one range to the other and back, in one commit each time, is in one of them, however a reader comes in between.
+fn a_view_of_several_ranges_is_of_one_moment<D: Disk>() {
+    const VIEWS: usize = 400;
+    let mut disk = D::new();
+    let state = disk.start();
+    let ranges = ["a".."n", "n".."z"].map(|range| Bytes::from(range.start)..Bytes::from(range.end));
+    commit(&state, A, "0", "+m9999999=here");
+    let is_done = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut place = 9_999_999;
+            while is_done.load(Ordering::Relaxed) == 0 {
+                // The next place is before the one that was left, where a gap is known to be.
+                commit(&state, A, "1", &format!("-m{place} +p{place}=there"));
+                commit(&state, A, "2", &format!("-p{place} +m{}=here", place - 1));
+                place -= 1;
+            }
+        });
+        for view in 0..VIEWS {
+            let taken = state.view(A, &ranges).unwrap();
+            let mut seen = Vec::new();
+            for range in &ranges {
+                let mut see = |key: &[u8], _: &[u8]| {
+                    seen.push(String::from_utf8(key.to_vec()).unwrap());
+                    ControlFlow::Continue(())
+                };
+                taken.visit(&range.start..&range.end, &mut see).unwrap();
+                std::thread::yield_now();
+            }
+            if seen.len() != 1 {
+                is_done.store(1, Ordering::Relaxed);
+                panic!("view {view} shows {seen:?}");
+            }
+        }
+        is_done.store(1, Ordering::Relaxed);
+    });
+    // Of a part of a range, but of nothing else.
+    let taken = state.view(A, &ranges[..1]).unwrap();
+    taken.visit(b"b"..b"c", &mut |_, _| ControlFlow::Continue(())).unwrap();
 }
 
 fn a_watch_tells_of_changes<D: Disk>() {

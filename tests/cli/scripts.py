@@ -11,18 +11,20 @@ A file is an area. `== name` begins a scenario, `== name first` one that is play
     listed N QUERY          waits until N workflows are listed for QUERY
     described ID FIELD      waits until a description of ID in JSON shows FIELD
     namespace               registers the namespace {namespace} and waits until it can be used
+    ended                   waits until the batch job that was started last has ended, and is listed so
     sleep SECONDS           where only time can bring what is to be shown
     + workflow start ...    a command that must succeed, whose output is not compared
     $ workflow show ...     a command whose output is compared; ` <<< TEXT` at its end is what it reads
 
-`{id}` is a prefix of the scenario's own for workflow ids, `{queue}` its task queue, `{namespace}` its namespace, and `{run:ID}` the run that ID has.
+`{id}` is a prefix of the scenario's own for workflow ids, `{queue}` its task queue, `{namespace}` its namespace, `{job}` the
+batch job that was started last, and `{run:ID}` the run that ID has.
 """
 
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-VERBS = {"worker", "poll", "await", "listed", "described", "namespace", "sleep", "+", "$"}
+VERBS = {"worker", "poll", "await", "listed", "described", "namespace", "ended", "sleep", "+", "$"}
 
 
 @dataclass

@@ -20,6 +20,7 @@ from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.api.taskqueue.v1 import TaskQueue, TaskQueueMetadata
 from temporalio.api.workflowservice.v1 import (
     DescribeNamespaceRequest,
+    ListBatchOperationsRequest,
     PollActivityTaskQueueRequest,
     PollWorkflowTaskQueueRequest,
     RegisterNamespaceRequest,
@@ -100,6 +101,7 @@ class Stage:
         self.workers: list[asyncio.Task[None]] = []
         self.polls: list[asyncio.Task[Any]] = []
         self.shown: list[Shown] = []
+        self.job = ""
 
     async def play(self) -> list[Shown]:
         """All steps. What was shown before one failed stays in `shown`."""
@@ -110,6 +112,7 @@ class Stage:
             "listed": self.listed,
             "described": self.described,
             "namespace": self.namespace,
+            "ended": self.ended,
             "sleep": self.sleep,
             "+": self.quiet,
             "$": self.show,
@@ -128,6 +131,7 @@ class Stage:
         """`text` with the scenario's names in it."""
         for name, value in self.names.items():
             text = text.replace(name, value)
+        text = text.replace("{job}", self.job)
         for match in re.finditer(r"\{run:([^}]+)\}", text):
             description = await self.client.get_workflow_handle(match[1]).describe()
             text = text.replace(match[0], description.run_id)
@@ -213,6 +217,16 @@ class Stage:
         await until(usable, "the namespace can be used", bool)
         await service.describe_namespace(DescribeNamespaceRequest(namespace=name))
 
+    async def ended(self, _what: str) -> None:
+        """Waits for the end of the last batch job."""
+        request = ListBatchOperationsRequest(namespace="default")
+
+        async def has_ended() -> bool:
+            listed = await self.client.workflow_service.list_batch_operations(request)
+            return any(job.job_id == self.job and job.HasField("close_time") for job in listed.operation_info)
+
+        await until(has_ended, "the batch job has ended", bool)
+
     async def sleep(self, seconds: str) -> None:
         """Lets time pass."""
         await asyncio.sleep(float(seconds))
@@ -246,6 +260,8 @@ class Stage:
             process.kill()
             await process.wait()
             raise Failed(f"not over after {COMMAND_S_MAX} s: temporal {command}") from None
+        if started := re.search(r'(?:Started batch for job ID: |"batchJobId"\s*:\s*")([0-9a-f-]{36})', out.decode()):
+            self.job = started[1]
         is_json = out.lstrip()[:1] in (b"{", b"[")
         masked = (self.mask.json if is_json else self.mask.table)(out.decode())
         return Shown(command, masked.rstrip("\n"), self.mask.table(error.decode()), process.returncode or 0)

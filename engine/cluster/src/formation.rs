@@ -8,13 +8,16 @@
 //!
 //! All must give their word, and it is given to one proposer only. So no two clusters are ever founded by one set of nodes, however they
 //! are cut off from each other. When a node is missing, the others wait, and say for whom.
+//!
+//! A node that finds a cluster which was founded without its data directory waits until an operator has it take the place of a member whose
+//! disk is lost.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use everlog_model::limits;
+use everlog_model::{NodeId, limits};
 use everlog_storage::directory::{DataDirectory, DirectoryError, Founding, FoundingMember, Promise};
 use everlog_transport::{Answer, Hello, Mesh, StrangerCalls};
 use futures::future::join_all;
@@ -24,6 +27,7 @@ use prost::Message;
 /// The kinds of calls that nodes which are in no cluster yet answer.
 const LOOK: u8 = 48;
 const PROMISE: u8 = 49;
+const ADMIT: u8 = 50;
 
 /// How often a node looks whom it sees.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -58,6 +62,21 @@ struct PromiseAnswer {
     why: String,
 }
 
+/// The member whose place a data directory has taken.
+#[derive(Clone, PartialEq, Message)]
+struct AdmitAnswer {
+    #[prost(bytes = "vec", tag = "1")]
+    cluster_id: Vec<u8>,
+    /// 0 if it is none's.
+    #[prost(uint32, tag = "2")]
+    node_id: u32,
+    #[prost(uint32, tag = "3")]
+    disk: u32,
+}
+
+/// Which node a data directory belongs to that took the place of a lost disk, and the number of that disk.
+pub type Admissions = Box<dyn Fn(uuid::Uuid) -> Option<(NodeId, u32)> + Send + Sync>;
+
 /// What the settings say of the cluster that a node is to be part of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FormationOptions {
@@ -81,13 +100,15 @@ pub struct Formation {
     seen: Mutex<BTreeMap<uuid::Uuid, String>>,
     /// Promises are given one by one.
     promising: Mutex<()>,
+    /// Known once the metadata is.
+    admissions: OnceLock<Admissions>,
 }
 
 impl Formation {
     /// A node with this data directory. It answers others through `mesh` from now on.
     pub fn start(directory: Arc<DataDirectory>, options: FormationOptions, mesh: &Mesh) -> Arc<Formation> {
-        let (seen, promising) = (Mutex::default(), Mutex::default());
-        let formation = Arc::new(Formation { directory, options, seen, promising });
+        let (seen, promising, admissions) = Default::default();
+        let formation = Arc::new(Formation { directory, options, seen, promising, admissions });
         mesh.answer_strangers(Arc::clone(&formation) as _);
         formation
     }
@@ -116,6 +137,12 @@ impl Formation {
         }
     }
 
+    /// Tells data directories that took the place of lost disks whose they are, from now on.
+    pub fn admit(&self, admissions: Admissions) {
+        // They are named once.
+        let _ = self.admissions.set(admissions);
+    }
+
     /// Goes as far as it can now. Returns what it waits for, if it does.
     async fn step(
         &self,
@@ -132,8 +159,8 @@ impl Formation {
             self.directory.found(mine)?;
             return Ok(None);
         }
-        if let Some(Founding { cluster_id, .. }) = foundings.first() {
-            return Ok(Some(format!("nothing any more: cluster {cluster_id} was founded without this data directory")));
+        if let Some(founding) = foundings.into_iter().next() {
+            return self.take_place(mesh, founding).await;
         }
         let fresh = self.fresh(&looked);
         *self.seen.lock() = fresh.clone().unwrap_or_default();
@@ -167,6 +194,32 @@ impl Formation {
                 }
             }
         }
+    }
+
+    /// Becomes a member of a cluster that was founded without this data directory, if that took the place of a lost disk.
+    async fn take_place(&self, mesh: &Mesh, mut founding: Founding) -> Result<Option<String>, DirectoryError> {
+        let asked = self.options.seeds.iter().map(|seed| async move {
+            let (_, answer) = mesh.call_stranger(seed, ADMIT, Bytes::new()).await.ok()?;
+            AdmitAnswer::decode(answer).ok()
+        });
+        let answers = join_all(asked).await.into_iter().flatten();
+        let admissions = answers.filter(|answer| answer.cluster_id == founding.cluster_id.as_bytes());
+        let newest = admissions.filter(|answer| answer.node_id > 0).max_by_key(|answer| answer.disk);
+        let place = newest.as_ref().and_then(|answer| (answer.node_id as usize).checked_sub(1));
+        let Some((member, admission)) = place.and_then(|place| founding.members.get_mut(place)).zip(newest) else {
+            let (cluster_id, me) = (founding.cluster_id, self.directory.id());
+            let place = founding.members.iter().position(|member| member.address == self.options.address);
+            let node = place.map_or("N".to_owned(), |place| (place + 1).to_string());
+            return Ok(Some(format!(
+                "nothing any more: cluster {cluster_id} was founded without this data directory. If the disk of node {node} is lost and this \
+                 is its new one: everlog cluster replace --node {node} --directory {me}"
+            )));
+        };
+        let address = self.options.address.clone();
+        *member = FoundingMember { directory_id: self.directory.id(), address, disk: admission.disk };
+        tracing::info!(node = admission.node_id, "this data directory takes the place of a lost disk");
+        self.directory.found(&founding)?;
+        Ok(None)
     }
 
     /// Everybody who is at a seed's address, but this node itself.
@@ -210,8 +263,9 @@ impl Formation {
 
     fn propose(&self, others: BTreeMap<uuid::Uuid, String>, attempt_before: u32) -> Founding {
         let FormationOptions { name, seeds, initial_nodes, election_timeout_ms, address } = &self.options;
-        let me = FoundingMember { directory_id: self.directory.id(), address: address.clone() };
-        let others = others.into_iter().map(|(directory_id, address)| FoundingMember { directory_id, address });
+        let me = FoundingMember { directory_id: self.directory.id(), address: address.clone(), disk: 0 };
+        let others =
+            others.into_iter().map(|(directory_id, address)| FoundingMember { directory_id, address, disk: 0 });
         let mut members: Vec<_> = std::iter::once(me).chain(others).collect();
         // Node 1 is the first seed, and so on, where seeds are what nodes are dialled by.
         members.sort_by_key(|member| {
@@ -265,6 +319,14 @@ impl Formation {
         })
     }
 
+    fn admission(&self, from: &Hello) -> Result<AdmitAnswer, DirectoryError> {
+        let Some(founding) = self.directory.founded()? else { return Ok(AdmitAnswer::default()) };
+        let directory_id = uuid::Uuid::from_slice(&from.directory_id).ok();
+        let admitted = self.admissions.get().zip(directory_id).and_then(|(admissions, id)| admissions(id));
+        let (NodeId(node_id), disk) = admitted.unwrap_or((NodeId(0), 0));
+        Ok(AdmitAnswer { cluster_id: founding.cluster_id.as_bytes().to_vec(), node_id, disk })
+    }
+
     /// Gives this node's word, if it sees the same nodes as whoever asks for it.
     fn promise(&self, text: &[u8]) -> Result<(), String> {
         let founding = std::str::from_utf8(text).map_err(|error| error.to_string())?;
@@ -291,7 +353,7 @@ impl Formation {
 }
 
 impl StrangerCalls for Formation {
-    fn answer(&self, _from: &Hello, kind: u8, body: Bytes, answer: Answer) {
+    fn answer(&self, from: &Hello, kind: u8, body: Bytes, answer: Answer) {
         // A few small files are read and at most one is written, once in the life of a cluster.
         let bytes = tokio::task::block_in_place(|| match kind {
             LOOK => self.seen_by_others().ok().map(|seen| seen.encode_to_vec()),
@@ -300,6 +362,7 @@ impl StrangerCalls for Formation {
                 let why = given.as_ref().err().cloned().unwrap_or_default();
                 Some(PromiseAnswer { is_given: given.is_ok(), why }.encode_to_vec())
             }
+            ADMIT => self.admission(from).ok().map(|answer| answer.encode_to_vec()),
             _ => None,
         });
         if let Some(bytes) = bytes {

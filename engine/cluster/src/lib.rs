@@ -29,7 +29,7 @@ mod service;
 mod wire;
 
 pub use calls::{NodeReceiver, TransportPeers};
-pub use formation::{Formation, FormationOptions};
+pub use formation::{Admissions, Formation, FormationOptions};
 pub use leaders::GroupLeaders;
 pub use nodes::{AskedRuns, Nodes};
 pub use offers::Offers;

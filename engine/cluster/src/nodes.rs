@@ -85,6 +85,7 @@ impl AskedRuns {
         let wanted = match &self.ask {
             Ask::Query(query) => Wanted::Query(query.clone()),
             Ask::Schedules(query) => Wanted::Schedules(query.clone()),
+            Ask::BatchJobs(query) => Wanted::BatchJobs(query.clone()),
             Ask::Open(request) => Wanted::Open(request.encode_to_vec().into()),
             Ask::Closed(request) => Wanted::Closed(request.encode_to_vec().into()),
         };
@@ -228,15 +229,10 @@ impl Nodes {
 
     /// Waits until all other nodes that can be reached have seen so much of the metadata, but not for long.
     pub async fn await_metadata(&self, position: ChainPosition) {
-        let told = self.peers.nodes().into_iter().map(|node| {
-            let mut client = self.client(node);
-            async move {
-                if let Err(status) = answered(client.await_metadata(metadata_to_wire(position))).await {
-                    tracing::debug!(%node, %status, "a node has not seen the latest of the metadata");
-                }
-            }
-        });
-        join_all(told).await;
+        self.tell_all("a node has not seen the latest of the metadata", |mut node| async move {
+            node.await_metadata(metadata_to_wire(position)).await
+        })
+        .await;
     }
 
     /// Whether anyone polled a queue that is at home at another node in the last `within`. Taken to be so if the node does not answer.
@@ -253,15 +249,11 @@ impl Nodes {
     /// Tells all other nodes how workers are. One that cannot be reached is told when they speak next.
     pub async fn workers_heard(&self, namespace_id: NamespaceId, heartbeats: Vec<WorkerHeartbeat>) {
         let request = WorkersHeardRequest { namespace_id: bytes_of(namespace_id.0), heartbeats };
-        let told = self.peers.nodes().into_iter().map(|node| {
-            let (mut client, request) = (self.client(node), request.clone());
-            async move {
-                if let Err(status) = answered(client.workers_heard(request)).await {
-                    tracing::debug!(%node, %status, "a node was not told how workers are");
-                }
-            }
-        });
-        join_all(told).await;
+        self.tell_all("a node was not told how workers are", |mut node| {
+            let request = request.clone();
+            async move { node.workers_heard(request).await }
+        })
+        .await;
     }
 
     /// Ends the polls of a worker process at all other nodes. One that cannot be reached ends them in their time.
@@ -271,11 +263,24 @@ impl Nodes {
             sticky: sticky.map(str::to_owned),
             worker_instance_key: worker_instance_key.to_owned(),
         };
+        self.tell_all("a node was not told that a worker shuts down", |mut node| {
+            let request = request.clone();
+            async move { node.end_polls(request).await }
+        })
+        .await;
+    }
+
+    /// Tells all other nodes something, and waits until they have answered, or for long enough. Of those that have not, `otherwise` is
+    /// logged.
+    async fn tell_all<Told>(&self, otherwise: &'static str, tell: impl Fn(InternalClient<Way>) -> Told)
+    where
+        Told: Future<Output = Result<tonic::Response<Empty>, Status>>,
+    {
         let told = self.peers.nodes().into_iter().map(|node| {
-            let (mut client, request) = (self.client(node), request.clone());
+            let told = tell(self.client(node));
             async move {
-                if let Err(status) = answered(client.end_polls(request)).await {
-                    tracing::debug!(%node, %status, "a node was not told that a worker shuts down");
+                if let Err(status) = answered(told).await {
+                    tracing::debug!(%node, %status, "{otherwise}");
                 }
             }
         });

@@ -170,6 +170,7 @@ impl Handlers {
         let ask = match required(request.wanted.as_ref(), "query")? {
             Wanted::Query(query) => Ask::Query(query.clone()),
             Wanted::Schedules(query) => Ask::Schedules(query.clone()),
+            Wanted::BatchJobs(query) => Ask::BatchJobs(query.clone()),
             Wanted::Open(bytes) => Ask::Open(Box::new(
                 ListOpenWorkflowExecutionsRequest::decode(&bytes[..])
                     .map_err(|error| unreadable(&error.to_string()))?,
@@ -326,16 +327,13 @@ impl Internal for Handlers {
     }
 
     async fn steer(&self, request: tonic::Request<SteerRequest>) -> Answer<Empty> {
-        self.parts().operations.steered(request.into_inner()).await;
+        self.parts().operations.steered(request.into_inner()).await?;
         Ok(tonic::Response::new(Empty {}))
     }
 
     async fn workers_heard(&self, request: tonic::Request<WorkersHeardRequest>) -> Answer<Empty> {
         let WorkersHeardRequest { namespace_id: namespace, heartbeats } = request.into_inner();
-        let namespace = namespace_id(&namespace)?;
-        for heartbeat in &heartbeats {
-            self.parts().matching.local().workers().heard(namespace, heartbeat);
-        }
+        self.parts().matching.local().workers().heard(namespace_id(&namespace)?, &heartbeats);
         Ok(tonic::Response::new(Empty {}))
     }
 

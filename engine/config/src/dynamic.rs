@@ -81,6 +81,14 @@ pub struct FrontendLimits {
     pub protected_namespaces: Vec<String>,
     /// Names by which the HTTP API may be called, `*` in one for anything; empty for all.
     pub http_hosts: Vec<String>,
+    /// Whether there are batch jobs.
+    pub batch_jobs: bool,
+    /// Batch jobs that may run at a time.
+    pub batch_jobs_running_max: usize,
+    /// Workflows that a batch job takes on a second.
+    pub batch_job_operations_per_second: u32,
+    /// Workflows that a batch job works on at a time.
+    pub batch_job_concurrency: usize,
     /// How often an idle connection is asked whether its client is still there.
     pub keepalive_interval: Duration,
     /// How long the client may take to say so.
@@ -107,6 +115,10 @@ impl Default for FrontendLimits {
             retention_min: Duration::from_secs(3600),
             protected_namespaces: Vec::new(),
             http_hosts: Vec::new(),
+            batch_jobs: true,
+            batch_jobs_running_max: 1,
+            batch_job_operations_per_second: 50,
+            batch_job_concurrency: 5,
             keepalive_interval: Duration::from_secs(60),
             keepalive_timeout: Duration::from_secs(10),
         }
@@ -224,6 +236,8 @@ macro_rules! keys {
 
 /// Every key, by name.
 const KEYS: &[Key] = keys! {
+    "frontend.MaxConcurrentBatchOperationPerNamespace" => frontend.batch_jobs_running_max,
+    "frontend.enableBatcher" => frontend.batch_jobs,
     "frontend.enableExecuteMultiOperation" => frontend.multi_operations,
     "frontend.enableUpdateWorkflowExecution" => frontend.updates,
     "frontend.enableUpdateWorkflowExecutionAsyncAccepted" => frontend.updates_async_accepted,
@@ -274,6 +288,8 @@ const KEYS: &[Key] = keys! {
     "system.enableEagerWorkflowStart" => limits.has_eager_start,
     "system.namespaceMinRetentionLocal" => frontend.retention_min,
     "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute" => limits.workflow_task_problems_reported,
+    "worker.batcherConcurrency" => frontend.batch_job_concurrency,
+    "worker.batcherRPS" => frontend.batch_job_operations_per_second,
     "worker.protectedNamespaces" => frontend.protected_namespaces,
 };
 

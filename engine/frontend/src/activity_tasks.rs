@@ -135,8 +135,8 @@ impl Target {
         let namespace = frontend.token_namespace(namespace, token.namespace_id)?;
         let address = match token.entity {
             EntityKind::Workflow => address(&namespace, &token.workflow_id),
-            // It has none.
-            EntityKind::Schedule => return Err(Rejection::activity_not_found().into()),
+            // They have none.
+            EntityKind::Schedule | EntityKind::BatchJob => return Err(Rejection::activity_not_found().into()),
         };
         Ok(Target { address, run_id: Some(token.run_id), activity: ActivityRef::Token(token) })
     }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_kernel::{Command, NamespaceId, RunCommand, ScheduleCommand, Time};
+use everlog_kernel::{BatchJobCommand, Command, NamespaceId, RunCommand, ScheduleCommand, Time};
 use everlog_meta::NamespaceRecord;
 use everlog_model::{CallError, limits};
 use everlog_partition::Partition;
@@ -41,13 +41,15 @@ pub(super) async fn reclaim(frontend: Arc<Frontend>) {
     }
 }
 
-/// Deletes a page of the namespace's schedules and of its runs in every partition that is led here. Returns how many were found.
+/// Deletes a page of the namespace's schedules, batch jobs and runs in every partition that is led here. Returns how many were found.
 async fn delete_here(frontend: &Frontend, record: &NamespaceRecord) -> usize {
-    // Schedules first: they start no more workflows then.
-    let [schedules, runs] = &everything();
+    let everything = &everything();
     let page = |partition| async move {
-        let schedules = delete_page(partition, record, schedules).await?;
-        Ok::<_, CallError>(schedules + delete_page(partition, record, runs).await?)
+        let mut found = 0;
+        for ask in everything {
+            found += delete_page(partition, record, ask).await?;
+        }
+        Ok::<_, CallError>(found)
     };
     let mut found = 0;
     for page in join_all(frontend.router.partitions().map(page)).await {
@@ -70,6 +72,7 @@ async fn delete_page(partition: &Partition, record: &NamespaceRecord, ask: &Ask)
         let address = address(record, run.workflow_id());
         let (run_id, command): (_, Command) = match ask {
             Ask::Schedules(_) => (None, ScheduleCommand::Delete.into()),
+            Ask::BatchJobs(_) => (None, BatchJobCommand::Delete.into()),
             _ => (Some(run.run_id().parse().ok()?), RunCommand::DeleteWorkflow.into()),
         };
         Some(partition.execute(address, run_id, command))
@@ -84,9 +87,9 @@ async fn delete_page(partition: &Partition, record: &NamespaceRecord, ask: &Ask)
     Ok(runs.len())
 }
 
-/// What is in a namespace.
-fn everything() -> [Ask; 2] {
-    [Ask::Schedules(String::new()), Ask::Query(String::new())]
+/// What is in a namespace. First what does something to workflows, so that it does no more.
+fn everything() -> [Ask; 3] {
+    [Ask::Schedules(String::new()), Ask::BatchJobs(String::new()), Ask::Query(String::new())]
 }
 
 /// Deletes the namespace's row if nothing has been left in it for long enough, on whichever node.

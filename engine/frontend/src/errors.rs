@@ -11,6 +11,7 @@ use everlog_cluster::NOT_DONE;
 use everlog_kernel::Rejection;
 use everlog_meta::MetaError;
 use everlog_model::CallError;
+use everlog_proto::RpcStatus;
 use everlog_proto::api::enums::v1::{NamespaceState, ResourceExhaustedCause, ResourceExhaustedScope};
 use everlog_proto::api::errordetails::v1 as details;
 use everlog_proto::api::errordetails::v1::multi_operation_execution_failure::OperationStatus;
@@ -131,28 +132,8 @@ impl From<MetaError> for Error {
 struct Row {
     code: Code,
     message: Cow<'static, str>,
-    detail: Option<Detail>,
+    detail: Option<Any>,
     exhausted: Option<(ResourceExhaustedCause, ResourceExhaustedScope)>,
-}
-
-/// `google.protobuf.Any`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Detail {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
-/// `google.rpc.Status`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Detail>,
 }
 
 impl Row {
@@ -162,7 +143,7 @@ impl Row {
 
     fn with<M: Message + Name>(self, detail: &M) -> Row {
         let type_url = format!("type.googleapis.com/{}", M::full_name());
-        Row { detail: Some(Detail { type_url, value: detail.encode_to_vec() }), ..self }
+        Row { detail: Some(Any { type_url, value: detail.encode_to_vec() }), ..self }
     }
 
     fn exhausted(message: Cow<'static, str>, cause: ResourceExhaustedCause, scope: ResourceExhaustedScope) -> Row {
@@ -228,11 +209,10 @@ fn row_of_operations(operations: Vec<Option<Error>>) -> Row {
         if own != Code::Aborted {
             code = own;
         }
-        let details = detail.into_iter().map(|Detail { type_url, value }| Any { type_url, value });
         OperationStatus {
             code: own as i32,
             message: cut_encoded(cut(&message, NAMED_BYTES_MAX)).to_owned(),
-            details: details.collect(),
+            details: detail.into_iter().collect(),
         }
     });
     let failure = details::MultiOperationExecutionFailure { statuses: statuses.collect() };

@@ -7,11 +7,13 @@
 //! ```text
 //!   other nodes ─▶ inside ─▶┐
 //!   serve ─▶ layer ────────▶ services ─▶ workflow_start, workflow_control, workflow_options, workflow_tasks, activity_tasks,
-//!                                        activity_operations, history, query, visibility, schedules, namespaces, operator, system, task_queues, workers, no_effect, turned_off
+//!                                        activity_operations, history, query, visibility, schedules, batch_jobs, namespaces, operator,
+//!                                        system, task_queues, workers, no_effect, turned_off
 //! ```
 
 mod activity_operations;
 mod activity_tasks;
+mod batch_jobs;
 mod call;
 mod capabilities;
 mod connections;
@@ -69,7 +71,7 @@ use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
 use everlog_meta::{NamespaceRecord, Namespaces};
 use everlog_model::{DiskRoom, InForce, WorkflowRef};
-use everlog_partition::Router;
+use everlog_partition::{BatchJobs, Router};
 use everlog_proto::api::enums::v1::NamespaceState;
 use everlog_visibility::Tallies;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -92,6 +94,8 @@ pub struct Services {
     pub namespaces: Arc<Namespaces>,
     /// Queries that wait for a worker's answer.
     pub queries: Arc<Queries>,
+    /// The batch jobs that run here.
+    pub batch_jobs: BatchJobs,
     /// Limits and timeouts.
     pub config: Arc<InForce<DynamicConfig>>,
     /// Names the cluster, for `GetClusterInfo`.

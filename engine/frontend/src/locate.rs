@@ -11,7 +11,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 /// What a call is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Location<'a> {
-    /// A workflow or a schedule, by the name of its namespace.
+    /// A workflow or another entity with an id, by the name of its namespace.
     Workflow { namespace: &'a str, workflow_id: &'a str },
     /// A workflow that a token names.
     Token { namespace_id: NamespaceId, workflow_id: String },
@@ -85,6 +85,8 @@ pub(super) fn locate<'a>(method: &str, request: &'a [u8]) -> Option<Location<'a>
         | "UnpauseActivityExecution"
         | "ResetActivityExecution"
         | "UpdateActivityExecutionOptions"
+        | "StopBatchOperation"
+        | "DescribeBatchOperation"
         | "UnpauseWorkflowExecution" => workflow(request, bytes(request, 2)?),
         "SignalWorkflowExecution"
         | "TerminateWorkflowExecution"
@@ -102,6 +104,7 @@ pub(super) fn locate<'a>(method: &str, request: &'a [u8]) -> Option<Location<'a>
         | "ResetActivity"
         | "UpdateActivityOptions"
         | "UpdateWorkflowExecutionOptions" => workflow(request, bytes(bytes(request, 2)?, 1)?),
+        "StartBatchOperation" => workflow(request, bytes(request, 3)?),
         "PollWorkflowExecutionUpdate" => workflow(request, bytes(bytes(bytes(request, 2)?, 1)?, 1)?),
         // The last of its operations is the update, and all are of one workflow.
         "ExecuteMultiOperation" => workflow(request, bytes(bytes(bytes(bytes(request, 2)?, 2)?, 2)?, 1)?),
@@ -248,6 +251,9 @@ mod tests {
             "PatchSchedule": PatchScheduleRequest { schedule_id: w() },
             "ListScheduleMatchingTimes": ListScheduleMatchingTimesRequest { schedule_id: w() },
             "DeleteSchedule": DeleteScheduleRequest { schedule_id: w() },
+            "StartBatchOperation": StartBatchOperationRequest { job_id: w() },
+            "StopBatchOperation": StopBatchOperationRequest { job_id: w() },
+            "DescribeBatchOperation": DescribeBatchOperationRequest { job_id: w() },
             "SignalWorkflowExecution": SignalWorkflowExecutionRequest { workflow_execution: execution() },
             "TerminateWorkflowExecution": TerminateWorkflowExecutionRequest { workflow_execution: execution() },
             "DeleteWorkflowExecution": DeleteWorkflowExecutionRequest { workflow_execution: execution() },

@@ -30,12 +30,7 @@ pub(super) async fn reset_workflow_execution(
         return Err(Error::invalid(format!("unknown reset reapply type: {reapply}")));
     }
     frontend.check_room()?;
-    let changes = |operation: &PostResetOperation| match &operation.variant {
-        Some(Variant::UpdateWorkflowOptions(update)) => update.workflow_execution_options.clone(),
-        _ => None,
-    };
-    // What Temporal does not do either is refused once the run is found.
-    request.post_reset_operations.iter().filter_map(changes).try_for_each(|options| check_support(&options))?;
+    check_operations(&request.post_reset_operations)?;
     let address = address(&namespace, workflow_id);
     let partition = frontend.router.partition_of(&address)?;
     // It reads as a page of a history does, page by page.
@@ -43,4 +38,13 @@ pub(super) async fn reset_workflow_execution(
     let reset = partition.reset_workflow(address.clone(), run_id, request).await;
     let run_id = reset.map_err(|error| explain(error, &address, run_id))?;
     Ok(ResetWorkflowExecutionResponse { run_id: run_id.to_string() })
+}
+
+/// Refuses what is to be done to the new run and cannot be done yet. What Temporal does not do either is refused once the run is found.
+pub(super) fn check_operations(operations: &[PostResetOperation]) -> Result<(), Error> {
+    let changes = |operation: &PostResetOperation| match &operation.variant {
+        Some(Variant::UpdateWorkflowOptions(update)) => update.workflow_execution_options.clone(),
+        _ => None,
+    };
+    operations.iter().filter_map(changes).try_for_each(|options| check_support(&options))
 }

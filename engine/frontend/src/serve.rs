@@ -32,7 +32,7 @@ use super::layer::ObserveLayer;
 use super::polls::Polls;
 use super::request_body::Budget;
 use super::services::{OperatorApi, WorkflowApi};
-use super::{Frontend, Services, deleted_namespaces, http};
+use super::{Frontend, Services, batch_jobs, deleted_namespaces, http};
 
 /// How long requests in flight may take once the server is to stop.
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -152,7 +152,7 @@ pub async fn serve(
         hosts: frontend.config("").frontend.http_hosts.clone(),
     };
     let routes = routes(&frontend, &health)?;
-    let reclaiming = tokio::spawn(deleted_namespaces::reclaim(frontend));
+    let reclaiming = tokio::spawn(deleted_namespaces::reclaim(Arc::clone(&frontend)));
     if let (Some((peers, internal)), Some(forward)) = (internal, &forward) {
         let (workflow, forward, budget) = (routes.workflow.clone(), Arc::clone(forward), Arc::clone(&routes.budget));
         let others = routes.others.clone();
@@ -163,6 +163,8 @@ pub async fn serve(
         let _ = draining.wait_for(|draining| *draining).await;
     };
     let observed = ObserveLayer { workflow: routes.workflow, budget: routes.budget, forward };
+    let calls = batch_jobs::Calls::new(observed.layer(routes.others.clone()));
+    let driving = tokio::spawn(batch_jobs::drive(frontend, calls));
     let api = Api::new(observed.layer(routes.others.clone()), http_settings);
     let grpc = grpc_server(&routes.keepalive, observed)
         .add_routes(routes.others)
@@ -186,6 +188,7 @@ pub async fn serve(
     }
     watching.abort();
     reclaiming.abort();
+    driving.abort();
     following.abort();
     serving.store(false, Ordering::Relaxed);
     report_health(&health, ServingStatus::NotServing).await;

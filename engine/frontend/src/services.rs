@@ -15,9 +15,9 @@ use tonic::{Request, Response, Status};
 use super::call::Call;
 use super::request_body::settle;
 use super::{
-    Frontend, activity_operations, activity_tasks, history, multi_operation, namespaces, no_effect, operator, query,
-    reset, schedules, system, task_queue_config, task_queues, turned_off, updates, visibility, workers,
-    workflow_control, workflow_options, workflow_start, workflow_tasks,
+    Frontend, activity_operations, activity_tasks, batch_jobs, history, multi_operation, namespaces, no_effect,
+    operator, query, reset, schedules, system, task_queue_config, task_queues, turned_off, updates, visibility,
+    workers, workflow_control, workflow_options, workflow_start, workflow_tasks,
 };
 
 /// The workflow service.
@@ -120,6 +120,11 @@ service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
     ListScheduleMatchingTimes(schedules.list_schedule_matching_times: workflow_api::ListScheduleMatchingTimesRequest) -> workflow_api::ListScheduleMatchingTimesResponse;
     ListSchedules(schedules.list_schedules: workflow_api::ListSchedulesRequest) -> workflow_api::ListSchedulesResponse;
     CountSchedules(schedules.count_schedules: workflow_api::CountSchedulesRequest) -> workflow_api::CountSchedulesResponse;
+
+    StartBatchOperation(batch_jobs.start_batch_operation: workflow_api::StartBatchOperationRequest) -> workflow_api::StartBatchOperationResponse;
+    StopBatchOperation(batch_jobs.stop_batch_operation: workflow_api::StopBatchOperationRequest) -> workflow_api::StopBatchOperationResponse;
+    DescribeBatchOperation(batch_jobs.describe_batch_operation: workflow_api::DescribeBatchOperationRequest) -> workflow_api::DescribeBatchOperationResponse;
+    ListBatchOperations(batch_jobs.list_batch_operations: workflow_api::ListBatchOperationsRequest) -> workflow_api::ListBatchOperationsResponse;
 
     DescribeTaskQueue(task_queues.describe_task_queue: workflow_api::DescribeTaskQueueRequest) -> workflow_api::DescribeTaskQueueResponse;
     UpdateTaskQueueConfig(task_queue_config.update_task_queue_config: workflow_api::UpdateTaskQueueConfigRequest) -> workflow_api::UpdateTaskQueueConfigResponse;

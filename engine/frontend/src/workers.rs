@@ -135,9 +135,7 @@ async fn heard(frontend: &Frontend, namespace_id: NamespaceId, heartbeats: Vec<W
     if heartbeats.is_empty() {
         return;
     }
-    for heartbeat in &heartbeats {
-        known(frontend).heard(namespace_id, heartbeat);
-    }
+    known(frontend).heard(namespace_id, &heartbeats);
     if let Some(nodes) = &frontend.nodes {
         nodes.workers_heard(namespace_id, heartbeats).await;
     }

@@ -1,5 +1,6 @@
 //! Statuses of gRPC as HTTP has them.
 
+use everlog_proto::RpcStatus;
 use http::StatusCode;
 use prost::Message;
 use prost_reflect::DynamicMessage;
@@ -7,13 +8,6 @@ use tonic::{Code, Status};
 
 use crate::json::{Payloads, write};
 use crate::routes;
-
-/// `google.rpc.Status`, which the details of a status are encoded as (<https://github.com/googleapis/googleapis/blob/master/google/rpc/status.proto>).
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<everlog_proto::wkt::Any>,
-}
 
 /// `{"code": 5, "message": "...", "details": [...]}`.
 pub(crate) fn json(status: &Status) -> String {

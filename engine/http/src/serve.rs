@@ -41,6 +41,9 @@ const BODY_UNIT_BYTES: usize = 1 << 10;
 /// Smaller answers are not compressed: it would cost more than it saves, bytes.
 const COMPRESSED_BYTES_MIN: usize = 1024;
 
+/// Work on so many bytes is done where it keeps no other requests waiting.
+const LONG_WORK_BYTES_MIN: usize = 32 << 10;
+
 /// Seconds after which a caller may try again that has asked too often.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
 
@@ -88,11 +91,11 @@ impl Api {
         let form = Form::of(&parts);
         let gzip = takes_gzip(&parts.headers);
         match self.response(&parts, body, form).await {
-            Ok(answer) => responded(StatusCode::OK, form, answer, gzip),
+            Ok(answer) => responded(StatusCode::OK, form, answer, gzip).await,
             Err(Refusal { http, status }) => {
                 let form = if form == Form::Binary { Form::JSON } else { form };
                 let json = errors::json(&status);
-                let mut response = responded(http, form, form.text(json), gzip);
+                let mut response = responded(http, form, form.text(json), gzip).await;
                 if http == StatusCode::TOO_MANY_REQUESTS {
                     response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_S);
                 }
@@ -115,9 +118,11 @@ impl Api {
         match form {
             Form::Binary => Ok(answer),
             Form::Json { payloads, .. } => {
-                let answer = decoded(method.output(), answer)
-                    .map_err(|error| Status::internal(format!("the answer is no {error}")))?;
-                Ok(form.text(write(&answer, payloads)))
+                let output = method.output();
+                let text = on_bytes(answer.len(), move || {
+                    decoded(output, answer).map(|answer| form.text(write(&answer, payloads)))
+                });
+                Ok(text.await?.map_err(|error| Status::internal(format!("the answer is no {error}")))?)
             }
         }
     }
@@ -127,7 +132,8 @@ impl Api {
         let descriptor = route.method.input();
         let mut request = if route.has_body() {
             let (body, _held) = self.body(body).await?;
-            message_of(&parts.headers, body, descriptor)?
+            let content_type = text(&parts.headers, &CONTENT_TYPE).to_owned();
+            on_bytes(body.len(), move || message_of(&content_type, body, descriptor)).await??
         } else {
             let mut request = DynamicMessage::new(descriptor);
             for (name, value) in pairs(parts.uri.query().unwrap_or_default()) {
@@ -196,8 +202,16 @@ fn invalid(problem: impl ToString) -> Refusal {
     Status::invalid_argument(problem.to_string()).into()
 }
 
-fn message_of(headers: &HeaderMap, body: Bytes, descriptor: MessageDescriptor) -> Result<DynamicMessage, Refusal> {
-    let content_type = text(headers, &CONTENT_TYPE);
+/// Does work on so many bytes.
+async fn on_bytes<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    if bytes < LONG_WORK_BYTES_MIN {
+        return Ok(work());
+    }
+    // A panic in there is logged by its thread.
+    tokio::task::spawn_blocking(work).await.map_err(|_| Status::internal("the message could not be converted"))
+}
+
+fn message_of(content_type: &str, body: Bytes, descriptor: MessageDescriptor) -> Result<DynamicMessage, Refusal> {
     if content_type.starts_with(BINARY) {
         return decoded(descriptor, body).map_err(|error| invalid(format!("the body of the request is no {error}")));
     }
@@ -250,18 +264,23 @@ impl Form {
     }
 }
 
-fn responded(http: StatusCode, form: Form, answer: Bytes, gzip: bool) -> Response<Body> {
+async fn responded(http: StatusCode, form: Form, answer: Bytes, gzip: bool) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = http;
     response.headers_mut().insert(CONTENT_TYPE, form.content_type());
     response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-    let compressed = if gzip && answer.len() >= COMPRESSED_BYTES_MIN { gzipped(&answer) } else { None };
+    let compressed = if gzip && answer.len() >= COMPRESSED_BYTES_MIN {
+        let answer = answer.clone();
+        on_bytes(answer.len(), move || gzipped(&answer)).await
+    } else {
+        Ok(None)
+    };
     *response.body_mut() = match compressed {
-        Some(compressed) => {
+        Ok(Some(compressed)) => {
             response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             Body::from(compressed)
         }
-        None => Body::from(answer),
+        _ => Body::from(answer),
     };
     response
 }

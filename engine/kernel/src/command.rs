@@ -13,13 +13,15 @@ use everlog_proto::api::query::v1::WorkflowQuery;
 use everlog_proto::api::update::v1::Outcome;
 use everlog_proto::api::workflow::v1::WorkflowExecutionOptions;
 use everlog_proto::api::workflowservice::v1::{
-    DescribeScheduleResponse, PauseActivityRequest, PollActivityTaskQueueResponse, PollWorkflowTaskQueueResponse,
-    RequestCancelWorkflowExecutionRequest, ResetActivityRequest, RespondWorkflowTaskCompletedRequest,
-    RespondWorkflowTaskFailedRequest, SignalWithStartWorkflowExecutionRequest, SignalWorkflowExecutionRequest,
-    StartWorkflowExecutionRequest, TerminateWorkflowExecutionRequest, UnpauseActivityRequest,
-    UpdateActivityOptionsRequest, UpdateWorkflowExecutionOptionsRequest, UpdateWorkflowExecutionRequest,
+    DescribeBatchOperationResponse, DescribeScheduleResponse, PauseActivityRequest, PollActivityTaskQueueResponse,
+    PollWorkflowTaskQueueResponse, RequestCancelWorkflowExecutionRequest, ResetActivityRequest,
+    RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest, SignalWithStartWorkflowExecutionRequest,
+    SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest, TerminateWorkflowExecutionRequest,
+    UnpauseActivityRequest, UpdateActivityOptionsRequest, UpdateWorkflowExecutionOptionsRequest,
+    UpdateWorkflowExecutionRequest,
 };
 
+use crate::batch_job::{self, BatchJobCommand};
 use crate::outbox::{self, OutboxMessage};
 use crate::reset::Reset;
 use crate::schedule::ScheduleCommand;
@@ -43,6 +45,8 @@ pub enum Command {
     Run(RunCommand),
     /// A command to a schedule, decided by [`crate::schedule::decide`].
     Schedule(ScheduleCommand),
+    /// A command to a batch job, decided by [`crate::batch_job::decide`].
+    BatchJob(BatchJobCommand),
 }
 
 /// A command to a run.
@@ -198,6 +202,7 @@ impl Command {
     pub fn entity_kind(&self) -> EntityKind {
         match self {
             Command::Schedule(_) => EntityKind::Schedule,
+            Command::BatchJob(_) => EntityKind::BatchJob,
             _ => EntityKind::Workflow,
         }
     }
@@ -211,6 +216,7 @@ impl Command {
             Command::ResetWorkflow(_) => "ResetWorkflow",
             Command::Run(command) => command.name(),
             Command::Schedule(command) => command.name(),
+            Command::BatchJob(command) => command.name(),
         }
     }
 }
@@ -218,6 +224,12 @@ impl Command {
 impl From<ScheduleCommand> for Command {
     fn from(command: ScheduleCommand) -> Command {
         Command::Schedule(command)
+    }
+}
+
+impl From<BatchJobCommand> for Command {
+    fn from(command: BatchJobCommand) -> Command {
+        Command::BatchJob(command)
     }
 }
 
@@ -357,6 +369,10 @@ pub enum Reply {
     ScheduleToken(Vec<u8>),
     /// What is known of a schedule, and whether that is all: it may not know yet what became of workflows that it starts.
     Schedule(Box<DescribeScheduleResponse>, bool),
+    /// What is known of a batch job.
+    BatchJob(Box<DescribeBatchOperationResponse>),
+    /// What is to be done for a batch job; nothing, if it is closed.
+    BatchWork(Option<Box<batch_job::Work>>),
 }
 
 /// What has been asked of an activity that an attempt goes on of.

@@ -66,11 +66,13 @@ pub enum EntityKind {
     Workflow = 0,
     /// A schedule.
     Schedule = 1,
+    /// A batch job.
+    BatchJob = 2,
 }
 
 impl EntityKind {
     /// All kinds.
-    pub const ALL: [EntityKind; 2] = [EntityKind::Workflow, EntityKind::Schedule];
+    pub const ALL: [EntityKind; 3] = [EntityKind::Workflow, EntityKind::Schedule, EntityKind::BatchJob];
 
     /// The kind with this number.
     pub fn from_byte(byte: u8) -> Option<EntityKind> {

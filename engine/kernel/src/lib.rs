@@ -12,6 +12,7 @@
 //!
 //! Start reading at [`command`] and [`transition`] for what goes in and out, then [`state`], then `txn`.
 
+pub mod batch_job;
 pub mod command;
 pub mod context;
 pub mod describe;
@@ -52,6 +53,7 @@ mod validation;
 mod visibility;
 mod workflow_task;
 
+pub use batch_job::{BatchJob, BatchJobCommand};
 pub use command::{Command, Reply, RunCommand};
 pub use context::{Context, Limits, Namespace};
 pub use decide::decide;

@@ -111,6 +111,10 @@ run_row_kinds! {
     HistoryHold = 19, "history-hold", Text;
     /// An update that a reset has taken over, by its id: [`crate::state::ReappliedUpdate`].
     ReappliedUpdate = 20, "reapplied-update", Text;
+    /// What was asked of a batch job.
+    BatchJob = 21, "batch-job", Nothing;
+    /// How far a batch job has come, and what it is at.
+    BatchJobProgress = 22, "batch-job-progress", Nothing;
 }
 
 impl RunRowKind {
@@ -300,6 +304,8 @@ mod tests {
             (RunRowKind::Branch, Suffix::Nothing, 18, ""),
             (RunRowKind::HistoryHold, text("id"), 19, "6964"),
             (RunRowKind::ReappliedUpdate, text("id"), 20, "6964"),
+            (RunRowKind::BatchJob, Suffix::Nothing, 21, ""),
+            (RunRowKind::BatchJobProgress, Suffix::Nothing, 22, ""),
         ];
         assert_eq!(cases.len(), RunRowKind::ALL.len(), "each kind is here");
         for (kind, suffix, byte, bytes) in cases {

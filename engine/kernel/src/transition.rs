@@ -57,6 +57,13 @@ pub enum Effect {
         /// How far it has come, or why it is given up.
         status: Result<UpdateStatus, Rejection>,
     },
+    /// A batch job is to be worked on, or not any more; known once the rows are durable.
+    BatchJob {
+        /// Which job it is, of all that had its id.
+        run_id: RunId,
+        /// Whether there is something to do.
+        is_running: bool,
+    },
 }
 
 /// A query for a worker.

@@ -1,6 +1,7 @@
 //! What lists show of a run.
 
 use bytes::Bytes;
+use everlog_proto::api::batch::v1::BatchOperationInfo;
 use everlog_proto::api::common::v1::{Memo, SearchAttributes, WorkflowExecution, WorkflowType};
 use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
 use everlog_proto::wkt;
@@ -92,6 +93,9 @@ pub(crate) struct Record {
     /// `ScheduleListInfo`, of a schedule: no field of Temporal's.
     #[prost(bytes = "bytes", optional, tag = "200")]
     schedule: Option<Bytes>,
+    /// `BatchOperationInfo`, of a batch job: the same.
+    #[prost(bytes = "bytes", optional, tag = "201")]
+    batch_job: Option<Bytes>,
 }
 
 /// The record of a schedule: it looks like that of the workflow that it is with Temporal, but for its id.
@@ -118,6 +122,19 @@ pub(crate) fn schedule_record(
         search_attributes: Some(attributes.encode_to_vec().into()),
         task_queue: "temporal-sys-per-ns-tq".to_owned(),
         schedule: Some(listed),
+        ..Record::default()
+    }
+}
+
+/// The record of a batch job: what lists show of it, and what they find it by.
+pub(crate) fn batch_job_record(id: &str, run_id: RunId, status: i32, info: &BatchOperationInfo) -> Record {
+    Record {
+        execution: Some(WorkflowExecution { workflow_id: id.to_owned(), run_id: run_id.to_string() }),
+        start_time: info.start_time,
+        execution_time: info.start_time,
+        close_time: info.close_time,
+        status,
+        batch_job: Some(info.encode_to_vec().into()),
         ..Record::default()
     }
 }
@@ -168,6 +185,7 @@ pub(crate) fn record(run: &Run, workflow_id: &str) -> Record {
         first_run_id: shown.first_execution_run_id,
         priority: info.given_priority.as_deref().map(|given| given.encode_to_vec().into()).or(shown.priority),
         schedule: None,
+        batch_job: None,
     }
 }
 

@@ -56,18 +56,21 @@ impl Default for Workers {
 }
 
 impl Workers {
-    /// A worker says how it is. One that has shut down is forgotten at once. One that is too many is not kept, and counted.
-    pub fn heard(&self, namespace_id: NamespaceId, heartbeat: &WorkerHeartbeat) {
+    /// Workers say how they are. One that has shut down is forgotten at once. One that is too many is not kept, and counted.
+    pub fn heard(&self, namespace_id: NamespaceId, heartbeats: &[WorkerHeartbeat]) {
         let now = Instant::now();
         let mut known = self.known.lock();
         if now.duration_since(known.swept) >= SWEEP_INTERVAL {
             known.sweep(now);
         }
-        known.remove(namespace_id, &heartbeat.worker_instance_key);
-        if heartbeat.status() != WorkerStatus::Shutdown
-            && !known.insert(namespace_id, heartbeat.worker_instance_key.clone(), heartbeat.encode_to_vec().into(), now)
-        {
-            self.left_out.increment(1);
+        for heartbeat in heartbeats {
+            let key = &heartbeat.worker_instance_key;
+            known.remove(namespace_id, key);
+            if heartbeat.status() != WorkerStatus::Shutdown
+                && !known.insert(namespace_id, key.clone(), heartbeat.encode_to_vec().into(), now)
+            {
+                self.left_out.increment(1);
+            }
         }
         self.count.set(known.count as f64);
     }
@@ -184,23 +187,23 @@ mod tests {
     async fn workers_are_there_until_they_shut_down_or_are_silent() {
         let workers = Workers::default();
         for key in ["b", "a", "c"] {
-            workers.heard(NAMESPACE, &worker(key));
+            workers.heard(NAMESPACE, &[worker(key)]);
         }
-        workers.heard(NamespaceId([2; 16]), &worker("other"));
+        workers.heard(NamespaceId([2; 16]), &[worker("other")]);
         assert_eq!(keys(&workers, None), ["a", "b", "c"]);
         assert_eq!(keys(&workers, Some("a")), ["b", "c"]);
         assert_eq!(keys(&workers, Some("aa")), ["b", "c"]);
         let gone = WorkerHeartbeat { status: WorkerStatus::Shutdown.into(), ..worker("b") };
-        workers.heard(NAMESPACE, &gone);
+        workers.heard(NAMESPACE, std::slice::from_ref(&gone));
         assert_eq!((keys(&workers, None), workers.get(NAMESPACE, "b")), (vec!["a".into(), "c".into()], None));
         tokio::time::advance(WORKER_TTL - Duration::from_secs(1)).await;
-        workers.heard(NAMESPACE, &WorkerHeartbeat { sdk_name: "new".into(), ..worker("c") });
+        workers.heard(NAMESPACE, &[WorkerHeartbeat { sdk_name: "new".into(), ..worker("c") }]);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(keys(&workers, None), ["c"]);
         assert_eq!(workers.get(NAMESPACE, "c").unwrap().sdk_name, "new");
         assert_eq!(workers.get(NAMESPACE, "a"), None);
         tokio::time::advance(WORKER_TTL).await;
-        workers.heard(NAMESPACE, &worker("d"));
+        workers.heard(NAMESPACE, &[worker("d")]);
         let known = workers.known.lock();
         assert_eq!((known.count, known.namespaces.len()), (1, 1));
         assert_eq!(known.bytes, 1 + worker("d").encoded_len());
@@ -211,12 +214,12 @@ mod tests {
         let workers = Workers::default();
         let large = "x".repeat(WORKER_HEARTBEATS_BYTES_MAX / 2);
         for key in ["a", "b", "c"] {
-            workers.heard(NAMESPACE, &WorkerHeartbeat { sdk_name: large.clone(), ..worker(key) });
+            workers.heard(NAMESPACE, &[WorkerHeartbeat { sdk_name: large.clone(), ..worker(key) }]);
         }
         assert_eq!(keys(&workers, None), ["a"]);
         // One that is known is known anew.
-        workers.heard(NAMESPACE, &worker("a"));
-        workers.heard(NAMESPACE, &worker("d"));
+        workers.heard(NAMESPACE, &[worker("a")]);
+        workers.heard(NAMESPACE, &[worker("d")]);
         assert_eq!(keys(&workers, None), ["a", "d"]);
     }
 
@@ -225,7 +228,7 @@ mod tests {
         let workers = Workers::default();
         let expected: Vec<String> = (0..3 * CHUNK).map(|number| format!("{number:05}")).collect();
         for key in &expected {
-            workers.heard(NAMESPACE, &worker(key));
+            workers.heard(NAMESPACE, &[worker(key)]);
         }
         assert_eq!(keys(&workers, None), expected);
         let mut taken = 0;

@@ -18,10 +18,11 @@ use everlog_proto::api::taskqueue::v1::TaskQueueConfig;
 use everlog_raft::{ChainPosition, Group, GroupSlot};
 use everlog_storage::keys::{self, MetaKind, meta_range, meta_row};
 use everlog_storage::state::Direction;
-use everlog_storage::{ChangedRows, Follow};
+use everlog_storage::{ChangedRows, Follow, NodeId};
 use tokio::sync::{Notify, watch};
 
 use super::MetaError;
+use super::disks::{self, NodeDisk};
 use super::record::NamespaceRecord;
 use super::slots;
 use super::task_queues::{self, ConfiguredQueue};
@@ -43,6 +44,8 @@ pub(crate) struct View {
     pub(super) task_queues: FastMap<ConfiguredQueue, Arc<TaskQueueConfig>>,
     /// None before the cluster was founded.
     pub(super) slots: Option<Arc<SlotTable>>,
+    /// Of nodes that have lost one.
+    pub(super) disks: BTreeMap<NodeId, NodeDisk>,
 }
 
 impl View {
@@ -92,6 +95,11 @@ impl View {
             match value {
                 Some(value) => self.task_queues.insert(queue?, Arc::new(task_queues::decode(value)?)),
                 None => self.task_queues.remove(&queue?),
+            };
+        } else if let Some(node) = disks::node_of_key(key) {
+            match value {
+                Some(value) => self.disks.insert(node?, disks::decode(value)?),
+                None => self.disks.remove(&node?),
             };
         } else if key == &*slots::key() {
             self.slots = value.map(|value| slots::decode(value)).transpose()?.map(Arc::new);

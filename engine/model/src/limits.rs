@@ -81,6 +81,13 @@ pub const RECLAIM_PAUSE: Duration = Duration::from_millis(200);
 /// See [`RECLAIM_PAGE_RUNS`].
 pub const RECLAIM_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether each batch job that runs is worked on.
+pub const BATCH_JOB_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The first and the longest wait before a batch job tries again what may be possible in a while: with the tries that it has for a workflow,
+/// this bridges most of a minute, far more than a failover takes.
+pub const BATCH_JOB_AGAIN_WAIT: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
 /// How long a deleted namespace is known after it was seen empty: longer than its last wakes are in memory, and than its last messages
 /// are sent again.
 pub const NAMESPACE_KEPT_EMPTY: Duration = Duration::from_secs(5 * 60);
@@ -144,7 +151,7 @@ pub const NODE_LOAD_SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 pub const PARTITION_BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Log that a node of a cluster keeps for followers that are away, bytes over all groups: what two thousand workflows a second write in
-/// four minutes. A follower that is away for longer cannot catch up.
+/// four minutes. A follower that is away for longer is seeded.
 pub const CLUSTER_LOG_TAIL_BYTES: u64 = 1 << 30;
 
 /// Partitions of a new data directory: enough to use the cores of a small machine, few enough to share an fsync well.

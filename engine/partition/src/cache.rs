@@ -3,12 +3,13 @@
 use std::collections::{HashSet, VecDeque, btree_map};
 
 use everlog_kernel::state::{AdmittedUpdate, WorkflowTask};
-use everlog_kernel::{RunId, Schedule, Time, Workflow};
+use everlog_kernel::{RunId, Time, Workflow};
 use everlog_model::{EntityRef, FastMap, limits};
 
 use super::history::HistoryTail;
 use super::job::Job;
 use super::load::MessageSearch;
+use super::machine::Machine;
 use super::sticky_memory::StickyMemory;
 use crate::memory;
 
@@ -16,8 +17,8 @@ use crate::memory;
 pub(crate) struct Entry {
     /// The state, ahead of the log; `None` until it is loaded.
     pub(crate) workflow: Option<Workflow>,
-    /// The same of a schedule.
-    pub(crate) schedule: Option<Box<Schedule>>,
+    /// The same of a state machine of its own.
+    pub(crate) machine: Option<Machine>,
     /// Jobs that wait for rows to be read.
     pub(crate) waiting: Vec<Job>,
     /// Runs that are known not to exist.
@@ -123,7 +124,7 @@ impl Entry {
     fn new(now: Time) -> Entry {
         Entry {
             workflow: None,
-            schedule: None,
+            machine: None,
             waiting: Vec::new(),
             absent: AbsentRuns::default(),
             loading: HashSet::new(),
@@ -149,8 +150,8 @@ impl Entry {
         // The maps' tables, the queue for eviction, the workflow's id, and what the allocator rounds up.
         const OVERHEAD_BYTES: usize = 512;
         let tails: usize = self.runs.0.iter().map(|run| size_of::<RunEntry>() + run.tail.bytes()).sum();
-        let schedule = self.schedule.as_ref().map_or(0, |schedule| schedule.memory_bytes());
-        size_of::<Entry>() + OVERHEAD_BYTES + runs + tails + schedule
+        let machine = self.machine.as_ref().map_or(0, Machine::memory_bytes);
+        size_of::<Entry>() + OVERHEAD_BYTES + runs + tails + machine
     }
 
     /// Whether dropping it loses nothing that rows (or, for the sticky queue, [`StickyMemory`]) do not have or that somebody
@@ -159,8 +160,8 @@ impl Entry {
         if !self.waiting.is_empty() || self.last_batch > committed {
             return false;
         }
-        // All that a schedule knows is in its rows.
-        self.schedule.is_some()
+        // All that a state machine knows is in its rows.
+        self.machine.is_some()
             || self.workflow.as_ref().is_some_and(|workflow| {
                 workflow.runs.values().all(|run| {
                     let task = run.state.workflow_task.as_ref();
@@ -180,7 +181,7 @@ impl Entry {
     /// Whether nothing of it runs any more.
     fn is_closed(&self) -> bool {
         self.workflow.as_ref().is_some_and(|workflow| workflow.runs.values().all(|run| !run.is_open()))
-            || self.schedule.as_ref().is_some_and(|schedule| !schedule.exists())
+            || self.machine.as_ref().is_some_and(|machine| !machine.exists())
     }
 
     /// Drops closed runs that are not the current one, of a workflow whose rows are all durable.

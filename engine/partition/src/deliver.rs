@@ -121,7 +121,8 @@ pub(crate) fn target(namespaces: &dyn NamespaceSource, message: &OutboxMessage) 
 pub(crate) fn receipt(message: &OutboxMessage) -> Command {
     let message = Box::new(message.clone());
     match message.body.target_kind() {
-        EntityKind::Workflow => RunCommand::ReceiveMessage(message).into(),
+        // No message is for a batch job.
+        EntityKind::Workflow | EntityKind::BatchJob => RunCommand::ReceiveMessage(message).into(),
         EntityKind::Schedule => ScheduleCommand::Hear(message).into(),
     }
 }

@@ -261,6 +261,7 @@ impl EventLoop {
         lead.refuse_poison(self.poisons.clone());
         let (reply, reads) = mpsc::unbounded_channel();
         self.dependencies.matching.send(Message::Opened(source(group, epoch)));
+        self.dependencies.batch_jobs.opened(source(group, epoch));
         let mut leading = Leading {
             group,
             epoch,
@@ -273,6 +274,7 @@ impl EventLoop {
         self.dependencies.faults.listen(group.id(), &leading.reader);
         let end = self.turns(&mut lead, &mut leading, leadership).await;
         self.dependencies.matching.send(Message::Closed(source(group, epoch)));
+        self.dependencies.batch_jobs.closed(source(group, epoch));
         let error = CallError::Unavailable(format!("partition {} has lost its leadership", group.id()));
         match catch_unwind(AssertUnwindSafe(|| lead.abandon(&error))) {
             Ok(actions) => actions.into_iter().for_each(|action| leading.release(&self.dependencies, action)),
@@ -532,6 +534,9 @@ impl Outgoing {
             Outgoing::Task(workflow, task) => dependencies.matching.send(Message::Task { source, workflow, task }),
             Outgoing::Query(workflow, query) => dependencies.matching.send(Message::Query { workflow, query }),
             Outgoing::QueryAnswer { query_id, answer } => dependencies.queries.answer(query_id, answer),
+            Outgoing::BatchJob(address, run_id, is_running) => {
+                dependencies.batch_jobs.tell(source, run_id, address, is_running);
+            }
             Outgoing::News(news, status) => drop(news.try_send(status)),
         }
     }
@@ -545,7 +550,7 @@ impl Outgoing {
             // The channel closes with the lead, and the caller asks the next one.
             Outgoing::News(..) => {}
             // Its row, if it gets one, is found by the next lead.
-            Outgoing::Task(..) => {}
+            Outgoing::Task(..) | Outgoing::BatchJob(..) => {}
             Outgoing::Query(_, query) => {
                 dependencies.queries.answer(query.query_id, Err(Rejection::Unavailable(error.to_string().into())));
             }

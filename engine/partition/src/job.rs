@@ -137,6 +137,7 @@ pub(crate) fn command_bytes(command: &Command) -> usize {
         Command::ResetWorkflow(reset) => reset.kept.memory_bytes() + reset.later.bytes(),
         Command::Run(command) => run_command_bytes(command),
         Command::Schedule(command) => command.payload_bytes(),
+        Command::BatchJob(command) => command.payload_bytes(),
     };
     BASE_BYTES + more
 }

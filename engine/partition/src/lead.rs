@@ -24,10 +24,10 @@ mod batches;
 #[cfg(test)]
 mod handover_tests;
 mod jobs;
+mod machines;
 #[cfg(test)]
 mod message_tests;
 mod messages;
-mod schedules;
 #[cfg(test)]
 mod test_partition;
 #[cfg(test)]
@@ -117,6 +117,8 @@ pub(crate) enum Outgoing {
     Query(WorkflowRef, QueryTask),
     /// The answer to a query.
     QueryAnswer { query_id: u64, answer: Result<Option<Payloads>, Rejection> },
+    /// Whether a batch job is to be worked on.
+    BatchJob(WorkflowRef, RunId, bool),
     /// How far an update has come.
     News(NewsTo, Result<UpdateStatus, CallError>),
 }

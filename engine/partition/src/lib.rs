@@ -9,6 +9,7 @@
 
 mod backlog;
 mod batch;
+mod batch_jobs;
 mod cache;
 mod clock;
 mod cluster;
@@ -20,6 +21,7 @@ mod history_pages;
 mod job;
 mod lead;
 mod load;
+mod machine;
 mod memory;
 mod outbox;
 mod owner;
@@ -49,6 +51,7 @@ use everlog_storage::GroupId;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use backlog::TaskRows;
+pub use batch_jobs::{BatchJobs, Running};
 pub use cluster::{Cluster, Leaders, OtherNodes};
 pub use faults::RowFaults;
 pub use history_pages::{HistoryPage, PageSize};
@@ -72,6 +75,8 @@ pub struct Dependencies {
     pub matching: MatchingHandle,
     /// Who waits for answers to queries.
     pub queries: Arc<Queries>,
+    /// The batch jobs that run here.
+    pub batch_jobs: BatchJobs,
     /// Namespaces by id.
     pub namespaces: Arc<dyn NamespaceSource>,
     /// Which partition holds which workflow.

@@ -3,10 +3,11 @@
 use std::sync::mpsc as std_mpsc;
 use std::thread;
 
+use everlog_kernel::batch_job::BatchJobRows;
 use everlog_kernel::rows::Suffix;
 use everlog_kernel::schedule::ScheduleRows;
 use everlog_kernel::state::{Current, Run, RunInfo};
-use everlog_kernel::{EntityKind, RunId, RunRow, RunRowKind, Schedule, Time, Workflow};
+use everlog_kernel::{BatchJob, EntityKind, RunId, RunRow, RunRowKind, Schedule, Time, Workflow};
 use everlog_model::{EntityRef, rows};
 use everlog_raft::{Group, LeadEpoch};
 use everlog_storage::keys::{self, KeyRange, OutboxKey};
@@ -14,6 +15,7 @@ use everlog_storage::state::{Direction, Row, StateError};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::machine::Machine;
 use super::outbox::{self, Delivery, OutboxPage};
 use super::wakes::{self, WakePage};
 
@@ -63,7 +65,7 @@ pub(crate) struct Loaded {
     pub(crate) with_current: bool,
     /// Runs that were asked for, whether they were found or not.
     pub(crate) asked: Vec<RunId>,
-    /// The workflow with the runs that were found, or the schedule, or why it cannot be read.
+    /// The workflow with the runs that were found, or the state machine, or why it cannot be read.
     pub(crate) found: Result<Found, String>,
     /// A message that was searched for, and whether it was found.
     pub(crate) search: Option<(MessageSearch, bool)>,
@@ -72,7 +74,7 @@ pub(crate) struct Loaded {
 /// An entity that was read.
 pub(crate) enum Found {
     Workflow(Workflow),
-    Schedule(Box<Schedule>),
+    Machine(Machine),
 }
 
 /// Rows that were read for a lead. One that arrives under another lead is of another time, and is dropped.
@@ -163,7 +165,12 @@ pub(crate) fn serve(group: &impl Rows, request: LoadRequest) -> Loaded {
     let LoadRequest { entity, runs, with_current, search } = request;
     let found = match entity.kind {
         EntityKind::Workflow => load_workflow(group, &entity, &runs, with_current).map(Found::Workflow),
-        EntityKind::Schedule => load_schedule(group, &entity).map(|schedule| Found::Schedule(Box::new(schedule))),
+        EntityKind::Schedule => {
+            load_schedule(group, &entity).map(|schedule| Found::Machine(Machine::Schedule(Box::new(schedule))))
+        }
+        EntityKind::BatchJob => {
+            load_batch_job(group, &entity).map(|job| Found::Machine(Machine::BatchJob(Box::new(job))))
+        }
     };
     let searched = search.map(|search| was_taken(group, &entity, &search).map(|taken| (search, taken))).transpose();
     let (found, search) = match searched {
@@ -191,12 +198,25 @@ fn was_taken(group: &impl Rows, entity: &EntityRef, search: &MessageSearch) -> R
     Ok(false)
 }
 
-fn load_schedule(group: &impl Rows, entity: &EntityRef) -> Result<Schedule, String> {
-    let get = |key: bytes::Bytes| group.get(&key).map_err(|error| error.to_string());
-    let Some(current) = get(entity.key().current())? else { return Ok(Schedule::new(&*entity.id)) };
-    let run_id = Current::from_row(&current).map_err(|error| error.to_string())?.run_id;
+/// Under which run id the rows of an entity stand, if it is there.
+fn current_run(group: &impl Rows, entity: &EntityRef) -> Result<Option<RunId>, String> {
+    let current = group.get(&entity.key().current()).map_err(|error| error.to_string())?;
+    let current = current.map(|row| Current::from_row(&row)).transpose().map_err(|error| error.to_string())?;
+    Ok(current.map(|current| current.run_id))
+}
+
+fn load_batch_job(group: &impl Rows, entity: &EntityRef) -> Result<BatchJob, String> {
+    let Some(run_id) = current_run(group, entity)? else { return Ok(BatchJob::new(&*entity.id)) };
     let key = entity.key().run(&run_id.0);
-    let row = |kind| get(rows::only_row(&key, kind));
+    let row = |kind| group.get(&rows::only_row(&key, kind)).map_err(|error| error.to_string());
+    let rows = BatchJobRows { asked: row(RunRowKind::BatchJob)?, progress: row(RunRowKind::BatchJobProgress)? };
+    BatchJob::from_rows(&*entity.id, run_id, rows).map_err(|error| error.to_string())
+}
+
+fn load_schedule(group: &impl Rows, entity: &EntityRef) -> Result<Schedule, String> {
+    let Some(run_id) = current_run(group, entity)? else { return Ok(Schedule::new(&*entity.id)) };
+    let key = entity.key().run(&run_id.0);
+    let row = |kind| group.get(&rows::only_row(&key, kind)).map_err(|error| error.to_string());
     let rows = ScheduleRows {
         made_of: row(RunRowKind::Schedule)?,
         progress: row(RunRowKind::ScheduleProgress)?,

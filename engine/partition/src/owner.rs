@@ -26,13 +26,10 @@ pub(crate) async fn run(mut event_loop: EventLoop, slot: GroupSlot, node: Arc<No
             Ok(End::Seeding) => {
                 event_loop.status.send_replace(Status::NotServing("its rows are being replaced".to_owned()));
                 // At once: the core is closed until then, and nothing has gone wrong.
-                match node.reopen_group(partition).await {
-                    Ok(group) => {
-                        *slot.write() = group;
-                        continue;
-                    }
-                    Err(error) => format!("its rows could not be replaced: {error}"),
+                if reopen(&node, &slot).await {
+                    continue;
                 }
+                "its rows could not be replaced".to_owned()
             }
             Ok(End::GroupStopped(reason)) => {
                 tracing::error!(%partition, reason, "the Raft group of a partition has died");
@@ -48,16 +45,27 @@ pub(crate) async fn run(mut event_loop: EventLoop, slot: GroupSlot, node: Arc<No
             break;
         }
         wait = (2 * wait).min(limits::FAILED_LEAD_WAIT_MAX);
-        match node.reopen_group(partition).await {
-            Ok(group) => {
-                *slot.write() = group;
-                wait = wait.max(Duration::from_secs(1));
-            }
-            Err(error) => tracing::error!(%partition, %error, "the Raft group of a partition cannot be opened"),
+        if reopen(&node, &slot).await {
+            wait = wait.max(Duration::from_secs(1));
         }
     }
     if let Some(stopped) = event_loop.stopped.take() {
         // Whoever stopped the partition may have gone.
         let _ = stopped.send(());
+    }
+}
+
+/// Opens a group again whose core is closed. Whether it is open.
+async fn reopen(node: &Node, slot: &GroupSlot) -> bool {
+    let partition = slot.read().id();
+    match node.reopen_group(partition).await {
+        Ok(group) => {
+            *slot.write() = group;
+            true
+        }
+        Err(error) => {
+            tracing::error!(%partition, %error, "the Raft group of a partition cannot be opened");
+            false
+        }
     }
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_cluster::{Formation, FormationOptions, NodeReceiver, TransportPeers};
-use everlog_model::NodeId;
+use everlog_meta::{Namespaces, NodeDisk};
+use everlog_model::{NodeId, limits};
 use everlog_raft::{Group, GroupReplica, GroupSlot, REPLICA_ID_MIN, ReplicaId};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, Founding, NodeIdentity};
@@ -38,6 +39,8 @@ pub struct ClusterOptions {
     pub initial_nodes: u32,
     /// How long a leader may be silent until another one is elected. Counts when the cluster is founded, and for ever.
     pub election_timeout: Duration,
+    /// What this node keeps and takes for replicas that were away.
+    pub catching_up: CatchingUp,
     /// Where other nodes are listened to.
     pub listen: SocketAddr,
     /// Where they dial this one, `host:port`.
@@ -46,11 +49,39 @@ pub struct ClusterOptions {
     pub tls: Option<TlsFiles>,
 }
 
+/// How replicas that were away get what they missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CatchingUp {
+    /// Log that is kept for them, bytes over all groups. One that was away for longer is seeded.
+    pub log_retain_bytes: u64,
+    /// Bytes a second at which a replica of this node is seeded at most.
+    pub seed_bytes_per_second: u64,
+}
+
+impl Default for CatchingUp {
+    fn default() -> CatchingUp {
+        CatchingUp {
+            log_retain_bytes: limits::CLUSTER_LOG_TAIL_BYTES,
+            seed_bytes_per_second: everlog_raft::NodeOptions::default().seed_bytes_per_second,
+        }
+    }
+}
+
+/// More than there are nodes.
+const REPLICAS_OF_A_DISK: u64 = 1 << 16;
+
+/// More than a node is started with one disk.
+const STARTS_OF_A_DISK: u32 = 1 << 20;
+
 /// The cluster of a node.
 #[derive(Clone)]
 pub(crate) struct Membership {
     pub(crate) me: NodeId,
+    /// How many disks of this node were lost before the one that it has.
+    disk: u32,
     pub(crate) founding: Founding,
+    formation: Arc<Formation>,
+    pub(crate) catching_up: CatchingUp,
     pub(crate) mesh: Mesh,
     /// Where the others dial this node.
     pub(crate) address: String,
@@ -59,7 +90,8 @@ pub(crate) struct Membership {
 impl Membership {
     /// Waits until the cluster is founded, with this node.
     pub(crate) async fn find(directory: &Arc<DataDirectory>, options: ClusterOptions) -> Result<Membership, NodeError> {
-        let ClusterOptions { name, seeds, initial_nodes, election_timeout, listen, advertise, tls } = options;
+        let ClusterOptions { name, seeds, initial_nodes, election_timeout, catching_up, listen, advertise, tls } =
+            options;
         let election_timeout_ms = u32::try_from(election_timeout.as_millis()).unwrap_or(u32::MAX);
         let founded = directory.founded()?;
         if founded.is_none() && directory.identity()?.is_some() {
@@ -108,11 +140,17 @@ impl Membership {
         if let Some(tls) = &tls {
             check_certificate(tls, Some(me))?;
         }
-        Ok(Membership { me: NodeId(me), founding, mesh, address })
+        let disk = founding.members[me as usize - 1].disk;
+        Ok(Membership { me: NodeId(me), disk, founding, formation, catching_up, mesh, address })
     }
 
     fn nodes(&self) -> impl Iterator<Item = NodeId> {
         (1..).map(NodeId).take(self.founding.members.len())
+    }
+
+    /// The data directories that the cluster was founded with.
+    pub(crate) fn founders(&self) -> Vec<uuid::Uuid> {
+        self.founding.members.iter().map(|member| member.directory_id).collect()
     }
 
     /// Where the other nodes are.
@@ -141,12 +179,35 @@ impl Membership {
 
     /// The replica of a group that is here.
     pub(crate) fn replica(&self, group: GroupId) -> GroupReplica {
-        GroupReplica { group, group_epoch: 1, replica: replica_of(self.me) }
+        GroupReplica { group, group_epoch: 1, replica: replica_of(self.me, self.disk) }
+    }
+
+    /// The replicas that a group should have, once these disks took the place of lost ones.
+    pub(crate) fn replicas(&self, group: GroupId, disks: &BTreeMap<NodeId, NodeDisk>) -> BTreeMap<ReplicaId, NodeId> {
+        let disk = |node: &NodeId| disks.get(node).map_or(0, |disk| disk.number);
+        self.voters(group).into_iter().map(|node| (replica_of(node, disk(&node)), node)).collect()
+    }
+
+    /// Whether this node's disk took the place of one that was lost. The groups are founded, then, and others tell it of them.
+    pub(crate) fn has_new_disk(&self) -> bool {
+        self.disk > 0
+    }
+
+    /// Tells data directories that took the place of lost disks whose they are, as the metadata say.
+    pub(crate) fn admit(&self, namespaces: &Arc<Namespaces>) {
+        let namespaces = Arc::clone(namespaces);
+        self.formation.admit(Box::new(move |directory_id| {
+            let disks = namespaces.disks();
+            let (node, disk) = disks.iter().find(|(_, disk)| disk.directory_id == directory_id)?;
+            Some((*node, disk.number))
+        }));
     }
 
     /// Connects to the other nodes. What they send goes to `raft`'s groups and to whatever is attached to `peers`.
     pub(crate) fn join(&self, identity: &NodeIdentity, raft: &everlog_raft::Node, peers: &Arc<TransportPeers>) {
-        let me = Identity { cluster_id: identity.cluster_id, node_id: self.me, start_count: identity.start_count };
+        // The starts of a new disk come after all of the one before it.
+        let start_count = self.disk.saturating_mul(STARTS_OF_A_DISK).saturating_add(identity.start_count);
+        let me = Identity { cluster_id: identity.cluster_id, node_id: self.me, start_count };
         let known = self.nodes().zip(&self.founding.members).map(|(node, member)| KnownNode {
             node_id: node.0,
             // Wherever it says it is itself counts more.
@@ -168,7 +229,7 @@ impl Membership {
             for group in missing {
                 let voters = self.voters(group.id());
                 if voters.first() == Some(&self.me) || started.elapsed() > FOUND_WAIT {
-                    let voters: BTreeMap<_, _> = voters.into_iter().map(|node| (replica_of(node), node)).collect();
+                    let voters: BTreeMap<_, _> = voters.into_iter().map(|node| (replica_of(node, 0), node)).collect();
                     group.found(&voters).await?;
                 }
             }
@@ -194,8 +255,9 @@ fn timing(election_timeout_ms: u32) -> Timing {
     Timing { ping_interval: silence_max / 5, silence_max, ..Timing::default() }
 }
 
-fn replica_of(node: NodeId) -> ReplicaId {
-    REPLICA_ID_MIN + u64::from(node.0)
+/// A disk that is lost takes its replicas with it: no id is used twice.
+fn replica_of(node: NodeId, disk: u32) -> ReplicaId {
+    REPLICA_ID_MIN + u64::from(node.0) + REPLICAS_OF_A_DISK * u64::from(disk)
 }
 
 /// Whether nodes may talk to each other in the clear: only on one machine.

@@ -23,7 +23,7 @@ use everlog_matching::query_waiters::Queries;
 use everlog_matching::{Backlog, Homes, Matching, MatchingHandle};
 use everlog_meta::{MetaError, Namespaces};
 use everlog_model::{DiskRoom, InForce, NamespaceSource, NodeId, OneNode, SlotSource, SlotTable, limits};
-use everlog_partition::{Cluster, Dependencies, Leaders, Router, RowFaults, TaskRows};
+use everlog_partition::{BatchJobs, Cluster, Dependencies, Leaders, Router, RowFaults, TaskRows};
 use everlog_raft::{Group, GroupReplica, GroupSlot, Leadership, NodeInfo, NodeOptions};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, DirectoryError, NodeIdentity};
@@ -36,6 +36,7 @@ use parking_lot::RwLock;
 use crate::descriptors::Descriptors;
 use crate::disk::{self, DiskWatch};
 use crate::membership::{ClusterOptions, Membership};
+use crate::new_disks;
 use crate::settings::{DataLocation, Settings, follow};
 use crate::{memory, telemetry};
 
@@ -131,6 +132,8 @@ pub struct Node {
     pub namespaces: Arc<Namespaces>,
     /// Who waits for answers to queries.
     pub queries: Arc<Queries>,
+    /// The batch jobs that run here.
+    pub batch_jobs: BatchJobs,
     /// The other nodes, if there are any.
     pub nodes: Option<Arc<Nodes>>,
     /// What operators see and steer.
@@ -221,9 +224,14 @@ impl Node {
                 membership.join(&identity, &raft, &peers);
                 let all: Vec<_> = groups.iter().chain([&meta]).cloned().collect();
                 if !identity.is_bootstrapped {
-                    membership.found_groups(&all).await?;
+                    if !membership.has_new_disk() {
+                        membership.found_groups(&all).await?;
+                    }
                     directory.finish_bootstrap()?;
                 }
+                membership.admit(&namespaces);
+                let following = new_disks::follow(membership.clone(), Arc::clone(&namespaces), all);
+                tasks.push(spawn(following));
                 found_slots(&namespaces, membership.founding.partitions).await?;
                 let leaders = GroupLeaders::new(me, groups.iter().cloned());
                 let neighbours = Neighbours { me, leaders: Arc::clone(&leaders) as _, peers };
@@ -238,9 +246,11 @@ impl Node {
             leaders.set_nodes(nodes);
         }
         let queries = Arc::new(Queries::new());
+        let batch_jobs = BatchJobs::default();
         let dependencies = Dependencies {
             matching: matching.clone(),
             queries: Arc::clone(&queries),
+            batch_jobs: batch_jobs.clone(),
             namespaces: source,
             slots: Arc::clone(&namespaces) as _,
             cluster: cluster.clone(),
@@ -258,8 +268,8 @@ impl Node {
         let leads = Leads::new(me, all, voters, transport);
         if let Some(nodes) = &nodes {
             nodes.set_leads(&leads);
+            tasks.push(spawn(Arc::clone(&leads).spread()));
         }
-        tasks.push(spawn(Arc::clone(&leads).spread()));
         let operations = Operations::new(OperationsParts {
             about: about(&identity, membership.as_ref()),
             leads,
@@ -269,12 +279,15 @@ impl Node {
                 None => Box::new(Default::default),
             },
             disk: disk::figures(&directory),
+            namespaces: Arc::clone(&namespaces),
+            founders: membership.iter().flat_map(|membership| membership.founders()).collect(),
         });
         Ok(Node {
             router,
             matching,
             namespaces,
             queries,
+            batch_jobs,
             nodes,
             operations,
             raft,
@@ -407,6 +420,7 @@ pub async fn run(
         matching: node.matching.clone(),
         namespaces: Arc::clone(&node.namespaces),
         queries: Arc::clone(&node.queries),
+        batch_jobs: node.batch_jobs.clone(),
         config: Arc::clone(&config),
         cluster_id: node.cluster_id(),
         request_bytes_max: settings.listen.request_bytes_max,
@@ -562,7 +576,8 @@ fn raft_options(membership: Option<&Membership>) -> NodeOptions {
         election_timeout_max: 2 * election_timeout,
         node: NodeInfo::of(membership.me),
         cluster_name: membership.founding.name.clone(),
-        log_tail_bytes: limits::CLUSTER_LOG_TAIL_BYTES,
+        log_tail_bytes: membership.catching_up.log_retain_bytes,
+        seed_bytes_per_second: membership.catching_up.seed_bytes_per_second,
         ..NodeOptions::default()
     }
 }

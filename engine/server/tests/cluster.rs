@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests, too")]
 
+#[path = "cluster/batch_jobs.rs"]
+mod batch_jobs;
 mod harness;
 
 use std::fs::File;

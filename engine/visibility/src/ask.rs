@@ -16,6 +16,8 @@ pub enum Ask {
     Query(String),
     /// Schedules that a query names.
     Schedules(String),
+    /// Batch jobs that a query names. Clients cannot ask one.
+    BatchJobs(String),
     /// Those that are open, by a filter.
     Open(Box<ListOpenWorkflowExecutionsRequest>),
     /// Those that are closed, by a filter.
@@ -23,15 +25,19 @@ pub enum Ask {
 }
 
 impl Ask {
-    /// The lists that it is asked of: those of a namespace's workflows, or those of its schedules.
-    pub fn lists(&self, namespace: &Arc<Namespace>) -> Arc<Namespace> {
+    /// What is asked for.
+    fn kind(&self) -> EntityKind {
         match self {
-            Ask::Schedules(_) => {
-                let id = rows::listed_under(namespace.id, EntityKind::Schedule);
-                Arc::new(Namespace { id, ..(**namespace).clone() })
-            }
-            Ask::Query(_) | Ask::Open(_) | Ask::Closed(_) => Arc::clone(namespace),
+            Ask::Query(_) | Ask::Open(_) | Ask::Closed(_) => EntityKind::Workflow,
+            Ask::Schedules(_) => EntityKind::Schedule,
+            Ask::BatchJobs(_) => EntityKind::BatchJob,
         }
+    }
+
+    /// The lists that it is asked of: those of a namespace's workflows, or those of something else in it.
+    pub fn lists(&self, namespace: &Arc<Namespace>) -> Arc<Namespace> {
+        let id = rows::listed_under(namespace.id, self.kind());
+        if id == namespace.id { Arc::clone(namespace) } else { Arc::new(Namespace { id, ..(**namespace).clone() }) }
     }
 
     /// Reads it, in a namespace with search attributes of these types.
@@ -41,7 +47,7 @@ impl Ask {
     /// [`VisibilityError::InvalidArgument`] if it cannot be read.
     pub fn read(&self, types: &SearchAttributeTypes) -> Result<Query, VisibilityError> {
         match self {
-            Ask::Query(query) => Query::parse(query, types),
+            Ask::Query(query) | Ask::BatchJobs(query) => Query::parse(query, types),
             Ask::Schedules(query) => schedules(query, types),
             Ask::Open(request) => open_query(request),
             Ask::Closed(request) => closed_query(request),

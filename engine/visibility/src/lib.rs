@@ -39,6 +39,7 @@ pub use filter::{Comparison, Filter, Query, Value};
 pub use legacy::{closed_query, open_query};
 pub use list::{Page, Position, count, counted, decode_token, list, only_workflow, page_size};
 pub use record::Record;
+pub use syntax::malformed_condition;
 pub use tallies::{ByStatus, Tallies, add};
 pub use times::Moment;
 pub use workers::WorkerQuery;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use everlog_kernel::Namespace;
@@ -11,8 +11,9 @@ use everlog_proto::api::common::v1::Payload;
 use everlog_proto::api::workflowservice::v1::CountWorkflowExecutionsResponse;
 use everlog_proto::api::workflowservice::v1::count_workflow_executions_response::AggregationGroup;
 use everlog_raft::{Group, ReadConsistency};
+use everlog_storage::Watch;
 use everlog_storage::keys::{KeyRange, after, visibility_range};
-use everlog_storage::state::Row;
+use everlog_storage::state::{Row, RowsView, Visitor};
 use futures::future::try_join_all;
 
 use super::field::status_name;
@@ -91,7 +92,8 @@ pub async fn list(
     confirm(&groups).await?;
     let ranges = behind(plan::bound(query.filter.as_ref()).ranges(namespace.id), namespace, after);
     let filter = Arc::new(query.filter);
-    let scans = groups.iter().map(|group| Scan::new(rows(group), ranges.clone(), filter.clone())).collect();
+    let scans =
+        groups.iter().map(|group| Scan::new(fixed_rows(group, &ranges), ranges.clone(), filter.clone())).collect();
     let (rows, has_more) = page(scans, limit).await?;
     let runs = rows.into_iter().map(|(key, record)| Some((position_of(&key)?, record))).collect::<Option<_>>();
     let runs = runs.ok_or_else(|| VisibilityError::Internal("a visibility row without a position".to_owned()))?;
@@ -149,6 +151,23 @@ fn group(status: i64, count: i64) -> AggregationGroup {
     AggregationGroup { group_values: vec![payload], count }
 }
 
+/// The rows in `ranges` as they are when they are read first. A run that closes meanwhile changes its place, and would be seen twice.
+fn fixed_rows(group: &Group, ranges: &[KeyRange]) -> Rows {
+    let (viewed, ranges, view) = (group.clone(), ranges.to_vec(), OnceLock::<Box<dyn RowsView>>::new());
+    let visit = move |range: &KeyRange, visit: Visitor<'_>| {
+        let view = match view.get() {
+            Some(view) => view,
+            None => {
+                let taken = viewed.view(&ranges)?;
+                view.get_or_init(|| taken)
+            }
+        };
+        view.visit(&range.start[..]..&range.end[..], visit)
+    };
+    Rows { visit: Arc::new(visit), ..rows(group) }
+}
+
+/// The rows as they are.
 fn rows(group: &Group) -> Rows {
     let (visited, watched) = (group.clone(), group.clone());
     Rows {
@@ -233,6 +252,9 @@ fn share(missing: usize, sources: usize) -> usize {
     missing.min(even + 2 * even.isqrt() + 2)
 }
 
+/// How often runs are counted until they have not changed meanwhile. Where they always do, a count is of no moment.
+const COUNT_TIMES_MAX: usize = 4;
+
 /// The rows of a partition that match, by status.
 async fn count_by_status(
     tallies: Arc<Tallies>,
@@ -241,15 +263,23 @@ async fn count_by_status(
     ranges: Vec<KeyRange>,
     filter: Arc<Option<Filter>>,
 ) -> Result<ByStatus, VisibilityError> {
-    let (mut total, unknown) = tallies.known(&key, ranges);
-    let mut scan = Scan::new(rows, unknown, filter);
-    while scan.next_range().is_some() {
-        let segment;
-        (scan, segment) = step(move || count_segment(scan)).await?;
-        add(&mut total, &segment.by_status);
-        tallies.remember(&key, segment, &scan.rows);
+    let mut times = 0;
+    loop {
+        let watches: Vec<_> = ranges.iter().map(|range| (rows.watch)(range)).collect();
+        let (mut total, unknown) = tallies.known(&key, ranges.clone());
+        let mut scan = Scan::new(rows.clone(), unknown, filter.clone());
+        while scan.next_range().is_some() {
+            let segment;
+            (scan, segment) = step(move || count_segment(scan)).await?;
+            add(&mut total, &segment.by_status);
+            tallies.remember(&key, segment, &scan.rows);
+        }
+        times += 1;
+        // A run that closed meanwhile may be counted twice. What is known already is not read again.
+        if times == COUNT_TIMES_MAX || !watches.iter().any(Watch::is_changed) {
+            return Ok(total);
+        }
     }
-    Ok(total)
 }
 
 /// Counts as many rows as a step examines. Blocks.

@@ -140,6 +140,29 @@ fn malformed(text: &str, end: usize, near: Option<String>) -> QueryError {
     QueryError::Malformed { position: before + end + 1, near }
 }
 
+/// What keeps a text from being read as a condition, as Temporal tells it of batch jobs: there its parser has the text at the end of another
+/// statement than where it lists. What can be read and makes no sense is none of this.
+pub fn malformed_condition(text: &str) -> Option<String> {
+    const STATEMENT: &str = "select * from dummy where ";
+    let trimmed = text.trim();
+    if trimmed.is_empty() {
+        return None;
+    }
+    let (end, near) = if is_condition(trimmed) {
+        let Err(QueryError::Malformed { position, near }) = parse(trimmed) else { return None };
+        let QueryError::Malformed { position: begin, .. } = malformed(trimmed, 0, None) else { return None };
+        (position - begin, near)
+    } else {
+        let (first, _) = trimmed.split_once(' ').unwrap_or((trimmed, ""));
+        (first.len(), Some(first.to_ascii_lowercase()))
+    };
+    // What is missing is missing behind the last blank.
+    let (before, after) = (text.len() - text.trim_start().len(), text.len() - text.trim_end().len());
+    let blanks = if end == trimmed.len() && near.is_none() { before + after } else { before };
+    let problem = QueryError::Malformed { position: STATEMENT.len() + blanks + end + 1, near };
+    problem.to_string().strip_prefix("malformed SQL query: ").map(str::to_owned)
+}
+
 /// Whether a query begins with a condition, if with anything.
 fn is_condition(text: &str) -> bool {
     let starts_with = |words: &str| text.get(..words.len()).is_some_and(|start| start.eq_ignore_ascii_case(words));

@@ -134,6 +134,7 @@ fn what_lists_and_workers_ask_is_what_it_always_was() {
     check(&request(Wanted::Open(id(1))), "0a020707 12020102 22020101 32020505 380a");
     check(&request(Wanted::Closed(id(1))), "0a020707 12020102 2a020101 32020505 380a");
     check(&request(Wanted::Schedules("x".to_owned())), "0a020707 12020102 420178 32020505 380a");
+    check(&request(Wanted::BatchJobs("x".to_owned())), "0a020707 12020102 4a0178 32020505 380a");
     let runs = vec![VisibleRun { position: id(1), record: id(2) }];
     check(&VisibilityPageResponse { runs, has_more: true }, "0a08 0a020101 12020202 1001");
     let counts = vec![StatusCount { status: 1, count: 2 }];
@@ -152,8 +153,11 @@ fn what_lists_and_workers_ask_is_what_it_always_was() {
 #[test]
 fn what_operators_want_is_what_it_always_was() {
     let transfers = vec![SteeredTransfer { group: 3, to_node: 2 }];
-    let steered = SteerRequest { is_draining: Some(false), kept: vec![1, 300], released: vec![4], transfers };
+    let steered =
+        SteerRequest { is_draining: Some(false), kept: vec![1, 300], released: vec![4], transfers, new_disk: None };
     check(&steered, "0800 1203 01ac02 1a01 04 2204 0803 1002");
+    let new_disk = NewDisk { node: 3, directory_id: Bytes::from_static(&[1, 2]) };
+    check(&SteerRequest { new_disk: Some(new_disk), ..SteerRequest::default() }, "2a06 0803 1202 0102");
     let node = crate::cluster::Node { node_id: 2, ..crate::cluster::Node::default() };
     let group = crate::cluster::Group { group_id: 5, leader: 2, ..crate::cluster::Group::default() };
     check(&NodeReport { node: Some(node), groups: vec![group] }, "0a02 0802 1204 0805 1802");

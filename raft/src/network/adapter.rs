@@ -78,6 +78,10 @@ impl GroupNetwork {
         pins: LogPins,
     ) -> GroupNetwork {
         let label = me.group.to_string();
+        metrics::describe_counter!(
+            "everlog_raft_followers_beyond_log_total",
+            "How often a follower needed entries that are gone, and was asked to seed itself with rows."
+        );
         let beyond_log = metrics::counter!("everlog_raft_followers_beyond_log_total", "group" => label);
         GroupNetwork { me, transport, seed_sources, pins, beyond_log }
     }

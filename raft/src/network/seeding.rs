@@ -33,7 +33,7 @@ use super::receive::read;
 use super::wire::{Address, decode, encode};
 use crate::encoding::{self, LogIdRecord, VoteRecord, read_record, write_record};
 use crate::group::Group;
-use crate::node::OpenGroups;
+use crate::node::{OpenGroups, blocking};
 use crate::seed::{Next, ReadySeed, SeedSources, Seeding};
 use crate::snapshot::GroupSnapshot;
 use crate::types::{CommittedLeaderId, GroupReplica, LogId, NodeInfo, ReplicaId, TypeConfig, Vote};
@@ -264,7 +264,7 @@ impl Parts {
         position: Vec<u8>,
     ) -> Result<(Box<dyn StagedRows>, u64, u64), String> {
         let state = self.state.clone();
-        let mut staged = blocking(move || state.stage(group, &position).map_err(text)).await?;
+        let mut staged = blocking(move || state.stage(group, &position)).await.map_err(text)?;
         let (mut totals, mut bytes, mut after) = (Totals::default(), 0, None::<Bytes>);
         let started = tokio::time::Instant::now();
         loop {
@@ -287,9 +287,10 @@ impl Parts {
                 let (rows, counted) = export::read_chunk(&chunk).map_err(text)?;
                 let last = rows.last().map(|(key, _)| key.clone());
                 staged.add(rows).map_err(text)?;
-                Ok((staged, counted, last))
+                Ok::<_, String>((staged, counted, last))
             })
-            .await?;
+            .await
+            .map_err(text)?;
             totals.add(counted);
             after = Some(last.ok_or("a chunk without rows")?);
             tokio::time::sleep_until(
@@ -298,10 +299,6 @@ impl Parts {
             .await;
         }
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
-    tokio::task::spawn_blocking(work).await.map_err(text)?
 }
 
 fn text(error: impl std::fmt::Display) -> String {

@@ -142,6 +142,16 @@ impl Mesh {
         }
     }
 
+    /// The data directory that a member has from now on, whatever it had before. Connections with another one of that node end.
+    pub fn set_directory(&self, node: NodeId, directory_id: uuid::Uuid) {
+        let mut state = self.0.state.write();
+        let Some(peer) = state.peers.get_mut(&node) else { return };
+        let before = peer.directory_id.replace(directory_id);
+        if before.is_some_and(|before| before != directory_id) {
+            peer.lanes.values().for_each(|outgoing| outgoing.connection.close());
+        }
+    }
+
     /// Where the other members were last.
     pub fn known(&self) -> Vec<KnownNode> {
         self.0.state.read().peers.values().map(|peer| peer.known.clone()).collect()
@@ -324,7 +334,11 @@ impl Mesh {
         if let Some(hello) = &reply.hello {
             self.learn_all(hello);
         }
-        welcome(reply)?;
+        let hello = welcome(reply)?;
+        let known = self.0.state.read().peers.get(&node).and_then(|peer| peer.directory_id);
+        if known.is_some_and(|known| known.as_bytes() != &hello.directory_id[..]) {
+            return Err(io::Error::other(format!("node {node} has another data directory there")));
+        }
         Ok((Connection::new(self.next_connection(), node), io))
     }
 

@@ -52,6 +52,8 @@ pub struct FoundingMember {
     pub directory_id: uuid::Uuid,
     /// Where other nodes dial it, `host:port`.
     pub address: String,
+    /// How many disks of that node were lost before this one. In the directory of a node that took the place of one, of itself.
+    pub disk: u32,
 }
 
 /// What a node answers to a proposal.
@@ -77,8 +79,9 @@ impl Founding {
             "cluster {cluster_id}\nname {name}\nproposer {proposer}\nattempt {attempt}\npartitions {partitions}\n\
              election_timeout_ms {election_timeout_ms}\n"
         );
-        for FoundingMember { directory_id, address } in members {
-            text.push_str(&format!("member {directory_id} {address}\n"));
+        for FoundingMember { directory_id, address, disk } in members {
+            let disk = if *disk == 0 { String::new() } else { format!(" {disk}") };
+            text.push_str(&format!("member {directory_id} {address}{disk}\n"));
         }
         text
     }
@@ -93,8 +96,10 @@ impl Founding {
         let number = |name: &str| value(name).and_then(|number| number.parse().ok()).filter(|number| *number > 0);
         let id = |name: &str| value(name).and_then(|id| id.parse().ok());
         let member = |line: &str| {
-            let (directory_id, address) = line.split_once(' ')?;
-            Some(FoundingMember { directory_id: directory_id.parse().ok()?, address: address.to_owned() })
+            let mut words = line.split(' ');
+            let (directory_id, address) = (words.next()?.parse().ok()?, words.next()?.to_owned());
+            let disk = words.next().map_or(Some(0), |disk| disk.parse().ok())?;
+            words.next().is_none().then_some(FoundingMember { directory_id, address, disk })
         };
         let members = text.lines().filter_map(|line| line.strip_prefix("member ")).take(MEMBERS_MAX + 1).map(member);
         let members: Vec<_> = members.collect::<Option<_>>().ok_or("a member is no \"member <uuid> <host:port>\"")?;
@@ -195,7 +200,8 @@ mod tests {
     }
 
     fn founding(proposer: u128, attempt: u32) -> Founding {
-        let member = |number| FoundingMember { directory_id: id(number), address: format!("10.0.0.{number}:7235") };
+        let member =
+            |number| FoundingMember { directory_id: id(number), address: format!("10.0.0.{number}:7235"), disk: 0 };
         let members = [3, 1, 2].map(member).to_vec();
         Founding {
             cluster_id: id(9),
@@ -220,6 +226,16 @@ mod tests {
         }
         Founding::decode(&text.replace("member", "membre")).unwrap_err();
         Founding::decode(&text.replace(" 10.0.0.2:7235", "")).unwrap_err();
+        Founding::decode(&text.replace(" 10.0.0.2:7235", " 10.0.0.2:7235 x")).unwrap_err();
+        Founding::decode(&text.replace(" 10.0.0.2:7235", " 10.0.0.2:7235 1 2")).unwrap_err();
+    }
+
+    #[test]
+    fn a_disk_that_took_the_place_of_a_lost_one_is_counted() {
+        let mut written = founding(1, 2);
+        written.members[1].disk = 2;
+        assert!(written.encode().contains("10.0.0.1:7235 2\n"));
+        assert_eq!(Founding::decode(&written.encode()), Ok(written));
     }
 
     #[test]

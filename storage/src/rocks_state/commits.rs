@@ -25,6 +25,7 @@ impl RocksState {
         batches: &[RowBatch],
     ) -> Result<Attempt, StateError> {
         let (batch, rows) = self.write_batch(group, applied, batches)?;
+        let _committing = self.memory.commits.begin(group);
         match self.write(batch, rows, options) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Incomplete => return Ok(Attempt::WouldBlock),

@@ -104,6 +104,17 @@ impl Gaps {
     }
 }
 
+/// What `range` has of parts that lie in order.
+pub(super) fn within<'a>(parts: &'a [KeyRange], range: Range<&'a [u8]>) -> impl Iterator<Item = KeyRange> + 'a {
+    let first = parts.partition_point(|part| part.end <= range.start);
+    let clipped = move |part: &KeyRange| {
+        let start = if part.start < range.start { Bytes::copy_from_slice(range.start) } else { part.start.clone() };
+        let end = if part.end > range.end { Bytes::copy_from_slice(range.end) } else { part.end.clone() };
+        (start < end).then_some(start..end)
+    };
+    parts[first..].iter().map_while(clipped)
+}
+
 /// Adds a gap to those that are known, which lie in order and apart from each other. One that touches others becomes one with them.
 fn add(known: &mut Vec<Gap>, mut gap: Gap) {
     let first = known.partition_point(|other| other.range.end < gap.range.start);
@@ -167,6 +178,19 @@ mod tests {
         assert_eq!(parts(&gaps, "a", "z"), "a..b h..z ");
         gaps.replaced(A);
         assert_eq!(parts(&gaps, "a", "z"), "a..z ");
+    }
+
+    #[test]
+    fn a_range_has_its_share_of_the_parts() {
+        let part = |range: &str| gap(range, 0).range;
+        let parts = ["b..d", "f..h", "m..n"].map(part);
+        let found = |start: &str, end: &str| -> Vec<_> { within(&parts, start.as_bytes()..end.as_bytes()).collect() };
+        assert_eq!(found("a", "z"), parts);
+        assert_eq!(found("c", "g"), [part("c..d"), part("f..g")]);
+        assert_eq!(found("d", "f"), []);
+        assert_eq!(found("h", "mm"), [part("m..mm")]);
+        assert_eq!(found("n", "z"), []);
+        assert_eq!(found("c", "c"), []);
     }
 
     #[test]

@@ -1,78 +1,15 @@
-//! Iterators over rows, and snapshots.
+//! Iterators over rows.
 
 use std::ops::{ControlFlow, Range};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
-use rocksdb::{DB, DBRawIterator, ReadOptions, Snapshot};
+use rocksdb::{DBRawIterator, ReadOptions};
 
 use super::gaps::{GAP_ROWS_MIN, Gap};
-use super::{APPLIED, GROUP_BYTES, ROWS_END, engine_key, rows_within, state_error};
-use crate::GroupId;
+use super::{GROUP_BYTES, state_error};
 use crate::keys::{KeyRange, after};
-use crate::state::{Direction, Row, StateError, StateSnapshot, Visitor};
-
-/// A RocksDB snapshot that keeps its database open.
-pub(super) struct RocksSnapshot {
-    // Before `_db`: fields are dropped in the order of their declaration.
-    snapshot: Snapshot<'static>,
-    _db: Arc<DB>,
-    group: GroupId,
-    applied: Option<Bytes>,
-}
-
-impl RocksSnapshot {
-    #[allow(unsafe_code)]
-    pub(super) fn take(db: Arc<DB>, group: GroupId) -> Result<RocksSnapshot, StateError> {
-        // SAFETY: the snapshot borrows the `DB` behind the `Arc`, which does not move and which lives until `_db` is dropped,
-        // after the snapshot. The borrow never leaves this struct: `snapshot` is private and handed out only for the lifetime
-        // of `&self`.
-        let borrowed: &'static DB = unsafe { &*Arc::as_ptr(&db) };
-        let snapshot = borrowed.snapshot();
-        let applied = snapshot.get(engine_key(group, APPLIED)).map_err(state_error)?.map(Bytes::from);
-        Ok(RocksSnapshot { snapshot, _db: db, group, applied })
-    }
-}
-
-impl StateSnapshot for RocksSnapshot {
-    fn applied(&self) -> Option<Bytes> {
-        self.applied.clone()
-    }
-
-    fn rows(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StateError> {
-        let mut rows = Vec::new();
-        if limit > 0 {
-            self.visit(after, &mut |key, value| {
-                rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-                if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            })?;
-        }
-        Ok(rows)
-    }
-
-    fn visit(&self, after: Option<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError> {
-        let after = after.unwrap_or(&[]);
-        let range = rows_within(self.group, after, &[ROWS_END]);
-        if range.is_empty() {
-            return Ok(());
-        }
-        let mut options = bounded(range);
-        // A snapshot is read once, front to back: it must not push the working set out of the cache.
-        options.fill_cache(false);
-        options.set_readahead_size(2 << 20);
-        let mut rows = self.snapshot.raw_iterator_opt(options);
-        rows.seek_to_first();
-        while let Some((key, value)) = rows.item() {
-            let key = &key[GROUP_BYTES..];
-            if key > after && visit(key, value).is_break() {
-                return Ok(());
-            }
-            rows.next();
-        }
-        rows.status().map_err(state_error)
-    }
-}
+use crate::state::{Direction, Row, StateError, Visitor};
 
 /// Shows the rows between the iterator's bounds, which are those of `part`, to `visit`, and notes in `gaps` what lay between them: at the
 /// front and at the end in any case, since it may make a gap longer that is known already.

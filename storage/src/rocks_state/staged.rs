@@ -112,6 +112,7 @@ impl StagedRows for RocksStaged {
         self.write_rows()?;
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
+        let _committing = self.remembered.commits.begin(self.group);
         self.db.ingest_external_file_opts(&options, self.files.clone()).map_err(state_error)?;
         self.remembered.replaced(self.group);
         Ok(())

@@ -28,9 +28,9 @@
 
 use bytes::Bytes;
 
-use super::lz4;
 use crate::GroupId;
 use crate::log::LogRecord;
+use crate::lz4;
 
 pub(super) const HEADER_BYTES: usize = 32;
 const MAGIC: [u8; 4] = *b"EVLS";

@@ -1,7 +1,7 @@
 //! The rows that can crash.
 
 use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow, Range};
+use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,9 +9,10 @@ use parking_lot::{Condvar, Mutex};
 
 use super::random_upto;
 use crate::GroupId;
+use crate::keys::KeyRange;
 use crate::state::{
-    Attempt, Direction, Row, RowBatch, RowChange, StagedRows, StateEngine, StateError, StateSnapshot, StateStats,
-    Visitor, check_row_key, out_of_order,
+    Attempt, Direction, Row, RowBatch, RowChange, RowsView, StagedRows, StateEngine, StateError, StateSnapshot,
+    StateStats, Visitor, check_row_key, out_of_order,
 };
 use crate::watch::{Follow, Wake, Watch, Watches};
 
@@ -211,18 +212,8 @@ impl StateEngine for CrashState {
         })
     }
 
-    fn visit(&self, group: GroupId, range: Range<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError> {
-        if range.is_empty() {
-            return Ok(());
-        }
-        let group = self.group(group)?;
-        let rows = group.rows.range::<[u8], _>((Bound::Included(range.start), Bound::Excluded(range.end)));
-        for (key, value) in rows {
-            if let ControlFlow::Break(()) = visit(key, value) {
-                break;
-            }
-        }
-        Ok(())
+    fn view(&self, group: GroupId, _ranges: &[KeyRange]) -> Result<Box<dyn RowsView>, StateError> {
+        Ok(Box::new(CrashSnapshot(self.group(group)?)))
     }
 
     fn watch(&self, group: GroupId, range: Range<&[u8]>) -> Watch {
@@ -341,16 +332,24 @@ impl StateSnapshot for CrashSnapshot {
         self.0.applied.clone()
     }
 
-    fn rows(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StateError> {
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let rows = self.0.rows.range::<[u8], _>((start, Bound::Unbounded));
-        let rows = rows.map(|(key, value)| (key.clone(), value.clone()));
-        Ok(rows.take(limit).collect())
-    }
-
     fn visit(&self, after: Option<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         for (key, value) in self.0.rows.range::<[u8], _>((start, Bound::Unbounded)) {
+            if visit(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RowsView for CrashSnapshot {
+    fn visit(&self, range: Range<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let rows = self.0.rows.range::<[u8], _>((Bound::Included(range.start), Bound::Excluded(range.end)));
+        for (key, value) in rows {
             if visit(key, value).is_break() {
                 break;
             }

@@ -142,7 +142,9 @@ fn runs(kind: ServerKind, workload: &Workload) -> bool {
     match kind {
         ServerKind::Restate => restate::WORKLOADS.contains(&workload.name),
         ServerKind::TemporalMemory => workload.name != "kill-nine",
-        ServerKind::Everlog | ServerKind::EverlogBefore | ServerKind::TemporalFile => true,
+        ServerKind::Everlog | ServerKind::EverlogThreeNodes | ServerKind::EverlogBefore | ServerKind::TemporalFile => {
+            true
+        }
     }
 }
 

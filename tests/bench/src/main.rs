@@ -205,6 +205,7 @@ async fn run(args: RunArgs) -> Result<bool, BenchError> {
                 data_dir: args.data_dir,
                 metrics: args.metrics,
                 strace: args.strace,
+                others: Vec::new(),
                 probe_dir: args.directory.clone(),
             };
             Session::with_target(address, args.namespace, target, progress.clone())

@@ -36,6 +36,8 @@ pub(crate) struct Target {
     pub(crate) metrics: Option<String>,
     /// Count fsyncs with strace. Costs so much that CPU and latency are then left out.
     pub(crate) strace: bool,
+    /// The other nodes of its cluster, whose use counts as its own: process id, and URL of the Prometheus endpoint.
+    pub(crate) others: Vec<(u32, String)>,
     /// Directory for the fdatasync probe; on the file system of the data.
     pub(crate) probe_dir: PathBuf,
 }
@@ -139,11 +141,19 @@ struct Snapshot {
 
 impl Snapshot {
     async fn take(target: &Target) -> Result<Self, BenchError> {
-        let counters = match &target.metrics {
+        let mut whole = Snapshot::of(target.pid, target.metrics.as_deref()).await?;
+        for (pid, metrics) in &target.others {
+            whole.add(Snapshot::of(Some(*pid), Some(metrics)).await?);
+        }
+        Ok(whole)
+    }
+
+    async fn of(pid: Option<u32>, metrics: Option<&str>) -> Result<Self, BenchError> {
+        let counters = match metrics {
             Some(url) => counters(&String::from_utf8_lossy(&http::get(url).await?.body)),
             None => HashMap::new(),
         };
-        let Some(pid) = target.pid else {
+        let Some(pid) = pid else {
             return Ok(Snapshot { cpu_s: None, write_bytes: None, rss_bytes: None, wakeups: None, counters });
         };
         Ok(Snapshot {
@@ -154,6 +164,17 @@ impl Snapshot {
             wakeups: wakeups(pid),
             counters,
         })
+    }
+
+    fn add(&mut self, other: Snapshot) {
+        let sum = |one: Option<u64>, other: Option<u64>| one.zip(other).map(|(one, other)| one + other);
+        self.cpu_s = self.cpu_s.zip(other.cpu_s).map(|(one, other)| one + other);
+        self.write_bytes = sum(self.write_bytes, other.write_bytes);
+        self.rss_bytes = sum(self.rss_bytes, other.rss_bytes);
+        self.wakeups = sum(self.wakeups, other.wakeups);
+        for (name, value) in other.counters {
+            *self.counters.entry(name).or_default() += value;
+        }
     }
 }
 

@@ -23,6 +23,8 @@ const STOP_MAX: Duration = Duration::from_secs(20);
 pub(crate) enum ServerKind {
     /// `everlog dev` with a data directory.
     Everlog,
+    /// Three nodes of Everlog on this machine, each acknowledged write on two of them; clients dial the first one.
+    EverlogThreeNodes,
     /// Another build of Everlog, `--before-bin`, to compare two builds.
     EverlogBefore,
     /// `temporal server start-dev` with a database file.
@@ -43,6 +45,7 @@ impl ServerKind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             ServerKind::Everlog => "everlog",
+            ServerKind::EverlogThreeNodes => "everlog-three-nodes",
             ServerKind::EverlogBefore => "everlog-before",
             ServerKind::TemporalFile => "temporal-file",
             ServerKind::TemporalMemory => "temporal-memory",
@@ -96,8 +99,17 @@ pub(crate) struct Server {
     ports: Ports,
     address: String,
     child: Child,
+    /// The other nodes of a cluster.
+    others: Vec<Node>,
     /// Restate's handler, in a process of its own that is not measured.
     handler: Option<Child>,
+}
+
+/// A node of a cluster beside the first one.
+struct Node {
+    ports: Ports,
+    directory: PathBuf,
+    child: Child,
 }
 
 #[derive(Clone, Copy)]
@@ -105,7 +117,7 @@ struct Ports {
     main: u16,
     second: u16,
     third: u16,
-    /// Restate's fourth: its node-to-node port, which serves its metrics.
+    /// Where nodes of a cluster listen to each other; Restate's serves its metrics.
     node: u16,
 }
 
@@ -113,7 +125,10 @@ impl Server {
     /// Starts a server with its data in `directory` (created) and waits until it accepts connections.
     pub(crate) async fn start(kind: ServerKind, binaries: &Binaries, directory: &Path) -> Result<Self, BenchError> {
         std::fs::create_dir_all(directory).map_err(|error| BenchError::file(directory, error))?;
-        let ports = Ports::free()?;
+        let (ports, others) = match kind {
+            ServerKind::EverlogThreeNodes => three_nodes(binaries, directory)?,
+            _ => (Ports::free()?, Vec::new()),
+        };
         let child = spawn(kind, binaries, directory, ports)?;
         let handler = match kind {
             ServerKind::Restate => Some(spawn_handler(binaries, directory, ports)?),
@@ -126,6 +141,7 @@ impl Server {
             ports,
             address: format!("127.0.0.1:{}", ports.main),
             child,
+            others,
             handler,
         };
         server.accepting().await?;
@@ -152,15 +168,18 @@ impl Server {
     /// What to measure.
     pub(crate) fn target(&self) -> Target {
         let metrics = match self.kind {
-            ServerKind::Everlog | ServerKind::EverlogBefore => Some(self.ports.third),
+            ServerKind::Everlog | ServerKind::EverlogBefore | ServerKind::EverlogThreeNodes => Some(self.ports.third),
             ServerKind::Restate => Some(self.ports.node),
             ServerKind::TemporalFile | ServerKind::TemporalMemory => None,
         };
+        let url = |port: u16| format!("http://127.0.0.1:{port}/metrics");
+        let others = self.others.iter().filter_map(|node| Some((node.child.id()?, url(node.ports.third))));
         Target {
             pid: self.child.id(),
             data_dir: self.kind.durable().then(|| self.directory.clone()),
-            metrics: metrics.map(|port| format!("http://127.0.0.1:{port}/metrics")),
+            metrics: metrics.map(url),
             strace: false,
+            others: others.collect(),
             probe_dir: self.directory.clone(),
         }
     }
@@ -172,6 +191,11 @@ impl Server {
 
     /// Starts the same server on the same data and ports. Does not wait for it.
     pub(crate) async fn start_again(&mut self) -> Result<(), BenchError> {
+        for node in &mut self.others {
+            if !matches!(node.child.try_wait(), Ok(None)) {
+                node.child = run(&mut cluster_node(&self.binaries, &node.directory), &node.directory)?;
+            }
+        }
         self.child = spawn(self.kind, &self.binaries, &self.directory, self.ports)?;
         Ok(())
     }
@@ -191,6 +215,9 @@ impl Server {
         if tokio::time::timeout(STOP_MAX, self.child.wait()).await.is_err() {
             self.kill().await?;
         }
+        for node in &mut self.others {
+            node.child.kill().await.map_err(|error| BenchError::io("kill", error))?;
+        }
         Ok(())
     }
 
@@ -204,7 +231,7 @@ impl Server {
     }
 
     async fn accepting(&mut self) -> Result<(), BenchError> {
-        let mut waiting: Vec<u16> = vec![self.ports.main];
+        let mut waiting: Vec<u16> = self.others.iter().map(|node| node.ports.main).chain([self.ports.main]).collect();
         if self.kind == ServerKind::Restate {
             waiting.extend([self.ports.second, self.ports.third, self.ports.node]);
         }
@@ -270,12 +297,50 @@ impl Ports {
 fn spawn(kind: ServerKind, binaries: &Binaries, directory: &Path, ports: Ports) -> Result<Child, BenchError> {
     let mut command = match kind {
         ServerKind::Everlog => everlog(&binaries.everlog_bin, binaries, directory, ports),
+        ServerKind::EverlogThreeNodes => cluster_node(binaries, directory),
         ServerKind::EverlogBefore => everlog(&binaries.before_bin, binaries, directory, ports),
         ServerKind::TemporalFile => temporal(binaries, ports, Some(directory)),
         ServerKind::TemporalMemory => temporal(binaries, ports, None),
         ServerKind::Restate => restate(binaries, directory, ports)?,
     };
     run(&mut command, directory)
+}
+
+/// Writes the settings of three nodes, and starts all but the first one, whose ports and directory are the server's.
+fn three_nodes(binaries: &Binaries, directory: &Path) -> Result<(Ports, Vec<Node>), BenchError> {
+    let all = [Ports::free()?, Ports::free()?, Ports::free()?];
+    let seeds = all.map(|ports| format!("\"127.0.0.1:{}\"", ports.node)).join(", ");
+    let mut others = Vec::new();
+    for (at, ports) in all.into_iter().enumerate() {
+        let directory = if at == 0 { directory.to_owned() } else { directory.join(format!("node-{}", at + 1)) };
+        std::fs::create_dir_all(&directory).map_err(|error| BenchError::file(&directory, error))?;
+        let settings = format!(
+            "data_dir = {data:?}\n[listen]\nip = \"127.0.0.1\"\nport = {main}\nhttp_port = {second}\nmetrics_port = {third}\n\
+             [log]\nlevel = \"warn\"\n[cluster]\nseeds = [{seeds}]\ninitial_nodes = 3\nlisten = \"127.0.0.1:{node}\"\n",
+            data = directory.join("data").display().to_string(),
+            main = ports.main,
+            second = ports.second,
+            third = ports.third,
+            node = ports.node,
+        );
+        let path = settings_path(&directory);
+        std::fs::write(&path, settings).map_err(|error| BenchError::file(&path, error))?;
+        if at > 0 {
+            let child = run(&mut cluster_node(binaries, &directory), &directory)?;
+            others.push(Node { ports, directory, child });
+        }
+    }
+    Ok((all[0], others))
+}
+
+fn cluster_node(binaries: &Binaries, directory: &Path) -> Command {
+    let mut command = Command::new(&binaries.everlog_bin);
+    command.args(["server", "--config"]).arg(settings_path(directory));
+    command
+}
+
+fn settings_path(directory: &Path) -> PathBuf {
+    directory.join("everlog.toml")
 }
 
 fn everlog(binary: &Path, binaries: &Binaries, directory: &Path, ports: Ports) -> Command {

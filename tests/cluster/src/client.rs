@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use everlog_proto::RpcStatus;
 use everlog_proto::api::common::v1::{Payload, Payloads, WorkflowExecution};
 use everlog_proto::api::enums::v1::{HistoryEventFilterType, WorkflowExecutionStatus};
 use everlog_proto::api::errordetails::v1::WorkflowExecutionAlreadyStartedFailure;
@@ -86,22 +87,6 @@ impl Seen {
             surprises.push(format!("{method}: {:?}: {}", status.code(), status.message()));
         }
     }
-}
-
-/// `google.rpc.Status`, as much as is needed.
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Detail>,
-}
-
-/// `google.protobuf.Any`.
-#[derive(Clone, PartialEq, Message)]
-struct Detail {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
 }
 
 impl Client {

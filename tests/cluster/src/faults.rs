@@ -35,10 +35,12 @@ pub(crate) enum Fault {
     Delay,
     /// All nodes are stopped and started, one after the other.
     RollingRestart,
+    /// It is killed and loses its disk; an empty one takes the place of that.
+    NewDisk,
 }
 
 /// How often each fault comes round.
-const DECK: [Fault; 12] = [
+const DECK: [Fault; 13] = [
     Fault::Kill,
     Fault::Kill,
     Fault::Kill,
@@ -51,6 +53,7 @@ const DECK: [Fault; 12] = [
     Fault::CutOne,
     Fault::Delay,
     Fault::RollingRestart,
+    Fault::NewDisk,
 ];
 
 /// What was done, and what callers felt.
@@ -164,6 +167,12 @@ async fn one(
                 pause(random, 500..1500).await;
             }
             return Ok(());
+        }
+        Fault::NewDisk => {
+            node.kill().await?;
+            std::fs::remove_dir_all(node.data())?;
+            cluster.replace_disk(victim).await?;
+            return cluster.until_caught_up(victim).await;
         }
         Fault::Isolate => set(cut, true, true, &others),
         Fault::Mute => set(cut, false, true, &others),

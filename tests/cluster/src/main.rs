@@ -56,14 +56,16 @@ struct Cli {
 }
 
 /// The tests that share a cluster, in order. The first one makes it.
-const SHARED: [&str; 7] = [
+const SHARED: [&str; 9] = [
     "three_nodes_started_in_any_order_form_one_cluster",
     "a_namespace_is_usable_at_once_through_every_node",
     "a_workflow_is_found_at_once_through_every_node",
     "workers_at_one_node_get_the_tasks_of_all",
     "each_node_is_killed_with_workflows_in_flight",
     "without_a_quorum_calls_are_refused_in_time_and_go_on_afterwards",
+    "a_node_that_was_away_for_longer_than_the_log_goes_back_is_seeded",
     "a_wiped_directory_is_refused",
+    "a_new_disk_takes_the_place_of_a_lost_one",
 ];
 const FORMING: &str = "nodes_killed_while_they_form_a_cluster_form_one";
 const STORM: &str = "storm_of_faults_loses_and_doubles_nothing";
@@ -162,7 +164,9 @@ impl Tests {
                 3 => scenarios::tasks(&stage).await,
                 4 => scenarios::kills(&stage).await,
                 5 => scenarios::quorum(&stage).await,
-                _ => scenarios::wiped(&stage).await,
+                6 => scenarios::seeded(&stage).await,
+                7 => scenarios::wiped(&stage).await,
+                _ => scenarios::takes_the_place(&stage).await,
             };
             let passed = self.ended(name, began, result, || stage.cluster.logs());
             if at == 0 && !passed {

@@ -163,6 +163,7 @@ impl Call {
                 Until::Answered => true,
                 Until::Task => late || answer.has_field_by_name("task_token"),
                 Until::Entries => late || entries(&answer) >= self.entries,
+                Until::Finished => late || answer.has_field_by_name("close_time"),
                 Until::Events => {
                     let token = answer.get_field_by_name("next_page_token").map(|token| token.into_owned());
                     let more = answer.has_field_by_name("next_page_token");
@@ -189,7 +190,7 @@ impl Call {
             if over {
                 return Ok(answer);
             }
-            if self.until == Until::Entries {
+            if matches!(self.until, Until::Entries | Until::Finished) {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

@@ -21,6 +21,8 @@ pub(crate) enum Until {
     Entries,
     /// With the last page, and as many events as the first argument says.
     Events,
+    /// With a batch job that does not run any more.
+    Finished,
 }
 
 /// How long a verb is repeated.
@@ -122,6 +124,8 @@ pub(crate) fn verb(name: &str) -> Option<Verb> {
                request { meta { update_id: "update" identity: "client" } input { name: "update" args P"args" } }"#,
             Until::Answered,
         ),
+        "batch" => ("StartBatchOperation", r#"job_id: "job~" reason: "why""#, Until::Answered),
+        "finished" => ("DescribeBatchOperation", r#"job_id: "job~""#, Until::Finished),
         _ => return None,
     };
     Some(Verb { method, fields, until })

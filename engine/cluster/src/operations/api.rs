@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use everlog_meta::NodeDisk;
 use everlog_model::NodeId;
 use everlog_proto::cluster::transfer_leads_response::Transfer;
 use everlog_proto::cluster::{
     ClusterService, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest, DrainNodeResponse, Group, Node,
-    NodeState, TransferLeadsRequest, TransferLeadsResponse,
+    NodeState, ReplaceDiskRequest, ReplaceDiskResponse, TransferLeadsRequest, TransferLeadsResponse,
 };
 use everlog_proto::internal::{SteerRequest, SteeredTransfer};
 use tokio::sync::Semaphore;
@@ -138,20 +139,59 @@ impl ClusterService for ClusterApi {
         let remaining_group_ids = self.until_none(left).await;
         Ok(Response::new(DrainNodeResponse { remaining_group_ids }))
     }
+
+    async fn replace_disk(
+        &self,
+        request: Request<ReplaceDiskRequest>,
+    ) -> Result<Response<ReplaceDiskResponse>, Status> {
+        let _place = self.place()?;
+        let disk = self.replace(request.into_inner()).await?;
+        Ok(Response::new(ReplaceDiskResponse { disk }))
+    }
+}
+
+impl ClusterApi {
+    async fn replace(&self, request: ReplaceDiskRequest) -> Result<u32, Status> {
+        let ReplaceDiskRequest { node_id, directory_id } = request;
+        let directory_id: uuid::Uuid =
+            directory_id.parse().map_err(|error| super::invalid("directory_id is no UUID", &error))?;
+        let parts = &self.operations.parts;
+        let is_it = |disk: &NodeDisk| disk.directory_id == directory_id;
+        if parts.namespaces.disks().get(&NodeId(node_id)).is_some_and(is_it) {
+            return self.operations.replace_disk(NodeId(node_id), directory_id).await;
+        }
+        let cluster = self.operations.describe().await;
+        if reachable(&cluster, node_id, "node_id").is_ok() {
+            return Err(Status::failed_precondition(format!(
+                "node {node_id} answers: only a disk that is lost can be replaced. Stop it first"
+            )));
+        }
+        known(&cluster, node_id, "node_id")?;
+        if parts.founders.contains(&directory_id) {
+            let message =
+                format!("{directory_id} is a data directory that the cluster was founded with, not a new one");
+            return Err(Status::failed_precondition(message));
+        }
+        self.operations.replace_disk(NodeId(node_id), directory_id).await
+    }
 }
 
 /// A node that is there and answers.
 fn reachable<'a>(cluster: &'a DescribeClusterResponse, id: u32, name: &str) -> Result<&'a Node, Status> {
-    if id == 0 {
-        return Err(Status::invalid_argument(format!("{name} is not set")));
-    }
-    let Some(node) = cluster.nodes.iter().find(|node| node.node_id == id) else {
-        return Err(Status::not_found(format!("there is no node {id}")));
-    };
+    let node = known(cluster, id, name)?;
     match node.state() {
         NodeState::Unreachable => Err(Status::unavailable(format!("node {id} does not answer: {}", node.problem))),
         _ => Ok(node),
     }
+}
+
+/// A node that is there, whether it answers or not.
+fn known<'a>(cluster: &'a DescribeClusterResponse, id: u32, name: &str) -> Result<&'a Node, Status> {
+    if id == 0 {
+        return Err(Status::invalid_argument(format!("{name} is not set")));
+    }
+    let node = cluster.nodes.iter().find(|node| node.node_id == id);
+    node.ok_or_else(|| Status::not_found(format!("there is no node {id}")))
 }
 
 /// Which leads are to go where.

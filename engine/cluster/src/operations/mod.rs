@@ -10,13 +10,14 @@ mod api;
 mod leads;
 mod merge;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use everlog_meta::{MetaError, Namespaces};
 use everlog_model::NodeId;
 use everlog_proto::cluster::{DescribeClusterResponse, Group, GroupKind, Node, NodeState, Replica};
-use everlog_proto::internal::{Empty, NodeReport, SteerRequest};
+use everlog_proto::internal::{Empty, NewDisk, NodeReport, SteerRequest};
 use everlog_storage::GroupId;
 use futures::future::join_all;
 use tonic::Status;
@@ -77,6 +78,10 @@ pub struct OperationsParts {
     pub addresses: Box<dyn Fn() -> BTreeMap<NodeId, String> + Send + Sync>,
     /// Looks at the disk; may block on it.
     pub disk: Arc<dyn Fn() -> DiskFigures + Send + Sync>,
+    /// The metadata.
+    pub namespaces: Arc<Namespaces>,
+    /// The data directories that the cluster was founded with.
+    pub founders: BTreeSet<uuid::Uuid>,
 }
 
 /// A cluster as one of its nodes sees and steers it.
@@ -139,16 +144,14 @@ impl Operations {
             address,
             client_address: self.client_address.get().cloned().unwrap_or_default(),
             state: if is_draining { NodeState::Draining } else { NodeState::Up } as i32,
-            problem: String::new(),
             version,
             start_count,
-            leads: count(groups.iter().filter(|group| group.leader == node.0).count()),
-            replicas: count(groups.len()),
-            behind_entries: 0,
             log_bytes: disk.log_bytes,
             rows_bytes: disk.rows_bytes,
             disk_free_bytes: disk.free_bytes,
             disk_total_bytes: disk.total_bytes,
+            // What all nodes say of groups is counted where it is put together.
+            ..Node::default()
         };
         NodeReport { node: Some(node), groups }
     }
@@ -203,8 +206,8 @@ impl Operations {
     }
 
     /// Does what this node is told to.
-    pub(crate) async fn steered(&self, request: SteerRequest) {
-        let SteerRequest { is_draining, kept, released, transfers } = request;
+    pub(crate) async fn steered(&self, request: SteerRequest) -> Result<(), Status> {
+        let SteerRequest { is_draining, kept, released, transfers, new_disk } = request;
         let leads = self.leads();
         if let Some(is_draining) = is_draining {
             leads.drain(is_draining);
@@ -214,19 +217,45 @@ impl Operations {
         for transfer in transfers {
             leads.transfer(GroupId(transfer.group), NodeId(transfer.to_node)).await;
         }
+        let Some(NewDisk { node, directory_id }) = new_disk else { return Ok(()) };
+        let directory_id = uuid::Uuid::from_slice(&directory_id).map_err(|error| invalid("new_disk", &error))?;
+        let replaced = self.parts.namespaces.replace_disk(NodeId(node), directory_id).await;
+        replaced.map(drop).map_err(|error| match error {
+            MetaError::Invalid(why) => Status::failed_precondition(why.into_owned()),
+            error => Status::unavailable(error.to_string()),
+        })
+    }
+
+    /// Has a data directory take the place of a node's disk, on whichever node leads the metadata. Returns how many disks of that node are lost.
+    async fn replace_disk(&self, node: NodeId, directory_id: uuid::Uuid) -> Result<u32, Status> {
+        let namespaces = &self.parts.namespaces;
+        let new_disk = NewDisk { node: node.0, directory_id: directory_id.as_bytes().to_vec().into() };
+        let request = SteerRequest { new_disk: Some(new_disk), ..SteerRequest::default() };
+        self.steer(namespaces.leader().unwrap_or(self.me()), request).await?;
+        if let Some(nodes) = &self.parts.nodes {
+            // The others have seen it, too, when this is answered.
+            let seen = namespaces.catch_up_with(async |leader| nodes.metadata_position(leader).await).await;
+            seen.map_err(crate::wire::status_from_error)?;
+            nodes.await_metadata(namespaces.seen()).await;
+        }
+        let disk = namespaces.disks().get(&node).filter(|disk| disk.directory_id == directory_id).copied();
+        disk.map(|disk| disk.number).ok_or_else(|| Status::aborted("another disk has taken the place of this one"))
     }
 
     /// Has a node do something.
     async fn steer(&self, node: NodeId, request: SteerRequest) -> Result<(), Status> {
         if node == self.me() {
-            self.steered(request).await;
-            return Ok(());
+            return self.steered(request).await;
         }
         match &self.parts.nodes {
             Some(nodes) => nodes.steer(node, request).await.map(|Empty {}| ()),
             None => Err(Status::not_found(format!("there is no node {node}"))),
         }
     }
+}
+
+fn invalid(field: &str, why: &dyn std::fmt::Display) -> Status {
+    Status::invalid_argument(format!("{field}: {why}"))
 }
 
 fn count(number: usize) -> u32 {

@@ -146,6 +146,7 @@ fn effect(effect: &Effect) -> String {
             Ok(status) => format!("update {update_id} {}", update_status(status)),
             Err(refused) => format!("update {update_id} {}", rejection(refused)),
         },
+        Effect::BatchJob { .. } => "of a batch job".to_owned(),
     }
 }
 
@@ -214,6 +215,7 @@ fn reply(reply: &Reply) -> String {
         }
         Reply::QueryTask(start) => workflow_task("query task", start),
         Reply::ScheduleToken(_) | Reply::Schedule(..) => "of a schedule\n".to_owned(),
+        Reply::BatchJob(_) | Reply::BatchWork(_) => "of a batch job\n".to_owned(),
     }
 }
 

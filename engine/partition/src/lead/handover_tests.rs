@@ -1,10 +1,10 @@
 //! What the next lead of a partition takes from the one before: a held workflow task, if the history that its worker was given is
-//! there; nothing that was shown and is not.
+//! there; nothing that was shown and is not; batch jobs that run.
 
 use std::time::Duration;
 
 use everlog_kernel::command::Objections;
-use everlog_kernel::{Rejection, RunCommand};
+use everlog_kernel::{BatchJobCommand, Rejection, Reply, RunCommand};
 use everlog_model::CallError;
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{Command as WorkflowCommand, StartTimerCommandAttributes};
@@ -102,4 +102,41 @@ fn a_query_is_put_on_a_history_that_is_durable() {
     assert!(waiting.try_recv().is_err(), "the worker would be shown what a crash takes back");
     partition.commit();
     assert!(waiting.try_recv().unwrap().is_ok());
+}
+
+#[test]
+fn batch_jobs_that_run_are_told_of_by_each_lead() {
+    let mut partition = Partition::new();
+    let start = || BatchJobCommand::Start(Box::default());
+    // One that was lost with its lead is not there.
+    partition.ask(start());
+    partition.lead_anew();
+    partition.read_wakes();
+    assert!(partition.batch_jobs.is_empty());
+
+    partition.ask(start());
+    assert!(partition.batch_jobs.is_empty(), "nobody works on one that may be lost");
+    partition.commit();
+    assert_eq!(partition.batch_jobs, [true]);
+    partition.lead_anew();
+    partition.read_wakes();
+    assert_eq!(partition.batch_jobs, [true, true]);
+
+    partition.ask(BatchJobCommand::Stop(Box::default()));
+    partition.commit();
+    assert_eq!(partition.batch_jobs, [true, true, false]);
+    partition.lead_anew();
+    partition.read_wakes();
+    assert_eq!(partition.batch_jobs, [true, true, false]);
+
+    let describe = |partition: &mut Partition| {
+        let mut waiting = partition.ask(BatchJobCommand::Describe);
+        partition.commit();
+        waiting.try_recv().expect("an answer")
+    };
+    assert!(matches!(describe(&mut partition), Ok(answer) if matches!(answer.reply, Reply::BatchJob(_))));
+    partition.pass(Duration::from_secs(86_401));
+    partition.read_wakes();
+    partition.commit();
+    assert!(is_not_found(&describe(&mut partition).map(|_| ())), "it was kept for the retention");
 }

@@ -14,8 +14,8 @@ use super::super::cache::{AbsentRuns, Entry};
 use super::super::history;
 use super::super::job::{Answer, Job, ReplyTo, Work};
 use super::super::load::{Found, LoadRequest, Loaded};
+use super::super::machine::{MachineCommand, name};
 use super::super::reset;
-use super::schedules::name;
 use super::watching::view;
 use super::{Action, Lead, Outgoing, Running};
 
@@ -35,8 +35,8 @@ impl Lead {
     }
 
     pub(super) fn admit(&mut self, key: EntityRef, job: Job) {
-        if key.kind == EntityKind::Schedule {
-            return self.admit_to_schedule(key, job);
+        if key.kind != EntityKind::Workflow {
+            return self.admit_to_machine(key, job);
         }
         let entry = self.cache.entry(&key, self.clock.now());
         let missing = match (&entry.workflow, job.run_id) {
@@ -100,7 +100,7 @@ impl Lead {
         };
         let found = match found {
             Found::Workflow(found) => found,
-            Found::Schedule(found) => return self.loaded_schedule(&key, found),
+            Found::Machine(found) => return self.loaded_machine(&key, found),
         };
         for run_id in loaded.asked {
             entry.loading.remove(&run_id);
@@ -140,14 +140,18 @@ impl Lead {
                 }
             }
             Work::Settle { message, source, event_id, outcome } => {
-                let command = match source {
-                    EntityKind::Workflow => RunCommand::SettleMessage { event_id, outcome }.into(),
+                let command: Option<Command> = match source {
+                    EntityKind::Workflow => Some(RunCommand::SettleMessage { event_id, outcome }.into()),
                     EntityKind::Schedule => {
                         let run_id = run_id.unwrap_or_default();
-                        ScheduleCommand::Settle { run_id, number: event_id, outcome }.into()
+                        Some(ScheduleCommand::Settle { run_id, number: event_id, outcome }.into())
                     }
+                    // It sends none.
+                    EntityKind::BatchJob => None,
                 };
-                let _not_followed = self.command(key, &address, run_id, command, None);
+                if let Some(command) = command {
+                    let _not_followed = self.command(key, &address, run_id, command, None);
+                }
                 self.forget_message(message);
             }
             Work::Inspect(inspect) => {
@@ -195,7 +199,11 @@ impl Lead {
         }
         let mut command = match command {
             Command::Schedule(command) => {
-                self.schedule_command(key, address, command, reply);
+                self.machine_command(key, address, MachineCommand::Schedule(command), reply);
+                return None;
+            }
+            Command::BatchJob(command) => {
+                self.machine_command(key, address, MachineCommand::BatchJob(command), reply);
                 return None;
             }
             command => command,
@@ -353,6 +361,9 @@ impl Lead {
             }
             Effect::UpdateAdvanced { run_id, update_id, status } => {
                 self.update_advanced(address.entity(), run_id, &update_id, status, last_batch);
+            }
+            Effect::BatchJob { run_id, is_running } => {
+                self.when_durable(last_batch, Outgoing::BatchJob(address.clone(), run_id, is_running));
             }
         }
     }

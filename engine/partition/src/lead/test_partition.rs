@@ -31,7 +31,7 @@ use crate::history_pages::{self, PageSize};
 use crate::job::{Answer, Charge, Job, Work};
 use crate::load::{Rows, serve};
 use crate::outbox::{self, Parcel};
-use crate::wakes::WakePage;
+use crate::wakes::{self, WakePage};
 
 const GROUP: GroupId = GroupId(1);
 
@@ -68,6 +68,8 @@ pub(super) struct Partition {
     /// What is to be carried to other partitions.
     pub(super) parcels: Vec<Parcel>,
     pub(super) tasks: Vec<Task>,
+    /// What was told of batch jobs: whether each is to be worked on.
+    pub(super) batch_jobs: Vec<bool>,
     namespace: Arc<Namespace>,
     begun: Instant,
     passed: Duration,
@@ -90,6 +92,7 @@ impl Partition {
             in_flight: VecDeque::new(),
             parcels: Vec::new(),
             tasks: Vec::new(),
+            batch_jobs: Vec::new(),
             namespace,
             begun,
             passed: Duration::ZERO,
@@ -106,6 +109,13 @@ impl Partition {
         self.apply(EntryStamp { chain, hlc: Hlc(0) }, RowBatch::default());
         let reading = reading(self.begun, self.passed);
         self.lead = lead(&self.namespace, &self.state, &self.chain, self.opening, reading);
+    }
+
+    /// Reads what is due by now, as a lead does when it begins and from time to time.
+    pub(super) fn read_wakes(&mut self) {
+        let page = wakes::read_page(&TwinRows(&self.state), None, self.lead.time());
+        self.lead.add_wakes(page);
+        self.pass(Duration::from_millis(1));
     }
 
     fn apply(&mut self, stamp: EntryStamp, rows: RowBatch) {
@@ -151,6 +161,7 @@ impl Partition {
             Outgoing::Reply(reply, answer) => drop(reply.send(answer)),
             Outgoing::View(reply, view) => drop(reply.try_send(view)),
             Outgoing::Task(_, task) => self.tasks.push(task),
+            Outgoing::BatchJob(_, _, is_running) => self.batch_jobs.push(is_running),
             _ => {}
         }
     }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use everlog_kernel::{Command, EntityKind, RunCommand, ScheduleCommand, Time};
+use everlog_kernel::{BatchJobCommand, Command, EntityKind, RunCommand, ScheduleCommand, Time};
 use everlog_model::{EntityRef, limits};
 
 use super::super::job::{Charge, Job, Work};
+use super::super::machine::Machine;
 use super::super::wakes::{Wake, WakePage};
 use super::{Action, Lead};
 
@@ -29,11 +30,11 @@ impl Lead {
         }
     }
 
-    /// The same of a schedule.
+    /// The same of a state machine.
     pub(super) fn schedule_look(&mut self, key: &EntityRef) {
         let near = self.wakes.horizon.plus(2 * limits::WAKE_HORIZON);
         let Some(entry) = self.cache.get_mut(key) else { return };
-        let Some((run_id, time)) = entry.schedule.as_ref().and_then(|schedule| schedule.next_look()) else { return };
+        let Some((run_id, time)) = entry.machine.as_ref().and_then(Machine::next_look) else { return };
         if time > near || entry.runs.armed(run_id).is_some_and(|armed| armed <= time) {
             return;
         }
@@ -103,7 +104,7 @@ impl Lead {
                     continue;
                 }
             }
-            if let Some(entry) = self.cache.get_mut(&key).filter(|entry| entry.schedule.is_some())
+            if let Some(entry) = self.cache.get_mut(&key).filter(|entry| entry.machine.is_some())
                 && entry.runs.armed(wake.run_id).is_some_and(|armed| armed <= wake.time)
             {
                 entry.runs.set_armed(wake.run_id, None);
@@ -111,6 +112,7 @@ impl Lead {
             let command: Command = match key.kind {
                 EntityKind::Workflow => RunCommand::FireTimers.into(),
                 EntityKind::Schedule => ScheduleCommand::Wake.into(),
+                EntityKind::BatchJob => BatchJobCommand::Wake.into(),
             };
             if let Some(poison) = self.poison(&key, command.name()) {
                 let until = poison.until;

@@ -19,6 +19,7 @@ use super::clients::{Asked, WORKFLOWS, queue, workflow_id};
 use super::workers::seconds;
 use super::world::{TwinRows, World};
 use crate::load::{Found as Loaded, LoadRequest, serve};
+use crate::machine::Machine;
 
 /// Policies by their numbers, the one of the schedule among them.
 const POLICIES: usize = 7;
@@ -92,7 +93,9 @@ impl World {
         let id = format!("{partition}-schedule");
         let entity = self.address(&id).entity_of(EntityKind::Schedule);
         let request = LoadRequest { entity, runs: Vec::new(), with_current: true, search: None };
-        let Ok(Loaded::Schedule(mut schedule)) = serve(rows, request).found else { panic!("rows are readable") };
+        let Ok(Loaded::Machine(Machine::Schedule(mut schedule))) = serve(rows, request).found else {
+            panic!("rows are readable")
+        };
         if !schedule.exists() {
             return;
         }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use everlog_proto::cluster::{
-    ClusterServiceClient, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest, TransferLeadsRequest,
+    ClusterServiceClient, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest, ReplaceDiskRequest,
+    TransferLeadsRequest,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -23,6 +24,13 @@ Examples:
   everlog cluster transfer --group 3 --to 2    node 2 leads group 3, and keeps it until it restarts or loses it
   everlog cluster transfer --from 1 --to 2     the same for all groups that node 1 leads
   everlog cluster transfer --from 2 --back     each goes to the node that should lead it";
+
+const REPLACE_EXAMPLE: &str = "\
+The node is started with the new directory first: it waits, and its log says the id of that. What the lost disk held is on the others; the
+node gets it from them. The lost disk is the node's no more, for ever, even if it is found again.
+
+Example:
+  everlog cluster replace --node 3 --directory 6f1c1f9e-6c39-4a43-8a0c-3f6a4d3c9f10 --address n1.example.com:7233";
 
 /// How long a connection may take, and an answer: leads have ten seconds to move.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
@@ -47,6 +55,9 @@ pub(crate) enum ClusterCommand {
     Transfer(TransferArgs),
     /// Have a node give all of its leads to others and take no more, before it is stopped for example. It goes on serving.
     Drain(DrainArgs),
+    /// Have a new, empty data directory take the place of a node's disk that is lost.
+    #[command(after_help = REPLACE_EXAMPLE)]
+    Replace(ReplaceArgs),
 }
 
 /// Flags of `everlog cluster init`.
@@ -140,6 +151,19 @@ pub(crate) struct DrainArgs {
     undo: bool,
 }
 
+/// Flags of `everlog cluster replace`.
+#[derive(Debug, Args)]
+pub(crate) struct ReplaceArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+    /// The node whose disk is lost.
+    #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u32).range(1..))]
+    node: u32,
+    /// The id of its new data directory.
+    #[arg(long, value_name = "UUID")]
+    directory: uuid::Uuid,
+}
+
 impl ClusterCommand {
     /// Does it. Returns what to print.
     ///
@@ -147,26 +171,22 @@ impl ClusterCommand {
     ///
     /// One line that says what was wrong.
     pub(crate) fn run(self) -> Result<String, String> {
-        let asked = match self {
-            ClusterCommand::Init(InitArgs { name, nodes, dir, days }) => {
-                return certificates::init(&name, &nodes, &dir, days);
-            }
-            ClusterCommand::Renew(RenewArgs { dir, days }) => return certificates::renew(&dir, days),
-            asked => asked,
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.map_err(|error| format!("cannot start: {error}"))?.block_on(async {
-            match asked {
-                ClusterCommand::Status(args) => args.show(view::status, view::status_json).await,
-                ClusterCommand::Nodes(args) => args.show(view::nodes, view::nodes_json).await,
-                ClusterCommand::Groups(args) => args.show(view::groups, view::groups_json).await,
-                ClusterCommand::Transfer(args) => args.transfer().await,
-                ClusterCommand::Drain(args) => args.drain().await,
-                // They are done.
-                ClusterCommand::Init(_) | ClusterCommand::Renew(_) => Ok(String::new()),
-            }
-        })
+        match self {
+            ClusterCommand::Init(InitArgs { name, nodes, dir, days }) => certificates::init(&name, &nodes, &dir, days),
+            ClusterCommand::Renew(RenewArgs { dir, days }) => certificates::renew(&dir, days),
+            ClusterCommand::Status(args) => wait_for(args.show(view::status, view::status_json)),
+            ClusterCommand::Nodes(args) => wait_for(args.show(view::nodes, view::nodes_json)),
+            ClusterCommand::Groups(args) => wait_for(args.show(view::groups, view::groups_json)),
+            ClusterCommand::Transfer(args) => wait_for(args.transfer()),
+            ClusterCommand::Drain(args) => wait_for(args.drain()),
+            ClusterCommand::Replace(args) => wait_for(args.replace()),
+        }
     }
+}
+
+fn wait_for(asked: impl Future<Output = Result<String, String>>) -> Result<String, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| format!("cannot start: {error}"))?.block_on(asked)
 }
 
 impl ClientArgs {
@@ -290,6 +310,23 @@ impl DrainArgs {
                 ))
             }
         }
+    }
+}
+
+impl ReplaceArgs {
+    async fn replace(self) -> Result<String, String> {
+        let ReplaceArgs { client, node, directory } = self;
+        let request = ReplaceDiskRequest { node_id: node, directory_id: directory.to_string() };
+        let replaced = client.connect().await?.replace_disk(request).await;
+        let disk = replaced.map_err(|status| client.said(&status))?.into_inner().disk;
+        if client.output == Output::Json {
+            return Ok(pretty(
+                &serde_json::json!({ "nodeId": node, "directoryId": directory.to_string(), "disk": disk }),
+            ));
+        }
+        Ok(format!(
+            "Node {node} has a new disk, and gets its replicas from the others: everlog cluster nodes --watch shows how far it is.\n"
+        ))
     }
 }
 

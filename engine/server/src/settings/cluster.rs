@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::SettingsError;
 use super::file::duration;
-use crate::membership::{ClusterOptions, is_private};
+use crate::membership::{CatchingUp, ClusterOptions, is_private};
 
 /// How many nodes may found a cluster: all of them keep the metadata.
 const INITIAL_NODES_MAX: u32 = 7;
@@ -20,6 +20,9 @@ const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
 /// Less than a slow fsync would elect somebody all the time; more is of no use to anybody.
 const ELECTION_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(30);
 
+/// Less is of no use to anybody.
+const MIB: u64 = 1 << 20;
+
 /// `[cluster]` as it is written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -28,6 +31,8 @@ pub(super) struct FileCluster {
     seeds: Vec<String>,
     initial_nodes: Option<u32>,
     election_timeout: Option<String>,
+    log_retain_bytes: Option<u64>,
+    seed_bytes_per_second: Option<u64>,
     listen: Option<SocketAddr>,
     advertise: Option<String>,
     insecure: bool,
@@ -88,6 +93,17 @@ pub(super) fn read(file: FileCluster, tls: FileTls) -> Result<ClusterOptions, Se
     if !ELECTION_TIMEOUTS.contains(&election_timeout) {
         return wrong("cluster.election_timeout must be from \"200ms\" to \"30s\"");
     }
+    let defaults = CatchingUp::default();
+    let catching_up = CatchingUp {
+        log_retain_bytes: file.log_retain_bytes.unwrap_or(defaults.log_retain_bytes),
+        seed_bytes_per_second: file.seed_bytes_per_second.unwrap_or(defaults.seed_bytes_per_second),
+    };
+    if catching_up.log_retain_bytes < MIB {
+        return wrong("cluster.log_retain_bytes must be 1048576 (1 MiB) or more");
+    }
+    if catching_up.seed_bytes_per_second < MIB {
+        return wrong("cluster.seed_bytes_per_second must be 1048576 (1 MiB) or more");
+    }
     let listen = file.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7235)));
     let advertise = match file.advertise {
         Some(advertise) if !is_address(&advertise) => {
@@ -116,7 +132,7 @@ pub(super) fn read(file: FileCluster, tls: FileTls) -> Result<ClusterOptions, Se
             "cluster.listen: without TLS whoever reaches {listen} is taken for a node; set [tls.node] (`everlog cluster init` makes the files), or cluster.insecure = true once a firewall keeps others out"
         ));
     }
-    Ok(ClusterOptions { name, seeds: file.seeds, initial_nodes, election_timeout, listen, advertise, tls })
+    Ok(ClusterOptions { name, seeds: file.seeds, initial_nodes, election_timeout, catching_up, listen, advertise, tls })
 }
 
 fn is_address(text: &str) -> bool {
@@ -199,6 +215,12 @@ mod tests {
                 format!("{seeds}initial_nodes = 3\nelection_timeout = \"x\""),
                 "cluster.election_timeout: \"x\" is not a duration",
             ),
+            (format!("{seeds}initial_nodes = 3\nlog_retain_bytes = 1"), "cluster.log_retain_bytes must be 1048576"),
+            (
+                format!("{seeds}initial_nodes = 3\nseed_bytes_per_second = 0"),
+                "cluster.seed_bytes_per_second must be 1048576",
+            ),
+            (format!("{seeds}initial_nodes = 3\nlog_retain_bytes = -1"), "expected u64"),
             (format!("{seeds}initial_nodes = 3\nadvertise = \":1\""), "cluster.advertise: \":1\" is no"),
             (format!("{seeds}initial_nodes = 3\nlisten = \"0.0.0.0:1\""), "cluster.advertise must say where"),
             (format!("{seeds}initial_nodes = 3\nlisten = \"10.0.0.1:1\""), "or cluster.insecure = true"),
@@ -208,7 +230,7 @@ mod tests {
             let error = parse(&text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
             // Those of the parser are made one line where the file is read.
-            assert!(!error.contains('\n') || expected.contains("variant"), "{text}: {error}");
+            assert!(!error.contains('\n') || expected.contains("expected"), "{text}: {error}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking, also in its helpers
 
+mod batch_jobs;
 mod calls;
 mod cluster;
 mod doors;

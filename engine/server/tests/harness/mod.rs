@@ -84,6 +84,7 @@ impl Server {
             matching: node.matching.clone(),
             namespaces: Arc::clone(&node.namespaces),
             queries: Arc::clone(&node.queries),
+            batch_jobs: node.batch_jobs.clone(),
             config: Arc::new(InForce::new(per_namespace)),
             cluster_id: node.cluster_id(),
             request_bytes_max: listen.request_bytes_max,

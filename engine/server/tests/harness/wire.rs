@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use everlog_proto::RawCodec;
 use everlog_proto::api::errordetails::v1 as details;
+use everlog_proto::wkt::Any;
+use everlog_proto::{RawCodec, RpcStatus};
 use prost::{Message, Name};
 use prost_types_plain::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
 use tonic::transport::Channel;
@@ -71,26 +72,6 @@ pub(crate) async fn call(
     Ok(grpc.unary(request, path, RawCodec).await?.into_inner())
 }
 
-/// `google.rpc.Status`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Detail>,
-}
-
-/// `google.protobuf.Any`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Detail {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
 /// A status as `Code: message [detail]`.
 pub(crate) fn told(status: &Status) -> String {
     let mut line = format!("{:?}: {}", status.code(), status.message());
@@ -105,7 +86,7 @@ pub(crate) fn told(status: &Status) -> String {
     line
 }
 
-fn shown(detail: &Detail) -> String {
+fn shown(detail: &Any) -> String {
     macro_rules! decode {
         ($($message:ident),*) => {$(
             if detail.type_url == format!("type.googleapis.com/{}", details::$message::full_name()) {

@@ -4,16 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use everlog_kernel::{Limits, NamespaceId};
+use everlog_kernel::{EntityKind, Limits, NamespaceId};
+use everlog_model::rows::listed_under;
 use everlog_model::{InForce, PerNamespace};
+use everlog_proto::api::batch::v1::BatchOperationSignal;
 use everlog_proto::api::operatorservice::v1::DeleteNamespaceRequest;
+use everlog_proto::api::workflowservice::v1::start_batch_operation_request::Operation;
 use everlog_proto::api::workflowservice::v1::{
-    DeleteWorkflowExecutionRequest, DescribeNamespaceRequest, RegisterNamespaceRequest, StartWorkflowExecutionRequest,
+    DeleteWorkflowExecutionRequest, DescribeNamespaceRequest, RegisterNamespaceRequest, StartBatchOperationRequest,
+    StartWorkflowExecutionRequest,
 };
 use everlog_proto::clients::OperatorServiceClient;
 use everlog_proto::wkt;
 use everlog_server::node::{Node, Options};
-use everlog_storage::keys::visibility_range;
+use everlog_storage::keys::{KeyRange, visibility_range};
 use everlog_storage::state::Direction;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -57,7 +61,7 @@ async fn a_workflow_that_was_deleted_is_not_there_after_a_kill() {
     process.stop().await;
 }
 
-/// How many runs of a namespace have rows.
+/// How many runs and batch jobs of a namespace have rows.
 async fn runs_left(data: &Path, namespace: NamespaceId) -> usize {
     let node = Node::start(Options {
         data_dir: data.to_owned(),
@@ -70,9 +74,11 @@ async fn runs_left(data: &Path, namespace: NamespaceId) -> usize {
     })
     .await
     .unwrap();
-    let range = visibility_range(&namespace.0);
+    let lists = [namespace, listed_under(namespace, EntityKind::BatchJob)];
+    let ranges = lists.map(|namespace| visibility_range(&namespace.0));
     let rows = |group: everlog_raft::Group| {
-        group.scan(&range.start[..]..&range.end[..], Direction::Ascending, 10_000).unwrap().len()
+        let rows = |range: &KeyRange| group.scan(&range.start[..]..&range.end[..], Direction::Ascending, 10_000);
+        ranges.iter().map(|range| rows(range).unwrap().len()).sum::<usize>()
     };
     let left = node.router.partitions().map(|partition| rows(partition.group())).sum();
     node.stop().await.unwrap();
@@ -107,6 +113,17 @@ async fn the_workflows_of_a_deleted_namespace_go_over_kills() {
     let id: NamespaceId = info.id.parse().unwrap();
     let url = format!("http://{}", process.address("grpc"));
     let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
+    // A batch job is in the middle of them, and goes with the namespace.
+    let signal = BatchOperationSignal { signal: "s".to_owned(), ..BatchOperationSignal::default() };
+    let job = StartBatchOperationRequest {
+        namespace: DOOMED.to_owned(),
+        job_id: "job".to_owned(),
+        reason: "a test".to_owned(),
+        visibility_query: "WorkflowId STARTS_WITH 'w'".to_owned(),
+        operation: Some(Operation::SignalOperation(signal)),
+        ..StartBatchOperationRequest::default()
+    };
+    client.start_batch_operation(job).await.unwrap();
     let request = DeleteNamespaceRequest { namespace: DOOMED.to_owned(), ..DeleteNamespaceRequest::default() };
     OperatorServiceClient::new(channel).delete_namespace(request).await.unwrap();
     process.kill().await;

@@ -18,6 +18,7 @@ use everlog_proto::api::schedule::v1::{Schedule, ScheduleAction, ScheduleSpec, s
 use everlog_proto::api::taskqueue::v1::{RateLimit, TaskQueue};
 use everlog_proto::api::update::v1 as update;
 use everlog_proto::api::workflow::v1::{NewWorkflowExecutionInfo, VersioningOverride, WorkflowExecutionOptions};
+use everlog_proto::api::workflowservice::v1::start_batch_operation_request::Operation;
 use everlog_proto::api::workflowservice::v1::update_task_queue_config_request::RateLimitUpdate;
 use everlog_proto::wkt::FieldMask;
 use prost_types_plain::{DescriptorProto, FileDescriptorProto};
@@ -473,6 +474,38 @@ fn settings() -> Vec<Case> {
     ]
 }
 
+fn batch_jobs() -> Vec<Case> {
+    let start = |operation| StartBatchOperationRequest {
+        namespace: NAMESPACE.to_owned(),
+        job_id: "never".to_owned(),
+        reason: "why".to_owned(),
+        visibility_query: "WorkflowType = 'never'".to_owned(),
+        operation: Some(operation),
+        ..Default::default()
+    };
+    let case = |field, operation, expected| case(field, "StartBatchOperation", start(operation), expected);
+    vec![
+        case(
+            "StartBatchOperationRequest.cancel_activities_operation",
+            Operation::CancelActivitiesOperation(Default::default()),
+            "InvalidArgument: The operation type *workflowservice.StartBatchOperationRequest_CancelActivitiesOperation \
+             is not supported for this namespace",
+        ),
+        case(
+            "StartBatchOperationRequest.terminate_activities_operation",
+            Operation::TerminateActivitiesOperation(Default::default()),
+            "InvalidArgument: The operation type *workflowservice.StartBatchOperationRequest_TerminateActivitiesOperation \
+             is not supported for this namespace",
+        ),
+        case(
+            "StartBatchOperationRequest.delete_activities_operation",
+            Operation::DeleteActivitiesOperation(Default::default()),
+            "InvalidArgument: The operation type *workflowservice.StartBatchOperationRequest_DeleteActivitiesOperation \
+             is not supported for this namespace",
+        ),
+    ]
+}
+
 /// A workflow's first task.
 async fn workflow_task(client: &mut Client, workflow_id: &str) -> Vec<u8> {
     started(client, start_on(workflow_id, workflow_id)).await;
@@ -655,7 +688,7 @@ async fn activity_answers(client: &mut Client) -> Vec<Case> {
 async fn what_is_not_built_is_refused_field_by_field() {
     let server = Server::start().await;
     let (channel, mut client) = (server.channel().await, server.client().await);
-    let mut cases: Vec<Case> = [starts(), polls(), settings()].into_iter().flatten().collect();
+    let mut cases: Vec<Case> = [starts(), polls(), settings(), batch_jobs()].into_iter().flatten().collect();
     cases.extend(answers(&mut client).await);
     cases.extend(commands(&mut client).await);
     cases.extend(activity_answers(&mut client).await);

@@ -138,3 +138,24 @@ fn refusals() {
     error(&"NOT ".repeat(5000), "invalid expression: nested deeper than 100");
     error(&" ".repeat(300_000), "invalid expression: query is longer than 262144 bytes");
 }
+
+#[test]
+fn conditions_of_batch_jobs_are_malformed_where_temporal_says() {
+    let cases = [
+        ("()", Some("syntax error at position 29")),
+        ("WorkflowType =", Some("syntax error at position 41")),
+        (" WorkflowType = 'T' XOR RunId = 'r'", Some("syntax error at position 50 near 'xor'")),
+        ("(WorkflowType = 'T'  ", Some("syntax error at position 48")),
+        ("ORDER BY StartTime", Some("syntax error at position 32 near 'order'")),
+        ("  group by x", Some("syntax error at position 34 near 'group'")),
+        ("a = 'x'", None),
+        // They make no sense, but that is found out when they are asked.
+        ("a = 'x' ORDER BY b", None),
+        ("a = 'x' LIMIT 3", None),
+        ("a > b", None),
+        ("", None),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(malformed_condition(text).as_deref(), expected, "{text:?}");
+    }
+}

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use everlog_proto::RpcStatus;
 use everlog_proto::api::enums::v1::ResourceExhaustedCause;
 use everlog_proto::api::errordetails::v1::ResourceExhaustedFailure;
 use prost::Message;
@@ -334,22 +335,6 @@ fn cause(status: &Status) -> Option<ResourceExhaustedCause> {
     ResourceExhaustedCause::try_from(ResourceExhaustedFailure::decode(detail.value.as_slice()).ok()?.cause).ok()
 }
 
-/// `google.rpc.Status`, as far as it is looked at.
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Detail>,
-}
-
-/// `google.protobuf.Any`.
-#[derive(Clone, PartialEq, Message)]
-struct Detail {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
 /// Bytes that no compression makes smaller, the same every time.
 fn noise(bytes: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -364,13 +349,16 @@ fn noise(bytes: usize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use everlog_proto::wkt::Any;
+
     use super::*;
 
     #[test]
     fn a_refusal_is_named_by_its_cause() {
         let failure = ResourceExhaustedFailure { cause: ResourceExhaustedCause::SystemOverloaded as i32, scope: 0 };
         let type_url = "type.googleapis.com/temporal.api.errordetails.v1.ResourceExhaustedFailure".to_owned();
-        let details = RpcStatus { details: vec![Detail { type_url, value: failure.encode_to_vec() }] }.encode_to_vec();
+        let details = vec![Any { type_url, value: failure.encode_to_vec() }];
+        let details = RpcStatus { details, ..RpcStatus::default() }.encode_to_vec();
         let told = Status::with_details(Code::ResourceExhausted, "busy", details.into());
         assert_eq!(outcome(&told), "resource_exhausted/system_overloaded");
         assert_eq!(outcome(&Status::resource_exhausted("busy")), "resource_exhausted/no_cause");

@@ -2,6 +2,7 @@
 
 mod links;
 mod node;
+mod operator;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use crate::failure::Failure;
 
 pub(crate) use links::{Link, Links};
 pub(crate) use node::Node;
+pub(crate) use operator::until_printed;
 
 /// How long a node may take until it serves.
 pub(crate) const SERVE_TIME_MAX: Duration = Duration::from_secs(60);

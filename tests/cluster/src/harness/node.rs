@@ -21,6 +21,8 @@ use crate::failure::Failure;
 const STOP_TIME_MAX: Duration = Duration::from_secs(30);
 /// What a node prints once it serves.
 const SERVING: &str = "everlog server:";
+/// Little, so that nodes that were away are seeded.
+const LOG_RETAIN_BYTES: u64 = 1 << 20;
 /// How often the log is looked at while a node starts.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -68,7 +70,7 @@ impl Node {
             settings,
             "data_dir = {data:?}\n\n[listen]\nip = \"{ip}\"\nport = {port}\nhttp_port = 0\nmetrics_port = 0\n\n\
              [cluster]\nname = \"tests\"\nseeds = [{seeds}]\ninitial_nodes = {count}\nlisten = \"{listen}\"\n\
-             advertise = \"{advertise}\"\n",
+             advertise = \"{advertise}\"\nlog_retain_bytes = {LOG_RETAIN_BYTES}\n",
             data = node.data().display().to_string(),
             ip = grpc.ip(),
             port = grpc.port(),

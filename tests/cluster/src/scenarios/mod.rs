@@ -1,8 +1,10 @@
 //! What must hold of three nodes whatever the moment: one test each, in this order, on one cluster.
 
+mod away;
 mod everywhere;
 mod failures;
 mod formation;
+mod new_disk;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,9 +19,11 @@ use crate::harness::Cluster;
 use crate::program::Program;
 use crate::record::Recorder;
 
+pub(crate) use away::seeded;
 pub(crate) use everywhere::{namespaces, tasks, workflows};
 pub(crate) use failures::{kills, quorum, wiped};
 pub(crate) use formation::{any_order, restarted_while_forming};
+pub(crate) use new_disk::takes_the_place;
 
 /// How long something may take that nothing stands in the way of.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -5,12 +5,13 @@
 mod story;
 
 use bytes::Bytes;
+use everlog_kernel::batch_job::BatchJobRows;
 use everlog_kernel::outbox::OutboxMessage;
 use everlog_kernel::rows::Suffix;
 use everlog_kernel::schedule::ScheduleRows;
 use everlog_kernel::state::{Current, Run};
 use everlog_kernel::transition::TaskRow;
-use everlog_kernel::{RunId, RunRow, RunRowKind, Schedule};
+use everlog_kernel::{BatchJob, RunId, RunRow, RunRowKind, Schedule};
 use everlog_model::rows as keys_of_rows;
 use everlog_proto::api::history::v1::History;
 use everlog_random::Random;
@@ -46,7 +47,7 @@ enum Kind {
 }
 
 /// Kinds by their number in inputs, which the corpus knows: new ones come last.
-const KINDS: [Kind; 29] = [
+const KINDS: [Kind; 31] = [
     Kind::Run(RunRowKind::Info),
     Kind::Run(RunRowKind::State),
     Kind::Run(RunRowKind::Activity),
@@ -76,6 +77,8 @@ const KINDS: [Kind; 29] = [
     Kind::Run(RunRowKind::Branch),
     Kind::Run(RunRowKind::HistoryHold),
     Kind::Run(RunRowKind::ReappliedUpdate),
+    Kind::Run(RunRowKind::BatchJob),
+    Kind::Run(RunRowKind::BatchJobProgress),
 ];
 
 /// Rows that no run writes, as they are on disks: a namespace, a slot table, and what Raft keeps.
@@ -147,7 +150,7 @@ impl Target for Rows {
     fn run(&mut self, input: &[u8]) -> Result<String, String> {
         let mut outcomes = String::new();
         let mut run = Vec::new();
-        let mut schedule = ScheduleRows::default();
+        let (mut schedule, mut batch_job) = (ScheduleRows::default(), BatchJobRows::default());
         for (kind, bytes) in read(input) {
             let number = run.len() as u64;
             let Kind::Run(kind) = kind else {
@@ -184,6 +187,14 @@ impl Target for Rows {
                     schedule.carried = Some(bytes);
                     continue;
                 }
+                RunRowKind::BatchJob => {
+                    batch_job.asked = Some(bytes);
+                    continue;
+                }
+                RunRowKind::BatchJobProgress => {
+                    batch_job.progress = Some(bytes);
+                    continue;
+                }
                 RunRowKind::History => {
                     outcomes.push_str(if History::decode(bytes).is_ok() { "history " } else { "corrupt history " });
                     continue;
@@ -194,6 +205,12 @@ impl Target for Rows {
         if schedule.made_of.is_some() || schedule.progress.is_some() {
             outcomes.push_str(&match Schedule::from_rows("fuzz", RunId([9; 16]), schedule) {
                 Ok(schedule) => format!("schedule of 2^{} bytes ", schedule.memory_bytes().max(1).ilog2()),
+                Err(corrupt) => kind_of(&corrupt.to_string()),
+            });
+        }
+        if batch_job.asked.is_some() || batch_job.progress.is_some() {
+            outcomes.push_str(&match BatchJob::from_rows("fuzz", RunId([9; 16]), batch_job) {
+                Ok(job) => format!("batch job of 2^{} bytes ", job.memory_bytes().max(1).ilog2()),
                 Err(corrupt) => kind_of(&corrupt.to_string()),
             });
         }

@@ -336,8 +336,8 @@ fn pending<V: PendingValue + 'static>(what: &'static str, key: V::Key, value: V)
 }
 
 fn cases() -> Vec<Case> {
-    let schedule =
-        |(kind, row, is_same): crate::schedule::golden::Row| Case { kind: kind.name(), what: "", row, is_same };
+    let of_a_machine =
+        |(kind, row, is_same): (RunRowKind, Bytes, _)| Case { kind: kind.name(), what: "", row, is_same };
     let info = |what, info| case(RunRowKind::Info.name(), what, info, RunInfo::to_row, RunInfo::from_row);
     let state = |what, state| case(RunRowKind::State.name(), what, state, RunState::to_row, RunState::from_row);
     vec![
@@ -398,7 +398,8 @@ fn cases() -> Vec<Case> {
         case("task", "for a version", task_for_a_version(), TaskRow::to_row, TaskRow::from_row),
     ]
     .into_iter()
-    .chain(crate::schedule::golden::rows().map(schedule))
+    .chain(crate::schedule::golden::rows().map(of_a_machine))
+    .chain(crate::batch_job::golden::rows().map(of_a_machine))
     .collect()
 }
 

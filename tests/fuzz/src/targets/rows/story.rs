@@ -1,15 +1,18 @@
 //! A run that waits for much, for its rows.
 
 use bytes::Bytes;
+use everlog_kernel::batch_job::{self, Advance, Next, Page};
 use everlog_kernel::command::{Objections, StartActivityTask, StartWorkflowTask};
 use everlog_kernel::outbox::{ChildClosed, MessageBody, OutboxMessage, ParentClosed, ScheduledClosed};
 use everlog_kernel::reset::{Kept, Later, Plan, Reset, plan};
 use everlog_kernel::rows::Suffix;
 use everlog_kernel::{
-    Command, Context, Effect, EntityKind, Ids, Limits, Namespace, NamespaceId, Reply, RowKey, RunCommand, RunId,
-    RunRowKind, Schedule, ScheduleCommand, Time, Workflow, decide, schedule, token,
+    BatchJob, BatchJobCommand, Command, Context, Effect, EntityKind, Ids, Limits, Namespace, NamespaceId, Rejection,
+    Reply, RowKey, RunCommand, RunId, RunRowKind, Schedule, ScheduleCommand, Time, Transition, Workflow, decide,
+    schedule, token,
 };
 use everlog_model::{EntityRef, rows};
+use everlog_proto::api::batch::v1::BatchOperationSignal;
 use everlog_proto::api::command::v1::Command as WorkflowCommand;
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{
@@ -31,9 +34,10 @@ use everlog_proto::api::schedule::v1::{
 use everlog_proto::api::taskqueue::v1::{StickyExecutionAttributes, TaskQueue};
 use everlog_proto::api::update::v1::{Acceptance, Input, Meta, Request};
 use everlog_proto::api::workflow::v1::{NewWorkflowExecutionInfo, OnConflictOptions};
+use everlog_proto::api::workflowservice::v1::start_batch_operation_request::Operation;
 use everlog_proto::api::workflowservice::v1::{
     CreateScheduleRequest, ResetWorkflowExecutionRequest, RespondWorkflowTaskCompletedRequest,
-    SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest,
+    SignalWorkflowExecutionRequest, StartBatchOperationRequest, StartWorkflowExecutionRequest,
 };
 use everlog_proto::wkt::{Any, Duration};
 use everlog_storage::state::RowChange;
@@ -198,6 +202,7 @@ impl Story {
         self.decide(RunCommand::SaveWorkflowTaskStart)?;
         self.messages_of_a_family()?;
         self.schedule()?;
+        self.batch_job()?;
         self.reset()?;
         Ok(self.rows)
     }
@@ -272,7 +277,37 @@ impl Story {
         self.on_schedule(&mut schedule, ScheduleCommand::Hear(Box::new(message)))
     }
 
+    /// A batch job that is in the middle of its workflows.
+    fn batch_job(&mut self) -> Result<(), String> {
+        let signal = BatchOperationSignal { signal: "s".to_owned(), input: payloads(), ..Default::default() };
+        let request = StartBatchOperationRequest {
+            job_id: "job".to_owned(),
+            reason: "why".to_owned(),
+            visibility_query: "WorkflowType = 'Fuzz'".to_owned(),
+            operation: Some(Operation::SignalOperation(signal)),
+            ..Default::default()
+        };
+        let mut job = BatchJob::new("job");
+        let start = BatchJobCommand::Start(Box::new(request));
+        let rows = self.on_machine(|context| batch_job::decide(&mut job, start, context))?;
+        let is_run = |key: &RowKey| if let RowKey::Run(run_id, _) = key { Some(*run_id) } else { None };
+        let run_id = rows.iter().find_map(is_run).ok_or("a batch job has no rows")?;
+        let execution = WorkflowExecution { workflow_id: "w".to_owned(), run_id: run_id.to_string() };
+        let page = Page { number: 0, executions: vec![execution], next: b"next".to_vec(), is_last: false };
+        let step = Advance { run_id, page: 0, succeeded: 0, failed: 0, total: Some(9), next: Next::Page(page) };
+        let advance = BatchJobCommand::Advance(Box::new(step));
+        self.on_machine(|context| batch_job::decide(&mut job, advance, context)).map(drop)
+    }
+
     fn on_schedule(&mut self, schedule: &mut Schedule, command: ScheduleCommand) -> Result<(), String> {
+        self.on_machine(|context| schedule::decide(schedule, command, context)).map(drop)
+    }
+
+    /// Keeps the rows of what is decided, and tells their keys.
+    fn on_machine(
+        &mut self,
+        decide: impl FnOnce(&mut Context<'_>) -> Result<Transition, Rejection>,
+    ) -> Result<Vec<RowKey>, String> {
         let mut context = Context {
             now: self.now,
             latest: self.now,
@@ -280,8 +315,8 @@ impl Story {
             limits: &self.limits,
             ids: &mut self.ids,
         };
-        let transition =
-            schedule::decide(schedule, command, &mut context).map_err(|rejection| rejection.to_string())?;
+        let transition = decide(&mut context).map_err(|rejection| rejection.to_string())?;
+        let keys = transition.rows.iter().map(|(key, _)| key.clone()).collect();
         for effect in transition.effects {
             if let Effect::Send(message) = effect {
                 self.rows.push((Kind::Outbox, message.to_row()));
@@ -294,7 +329,7 @@ impl Story {
                 _ => {}
             }
         }
-        Ok(())
+        Ok(keys)
     }
 
     /// The run goes on from its first workflow task, with the update that it has accepted since.

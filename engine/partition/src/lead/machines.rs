@@ -1,25 +1,18 @@
-//! Jobs on schedules: read first, where they must be, and decided like those on workflows.
+//! Jobs on state machines beside workflows: read first, where they must be, and decided like those on workflows.
 
-use everlog_kernel::{Context, EntityKind, Ids, Schedule, ScheduleCommand, schedule};
+use everlog_kernel::{Context, Ids};
 use everlog_model::{CallError, EntityRef, WorkflowRef};
 
 use super::super::job::{Answer, Job, ReplyTo};
 use super::super::load::LoadRequest;
+use super::super::machine::{Machine, MachineCommand, name};
 use super::{Action, Lead, Outgoing};
 
-/// What an entity of a kind is called in messages.
-pub(super) fn name(kind: EntityKind) -> &'static str {
-    match kind {
-        EntityKind::Workflow => "workflow",
-        EntityKind::Schedule => "schedule",
-    }
-}
-
 impl Lead {
-    /// Does a job on a schedule, or sets it aside while its rows are read.
-    pub(super) fn admit_to_schedule(&mut self, key: EntityRef, job: Job) {
+    /// Does a job on a state machine, or sets it aside while its rows are read.
+    pub(super) fn admit_to_machine(&mut self, key: EntityRef, job: Job) {
         let entry = self.cache.entry(&key, self.clock.now());
-        if entry.schedule.is_none() {
+        if entry.machine.is_none() {
             let is_first = entry.waiting.is_empty();
             if !is_first || (self.applied.may_exist)(&key.key().current()) {
                 entry.waiting.push(job);
@@ -30,15 +23,15 @@ impl Lead {
                 }
                 return;
             }
-            entry.schedule = Some(Box::new(Schedule::new(&*key.id)));
+            entry.machine = Machine::new(key.kind, &key.id);
         }
         self.execute(&key, job);
     }
 
-    /// Takes in a schedule that was read, and does the jobs that waited for it.
-    pub(super) fn loaded_schedule(&mut self, key: &EntityRef, found: Box<Schedule>) {
+    /// Takes in a state machine that was read, and does the jobs that waited for it.
+    pub(super) fn loaded_machine(&mut self, key: &EntityRef, found: Machine) {
         let Some(entry) = self.cache.get_mut(key) else { return };
-        entry.schedule.get_or_insert(found);
+        entry.machine.get_or_insert(found);
         let waiting = std::mem::take(&mut entry.waiting);
         self.cache.recount(key);
         for job in waiting {
@@ -46,17 +39,17 @@ impl Lead {
         }
     }
 
-    /// Decides a command to a schedule.
-    pub(super) fn schedule_command(
+    /// Decides a command to a state machine.
+    pub(super) fn machine_command(
         &mut self,
         key: &EntityRef,
         address: &WorkflowRef,
-        command: ScheduleCommand,
+        command: MachineCommand,
         reply: Option<ReplyTo>,
     ) {
         let limits = self.settings.limits.of(&address.namespace.name);
         let mut ids = Ids::new(self.seeds.seed());
-        let Some(schedule) = self.cache.get_mut(key).and_then(|entry| entry.schedule.as_mut()) else { return };
+        let Some(machine) = self.cache.get_mut(key).and_then(|entry| entry.machine.as_mut()) else { return };
         let mut context = Context {
             now: self.clock.now(),
             latest: self.clock.latest(),
@@ -64,12 +57,13 @@ impl Lead {
             limits: &limits,
             ids: &mut ids,
         };
-        let name = command.name();
-        let decided = schedule::decide(schedule, command, &mut context);
+        let command_name = command.name();
+        let decided = machine.decide(command, &mut context);
         tracing::debug!(
-            command = name,
+            command = command_name,
             namespace = address.namespace.name,
-            schedule_id = &*address.workflow_id,
+            kind = name(key.kind),
+            id = &*address.workflow_id,
             rejection = decided.as_ref().err().map(tracing::field::display),
             "decided"
         );
