@@ -107,8 +107,9 @@ impl PeerConnection {
 /// Seeds replicas of this node, one after the other, and gives rows to those of other nodes.
 pub(crate) struct SeedHost {
     parts: Arc<Parts>,
-    /// The last seed of each group: a later one ends it.
-    running: Mutex<HashMap<GroupId, AbortHandle>>,
+    /// The last seed of each replica: a later one ends it. Not of each group: whoever leads that may still ask for a replica that is lost and
+    /// whose place another one takes.
+    running: Mutex<HashMap<(GroupId, ReplicaId), AbortHandle>>,
 }
 
 struct Parts {
@@ -164,7 +165,7 @@ impl SeedHost {
         let Some(ask) = read(decode::<SeedAsk>("seed", &body)) else {
             return answer.send(encode(&SeedAnswer::Failed("the message cannot be read".to_owned())));
         };
-        let group = ask.address.group();
+        let (group, replica) = (ask.address.group(), ask.address.to);
         let task = runtime.spawn(async move {
             tokio::select! {
                 outcome = parts.seed(from, ask) => {
@@ -179,7 +180,9 @@ impl SeedHost {
                 () = answer.cancelled() => {}
             }
         });
-        if let Some(before) = self.running.lock().insert(group, task.abort_handle()) {
+        let mut running = self.running.lock();
+        running.retain(|_, seed| !seed.is_finished());
+        if let Some(before) = running.insert((group, replica), task.abort_handle()) {
             before.abort();
         }
     }

@@ -111,7 +111,6 @@ async fn call(calls: &Calls, namespace: String, work: &Work, execution: &Workflo
                 workflow_execution_options: update.workflow_execution_options.clone(),
                 update_mask: update.update_mask.clone(),
                 identity: update.identity.clone(),
-                ..UpdateWorkflowExecutionOptionsRequest::default()
             };
             calls.make("UpdateWorkflowExecutionOptions", &request).await
         }

@@ -1,5 +1,7 @@
 //! A node that was away for longer than the others' log goes back.
 
+use std::time::Duration;
+
 use everlog_proto::api::common::v1::{Payload, Payloads};
 use everlog_proto::cluster::TransferLeadsRequest;
 use everlog_random::Random;
@@ -17,7 +19,9 @@ const AWAY: usize = 2;
 const STARTS: usize = 80;
 const INPUT_BYTES: usize = 1 << 20;
 /// How often more is written if that was not enough.
-const TIMES: usize = 3;
+const TIMES: u8 = 3;
+/// How long a leader may take to flush, to hear that a follower is not there, and to purge.
+const PURGE_WAIT: Duration = Duration::from_secs(3);
 /// What a node logs of each replica that was seeded.
 const SEEDED: &str = "a replica was seeded";
 
@@ -27,7 +31,7 @@ pub(crate) async fn seeded(stage: &Stage) -> Result<(), Failure> {
     let nodes = &stage.cluster.nodes;
     let mut random = Random::new(11);
     let mut runs = Vec::new();
-    for _ in 0..TIMES {
+    for time in 1..=TIMES {
         nodes[AWAY].kill().await?;
         for _ in 0..STARTS {
             let id = format!("away-{}", runs.len());
@@ -38,6 +42,7 @@ pub(crate) async fn seeded(stage: &Stage) -> Result<(), Failure> {
             let run_id = start.await?.run_id;
             runs.push((id, run_id));
         }
+        tokio::time::sleep(u32::from(time) * PURGE_WAIT).await;
         nodes[AWAY].spawn().await?;
         nodes[AWAY].wait_serving(SERVE_TIME_MAX).await?;
         stage.cluster.until_caught_up(AWAY).await?;
