@@ -191,9 +191,10 @@ impl Flusher {
             }
         }
         if raft.trigger().purge_log(upto).await.is_ok() {
-            // The core handles its messages in order: once it answers this one, it has purged.
+            // The core handles its messages in order: once it answers this one, it has purged, or will once no follower is sent what goes.
             let _ = raft.with_raft_state(|_| ()).await;
-            tracing::debug!(group = %group.id(), upto, "raft log purged");
+            let is_purged = group.log().purged().is_some_and(|purged| purged.index >= upto);
+            tracing::debug!(group = %group.id(), upto, is_purged, "the log is to be purged");
         }
     }
 }

@@ -18,6 +18,9 @@ const PROBE_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long it waits before it tries again.
 const PROBE_AGAIN: Duration = Duration::from_millis(10);
 
+/// Entries that a replica may lack under load.
+const BEHIND_MAX: u64 = 100;
+
 /// What is done to a node, or to the ways from and to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
@@ -172,7 +175,7 @@ async fn one(
             node.kill().await?;
             std::fs::remove_dir_all(node.data())?;
             cluster.replace_disk(victim).await?;
-            return cluster.until_caught_up(victim).await;
+            return cluster.until_caught_up(victim, BEHIND_MAX).await;
         }
         Fault::Isolate => set(cut, true, true, &others),
         Fault::Mute => set(cut, false, true, &others),

@@ -14,8 +14,6 @@ use crate::failure::{Failure, ensure};
 const CATCH_UP_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long a node may take to say something, and to answer.
 const SAY_TIME_MAX: Duration = Duration::from_secs(30);
-/// Entries that a replica may lack under load.
-const BEHIND_MAX: u64 = 100;
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Cluster {
@@ -26,11 +24,12 @@ impl Cluster {
         Ok(ClusterServiceClient::new(endpoint.connect_lazy()))
     }
 
-    /// Waits until the replicas of a node lack nothing that matters, and no group has any other than voters; as another node sees it.
-    pub(crate) async fn until_caught_up(&self, node: usize) -> Result<(), Failure> {
+    /// Waits until the replicas of a node lack no more than so many entries each, and no group has any other than voters; as another node
+    /// sees it.
+    pub(crate) async fn until_caught_up(&self, node: usize, behind_max: u64) -> Result<(), Failure> {
         let number = self.node_id(node);
         let lacks = |group: &Group| {
-            let is_behind = |replica: &Replica| replica.behind_entries.is_none_or(|entries| entries > BEHIND_MAX);
+            let is_behind = |replica: &Replica| replica.behind_entries.is_none_or(|entries| entries > behind_max);
             let is_it = |replica: &&Replica| replica.node_id == number;
             group.replicas.iter().find(is_it).is_some_and(is_behind) || group.replicas.iter().any(|one| !one.is_voter)
         };

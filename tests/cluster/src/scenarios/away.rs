@@ -45,7 +45,7 @@ pub(crate) async fn seeded(stage: &Stage) -> Result<(), Failure> {
         tokio::time::sleep(u32::from(time) * PURGE_WAIT).await;
         nodes[AWAY].spawn().await?;
         nodes[AWAY].wait_serving(SERVE_TIME_MAX).await?;
-        stage.cluster.until_caught_up(AWAY).await?;
+        stage.cluster.until_caught_up(AWAY, 0).await?;
         if nodes[AWAY].printed()?.contains(SEEDED) {
             return leads_and_lives(stage, &client, &runs).await;
         }

@@ -49,7 +49,7 @@ pub(crate) async fn takes_the_place(stage: &Stage) -> Result<(), Failure> {
         ensure(disk == 1, || format!("it is disk {disk}, the second time, too"))?;
     }
     node.wait_serving(SERVE_TIME_MAX).await?;
-    cluster.until_caught_up(NODE).await?;
+    cluster.until_caught_up(NODE, 0).await?;
     leads_and_lives(stage, &client, &runs).await?;
     // It is found again.
     node.stop().await?;
@@ -63,5 +63,5 @@ pub(crate) async fn takes_the_place(stage: &Stage) -> Result<(), Failure> {
     std::fs::rename(&new, node.data())?;
     node.spawn().await?;
     node.wait_serving(SERVE_TIME_MAX).await?;
-    cluster.until_caught_up(NODE).await
+    cluster.until_caught_up(NODE, 0).await
 }
