@@ -51,24 +51,31 @@ pub(super) async fn query_workflow(
     let address = address(&namespace, workflow_id);
     let deadline = call.deadline.unwrap_or_else(|| Instant::now() + WAIT_MAX);
 
-    let lead = frontend.router.partition_of(&address)?.lead();
-    let waiting = frontend.queries.register(address.clone());
-    let command = RunCommand::QueryWorkflow {
-        query_id: waiting.id,
-        query: Box::new(query),
-        reject_condition: request.query_reject_condition,
-    };
-    let mut asked = Asked { services: frontend.services.clone(), address, run_id, waiting };
-    match frontend.execute(asked.address.clone(), run_id, command).await? {
-        Reply::Query(QueryReply::Rejected(status)) => Ok(QueryWorkflowResponse {
-            query_rejected: Some(QueryRejected { status: status as i32 }),
-            ..QueryWorkflowResponse::default()
-        }),
-        Reply::Query(QueryReply::Asked) => {
-            let query_result = asked.answer(frontend, deadline, lead).await?;
-            Ok(QueryWorkflowResponse { query_result, ..QueryWorkflowResponse::default() })
+    loop {
+        let lead = frontend.router.partition_of(&address)?.lead();
+        let waiting = frontend.queries.register(address.clone());
+        let command = RunCommand::QueryWorkflow {
+            query_id: waiting.id,
+            query: Box::new(query.clone()),
+            reject_condition: request.query_reject_condition,
+        };
+        let mut asked = Asked { services: frontend.services.clone(), address: address.clone(), run_id, waiting };
+        let sticky_timeout = match frontend.execute(address.clone(), run_id, command).await? {
+            Reply::Query(QueryReply::Rejected(status)) => {
+                return Ok(QueryWorkflowResponse {
+                    query_rejected: Some(QueryRejected { status: status as i32 }),
+                    ..QueryWorkflowResponse::default()
+                });
+            }
+            Reply::Query(QueryReply::Asked { sticky_timeout }) => sticky_timeout,
+            reply => return Err(unexpected(&reply)),
+        };
+        if let Some(query_result) = asked.answer(frontend, deadline, lead, sticky_timeout).await? {
+            return Ok(QueryWorkflowResponse { query_result, ..QueryWorkflowResponse::default() });
         }
-        reply => Err(unexpected(&reply)),
+        // Its worker hangs, or has dropped it: another one is asked, and what the first one still says comes too late.
+        drop(asked);
+        frontend.execute_done(address.clone(), run_id, RunCommand::ResetStickyTaskQueue).await?;
     }
 }
 
@@ -81,28 +88,34 @@ struct Asked {
 }
 
 impl Asked {
-    /// Waits for the answer. A query is known to the lead that took it, and to nobody else.
+    /// Waits for the answer; `None` if the worker of the sticky queue does not give one in its time. A query is known to the lead that took it,
+    /// and to nobody else.
     async fn answer(
         &mut self,
         frontend: &Frontend,
         deadline: Instant,
         mut lead: LeadWatch,
-    ) -> Result<Option<Payloads>, Error> {
+        sticky_timeout: Option<Duration>,
+    ) -> Result<Option<Option<Payloads>>, Error> {
         let lost = || Error::NotDone("the partition is led anew".to_owned());
         let answer_by = deadline.checked_sub(ANSWER_TIME).unwrap_or(deadline);
         let last_look = deadline.checked_sub(LAST_LOOK).unwrap_or(deadline).min(answer_by);
+        let sticky_until = sticky_timeout.map(|timeout| Instant::now() + timeout).filter(|until| *until < last_look);
         tokio::select! {
-            answer = self.waiting.answered() => return answer.map_err(Error::from),
+            answer = self.waiting.answered() => return answer.map(Some).map_err(Error::from),
             () = frontend.drained() => return Err(Error::Unavailable("the server is stopping".to_owned())),
             () = lead.lost() => return Err(lost()),
-            () = tokio::time::sleep_until(last_look) => {}
+            () = tokio::time::sleep_until(sticky_until.unwrap_or(last_look)) => {}
+        }
+        if sticky_until.is_some() {
+            return Ok(None);
         }
         if !self.has_worker().await {
             let message = "no poller seen for task queue recently, worker may be down";
             return Err(Error::failed_precondition(message));
         }
         tokio::select! {
-            answer = self.waiting.answered() => answer.map_err(Error::from),
+            answer = self.waiting.answered() => answer.map(Some).map_err(Error::from),
             () = lead.lost() => Err(lost()),
             () = tokio::time::sleep_until(answer_by) => {
                 Err(Error::DeadlineExceeded("query timed out before a worker could process it"))

@@ -4,6 +4,7 @@
 //! public API are carried as they came; the frontend has checked what can be checked without the workflow's state.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use everlog_proto::api::activity::v1::ActivityOptions;
 use everlog_proto::api::common::v1::{Payloads, WorkerVersionStamp};
@@ -473,5 +474,8 @@ pub enum QueryReply {
     /// It was not asked: the workflow has this status.
     Rejected(WorkflowExecutionStatus),
     /// It is on its way to a worker; the answer is an effect.
-    Asked,
+    Asked {
+        /// How long the worker of the sticky queue, to which it went by itself, has to answer.
+        sticky_timeout: Option<Duration>,
+    },
 }

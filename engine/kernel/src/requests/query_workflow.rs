@@ -39,7 +39,8 @@ pub(crate) fn ask(
     // A closed run's task is described on, but no worker gets it.
     let Some(task) = run.state.workflow_task.as_ref().filter(|_| run.is_open()) else {
         txn.effects.push(workflow_task::offer_query(run, query));
-        return Ok(Reply::Query(QueryReply::Asked));
+        let sticky_timeout = run.sticky.as_ref().and_then(|sticky| sticky.schedule_to_start_timeout);
+        return Ok(Reply::Query(QueryReply::Asked { sticky_timeout }));
     };
     if task.attempt >= FAILING_ATTEMPT {
         return Err(Rejection::WorkflowNotReady(
@@ -56,7 +57,7 @@ pub(crate) fn ask(
         });
     }
     run.queries.push(query);
-    Ok(Reply::Query(QueryReply::Asked))
+    Ok(Reply::Query(QueryReply::Asked { sticky_timeout: None }))
 }
 
 fn is_rejected(status: WorkflowExecutionStatus, reject_condition: i32) -> bool {

@@ -208,7 +208,7 @@ fn reply(reply: &Reply) -> String {
         Reply::ActivityOptions(options) => format!("options {}\n", compact(&**options)),
         Reply::WorkflowOptions(options) => format!("options {}\n", compact(&**options)),
         Reply::Query(QueryReply::Rejected(status)) => format!("query rejected: {status:?}\n"),
-        Reply::Query(QueryReply::Asked) => "query asked\n".to_owned(),
+        Reply::Query(QueryReply::Asked { .. }) => "query asked\n".to_owned(),
         Reply::Update(UpdateReply { update_id, status, started, .. }) => {
             let started = started.as_ref().map(|started| format!(", started={}", started.started));
             format!("update {update_id} {}{}\n", update_status(status), started.unwrap_or_default())
