@@ -31,6 +31,8 @@ const ADMIT: u8 = 50;
 
 /// How often a node looks whom it sees.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How long ago a node that waits for a place may have asked for it.
+const ASKING_TIME: Duration = Duration::from_secs(10);
 /// How often it says what it waits for.
 const SAY_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a proposal waits for all of its members before another one is made.
@@ -102,13 +104,15 @@ pub struct Formation {
     promising: Mutex<()>,
     /// Known once the metadata is.
     admissions: OnceLock<Admissions>,
+    /// The data directories that have asked for a place, and when they did last.
+    asking: Mutex<BTreeMap<uuid::Uuid, tokio::time::Instant>>,
 }
 
 impl Formation {
     /// A node with this data directory. It answers others through `mesh` from now on.
     pub fn start(directory: Arc<DataDirectory>, options: FormationOptions, mesh: &Mesh) -> Arc<Formation> {
-        let (seen, promising, admissions) = Default::default();
-        let formation = Arc::new(Formation { directory, options, seen, promising, admissions });
+        let (seen, promising, admissions, asking) = Default::default();
+        let formation = Arc::new(Formation { directory, options, seen, promising, admissions, asking });
         mesh.answer_strangers(Arc::clone(&formation) as _);
         formation
     }
@@ -141,6 +145,12 @@ impl Formation {
     pub fn admit(&self, admissions: Admissions) {
         // They are named once.
         let _ = self.admissions.set(admissions);
+    }
+
+    /// Whether a node waits with this data directory for a place.
+    pub fn is_asking(&self, directory_id: uuid::Uuid) -> bool {
+        let asking = self.asking.lock();
+        asking.get(&directory_id).is_some_and(|asked| asked.elapsed() < ASKING_TIME)
     }
 
     /// Goes as far as it can now. Returns what it waits for, if it does.
@@ -322,6 +332,11 @@ impl Formation {
     fn admission(&self, from: &Hello) -> Result<AdmitAnswer, DirectoryError> {
         let Some(founding) = self.directory.founded()? else { return Ok(AdmitAnswer::default()) };
         let directory_id = uuid::Uuid::from_slice(&from.directory_id).ok();
+        if let Some(directory_id) = directory_id {
+            let mut asking = self.asking.lock();
+            asking.retain(|_, asked| asked.elapsed() < ASKING_TIME);
+            asking.insert(directory_id, tokio::time::Instant::now());
+        }
         let admitted = self.admissions.get().zip(directory_id).and_then(|(admissions, id)| admissions(id));
         let (NodeId(node_id), disk) = admitted.unwrap_or((NodeId(0), 0));
         Ok(AdmitAnswer { cluster_id: founding.cluster_id.as_bytes().to_vec(), node_id, disk })

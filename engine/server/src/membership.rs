@@ -148,6 +148,11 @@ impl Membership {
         (1..).map(NodeId).take(self.founding.members.len())
     }
 
+    /// Whether a node waits with this data directory for a place.
+    pub(crate) fn is_asking(&self, directory_id: uuid::Uuid) -> bool {
+        self.formation.is_asking(directory_id)
+    }
+
     /// The data directories that the cluster was founded with.
     pub(crate) fn founders(&self) -> Vec<uuid::Uuid> {
         self.founding.members.iter().map(|member| member.directory_id).collect()

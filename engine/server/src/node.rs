@@ -281,6 +281,10 @@ impl Node {
             disk: disk::figures(&directory),
             namespaces: Arc::clone(&namespaces),
             founders: membership.iter().flat_map(|membership| membership.founders()).collect(),
+            is_asking: match membership.clone() {
+                Some(membership) => Box::new(move |directory_id| membership.is_asking(directory_id)),
+                None => Box::new(|_| false),
+            },
         });
         Ok(Node {
             router,

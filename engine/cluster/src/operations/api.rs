@@ -9,7 +9,7 @@ use everlog_model::NodeId;
 use everlog_proto::cluster::transfer_leads_response::Transfer;
 use everlog_proto::cluster::{
     ClusterService, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest, DrainNodeResponse, Group, Node,
-    NodeState, ReplaceDiskRequest, ReplaceDiskResponse, TransferLeadsRequest, TransferLeadsResponse,
+    NodeState, ReplaceDiskRequest, ReplaceDiskResponse, Replica, TransferLeadsRequest, TransferLeadsResponse,
 };
 use everlog_proto::internal::{SteerRequest, SteeredTransfer};
 use tokio::sync::Semaphore;
@@ -24,6 +24,9 @@ const CALLS_MAX: usize = 8;
 
 /// How long leads may take to be elsewhere.
 const MOVE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Entries that a replica may lack at a moment and still have all that was acknowledged a little before.
+const BEHIND_MAX: u64 = 1000;
 
 /// How often is looked whether they are.
 const MOVE_LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -172,8 +175,38 @@ impl ClusterApi {
                 format!("{directory_id} is a data directory that the cluster was founded with, not a new one");
             return Err(Status::failed_precondition(message));
         }
+        if !(parts.is_asking)(directory_id) {
+            return Err(Status::failed_precondition(format!(
+                "no node waits with the data directory {directory_id}: start node {node_id} with an empty one first; its log names that"
+            )));
+        }
+        let endangered = without_majority(&cluster, node_id);
+        if !endangered.is_empty() {
+            let groups: Vec<_> = endangered.iter().map(u32::to_string).collect();
+            return Err(Status::failed_precondition(format!(
+                "without the disk of node {node_id} no majority has what was acknowledged in groups {}: start it with the disk that it had, or wait \
+                 until the others have caught up",
+                groups.join(", ")
+            )));
+        }
         self.operations.replace_disk(NodeId(node_id), directory_id).await
     }
+}
+
+/// Groups that lose entries with the disk of a node: too few of their voters are elsewhere and known to have them.
+fn without_majority(cluster: &DescribeClusterResponse, node_id: u32) -> Vec<u32> {
+    let is_endangered = |group: &&Group| {
+        let voters = group.replicas.iter().filter(|replica| replica.is_voter).count();
+        let on = |id: u32| group.replicas.iter().filter(|replica| replica.node_id == id).count();
+        let is_whole = |replica: &&Replica| {
+            let has_entries = replica.behind_entries.is_some_and(|behind| behind <= BEHIND_MAX);
+            // Beside one that takes its place, a voter is the one that is lost.
+            replica.is_voter && replica.node_id != node_id && on(replica.node_id) == 1 && has_entries
+        };
+        let whole = group.replicas.iter().filter(is_whole).count();
+        on(node_id) > 0 && (group.leader == 0 || 2 * whole <= voters)
+    };
+    cluster.groups.iter().filter(is_endangered).map(|group| group.group_id).collect()
 }
 
 /// A node that is there and answers.
@@ -229,7 +262,6 @@ fn transfers(cluster: &DescribeClusterResponse, request: &TransferLeadsRequest) 
 
 #[cfg(test)]
 mod tests {
-    use everlog_proto::cluster::Replica;
     use tonic::Code;
 
     use super::*;
@@ -272,6 +304,28 @@ mod tests {
         assert_eq!(asked(&[3, 2, 3], 0, 0), Ok(vec![(2, 2, 1, none()), (3, 3, 1, none())]));
         assert_eq!(asked(&[1, 2], 2, 1), Ok(vec![(2, 2, 1, none())]));
         assert_eq!(asked(&[9], 0, 1), Ok(vec![(9, 0, 1, "nobody leads it at the moment".to_owned())]));
+    }
+
+    #[test]
+    fn a_disk_is_not_given_up_that_a_majority_needs() {
+        let replica =
+            |node_id, is_voter, behind_entries| Replica { node_id, is_voter, applied_index: None, behind_entries };
+        let whole = |node_id| replica(node_id, true, Some(3));
+        for (leader, replicas, is_refused) in [
+            (2, vec![replica(1, true, None), whole(2), whole(3)], false),
+            (0, vec![replica(1, true, None), whole(2), whole(3)], true),
+            (2, vec![replica(1, true, None), whole(2), replica(3, true, None)], true),
+            (2, vec![replica(1, true, None), whole(2), replica(3, true, Some(BEHIND_MAX + 1))], true),
+            // Another disk is about to take the place of node 3's.
+            (2, vec![replica(1, true, None), whole(2), whole(3), replica(3, false, Some(0))], true),
+            (2, vec![whole(2), whole(3), whole(4)], false),
+            (0, vec![whole(2), whole(3), whole(4)], false),
+            (2, vec![replica(1, true, None), whole(2), whole(3), whole(4), replica(5, true, None)], false),
+        ] {
+            let group = Group { group_id: 7, leader, replicas, ..Group::default() };
+            let cluster = DescribeClusterResponse { groups: vec![group], ..DescribeClusterResponse::default() };
+            assert_eq!(without_majority(&cluster, 1), if is_refused { vec![7] } else { Vec::new() }, "{cluster:?}");
+        }
     }
 
     #[test]

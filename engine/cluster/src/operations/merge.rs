@@ -21,13 +21,16 @@ pub(super) fn merge(reports: impl IntoIterator<Item = NodeReport>) -> (Vec<Node>
     let groups: Vec<_> = told.into_values().filter_map(merge_group).collect();
     for node in nodes.values_mut() {
         let here = |group: &&Group| group.replicas.iter().any(|replica| replica.node_id == node.node_id);
+        // While one takes the place of another one, neither is what it should be.
         let behind = |group: &Group| {
-            let replica = group.replicas.iter().find(|replica| replica.node_id == node.node_id)?;
-            replica.behind_entries
+            let mut replicas = group.replicas.iter().filter(|replica| replica.node_id == node.node_id);
+            let replica = replicas.next().filter(|replica| replica.is_voter)?;
+            replicas.next().is_none().then_some(replica.behind_entries)?
         };
         node.leads = count(groups.iter().filter(|group| group.leader == node.node_id).count());
         node.replicas = count(groups.iter().filter(here).count());
         node.behind_entries = groups.iter().filter_map(behind).sum();
+        node.uncertain_groups = count(groups.iter().filter(here).filter(|group| behind(group).is_none()).count());
     }
     (nodes.into_values().collect(), groups)
 }

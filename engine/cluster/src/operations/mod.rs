@@ -82,6 +82,8 @@ pub struct OperationsParts {
     pub namespaces: Arc<Namespaces>,
     /// The data directories that the cluster was founded with.
     pub founders: BTreeSet<uuid::Uuid>,
+    /// Whether a node waits with a data directory for a place.
+    pub is_asking: Box<dyn Fn(uuid::Uuid) -> bool + Send + Sync>,
 }
 
 /// A cluster as one of its nodes sees and steers it.

@@ -12,6 +12,7 @@ use everlog_kernel::command::Reply;
 use everlog_kernel::{BatchJobCommand, RunId};
 use everlog_meta::NamespaceRecord;
 use everlog_model::{WorkflowRef, limits};
+use everlog_proto::api::batch::v1::{BatchOperationUnpauseActivities, batch_operation_unpause_activities};
 use everlog_proto::api::common::v1::WorkflowExecution;
 use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
 use everlog_proto::api::workflowservice::v1::StartBatchOperationRequest;
@@ -226,9 +227,18 @@ impl Job {
 /// its workflows.
 fn query_of(request: &StartBatchOperationRequest) -> Option<String> {
     let query = Some(&request.visibility_query).filter(|query| !query.is_empty())?;
+    let open = || format!("({query}) AND (ExecutionStatus = 'Running' OR ExecutionStatus = 'Paused')");
     Some(match &request.operation {
+        // Nothing else has such an activity. (Temporal asks for that alone, whatever the query says.)
+        Some(Operation::UnpauseActivitiesOperation(BatchOperationUnpauseActivities {
+            activity: Some(batch_operation_unpause_activities::Activity::Type(name)),
+            ..
+        })) => {
+            let name = name.replace('\\', "\\\\").replace('\'', "''");
+            format!("{} AND TemporalPauseInfo = 'property:activityType={name}'", open())
+        }
         Some(Operation::DeletionOperation(_) | Operation::ResetOperation(_)) => query.clone(),
-        _ => format!("({query}) AND (ExecutionStatus = 'Running' OR ExecutionStatus = 'Paused')"),
+        _ => open(),
     })
 }
 

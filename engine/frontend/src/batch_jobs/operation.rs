@@ -114,7 +114,6 @@ async fn call(calls: &Calls, namespace: String, work: &Work, execution: &Workflo
             };
             calls.make("UpdateWorkflowExecutionOptions", &request).await
         }
-        // Where a type is named, Temporal does so to all workflows of the namespace with such a paused activity, whatever the query says.
         Some(Operation::UnpauseActivitiesOperation(unpause)) => {
             use batch_operation_unpause_activities::Activity;
             use unpause_activity_request::Activity as Named;

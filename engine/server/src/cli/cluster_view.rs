@@ -35,6 +35,12 @@ fn problems(cluster: &DescribeClusterResponse) -> Vec<String> {
     for group in cluster.groups.iter().filter(|group| group.leader == 0) {
         problems.push(format!("group {} has no leader", group.group_id));
     }
+    for group in &cluster.groups {
+        for replica in group.replicas.iter().filter(|replica| !replica.is_voter) {
+            let (group, node) = (group.group_id, replica.node_id);
+            problems.push(format!("group {group} has a replica on node {node} that does not vote yet"));
+        }
+    }
     let versions: std::collections::BTreeSet<_> =
         cluster.nodes.iter().map(|node| &*node.version).filter(|version| !version.is_empty()).collect();
     if versions.len() > 1 {
@@ -55,7 +61,7 @@ pub(super) fn nodes(cluster: &DescribeClusterResponse) -> String {
             address.clone(),
             state(node).to_owned(),
             format!("{}/{}", node.leads, node.replicas),
-            node.behind_entries.to_string(),
+            if node.uncertain_groups == 0 { node.behind_entries.to_string() } else { "?".to_owned() },
             known(bytes(node.log_bytes)),
             known(bytes(node.rows_bytes)),
             known(bytes(node.disk_free_bytes)),
@@ -132,6 +138,7 @@ pub(super) fn nodes_json(cluster: &DescribeClusterResponse) -> Value {
             "leads": node.leads,
             "replicas": node.replicas,
             "behindEntries": node.behind_entries,
+            "uncertainGroups": node.uncertain_groups,
             "logBytes": node.log_bytes,
             "rowsBytes": node.rows_bytes,
             "diskFreeBytes": node.disk_free_bytes,
