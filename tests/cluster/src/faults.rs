@@ -174,6 +174,7 @@ async fn one(
         Fault::NewDisk => {
             node.kill().await?;
             std::fs::remove_dir_all(node.data())?;
+            node.spawn().await?;
             cluster.replace_disk(victim).await?;
             return cluster.until_caught_up(victim, BEHIND_MAX).await;
         }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use everlog_proto::cluster::{ClusterServiceClient, DescribeClusterRequest, Group, ReplaceDiskRequest, Replica};
 use tokio::time::Instant;
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use super::{Cluster, Node, SERVE_TIME_MAX};
 use crate::failure::{Failure, ensure};
@@ -14,6 +14,8 @@ use crate::failure::{Failure, ensure};
 const CATCH_UP_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long a node may take to say something, and to answer.
 const SAY_TIME_MAX: Duration = Duration::from_secs(30);
+/// What passes.
+const AGAIN: [Code; 2] = [Code::Unavailable, Code::FailedPrecondition];
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Cluster {
@@ -45,16 +47,15 @@ impl Cluster {
         }
     }
 
-    /// Has a node's new, empty data directory take the place of the one that it had, and waits until it serves. The node must not run.
+    /// Has the new, empty data directory that a node waits with take the place of the one that it had, and waits until it serves.
     pub(crate) async fn replace_disk(&self, node: usize) -> Result<(), Failure> {
-        self.nodes[node].spawn().await?;
         let directory_id = self.asked_for(node).await?;
         let until = Instant::now() + SAY_TIME_MAX;
         loop {
             match self.ask_to_replace(node, self.node_id(node), &directory_id).await {
                 Ok(_) => return self.nodes[node].wait_serving(SERVE_TIME_MAX).await,
-                // Nobody leads the metadata for a moment.
-                Err(status) if Instant::now() < until && status.code() == tonic::Code::Unavailable => {
+                // Somebody is yet to be elected, or to hear of the node.
+                Err(status) if Instant::now() < until && AGAIN.contains(&status.code()) => {
                     tokio::time::sleep(LOOK_INTERVAL).await;
                 }
                 Err(status) => return Err(status.into()),

@@ -12,6 +12,8 @@ use crate::program::Program;
 const NODE: usize = 2;
 /// Enough that every partition has some.
 const WORKFLOWS: usize = 24;
+/// A data directory that there is not.
+const NOBODYS_DISK: &str = "6f1c1f9e-6c39-4a43-8a0c-3f6a4d3c9f10";
 /// What a node with another disk is told by the others.
 const OTHER_DISK: &str = "has another data directory";
 
@@ -40,15 +42,19 @@ pub(crate) async fn takes_the_place(stage: &Stage) -> Result<(), Failure> {
         (9, id.as_str(), Code::NotFound),
         (0, id.as_str(), Code::InvalidArgument),
         (node_id, "x", Code::InvalidArgument),
+        (node_id, NOBODYS_DISK, Code::FailedPrecondition),
     ] {
         let told = cluster.ask_to_replace(NODE, node_id, directory_id).await;
         ensure(told.as_ref().is_err_and(|status| status.code() == code), || format!("node {node_id}: {told:?}"))?;
     }
-    for _ in 0..2 {
-        let disk = cluster.ask_to_replace(NODE, node_id, &id).await?;
-        ensure(disk == 1, || format!("it is disk {disk}, the second time, too"))?;
-    }
-    node.wait_serving(SERVE_TIME_MAX).await?;
+    // A majority must have what was acknowledged.
+    cluster.nodes[0].pause()?;
+    let told = cluster.ask_to_replace(0, node_id, &id).await;
+    cluster.nodes[0].resume()?;
+    ensure(told.is_err(), || format!("with one of three nodes left: {told:?}"))?;
+    cluster.replace_disk(NODE).await?;
+    let disk = cluster.ask_to_replace(NODE, node_id, &id).await?;
+    ensure(disk == 1, || format!("it is disk {disk}, the second time, too"))?;
     cluster.until_caught_up(NODE, 0).await?;
     leads_and_lives(stage, &client, &runs).await?;
     // It is found again.
