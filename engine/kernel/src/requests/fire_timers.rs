@@ -47,12 +47,17 @@ pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
 
 // ---- The run -----------------------------------------------------------------------------------------------------------
 
+/// Nanoseconds.
+const HALF_MILLISECOND: i64 = 500_000;
+
 /// Closes the run if its time, or that of its chain, is over, and in the first case starts the next one if its retry policy or cron
 /// schedule has one. Returns whether it did.
 fn time_out_run(txn: &mut Txn<'_>) -> bool {
     let now = txn.now();
     let is_due = |time: Option<Time>| time.is_some_and(|time| time <= now);
-    let chain_is_over = is_due(txn.run.info.execution_expiration);
+    // The chain's end is told in whole milliseconds, up to half of one late: a run that may last as long as the chain must not end before it.
+    let chain_ends = txn.run.info.execution_expiration.map(|time| Time(time.0 - HALF_MILLISECOND));
+    let chain_is_over = is_due(chain_ends);
     if !chain_is_over && !is_due(txn.run.info.run_expiration) {
         return false;
     }
