@@ -31,7 +31,7 @@ use crate::pins::{LogPin, LogPins};
 use crate::progress::GroupProgress;
 use crate::rows::EncodedRows;
 use crate::state_machine::GroupStateMachine;
-use crate::types::{CallbackResponder, CommittedLeaderId, NodeInfo, ReplicaId, TypeConfig};
+use crate::types::{CallbackResponder, CommittedLeaderId, NodeInfo, ReplicaId, StoredMembership, TypeConfig};
 
 pub(crate) type RaftGroup = Raft<TypeConfig, GroupStateMachine>;
 
@@ -267,30 +267,24 @@ impl Group {
         if !wanted.difference(&now).all(is_near) {
             return Ok(false);
         }
+        tracing::info!(group = %self.0.id, ?voters, "a group is given other voters");
         raft.change_membership(wanted, false).await.map_err(|error| failed(&error))?;
         Ok(false)
     }
 
-    /// The replica on a node: the newest, while it takes the place of another one.
-    fn replica_on(&self, node: NodeId) -> Option<ReplicaId> {
-        let metrics = self.0.raft.metrics();
-        let members = metrics.borrow_watched().membership_config.clone();
-        let there = members.nodes().filter(|(_, info)| info.node_id == u64::from(node.0));
-        there.map(|(replica, _)| *replica).max()
-    }
-
     /// How many entries the replica on `node` lacks, if this one leads and has heard of it.
     pub fn lag(&self, node: NodeId) -> Option<u64> {
-        let replica = self.replica_on(node)?;
         let metrics = self.0.raft.metrics();
         let metrics = metrics.borrow_watched();
+        let replica = replica_on(&metrics.membership_config, node)?;
         let matching = metrics.replication.as_ref()?.get(&replica)?.as_ref()?.index;
         Some(metrics.last_log_index?.saturating_sub(matching))
     }
 
     /// Hands the lead over to the replica on `node`, which should have all of the log. Whether that led to anything is seen by who leads.
     pub async fn transfer(&self, node: NodeId) {
-        if let Some(target) = self.replica_on(node) {
+        let target = replica_on(&self.0.raft.metrics().borrow_watched().membership_config, node);
+        if let Some(target) = target {
             // A core that has stopped hands nothing over.
             let _ = self.0.raft.trigger().transfer_leader(target).await;
         }
@@ -460,6 +454,12 @@ impl Group {
     pub(crate) fn progress(&self) -> &GroupProgress {
         &self.0.progress
     }
+}
+
+/// The replica on a node: the newest, while it takes the place of another one.
+fn replica_on(members: &StoredMembership, node: NodeId) -> Option<ReplicaId> {
+    let there = members.nodes().filter(|(_, info)| info.node_id == u64::from(node.0));
+    there.map(|(replica, _)| *replica).max()
 }
 
 /// Whether a lease holds at `now` that a quorum's acknowledgement of a message sent at `acknowledged` gives.

@@ -27,7 +27,6 @@ use prost::Message;
 /// The kinds of calls that nodes which are in no cluster yet answer.
 const LOOK: u8 = 48;
 const PROMISE: u8 = 49;
-const ADMIT: u8 = 50;
 
 /// How often a node looks whom it sees.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -53,6 +52,11 @@ struct Seen {
     founded: String,
     #[prost(uint32, tag = "5")]
     election_timeout_ms: u32,
+    /// The node whose lost disk whoever looks has taken the place of, and the number of that disk; 0 if it is none's.
+    #[prost(uint32, tag = "6")]
+    node_id: u32,
+    #[prost(uint32, tag = "7")]
+    disk: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -62,18 +66,6 @@ struct PromiseAnswer {
     /// Why not.
     #[prost(string, tag = "2")]
     why: String,
-}
-
-/// The member whose place a data directory has taken.
-#[derive(Clone, PartialEq, Message)]
-struct AdmitAnswer {
-    #[prost(bytes = "vec", tag = "1")]
-    cluster_id: Vec<u8>,
-    /// 0 if it is none's.
-    #[prost(uint32, tag = "2")]
-    node_id: u32,
-    #[prost(uint32, tag = "3")]
-    disk: u32,
 }
 
 /// Which node a data directory belongs to that took the place of a lost disk, and the number of that disk.
@@ -170,7 +162,7 @@ impl Formation {
             return Ok(None);
         }
         if let Some(founding) = foundings.into_iter().next() {
-            return self.take_place(mesh, founding).await;
+            return self.take_place(founding, &looked);
         }
         let fresh = self.fresh(&looked);
         *self.seen.lock() = fresh.clone().unwrap_or_default();
@@ -207,15 +199,16 @@ impl Formation {
     }
 
     /// Becomes a member of a cluster that was founded without this data directory, if that took the place of a lost disk.
-    async fn take_place(&self, mesh: &Mesh, mut founding: Founding) -> Result<Option<String>, DirectoryError> {
-        let asked = self.options.seeds.iter().map(|seed| async move {
-            let (_, answer) = mesh.call_stranger(seed, ADMIT, Bytes::new()).await.ok()?;
-            AdmitAnswer::decode(answer).ok()
-        });
-        let answers = join_all(asked).await.into_iter().flatten();
-        let admissions = answers.filter(|answer| answer.cluster_id == founding.cluster_id.as_bytes());
-        let newest = admissions.filter(|answer| answer.node_id > 0).max_by_key(|answer| answer.disk);
-        let place = newest.as_ref().and_then(|answer| (answer.node_id as usize).checked_sub(1));
+    fn take_place(
+        &self,
+        mut founding: Founding,
+        looked: &[(uuid::Uuid, String, Seen)],
+    ) -> Result<Option<String>, DirectoryError> {
+        let is_of_it =
+            |seen: &&Seen| Founding::decode(&seen.founded).is_ok_and(|other| other.cluster_id == founding.cluster_id);
+        let admissions = looked.iter().map(|(_, _, seen)| seen).filter(|seen| seen.node_id > 0).filter(is_of_it);
+        let newest = admissions.max_by_key(|seen| seen.disk);
+        let place = newest.map(|seen| seen.node_id as usize - 1);
         let Some((member, admission)) = place.and_then(|place| founding.members.get_mut(place)).zip(newest) else {
             let (cluster_id, me) = (founding.cluster_id, self.directory.id());
             let place = founding.members.iter().position(|member| member.address == self.options.address);
@@ -318,28 +311,30 @@ impl Formation {
         join_all(asked).await.into_iter().flatten().collect()
     }
 
-    fn seen_by_others(&self) -> Result<Seen, DirectoryError> {
-        let text = |founding: Option<Founding>| founding.map(|founding| founding.encode()).unwrap_or_default();
+    fn seen_by(&self, from: &Hello) -> Result<Seen, DirectoryError> {
+        let text = |founding: Option<&Founding>| founding.map(Founding::encode).unwrap_or_default();
+        let founded = self.directory.founded()?;
+        let admission = founded.as_ref().and_then(|_| self.admission(from));
+        let (NodeId(node_id), disk) = admission.unwrap_or((NodeId(0), 0));
         Ok(Seen {
             name: self.options.name.clone(),
             initial_nodes: self.options.initial_nodes,
             election_timeout_ms: self.options.election_timeout_ms,
-            promised: text(self.directory.promised()?),
-            founded: text(self.directory.founded()?),
+            promised: text(self.directory.promised()?.as_ref()),
+            founded: text(founded.as_ref()),
+            node_id,
+            disk,
         })
     }
 
-    fn admission(&self, from: &Hello) -> Result<AdmitAnswer, DirectoryError> {
-        let Some(founding) = self.directory.founded()? else { return Ok(AdmitAnswer::default()) };
-        let directory_id = uuid::Uuid::from_slice(&from.directory_id).ok();
-        if let Some(directory_id) = directory_id {
-            let mut asking = self.asking.lock();
-            asking.retain(|_, asked| asked.elapsed() < ASKING_TIME);
-            asking.insert(directory_id, tokio::time::Instant::now());
-        }
-        let admitted = self.admissions.get().zip(directory_id).and_then(|(admissions, id)| admissions(id));
-        let (NodeId(node_id), disk) = admitted.unwrap_or((NodeId(0), 0));
-        Ok(AdmitAnswer { cluster_id: founding.cluster_id.as_bytes().to_vec(), node_id, disk })
+    /// Whose lost disk a data directory that looks for its cluster has taken the place of, if there is one already. It waits for that else.
+    fn admission(&self, from: &Hello) -> Option<(NodeId, u32)> {
+        let directory_id = uuid::Uuid::from_slice(&from.directory_id).ok()?;
+        let mut asking = self.asking.lock();
+        asking.retain(|_, asked| asked.elapsed() < ASKING_TIME);
+        asking.insert(directory_id, tokio::time::Instant::now());
+        drop(asking);
+        self.admissions.get().and_then(|admissions| admissions(directory_id))
     }
 
     /// Gives this node's word, if it sees the same nodes as whoever asks for it.
@@ -371,13 +366,12 @@ impl StrangerCalls for Formation {
     fn answer(&self, from: &Hello, kind: u8, body: Bytes, answer: Answer) {
         // A few small files are read and at most one is written, once in the life of a cluster.
         let bytes = tokio::task::block_in_place(|| match kind {
-            LOOK => self.seen_by_others().ok().map(|seen| seen.encode_to_vec()),
+            LOOK => self.seen_by(from).ok().map(|seen| seen.encode_to_vec()),
             PROMISE => {
                 let given = self.promise(&body);
                 let why = given.as_ref().err().cloned().unwrap_or_default();
                 Some(PromiseAnswer { is_given: given.is_ok(), why }.encode_to_vec())
             }
-            ADMIT => self.admission(from).ok().map(|answer| answer.encode_to_vec()),
             _ => None,
         });
         if let Some(bytes) = bytes {

@@ -67,10 +67,7 @@ pub(super) async fn update_activity_options(
     let (address, run_id) =
         workflow(frontend, &request.namespace, request.execution.as_ref(), request.activity.is_some())?;
     check_priority(request.activity_options.as_ref().and_then(|options| options.priority.as_ref()))?;
-    let has_paths = request.update_mask.as_ref().is_some_and(|mask| !mask.paths.is_empty());
-    if request.restore_original && has_paths {
-        return Err(Error::invalid("Both UpdateMask and RestoreOriginal are provided"));
-    }
+    check_mask(request.update_mask.as_ref(), request.restore_original)?;
     match frontend.execute(address, run_id, RunCommand::UpdateActivityOptions(Box::new(request))).await? {
         Reply::ActivityOptions(options) => Ok(UpdateActivityOptionsResponse { activity_options: Some(*options) }),
         reply => Err(unexpected(&reply)),
@@ -161,10 +158,7 @@ pub(super) async fn update_activity_execution_options(
     let named = Named { namespace, workflow_id, run_id, activity_id, identity, request_id: request.request_id };
     named.check(frontend)?;
     let (options, mask) = (request.activity_options, request.update_mask);
-    let has_paths = mask.as_ref().is_some_and(|mask| !mask.paths.is_empty());
-    if has_paths && request.restore_original {
-        return Err(Error::invalid("Both UpdateMask and RestoreOriginal are provided"));
-    }
+    check_mask(mask.as_ref(), request.restore_original)?;
     let activity_options = match request.restore_original {
         true => options,
         false => {
@@ -221,6 +215,14 @@ impl Named {
         }
         Ok(Some(WorkflowExecution { workflow_id: self.workflow_id.clone(), run_id: self.run_id.clone() }))
     }
+}
+
+/// Options are changed, or those that the workflow asked for are given back.
+fn check_mask(mask: Option<&wkt::FieldMask>, restores: bool) -> Result<(), Error> {
+    if restores && mask.is_some_and(|mask| !mask.paths.is_empty()) {
+        return Err(Error::invalid("Both UpdateMask and RestoreOriginal are provided"));
+    }
+    Ok(())
 }
 
 fn check_jitter(jitter: Option<&wkt::Duration>) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use everlog_model::limits;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_raft::{GroupSlot, Node};
+use everlog_raft::{GroupSlot, Node, NodeError};
 use futures::FutureExt;
 
 use super::event_loop::{End, EventLoop};
@@ -26,10 +26,10 @@ pub(crate) async fn run(mut event_loop: EventLoop, slot: GroupSlot, node: Arc<No
             Ok(End::Seeding) => {
                 event_loop.status.send_replace(Status::NotServing("its rows are being replaced".to_owned()));
                 // At once: the core is closed until then, and nothing has gone wrong.
-                if reopen(&node, &slot).await {
-                    continue;
+                match reopen(&node, &slot).await {
+                    Ok(()) => continue,
+                    Err(error) => format!("its rows could not be replaced: {error}"),
                 }
-                "its rows could not be replaced".to_owned()
             }
             Ok(End::GroupStopped(reason)) => {
                 tracing::error!(%partition, reason, "the Raft group of a partition has died");
@@ -45,7 +45,7 @@ pub(crate) async fn run(mut event_loop: EventLoop, slot: GroupSlot, node: Arc<No
             break;
         }
         wait = (2 * wait).min(limits::FAILED_LEAD_WAIT_MAX);
-        if reopen(&node, &slot).await {
+        if reopen(&node, &slot).await.is_ok() {
             wait = wait.max(Duration::from_secs(1));
         }
     }
@@ -55,17 +55,13 @@ pub(crate) async fn run(mut event_loop: EventLoop, slot: GroupSlot, node: Arc<No
     }
 }
 
-/// Opens a group again whose core is closed. Whether it is open.
-async fn reopen(node: &Node, slot: &GroupSlot) -> bool {
+/// Opens a group again whose core is closed.
+async fn reopen(node: &Node, slot: &GroupSlot) -> Result<(), NodeError> {
     let partition = slot.read().id();
-    match node.reopen_group(partition).await {
-        Ok(group) => {
-            *slot.write() = group;
-            true
-        }
-        Err(error) => {
-            tracing::error!(%partition, %error, "the Raft group of a partition cannot be opened");
-            false
-        }
-    }
+    let group = node
+        .reopen_group(partition)
+        .await
+        .inspect_err(|error| tracing::error!(%partition, %error, "the Raft group of a partition cannot be opened"))?;
+    *slot.write() = group;
+    Ok(())
 }

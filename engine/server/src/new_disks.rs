@@ -7,7 +7,6 @@
 //!
 //! Nothing is kept but what the metadata and the groups say, so whoever leads next goes on.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,23 +23,21 @@ const STEP_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Does so for as long as it is polled.
 pub(crate) async fn follow(membership: Membership, namespaces: Arc<Namespaces>, groups: Vec<GroupSlot>) {
-    let mut is_done = BTreeSet::new();
     loop {
         let disks = namespaces.disks();
-        for (node, disk) in disks.iter().filter(|(node, _)| **node != membership.me) {
+        if disks.is_empty() {
+            namespaces.until_other_disks(&disks).await;
+            continue;
+        }
+        for (node, disk) in &disks {
             membership.mesh.set_directory(*node, disk.directory_id);
         }
         let leading = groups.iter().map(|slot| slot.read().clone());
-        let leading = leading.filter(|group| matches!(*group.leadership().borrow(), Leadership::Leader { .. }));
-        for group in leading.filter(|_| !disks.is_empty()) {
-            let (id, replicas) = (group.id(), membership.replicas(group.id(), &disks));
+        for group in leading.filter(|group| matches!(*group.leadership().borrow(), Leadership::Leader { .. })) {
+            let replicas = membership.replicas(group.id(), &disks);
             let step = tokio::time::timeout(STEP_TIME_MAX, group.bring_to(&replicas)).await;
-            match step.unwrap_or(Ok(false)) {
-                Ok(true) if is_done.insert((id, replicas.clone())) => {
-                    tracing::info!(group = %id, ?replicas, "a group has the replicas that it should have");
-                }
-                Ok(_) => {}
-                Err(error) => tracing::info!(%error, "a group does not have the replicas yet that it should have"),
+            if let Ok(Err(error)) = step {
+                tracing::info!(%error, "a group does not have the replicas yet that it should have");
             }
         }
         let _ = tokio::time::timeout(LOOK_INTERVAL, namespaces.until_other_disks(&disks)).await;

@@ -164,12 +164,11 @@ impl ClusterApi {
             return self.operations.replace_disk(NodeId(node_id), directory_id).await;
         }
         let cluster = self.operations.describe().await;
-        if reachable(&cluster, node_id, "node_id").is_ok() {
+        if known(&cluster, node_id, "node_id")?.state() != NodeState::Unreachable {
             return Err(Status::failed_precondition(format!(
                 "node {node_id} answers: only a disk that is lost can be replaced. Stop it first"
             )));
         }
-        known(&cluster, node_id, "node_id")?;
         if parts.founders.contains(&directory_id) {
             let message =
                 format!("{directory_id} is a data directory that the cluster was founded with, not a new one");
