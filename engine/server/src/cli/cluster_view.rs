@@ -1,5 +1,6 @@
 //! What `everlog cluster` prints: tables for people, within 100 columns where names are not long, and JSON.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use everlog_proto::cluster::transfer_leads_response::Transfer;
@@ -35,13 +36,16 @@ fn problems(cluster: &DescribeClusterResponse) -> Vec<String> {
     for group in cluster.groups.iter().filter(|group| group.leader == 0) {
         problems.push(format!("group {} has no leader", group.group_id));
     }
+    let mut learners: BTreeMap<u64, Vec<String>> = BTreeMap::new();
     for group in &cluster.groups {
         for replica in group.replicas.iter().filter(|replica| !replica.is_voter) {
-            let (group, node) = (group.group_id, replica.node_id);
-            problems.push(format!("group {group} has a replica on node {node} that does not vote yet"));
+            learners.entry(replica.node_id).or_default().push(group.group_id.to_string());
         }
     }
-    let versions: std::collections::BTreeSet<_> =
+    for (node, groups) in learners {
+        problems.push(format!("node {node} does not vote yet in groups {}", groups.join(", ")));
+    }
+    let versions: BTreeSet<_> =
         cluster.nodes.iter().map(|node| &*node.version).filter(|version| !version.is_empty()).collect();
     if versions.len() > 1 {
         problems.push(format!("nodes run different releases: {}", versions.into_iter().collect::<Vec<_>>().join(", ")));
@@ -304,6 +308,7 @@ NODE  ADDRESS        STATE        LEADS  BEHIND     LOG     ROWS  DISK FREE  VER
 
 node 3 does not answer: no answer within 1s
 group 12 has no leader
+node 3 does not vote yet in groups 0, 1, 12
 nodes run different releases: 0.1.0, 0.2.0
 "
         .replace("64 MiB", "64.0 MiB")
@@ -331,7 +336,7 @@ GROUP  KIND       LEADER   TERM  LAST ENTRY  ENTRIES BEHIND, BY NODE
         assert_eq!(value["nodes"][0]["rowsBytes"], 1_234_567);
         assert_eq!((&value["groups"][2]["leader"], &value["groups"][1]["leader"]), (&Value::Null, &json!(2)));
         assert_eq!(value["groups"][0]["replicas"][2]["behindEntries"], Value::Null);
-        assert_eq!(value["problems"].as_array().unwrap().len(), 3);
+        assert_eq!(value["problems"].as_array().unwrap().len(), 4);
     }
 
     #[test]
