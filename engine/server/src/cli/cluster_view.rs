@@ -36,7 +36,7 @@ fn problems(cluster: &DescribeClusterResponse) -> Vec<String> {
     for group in cluster.groups.iter().filter(|group| group.leader == 0) {
         problems.push(format!("group {} has no leader", group.group_id));
     }
-    let mut learners: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    let mut learners: BTreeMap<u32, Vec<String>> = BTreeMap::new();
     for group in &cluster.groups {
         for replica in group.replicas.iter().filter(|replica| !replica.is_voter) {
             learners.entry(replica.node_id).or_default().push(group.group_id.to_string());
