@@ -57,6 +57,11 @@ impl LeadBook {
         self.0.lock().own.iter().map(|(partition, lead)| Source { partition: *partition, lead: *lead }).collect()
     }
 
+    /// Whether this node leads a partition.
+    pub(crate) fn leads(&self, partition: GroupId) -> bool {
+        self.0.lock().own.contains_key(&partition)
+    }
+
     /// Whether that is a lead of this node.
     pub(crate) fn is_own(&self, source: Source) -> bool {
         self.0.lock().own.get(&source.partition) == Some(&source.lead)

@@ -57,7 +57,7 @@ struct Seen {
     node_id: u32,
     #[prost(uint32, tag = "7")]
     disk: u32,
-    /// If it is one: the nodes that there are.
+    /// The nodes that there are, once the cluster is founded.
     #[prost(message, repeated, tag = "8")]
     nodes: Vec<SeenNode>,
 }
@@ -79,19 +79,17 @@ struct PromiseAnswer {
     why: String,
 }
 
-/// The node that a data directory is of which the cluster was founded without.
+/// What somebody is told who looks for its cluster with a data directory that this was founded without.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
-    /// The node.
-    pub node: NodeId,
-    /// How many disks it has lost before this one.
-    pub disk: u32,
+    /// The node that it is, and how many disks that has lost before this one, if an operator has said so.
+    pub place: Option<(NodeId, u32)>,
     /// The nodes that there are, and where.
     pub nodes: Vec<(NodeId, String)>,
 }
 
 /// Tells whose a data directory is.
-pub type Admissions = Box<dyn Fn(uuid::Uuid) -> Option<Admission> + Send + Sync>;
+pub type Admissions = Box<dyn Fn(uuid::Uuid) -> Admission + Send + Sync>;
 
 /// What the settings say of the cluster that a node is to be part of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -234,11 +232,13 @@ impl Formation {
         let (me, address) = (self.directory.id(), self.options.address.clone());
         let Some(Seen { node_id, disk, nodes, .. }) = admissions.max_by_key(|seen| seen.disk) else {
             let cluster_id = founding.cluster_id;
-            let place = founding.members.iter().position(|member| member.address == address);
-            let node = place.map_or("N".to_owned(), |place| (place + 1).to_string());
+            // A node with its address is likely the one whose disk is lost. Of several the last one has it now.
+            let nodes = looked.iter().map(|(_, _, seen)| seen).filter(is_of_it).flat_map(|seen| &seen.nodes);
+            let here = nodes.filter(|node| node.address == address).map(|node| node.node_id).max();
+            let node = here.map_or("N".to_owned(), |node| node.to_string());
             return Ok(Some(format!(
-                "an operator: cluster {cluster_id} was founded without this data directory. For another node: everlog cluster add --directory {me} \
-                 If the disk of node {node} is lost and this is its new one: everlog cluster replace --node {node} --directory {me}"
+                "an operator: cluster {cluster_id} was founded without this data directory. If this is another node: everlog cluster add \
+                 --directory {me}. If the disk of node {node} is lost and this is its new one: everlog cluster replace --node {node} --directory {me}"
             )));
         };
         let member = FoundingMember { directory_id: me, address, disk: *disk };
@@ -346,10 +346,8 @@ impl Formation {
         let text = |founding: Option<&Founding>| founding.map(Founding::encode).unwrap_or_default();
         let founded = self.directory.founded()?;
         let admission = founded.as_ref().and_then(|_| self.admission(from));
-        let (node_id, disk, nodes) = match admission {
-            Some(Admission { node, disk, nodes }) => (node.0, disk, nodes),
-            None => (0, 0, Vec::new()),
-        };
+        let (place, nodes) = admission.map_or((None, Vec::new()), |admission| (admission.place, admission.nodes));
+        let (node_id, disk) = place.map_or((0, 0), |(node, disk)| (node.0, disk));
         let nodes = nodes.into_iter().map(|(node, address)| SeenNode { node_id: node.0, address }).collect();
         Ok(Seen {
             name: self.options.name.clone(),
@@ -363,14 +361,14 @@ impl Formation {
         })
     }
 
-    /// Which node somebody is that looks for its cluster, if an operator has said so already. It waits for that else.
+    /// What is known of somebody who looks for its cluster. It waits until an operator says who it is.
     fn admission(&self, from: &Hello) -> Option<Admission> {
         let directory_id = uuid::Uuid::from_slice(&from.directory_id).ok()?;
         let mut asking = self.asking.lock();
         asking.retain(|_, (asked, _)| asked.elapsed() < ASKING_TIME);
         asking.insert(directory_id, (tokio::time::Instant::now(), from.address.clone()));
         drop(asking);
-        self.admissions.get().and_then(|admissions| admissions(directory_id))
+        self.admissions.get().map(|admissions| admissions(directory_id))
     }
 
     /// Gives this node's word, if it sees the same nodes as whoever asks for it.

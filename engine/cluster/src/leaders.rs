@@ -32,10 +32,11 @@ impl GroupLeaders {
 
 impl Leaders for GroupLeaders {
     fn leads_elsewhere(&self, partition: GroupId) -> Option<NodeId> {
-        let leader = match self.groups.get(partition) {
-            Some(group) => group.leader(),
-            None => self.nodes.get()?.upgrade()?.book.elsewhere(partition).map(|(node, _)| node),
-        };
+        // A replica that has just been made has not heard of the leader yet, who has announced itself.
+        let leader = self.groups.get(partition).and_then(|group| group.leader()).or_else(|| {
+            let nodes = self.nodes.get()?.upgrade()?;
+            nodes.book.elsewhere(partition).map(|(node, _)| node)
+        });
         leader.filter(|node| *node != self.me)
     }
 }

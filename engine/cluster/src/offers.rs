@@ -39,6 +39,14 @@ pub struct Offers {
     matching: OnceLock<Weak<Matching>>,
 }
 
+/// Where a queue is at home: where the partition is led that its name hashes to.
+enum Home {
+    Here,
+    There(NodeId),
+    /// Nobody is known to lead that at the moment.
+    Unknown,
+}
+
 /// A line that is being worked off.
 struct Sending {
     line: Arc<Line>,
@@ -67,9 +75,14 @@ impl Offers {
         let _ = self.matching.set(Arc::downgrade(matching));
     }
 
-    /// The other node where a queue is at home.
-    fn home(&self, namespace_id: NamespaceId, name: &str) -> Option<NodeId> {
-        self.leaders.leads_elsewhere(self.slots.partition_of(slot_of(namespace_id, name))?)
+    /// Where a queue is at home.
+    fn home(&self, namespace_id: NamespaceId, name: &str) -> Home {
+        let Some(partition) = self.slots.partition_of(slot_of(namespace_id, name)) else { return Home::Unknown };
+        match self.leaders.leads_elsewhere(partition) {
+            Some(node) => Home::There(node),
+            None if self.nodes.book.leads(partition) => Home::Here,
+            None => Home::Unknown,
+        }
     }
 
     fn with_line(&self, node: NodeId, add: impl FnOnce(&mut Waiting)) {
@@ -121,15 +134,22 @@ impl Homes for Offers {
             Message::Missed(_) => {}
             Message::WithdrawQuery { query_id } => self.with_all_lines(|waiting| waiting.withdraw(query_id)),
             Message::Task { source, workflow, task } => {
-                let Some(node) = self.home(workflow.namespace.id, &task.key.task_queue) else {
-                    return Some(Message::Task { source, workflow, task });
+                let node = match self.home(workflow.namespace.id, &task.key.task_queue) {
+                    Home::Here => return Some(Message::Task { source, workflow, task }),
+                    Home::There(node) => node,
+                    Home::Unknown => {
+                        // Wherever it is: that node reads the rows once it hears that something was left out. If it is this one, it does so
+                        // when it begins to lead.
+                        self.with_all_lines(|waiting| waiting.has_left_out = true);
+                        return None;
+                    }
                 };
                 let task = OfferedTask { lead: Some(lead_to_wire(source)), task: Some(task_to_wire(&workflow, task)) };
                 self.with_line(node, |waiting| waiting.add_task(task));
                 return None;
             }
             Message::Query { workflow, query } => {
-                let Some(node) = self.home(workflow.namespace.id, &query.task_queue) else {
+                let Home::There(node) = self.home(workflow.namespace.id, &query.task_queue) else {
                     return Some(Message::Query { workflow, query });
                 };
                 self.with_line(node, |waiting| waiting.add_query(query_to_wire(&workflow, query)));

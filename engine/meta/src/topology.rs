@@ -385,7 +385,7 @@ mod tests {
         }
 
         let bytes = encode_group(&row());
-        assert_eq!(hex(&bytes), "080310071a04080118011a0608041007180122040802180128001a0508ac021006");
+        assert_eq!(hex(&bytes), "080310071a04080118011a060804100718011a0508ac021006220408021801");
         assert_eq!(decode_group(&bytes), Ok(row()));
         for bytes in [&b""[..], b"\xff", b"\x08\x01\x1a\x02\x08\x01"] {
             assert!(matches!(decode_group(bytes), Err(MetaError::Corrupt(_))), "{bytes:?}");

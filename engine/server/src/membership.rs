@@ -174,12 +174,10 @@ impl Membership {
     pub(crate) fn admit(&self, places: &Arc<Places>) {
         let (places, mesh, me, address) = (Arc::clone(places), self.mesh.clone(), self.me, self.address.clone());
         self.formation.admit(Box::new(move |directory_id| {
-            if places.was_founded_with(directory_id) {
-                return None;
-            }
-            let (node, disk) = places.picture().node_with(directory_id)?;
+            let is_new = !places.was_founded_with(directory_id);
+            let place = places.picture().node_with(directory_id).filter(|_| is_new);
             let known = mesh.known().into_iter().map(|known| (NodeId(known.node_id), known.address));
-            Some(Admission { node, disk, nodes: known.chain([(me, address.clone())]).collect() })
+            Admission { place, nodes: known.chain([(me, address.clone())]).collect() }
         }));
     }
 

@@ -18,6 +18,9 @@ const PROBE_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long it waits before it tries again.
 const PROBE_AGAIN: Duration = Duration::from_millis(10);
 
+/// How long a process may take to notice that it is a member no more.
+const END_TIME_MAX: Duration = Duration::from_secs(30);
+
 /// Entries that a replica may lack under load.
 const BEHIND_MAX: u64 = 100;
 
@@ -40,10 +43,12 @@ pub(crate) enum Fault {
     RollingRestart,
     /// It is killed and loses its disk; an empty one takes the place of that.
     NewDisk,
+    /// A new node joins, and this one leaves.
+    Succeed,
 }
 
 /// How often each fault comes round.
-const DECK: [Fault; 13] = [
+const DECK: [Fault; 14] = [
     Fault::Kill,
     Fault::Kill,
     Fault::Kill,
@@ -57,6 +62,7 @@ const DECK: [Fault; 13] = [
     Fault::Delay,
     Fault::RollingRestart,
     Fault::NewDisk,
+    Fault::Succeed,
 ];
 
 /// What was done, and what callers felt.
@@ -84,8 +90,8 @@ impl Probes {
         let nodes = self.client.nodes();
         let writes = self.runs.iter().enumerate().map(|(at, (id, run_id))| async move {
             let number = self.recorder.next();
-            let node = (dead + 1 + at % (nodes - 1)) % nodes;
             loop {
+                let node = self.client.near((dead + 1 + at % (nodes - 1)) % nodes);
                 let request_id = Some(format!("probe-{number}"));
                 match self.client.signal(node, run(id, run_id), "probe", number, request_id).await {
                     Ok(()) => return Ok(since.elapsed()),
@@ -114,12 +120,12 @@ pub(crate) async fn inject(
             deck.extend(DECK);
         }
         let fault = deck.swap_remove(random.below(deck.len()));
-        let victim = random.below(cluster.nodes.len());
+        let victim = *random.of(&cluster.members());
         crate::say(&format!("    {fault:?} of node {}", victim + 1));
         one(cluster, probes, random, fault, victim, &mut injected).await?;
         *injected.faults.entry(fault).or_default() += 1;
         pause(random, 1000..3000).await;
-        for node in &cluster.nodes {
+        for node in cluster.members().into_iter().map(|node| &cluster.nodes[node]) {
             ensure(node.is_running().await, || format!("node {} has ended by itself", node.number()))?;
         }
     }
@@ -135,7 +141,7 @@ async fn one(
     injected: &mut Injected,
 ) -> Result<(), Failure> {
     let node = &cluster.nodes[victim];
-    let others: Vec<usize> = (0..cluster.nodes.len()).filter(|at| *at != victim).collect();
+    let others: Vec<usize> = cluster.members().into_iter().filter(|at| *at != victim).collect();
     let cut = Link { is_cut: true, ..Link::default() };
     let set = |link: Link, to: bool, from: bool, others: &[usize]| {
         for other in others {
@@ -163,7 +169,7 @@ async fn one(
             return node.resume();
         }
         Fault::RollingRestart => {
-            for node in &cluster.nodes {
+            for node in cluster.members().into_iter().map(|node| &cluster.nodes[node]) {
                 injected.stops.push(node.stop().await?);
                 node.spawn().await?;
                 node.wait_serving(SERVE_TIME_MAX).await?;
@@ -177,6 +183,18 @@ async fn one(
             node.spawn().await?;
             cluster.replace_disk(victim).await?;
             return cluster.until_caught_up(victim, BEHIND_MAX).await;
+        }
+        Fault::Succeed => {
+            let by = *random.of(&others);
+            let free = (0..cluster.nodes.len()).find(|node| *node != victim && !others.contains(node));
+            let Some(free) = free else { return Err(Failure::new("there is no node that is no member")) };
+            cluster.add(free, by).await?;
+            pause(random, 0..3000).await;
+            cluster.remove(victim, by).await?;
+            cluster.until_left(victim, by).await?;
+            node.wait_ended(END_TIME_MAX).await?;
+            std::fs::remove_dir_all(node.data())?;
+            return cluster.until_settled(by, &[]).await;
         }
         Fault::Isolate => set(cut, true, true, &others),
         Fault::Mute => set(cut, false, true, &others),

@@ -201,7 +201,9 @@ impl Tests {
         let began = Instant::now();
         let options = storm::Options { seed: cli.seed, time: Duration::from_secs(cli.seconds) };
         say(&format!("{STORM}: seed {}, {} nodes, {} s", cli.seed, cli.nodes, cli.seconds));
-        let cluster = match Cluster::new(&self.binary, &self.directory.join("storm"), cli.nodes).await {
+        let directory = self.directory.join("storm");
+        // One more, which takes the place of others.
+        let cluster = match Cluster::with_others(&self.binary, &directory, cli.nodes, cli.nodes + 1).await {
             Ok(cluster) => cluster,
             Err(error) => {
                 self.ended(STORM, began, Err(error), String::new);

@@ -44,7 +44,7 @@ pub(crate) struct Options {
 /// Runs everything on a cluster that serves while nodes and links fail at random, and checks it.
 pub(crate) async fn storm(cluster: &Cluster, seen: &Arc<Seen>, options: Options) -> Result<(), Failure> {
     let mut random = Random::new(options.seed);
-    let all: Vec<usize> = (0..cluster.nodes.len()).collect();
+    let all = cluster.members();
     under_load(cluster, seen, options.seed, &all, async |probes| {
         inject(cluster, probes, &mut random, Instant::now() + options.time).await
     })

@@ -78,6 +78,21 @@ async fn a_poll_that_waits_is_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_task_whose_queue_is_at_home_nobody_knows_where_is_found_later() {
+    let mut cluster = Cluster::start().await;
+    let (id, queue) = (cluster.id_at(0, "w"), cluster.id_at(1, "q"));
+    let (mut client, request) = (cluster.clients[1].clone(), workflow_poll(&queue));
+    let polled = tokio::spawn(async move { poll(&mut client, request).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    // As a node that has just got a replica of the second partition: it has not heard of a leader, and does not lead itself.
+    cluster.views[0].change([NODES[0], NODES[0]]);
+    cluster.clients[0].start_workflow_execution(start_on(&id, &queue)).await.unwrap();
+    cluster.views[0].change(NODES);
+    assert_eq!(id_of(&tokio::time::timeout(PATIENCE, polled).await.unwrap().unwrap()), id);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sticky_worker_gets_what_is_new() {
     let mut cluster = Cluster::start().await;
     for (led, home) in [(0, 1), (1, 0)] {

@@ -63,7 +63,7 @@ impl Cluster {
                 listen: listen[at],
                 advertise: advertised[at],
             };
-            nodes.push(Arc::new(Node::new(binary, place, &advertised[..founders])?));
+            nodes.push(Arc::new(Node::new(binary, place, &advertised, founders)?));
         }
         let links = Links::start(&nodes, &advertised, &listen).await?;
         let members = Mutex::new((0..founders).zip(1..).collect());

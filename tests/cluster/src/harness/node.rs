@@ -55,7 +55,7 @@ pub(crate) struct Node {
 
 impl Node {
     /// Writes its settings; starts nothing.
-    pub(super) fn new(binary: &Path, place: Place, seeds: &[SocketAddr]) -> Result<Node, Failure> {
+    pub(super) fn new(binary: &Path, place: Place, seeds: &[SocketAddr], founders: usize) -> Result<Node, Failure> {
         std::fs::create_dir_all(&place.directory)?;
         let node = Node {
             binary: binary.to_owned(),
@@ -76,7 +76,7 @@ impl Node {
             data = node.data().display().to_string(),
             ip = grpc.ip(),
             port = grpc.port(),
-            count = seeds.len(),
+            count = founders,
             seeds = seeds.join(", "),
         );
         std::fs::write(node.settings(), settings)?;
