@@ -94,7 +94,10 @@ pub(super) fn init(name: &str, nodes: &[String], dir: &Path, days: u32) -> Resul
 /// As [`init`], and when there is no certificate of another node in `dir`, which says what the cluster is called.
 pub(super) fn extend(dir: &Path, node: &str, id: Option<u32>, days: u32) -> Result<String, String> {
     let Host { host, .. } = host(node)?;
-    let last = certified(dir)?.into_iter().max().ok_or_else(|| format!("there is no certificate of a node in {}", dir.display()))?;
+    let last = certified(dir)?
+        .into_iter()
+        .max()
+        .ok_or_else(|| format!("there is no certificate of a node in {}", dir.display()))?;
     let known = dir.join(format!("node-{last}.crt"));
     let names = certificate_names(&known).map_err(|error| error.to_string())?;
     let of = format!("/node/{last}");
@@ -130,8 +133,7 @@ fn certified(dir: &Path) -> Result<Vec<u32>, String> {
 /// The authority whose key is in `dir`.
 fn issuer(dir: &Path) -> Result<Issuer<'static, KeyPair>, String> {
     let path = dir.join("ca.key");
-    let key =
-        std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let key = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     let key = KeyPair::from_pem(&key).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(Issuer::new(authority(), key))
 }
