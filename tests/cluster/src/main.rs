@@ -56,11 +56,12 @@ struct Cli {
 }
 
 /// The tests that share a cluster, in order. The first one makes it.
-const SHARED: [&str; 9] = [
+const SHARED: [&str; 10] = [
     "three_nodes_started_in_any_order_form_one_cluster",
     "a_namespace_is_usable_at_once_through_every_node",
     "a_workflow_is_found_at_once_through_every_node",
     "workers_at_one_node_get_the_tasks_of_all",
+    "the_command_line_shows_and_steers_the_cluster",
     "each_node_is_killed_with_workflows_in_flight",
     "without_a_quorum_calls_are_refused_in_time_and_go_on_afterwards",
     "a_node_that_was_away_for_longer_than_the_log_goes_back_is_seeded",
@@ -163,10 +164,11 @@ impl Tests {
                 1 => scenarios::namespaces(&stage).await,
                 2 => scenarios::workflows(&stage).await,
                 3 => scenarios::tasks(&stage).await,
-                4 => scenarios::kills(&stage).await,
-                5 => scenarios::quorum(&stage).await,
-                6 => scenarios::seeded(&stage).await,
-                7 => scenarios::wiped(&stage).await,
+                4 => scenarios::commands(&stage).await,
+                5 => scenarios::kills(&stage).await,
+                6 => scenarios::quorum(&stage).await,
+                7 => scenarios::seeded(&stage).await,
+                8 => scenarios::wiped(&stage).await,
                 _ => scenarios::takes_the_place(&stage).await,
             };
             let passed = self.ended(name, began, result, || stage.cluster.logs());

@@ -87,23 +87,67 @@ pub(super) fn init(name: &str, nodes: &[String], dir: &Path, days: u32) -> Resul
     Ok(next_steps(name, &hosts, dir, days))
 }
 
+/// Makes a certificate for one more node beside those in `dir`, with that id or the next one.
+///
+/// # Errors
+///
+/// As [`init`], and when there is no certificate of another node in `dir`, which says what the cluster is called.
+pub(super) fn extend(dir: &Path, node: &str, id: Option<u32>, days: u32) -> Result<String, String> {
+    let Host { host, .. } = host(node)?;
+    let last = certified(dir)?
+        .into_iter()
+        .max()
+        .ok_or_else(|| format!("there is no certificate of a node in {}", dir.display()))?;
+    let known = dir.join(format!("node-{last}.crt"));
+    let names = certificate_names(&known).map_err(|error| error.to_string())?;
+    let of = format!("/node/{last}");
+    let cluster = names.iter().find_map(|name| name.strip_suffix(&of));
+    let cluster = cluster.ok_or_else(|| format!("{} does not say of which cluster it is", known.display()))?;
+    let id = id.unwrap_or(last + 1);
+    let (certificate, key) = (dir.join(format!("node-{id}.crt")), dir.join(format!("node-{id}.key")));
+    if let Some(path) = [&certificate, &key].into_iter().find(|path| path.exists()) {
+        return Err(format!("{} is there already, and nothing was written", path.display()));
+    }
+    let mut names = vec![format!("{cluster}/node/{id}")];
+    if host.parse::<IpAddr>().is_err() {
+        names.push(host);
+    }
+    let (text, key_text) = of_names(&names, id, days, &issuer(dir)?)?;
+    write_new(&key, &key_text, PRIVATE)?;
+    write_new(&certificate, &text, PUBLIC)?;
+    Ok(format!(
+        "Made {} and its key, valid until {}. Copy both, and ca.crt, to node {id}, start it with an empty data directory, and then:\n  \
+         everlog cluster add --node {id} --directory ID, where its log says the ID\n",
+        certificate.display(),
+        day(days)
+    ))
+}
+
+/// The nodes that have certificates in `dir`, in no order.
+fn certified(dir: &Path) -> Result<Vec<u32>, String> {
+    let entries = std::fs::read_dir(dir).map_err(|error| format!("cannot read {}: {error}", dir.display()))?;
+    let id = |name: &str| name.strip_prefix("node-")?.strip_suffix(".crt")?.parse().ok();
+    Ok(entries.flatten().filter_map(|entry| id(entry.file_name().to_str()?)).collect())
+}
+
+/// The authority whose key is in `dir`.
+fn issuer(dir: &Path) -> Result<Issuer<'static, KeyPair>, String> {
+    let path = dir.join("ca.key");
+    let key = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let key = KeyPair::from_pem(&key).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(Issuer::new(authority(), key))
+}
+
 /// Makes the certificates of all nodes in `dir` anew, with the names that they have.
 ///
 /// # Errors
 ///
 /// One line: a file that is missing or cannot be read, or what the system says.
 pub(super) fn renew(dir: &Path, days: u32) -> Result<String, String> {
-    let read =
-        |path: &Path| std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
-    let key = dir.join("ca.key");
-    let key = KeyPair::from_pem(&read(&key)?).map_err(|error| format!("{}: {error}", key.display()))?;
-    let issuer = Issuer::new(authority(), key);
+    let issuer = issuer(dir)?;
     let mut renewed = Vec::new();
-    for place in 1..=NODES_MAX as u32 {
+    for place in certified(dir)? {
         let (certificate, key) = (dir.join(format!("node-{place}.crt")), dir.join(format!("node-{place}.key")));
-        if !certificate.exists() {
-            continue;
-        }
         let names = certificate_names(&certificate).map_err(|error| error.to_string())?;
         let (text, key_text) = of_names(&names, place, days, &issuer)?;
         renewed.push((certificate, text, PUBLIC));
@@ -330,6 +374,24 @@ mod tests {
 
         std::fs::remove_file(dir.path().join("ca.key")).unwrap();
         assert!(renew(dir.path(), 30).unwrap_err().contains("ca.key: No such file"));
+    }
+
+    #[test]
+    fn a_node_that_joins_gets_a_certificate_of_the_same_authority() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(extend(dir.path(), "d.example", None, 2).unwrap_err().contains("no certificate of a node"));
+        init("prod", &hosts(&["a.example", "10.0.0.2", "::1"]), dir.path(), 2).unwrap();
+        let said = extend(dir.path(), "d.example:7235", None, 2).unwrap();
+        assert!(said.contains("everlog cluster add --node 4 --directory"), "{said}");
+        assert_eq!(open(dir.path(), 4, "prod").unwrap().node(), Some(NodeId(4)));
+        let names = certificate_names(&dir.path().join("node-4.crt")).unwrap();
+        assert_eq!(names, ["d.example", "spiffe://everlog/cluster/prod/node/4"]);
+        extend(dir.path(), "10.0.0.9", Some(100), 2).unwrap();
+        assert_eq!(open(dir.path(), 100, "prod").unwrap().node(), Some(NodeId(100)));
+        assert!(extend(dir.path(), "e.example", Some(4), 2).unwrap_err().contains("is there already"));
+        assert!(extend(dir.path(), "e/x", None, 2).unwrap_err().contains("is no HOST"));
+        assert!(extend(dir.path(), "e.example", None, 2).unwrap().contains("--node 101"));
+        assert!(renew(dir.path(), 30).unwrap().contains("Made 6 certificates anew"));
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub(crate) enum ClusterCommand {
     /// Make a certificate authority and a certificate for each node, and say what to do with them. Overwrites nothing.
     #[command(after_help = INIT_EXAMPLE)]
     Init(InitArgs),
+    /// Make a certificate for a node that is to join.
+    Certify(CertifyArgs),
     /// Make the certificates of all nodes anew, with new keys, before they expire. Nodes take them at their next connections.
     Renew(RenewArgs),
     /// Show how the cluster is: its nodes, and what is wrong.
@@ -94,6 +96,23 @@ pub(crate) struct InitArgs {
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
     /// How long the certificates of the nodes are valid. That of the authority is for ten years.
+    #[arg(long, value_name = "DAYS", default_value_t = DAYS_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    days: u32,
+}
+
+/// Flags of `everlog cluster certify`.
+#[derive(Debug, Args)]
+pub(crate) struct CertifyArgs {
+    /// Where the node is, HOST or HOST:PORT.
+    #[arg(value_name = "HOST")]
+    host: String,
+    /// What `everlog cluster init` has made, with the authority's key.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// The id that the node is to have; by default the one behind the last one in DIR.
+    #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u32).range(1..=65535))]
+    node: Option<u32>,
+    /// How long the certificate is valid.
     #[arg(long, value_name = "DAYS", default_value_t = DAYS_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
 }
@@ -220,6 +239,9 @@ impl ClusterCommand {
     pub(crate) fn run(self) -> Result<String, String> {
         match self {
             ClusterCommand::Init(InitArgs { name, nodes, dir, days }) => certificates::init(&name, &nodes, &dir, days),
+            ClusterCommand::Certify(CertifyArgs { host, dir, node, days }) => {
+                certificates::extend(&dir, &host, node, days)
+            }
             ClusterCommand::Renew(RenewArgs { dir, days }) => certificates::renew(&dir, days),
             ClusterCommand::Status(args) => wait_for(args.show(view::status, view::status_json)),
             ClusterCommand::Nodes(args) => wait_for(args.show(view::nodes, view::nodes_json)),

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::model::{Call, Model, Operation, Outcome};
+use super::model::{Call, Model, Operation, Outcome, Refusal};
 
 /// Operations of one workflow id, at most: as many as a set of them has bits.
 const OPERATIONS_MAX: usize = u128::BITS as usize;
@@ -85,6 +85,16 @@ fn returned_at(operation: &Operation) -> u64 {
     if operation.outcome == Outcome::Unknown { u64::MAX } else { operation.returned_at }
 }
 
+/// Whether a call that was answered so has changed nothing, whenever it was. One that was done may have been done before by another attempt, and
+/// so change nothing now, but something later.
+fn never_changes(call: &Call, outcome: &Outcome) -> bool {
+    match (call, outcome) {
+        (Call::Describe { .. } | Call::History { .. } | Call::List, _) => true,
+        (Call::Complete { .. }, Outcome::Refused(Refusal::NotFound)) => false,
+        (_, outcome) => matches!(outcome, Outcome::Refused(_)),
+    }
+}
+
 enum Found {
     Order,
     None,
@@ -133,8 +143,8 @@ impl Search<'_> {
             }
             let Operation { call, outcome, .. } = self.operations[at];
             let after = model.after(call, outcome);
-            if *outcome != Outcome::Unknown && after.as_slice() == std::slice::from_ref(model) {
-                // It changes nothing, so it may as well be now as later.
+            if never_changes(call, outcome) && after.as_slice() == std::slice::from_ref(model) {
+                // It may as well be now as later.
                 ways = vec![(at, after)];
                 break;
             }

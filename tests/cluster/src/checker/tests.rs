@@ -277,6 +277,29 @@ fn a_call_that_was_made_twice_is_told_apart_from_what_cannot_be() {
 }
 
 #[test]
+fn what_changes_nothing_yet_may_do_so_later() {
+    // The completion was done once its worker's last signal was there, and once more when the run was closed.
+    good(&[
+        (0, 1, start(1), started(1)),
+        (2, 20, complete(1, &[5]), NOT_FOUND),
+        (3, 4, signal(5), Outcome::Done),
+        (21, 22, DESCRIBE, described(1, Status::Completed)),
+    ]);
+    // The first attempt of the signal was for run 1, the second one for run 2.
+    let lines = [
+        (0, 1, start(1), started(1)),
+        (2, 20, signal(7), Outcome::Done),
+        (3, 4, complete(1, &[7]), Outcome::Done),
+        (5, 6, start(2), started(2)),
+        (21, 22, HISTORY, read(2, Status::Running, &[7])),
+    ];
+    bad(&lines);
+    let operations: Vec<_> =
+        lines.into_iter().map(|(from, to, call, outcome)| operation(from, to, call, outcome)).collect();
+    assert_eq!(check_with_repeats(&operations, STEPS_MAX), Verdict::Linearizable);
+}
+
+#[test]
 fn calls_that_name_a_run_are_about_that_one() {
     let runs = [(0, 1, start(1), started(1)), (2, 3, TERMINATE, Outcome::Done), (4, 5, start(2), started(2))];
     let then = |call, outcome| [runs.to_vec(), vec![(6, 7, call, outcome)]].concat();

@@ -1,6 +1,7 @@
 //! What must hold of three nodes whatever the moment: one test each, in this order, on one cluster.
 
 mod away;
+mod command_line;
 mod everywhere;
 mod failures;
 mod formation;
@@ -21,6 +22,7 @@ use crate::program::Program;
 use crate::record::Recorder;
 
 pub(crate) use away::seeded;
+pub(crate) use command_line::commands;
 pub(crate) use everywhere::{namespaces, tasks, workflows};
 pub(crate) use failures::{kills, quorum, wiped};
 pub(crate) use formation::{any_order, restarted_while_forming};
