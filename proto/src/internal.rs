@@ -95,6 +95,9 @@ pub struct Task {
     /// The version of the workers that may have it.
     #[prost(message, optional, tag = "7")]
     pub version: Option<WorkerDeploymentVersion>,
+    /// Whose it is: the number of the entity's kind.
+    #[prost(uint32, tag = "8")]
+    pub entity_kind: u32,
 }
 
 /// A task, and the lead that offers it.
@@ -192,6 +195,15 @@ pub struct ActivityTaskStart {
     /// Where it stood there.
     #[prost(bytes = "bytes", tag = "6")]
     pub position: Bytes,
+    /// Whose activity it is: the number of the entity's kind.
+    #[prost(uint32, tag = "7")]
+    pub entity_kind: u32,
+    /// The worker's SDK, as far as it tells.
+    #[prost(string, tag = "8")]
+    pub sdk_name: String,
+    /// The version of that.
+    #[prost(string, tag = "9")]
+    pub sdk_version: String,
 }
 
 /// A poller is at hand for a query.
@@ -329,7 +341,7 @@ pub struct VisibilityRequest {
     #[prost(uint32, repeated, tag = "2")]
     pub partitions: Vec<u32>,
     /// What is asked for.
-    #[prost(oneof = "Wanted", tags = "3, 4, 5, 8, 9")]
+    #[prost(oneof = "Wanted", tags = "3, 4, 5, 8, 9, 10")]
     pub wanted: Option<Wanted>,
     /// The position behind which the runs stand; empty for the first ones.
     #[prost(bytes = "bytes", tag = "6")]
@@ -357,6 +369,9 @@ pub enum Wanted {
     /// Batch jobs that a query names.
     #[prost(string, tag = "9")]
     BatchJobs(String),
+    /// Activities that a query names, which are no workflow's.
+    #[prost(string, tag = "10")]
+    Activities(String),
 }
 
 /// A run as lists show it.

@@ -9,7 +9,7 @@ UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 UNITS = "second|minute|hour|day|week|month|year"
 
 # Fields of JSON whose value is an implementation's own, or chance.
-COUNTS = "historySizeBytes|stateTransitionCount|taskId|startId|endId|durationMillis"
+COUNTS = "historySizeBytes|stateSizeBytes|stateTransitionCount|taskId|startId|endId|durationMillis"
 RATES = "backlogIncreaseRate|tasksAddRate|tasksDispatchRate"
 VERSIONS = "sdkVersion|coreVersion"
 
@@ -27,6 +27,7 @@ MASKS = [
     (r'"eyJzZXEi[^"]+"', '"<what an SDK keeps of a local activity>"'),
     (r"(?m)(_time\.(?:nanos|seconds): |^taskId: |historySizeBytes: |coreUsedFlags\[\d+\]: )\d+", r"\1<number>"),
     (r'("(?:coreUsedFlags|langUsedFlags)"\s*:\s*)\[[\s\d,]*\]', r'\1"<flags>"'),
+    (r'("longPollToken"\s*:\s*)"[^"]*"', r'\1"<token>"'),
     (r'("seconds"\s*:\s*)\d{9,}', r'\1"<number>"'),
     (r'("nanos"\s*:\s*)[1-9]\d*', r'\1"<number>"'),
     (r"HistoryEvents \(\d+/\d+\)", "HistoryEvents (<number>)"),

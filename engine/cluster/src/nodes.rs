@@ -86,6 +86,7 @@ impl AskedRuns {
             Ask::Query(query) => Wanted::Query(query.clone()),
             Ask::Schedules(query) => Wanted::Schedules(query.clone()),
             Ask::BatchJobs(query) => Wanted::BatchJobs(query.clone()),
+            Ask::Activities(query) => Wanted::Activities(query.clone()),
             Ask::Open(request) => Wanted::Open(request.encode_to_vec().into()),
             Ask::Closed(request) => Wanted::Closed(request.encode_to_vec().into()),
         };

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use everlog_kernel::command::{StartActivityTask, StartWorkflowTask};
 use everlog_kernel::outbox::{OutboxMessage, Outcome};
 use everlog_kernel::transition::TaskKey;
-use everlog_kernel::{Rejection, RunId};
+use everlog_kernel::{EntityKind, Rejection, RunId};
 use everlog_model::{CallError, NodeId, WorkflowRef};
 use everlog_partition::{Delivery, OtherNodes, StartQuery, StartedWorkflowTask};
 use everlog_proto::api::workflowservice::v1::PollActivityTaskQueueResponse;
@@ -70,16 +70,29 @@ impl OtherNodes for Nodes {
     fn start_activity_task(
         &self,
         node: NodeId,
+        kind: EntityKind,
         workflow: WorkflowRef,
         run_id: RunId,
         start: StartActivityTask,
     ) -> BoxFuture<'static, Result<Box<PollActivityTaskQueueResponse>, CallError>> {
-        let StartActivityTask { scheduled_event_id, attempt, key, identity, request_id } = start;
+        let StartActivityTask { scheduled_event_id, attempt, key, identity, request_id, sdk } = start;
+        let (sdk_name, sdk_version) = sdk;
         let (task_queue, position) = match key {
             Some(TaskKey { task_queue, position, .. }) => (task_queue, Bytes::copy_from_slice(&position.to_bytes())),
             None => Default::default(),
         };
-        let start = ActivityTaskStart { scheduled_event_id, attempt, identity, request_id, task_queue, position };
+        let entity_kind = kind as u32;
+        let start = ActivityTaskStart {
+            scheduled_event_id,
+            attempt,
+            identity,
+            request_id,
+            task_queue,
+            position,
+            entity_kind,
+            sdk_name,
+            sdk_version,
+        };
         let started = self.start(node, &workflow, run_id, Start::ActivityTask(start));
         async move { Ok(Box::new(decoded(started.await?.poll)?)) }.boxed()
     }

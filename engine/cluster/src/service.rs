@@ -34,8 +34,8 @@ use tonic::{Status, codegen};
 use crate::book::Sender;
 use crate::remote::number;
 use crate::wire::{
-    kind, lead_from_wire, metadata_from_wire, metadata_to_wire, namespace_id, position, query_from_wire, queue,
-    required, run_id, status_from_error, task_from_wire, task_to_wire, unreadable, workflow_from_wire,
+    entity_kind, kind, lead_from_wire, metadata_from_wire, metadata_to_wire, namespace_id, position, query_from_wire,
+    queue, required, run_id, status_from_error, task_from_wire, task_to_wire, unreadable, workflow_from_wire,
 };
 use crate::{Nodes, Operations, not_done};
 
@@ -141,15 +141,17 @@ impl Handlers {
                 partition.start_workflow_task(workflow, run_id, command).await.map(started)
             }
             Start::ActivityTask(start) => {
-                let ActivityTaskStart { scheduled_event_id, attempt, identity, request_id, task_queue, position } =
-                    start;
+                let ActivityTaskStart { scheduled_event_id, attempt, identity, request_id, task_queue, .. } = start;
+                let (position, sdk) = (start.position, (start.sdk_name, start.sdk_version));
+                let kind =
+                    entity_kind(start.entity_kind).map_err(|status| CallError::Failed(status.message().to_owned()))?;
                 let key = TaskPosition::from_bytes(&position).map(|position| TaskKey {
                     kind: TaskKind::Activity,
                     task_queue,
                     position,
                 });
-                let start = StartActivityTask { scheduled_event_id, attempt, key, identity, request_id };
-                let response = partition.start_activity_task(workflow, run_id, start).await?;
+                let start = StartActivityTask { scheduled_event_id, attempt, key, identity, request_id, sdk };
+                let response = partition.start_activity_task(kind, workflow, run_id, start).await?;
                 Ok(StartedTask { poll: response.encode_to_vec().into(), ..StartedTask::default() })
             }
             Start::Query(QueryStart { query_id, task_queue }) => {
@@ -171,6 +173,7 @@ impl Handlers {
             Wanted::Query(query) => Ask::Query(query.clone()),
             Wanted::Schedules(query) => Ask::Schedules(query.clone()),
             Wanted::BatchJobs(query) => Ask::BatchJobs(query.clone()),
+            Wanted::Activities(query) => Ask::Activities(query.clone()),
             Wanted::Open(bytes) => Ask::Open(Box::new(
                 ListOpenWorkflowExecutionsRequest::decode(&bytes[..])
                     .map_err(|error| unreadable(&error.to_string()))?,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use everlog_kernel::transition::{QueryTask, Task, TaskKey, TaskKind, TaskPosition};
-use everlog_kernel::{NamespaceId, RunId};
+use everlog_kernel::{EntityKind, NamespaceId, RunId};
 use everlog_matching::Source;
 use everlog_model::{CallError, NamespaceSource, NodeId, QueueId, WorkflowRef};
 use everlog_proto::internal;
@@ -91,7 +91,7 @@ pub(crate) fn workflow_from_wire(
 }
 
 pub(crate) fn task_to_wire(workflow: &WorkflowRef, task: Task) -> internal::Task {
-    let Task { key: TaskKey { kind, task_queue, position }, attempt, sticky, version } = task;
+    let Task { key: TaskKey { kind, task_queue, position }, attempt, sticky, version, entity } = task;
     internal::Task {
         workflow: Some(workflow_to_wire(workflow)),
         kind: kind as u32,
@@ -100,6 +100,7 @@ pub(crate) fn task_to_wire(workflow: &WorkflowRef, task: Task) -> internal::Task
         attempt,
         sticky,
         version: version.map(|version| *version),
+        entity_kind: entity as u32,
     }
 }
 
@@ -108,10 +109,26 @@ pub(crate) fn task_from_wire(
     task: internal::Task,
     namespaces: &dyn NamespaceSource,
 ) -> Result<Option<(WorkflowRef, Task)>, Status> {
-    let internal::Task { workflow, kind: number, task_queue, position: place, attempt, sticky, version } = task;
+    let internal::Task {
+        workflow,
+        kind: number,
+        task_queue,
+        position: place,
+        attempt,
+        sticky,
+        version,
+        entity_kind: entity,
+    } = task;
+    let entity = entity_kind(entity)?;
     let key = TaskKey { kind: kind(number)?, task_queue, position: position(&place)? };
     let workflow = workflow_from_wire(workflow, namespaces)?;
-    Ok(workflow.map(|workflow| (workflow, Task { key, attempt, sticky, version: version.map(Box::new) })))
+    Ok(workflow.map(|workflow| (workflow, Task { key, attempt, sticky, version: version.map(Box::new), entity })))
+}
+
+/// The kind of entity with a number.
+pub(crate) fn entity_kind(number: u32) -> Result<EntityKind, Status> {
+    let known = u8::try_from(number).ok().and_then(EntityKind::from_byte);
+    known.ok_or_else(|| unreadable("an entity of an unknown kind"))
 }
 
 pub(crate) fn query_to_wire(workflow: &WorkflowRef, query: QueryTask) -> internal::OfferedQuery {

@@ -89,6 +89,16 @@ pub struct FrontendLimits {
     pub batch_job_operations_per_second: u32,
     /// Workflows that a batch job works on at a time.
     pub batch_job_concurrency: usize,
+    /// Whether there are activities that are no workflow's.
+    pub activities: bool,
+    /// Whether their first attempt can be put off.
+    pub activity_start_delay: bool,
+    /// Whether operators can pause them, reset them, and change how they are attempted.
+    pub activity_operations: bool,
+    /// Whether batch jobs can be for them.
+    pub activity_batch_jobs: bool,
+    /// How long a call waits for news of one.
+    pub activity_wait_max: Duration,
     /// How often an idle connection is asked whether its client is still there.
     pub keepalive_interval: Duration,
     /// How long the client may take to say so.
@@ -119,6 +129,11 @@ impl Default for FrontendLimits {
             batch_jobs_running_max: 1,
             batch_job_operations_per_second: 50,
             batch_job_concurrency: 5,
+            activities: true,
+            activity_start_delay: true,
+            activity_operations: true,
+            activity_batch_jobs: true,
+            activity_wait_max: Duration::from_secs(20),
             keepalive_interval: Duration::from_secs(60),
             keepalive_timeout: Duration::from_secs(10),
         }
@@ -236,8 +251,12 @@ macro_rules! keys {
 
 /// Every key, by name.
 const KEYS: &[Key] = keys! {
+    "activity.enableStandalone" => frontend.activities,
+    "activity.longPollTimeout" => frontend.activity_wait_max,
+    "activity.startDelayEnabled" => frontend.activity_start_delay,
     "frontend.MaxConcurrentBatchOperationPerNamespace" => frontend.batch_jobs_running_max,
     "frontend.enableBatcher" => frontend.batch_jobs,
+    "frontend.enableBatchOperationsForStandaloneActivities" => frontend.activity_batch_jobs,
     "frontend.enableExecuteMultiOperation" => frontend.multi_operations,
     "frontend.enableUpdateWorkflowExecution" => frontend.updates,
     "frontend.enableUpdateWorkflowExecutionAsyncAccepted" => frontend.updates_async_accepted,
@@ -255,6 +274,7 @@ const KEYS: &[Key] = keys! {
     "history.MaxBufferedQueryCount" => limits.buffered_queries_max,
     "history.defaultWorkflowTaskTimeout" => limits.workflow_task_timeout,
     "history.discardSpeculativeWorkflowTaskMaximumEventsCount" => limits.speculative_events_max,
+    "history.enableStandaloneActivityOperatorCommands" => frontend.activity_operations,
     "history.historyMaxAutoResetPoints" => limits.reset_points_max,
     "history.longPollExpirationInterval" => frontend.history_wait_max,
     "history.maxInFlightUpdatePayloads" => limits.updates_in_flight_bytes_max,

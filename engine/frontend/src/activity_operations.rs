@@ -1,10 +1,12 @@
 //! What operators do to pending activities of a workflow: pause them, have them go on, reset them, change how they are attempted.
 //!
 //! Each of it has two methods: an older one for activities by id or type, or all of them, and one that names an activity by its id, as the
-//! command line does. Without a workflow, that would be an activity of its own, of which there are none.
+//! command line does. Without a workflow, that is an activity of its own.
 
 use everlog_kernel::command::Reply;
-use everlog_kernel::{RunCommand, RunId, check_activity_options, check_priority, time};
+use everlog_kernel::{
+    ActivityExecutionCommand, Rejection, RunCommand, RunId, check_activity_options, check_priority, time,
+};
 use everlog_model::WorkflowRef;
 use everlog_proto::api::common::v1::WorkflowExecution;
 use everlog_proto::api::workflowservice::v1::{
@@ -17,6 +19,7 @@ use everlog_proto::api::workflowservice::v1::{
 };
 use everlog_proto::wkt;
 
+use super::activity_executions::{self, done};
 use super::call::Call;
 use super::errors::Error;
 use super::execute::unexpected;
@@ -86,12 +89,21 @@ pub(super) async fn pause_activity_execution(
     if reason.len() > frontend.config(&named.namespace).limits.blob_bytes_max {
         return Err(Error::invalid("reason exceeds length limit"));
     }
-    // Without an id of its own it is another request each time.
-    let own = || uuid::Uuid::new_v4().to_string();
+    let named = named.with_request_id();
+    if named.is_of_its_own() {
+        let request = PauseActivityExecutionRequest {
+            identity: named.identity.clone(),
+            request_id: named.request_id.clone(),
+            reason,
+            ..PauseActivityExecutionRequest::default()
+        };
+        done(named.execute(frontend, ActivityExecutionCommand::Pause(Box::new(request))).await?)?;
+        return Ok(PauseActivityExecutionResponse::default());
+    }
     let request = PauseActivityRequest {
-        execution: named.execution()?,
+        execution: named.execution(),
         activity: Some(pause_activity_request::Activity::Id(named.activity_id)),
-        request_id: if named.request_id.is_empty() { own() } else { named.request_id },
+        request_id: named.request_id,
         namespace: named.namespace,
         identity: named.identity,
         reason,
@@ -111,8 +123,17 @@ pub(super) async fn unpause_activity_execution(
     let named = Named { namespace, workflow_id, run_id, activity_id, identity, request_id };
     named.check(frontend)?;
     check_jitter(request.jitter.as_ref())?;
+    if named.is_of_its_own() {
+        let request = UnpauseActivityExecutionRequest {
+            request_id: named.request_id.clone(),
+            jitter: request.jitter,
+            ..UnpauseActivityExecutionRequest::default()
+        };
+        done(named.execute(frontend, ActivityExecutionCommand::Unpause(Box::new(request))).await?)?;
+        return Ok(UnpauseActivityExecutionResponse::default());
+    }
     let request = UnpauseActivityRequest {
-        execution: named.execution()?,
+        execution: named.execution(),
         activity: Some(unpause_activity_request::Activity::Id(named.activity_id)),
         namespace: named.namespace,
         identity: named.identity,
@@ -134,8 +155,20 @@ pub(super) async fn reset_activity_execution(
     let named = Named { namespace, workflow_id, run_id, activity_id, identity, request_id };
     named.check(frontend)?;
     check_jitter(request.jitter.as_ref())?;
+    if named.is_of_its_own() {
+        let request = ResetActivityExecutionRequest {
+            request_id: named.request_id.clone(),
+            keep_paused: request.keep_paused,
+            jitter: request.jitter,
+            restore_original_options: request.restore_original_options,
+            reset_heartbeat: request.reset_heartbeat,
+            ..ResetActivityExecutionRequest::default()
+        };
+        done(named.execute(frontend, ActivityExecutionCommand::Reset(Box::new(request))).await?)?;
+        return Ok(ResetActivityExecutionResponse::default());
+    }
     let request = ResetActivityRequest {
-        execution: named.execution()?,
+        execution: named.execution(),
         activity: Some(reset_activity_request::Activity::Id(named.activity_id)),
         namespace: named.namespace,
         identity: named.identity,
@@ -166,8 +199,24 @@ pub(super) async fn update_activity_execution_options(
             Some(check_activity_options(options, mask.as_ref(), limits)?)
         }
     };
+    if named.is_of_its_own() {
+        let request = UpdateActivityExecutionOptionsRequest {
+            request_id: named.request_id.clone(),
+            activity_options,
+            update_mask: mask,
+            restore_original: request.restore_original,
+            ..UpdateActivityExecutionOptionsRequest::default()
+        };
+        let command = ActivityExecutionCommand::UpdateOptions(Box::new(request));
+        return match named.execute(frontend, command).await? {
+            Reply::ActivityOptions(options) => {
+                Ok(UpdateActivityExecutionOptionsResponse { activity_options: Some(*options) })
+            }
+            reply => Err(unexpected(&reply)),
+        };
+    }
     let request = UpdateActivityOptionsRequest {
-        execution: named.execution()?,
+        execution: named.execution(),
         activity: Some(update_activity_options_request::Activity::Id(named.activity_id)),
         namespace: named.namespace,
         identity: named.identity,
@@ -191,6 +240,13 @@ struct Named {
 
 impl Named {
     fn check(&self, frontend: &Frontend) -> Result<(), Error> {
+        if self.is_of_its_own() {
+            let (_, config) = activity_executions::open(frontend, &self.namespace)?;
+            if !config.frontend.activity_operations {
+                let message = "Standalone activity operator commands are disabled";
+                return Err(Error::Rejected(Rejection::Unimplemented(message.into())));
+            }
+        }
         frontend.namespace(&self.namespace)?;
         let limit = frontend.config(&self.namespace).limits.id_bytes_max;
         let length = |what: &str, text: &str| match text.len() {
@@ -208,12 +264,27 @@ impl Named {
         validate::run_id(&self.run_id, "invalid run id: must be a valid UUID").map(drop)
     }
 
+    /// Whether it is no workflow's.
+    fn is_of_its_own(&self) -> bool {
+        self.workflow_id.is_empty()
+    }
+
+    /// Without an id of its own it is another request each time.
+    fn with_request_id(self) -> Named {
+        let own = || uuid::Uuid::new_v4().to_string();
+        Named { request_id: if self.request_id.is_empty() { own() } else { self.request_id }, ..self }
+    }
+
     /// The run of the workflow that has scheduled it.
-    fn execution(&self) -> Result<Option<WorkflowExecution>, Error> {
-        if self.workflow_id.is_empty() {
-            return Err(Error::not_found(format!("activity not found for ID: {}", self.activity_id)));
-        }
-        Ok(Some(WorkflowExecution { workflow_id: self.workflow_id.clone(), run_id: self.run_id.clone() }))
+    fn execution(&self) -> Option<WorkflowExecution> {
+        Some(WorkflowExecution { workflow_id: self.workflow_id.clone(), run_id: self.run_id.clone() })
+    }
+
+    /// Carries out a command to one that is no workflow's.
+    async fn execute(&self, frontend: &Frontend, command: ActivityExecutionCommand) -> Result<Reply, Error> {
+        let namespace = frontend.namespace(&self.namespace)?;
+        let run_id = validate::run_id(&self.run_id, "invalid run id: must be a valid UUID")?;
+        activity_executions::execute(frontend, &address(&namespace, &self.activity_id), run_id, command).await
     }
 }
 

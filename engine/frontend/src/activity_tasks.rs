@@ -6,7 +6,7 @@ use everlog_config::DynamicConfig;
 use everlog_kernel::command::{ActivityRef, Heartbeat, Reply, StartActivityTask};
 use everlog_kernel::token::ActivityTaskToken;
 use everlog_kernel::transition::TaskKind;
-use everlog_kernel::{EntityKind, Rejection, RunCommand, RunId};
+use everlog_kernel::{ActivityExecutionCommand, EntityKind, Rejection, RunCommand, RunId};
 use everlog_matching::{Matched, Poll, TaskLease};
 use everlog_meta::NamespaceRecord;
 use everlog_model::{CallError, QueueId, WorkflowRef};
@@ -29,7 +29,7 @@ use super::errors::{Error, UNAVAILABLE_PAUSE};
 use super::execute::unexpected;
 use super::polls::{PollKind, worker_version};
 use super::unbuilt::WorkerVersion;
-use super::{Frontend, address, validate};
+use super::{Frontend, activity_executions, address, validate};
 
 /// Waits for an activity task.
 pub(super) async fn poll_activity_task_queue(
@@ -50,7 +50,7 @@ pub(super) async fn poll_activity_task_queue(
             // Queries go to workflow workers only.
             Matched::Query(lease) => drop(lease),
             Matched::Task(lease) => {
-                if let Some(response) = start_task(frontend, &poll, lease).await? {
+                if let Some(response) = start_task(frontend, &call, &poll, lease).await? {
                     return Ok(response);
                 }
             }
@@ -90,6 +90,7 @@ fn check_version(request: &PollActivityTaskQueueRequest, config: &DynamicConfig)
 /// Starts the task for the worker; `None` if it is not there any more, or cannot be started now and is offered again.
 async fn start_task(
     frontend: &Frontend,
+    call: &Call,
     poll: &Poll,
     lease: TaskLease,
 ) -> Result<Option<PollActivityTaskQueueResponse>, Error> {
@@ -99,9 +100,10 @@ async fn start_task(
         key: Some(lease.task.key.clone()),
         identity: poll.identity.clone(),
         request_id: uuid::Uuid::new_v4().to_string(),
+        sdk: call.sdk.clone(),
     };
-    let (address, run_id) = (lease.address.clone(), lease.task.key.position.run_id);
-    match frontend.router.start_activity_task(address, run_id, start).await {
+    let (kind, address, run_id) = (lease.task.entity, lease.address.clone(), lease.task.key.position.run_id);
+    match frontend.router.start_activity_task(kind, address, run_id, start).await {
         Ok(response) => {
             lease.done();
             Ok(Some(*response))
@@ -124,6 +126,8 @@ async fn start_task(
 
 /// An activity that a request names, and where it lives.
 struct Target {
+    /// A workflow, or an activity that is none's.
+    kind: EntityKind,
     address: WorkflowRef,
     run_id: Option<RunId>,
     activity: ActivityRef,
@@ -134,11 +138,12 @@ impl Target {
         let token: ActivityTaskToken = frontend.decode_token(namespace, task_token)?;
         let namespace = frontend.token_namespace(namespace, token.namespace_id)?;
         let address = match token.entity {
-            EntityKind::Workflow => address(&namespace, &token.workflow_id),
+            EntityKind::Workflow | EntityKind::Activity => address(&namespace, &token.workflow_id),
             // They have none.
             EntityKind::Schedule | EntityKind::BatchJob => return Err(Rejection::activity_not_found().into()),
         };
-        Ok(Target { address, run_id: Some(token.run_id), activity: ActivityRef::Token(token) })
+        let (kind, run_id) = (token.entity, Some(token.run_id));
+        Ok(Target { kind, address, run_id, activity: ActivityRef::Token(token) })
     }
 
     fn by_id(
@@ -153,11 +158,12 @@ impl Target {
             return Err(Error::invalid("ActivityId is not set on request."));
         }
         let run_id = validate::run_id(run_id, "RunId is not valid UUID.")?;
-        if workflow_id.is_empty() {
-            // Without a workflow it would be an activity of its own, of which there are none.
-            return Err(Error::not_found(format!("activity not found for ID: {activity_id}")));
-        }
-        Ok(Target { address: address(&namespace, workflow_id), run_id, activity: ActivityRef::Id(activity_id) })
+        // Without a workflow it is an activity of its own.
+        let (kind, id) = match workflow_id.is_empty() {
+            true => (EntityKind::Activity, &*activity_id),
+            false => (EntityKind::Workflow, workflow_id),
+        };
+        Ok(Target { kind, address: address(&namespace, id), run_id, activity: ActivityRef::Id(activity_id) })
     }
 
     /// Carries out the command that `command` makes of the activity.
@@ -166,7 +172,14 @@ impl Target {
         frontend: &Frontend,
         command: impl FnOnce(ActivityRef) -> RunCommand,
     ) -> Result<Reply, Error> {
-        frontend.execute(self.address, self.run_id, command(self.activity)).await
+        let command = command(self.activity);
+        match self.kind {
+            EntityKind::Activity => {
+                let command = ActivityExecutionCommand::OfWorker(Box::new(command));
+                activity_executions::execute(frontend, &self.address, self.run_id, command).await
+            }
+            _ => frontend.execute(self.address, self.run_id, command).await,
+        }
     }
 
     async fn execute_done(

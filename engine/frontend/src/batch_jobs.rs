@@ -53,7 +53,7 @@ pub(super) async fn start_batch_operation(
     if !config.frontend.batch_jobs {
         return Err(TURNED_OFF);
     }
-    check::request(&request)?;
+    check::request(&request, &config)?;
     let running = running(frontend, &namespace).await?;
     if running >= i64::try_from(config.frontend.batch_jobs_running_max).unwrap_or(i64::MAX) {
         return Err(Error::Rejected(Rejection::ResourceExhausted {

@@ -20,6 +20,7 @@ const CLIENTS_FOR_PEOPLE: [&str; 2] = ["temporal-cli", "temporal-ui"];
 // Names that are ready to be looked for: those given as text are checked and hashed byte by byte each time.
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 static CLIENT_NAME: HeaderName = HeaderName::from_static("client-name");
+static CLIENT_VERSION: HeaderName = HeaderName::from_static("client-version");
 static SUPPORTED_FEATURES: HeaderName = HeaderName::from_static("supported-features");
 
 /// Facts about a request that stand in its headers.
@@ -29,6 +30,8 @@ pub(super) struct Call {
     pub(super) deadline: Option<Instant>,
     /// Whether the client shows to people what it reads: `client-name` says so.
     pub(super) is_for_people: bool,
+    /// The client's SDK: its name and its version, as far as it tells.
+    pub(super) sdk: (String, String),
     /// Whether the client follows a chain of runs by the run ids in close events.
     pub(super) follows_next_run_id: bool,
 }
@@ -40,6 +43,7 @@ impl Call {
         let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
         Call {
             deadline: parse_timeout(text(&GRPC_TIMEOUT)).and_then(|timeout| now.checked_add(timeout)),
+            sdk: (text(&CLIENT_NAME).to_owned(), text(&CLIENT_VERSION).to_owned()),
             is_for_people: CLIENTS_FOR_PEOPLE.contains(&text(&CLIENT_NAME)),
             follows_next_run_id: text(&SUPPORTED_FEATURES)
                 .split(',')

@@ -27,7 +27,7 @@ pub(super) fn system() -> get_system_info_response::Capabilities {
     }
 }
 
-/// What is told of each namespace. Not built: poller scaling, standalone activities, pausing.
+/// What is told of each namespace. Not built: poller scaling, pausing.
 pub(super) fn namespace(config: &DynamicConfig) -> namespace_info::Capabilities {
     namespace_info::Capabilities {
         eager_workflow_start: config.limits.has_eager_start,
@@ -35,6 +35,10 @@ pub(super) fn namespace(config: &DynamicConfig) -> namespace_info::Capabilities 
         async_update: config.frontend.updates && config.frontend.updates_async_accepted,
         reported_problems_search_attribute: config.limits.workflow_task_problems_reported > 0,
         worker_heartbeats: true,
+        standalone_activities: config.frontend.activities,
+        standalone_activity_start_delay: config.frontend.activities && config.frontend.activity_start_delay,
+        standalone_activity_operator_commands: config.frontend.activities && config.frontend.activity_operations,
+        standalone_activity_batch_operations: config.frontend.activities && config.frontend.activity_batch_jobs,
         worker_poll_complete_on_shutdown: true,
         ..namespace_info::Capabilities::default()
     }

@@ -9,7 +9,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_kernel::{BatchJobCommand, Command, NamespaceId, RunCommand, ScheduleCommand, Time};
+use everlog_kernel::{
+    ActivityExecutionCommand, BatchJobCommand, Command, NamespaceId, RunCommand, ScheduleCommand, Time,
+};
 use everlog_meta::NamespaceRecord;
 use everlog_model::{CallError, limits};
 use everlog_partition::Partition;
@@ -74,6 +76,7 @@ async fn delete_page(partition: &Partition, record: &NamespaceRecord, ask: &Ask)
         let (run_id, command): (_, Command) = match ask {
             Ask::Schedules(_) => (None, ScheduleCommand::Delete.into()),
             Ask::BatchJobs(_) => (None, BatchJobCommand::Delete.into()),
+            Ask::Activities(_) => (Some(run.run_id().parse().ok()?), ActivityExecutionCommand::Delete.into()),
             _ => (Some(run.run_id().parse().ok()?), RunCommand::DeleteWorkflow.into()),
         };
         Some(partition.execute(address, run_id, command))
@@ -89,8 +92,9 @@ async fn delete_page(partition: &Partition, record: &NamespaceRecord, ask: &Ask)
 }
 
 /// What is in a namespace. First what does something to workflows, so that it does no more.
-fn everything() -> [Ask; 3] {
-    [Ask::Schedules(String::new()), Ask::BatchJobs(String::new()), Ask::Query(String::new())]
+fn everything() -> [Ask; 4] {
+    let all = String::new;
+    [Ask::Schedules(all()), Ask::BatchJobs(all()), Ask::Activities(all()), Ask::Query(all())]
 }
 
 /// Deletes the namespace's row if nothing has been left in it for long enough, on whichever node.

@@ -233,6 +233,7 @@ fn row_of_rejection(rejection: Rejection) -> Row {
                 first_execution_run_id,
             })
         }
+        rejection @ Rejection::ActivityAlreadyStarted { .. } => already_started(rejection),
         Rejection::WorkflowNotReady(message) => {
             Row::new(Code::FailedPrecondition, message).with(&details::WorkflowNotReadyFailure {})
         }
@@ -245,6 +246,17 @@ fn row_of_rejection(rejection: Rejection) -> Row {
         Rejection::Unimplemented(message) => Row::new(Code::Unimplemented, message),
         Rejection::Unavailable(message) => Row::new(Code::Unavailable, message),
         Rejection::OfUpdate(rejection) => row_of_rejection(*rejection),
+    }
+}
+
+/// An activity stands in the way of a start.
+fn already_started(rejection: Rejection) -> Row {
+    let row = Row::new(Code::AlreadyExists, rejection.to_string());
+    match rejection {
+        Rejection::ActivityAlreadyStarted { start_request_id, run_id } => {
+            row.with(&details::ActivityExecutionAlreadyStartedFailure { start_request_id, run_id })
+        }
+        _ => row,
     }
 }
 

@@ -11,6 +11,7 @@
 //!                                        system, task_queues, workers, no_effect, turned_off
 //! ```
 
+mod activity_executions;
 mod activity_operations;
 mod activity_tasks;
 mod batch_jobs;

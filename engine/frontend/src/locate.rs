@@ -41,6 +41,8 @@ pub(super) fn is_repeatable(method: &str, request: &[u8]) -> bool {
         "StartWorkflowExecution" | "SignalWithStartWorkflowExecution" => is_named(bytes(request, 10)),
         "SignalWorkflowExecution" => is_named(bytes(request, 6)),
         "RequestCancelWorkflowExecution" => is_named(bytes(request, 4)),
+        "StartActivityExecution" => is_named(bytes(request, 3)),
+        "RequestCancelActivityExecution" | "TerminateActivityExecution" => is_named(bytes(request, 5)),
         "PauseActivity" => is_named(bytes(request, 7)),
         "PauseActivityExecution" => is_named(bytes(request, 8)),
         "UpdateWorkflowExecution" => is_named(update_id(request)),
@@ -50,6 +52,7 @@ pub(super) fn is_repeatable(method: &str, request: &[u8]) -> bool {
         | "PollActivityTaskQueue"
         | "QueryWorkflow"
         | "PollWorkflowExecutionUpdate"
+        | "PollActivityExecution"
         | "RecordActivityTaskHeartbeat"
         | "RecordActivityTaskHeartbeatById"
         | "ResetStickyTaskQueue" => true,
@@ -71,20 +74,17 @@ pub(super) fn locate<'a>(method: &str, request: &'a [u8]) -> Option<Location<'a>
     match method {
         "StartWorkflowExecution"
         | "SignalWithStartWorkflowExecution"
-        | "RecordActivityTaskHeartbeatById"
-        | "RespondActivityTaskCompletedById"
-        | "RespondActivityTaskFailedById"
-        | "RespondActivityTaskCanceledById"
         | "CreateSchedule"
         | "DescribeSchedule"
         | "UpdateSchedule"
         | "PatchSchedule"
         | "ListScheduleMatchingTimes"
         | "DeleteSchedule"
-        | "PauseActivityExecution"
-        | "UnpauseActivityExecution"
-        | "ResetActivityExecution"
-        | "UpdateActivityExecutionOptions"
+        | "DescribeActivityExecution"
+        | "PollActivityExecution"
+        | "RequestCancelActivityExecution"
+        | "TerminateActivityExecution"
+        | "DeleteActivityExecution"
         | "StopBatchOperation"
         | "DescribeBatchOperation"
         | "UnpauseWorkflowExecution" => workflow(request, bytes(request, 2)?),
@@ -104,6 +104,16 @@ pub(super) fn locate<'a>(method: &str, request: &'a [u8]) -> Option<Location<'a>
         | "ResetActivity"
         | "UpdateActivityOptions"
         | "UpdateWorkflowExecutionOptions" => workflow(request, bytes(bytes(request, 2)?, 1)?),
+        // The activity of a workflow, or one of its own if that is not named.
+        "PauseActivityExecution"
+        | "UnpauseActivityExecution"
+        | "ResetActivityExecution"
+        | "UpdateActivityExecutionOptions" => workflow(request, named(request, 2).or_else(|| named(request, 3))?),
+        "RecordActivityTaskHeartbeatById"
+        | "RespondActivityTaskCompletedById"
+        | "RespondActivityTaskFailedById"
+        | "RespondActivityTaskCanceledById" => workflow(request, named(request, 2).or_else(|| named(request, 4))?),
+        "StartActivityExecution" => workflow(request, bytes(request, 4)?),
         "StartBatchOperation" => workflow(request, bytes(request, 3)?),
         "PollWorkflowExecutionUpdate" => workflow(request, bytes(bytes(bytes(request, 2)?, 1)?, 1)?),
         // The last of its operations is the update, and all are of one workflow.
@@ -154,6 +164,11 @@ fn queue(request: &[u8], kind: TaskKind) -> Option<Location<'_>> {
     let is_sticky = number(queue, 2) == Some(TaskQueueKind::Sticky as u64);
     let name = std::str::from_utf8(bytes(queue, if is_sticky { 3 } else { 1 })?).ok()?;
     Some(Location::Queue { namespace, kind, name })
+}
+
+/// An id in a field that may be left out.
+fn named(request: &[u8], field: u32) -> Option<&[u8]> {
+    bytes(request, field).filter(|id| !id.is_empty())
 }
 
 /// The content of the last field with that number, a string, bytes or a message.
@@ -267,6 +282,15 @@ mod tests {
             "UnpauseActivityExecution": UnpauseActivityExecutionRequest { workflow_id: w() },
             "ResetActivityExecution": ResetActivityExecutionRequest { workflow_id: w() },
             "UpdateActivityExecutionOptions": UpdateActivityExecutionOptionsRequest { workflow_id: w() },
+            "StartActivityExecution": StartActivityExecutionRequest { activity_id: w() },
+            "DescribeActivityExecution": DescribeActivityExecutionRequest { activity_id: w() },
+            "PollActivityExecution": PollActivityExecutionRequest { activity_id: w() },
+            "RequestCancelActivityExecution": RequestCancelActivityExecutionRequest { activity_id: w() },
+            "TerminateActivityExecution": TerminateActivityExecutionRequest { activity_id: w() },
+            "DeleteActivityExecution": DeleteActivityExecutionRequest { activity_id: w() },
+            "PauseActivityExecution": PauseActivityExecutionRequest { activity_id: w() },
+            "ResetActivityExecution": ResetActivityExecutionRequest { activity_id: w() },
+            "RespondActivityTaskCompletedById": RespondActivityTaskCompletedByIdRequest { activity_id: w() },
             "PauseActivity": PauseActivityRequest { execution: execution() },
             "UnpauseActivity": UnpauseActivityRequest { execution: execution() },
             "ResetActivity": ResetActivityRequest { execution: execution() },
@@ -307,6 +331,9 @@ mod tests {
             "SignalWithStartWorkflowExecution": SignalWithStartWorkflowExecutionRequest { request_id: id() },
             "SignalWorkflowExecution": SignalWorkflowExecutionRequest { request_id: id() },
             "RequestCancelWorkflowExecution": RequestCancelWorkflowExecutionRequest { request_id: id() },
+            "StartActivityExecution": StartActivityExecutionRequest { request_id: id() },
+            "RequestCancelActivityExecution": RequestCancelActivityExecutionRequest { request_id: id() },
+            "TerminateActivityExecution": TerminateActivityExecutionRequest { request_id: id() },
             "PauseActivity": PauseActivityRequest { request_id: id() },
             "PauseActivityExecution": PauseActivityExecutionRequest { request_id: id() },
         ];

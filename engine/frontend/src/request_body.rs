@@ -38,8 +38,14 @@ const OVERLOADED_TEXT: &str = "the server has as many requests in memory as it m
 const TOO_MANY_CALLS_TEXT: &str = "the server answers as many calls as it may";
 
 /// Calls that wait for something to happen.
-const WAITING_CALLS: [&str; 4] =
-    ["PollWorkflowTaskQueue", "PollActivityTaskQueue", "GetWorkflowExecutionHistory", "QueryWorkflow"];
+const WAITING_CALLS: [&str; 6] = [
+    "PollWorkflowTaskQueue",
+    "PollActivityTaskQueue",
+    "GetWorkflowExecutionHistory",
+    "QueryWorkflow",
+    "PollActivityExecution",
+    "DescribeActivityExecution",
+];
 
 /// Whether a call of `method` waits for something to happen.
 pub(super) fn waits_for_something(method: &str) -> bool {

@@ -15,9 +15,9 @@ use tonic::{Request, Response, Status};
 use super::call::Call;
 use super::request_body::settle;
 use super::{
-    Frontend, activity_operations, activity_tasks, batch_jobs, history, multi_operation, namespaces, no_effect,
-    operator, query, reset, schedules, system, task_queue_config, task_queues, turned_off, updates, visibility,
-    workers, workflow_control, workflow_options, workflow_start, workflow_tasks,
+    Frontend, activity_executions, activity_operations, activity_tasks, batch_jobs, history, multi_operation,
+    namespaces, no_effect, operator, query, reset, schedules, system, task_queue_config, task_queues, turned_off,
+    updates, visibility, workers, workflow_control, workflow_options, workflow_start, workflow_tasks,
 };
 
 /// The workflow service.
@@ -71,6 +71,15 @@ service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
     ResetWorkflowExecution(reset.reset_workflow_execution: workflow_api::ResetWorkflowExecutionRequest) -> workflow_api::ResetWorkflowExecutionResponse;
     ResetStickyTaskQueue(workflow_control.reset_sticky_task_queue: workflow_api::ResetStickyTaskQueueRequest) -> workflow_api::ResetStickyTaskQueueResponse;
     UpdateWorkflowExecutionOptions(workflow_options.update_workflow_execution_options: workflow_api::UpdateWorkflowExecutionOptionsRequest) -> workflow_api::UpdateWorkflowExecutionOptionsResponse;
+
+    StartActivityExecution(activity_executions.start_activity_execution: workflow_api::StartActivityExecutionRequest) -> workflow_api::StartActivityExecutionResponse;
+    DescribeActivityExecution(activity_executions.describe_activity_execution: workflow_api::DescribeActivityExecutionRequest) -> workflow_api::DescribeActivityExecutionResponse;
+    PollActivityExecution(activity_executions.poll_activity_execution: workflow_api::PollActivityExecutionRequest) -> workflow_api::PollActivityExecutionResponse;
+    ListActivityExecutions(activity_executions.list_activity_executions: workflow_api::ListActivityExecutionsRequest) -> workflow_api::ListActivityExecutionsResponse;
+    CountActivityExecutions(activity_executions.count_activity_executions: workflow_api::CountActivityExecutionsRequest) -> workflow_api::CountActivityExecutionsResponse;
+    RequestCancelActivityExecution(activity_executions.request_cancel_activity_execution: workflow_api::RequestCancelActivityExecutionRequest) -> workflow_api::RequestCancelActivityExecutionResponse;
+    TerminateActivityExecution(activity_executions.terminate_activity_execution: workflow_api::TerminateActivityExecutionRequest) -> workflow_api::TerminateActivityExecutionResponse;
+    DeleteActivityExecution(activity_executions.delete_activity_execution: workflow_api::DeleteActivityExecutionRequest) -> workflow_api::DeleteActivityExecutionResponse;
 
     PauseActivity(activity_operations.pause_activity: workflow_api::PauseActivityRequest) -> workflow_api::PauseActivityResponse;
     UnpauseActivity(activity_operations.unpause_activity: workflow_api::UnpauseActivityRequest) -> workflow_api::UnpauseActivityResponse;

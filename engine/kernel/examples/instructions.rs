@@ -116,6 +116,7 @@ impl Server {
             key: None,
             identity: "1234@worker".to_owned(),
             request_id: "b0a4c6d2-7a3e-4f0b-8c55-0d1e2f3a4b5c".to_owned(),
+            sdk: Default::default(),
         };
         let Reply::ActivityTaskStarted(started) = self.decide(RunCommand::StartActivityTask(start)) else {
             unreachable!("the reply to that command");

@@ -13,7 +13,7 @@ use everlog_proto::wkt;
 
 use crate::state::{Activity, Run};
 use crate::txn::Txn;
-use crate::{Rejection, Time, time};
+use crate::{Context, Rejection, Time, time};
 
 /// The search attribute that tells which types of activities are paused.
 pub(crate) const PAUSE_INFO: &str = "TemporalPauseInfo";
@@ -50,9 +50,14 @@ pub(crate) fn find(run: &Run, which: Option<Which<'_>>) -> Result<Vec<i64>, Reje
 
 /// When an activity begins that may do so at any time within `jitter` from now. A jitter below zero is none.
 pub(crate) fn within(txn: &mut Txn<'_>, jitter: Option<&wkt::Duration>) -> Time {
-    let now = txn.now();
+    jittered(&mut txn.ctx, jitter)
+}
+
+/// The same outside of a workflow.
+pub(crate) fn jittered(ctx: &mut Context<'_>, jitter: Option<&wkt::Duration>) -> Time {
+    let now = ctx.now;
     let Ok(Some(jitter)) = time::positive(jitter) else { return now };
-    let nanos = txn.ctx.ids.seed() % jitter.as_nanos();
+    let nanos = ctx.ids.seed() % jitter.as_nanos();
     now.plus(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
 }
 

@@ -17,7 +17,7 @@
 
 use std::time::Duration;
 
-use everlog_proto::api::common::v1::{Payload, Payloads};
+use everlog_proto::api::common::v1::{Payload, Payloads, RetryPolicy};
 use everlog_proto::api::enums::v1::{RetryState, TimeoutType};
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::failure::v1::failure::FailureInfo;
@@ -96,13 +96,7 @@ pub(crate) fn retry(txn: &mut Txn<'_>, scheduled_event_id: i64, failure: &Failur
     }
     let activity = txn.activity_mut(scheduled_event_id)?;
     activity.priority = priority;
-    if let Some(started) = activity.started.take() {
-        activity.last_worker_identity = started.identity;
-    }
-    activity.last_failure = Some(Box::new(retry::last_failure(failure.clone())));
-    activity.last_attempt_end = Some(now);
-    activity.attempt += 1;
-    activity.offered = false;
+    activity.attempt_failed(failure, now);
     if let Next::After(interval) = next {
         activity.attempt_scheduled_time = now.plus(interval);
         activity.begin_attempt();
@@ -119,8 +113,22 @@ enum Next {
 }
 
 fn next_attempt(activity: &Activity, failure: &Failure, now: Time) -> Result<Next, RetryState> {
+    let policy = retried_by(activity, failure, activity.cancel_requested_event_id.is_some())?;
+    if activity.pause.is_some() {
+        return Ok(Next::Unpaused);
+    }
+    let requested = retry::requested_delay(failure);
+    retry::next_interval(policy, activity.attempt, requested, now, activity.expiration()).map(Next::After)
+}
+
+/// The policy by which an activity is attempted again after such a failure, if it is.
+pub(crate) fn retried_by<'a>(
+    activity: &'a Activity,
+    failure: &Failure,
+    is_cancel_requested: bool,
+) -> Result<&'a RetryPolicy, RetryState> {
     let policy = activity.retry_policy().ok_or(RetryState::RetryPolicyNotSet)?;
-    if activity.cancel_requested_event_id.is_some() {
+    if is_cancel_requested {
         return Err(RetryState::CancelRequested);
     }
     if let Some(FailureInfo::TimeoutFailureInfo(info)) = &failure.failure_info
@@ -131,11 +139,7 @@ fn next_attempt(activity: &Activity, failure: &Failure, now: Time) -> Result<Nex
     if !retry::is_retryable(failure, &policy.non_retryable_error_types) {
         return Err(RetryState::NonRetryableFailure);
     }
-    if activity.pause.is_some() {
-        return Ok(Next::Unpaused);
-    }
-    let requested = retry::requested_delay(failure);
-    retry::next_interval(policy, activity.attempt, requested, now, activity.expiration()).map(Next::After)
+    Ok(policy)
 }
 
 /// Ends an activity: records how its last attempt started, if it did, and the closing event, which is given the id of the
@@ -180,12 +184,30 @@ pub(crate) fn fail(txn: &mut Txn<'_>, scheduled_event_id: i64, failure: Failure,
     workflow_task::ensure_scheduled(txn);
 }
 
-/// A string as Temporal's default converter encodes it, for details that the server itself gives. `text` must need no escaping.
+/// A string as Temporal's default converter encodes it, for details that the server itself gives.
 pub(crate) fn text_payloads(text: &str) -> Payloads {
     let payload = Payload {
         metadata: [("encoding".to_owned(), b"json/plain".to_vec())].into(),
-        data: format!("\"{text}\"").into_bytes(),
+        data: as_json(text).into_bytes(),
         ..Payload::default()
     };
     Payloads { payloads: vec![payload] }
+}
+
+/// A string in JSON as Go writes it: what could be taken for a tag, or ends a line in JavaScript, is written by its number.
+fn as_json(text: &str) -> String {
+    let written = serde_json::Value::from(text).to_string();
+    let by_number = |c: char| matches!(c, '<' | '>' | '&' | '\u{2028}' | '\u{2029}');
+    if !written.contains(by_number) {
+        return written;
+    }
+    let mut escaped = String::with_capacity(written.len() + 16);
+    for c in written.chars() {
+        if by_number(c) {
+            escaped.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped
 }

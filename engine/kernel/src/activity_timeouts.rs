@@ -1,10 +1,12 @@
-//! The timeouts of an activity: what follows from those that are given.
+//! The timeouts of an activity: what follows from those that are given, and when they are over.
 
 use std::time::Duration;
 
+use everlog_proto::api::enums::v1::TimeoutType;
 use everlog_proto::wkt;
 
-use crate::time;
+use crate::state::Activity;
+use crate::{Time, time};
 
 /// An activity's timeouts, as messages have them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -87,6 +89,38 @@ impl Durations {
 /// The tighter of two limits.
 fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     a.into_iter().chain(b).min()
+}
+
+/// A timeout of an activity. The order is that in which timeouts of the same moment are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timeout {
+    StartToClose,
+    ScheduleToStart,
+    ScheduleToClose,
+    Heartbeat,
+}
+
+impl Timeout {
+    pub(crate) fn to_proto(self) -> TimeoutType {
+        match self {
+            Timeout::StartToClose => TimeoutType::StartToClose,
+            Timeout::ScheduleToStart => TimeoutType::ScheduleToStart,
+            Timeout::ScheduleToClose => TimeoutType::ScheduleToClose,
+            Timeout::Heartbeat => TimeoutType::Heartbeat,
+        }
+    }
+
+    /// The timeouts of an activity with their times.
+    pub(crate) fn of(activity: &Activity) -> impl Iterator<Item = (Time, Timeout)> {
+        [
+            (activity.start_to_close_deadline(), Timeout::StartToClose),
+            (activity.schedule_to_start_deadline(), Timeout::ScheduleToStart),
+            (activity.schedule_to_close_deadline(), Timeout::ScheduleToClose),
+            (activity.heartbeat_deadline(), Timeout::Heartbeat),
+        ]
+        .into_iter()
+        .filter_map(|(deadline, timeout)| Some((deadline?, timeout)))
+    }
 }
 
 #[cfg(test)]

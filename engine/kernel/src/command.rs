@@ -14,14 +14,15 @@ use everlog_proto::api::query::v1::WorkflowQuery;
 use everlog_proto::api::update::v1::Outcome;
 use everlog_proto::api::workflow::v1::WorkflowExecutionOptions;
 use everlog_proto::api::workflowservice::v1::{
-    DescribeBatchOperationResponse, DescribeScheduleResponse, PauseActivityRequest, PollActivityTaskQueueResponse,
-    PollWorkflowTaskQueueResponse, RequestCancelWorkflowExecutionRequest, ResetActivityRequest,
-    RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest, SignalWithStartWorkflowExecutionRequest,
-    SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest, TerminateWorkflowExecutionRequest,
-    UnpauseActivityRequest, UpdateActivityOptionsRequest, UpdateWorkflowExecutionOptionsRequest,
-    UpdateWorkflowExecutionRequest,
+    DescribeActivityExecutionResponse, DescribeBatchOperationResponse, DescribeScheduleResponse, PauseActivityRequest,
+    PollActivityTaskQueueResponse, PollWorkflowTaskQueueResponse, RequestCancelWorkflowExecutionRequest,
+    ResetActivityRequest, RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest,
+    SignalWithStartWorkflowExecutionRequest, SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest,
+    TerminateWorkflowExecutionRequest, UnpauseActivityRequest, UpdateActivityOptionsRequest,
+    UpdateWorkflowExecutionOptionsRequest, UpdateWorkflowExecutionRequest,
 };
 
+use crate::activity_execution::ActivityExecutionCommand;
 use crate::batch_job::{self, BatchJobCommand};
 use crate::outbox::{self, OutboxMessage};
 use crate::reset::Reset;
@@ -48,6 +49,8 @@ pub enum Command {
     Schedule(ScheduleCommand),
     /// A command to a batch job, decided by [`crate::batch_job::decide`].
     BatchJob(BatchJobCommand),
+    /// A command to activities that are no workflow's, decided by [`crate::activity_execution::decide`].
+    Activity(ActivityExecutionCommand),
 }
 
 /// A command to a run.
@@ -204,6 +207,7 @@ impl Command {
         match self {
             Command::Schedule(_) => EntityKind::Schedule,
             Command::BatchJob(_) => EntityKind::BatchJob,
+            Command::Activity(_) => EntityKind::Activity,
             _ => EntityKind::Workflow,
         }
     }
@@ -218,6 +222,7 @@ impl Command {
             Command::Run(command) => command.name(),
             Command::Schedule(command) => command.name(),
             Command::BatchJob(command) => command.name(),
+            Command::Activity(command) => command.name(),
         }
     }
 }
@@ -231,6 +236,12 @@ impl From<ScheduleCommand> for Command {
 impl From<BatchJobCommand> for Command {
     fn from(command: BatchJobCommand) -> Command {
         Command::BatchJob(command)
+    }
+}
+
+impl From<ActivityExecutionCommand> for Command {
+    fn from(command: ActivityExecutionCommand) -> Command {
+        Command::Activity(command)
     }
 }
 
@@ -324,6 +335,8 @@ pub struct StartActivityTask {
     pub identity: String,
     /// Names this poll.
     pub request_id: String,
+    /// The worker's SDK: its name and its version, as far as it tells.
+    pub sdk: (String, String),
 }
 
 /// How a worker names an activity.
@@ -374,6 +387,10 @@ pub enum Reply {
     BatchJob(Box<DescribeBatchOperationResponse>),
     /// What is to be done for a batch job; nothing, if it is closed.
     BatchWork(Option<Box<batch_job::Work>>),
+    /// An activity that is no workflow's was started, or one was there: which, and whether this request has started it.
+    ActivityExecutionStarted(RunId, bool),
+    /// What is known of such an activity, without what is asked for it to be found again.
+    ActivityExecution(Box<DescribeActivityExecutionResponse>, i64),
 }
 
 /// What has been asked of an activity that an attempt goes on of.

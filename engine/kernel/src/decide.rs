@@ -31,7 +31,7 @@ pub fn decide(
             MessageBody::StartScheduled(_) => requests::start_scheduled::decide(workflow, *message, ctx),
             _ => requests::start_child::decide(workflow, *message, ctx),
         },
-        Command::Schedule(_) | Command::BatchJob(_) => Err(Rejection::workflow_not_found()),
+        Command::Schedule(_) | Command::BatchJob(_) | Command::Activity(_) => Err(Rejection::workflow_not_found()),
         Command::Run(command) => {
             let run_id =
                 run_id.or_else(|| unnamed_run(workflow, &command)).ok_or_else(Rejection::workflow_not_found)?;

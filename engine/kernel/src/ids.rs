@@ -68,11 +68,14 @@ pub enum EntityKind {
     Schedule = 1,
     /// A batch job.
     BatchJob = 2,
+    /// An activity that is no workflow's.
+    Activity = 3,
 }
 
 impl EntityKind {
     /// All kinds.
-    pub const ALL: [EntityKind; 3] = [EntityKind::Workflow, EntityKind::Schedule, EntityKind::BatchJob];
+    pub const ALL: [EntityKind; 4] =
+        [EntityKind::Workflow, EntityKind::Schedule, EntityKind::BatchJob, EntityKind::Activity];
 
     /// The kind with this number.
     pub fn from_byte(byte: u8) -> Option<EntityKind> {

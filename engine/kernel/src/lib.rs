@@ -12,6 +12,7 @@
 //!
 //! Start reading at [`command`] and [`transition`] for what goes in and out, then [`state`], then `txn`.
 
+pub mod activity_execution;
 pub mod batch_job;
 pub mod command;
 pub mod context;
@@ -53,6 +54,7 @@ mod validation;
 mod visibility;
 mod workflow_task;
 
+pub use activity_execution::{ActivityExecutionCommand, ActivityExecutions, ValidActivityStart};
 pub use batch_job::{BatchJob, BatchJobCommand};
 pub use command::{Command, Reply, RunCommand};
 pub use context::{Context, Limits, Namespace};

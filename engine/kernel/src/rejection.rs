@@ -26,6 +26,14 @@ pub enum Rejection {
         /// The first run of its chain.
         first_execution_run_id: String,
     },
+    /// An activity that stands in the way of a start.
+    #[error("activity execution already started")]
+    ActivityAlreadyStarted {
+        /// The request id that it was started with.
+        start_request_id: String,
+        /// Its run.
+        run_id: String,
+    },
     /// The run belongs to another chain than the one that was named.
     #[error("workflow execution not found")]
     OtherChain,
@@ -94,6 +102,11 @@ impl Rejection {
     /// The activity that a token or an id names is not there.
     pub fn activity_not_found() -> Rejection {
         Rejection::NotFound("invalid activityID or activity already timed out or invoking workflow is completed".into())
+    }
+
+    /// There is no such activity among those that are no workflow's.
+    pub fn activity_execution_not_found(activity_id: &str) -> Rejection {
+        Rejection::NotFound(format!("activity not found for ID: {activity_id}").into())
     }
 
     /// No pending activity is the one, or of the type, that an operator names.

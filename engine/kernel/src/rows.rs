@@ -115,6 +115,10 @@ run_row_kinds! {
     BatchJob = 21, "batch-job", Nothing;
     /// How far a batch job has come, and what it is at.
     BatchJobProgress = 22, "batch-job-progress", Nothing;
+    /// What was asked for with an activity that is no workflow's. The activity itself has a row of its own kind.
+    ActivityExecution = 23, "activity-execution", Nothing;
+    /// How far such an activity has come.
+    ActivityExecutionProgress = 24, "activity-execution-progress", Nothing;
 }
 
 impl RunRowKind {
@@ -306,6 +310,8 @@ mod tests {
             (RunRowKind::ReappliedUpdate, text("id"), 20, "6964"),
             (RunRowKind::BatchJob, Suffix::Nothing, 21, ""),
             (RunRowKind::BatchJobProgress, Suffix::Nothing, 22, ""),
+            (RunRowKind::ActivityExecution, Suffix::Nothing, 23, ""),
+            (RunRowKind::ActivityExecutionProgress, Suffix::Nothing, 24, ""),
         ];
         assert_eq!(cases.len(), RunRowKind::ALL.len(), "each kind is here");
         for (kind, suffix, byte, bytes) in cases {

@@ -108,6 +108,8 @@ pub struct Task {
     pub sticky: Option<String>,
     /// The version of the workers that may have it; `None` for any.
     pub version: Option<Box<WorkerDeploymentVersion>>,
+    /// Whose task it is.
+    pub entity: EntityKind,
 }
 
 /// The value of a task row: what its key does not say.
@@ -132,6 +134,12 @@ impl TaskRow {
     pub(crate) fn of_workflow(workflow_id: &str, attempt: i32) -> TaskRow {
         let entity_kind = EntityKind::Workflow as u32;
         TaskRow { entity_id: workflow_id.to_owned(), attempt, version: None, entity_kind }
+    }
+
+    /// The row of the task of an activity that is no workflow's.
+    pub(crate) fn of_activity(activity_id: &str, attempt: i32) -> TaskRow {
+        let entity_kind = EntityKind::Activity as u32;
+        TaskRow { entity_id: activity_id.to_owned(), attempt, version: None, entity_kind }
     }
 }
 

@@ -74,6 +74,16 @@ pub struct ActivityTaskToken {
     pub entity: EntityKind,
 }
 
+/// What a caller has seen of an activity that is no workflow's, and waits to see more of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActivityWatchToken {
+    /// Its run.
+    #[serde(with = "as_number")]
+    pub run_id: RunId,
+    /// How many transitions it had then.
+    pub transition_count: i64,
+}
+
 /// Names one query that was handed to a worker by itself. It lives in the node that took it, as long as its caller waits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueryTaskToken {

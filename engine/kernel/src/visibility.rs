@@ -139,6 +139,40 @@ pub(crate) fn batch_job_record(id: &str, run_id: RunId, status: i32, info: &Batc
     }
 }
 
+/// The record of an activity that is no workflow's: its id stands where a workflow's does, and so does its type.
+pub(crate) struct ActivityRecord<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) run_id: RunId,
+    pub(crate) activity_type: &'a str,
+    pub(crate) scheduled: Time,
+    /// When the first attempt is due.
+    pub(crate) due: Time,
+    pub(crate) closed: Option<Time>,
+    pub(crate) status: WorkflowExecutionStatus,
+    pub(crate) search_attributes: Option<&'a SearchAttributes>,
+    pub(crate) task_queue: &'a str,
+    pub(crate) transition_count: i64,
+}
+
+impl ActivityRecord<'_> {
+    pub(crate) fn to_record(&self) -> Record {
+        let name = self.activity_type.to_owned();
+        Record {
+            execution: Some(WorkflowExecution { workflow_id: self.id.to_owned(), run_id: self.run_id.to_string() }),
+            workflow_type: Some(WorkflowType { name }.encode_to_vec().into()),
+            start_time: Some(self.scheduled.to_proto()),
+            close_time: self.closed.map(Time::to_proto),
+            status: self.status.into(),
+            execution_time: Some(self.due.to_proto()),
+            search_attributes: self.search_attributes.map(|attributes| attributes.encode_to_vec().into()),
+            task_queue: self.task_queue.to_owned(),
+            state_transition_count: self.transition_count,
+            execution_duration: self.closed.map(|closed| time::to_proto(closed.since(self.scheduled))),
+            ..Record::default()
+        }
+    }
+}
+
 /// What [`Record`] takes from `WorkflowExecutionStartedEventAttributes`.
 #[derive(Clone, PartialEq, Message)]
 struct Shown {

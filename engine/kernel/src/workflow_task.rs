@@ -35,7 +35,7 @@ use crate::state::{BufferedQuery, Run, WorkflowTask, WorkflowTaskProblem, Workfl
 use crate::token::WorkflowTaskToken;
 use crate::transition::{Effect, QueryTask, Task};
 use crate::txn::Txn;
-use crate::{Rejection, events, time};
+use crate::{EntityKind, Rejection, events, time};
 
 /// The search attribute that tells of problems with a run's workflow tasks.
 pub(crate) const REPORTED_PROBLEMS: &str = "TemporalReportedProblems";
@@ -131,7 +131,7 @@ pub(crate) fn offer_if_speculative(txn: &mut Txn<'_>) {
     }
     let Some(key) = txn.run.workflow_task_key() else { return };
     let sticky = txn.run.sticky.as_ref().map(|sticky| sticky.task_queue.clone());
-    txn.effects.push(Effect::OfferTask(Task { key, attempt: 1, sticky, version: None }));
+    txn.effects.push(Effect::OfferTask(Task { key, attempt: 1, sticky, version: None, entity: EntityKind::Workflow }));
 }
 
 /// Makes a speculative task a normal one, under the id that it has: its Scheduled event is written, as the worker has seen it. Who has it

@@ -156,10 +156,10 @@ impl Matching {
         if self.leads.read().get(&source.partition) != Some(&source.lead) {
             return;
         }
-        let Task { key: TaskKey { kind, task_queue, position }, attempt, sticky, version } = task;
+        let Task { key: TaskKey { kind, task_queue, position }, attempt, sticky, version, entity } = task;
         let queue = QueueId::new(address.namespace.id, kind, task_queue);
         let queue = self.unnamed_home(&queue, sticky.as_deref()).unwrap_or(queue);
-        let task = WaitingTask { partition: source.partition, address, attempt, sticky, version };
+        let task = WaitingTask { partition: source.partition, address, attempt, sticky, version, entity };
         if self.with_queue(queue, |queue| queue.offer(position, task, Instant::now())).is_none() {
             // It is found in its row once there is room for its queue and somebody polls that.
             self.left_out.store(true, Ordering::Release);

@@ -16,6 +16,7 @@
 
 use std::collections::BTreeMap;
 
+use everlog_kernel::EntityKind;
 pub(super) use everlog_kernel::transition::TaskPosition as Position;
 use everlog_model::{WorkflowRef, limits};
 use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
@@ -30,6 +31,7 @@ pub(super) struct WaitingTask {
     pub(super) attempt: i32,
     pub(super) sticky: Option<String>,
     pub(super) version: Option<Box<WorkerDeploymentVersion>>,
+    pub(super) entity: EntityKind,
 }
 
 /// The tasks of one normal queue.

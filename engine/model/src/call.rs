@@ -27,7 +27,7 @@ pub enum CallError {
 }
 
 /// What is known of a run, as far as it is durable.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunView {
     /// The run.
     pub run_id: RunId,

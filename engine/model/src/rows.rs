@@ -103,7 +103,8 @@ pub fn task(key: &[u8], value: &[u8]) -> Result<(EntityRef, Task), String> {
     let row = TaskRow::from_row(value).map_err(|error| error.to_string())?;
     let TaskRow { entity_id, attempt, version, entity_kind } = row;
     let entity = EntityRef::decode(entity_kind, namespace, entity_id)?;
-    let task = Task { key: TaskKey { kind, task_queue, position }, attempt, sticky: None, version };
+    let key = TaskKey { kind, task_queue, position };
+    let task = Task { key, attempt, sticky: None, version, entity: entity.kind };
     Ok((entity, task))
 }
 
@@ -186,7 +187,9 @@ mod tests {
         let (key, value) = put(task_row(), b"\x0a\x07order-1\x10\x02");
         let (entity, found) = task(&key, &value).unwrap();
         assert_eq!(entity, workflow().entity());
-        assert_eq!(found, Task { key: expected.clone(), attempt: 2, sticky: None, version: None });
+        let workflows = EntityKind::Workflow;
+        let task = Task { key: expected.clone(), attempt: 2, sticky: None, version: None, entity: workflows };
+        assert_eq!(found, task);
         let queue = QueueId::new(entity.namespace_id, TaskKind::Activity, "queue");
         assert!(task_range(&queue, None).contains(&key));
         assert!(!task_range(&queue, Some(&expected.position)).contains(&key));

@@ -190,6 +190,9 @@ impl Entry {
         if self.last_batch > committed {
             return;
         }
+        if let Some(machine) = &mut self.machine {
+            machine.forget_closed();
+        }
         let Some(workflow) = &mut self.workflow else { return };
         if workflow.runs.len() <= RUNS_KEPT {
             return;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use everlog_kernel::RunId;
 use everlog_kernel::command::{StartActivityTask, StartWorkflowTask};
 use everlog_kernel::outbox::OutboxMessage;
+use everlog_kernel::{EntityKind, RunId};
 use everlog_model::{CallError, NodeId, OneNode, WorkflowRef};
 use everlog_proto::api::workflowservice::v1::PollActivityTaskQueueResponse;
 use everlog_storage::GroupId;
@@ -37,6 +37,7 @@ pub trait OtherNodes: Send + Sync + 'static {
     fn start_activity_task(
         &self,
         node: NodeId,
+        kind: EntityKind,
         workflow: WorkflowRef,
         run_id: RunId,
         start: StartActivityTask,
@@ -91,6 +92,7 @@ impl OtherNodes for OneNode {
     fn start_activity_task(
         &self,
         _node: NodeId,
+        _kind: EntityKind,
         _workflow: WorkflowRef,
         _run_id: RunId,
         _start: StartActivityTask,

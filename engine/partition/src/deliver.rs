@@ -122,7 +122,9 @@ pub(crate) fn receipt(message: &OutboxMessage) -> Command {
     let message = Box::new(message.clone());
     match message.body.target_kind() {
         // No message is for a batch job.
-        EntityKind::Workflow | EntityKind::BatchJob => RunCommand::ReceiveMessage(message).into(),
+        EntityKind::Workflow | EntityKind::BatchJob | EntityKind::Activity => {
+            RunCommand::ReceiveMessage(message).into()
+        }
         EntityKind::Schedule => ScheduleCommand::Hear(message).into(),
     }
 }

@@ -38,7 +38,7 @@ pub(crate) enum Work {
     /// Look at the state.
     Inspect(Inspect),
     /// Tell what is known of a run, and once more when its history has grown beyond `seen`.
-    Watch { seen: Option<i64>, reply: ViewTo },
+    Watch { kind: EntityKind, seen: Option<i64>, reply: ViewTo },
 }
 
 /// The reply to a command, with the history of the workflow task that it starts.
@@ -71,8 +71,8 @@ impl Job {
     pub(crate) fn entity(&self) -> EntityRef {
         self.address.entity_of(match &self.work {
             Work::Command { command, .. } => command.entity_kind(),
-            Work::Settle { source, .. } => *source,
-            Work::FollowUpdate { .. } | Work::Inspect(_) | Work::Watch { .. } => EntityKind::Workflow,
+            Work::Settle { source: kind, .. } | Work::Watch { kind, .. } => *kind,
+            Work::FollowUpdate { .. } | Work::Inspect(_) => EntityKind::Workflow,
         })
     }
 
@@ -138,6 +138,7 @@ pub(crate) fn command_bytes(command: &Command) -> usize {
         Command::Run(command) => run_command_bytes(command),
         Command::Schedule(command) => command.payload_bytes(),
         Command::BatchJob(command) => command.payload_bytes(),
+        Command::Activity(command) => command.of_worker().map_or_else(|| command.payload_bytes(), run_command_bytes),
     };
     BASE_BYTES + more
 }

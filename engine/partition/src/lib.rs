@@ -40,7 +40,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use everlog_kernel::command::{Reply, Started, UpdateReply, UpdateStatus, WorkflowTaskCompleted, WorkflowTaskStart};
-use everlog_kernel::{Command, Context, Limits, Rejection, RunCommand, RunId, Workflow};
+use everlog_kernel::{Command, Context, EntityKind, Limits, Rejection, RunCommand, RunId, Workflow};
 use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
 use everlog_model::{CallError, InForce, NamespaceSource, RunView, SlotSource, WorkflowRef, limits};
@@ -317,9 +317,25 @@ impl Partition {
         seen: Option<i64>,
         wait: Duration,
     ) -> Result<RunView, CallError> {
+        self.view_of(EntityKind::Workflow, address, run_id, seen, wait).await
+    }
+
+    /// The same of a run of another entity, whose transitions are counted where a workflow's events are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Partition::view`].
+    pub async fn view_of(
+        &self,
+        kind: EntityKind,
+        address: WorkflowRef,
+        run_id: Option<RunId>,
+        seen: Option<i64>,
+        wait: Duration,
+    ) -> Result<RunView, CallError> {
         let (reply, mut answer) = mpsc::channel(2);
         let mut lead = self.lead();
-        self.send(address, run_id, Work::Watch { seen, reply }, job::VIEW_BYTES).await?;
+        self.send(address, run_id, Work::Watch { kind, seen, reply }, job::VIEW_BYTES).await?;
         // The first answer is what is known now; a second one comes when the wait is over early.
         let now = answer.recv().await.ok_or_else(|| self.dropped())??;
         let fresh = seen.is_none_or(|seen| now.next_event_id > seen) || !now.is_open;

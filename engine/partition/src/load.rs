@@ -3,11 +3,12 @@
 use std::sync::mpsc as std_mpsc;
 use std::thread;
 
+use everlog_kernel::activity_execution::ActivityExecutionRows;
 use everlog_kernel::batch_job::BatchJobRows;
 use everlog_kernel::rows::Suffix;
 use everlog_kernel::schedule::ScheduleRows;
 use everlog_kernel::state::{Current, Run, RunInfo};
-use everlog_kernel::{BatchJob, EntityKind, RunId, RunRow, RunRowKind, Schedule, Time, Workflow};
+use everlog_kernel::{ActivityExecutions, BatchJob, EntityKind, RunId, RunRow, RunRowKind, Schedule, Time, Workflow};
 use everlog_model::{EntityRef, rows};
 use everlog_raft::{Group, LeadEpoch};
 use everlog_storage::keys::{self, KeyRange, OutboxKey};
@@ -171,6 +172,8 @@ pub(crate) fn serve(group: &impl Rows, request: LoadRequest) -> Loaded {
         EntityKind::BatchJob => {
             load_batch_job(group, &entity).map(|job| Found::Machine(Machine::BatchJob(Box::new(job))))
         }
+        EntityKind::Activity => load_activities(group, &entity, &runs, with_current)
+            .map(|executions| Found::Machine(Machine::Activity(Box::new(executions)))),
     };
     let searched = search.map(|search| was_taken(group, &entity, &search).map(|taken| (search, taken))).transpose();
     let (found, search) = match searched {
@@ -211,6 +214,30 @@ fn load_batch_job(group: &impl Rows, entity: &EntityRef) -> Result<BatchJob, Str
     let row = |kind| group.get(&rows::only_row(&key, kind)).map_err(|error| error.to_string());
     let rows = BatchJobRows { asked: row(RunRowKind::BatchJob)?, progress: row(RunRowKind::BatchJobProgress)? };
     BatchJob::from_rows(&*entity.id, run_id, rows).map_err(|error| error.to_string())
+}
+
+fn load_activities(
+    group: &impl Rows,
+    entity: &EntityRef,
+    runs: &[RunId],
+    with_current: bool,
+) -> Result<ActivityExecutions, String> {
+    let current = if with_current { current_run(group, entity)? } else { None };
+    let mut wanted = runs.to_vec();
+    wanted.extend(current.filter(|run_id| !runs.contains(run_id)));
+    let mut found = Vec::new();
+    for run_id in wanted {
+        let key = entity.key().run(&run_id.0);
+        let get = |key: bytes::Bytes| group.get(&key).map_err(|error| error.to_string());
+        let Some(asked) = get(rows::only_row(&key, RunRowKind::ActivityExecution))? else { continue };
+        let rows = ActivityExecutionRows {
+            asked: Some(asked),
+            activity: get(rows::run_row(&key, &ActivityExecutionRows::activity_row()))?,
+            progress: get(rows::only_row(&key, RunRowKind::ActivityExecutionProgress))?,
+        };
+        found.push((run_id, rows));
+    }
+    ActivityExecutions::from_rows(&*entity.id, current, found).map_err(|error| error.to_string())
 }
 
 fn load_schedule(group: &impl Rows, entity: &EntityRef) -> Result<Schedule, String> {

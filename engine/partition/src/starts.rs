@@ -1,7 +1,7 @@
 //! Tasks are started where their workflow is led, which need not be where their queue is at home.
 
 use everlog_kernel::command::{Reply, StartActivityTask, StartWorkflowTask};
-use everlog_kernel::{Rejection, RunCommand, RunId, token};
+use everlog_kernel::{ActivityExecutionCommand, Command, EntityKind, Rejection, RunCommand, RunId, token};
 use everlog_matching::query_waiters::Queries;
 use everlog_model::{CallError, WorkflowRef};
 use everlog_proto::api::workflowservice::v1::PollActivityTaskQueueResponse;
@@ -19,18 +19,24 @@ pub struct StartQuery {
 }
 
 impl Partition {
-    /// Starts an activity task for a poller: the poll response.
+    /// Starts an activity task for a poller: the poll response. `kind` says whose activity it is.
     ///
     /// # Errors
     ///
     /// As [`Partition::execute`]; a refusal says that the task is not there any more.
     pub async fn start_activity_task(
         &self,
+        kind: EntityKind,
         workflow: WorkflowRef,
         run_id: RunId,
         start: StartActivityTask,
     ) -> Result<Box<PollActivityTaskQueueResponse>, CallError> {
-        match self.execute(workflow, Some(run_id), RunCommand::StartActivityTask(start)).await? {
+        let command = RunCommand::StartActivityTask(start);
+        let command = match kind {
+            EntityKind::Activity => ActivityExecutionCommand::OfWorker(Box::new(command)).into(),
+            _ => Command::from(command),
+        };
+        match self.execute(workflow, Some(run_id), command).await? {
             Reply::ActivityTaskStarted(response) => Ok(response),
             reply => Err(CallError::Failed(format!("unexpected reply to the start of an activity: {reply:?}"))),
         }
@@ -99,13 +105,14 @@ impl Router {
     /// As [`Partition::start_activity_task`]; [`CallError::NotDone`] if no node is known to lead the workflow.
     pub async fn start_activity_task(
         &self,
+        kind: EntityKind,
         workflow: WorkflowRef,
         run_id: RunId,
         start: StartActivityTask,
     ) -> Result<Box<PollActivityTaskQueueResponse>, CallError> {
         match self.way(&workflow) {
-            Route::Here(partition) => partition.start_activity_task(workflow, run_id, start).await,
-            Route::There(node) => self.others().start_activity_task(node, workflow, run_id, start).await,
+            Route::Here(partition) => partition.start_activity_task(kind, workflow, run_id, start).await,
+            Route::There(node) => self.others().start_activity_task(node, kind, workflow, run_id, start).await,
             Route::Nowhere => Err(Router::nowhere()),
         }
     }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking, also in its helpers
 
+#[path = "restart/activities.rs"]
+mod activities;
 #[path = "restart/batch_jobs.rs"]
 mod batch_jobs;
 #[path = "restart/command_line.rs"]

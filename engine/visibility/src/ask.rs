@@ -18,6 +18,8 @@ pub enum Ask {
     Schedules(String),
     /// Batch jobs that a query names. Clients cannot ask one.
     BatchJobs(String),
+    /// Activities that a query names, which are no workflow's.
+    Activities(String),
     /// Those that are open, by a filter.
     Open(Box<ListOpenWorkflowExecutionsRequest>),
     /// Those that are closed, by a filter.
@@ -31,6 +33,7 @@ impl Ask {
             Ask::Query(_) | Ask::Open(_) | Ask::Closed(_) => EntityKind::Workflow,
             Ask::Schedules(_) => EntityKind::Schedule,
             Ask::BatchJobs(_) => EntityKind::BatchJob,
+            Ask::Activities(_) => EntityKind::Activity,
         }
     }
 
@@ -49,6 +52,7 @@ impl Ask {
         match self {
             Ask::Query(query) | Ask::BatchJobs(query) => Query::parse(query, types),
             Ask::Schedules(query) => schedules(query, types),
+            Ask::Activities(query) => Query::of_activities(query, types),
             Ask::Open(request) => open_query(request),
             Ask::Closed(request) => closed_query(request),
         }

@@ -133,13 +133,13 @@ fn stored<'a>(field: &Field, record: &Record<'a>) -> Stored<'a> {
     // Ids are never empty; one that is was not set.
     let keyword = |text: &'a str| if text.is_empty() { Stored::Null } else { Stored::Keyword(text) };
     match field {
-        Field::WorkflowId => keyword(record.workflow_id()),
+        Field::WorkflowId | Field::ActivityId => keyword(record.workflow_id()),
         Field::RunId => keyword(record.run_id()),
-        Field::WorkflowType => keyword(record.workflow_type()),
+        Field::WorkflowType | Field::ActivityType => keyword(record.workflow_type()),
         Field::StartTime => time(record.start_time()),
         Field::ExecutionTime => time(record.execution_time()),
         Field::CloseTime => time(record.close_time()),
-        Field::ExecutionStatus => Stored::Integer(record.status),
+        Field::ExecutionStatus | Field::ActivityStatus => Stored::Integer(record.status),
         Field::TaskQueue => keyword(record.task_queue),
         Field::HistoryLength => Stored::Integer(record.history_length),
         Field::ExecutionDuration => record.execution_duration().map_or(Stored::Null, Stored::Integer),
@@ -162,12 +162,12 @@ fn stored<'a>(field: &Field, record: &Record<'a>) -> Stored<'a> {
 /// The field of an encoded record that has the value of `field`.
 fn stored_in(field: &Field) -> u32 {
     match field {
-        Field::WorkflowId | Field::RunId => field::EXECUTION,
-        Field::WorkflowType => field::WORKFLOW_TYPE,
+        Field::WorkflowId | Field::RunId | Field::ActivityId => field::EXECUTION,
+        Field::WorkflowType | Field::ActivityType => field::WORKFLOW_TYPE,
         Field::StartTime => field::START_TIME,
         Field::ExecutionTime => field::EXECUTION_TIME,
         Field::CloseTime => field::CLOSE_TIME,
-        Field::ExecutionStatus => field::STATUS,
+        Field::ExecutionStatus | Field::ActivityStatus => field::STATUS,
         Field::TaskQueue => field::TASK_QUEUE,
         Field::HistoryLength => field::HISTORY_LENGTH,
         Field::ExecutionDuration => field::EXECUTION_DURATION,

@@ -40,6 +40,12 @@ pub enum Field {
     RootWorkflowId,
     /// Keyword.
     RootRunId,
+    /// Keyword: of an activity that is no workflow's, as the two below.
+    ActivityId,
+    /// Keyword.
+    ActivityType,
+    /// Keyword, compared as the number of a workflow's status of that name.
+    ActivityStatus,
     /// A search attribute.
     Attribute(String, IndexedValueType),
 }
@@ -67,6 +73,18 @@ impl Field {
             _ => return Field::attribute(name, types),
         };
         Some(field)
+    }
+
+    /// The field that a query for activities calls `name`. What only workflows have is null.
+    pub(super) fn named_of_activity(name: &str, types: &SearchAttributeTypes) -> Option<Field> {
+        Some(match name {
+            "ActivityId" => Field::ActivityId,
+            "ActivityType" => Field::ActivityType,
+            "ExecutionStatus" => Field::ActivityStatus,
+            "WorkflowType" | "RootWorkflowId" => Field::ParentWorkflowId,
+            "RootRunId" => Field::ParentRunId,
+            _ => return Field::named(name, types),
+        })
     }
 
     fn attribute(name: &str, types: &SearchAttributeTypes) -> Option<Field> {
@@ -98,6 +116,9 @@ impl Field {
             Field::ParentRunId => "ParentRunId",
             Field::RootWorkflowId => "RootWorkflowId",
             Field::RootRunId => "RootRunId",
+            Field::ActivityId => "ActivityId",
+            Field::ActivityType => "ActivityType",
+            Field::ActivityStatus => "ExecutionStatus",
             Field::Attribute(name, _) => name,
         }
     }
@@ -113,7 +134,10 @@ impl Field {
             | Field::ParentWorkflowId
             | Field::ParentRunId
             | Field::RootWorkflowId
-            | Field::RootRunId => IndexedValueType::Keyword,
+            | Field::RootRunId
+            | Field::ActivityId
+            | Field::ActivityType
+            | Field::ActivityStatus => IndexedValueType::Keyword,
             Field::StartTime | Field::ExecutionTime | Field::CloseTime => IndexedValueType::Datetime,
             Field::HistoryLength | Field::ExecutionDuration | Field::StateTransitionCount | Field::HistorySizeBytes => {
                 IndexedValueType::Int

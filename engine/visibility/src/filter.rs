@@ -15,7 +15,7 @@ use super::{Field, SearchAttributeTypes, VisibilityError};
 pub struct Query {
     /// Which runs; `None` for all.
     pub filter: Option<Filter>,
-    /// By what a count is grouped; only [`Field::ExecutionStatus`] occurs. Lists ignore it.
+    /// By what a count is grouped; only a status occurs. Lists ignore it.
     pub group_by: Option<Field>,
 }
 
@@ -79,22 +79,38 @@ impl Query {
     ///
     /// [`VisibilityError::InvalidArgument`] that says what is wrong with it.
     pub fn parse(text: &str, types: &SearchAttributeTypes) -> Result<Query, VisibilityError> {
+        Query::read(text, &|name| Field::named(name, types))
+    }
+
+    /// Reads a query for activities that are no workflow's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Query::parse`].
+    pub(super) fn of_activities(text: &str, types: &SearchAttributeTypes) -> Result<Query, VisibilityError> {
+        Query::read(text, &|name| Field::named_of_activity(name, types))
+    }
+
+    fn read(text: &str, fields: Fields<'_>) -> Result<Query, VisibilityError> {
         let read = || {
             let statement = syntax::parse(text)?;
-            let filter = statement.condition.map(|condition| filter(condition, types)).transpose()?;
-            Ok(Query { filter, group_by: group_by(&statement.group_by, types)? })
+            let filter = statement.condition.map(|condition| filter(condition, fields)).transpose()?;
+            Ok(Query { filter, group_by: group_by(&statement.group_by, fields)? })
         };
         read().map_err(|error: QueryError| VisibilityError::query(error))
     }
 }
 
-fn group_by(columns: &[String], types: &SearchAttributeTypes) -> Result<Option<Field>, QueryError> {
+/// The fields that a query can name.
+type Fields<'a> = &'a dyn Fn(&str) -> Option<Field>;
+
+fn group_by(columns: &[String], fields: Fields<'_>) -> Result<Option<Field>, QueryError> {
     let column = match columns {
         [] => return Ok(None),
-        [column] => field(column, types)?,
+        [column] => field(column, fields)?,
         _ => return Err(QueryError::NotSupported("'GROUP BY' clause supports only a single field".to_owned())),
     };
-    if column != Field::ExecutionStatus {
+    if !matches!(column, Field::ExecutionStatus | Field::ActivityStatus) {
         let name = column.name();
         let what = format!("'GROUP BY' clause is not supported for search attribute {name}");
         return Err(QueryError::NotSupported(what));
@@ -111,21 +127,21 @@ fn in_order(mut values: Vec<Value>) -> Vec<Value> {
     values
 }
 
-fn field(name: &str, types: &SearchAttributeTypes) -> Result<Field, QueryError> {
-    Field::named(name, types).ok_or_else(|| QueryError::InvalidSearchAttribute(name.to_owned()))
+fn field(name: &str, fields: Fields<'_>) -> Result<Field, QueryError> {
+    fields(name).ok_or_else(|| QueryError::InvalidSearchAttribute(name.to_owned()))
 }
 
-fn filter(syntax: Syntax, types: &SearchAttributeTypes) -> Result<Filter, QueryError> {
+fn filter(syntax: Syntax, fields: Fields<'_>) -> Result<Filter, QueryError> {
     let all =
-        |operands: Vec<Syntax>| operands.into_iter().map(|operand| filter(operand, types)).collect::<Result<_, _>>();
+        |operands: Vec<Syntax>| operands.into_iter().map(|operand| filter(operand, fields)).collect::<Result<_, _>>();
     match syntax {
         Syntax::And(operands) => Ok(Filter::And(all(operands)?)),
         Syntax::Or(operands) => Ok(Filter::Or(all(operands)?)),
-        Syntax::Not(operand) => Ok(not(filter(*operand, types)?)),
-        Syntax::IsNull { column, negated } => Ok(negate_if(negated, Filter::IsNull(field(&column, types)?))),
-        Syntax::Compare { column, operator, value } => compare(field(&column, types)?, operator, &value),
+        Syntax::Not(operand) => Ok(not(filter(*operand, fields)?)),
+        Syntax::IsNull { column, negated } => Ok(negate_if(negated, Filter::IsNull(field(&column, fields)?))),
+        Syntax::Compare { column, operator, value } => compare(field(&column, fields)?, operator, &value),
         Syntax::In { column, values, negated } => {
-            let field = field(&column, types)?;
+            let field = field(&column, fields)?;
             let values = values.iter().map(|literal| value(&field, literal)).collect::<Result<Vec<_>, _>>()?;
             if matches!(field.value_type(), IndexedValueType::Text) {
                 return Err(operator_not_supported(&field, if negated { "NOT IN" } else { "IN" }));
@@ -133,7 +149,7 @@ fn filter(syntax: Syntax, types: &SearchAttributeTypes) -> Result<Filter, QueryE
             Ok(negate_if(negated, Filter::In(field, in_order(values))))
         }
         Syntax::Between { column, low, high, negated } => {
-            let field = field(&column, types)?;
+            let field = field(&column, fields)?;
             let (low, high) = (value(&field, &low)?, value(&field, &high)?);
             if !has_order(field.value_type()) {
                 return Err(QueryError::InvalidExpression(format!(
@@ -201,6 +217,7 @@ fn operator_not_supported(field: &Field, operator: &str) -> QueryError {
 fn value(field: &Field, literal: &Literal) -> Result<Value, QueryError> {
     match field {
         Field::ExecutionStatus => status(field, literal),
+        Field::ActivityStatus => activity_status(field, literal),
         Field::ExecutionDuration => duration(field, literal),
         _ => typed(field, literal),
     }
@@ -241,6 +258,14 @@ fn status(field: &Field, literal: &Literal) -> Result<Value, QueryError> {
     number
         .map(Value::Integer)
         .ok_or_else(|| QueryError::InvalidExpression(format!("invalid ExecutionStatus value {written}")))
+}
+
+/// A name that no activity has is no error.
+fn activity_status(field: &Field, literal: &Literal) -> Result<Value, QueryError> {
+    match literal {
+        Literal::String(name) => Ok(Value::Integer(status_number(name).unwrap_or_default())),
+        _ => Err(wrong_type(field, literal)),
+    }
 }
 
 fn duration(field: &Field, literal: &Literal) -> Result<Value, QueryError> {

@@ -54,7 +54,7 @@ fn of(filter: &Filter) -> Bound {
         },
         Filter::IsNull(field) if field.is_set_on_close() => Bound { closed: None, ..EVERYTHING },
         Filter::IsNull(_) | Filter::StartsWith(..) => EVERYTHING,
-        Filter::Compare(Field::WorkflowId, Comparison::Equal, Value::Keyword(workflow_id)) => {
+        Filter::Compare(Field::WorkflowId | Field::ActivityId, Comparison::Equal, Value::Keyword(workflow_id)) => {
             Bound { workflow_id: Some(workflow_id.clone()), ..EVERYTHING }
         }
         Filter::Compare(field, comparison, value) => of_times(field, compared(*comparison, value)),
@@ -63,7 +63,7 @@ fn of(filter: &Filter) -> Bound {
             let high = compared(Comparison::LessOrEqual, high);
             of_times(field, low.zip(high).map(|(low, high)| overlap(low, high)))
         }
-        Filter::In(Field::WorkflowId, values) => match values.as_slice() {
+        Filter::In(Field::WorkflowId | Field::ActivityId, values) => match values.as_slice() {
             [Value::Keyword(workflow_id)] => Bound { workflow_id: Some(workflow_id.clone()), ..EVERYTHING },
             _ => EVERYTHING,
         },
@@ -90,7 +90,7 @@ fn looks_at_status_only(filter: &Filter) -> bool {
         | Filter::Compare(field, ..)
         | Filter::In(field, _)
         | Filter::Between(field, ..)
-        | Filter::StartsWith(field, _) => *field == Field::ExecutionStatus,
+        | Filter::StartsWith(field, _) => matches!(field, Field::ExecutionStatus | Field::ActivityStatus),
     }
 }
 

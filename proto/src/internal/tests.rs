@@ -27,6 +27,7 @@ fn task() -> Task {
         attempt: 4,
         sticky: Some("s".to_owned()),
         version: Some(WorkerDeploymentVersion { build_id: "b".to_owned(), deployment_name: "d".to_owned() }),
+        entity_kind: 0,
     }
 }
 
@@ -86,6 +87,16 @@ fn what_leads_are_asked_is_what_it_always_was() {
         ..ActivityTaskStart::default()
     };
     let at_its_place = ActivityTaskStart { task_queue: "q".to_owned(), position: id(5), ..activity_task.clone() };
+    let of_no_workflow = ActivityTaskStart {
+        entity_kind: 3,
+        sdk_name: "s".to_owned(),
+        sdk_version: "1".to_owned(),
+        ..activity_task.clone()
+    };
+    check(
+        &start(Start::ActivityTask(of_no_workflow)),
+        "0a07 0a020707 120177 12020808 2212 0805 1002 1a0169 220172 3803 420173 4a0131",
+    );
     let query = QueryStart { query_id: 6, task_queue: "q".to_owned() };
     check(
         &start(Start::WorkflowTask(workflow_task)),
@@ -135,6 +146,7 @@ fn what_lists_and_workers_ask_is_what_it_always_was() {
     check(&request(Wanted::Closed(id(1))), "0a020707 12020102 2a020101 32020505 380a");
     check(&request(Wanted::Schedules("x".to_owned())), "0a020707 12020102 420178 32020505 380a");
     check(&request(Wanted::BatchJobs("x".to_owned())), "0a020707 12020102 4a0178 32020505 380a");
+    check(&request(Wanted::Activities("x".to_owned())), "0a020707 12020102 520178 32020505 380a");
     let runs = vec![VisibleRun { position: id(1), record: id(2) }];
     check(&VisibilityPageResponse { runs, has_more: true }, "0a08 0a020101 12020202 1001");
     let counts = vec![StatusCount { status: 1, count: 2 }];

@@ -14,7 +14,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessag
 use serde_json::{Map, Value as Json, json};
 
 /// Fields whose value is an implementation's own.
-const OPAQUE: [&str; 21] = [
+const OPAQUE: [&str; 22] = [
     "future_action_times",
     "schedule_time",
     "expire_time",
@@ -23,6 +23,7 @@ const OPAQUE: [&str; 21] = [
     "next_page_token",
     "task_id",
     "history_size_bytes",
+    "state_size_bytes",
     "approximate_backlog_age",
     "tasks_add_rate",
     "tasks_dispatch_rate",

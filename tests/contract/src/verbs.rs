@@ -124,6 +124,24 @@ pub(crate) fn verb(name: &str) -> Option<Verb> {
                request { meta { update_id: "update" identity: "client" } input { name: "update" args P"args" } }"#,
             Until::Answered,
         ),
+        "start_activity" => (
+            "StartActivityExecution",
+            r#"activity_id: "a~" activity_type { name: "type" } task_queue { name: "queue~" } start_to_close_timeout: 100s
+               input P"input" identity: "client" request_id: "start""#,
+            Until::Answered,
+        ),
+        "describe_activity" => (
+            "DescribeActivityExecution",
+            r#"activity_id: "a~" include_input: true include_outcome: true include_heartbeat_details: true include_last_failure: true"#,
+            Until::Answered,
+        ),
+        "outcome" => ("PollActivityExecution", r#"activity_id: "a~""#, Until::Answered),
+        "terminate_activity" => (
+            "TerminateActivityExecution",
+            r#"activity_id: "a~" identity: "client" request_id: "terminate" reason: "why""#,
+            Until::Answered,
+        ),
+        "list_activities" => ("ListActivityExecutions", "", Until::Entries),
         "batch" => ("StartBatchOperation", r#"job_id: "job~" reason: "why""#, Until::Answered),
         "finished" => ("DescribeBatchOperation", r#"job_id: "job~""#, Until::Finished),
         _ => return None,

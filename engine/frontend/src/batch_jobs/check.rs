@@ -1,5 +1,6 @@
 //! What a batch job may be asked for, as far as the request alone says it. Texts and order are Temporal's.
 
+use everlog_config::DynamicConfig;
 use everlog_proto::api::batch::v1::{
     BatchOperationReset, batch_operation_reset_activities, batch_operation_unpause_activities,
     batch_operation_update_activity_options,
@@ -16,8 +17,10 @@ use super::NO_JOB_ID;
 const NO_ACTIVITY: &str = "Either activity type must be set, or match all should be set to true";
 
 /// Refuses a request that no job can be made of.
-pub(super) fn request(request: &StartBatchOperationRequest) -> Result<(), Error> {
-    if let Some(operation) = request.operation.as_ref().filter(|operation| is_of_activities(operation)) {
+pub(super) fn request(request: &StartBatchOperationRequest, config: &DynamicConfig) -> Result<(), Error> {
+    let serves_activities = config.frontend.activities && config.frontend.activity_batch_jobs;
+    let of_activities = request.operation.as_ref().filter(|operation| is_of_activities(operation));
+    if let Some(operation) = of_activities.filter(|_| !serves_activities) {
         let message = format!("The operation type {} is not supported for this namespace", type_name(operation));
         return Err(Error::invalid(message));
     }
@@ -35,11 +38,13 @@ pub(super) fn request(request: &StartBatchOperationRequest) -> Result<(), Error>
         return Err(Error::invalid("visibility query, executions, and target executions are mutually exclusive"));
     }
     for (number, target) in request.target_executions.iter().enumerate() {
-        if target.r#type() != ExecutionType::Workflow {
+        let required = if of_activities.is_some() { ExecutionType::Activity } else { ExecutionType::Workflow };
+        if target.r#type() != required {
             return Err(Error::invalid(format!(
-                "target_executions[{number}] has type {}, but operation {} requires Workflow",
+                "target_executions[{number}] has type {}, but operation {} requires {}",
                 execution_type(target.r#type),
-                type_name(operation)
+                type_name(operation),
+                execution_type(required.into())
             )));
         }
     }
@@ -128,8 +133,8 @@ fn check_reset(reset: &BatchOperationReset) -> Result<(), Error> {
     check_operations(&reset.post_reset_operations)
 }
 
-/// Whether an operation is for activities that run by themselves, which no namespace has.
-fn is_of_activities(operation: &Operation) -> bool {
+/// Whether an operation is for activities that are no workflow's.
+pub(super) fn is_of_activities(operation: &Operation) -> bool {
     matches!(
         operation,
         Operation::CancelActivitiesOperation(_)

@@ -28,8 +28,8 @@ use super::super::execute::unexpected;
 use super::super::visibility::Runs;
 use super::super::{Frontend, check_not_deleted};
 use super::calls::Calls;
-use super::operation;
 use super::pace::Pace;
+use super::{check, operation};
 
 /// Workflows in a page.
 const PAGE_WORKFLOWS: usize = 1000;
@@ -206,7 +206,11 @@ impl Job {
     /// The next page of the workflows that match a query.
     async fn listed(&self, work: &Work, query: String) -> Result<(Option<i64>, Page), Error> {
         let namespace = self.namespace()?;
-        let runs = || Runs::new(&self.frontend, &namespace, Ask::Query(query.clone()));
+        let ask = || match is_of_activities(&work.request) {
+            true => Ask::Activities(query.clone()),
+            false => Ask::Query(query.clone()),
+        };
+        let runs = || Runs::new(&self.frontend, &namespace, ask());
         let total = match work.page.number {
             0 => Some(runs()?.count().await?.values().sum()),
             _ => None,
@@ -237,9 +241,16 @@ fn query_of(request: &StartBatchOperationRequest) -> Option<String> {
             let name = name.replace('\\', "\\\\").replace('\'', "''");
             format!("{} AND TemporalPauseInfo = 'property:activityType={name}'", open())
         }
-        Some(Operation::DeletionOperation(_) | Operation::ResetOperation(_)) => query.clone(),
+        Some(
+            Operation::DeletionOperation(_) | Operation::ResetOperation(_) | Operation::DeleteActivitiesOperation(_),
+        ) => query.clone(),
         _ => open(),
     })
+}
+
+/// Whether a job is for activities that are no workflow's.
+fn is_of_activities(request: &StartBatchOperationRequest) -> bool {
+    request.operation.as_ref().is_some_and(check::is_of_activities)
 }
 
 /// Whether a run is one that the job itself has ended: a reset ends the run that is open, which then stands among the closed ones, further

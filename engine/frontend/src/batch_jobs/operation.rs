@@ -10,8 +10,9 @@ use everlog_proto::api::batch::v1::{
 use everlog_proto::api::common::v1::WorkflowExecution;
 use everlog_proto::api::workflowservice::v1::start_batch_operation_request::Operation;
 use everlog_proto::api::workflowservice::v1::{
-    DeleteWorkflowExecutionRequest, RequestCancelWorkflowExecutionRequest, ResetActivityRequest,
-    ResetWorkflowExecutionRequest, SignalWorkflowExecutionRequest, TerminateWorkflowExecutionRequest,
+    DeleteActivityExecutionRequest, DeleteWorkflowExecutionRequest, RequestCancelActivityExecutionRequest,
+    RequestCancelWorkflowExecutionRequest, ResetActivityRequest, ResetWorkflowExecutionRequest,
+    SignalWorkflowExecutionRequest, TerminateActivityExecutionRequest, TerminateWorkflowExecutionRequest,
     UnpauseActivityRequest, UpdateActivityOptionsRequest, UpdateWorkflowExecutionOptionsRequest,
     reset_activity_request, unpause_activity_request, update_activity_options_request,
 };
@@ -166,7 +167,37 @@ async fn call(calls: &Calls, namespace: String, work: &Work, execution: &Workflo
             };
             calls.make("UpdateActivityOptions", &request).await
         }
-        _ => Err(Status::unimplemented("this server does not know the operation of the batch job")),
+        Some(Operation::CancelActivitiesOperation(cancel)) => {
+            let request = RequestCancelActivityExecutionRequest {
+                namespace,
+                activity_id: execution.workflow_id.clone(),
+                run_id: execution.run_id.clone(),
+                identity: cancel.identity.clone(),
+                request_id,
+                reason: cancel.reason.clone(),
+            };
+            calls.make("RequestCancelActivityExecution", &request).await
+        }
+        Some(Operation::TerminateActivitiesOperation(terminate)) => {
+            let request = TerminateActivityExecutionRequest {
+                namespace,
+                activity_id: execution.workflow_id.clone(),
+                run_id: execution.run_id.clone(),
+                identity: terminate.identity.clone(),
+                request_id,
+                reason: terminate.reason.clone(),
+            };
+            calls.make("TerminateActivityExecution", &request).await
+        }
+        Some(Operation::DeleteActivitiesOperation(_)) => {
+            let request = DeleteActivityExecutionRequest {
+                namespace,
+                activity_id: execution.workflow_id.clone(),
+                run_id: execution.run_id.clone(),
+            };
+            calls.make("DeleteActivityExecution", &request).await
+        }
+        None => Err(Status::unimplemented("this server does not know the operation of the batch job")),
     }
 }
 

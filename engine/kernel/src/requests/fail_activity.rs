@@ -17,14 +17,7 @@ pub(crate) fn apply(
     last_heartbeat_details: Option<Payloads>,
     identity: String,
 ) -> Result<Reply, Rejection> {
-    let is_application_failure =
-        |failure: &Failure| matches!(failure.failure_info, Some(FailureInfo::ApplicationFailureInfo(_)));
-    // By id, other programs than workers fail activities, and may do it with failures of any kind.
-    if matches!(activity, ActivityRef::Token(_))
-        && failure.as_ref().is_some_and(|failure| !is_application_failure(failure))
-    {
-        return Err(Rejection::invalid("Failure must have ApplicationFailureInfo."));
-    }
+    check_kind(activity, failure.as_ref())?;
     let id = activity_task::find_started(&txn.run, activity)?.scheduled_event_id;
     let bytes_max = txn.ctx.limits.blob_bytes_max;
     if let Some(details) = last_heartbeat_details.filter(|details| details.encoded_len() <= bytes_max) {
@@ -35,13 +28,26 @@ pub(crate) fn apply(
             activity.last_heartbeat = Some(now);
         }
     }
-    let failure = failure.unwrap_or_default();
-    let failure =
-        if failure.encoded_len() > bytes_max { retry::too_large(&failure, bytes_max / 4, true) } else { failure };
+    let failure = cut(failure.unwrap_or_default(), bytes_max);
     activity_task::fail(txn, id, failure, identity);
     let now = txn.now();
     if let Some(activity) = txn.activity_mut(id) {
         activity.last_failure_reported = Some(now);
     }
     Ok(Reply::Done)
+}
+
+/// By id, other programs than workers fail activities, and may do it with failures of any kind.
+pub(crate) fn check_kind(activity: &ActivityRef, failure: Option<&Failure>) -> Result<(), Rejection> {
+    let is_application_failure =
+        |failure: &Failure| matches!(failure.failure_info, Some(FailureInfo::ApplicationFailureInfo(_)));
+    if matches!(activity, ActivityRef::Token(_)) && failure.is_some_and(|failure| !is_application_failure(failure)) {
+        return Err(Rejection::invalid("Failure must have ApplicationFailureInfo."));
+    }
+    Ok(())
+}
+
+/// A failure that is not larger than a payload may be.
+pub(crate) fn cut(failure: Failure, bytes_max: usize) -> Failure {
+    if failure.encoded_len() > bytes_max { retry::too_large(&failure, bytes_max / 4, true) } else { failure }
 }

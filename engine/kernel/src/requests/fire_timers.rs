@@ -13,6 +13,7 @@ use everlog_proto::api::history::v1::{
     ActivityTaskTimedOutEventAttributes, TimerFiredEventAttributes, WorkflowExecutionTimedOutEventAttributes,
 };
 
+use crate::activity_timeouts::Timeout;
 use crate::command::Reply;
 use crate::state::{Activity, Run, UserTimer};
 use crate::successor::AfterFailure;
@@ -97,38 +98,6 @@ fn fire_user_timers(txn: &mut Txn<'_>) -> bool {
 }
 
 // ---- Activities --------------------------------------------------------------------------------------------------------
-
-/// A timeout of an activity. The order is that in which timeouts of the same moment are looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Timeout {
-    StartToClose,
-    ScheduleToStart,
-    ScheduleToClose,
-    Heartbeat,
-}
-
-impl Timeout {
-    fn to_proto(self) -> TimeoutType {
-        match self {
-            Timeout::StartToClose => TimeoutType::StartToClose,
-            Timeout::ScheduleToStart => TimeoutType::ScheduleToStart,
-            Timeout::ScheduleToClose => TimeoutType::ScheduleToClose,
-            Timeout::Heartbeat => TimeoutType::Heartbeat,
-        }
-    }
-
-    /// The timeouts of an activity with their times.
-    fn of(activity: &Activity) -> impl Iterator<Item = (Time, Timeout)> {
-        [
-            (activity.start_to_close_deadline(), Timeout::StartToClose),
-            (activity.schedule_to_start_deadline(), Timeout::ScheduleToStart),
-            (activity.schedule_to_close_deadline(), Timeout::ScheduleToClose),
-            (activity.heartbeat_deadline(), Timeout::Heartbeat),
-        ]
-        .into_iter()
-        .filter_map(|(deadline, timeout)| Some((deadline?, timeout)))
-    }
-}
 
 /// Times out the attempts whose time is over. Returns whether an activity has ended by it.
 fn time_out_activities(txn: &mut Txn<'_>) -> bool {

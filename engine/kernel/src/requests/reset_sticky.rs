@@ -1,9 +1,9 @@
 //! ResetStickyTaskQueue: the worker that has the run cached is forgotten.
 
-use crate::Rejection;
 use crate::command::Reply;
 use crate::transition::{Effect, Task};
 use crate::txn::Txn;
+use crate::{EntityKind, Rejection};
 
 /// Forgets the sticky queue. A task that waits there is offered to the normal queue as well; one start of the two is refused.
 pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
@@ -16,7 +16,9 @@ pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
         task.offered_sticky = false;
         let attempt = task.attempt;
         let key = txn.run.workflow_task_key();
-        txn.effects.extend(key.map(|key| Effect::OfferTask(Task { key, attempt, sticky: None, version: None })));
+        txn.effects.extend(key.map(|key| {
+            Effect::OfferTask(Task { key, attempt, sticky: None, version: None, entity: EntityKind::Workflow })
+        }));
     }
     Ok(Reply::Done)
 }

@@ -8,7 +8,7 @@ use crate::command::{Reply, StartActivityTask};
 use crate::state::{Activity, ActivityStarted};
 use crate::token::{self, ActivityTaskToken};
 use crate::txn::Txn;
-use crate::{EntityKind, Rejection};
+use crate::{EntityKind, Namespace, Rejection};
 
 /// Starts the attempt. Refuses with `NotFound` if it is not the one that waits to be started; the same poll is answered the
 /// same way again.
@@ -71,13 +71,30 @@ fn poll_response(txn: &Txn<'_>, activity: &Activity) -> PollActivityTaskQueueRes
     };
     let scheduled = &activity.scheduled;
     PollActivityTaskQueueResponse {
-        task_token: token::encode(&token),
-        workflow_namespace: txn.ctx.namespace.name.clone(),
         workflow_type: Some(WorkflowType { name: txn.run.workflow_type().to_owned() }),
         workflow_execution: Some(WorkflowExecution {
             workflow_id: txn.workflow_id.to_owned(),
             run_id: txn.run.id.to_string(),
         }),
+        schedule_to_close_timeout: scheduled.schedule_to_close_timeout,
+        start_to_close_timeout: scheduled.start_to_close_timeout,
+        heartbeat_timeout: scheduled.heartbeat_timeout,
+        // Timeouts are those of the event, in Temporal as well; an operator changes those that are enforced here.
+        priority: merged_priority(txn.run.given_priority(), activity.given_priority()),
+        ..told_of_attempt(activity, &token, txn.ctx.namespace)
+    }
+}
+
+/// What the worker gets of whichever activity: all but its timeouts, its priority, and whose it is.
+pub(crate) fn told_of_attempt(
+    activity: &Activity,
+    token: &ActivityTaskToken,
+    namespace: &Namespace,
+) -> PollActivityTaskQueueResponse {
+    let scheduled = &activity.scheduled;
+    PollActivityTaskQueueResponse {
+        task_token: token::encode(token),
+        workflow_namespace: namespace.name.clone(),
         activity_type: scheduled.activity_type.clone(),
         activity_id: scheduled.activity_id.clone(),
         header: scheduled.header.clone(),
@@ -87,12 +104,7 @@ fn poll_response(txn: &Txn<'_>, activity: &Activity) -> PollActivityTaskQueueRes
         current_attempt_scheduled_time: Some(activity.attempt_scheduled_time.to_proto()),
         started_time: activity.started.as_ref().map(|started| started.time.to_proto()),
         attempt: activity.attempt,
-        schedule_to_close_timeout: scheduled.schedule_to_close_timeout,
-        start_to_close_timeout: scheduled.start_to_close_timeout,
-        heartbeat_timeout: scheduled.heartbeat_timeout,
-        // Timeouts are those of the event, in Temporal as well; an operator changes those that are enforced here.
         retry_policy: activity.retry_policy().cloned(),
-        priority: merged_priority(txn.run.given_priority(), activity.given_priority()),
         ..PollActivityTaskQueueResponse::default()
     }
 }

@@ -157,6 +157,17 @@ fn changed(
     if let Some(policy) = &mut options.retry_policy {
         policy.non_retryable_error_types.clear();
     }
+    merged(options, activity, given, mask, limits)
+}
+
+/// Options with what is changed of them, and what follows from that; or what is wrong with it.
+pub(crate) fn merged(
+    mut options: ActivityOptions,
+    activity: &Activity,
+    given: &ActivityOptions,
+    mask: &FieldMask,
+    limits: &Limits,
+) -> Result<ActivityOptions, Rejection> {
     merge(&mut options, given, mask)?;
     if mask.inside("retryPolicy").next().is_some() {
         retry::validate(&options.retry_policy.clone().unwrap_or_default())?;

@@ -15,6 +15,7 @@ use prost::Message;
 use super::{CorruptRow, PendingValue};
 use crate::Time;
 use crate::proto;
+use crate::retry;
 use crate::rows::RunRowKind;
 
 /// An activity between its ActivityTaskScheduled event and its end. Its attempts leave no events.
@@ -201,6 +202,17 @@ impl Activity {
         level(self.given_priority(), run_priority)
     }
 
+    /// Its current attempt has failed, and another one follows, which is not offered yet.
+    pub(crate) fn attempt_failed(&mut self, failure: &Failure, now: Time) {
+        if let Some(started) = self.started.take() {
+            self.last_worker_identity = started.identity;
+        }
+        self.last_failure = Some(Box::new(retry::last_failure(failure.clone())));
+        self.last_attempt_end = Some(now);
+        self.attempt += 1;
+        self.offered = false;
+    }
+
     /// Has its attempts counted anew.
     pub(crate) fn count_anew(&mut self, now: Time) {
         self.attempt = 1;
@@ -242,8 +254,12 @@ impl Activity {
 
     /// When the activity as a whole must have ended.
     pub fn schedule_to_close_deadline(&self) -> Option<Time> {
-        let timeout = self.timeout(|scheduled| scheduled.schedule_to_close_timeout, |o| o.schedule_to_close_timeout)?;
-        Some(self.scheduled_time.plus(timeout))
+        self.schedule_to_close_timeout().map(|timeout| self.scheduled_time.plus(timeout))
+    }
+
+    /// How long the activity as a whole may take.
+    pub(crate) fn schedule_to_close_timeout(&self) -> Option<Duration> {
+        self.timeout(|scheduled| scheduled.schedule_to_close_timeout, |o| o.schedule_to_close_timeout)
     }
 
     /// When the current attempt must have been started; `None` once it is.
@@ -319,19 +335,21 @@ impl PendingValue for Arc<Activity> {
     }
 
     fn memory_bytes(&self) -> usize {
+        size_of::<Activity>() + self.heap_bytes()
+    }
+}
+
+impl Activity {
+    /// Rough size of what it owns besides itself, bytes.
+    pub(crate) fn heap_bytes(&self) -> usize {
         let started = self.started.as_ref().map_or(0, |started| started.identity.len() + started.request_id.len());
-        size_of::<Activity>()
-            // Decoded, with its fields in allocations of their own, a message takes about that much more.
-            + 256 + self.scheduled.encoded_len()
+        // Decoded, with its fields in allocations of their own, a message takes about that much more.
+        256 + self.scheduled.encoded_len()
             + self.heartbeat_details.as_ref().map_or(0, Message::encoded_len)
-            + self.last_failure.as_ref().map_or(0, |failure| {
-                size_of::<Failure>() + failure.encoded_len()
-            })
+            + self.last_failure.as_ref().map_or(0, |failure| size_of::<Failure>() + failure.encoded_len())
             + self.last_worker_identity.len()
             + started
-            + self.changed_options.as_ref().map_or(0, |options| {
-                size_of::<ActivityOptions>() + options.encoded_len()
-            })
+            + self.changed_options.as_ref().map_or(0, |options| size_of::<ActivityOptions>() + options.encoded_len())
             + self.pause.as_ref().map_or(0, |pause| {
                 size_of::<Pause>() + pause.identity.len() + pause.reason.len() + pause.request_id.len()
             })

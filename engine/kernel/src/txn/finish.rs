@@ -11,7 +11,7 @@ use crate::rows::{RowKey, Rows, RunRow, RunRowKind};
 use crate::state::row::Workers;
 use crate::state::{Activity, Pending, Run};
 use crate::transition::{Effect, Task, TaskRow, Transition, VisibilityKey};
-use crate::{Rejection, Time, visibility, workflow_task};
+use crate::{EntityKind, Rejection, Time, visibility, workflow_task};
 
 impl Txn<'_> {
     /// Ends the change: the run as it is now, and the rows and effects that follow from what was done.
@@ -83,6 +83,7 @@ impl Txn<'_> {
                         attempt: activity.attempt,
                         sticky: None,
                         version: None,
+                        entity: EntityKind::Workflow,
                     }));
                 }
             }
@@ -119,6 +120,7 @@ impl Txn<'_> {
                     attempt: *attempt,
                     sticky,
                     version: None,
+                    entity: EntityKind::Workflow,
                 }));
             }
         }

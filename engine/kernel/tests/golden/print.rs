@@ -216,6 +216,7 @@ fn reply(reply: &Reply) -> String {
         Reply::QueryTask(start) => workflow_task("query task", start),
         Reply::ScheduleToken(_) | Reply::Schedule(..) => "of a schedule\n".to_owned(),
         Reply::BatchJob(_) | Reply::BatchWork(_) => "of a batch job\n".to_owned(),
+        Reply::ActivityExecutionStarted(..) | Reply::ActivityExecution(..) => "of an activity\n".to_owned(),
     }
 }
 

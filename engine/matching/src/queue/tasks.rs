@@ -159,8 +159,8 @@ impl Queue {
         };
         let partition = fetch.partition;
         let waiting = |(address, task): (WorkflowRef, Task)| {
-            let Task { key, attempt, sticky, version } = task;
-            (key.position, WaitingTask { partition, address, attempt, sticky, version })
+            let Task { key, attempt, sticky, version, entity } = task;
+            (key.position, WaitingTask { partition, address, attempt, sticky, version, entity })
         };
         let page = rows.into_iter().map(waiting).collect();
         let (leased, in_sticky) = (&self.leased, &self.in_sticky);

@@ -1,15 +1,19 @@
 //! What the next lead of a partition takes from the one before: a held workflow task, if the history that its worker was given is
-//! there; nothing that was shown and is not; batch jobs that run.
+//! there; nothing that was shown and is not; batch jobs that run, and activities by themselves.
 
 use std::time::Duration;
 
 use everlog_kernel::command::Objections;
-use everlog_kernel::{BatchJobCommand, Rejection, Reply, RunCommand};
+use everlog_kernel::{
+    ActivityExecutionCommand, BatchJobCommand, Limits, Rejection, Reply, RunCommand, ValidActivityStart,
+};
 use everlog_model::CallError;
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{Command as WorkflowCommand, StartTimerCommandAttributes};
-use everlog_proto::api::enums::v1::CommandType;
-use everlog_proto::api::workflowservice::v1::RespondWorkflowTaskCompletedRequest;
+use everlog_proto::api::common::v1::ActivityType;
+use everlog_proto::api::enums::v1::{ActivityExecutionStatus, CommandType};
+use everlog_proto::api::taskqueue::v1::TaskQueue;
+use everlog_proto::api::workflowservice::v1::{RespondWorkflowTaskCompletedRequest, StartActivityExecutionRequest};
 
 use super::test_partition::Partition;
 
@@ -139,4 +143,60 @@ fn batch_jobs_that_run_are_told_of_by_each_lead() {
     partition.read_wakes();
     partition.commit();
     assert!(is_not_found(&describe(&mut partition).map(|_| ())), "it was kept for the retention");
+}
+
+#[test]
+fn activities_by_themselves_follow_the_lead() {
+    let start = |request_id: &str| {
+        let request = StartActivityExecutionRequest {
+            activity_id: "w".to_owned(),
+            activity_type: Some(ActivityType { name: "T".to_owned() }),
+            task_queue: Some(TaskQueue { name: "q".to_owned(), ..TaskQueue::default() }),
+            start_to_close_timeout: Some(everlog_proto::wkt::Duration { seconds: 60, nanos: 0 }),
+            request_id: request_id.to_owned(),
+            ..Default::default()
+        };
+        ActivityExecutionCommand::Start(Box::new(ValidActivityStart::new(request, &Limits::default()).unwrap()))
+    };
+    let started = |partition: &mut Partition, request_id: &str| {
+        let mut waiting = partition.ask(start(request_id));
+        partition.commit();
+        match waiting.try_recv().unwrap().unwrap().reply {
+            Reply::ActivityExecutionStarted(run_id, true) => run_id,
+            other => panic!("{other:?}"),
+        }
+    };
+    let status = |partition: &mut Partition, run_id| {
+        let mut waiting = partition.ask_of("w", run_id, ActivityExecutionCommand::Describe(Box::default()));
+        partition.commit();
+        match waiting.try_recv().unwrap().map(|answer| answer.reply) {
+            Ok(Reply::ActivityExecution(described, _)) => Some(described.info.unwrap().status()),
+            Ok(other) => panic!("{other:?}"),
+            Err(CallError::Rejected(_)) => None,
+            Err(error) => panic!("{error:?}"),
+        }
+    };
+    let mut partition = Partition::new();
+    // One that was lost with its lead is not there.
+    partition.ask(start("lost"));
+    partition.lead_anew();
+    assert_eq!(status(&mut partition, None), None);
+
+    let first = started(&mut partition, "first");
+    partition.lead_anew();
+    assert_eq!(status(&mut partition, None), Some(ActivityExecutionStatus::Running));
+    partition.ask(ActivityExecutionCommand::Terminate(Box::default()));
+    let second = started(&mut partition, "second");
+    partition.lead_anew();
+    assert_eq!(status(&mut partition, Some(first)), Some(ActivityExecutionStatus::Terminated), "it is read by itself");
+    assert_eq!(status(&mut partition, None), Some(ActivityExecutionStatus::Running));
+    assert_eq!(status(&mut partition, Some(second)), Some(ActivityExecutionStatus::Running));
+
+    partition.lead_anew();
+    partition.read_wakes();
+    partition.pass(Duration::from_secs(86_401));
+    partition.read_wakes();
+    partition.commit();
+    assert_eq!(status(&mut partition, Some(first)), None, "it was kept for the retention");
+    assert_eq!(status(&mut partition, None), Some(ActivityExecutionStatus::Running), "that one goes on");
 }

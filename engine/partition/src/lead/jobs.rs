@@ -8,13 +8,13 @@ use everlog_kernel::{
     Command, Context, EntityKind, Ids, RowKey, RunCommand, RunId, RunRowKind, ScheduleCommand, Transition, Workflow,
     decide,
 };
-use everlog_model::{CallError, EntityRef, WorkflowRef, rows};
+use everlog_model::{CallError, EntityRef, RunView, WorkflowRef, rows};
 
 use super::super::cache::{AbsentRuns, Entry};
 use super::super::history;
 use super::super::job::{Answer, Job, ReplyTo, Work};
 use super::super::load::{Found, LoadRequest, Loaded};
-use super::super::machine::{MachineCommand, name};
+use super::super::machine::{Machine, MachineCommand, name};
 use super::super::reset;
 use super::watching::view;
 use super::{Action, Lead, Outgoing, Running};
@@ -100,7 +100,7 @@ impl Lead {
         };
         let found = match found {
             Found::Workflow(found) => found,
-            Found::Machine(found) => return self.loaded_machine(&key, found),
+            Found::Machine(found) => return self.loaded_machine(&key, loaded.asked, loaded.with_current, found),
         };
         for run_id in loaded.asked {
             entry.loading.remove(&run_id);
@@ -146,8 +146,8 @@ impl Lead {
                         let run_id = run_id.unwrap_or_default();
                         Some(ScheduleCommand::Settle { run_id, number: event_id, outcome }.into())
                     }
-                    // It sends none.
-                    EntityKind::BatchJob => None,
+                    // They send none.
+                    EntityKind::BatchJob | EntityKind::Activity => None,
                 };
                 if let Some(command) = command {
                     let _not_followed = self.command(key, &address, run_id, command, None);
@@ -170,7 +170,7 @@ impl Lead {
                 let tell = inspect(Ok((workflow, &context)));
                 self.when_durable(last_batch, Outgoing::Tell(tell));
             }
-            Work::Watch { seen, reply } => self.watch(key, run_id, seen, reply),
+            Work::Watch { seen, reply, .. } => self.watch(key, run_id, seen, reply),
         }
         // One with rows on their way is counted when these are applied.
         if self.cache.get_mut(key).is_some_and(|entry| entry.last_batch <= self.batches.committed) {
@@ -199,11 +199,20 @@ impl Lead {
         }
         let mut command = match command {
             Command::Schedule(command) => {
-                self.machine_command(key, address, MachineCommand::Schedule(command), reply);
+                self.machine_command(key, address, run_id, MachineCommand::Schedule(command), reply);
                 return None;
             }
             Command::BatchJob(command) => {
-                self.machine_command(key, address, MachineCommand::BatchJob(command), reply);
+                self.machine_command(key, address, run_id, MachineCommand::BatchJob(command), reply);
+                return None;
+            }
+            Command::Activity(command) => {
+                let is_start = matches!(command.of_worker(), Some(RunCommand::StartActivityTask(_)));
+                if is_start && reply.as_ref().is_some_and(ReplyTo::is_closed) {
+                    // The poller is gone, and its lease has offered the task again.
+                    return None;
+                }
+                self.machine_command(key, address, run_id, MachineCommand::Activity(command), reply);
                 return None;
             }
             command => command,
@@ -299,6 +308,7 @@ impl Lead {
         let sequence = batches.sequence;
         let mut last_batch = 0;
         let mut goes_on_from_another = false;
+        let mut gone = Vec::new();
         if let Some(entry) = self.cache.get_mut(key) {
             if wrote {
                 batches.forming.count_command(self.instant);
@@ -320,6 +330,7 @@ impl Lead {
                     }
                     (RowKey::WholeRun(run_id), None) => {
                         entry.remove_run(*run_id);
+                        gone.push(*run_id);
                     }
                     _ => {}
                 }
@@ -330,6 +341,18 @@ impl Lead {
                     let watched = (key.clone(), *run_id);
                     if self.watchers.contains_key(&watched) {
                         batches.views.insert(watched, view(run));
+                    }
+                }
+                for view in entry.machine.iter().flat_map(Machine::views) {
+                    let watched = (key.clone(), view.run_id);
+                    if self.watchers.contains_key(&watched) {
+                        batches.views.insert(watched, view);
+                    }
+                }
+                for run_id in gone {
+                    let watched = (key.clone(), run_id);
+                    if self.watchers.contains_key(&watched) {
+                        batches.views.insert(watched, RunView { run_id, ..RunView::default() });
                     }
                 }
             }

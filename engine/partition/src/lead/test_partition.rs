@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use everlog_kernel::command::{Objections, Reply, StartWorkflowTask};
 use everlog_kernel::token::{self, WorkflowTaskToken};
 use everlog_kernel::transition::Task;
-use everlog_kernel::{Command, Limits, Namespace, NamespaceId, RunCommand, RunId, Time};
+use everlog_kernel::{Command, EntityKind, Limits, Namespace, NamespaceId, RunCommand, RunId, Time};
 use everlog_model::{CallError, NamespaceSource, RunView, WorkflowRef};
 use everlog_proto::api::command::v1::Command as WorkflowCommand;
 use everlog_proto::api::common::v1::WorkflowType;
@@ -270,7 +270,7 @@ impl Partition {
 
     pub(super) fn view(&mut self) -> RunView {
         let (reply, mut view) = mpsc::channel(2);
-        self.take(Work::Watch { seen: None, reply });
+        self.take(Work::Watch { kind: EntityKind::Workflow, seen: None, reply });
         self.commit();
         view.try_recv().expect("what is known").expect("the run is there")
     }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use everlog_kernel::{BatchJobCommand, Command, EntityKind, RunCommand, ScheduleCommand, Time};
+use everlog_kernel::{
+    ActivityExecutionCommand, BatchJobCommand, Command, EntityKind, RunCommand, ScheduleCommand, Time,
+};
 use everlog_model::{EntityRef, limits};
 
 use super::super::job::{Charge, Job, Work};
@@ -34,12 +36,13 @@ impl Lead {
     pub(super) fn schedule_look(&mut self, key: &EntityRef) {
         let near = self.wakes.horizon.plus(2 * limits::WAKE_HORIZON);
         let Some(entry) = self.cache.get_mut(key) else { return };
-        let Some((run_id, time)) = entry.machine.as_ref().and_then(Machine::next_look) else { return };
-        if time > near || entry.runs.armed(run_id).is_some_and(|armed| armed <= time) {
-            return;
+        for (run_id, time) in entry.machine.iter().flat_map(Machine::looks) {
+            if time > near || entry.runs.armed(run_id).is_some_and(|armed| armed <= time) {
+                continue;
+            }
+            entry.runs.set_armed(run_id, Some(time));
+            self.wakes.push(Wake { time, entity: key.clone(), run_id });
         }
-        entry.runs.set_armed(run_id, Some(time));
-        self.wakes.push(Wake { time, entity: key.clone(), run_id });
     }
 
     /// How long until [`Lead::end_turn`] has something to do that time brings about.
@@ -113,6 +116,7 @@ impl Lead {
                 EntityKind::Workflow => RunCommand::FireTimers.into(),
                 EntityKind::Schedule => ScheduleCommand::Wake.into(),
                 EntityKind::BatchJob => BatchJobCommand::Wake.into(),
+                EntityKind::Activity => ActivityExecutionCommand::Wake.into(),
             };
             if let Some(poison) = self.poison(&key, command.name()) {
                 let until = poison.until;

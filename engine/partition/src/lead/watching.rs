@@ -16,8 +16,9 @@ impl Lead {
     pub(super) fn watch(&mut self, key: &EntityRef, run_id: Option<RunId>, seen: Option<i64>, reply: ViewTo) {
         let Some(entry) = self.cache.get_mut(key) else { return };
         let last_batch = entry.last_batch;
-        let run = entry.workflow.as_ref().and_then(|workflow| workflow.run(run_id));
-        let first = run.map(view).ok_or_else(|| CallError::Rejected(Rejection::workflow_not_found()));
+        let run = entry.workflow.as_ref().and_then(|workflow| workflow.run(run_id)).map(view);
+        let run = run.or_else(|| entry.machine.as_ref()?.view(run_id));
+        let first = run.ok_or_else(|| CallError::Rejected(Rejection::workflow_not_found()));
         if let (Some(seen), Ok(first)) = (seen, &first)
             && first.is_open
             && first.next_event_id <= seen

@@ -152,6 +152,7 @@ impl World {
                 key: Some(lease.task.key.clone()),
                 identity,
                 request_id,
+                sdk: Default::default(),
             }),
         };
         let (workflow_id, run_id) = (lease.address.workflow_id.clone(), lease.task.key.position.run_id);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking, also in its helpers
 
+mod activities;
 mod batch_jobs;
 mod calls;
 mod cluster;

@@ -9,7 +9,8 @@ use everlog_proto::api::command::v1::{
     StartChildWorkflowExecutionCommandAttributes,
 };
 use everlog_proto::api::common::v1::{
-    Callback, Memo, TimeSkippingConfig, WorkerVersionCapabilities, WorkerVersionStamp, WorkflowType, callback,
+    ActivityType, Callback, Memo, TimeSkippingConfig, WorkerVersionCapabilities, WorkerVersionStamp, WorkflowType,
+    callback,
 };
 use everlog_proto::api::deployment::v1::WorkerDeploymentOptions;
 use everlog_proto::api::enums::v1::{CommandType, TaskQueueType, VersioningBehavior, WorkerVersioningMode};
@@ -18,7 +19,6 @@ use everlog_proto::api::schedule::v1::{Schedule, ScheduleAction, ScheduleSpec, s
 use everlog_proto::api::taskqueue::v1::{RateLimit, TaskQueue};
 use everlog_proto::api::update::v1 as update;
 use everlog_proto::api::workflow::v1::{NewWorkflowExecutionInfo, VersioningOverride, WorkflowExecutionOptions};
-use everlog_proto::api::workflowservice::v1::start_batch_operation_request::Operation;
 use everlog_proto::api::workflowservice::v1::update_task_queue_config_request::RateLimitUpdate;
 use everlog_proto::wkt::FieldMask;
 use prost_types_plain::{DescriptorProto, FileDescriptorProto};
@@ -474,36 +474,24 @@ fn settings() -> Vec<Case> {
     ]
 }
 
-fn batch_jobs() -> Vec<Case> {
-    let start = |operation| StartBatchOperationRequest {
+fn activities() -> Vec<Case> {
+    let nexus = callback::Nexus { url: "http://localhost".to_owned(), ..callback::Nexus::default() };
+    let callback = Callback { variant: Some(callback::Variant::Nexus(nexus)), ..Callback::default() };
+    let start = StartActivityExecutionRequest {
         namespace: NAMESPACE.to_owned(),
-        job_id: "never".to_owned(),
-        reason: "why".to_owned(),
-        visibility_query: "WorkflowType = 'never'".to_owned(),
-        operation: Some(operation),
+        activity_id: "never".to_owned(),
+        activity_type: Some(ActivityType { name: "never".to_owned() }),
+        task_queue: task_queue("never"),
+        start_to_close_timeout: Some(everlog_proto::wkt::Duration { seconds: 1, nanos: 0 }),
+        completion_callbacks: vec![callback],
         ..Default::default()
     };
-    let case = |field, operation, expected| case(field, "StartBatchOperation", start(operation), expected);
-    vec![
-        case(
-            "StartBatchOperationRequest.cancel_activities_operation",
-            Operation::CancelActivitiesOperation(Default::default()),
-            "InvalidArgument: The operation type *workflowservice.StartBatchOperationRequest_CancelActivitiesOperation \
-             is not supported for this namespace",
-        ),
-        case(
-            "StartBatchOperationRequest.terminate_activities_operation",
-            Operation::TerminateActivitiesOperation(Default::default()),
-            "InvalidArgument: The operation type *workflowservice.StartBatchOperationRequest_TerminateActivitiesOperation \
-             is not supported for this namespace",
-        ),
-        case(
-            "StartBatchOperationRequest.delete_activities_operation",
-            Operation::DeleteActivitiesOperation(Default::default()),
-            "InvalidArgument: The operation type *workflowservice.StartBatchOperationRequest_DeleteActivitiesOperation \
-             is not supported for this namespace",
-        ),
-    ]
+    vec![case(
+        "StartActivityExecutionRequest.completion_callbacks",
+        "StartActivityExecution",
+        start,
+        "InvalidArgument: completion callbacks are not enabled for this namespace",
+    )]
 }
 
 /// A workflow's first task.
@@ -688,7 +676,7 @@ async fn activity_answers(client: &mut Client) -> Vec<Case> {
 async fn what_is_not_built_is_refused_field_by_field() {
     let server = Server::start().await;
     let (channel, mut client) = (server.channel().await, server.client().await);
-    let mut cases: Vec<Case> = [starts(), polls(), settings(), batch_jobs()].into_iter().flatten().collect();
+    let mut cases: Vec<Case> = [starts(), polls(), settings(), activities()].into_iter().flatten().collect();
     cases.extend(answers(&mut client).await);
     cases.extend(commands(&mut client).await);
     cases.extend(activity_answers(&mut client).await);

@@ -5,13 +5,14 @@
 mod story;
 
 use bytes::Bytes;
+use everlog_kernel::activity_execution::ActivityExecutionRows;
 use everlog_kernel::batch_job::BatchJobRows;
 use everlog_kernel::outbox::OutboxMessage;
 use everlog_kernel::rows::Suffix;
 use everlog_kernel::schedule::ScheduleRows;
 use everlog_kernel::state::{Current, Run};
 use everlog_kernel::transition::TaskRow;
-use everlog_kernel::{BatchJob, RunId, RunRow, RunRowKind, Schedule};
+use everlog_kernel::{ActivityExecutions, BatchJob, RunId, RunRow, RunRowKind, Schedule};
 use everlog_model::rows as keys_of_rows;
 use everlog_proto::api::history::v1::History;
 use everlog_random::Random;
@@ -47,7 +48,7 @@ enum Kind {
 }
 
 /// Kinds by their number in inputs, which the corpus knows: new ones come last.
-const KINDS: [Kind; 31] = [
+const KINDS: [Kind; 33] = [
     Kind::Run(RunRowKind::Info),
     Kind::Run(RunRowKind::State),
     Kind::Run(RunRowKind::Activity),
@@ -79,6 +80,8 @@ const KINDS: [Kind; 31] = [
     Kind::Run(RunRowKind::ReappliedUpdate),
     Kind::Run(RunRowKind::BatchJob),
     Kind::Run(RunRowKind::BatchJobProgress),
+    Kind::Run(RunRowKind::ActivityExecution),
+    Kind::Run(RunRowKind::ActivityExecutionProgress),
 ];
 
 /// Rows that no run writes, as they are on disks: a namespace, a slot table, and what Raft keeps.
@@ -151,12 +154,16 @@ impl Target for Rows {
         let mut outcomes = String::new();
         let mut run = Vec::new();
         let (mut schedule, mut batch_job) = (ScheduleRows::default(), BatchJobRows::default());
+        let mut activity = ActivityExecutionRows::default();
         for (kind, bytes) in read(input) {
             let number = run.len() as u64;
             let Kind::Run(kind) = kind else {
                 outcomes.push_str(&lone(kind, &bytes)?);
                 continue;
             };
+            if kind == RunRowKind::Activity {
+                activity.activity = Some(bytes.clone());
+            }
             let suffix = match kind {
                 RunRowKind::Info
                 | RunRowKind::State
@@ -195,6 +202,14 @@ impl Target for Rows {
                     batch_job.progress = Some(bytes);
                     continue;
                 }
+                RunRowKind::ActivityExecution => {
+                    activity.asked = Some(bytes);
+                    continue;
+                }
+                RunRowKind::ActivityExecutionProgress => {
+                    activity.progress = Some(bytes);
+                    continue;
+                }
                 RunRowKind::History => {
                     outcomes.push_str(if History::decode(bytes).is_ok() { "history " } else { "corrupt history " });
                     continue;
@@ -211,6 +226,13 @@ impl Target for Rows {
         if batch_job.asked.is_some() || batch_job.progress.is_some() {
             outcomes.push_str(&match BatchJob::from_rows("fuzz", RunId([9; 16]), batch_job) {
                 Ok(job) => format!("batch job of 2^{} bytes ", job.memory_bytes().max(1).ilog2()),
+                Err(corrupt) => kind_of(&corrupt.to_string()),
+            });
+        }
+        if activity.asked.is_some() || activity.progress.is_some() {
+            let run_id = RunId([9; 16]);
+            outcomes.push_str(&match ActivityExecutions::from_rows("fuzz", Some(run_id), vec![(run_id, activity)]) {
+                Ok(executions) => format!("activity of 2^{} bytes ", executions.memory_bytes().max(1).ilog2()),
                 Err(corrupt) => kind_of(&corrupt.to_string()),
             });
         }

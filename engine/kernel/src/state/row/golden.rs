@@ -400,6 +400,7 @@ fn cases() -> Vec<Case> {
     .into_iter()
     .chain(crate::schedule::golden::rows().map(of_a_machine))
     .chain(crate::batch_job::golden::rows().map(of_a_machine))
+    .chain(crate::activity_execution::golden::rows().map(of_a_machine))
     .collect()
 }
 

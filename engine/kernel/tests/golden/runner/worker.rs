@@ -197,6 +197,7 @@ impl Runner {
             key,
             identity: "worker".to_owned(),
             request_id: arguments.string("request-id", "poll"),
+            sdk: Default::default(),
         };
         let run_id = Some(run.id);
         self.old_tasks.extend(asked.map(|key| (id.to_owned(), key)));

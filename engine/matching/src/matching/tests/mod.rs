@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
 use std::pin::Pin;
 
-use everlog_kernel::{Namespace, NamespaceId, RunId, Time};
+use everlog_kernel::{EntityKind, Namespace, NamespaceId, RunId, Time};
 use everlog_proto::api::query::v1::WorkflowQuery;
 use everlog_random::Random;
 use futures::FutureExt;
@@ -95,7 +95,7 @@ fn task(priority: u8, time: i64, event: i64) -> Task {
         task_queue: "queue".to_owned(),
         position: Position { priority, scheduled_time: Time(time), run_id: RunId([1; 16]), scheduled_event_id: event },
     };
-    Task { key, attempt: 1, sticky: None, version: None }
+    Task { key, attempt: 1, sticky: None, version: None, entity: EntityKind::Workflow }
 }
 
 fn sticky_task(event: i64) -> Task {

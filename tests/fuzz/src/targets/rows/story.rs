@@ -1,15 +1,16 @@
 //! A run that waits for much, for its rows.
 
 use bytes::Bytes;
+use everlog_kernel::activity_execution::{self, ActivityExecutions, ValidActivityStart};
 use everlog_kernel::batch_job::{self, Advance, Next, Page};
 use everlog_kernel::command::{Objections, StartActivityTask, StartWorkflowTask};
 use everlog_kernel::outbox::{ChildClosed, MessageBody, OutboxMessage, ParentClosed, ScheduledClosed};
 use everlog_kernel::reset::{Kept, Later, Plan, Reset, plan};
 use everlog_kernel::rows::Suffix;
 use everlog_kernel::{
-    BatchJob, BatchJobCommand, Command, Context, Effect, EntityKind, Ids, Limits, Namespace, NamespaceId, Rejection,
-    Reply, RowKey, RunCommand, RunId, RunRowKind, Schedule, ScheduleCommand, Time, Transition, Workflow, decide,
-    schedule, token,
+    ActivityExecutionCommand, BatchJob, BatchJobCommand, Command, Context, Effect, EntityKind, Ids, Limits, Namespace,
+    NamespaceId, Rejection, Reply, RowKey, RunCommand, RunId, RunRowKind, Schedule, ScheduleCommand, Time, Transition,
+    Workflow, decide, schedule, token,
 };
 use everlog_model::{EntityRef, rows};
 use everlog_proto::api::batch::v1::BatchOperationSignal;
@@ -37,7 +38,8 @@ use everlog_proto::api::workflow::v1::{NewWorkflowExecutionInfo, OnConflictOptio
 use everlog_proto::api::workflowservice::v1::start_batch_operation_request::Operation;
 use everlog_proto::api::workflowservice::v1::{
     CreateScheduleRequest, ResetWorkflowExecutionRequest, RespondWorkflowTaskCompletedRequest,
-    SignalWorkflowExecutionRequest, StartBatchOperationRequest, StartWorkflowExecutionRequest,
+    SignalWorkflowExecutionRequest, StartActivityExecutionRequest, StartBatchOperationRequest,
+    StartWorkflowExecutionRequest,
 };
 use everlog_proto::wkt::{Any, Duration};
 use everlog_storage::state::RowChange;
@@ -192,6 +194,7 @@ impl Story {
             key: None,
             identity: "fuzz".to_owned(),
             request_id: "activity".to_owned(),
+            sdk: Default::default(),
         }))?;
         self.attach("attached")?;
         self.signal("first")?;
@@ -203,6 +206,7 @@ impl Story {
         self.messages_of_a_family()?;
         self.schedule()?;
         self.batch_job()?;
+        self.activity()?;
         self.reset()?;
         Ok(self.rows)
     }
@@ -297,6 +301,24 @@ impl Story {
         let step = Advance { run_id, page: 0, succeeded: 0, failed: 0, total: Some(9), next: Next::Page(page) };
         let advance = BatchJobCommand::Advance(Box::new(step));
         self.on_machine(|context| batch_job::decide(&mut job, advance, context)).map(drop)
+    }
+
+    /// An activity that is no workflow's, and goes on.
+    fn activity(&mut self) -> Result<(), String> {
+        let request = StartActivityExecutionRequest {
+            activity_id: "activity".to_owned(),
+            activity_type: Some(ActivityType { name: "Fuzz".to_owned() }),
+            task_queue: Some(TaskQueue { name: "fuzz".to_owned(), ..TaskQueue::default() }),
+            start_to_close_timeout: seconds(60),
+            input: payloads(),
+            ..Default::default()
+        };
+        let start = ValidActivityStart::new(request, &Limits::default()).map_err(|refused| refused.to_string())?;
+        let mut executions = ActivityExecutions::new("activity");
+        let start = ActivityExecutionCommand::Start(Box::new(start));
+        self.on_machine(|context| activity_execution::decide(&mut executions, None, start, context))?;
+        let pause = ActivityExecutionCommand::Pause(Box::default());
+        self.on_machine(|context| activity_execution::decide(&mut executions, None, pause, context)).map(drop)
     }
 
     fn on_schedule(&mut self, schedule: &mut Schedule, command: ScheduleCommand) -> Result<(), String> {
