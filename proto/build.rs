@@ -65,7 +65,7 @@ fn own_service() -> Result<(), Box<dyn Error>> {
 }
 
 /// The methods of the service between nodes: request and response are types of `src/internal.rs`.
-const INTERNAL_METHODS: [(&str, &str, &str, &str); 14] = [
+const INTERNAL_METHODS: [(&str, &str, &str, &str); 15] = [
     ("announce", "Announce", "AnnounceRequest", "Empty"),
     ("offer", "Offer", "OfferRequest", "Empty"),
     ("start_task", "StartTask", "StartTaskRequest", "StartTaskResponse"),
@@ -78,6 +78,7 @@ const INTERNAL_METHODS: [(&str, &str, &str, &str); 14] = [
     ("workers_heard", "WorkersHeard", "WorkersHeardRequest", "Empty"),
     ("metadata_position", "MetadataPosition", "Empty", "MetadataPosition"),
     ("await_metadata", "AwaitMetadata", "MetadataPosition", "Empty"),
+    ("dispatch_nexus", "DispatchNexus", "DispatchNexusRequest", "DispatchNexusResponse"),
     ("report", "Report", "Empty", "NodeReport"),
     ("steer", "Steer", "SteerRequest", "Empty"),
 ];

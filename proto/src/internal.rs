@@ -9,6 +9,8 @@ use prost::Message;
 
 use crate::api::common::v1::WorkerVersionStamp;
 use crate::api::deployment::v1::WorkerDeploymentVersion;
+use crate::api::failure::v1::Failure;
+use crate::api::nexus::v1 as nexus;
 use crate::api::query::v1::WorkflowQuery;
 use crate::api::worker::v1::WorkerHeartbeat;
 
@@ -438,6 +440,37 @@ pub struct RecentPollerResponse {
     /// Somebody has.
     #[prost(bool, tag = "1")]
     pub is_polled: bool,
+}
+
+/// Asks the home of a queue to have a worker answer a request to a Nexus service.
+#[derive(Clone, PartialEq, Message)]
+pub struct DispatchNexusRequest {
+    /// The queue's namespace.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub namespace_id: Bytes,
+    /// The queue's name.
+    #[prost(string, tag = "2")]
+    pub task_queue: String,
+    /// The request.
+    #[prost(message, optional, tag = "3")]
+    pub request: Option<nexus::Request>,
+    /// How long its caller waits, milliseconds.
+    #[prost(uint64, tag = "4")]
+    pub time_ms: u64,
+}
+
+/// What a worker has answered; nothing, if none has in time.
+#[derive(Clone, PartialEq, Message)]
+pub struct DispatchNexusResponse {
+    /// The service's answer.
+    #[prost(message, optional, tag = "1")]
+    pub response: Option<nexus::Response>,
+    /// Why it has none.
+    #[prost(message, optional, tag = "2")]
+    pub failure: Option<Failure>,
+    /// The same, as old workers say it.
+    #[prost(message, optional, tag = "3")]
+    pub handler_error: Option<nexus::HandlerError>,
 }
 
 /// A worker shuts down: its polls end.

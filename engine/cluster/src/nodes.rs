@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use everlog_kernel::NamespaceId;
 use everlog_matching::Source;
+use everlog_matching::nexus::{NexusQueue, NexusReply, NotAnswered};
 use everlog_model::{CallError, NodeId, QueueId, limits};
 use everlog_partition::TaskRows;
+use everlog_proto::api::nexus::v1 as nexus;
 use everlog_proto::api::worker::v1::WorkerHeartbeat;
 use everlog_proto::internal::{
-    AnnounceRequest, Empty, EndPollsRequest, InternalClient, NodeReport, OfferRequest, RecentPollerRequest,
-    SteerRequest, TaskPageRequest, VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest,
+    AnnounceRequest, DispatchNexusRequest, Empty, EndPollsRequest, InternalClient, NodeReport, OfferRequest,
+    RecentPollerRequest, SteerRequest, TaskPageRequest, VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest,
 };
 use everlog_raft::ChainPosition;
 use everlog_storage::GroupId;
@@ -28,7 +30,12 @@ use tower::Service;
 use crate::Peers;
 use crate::book::{LeadBook, Sender};
 use crate::operations::Leads;
-use crate::wire::{bytes_of, error_from_status, lead_to_wire, metadata_from_wire, metadata_to_wire};
+use crate::wire::{
+    bytes_of, error_from_status, lead_to_wire, metadata_from_wire, metadata_to_wire, nexus_reply_from_wire,
+};
+
+/// How much later than a worker's time is up another node may say so.
+const ANSWER_TIME: Duration = Duration::from_millis(500);
 
 /// The other nodes of the cluster, as one of them sees them.
 pub struct Nodes {
@@ -245,6 +252,32 @@ impl Nodes {
             within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
         };
         answered(self.client(node).recent_poller(request)).await.map_or(true, |answer| answer.is_polled)
+    }
+
+    /// Has a worker answer a request to a Nexus service whose queue is at home at another node.
+    ///
+    /// # Errors
+    ///
+    /// When the node does not answer. Then a worker may have been asked.
+    pub async fn dispatch_nexus(
+        &self,
+        node: NodeId,
+        queue: &NexusQueue,
+        request: nexus::Request,
+        time: Duration,
+    ) -> Result<Result<NexusReply, NotAnswered>, CallError> {
+        let request = DispatchNexusRequest {
+            namespace_id: bytes_of(queue.namespace_id.0),
+            task_queue: queue.name.clone(),
+            request: Some(request),
+            time_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+        };
+        let mut client = self.client(node);
+        match tokio::time::timeout(time + ANSWER_TIME, client.dispatch_nexus(request)).await {
+            Ok(Ok(answer)) => Ok(nexus_reply_from_wire(answer.into_inner())),
+            Ok(Err(status)) => Err(error_from_status(&status)),
+            Err(_) => Ok(Err(NotAnswered::TimedOut)),
+        }
     }
 
     /// Tells all other nodes how workers are. One that cannot be reached is told when they speak next.

@@ -7,6 +7,7 @@ use everlog_kernel::command::{StartActivityTask, StartWorkflowTask};
 use everlog_kernel::outbox::OutboxMessage;
 use everlog_kernel::transition::{TaskKey, TaskKind, TaskPosition};
 use everlog_kernel::{Namespace, RunCommand};
+use everlog_matching::nexus::NexusQueue;
 use everlog_matching::query_waiters::Queries;
 use everlog_matching::{Backlog, MatchingHandle, Message};
 use everlog_meta::Namespaces;
@@ -14,11 +15,11 @@ use everlog_model::{CallError, NamespaceSource, QueueId, limits};
 use everlog_partition::{Router, StartQuery, StartedWorkflowTask, confirm_leads};
 use everlog_proto::api::workflowservice::v1::{ListClosedWorkflowExecutionsRequest, ListOpenWorkflowExecutionsRequest};
 use everlog_proto::internal::{
-    ActivityTaskStart, AnnounceRequest, DeliverRequest, DeliverResponse, Empty, EndPollsRequest, Internal,
-    InternalServer, MetadataPosition, NodeReport, OfferRequest, QueryStart, RecentPollerRequest, RecentPollerResponse,
-    Start, StartTaskRequest, StartTaskResponse, StartedTask, StatusCount, SteerRequest, TaskPageRequest,
-    TaskPageResponse, VisibilityCountResponse, VisibilityPageResponse, VisibilityRequest, VisibleRun, Wanted,
-    WorkersHeardRequest, WorkflowTaskStart, internal_server,
+    ActivityTaskStart, AnnounceRequest, DeliverRequest, DeliverResponse, DispatchNexusRequest, DispatchNexusResponse,
+    Empty, EndPollsRequest, Internal, InternalServer, MetadataPosition, NodeReport, OfferRequest, QueryStart,
+    RecentPollerRequest, RecentPollerResponse, Start, StartTaskRequest, StartTaskResponse, StartedTask, StatusCount,
+    SteerRequest, TaskPageRequest, TaskPageResponse, VisibilityCountResponse, VisibilityPageResponse,
+    VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest, WorkflowTaskStart, internal_server,
 };
 use everlog_raft::Group;
 use everlog_storage::GroupId;
@@ -34,8 +35,9 @@ use tonic::{Status, codegen};
 use crate::book::Sender;
 use crate::remote::number;
 use crate::wire::{
-    entity_kind, kind, lead_from_wire, metadata_from_wire, metadata_to_wire, namespace_id, position, query_from_wire,
-    queue, required, run_id, status_from_error, task_from_wire, task_to_wire, unreadable, workflow_from_wire,
+    NEXUS_TIME_MAX, entity_kind, kind, lead_from_wire, metadata_from_wire, metadata_to_wire, namespace_id,
+    nexus_reply_to_wire, position, query_from_wire, queue, required, run_id, status_from_error, task_from_wire,
+    task_to_wire, unreadable, workflow_from_wire,
 };
 use crate::{Nodes, Operations, not_done};
 
@@ -309,6 +311,15 @@ impl Internal for Handlers {
         let within = Duration::from_millis(within_ms);
         let is_polled = self.parts().matching.local().has_recent_poller(&queue, within);
         Ok(tonic::Response::new(RecentPollerResponse { is_polled }))
+    }
+
+    async fn dispatch_nexus(&self, request: tonic::Request<DispatchNexusRequest>) -> Answer<DispatchNexusResponse> {
+        let DispatchNexusRequest { namespace_id: namespace, task_queue, request, time_ms } = request.into_inner();
+        let queue = NexusQueue { namespace_id: namespace_id(&namespace)?, name: task_queue };
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(time_ms).min(NEXUS_TIME_MAX);
+        let request = required(request, "request")?;
+        let answer = self.parts().matching.local().nexus().dispatch(queue, request, deadline).await;
+        Ok(tonic::Response::new(nexus_reply_to_wire(answer).map_err(status_from_error)?))
     }
 
     async fn metadata_position(&self, _request: tonic::Request<Empty>) -> Answer<MetadataPosition> {

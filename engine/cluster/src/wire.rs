@@ -1,9 +1,12 @@
 //! Between the messages of the service and what they stand for.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use everlog_kernel::transition::{QueryTask, Task, TaskKey, TaskKind, TaskPosition};
 use everlog_kernel::{EntityKind, NamespaceId, RunId};
 use everlog_matching::Source;
+use everlog_matching::nexus::{NexusReply, NotAnswered};
 use everlog_model::{CallError, NamespaceSource, NodeId, QueueId, WorkflowRef};
 use everlog_proto::internal;
 use everlog_raft::{ChainPosition, LeadEpoch};
@@ -47,6 +50,33 @@ pub(crate) fn position(bytes: &[u8]) -> Result<TaskPosition, Status> {
 
 pub(crate) fn queue(namespace: &[u8], number: u32, name: String) -> Result<QueueId, Status> {
     Ok(QueueId::new(namespace_id(namespace)?, kind(number)?, name))
+}
+
+/// How long another node may have a worker answer for it.
+pub(crate) const NEXUS_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// What a worker has answered to a request to a Nexus service. That none has is an answer, too.
+pub(crate) fn nexus_reply_to_wire(
+    answer: Result<NexusReply, NotAnswered>,
+) -> Result<internal::DispatchNexusResponse, CallError> {
+    let none = internal::DispatchNexusResponse::default();
+    match answer {
+        Ok(NexusReply::Response(response)) => Ok(internal::DispatchNexusResponse { response: Some(*response), ..none }),
+        Ok(NexusReply::Failure(failure)) => Ok(internal::DispatchNexusResponse { failure: Some(*failure), ..none }),
+        Ok(NexusReply::HandlerError(error)) => {
+            Ok(internal::DispatchNexusResponse { handler_error: Some(*error), ..none })
+        }
+        Err(NotAnswered::TimedOut) => Ok(none),
+        Err(NotAnswered::Full) => Err(CallError::Overloaded("too many requests to Nexus services wait".to_owned())),
+    }
+}
+
+pub(crate) fn nexus_reply_from_wire(answer: internal::DispatchNexusResponse) -> Result<NexusReply, NotAnswered> {
+    let internal::DispatchNexusResponse { response, failure, handler_error } = answer;
+    let response = response.map(|response| NexusReply::Response(Box::new(response)));
+    let failure = failure.map(|failure| NexusReply::Failure(Box::new(failure)));
+    let error = handler_error.map(|error| NexusReply::HandlerError(Box::new(error)));
+    response.or(failure).or(error).ok_or(NotAnswered::TimedOut)
 }
 
 pub(crate) fn bytes_of(id: [u8; 16]) -> Bytes {

@@ -22,7 +22,8 @@ pub(super) fn system() -> get_system_info_response::Capabilities {
         // Says no more than that workers may tell the id of their build.
         build_id_based_versioning: true,
         supports_schedules: true,
-        // Not built: worker versioning, Nexus, deployments.
+        nexus: true,
+        // Not built: worker versioning, deployments.
         ..get_system_info_response::Capabilities::default()
     }
 }

@@ -43,6 +43,8 @@ pub(super) enum Error {
     NamespaceNotFound(String),
     /// There is one already.
     NamespaceAlreadyExists(String),
+    /// Something else has that name.
+    Taken(Cow<'static, str>),
     /// The namespace is deprecated or deleted.
     NamespaceInvalidState {
         /// Its name.
@@ -119,6 +121,8 @@ impl From<MetaError> for Error {
         match error {
             MetaError::NotFound(name) => Error::NamespaceNotFound(name),
             MetaError::AlreadyExists(name) => Error::NamespaceAlreadyExists(name),
+            MetaError::Missing(message) => Error::not_found(message),
+            MetaError::Taken(message) => Error::Taken(message),
             MetaError::Invalid(message) => Error::invalid(message),
             MetaError::Protected(message) => Error::failed_precondition(message),
             MetaError::Unavailable(_) => Error::Unavailable(error.to_string()),
@@ -166,6 +170,7 @@ fn row_of(error: Error) -> Row {
             Row::new(Code::AlreadyExists, format!("Namespace \"{namespace}\" already exists"))
                 .with(&details::NamespaceAlreadyExistsFailure {})
         }
+        Error::Taken(message) => Row::new(Code::AlreadyExists, message),
         Error::NamespaceInvalidState { namespace, state, allowed } => {
             let names: Vec<_> = allowed.iter().copied().map(state_name).collect();
             let message =
@@ -383,6 +388,7 @@ mod tests {
             (rejected(Rejection::Unavailable("m".into())), Code::Unavailable, ""),
             (Error::NamespaceNotFound("n".into()), Code::NotFound, "NamespaceNotFoundFailure"),
             (Error::NamespaceAlreadyExists("n".into()), Code::AlreadyExists, "NamespaceAlreadyExistsFailure"),
+            (Error::Taken("m".into()), Code::AlreadyExists, ""),
             (
                 Error::NamespaceInvalidState {
                     namespace: "n".into(),

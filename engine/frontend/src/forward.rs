@@ -163,7 +163,7 @@ impl Forward {
         let Some(message) = message else { return About::Nothing };
         let location = locate(method, message);
         let namespace = match location {
-            Some(Location::Token { .. } | Location::Metadata) => None,
+            Some(Location::Token { .. } | Location::QueueOfToken(_) | Location::Metadata) => None,
             _ => namespace_of(message),
         };
         if namespace.is_some_and(|name| !name.is_empty() && self.namespaces.by_name(name).is_none()) {
@@ -205,6 +205,7 @@ impl Forward {
             Location::Workflow { namespace, workflow_id } => Some(slot_of(id_of(namespace)?, workflow_id)),
             Location::Token { namespace_id, workflow_id } => Some(slot_of(namespace_id, &workflow_id)),
             Location::Queue { namespace, kind, name } => Some(QueueId::new(id_of(namespace)?, kind, name).slot()),
+            Location::QueueOfToken(queue) => Some(queue.slot()),
             Location::Metadata => None,
         }
     }

@@ -410,7 +410,7 @@ mod tests {
         }
     }
 
-    const PATH: &str = "/temporal.api.workflowservice.v1.WorkflowService/RespondNexusTaskCompleted";
+    const PATH: &str = "/temporal.api.workflowservice.v1.WorkflowService/NoSuchMethod";
 
     fn corrected(code: Code, message: &str) -> (Code, String) {
         let (mut parts, ()) = Status::new(code, message).into_http::<()>().into_parts();
@@ -424,8 +424,7 @@ mod tests {
 
     #[test]
     fn errors_of_tonic_speak_as_grpc_go_does() {
-        let unknown =
-            "unknown method RespondNexusTaskCompleted for service temporal.api.workflowservice.v1.WorkflowService";
+        let unknown = "unknown method NoSuchMethod for service temporal.api.workflowservice.v1.WorkflowService";
         let decompressed = "Error decompressing: size limit, of 4194304 bytes, exceeded while decompressing message";
         assert_eq!(
             corrected(Code::ResourceExhausted, decompressed),
@@ -484,7 +483,7 @@ mod tests {
     fn only_methods_that_are_served_name_metrics() {
         assert_eq!(Timed::new("StartWorkflowExecution").operation.name, "StartWorkflowExecution");
         let method = method_of(PATH, workflow_service_server::SERVICE_NAME).unwrap();
-        assert_eq!((method, Timed::new(method).operation.name), ("RespondNexusTaskCompleted", "other"));
+        assert_eq!((method, Timed::new(method).operation.name), ("NoSuchMethod", "other"));
         for path in ["", "/", "/a.B/StartWorkflowExecution", "/temporal.api.workflowservice.v1.WorkflowService"] {
             assert_eq!(method_of(path, workflow_service_server::SERVICE_NAME), None, "{path:?}");
         }

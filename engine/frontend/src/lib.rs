@@ -34,7 +34,11 @@ mod locate;
 mod method_table;
 mod multi_operation;
 mod namespaces;
-mod no_effect;
+mod nexus_calls;
+mod nexus_endpoints;
+mod nexus_failures;
+mod nexus_links;
+mod nexus_tasks;
 mod operator;
 mod polls;
 mod protocol;
@@ -72,7 +76,7 @@ use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
 use everlog_meta::{NamespaceRecord, Namespaces};
 use everlog_model::{DiskRoom, InForce, WorkflowRef};
-use everlog_partition::{BatchJobs, Router};
+use everlog_partition::{BatchJobs, NexusCalls, Router};
 use everlog_proto::api::enums::v1::NamespaceState;
 use everlog_visibility::Tallies;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -97,6 +101,8 @@ pub struct Services {
     pub queries: Arc<Queries>,
     /// The batch jobs that run here.
     pub batch_jobs: BatchJobs,
+    /// The calls to Nexus services that runs ask for here.
+    pub nexus_calls: NexusCalls,
     /// Limits and timeouts.
     pub config: Arc<InForce<DynamicConfig>>,
     /// Names the cluster, for `GetClusterInfo`.

@@ -3,8 +3,10 @@
 //! Fields are picked out of the bytes by their numbers (protobuf's wire format), since the request is decoded by whoever answers it.
 
 use everlog_kernel::NamespaceId;
-use everlog_kernel::token::{self, ActivityTaskToken, QueryTaskToken, WorkflowTaskToken};
+use everlog_kernel::token::{self, ActivityTaskToken, NexusTaskToken, QueryTaskToken, WorkflowTaskToken};
 use everlog_kernel::transition::TaskKind;
+use everlog_matching::nexus::NexusQueue;
+use everlog_model::QueueId;
 use everlog_proto::api::enums::v1::{TaskQueueKind, TaskQueueType};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
@@ -17,13 +19,18 @@ pub(super) enum Location<'a> {
     Token { namespace_id: NamespaceId, workflow_id: String },
     /// A task queue: the normal one, if the call names a sticky one.
     Queue { namespace: &'a str, kind: TaskKind, name: &'a str },
+    /// A task queue that a token names.
+    QueueOfToken(QueueId),
     /// The metadata, which it changes.
     Metadata,
 }
 
 /// Whether a call shows metadata, so that any node answers it that has all of them.
 pub(super) fn reads_metadata(method: &str) -> bool {
-    matches!(method, "DescribeNamespace" | "ListNamespaces" | "ListSearchAttributes")
+    matches!(
+        method,
+        "DescribeNamespace" | "ListNamespaces" | "ListSearchAttributes" | "GetNexusEndpoint" | "ListNexusEndpoints"
+    )
 }
 
 /// The namespace that a request names in field 1, which it does unless it has a token there.
@@ -50,6 +57,7 @@ pub(super) fn is_repeatable(method: &str, request: &[u8]) -> bool {
         "ExecuteMultiOperation" => is_named(bytes(request, 2).and_then(|operation| update_id(bytes(operation, 2)?))),
         "PollWorkflowTaskQueue"
         | "PollActivityTaskQueue"
+        | "PollNexusTaskQueue"
         | "QueryWorkflow"
         | "PollWorkflowExecutionUpdate"
         | "PollActivityExecution"
@@ -128,11 +136,18 @@ pub(super) fn locate<'a>(method: &str, request: &'a [u8]) -> Option<Location<'a>
             token(request, |token: ActivityTaskToken| (token.namespace_id, token.workflow_id))
         }
         "RespondQueryTaskCompleted" => token(request, |token: QueryTaskToken| (token.namespace_id, token.workflow_id)),
-        "PollWorkflowTaskQueue" => queue(request, TaskKind::Workflow),
-        "PollActivityTaskQueue" => queue(request, TaskKind::Activity),
+        "RespondNexusTaskCompleted" | "RespondNexusTaskFailed" => {
+            let token: NexusTaskToken = token::decode(bytes(request, 3)?)?;
+            let queue = NexusQueue { namespace_id: token.namespace_id, name: token.task_queue };
+            Some(Location::QueueOfToken(queue.home()))
+        }
+        "PollWorkflowTaskQueue" => queue(request, 2, TaskKind::Workflow),
+        // As `NexusQueue::home` has it.
+        "PollNexusTaskQueue" => queue(request, 3, TaskKind::Workflow),
+        "PollActivityTaskQueue" => queue(request, 2, TaskKind::Activity),
         "DescribeTaskQueue" => {
             let is_activity = number(request, 3) == Some(TaskQueueType::Activity as u64);
-            queue(request, if is_activity { TaskKind::Activity } else { TaskKind::Workflow })
+            queue(request, 2, if is_activity { TaskKind::Activity } else { TaskKind::Workflow })
         }
         "RegisterNamespace"
         | "UpdateNamespace"
@@ -140,6 +155,9 @@ pub(super) fn locate<'a>(method: &str, request: &'a [u8]) -> Option<Location<'a>
         | "DeleteNamespace"
         | "AddSearchAttributes"
         | "RemoveSearchAttributes"
+        | "CreateNexusEndpoint"
+        | "UpdateNexusEndpoint"
+        | "DeleteNexusEndpoint"
         | "UpdateTaskQueueConfig" => Some(Location::Metadata),
         _ => None,
     }
@@ -158,9 +176,10 @@ fn token<T: serde::de::DeserializeOwned>(
     Some(Location::Token { namespace_id, workflow_id })
 }
 
-fn queue(request: &[u8], kind: TaskKind) -> Option<Location<'_>> {
+/// The queue in a field of a request.
+fn queue(request: &[u8], field: u32, kind: TaskKind) -> Option<Location<'_>> {
     let namespace = std::str::from_utf8(bytes(request, 1)?).ok()?;
-    let queue = bytes(request, 2)?;
+    let queue = bytes(request, field)?;
     let is_sticky = number(queue, 2) == Some(TaskQueueKind::Sticky as u64);
     let name = std::str::from_utf8(bytes(queue, if is_sticky { 3 } else { 1 })?).ok()?;
     Some(Location::Queue { namespace, kind, name })
@@ -381,6 +400,15 @@ mod tests {
             let expected = Location::Token { namespace_id, workflow_id: workflow_id.clone() };
             assert_eq!(locate(method, &request), Some(expected), "{method}");
         }
+        let nexus = token::encode(&NexusTaskToken { namespace_id, task_queue: "q".to_owned(), id: 1 });
+        let home = NexusQueue { namespace_id, name: "q".to_owned() }.home();
+        let requests = requests![
+            "RespondNexusTaskCompleted": RespondNexusTaskCompletedRequest { task_token: nexus.clone() },
+            "RespondNexusTaskFailed": RespondNexusTaskFailedRequest { task_token: nexus },
+        ];
+        for (method, request) in requests {
+            assert_eq!(locate(method, &request), Some(Location::QueueOfToken(home.clone())), "{method}");
+        }
         let garbage = vec![1, 2, 3];
         let refused = token_requests![
             "RespondWorkflowTaskCompleted": RespondWorkflowTaskCompletedRequest { garbage },
@@ -402,6 +430,13 @@ mod tests {
             task_queue_type: of as i32,
             ..DescribeTaskQueueRequest::default()
         };
+        let nexus = PollNexusTaskQueueRequest {
+            namespace: NAMESPACE.to_owned(),
+            task_queue: queue(TaskQueueKind::Normal),
+            identity: "worker".to_owned(),
+            ..PollNexusTaskQueueRequest::default()
+        };
+        let nexus = nexus.encode_to_vec();
         let [normal, sticky] = requests![
             "PollWorkflowTaskQueue": PollWorkflowTaskQueueRequest { task_queue: queue(TaskQueueKind::Normal) },
             "PollWorkflowTaskQueue": PollWorkflowTaskQueueRequest { task_queue: queue(TaskQueueKind::Sticky) },
@@ -410,6 +445,7 @@ mod tests {
             ("PollWorkflowTaskQueue", normal.1.clone(), TaskKind::Workflow, "q"),
             ("PollWorkflowTaskQueue", sticky.1, TaskKind::Workflow, "normal"),
             ("PollActivityTaskQueue", normal.1.clone(), TaskKind::Activity, "q"),
+            ("PollNexusTaskQueue", nexus, TaskKind::Workflow, "q"),
             ("DescribeTaskQueue", described(TaskQueueType::Activity).encode_to_vec(), TaskKind::Activity, "q"),
             ("DescribeTaskQueue", described(TaskQueueType::Workflow).encode_to_vec(), TaskKind::Workflow, "q"),
         ];

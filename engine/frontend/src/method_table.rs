@@ -18,11 +18,8 @@ const BEGIN: &str = "<!-- methods, as `UPDATE_README=1 cargo test -p everlog-fro
 const END: &str = "<!-- end of methods -->\n";
 
 /// What is said of the methods that a file answers; the empty name stands for those that nothing answers.
-const SAID: [(&str, &str); 3] = [
-    ("no_effect", "answered, with no effect yet"),
-    ("turned_off", "refused, as a Temporal server refuses it that nobody has configured"),
-    ("", "not yet"),
-];
+const SAID: [(&str, &str); 2] =
+    [("turned_off", "refused, as a Temporal server refuses it that nobody has configured"), ("", "not yet")];
 
 const WORKS: &str = "works";
 

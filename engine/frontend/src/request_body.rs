@@ -38,9 +38,10 @@ const OVERLOADED_TEXT: &str = "the server has as many requests in memory as it m
 const TOO_MANY_CALLS_TEXT: &str = "the server answers as many calls as it may";
 
 /// Calls that wait for something to happen.
-const WAITING_CALLS: [&str; 6] = [
+const WAITING_CALLS: [&str; 7] = [
     "PollWorkflowTaskQueue",
     "PollActivityTaskQueue",
+    "PollNexusTaskQueue",
     "GetWorkflowExecutionHistory",
     "QueryWorkflow",
     "PollActivityExecution",

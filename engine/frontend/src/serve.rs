@@ -33,7 +33,7 @@ use super::layer::ObserveLayer;
 use super::polls::Polls;
 use super::request_body::Budget;
 use super::services::{OperatorApi, WorkflowApi};
-use super::{Frontend, Services, batch_jobs, deleted_namespaces, http};
+use super::{Frontend, Services, batch_jobs, deleted_namespaces, http, nexus_calls};
 
 /// How long requests in flight may take once the server is to stop.
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -165,6 +165,7 @@ pub async fn serve(
     };
     let observed = ObserveLayer { workflow: routes.workflow, budget: routes.budget, forward };
     let calls = batch_jobs::Calls::new(observed.layer(routes.others.clone()));
+    let calling = tokio::spawn(nexus_calls::make_calls(frontend.services.clone()));
     let driving = tokio::spawn(batch_jobs::drive(frontend, calls));
     let api = Api::new(observed.layer(routes.others.clone()), http_settings);
     let grpc = grpc_server(&routes.keepalive, observed)
@@ -190,6 +191,7 @@ pub async fn serve(
     watching.abort();
     reclaiming.abort();
     driving.abort();
+    calling.abort();
     following.abort();
     serving.store(false, Ordering::Relaxed);
     report_health(&health, ServingStatus::NotServing).await;

@@ -16,8 +16,9 @@ use super::call::Call;
 use super::request_body::settle;
 use super::{
     Frontend, activity_executions, activity_operations, activity_tasks, batch_jobs, history, multi_operation,
-    namespaces, no_effect, operator, query, reset, schedules, system, task_queue_config, task_queues, turned_off,
-    updates, visibility, workers, workflow_control, workflow_options, workflow_start, workflow_tasks,
+    namespaces, nexus_endpoints, nexus_tasks, operator, query, reset, schedules, system, task_queue_config,
+    task_queues, turned_off, updates, visibility, workers, workflow_control, workflow_options, workflow_start,
+    workflow_tasks,
 };
 
 /// The workflow service.
@@ -173,13 +174,20 @@ service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
     ListWorkers(workers.list_workers: workflow_api::ListWorkersRequest) -> workflow_api::ListWorkersResponse;
     CountWorkers(workers.count_workers: workflow_api::CountWorkersRequest) -> workflow_api::CountWorkersResponse;
     DescribeWorker(workers.describe_worker: workflow_api::DescribeWorkerRequest) -> workflow_api::DescribeWorkerResponse;
-    PollNexusTaskQueue(no_effect.poll_nexus_task_queue: workflow_api::PollNexusTaskQueueRequest) -> workflow_api::PollNexusTaskQueueResponse;
+    PollNexusTaskQueue(nexus_tasks.poll_nexus_task_queue: workflow_api::PollNexusTaskQueueRequest) -> workflow_api::PollNexusTaskQueueResponse;
+    RespondNexusTaskCompleted(nexus_tasks.respond_nexus_task_completed: workflow_api::RespondNexusTaskCompletedRequest) -> workflow_api::RespondNexusTaskCompletedResponse;
+    RespondNexusTaskFailed(nexus_tasks.respond_nexus_task_failed: workflow_api::RespondNexusTaskFailedRequest) -> workflow_api::RespondNexusTaskFailedResponse;
 });
 
 service!(OperatorService for OperatorApi as OPERATOR_OPERATIONS {
     DeleteNamespace(operator.delete_namespace: operator_api::DeleteNamespaceRequest) -> operator_api::DeleteNamespaceResponse;
     AddSearchAttributes(operator.add_search_attributes: operator_api::AddSearchAttributesRequest) -> operator_api::AddSearchAttributesResponse;
     RemoveSearchAttributes(operator.remove_search_attributes: operator_api::RemoveSearchAttributesRequest) -> operator_api::RemoveSearchAttributesResponse;
+    CreateNexusEndpoint(nexus_endpoints.create_nexus_endpoint: operator_api::CreateNexusEndpointRequest) -> operator_api::CreateNexusEndpointResponse;
+    UpdateNexusEndpoint(nexus_endpoints.update_nexus_endpoint: operator_api::UpdateNexusEndpointRequest) -> operator_api::UpdateNexusEndpointResponse;
+    DeleteNexusEndpoint(nexus_endpoints.delete_nexus_endpoint: operator_api::DeleteNexusEndpointRequest) -> operator_api::DeleteNexusEndpointResponse;
+    GetNexusEndpoint(nexus_endpoints.get_nexus_endpoint: operator_api::GetNexusEndpointRequest) -> operator_api::GetNexusEndpointResponse;
+    ListNexusEndpoints(nexus_endpoints.list_nexus_endpoints: operator_api::ListNexusEndpointsRequest) -> operator_api::ListNexusEndpointsResponse;
     ListClusters(system.list_clusters: operator_api::ListClustersRequest) -> operator_api::ListClustersResponse;
     ListSearchAttributes(operator.list_search_attributes: operator_api::ListSearchAttributesRequest) -> operator_api::ListSearchAttributesResponse;
 });

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use everlog_kernel::transition::TaskKind;
 use everlog_kernel::{NamespaceId, time};
+use everlog_matching::nexus::NexusQueue;
 use everlog_matching::{PollerDescription, QueueDescription, QueueRate, QueueStats, RateSource};
 use everlog_meta::ConfiguredQueue;
 use everlog_model::{QueueId, limits};
@@ -215,8 +216,11 @@ async fn describe(frontend: &Frontend, namespace_id: NamespaceId, kind: TaskQueu
     let kind = match kind {
         TaskQueueType::Activity => TaskKind::Activity,
         TaskQueueType::Workflow | TaskQueueType::Unspecified => TaskKind::Workflow,
-        // Nobody waits for tasks of Nexus.
-        TaskQueueType::Nexus => return QueueDescription::default(),
+        TaskQueueType::Nexus => {
+            let queue = NexusQueue { namespace_id, name: name.to_owned() };
+            let pollers = frontend.matching.local().nexus().pollers(&queue);
+            return QueueDescription { pollers, ..QueueDescription::default() };
+        }
     };
     frontend.matching.local().describe(&QueueId::new(namespace_id, kind, name)).await
 }

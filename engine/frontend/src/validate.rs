@@ -91,6 +91,18 @@ pub(super) fn task_queue_partition(task_queue: Option<&TaskQueue>, bytes_max: us
     Ok(&queue.name)
 }
 
+/// What is wrong with the name of a normal task queue, if something is.
+pub(super) fn queue_name_issue(name: &str, bytes_max: usize) -> Option<&'static str> {
+    match name {
+        "" => Some("taskQueue is not set"),
+        name if name.len() > bytes_max => Some("taskQueue length exceeds limit"),
+        name if name.starts_with(RESERVED_QUEUE_PREFIX) => {
+            Some("task queue name cannot start with reserved prefix /_sys/")
+        }
+        _ => None,
+    }
+}
+
 /// Links.
 pub(super) fn links(links: &[Link], config: &DynamicConfig) -> Result<(), Error> {
     Ok(everlog_kernel::check_links(links, &config.limits)?)

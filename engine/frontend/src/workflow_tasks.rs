@@ -27,7 +27,7 @@ use super::execute::explain;
 use super::history_token::HistoryToken;
 use super::polls::{PollKind, worker_version};
 use super::unbuilt::{self, WorkerVersion};
-use super::{Frontend, address, search_attributes, validate};
+use super::{Frontend, address, nexus_endpoints, search_attributes, validate};
 
 /// Waits for a workflow task, or for a query that needs a worker.
 pub(super) async fn poll_workflow_task_queue(
@@ -193,6 +193,7 @@ pub(super) async fn respond_workflow_task_completed(
         #[expect(deprecated, reason = "old workers are known by it")]
         bad_binary: namespace.bad_binaries.contains_key(&request.binary_checksum),
         search_attributes: search_attributes::prepare_commands(&mut request.commands, &namespace, &config),
+        nexus_endpoints: nexus_endpoints::named_by(&request.commands, &frontend.namespaces),
     };
     let (address, run_id) = (address(&namespace, &token.workflow_id), token.run_id);
     let command = RunCommand::CompleteWorkflowTask(token, Box::new(request), objections);

@@ -24,6 +24,7 @@ use everlog_proto::api::workflowservice::v1::{
 
 use crate::activity_execution::ActivityExecutionCommand;
 use crate::batch_job::{self, BatchJobCommand};
+use crate::nexus::NexusAnswer;
 use crate::outbox::{self, OutboxMessage};
 use crate::reset::Reset;
 use crate::schedule::ScheduleCommand;
@@ -176,6 +177,9 @@ pub enum RunCommand {
         outcome: outbox::Outcome,
     },
 
+    /// It is known what became of a call to a Nexus service. Answered by [`Reply::Done`], however often it comes.
+    SettleNexusCall(Box<NexusAnswer>),
+
     /// Deadlines of the run are due: timers, timeouts, retries, backoffs, retention. Answered by [`Reply::Done`].
     FireTimers,
 }
@@ -281,18 +285,21 @@ impl RunCommand {
             RunCommand::PollUpdate { .. } => "PollUpdate",
             RunCommand::ReceiveMessage(_) => "ReceiveMessage",
             RunCommand::SettleMessage { .. } => "SettleMessage",
+            RunCommand::SettleNexusCall(_) => "SettleNexusCall",
             RunCommand::FireTimers => "FireTimers",
         }
     }
 }
 
-/// What is wrong with an answer to a workflow task by the settings of its namespace, which a workflow does not know.
+/// What the metadata say of an answer to a workflow task, which a workflow does not know: mostly, what is wrong with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Objections {
     /// The worker's binary is marked as bad.
     pub bad_binary: bool,
     /// What is wrong with the search attributes of commands, by the places of these.
     pub search_attributes: BTreeMap<usize, SearchAttributeObjection>,
+    /// The ids of the Nexus endpoints that commands name, by these names, as far as there are any.
+    pub nexus_endpoints: BTreeMap<String, String>,
 }
 
 /// What is wrong with search attributes.

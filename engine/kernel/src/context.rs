@@ -78,6 +78,10 @@ pub struct Limits {
     pub pending_cancel_requests_max: usize,
     /// `limit.numPendingChildExecutions.error`.
     pub pending_children_max: usize,
+    /// `component.nexusoperations.limit.operation.concurrency`: operations of Nexus services of a run that have not ended.
+    pub pending_nexus_operations_max: usize,
+    /// `system.maxCallbacksPerWorkflow`.
+    pub callbacks_max: usize,
     /// Children that are told at a time that their parent has closed: so many messages fit well into one entry of the log.
     pub children_told_max: usize,
     /// Messages to other workflows that a run may have on their way and still be given a workflow task.
@@ -152,6 +156,8 @@ impl Default for Limits {
             pending_signals_max: 2000,
             pending_cancel_requests_max: 2000,
             pending_children_max: 2000,
+            pending_nexus_operations_max: 30,
+            callbacks_max: 32,
             children_told_max: 100,
             undelivered_messages_max: 1000,
             signals_max: 10_000,

@@ -5,7 +5,7 @@ use crate::outbox::{MessageBody, Recipient};
 use crate::state::Workflow;
 use crate::transition::Transition;
 use crate::txn::Txn;
-use crate::{Context, Rejection, RunId, requests, runs, workflow_task};
+use crate::{Context, Rejection, RunId, nexus, requests, runs, workflow_task};
 
 /// Decides `command` on the state of `workflow`.
 ///
@@ -98,6 +98,7 @@ fn on_existing_run(txn: &mut Txn<'_>, command: RunCommand) -> Result<Result<Repl
         C::PollUpdate { update_id } => requests::update_workflow::poll(txn, update_id),
         C::ReceiveMessage(message) => requests::receive_message::apply(txn, *message),
         C::SettleMessage { event_id, outcome } => requests::settle_message::apply(txn, event_id, outcome),
+        C::SettleNexusCall(answer) => Ok(nexus::settle(txn, *answer)),
         C::FireTimers => requests::fire_timers::apply(txn),
     }
     .map(Ok)

@@ -1,5 +1,7 @@
 //! DescribeWorkflowExecution: a view of a run's state.
 
+mod nexus;
+
 use everlog_proto::api::activity::v1::ActivityOptions;
 use everlog_proto::api::common::v1::WorkflowExecution;
 use everlog_proto::api::enums::v1::{EventType, PendingActivityState, PendingWorkflowTaskState, TaskQueueKind};
@@ -32,9 +34,10 @@ pub fn describe(workflow: &Workflow, run_id: Option<RunId>) -> Result<DescribeWo
         workflow_execution_info: Some(info(run, &workflow.id)),
         pending_activities: run.activities.values().map(|activity| pending_activity(activity)).collect(),
         pending_children: run.children.iter().map(|(id, child)| pending_child(run, *id, child)).collect(),
+        pending_nexus_operations: nexus::pending(run),
+        callbacks: nexus::callbacks(run),
         pending_workflow_task: run.state.workflow_task.as_ref().map(pending_workflow_task),
         workflow_extended_info: Some(extended_info(run)),
-        ..DescribeWorkflowExecutionResponse::default()
     })
 }
 

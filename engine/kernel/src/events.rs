@@ -20,7 +20,12 @@ pub(crate) fn complete(event: &mut HistoryEvent, id: i64, now: Time) {
     let event_type = event.attributes.as_ref().map_or(EventType::Unspecified, event_type);
     event.event_type = event_type as i32;
     // Workers that do not know the type go on without it.
-    event.worker_may_ignore = event_type == EventType::WorkflowExecutionOptionsUpdated;
+    event.worker_may_ignore = matches!(
+        event_type,
+        EventType::WorkflowExecutionOptionsUpdated
+            | EventType::NexusOperationCancelRequestCompleted
+            | EventType::NexusOperationCancelRequestFailed
+    );
 }
 
 /// Appends an event to an encoded `History`: field 1 of that message.
@@ -41,8 +46,8 @@ pub(crate) fn encoded_len(event: &HistoryEvent) -> usize {
     key_len(1) + encoded_len_varint(len as u64) + len
 }
 
-/// The buffered events in the order in which they get their ids, the first of which is `next_event_id`: the ends of activities and
-/// children after everything else, each group in the order of arrival. An end refers to the started event that is flushed with it by
+/// The buffered events in the order in which they get their ids, the first of which is `next_event_id`: the ends of activities,
+/// operations and children after everything else, each group in the order of arrival. An end refers to the started event that is flushed with it by
 /// the id that it gets here. (Temporal: `event_store.go`, `reorderBuffer` and `wireEventIDs`.)
 pub(crate) fn in_flush_order(buffered: Vec<Arc<HistoryEvent>>, next_event_id: i64) -> Vec<HistoryEvent> {
     let (mut buffered, ends): (Vec<_>, Vec<_>) = buffered.into_iter().partition(|event| !is_end(event));
@@ -71,7 +76,8 @@ pub(crate) fn in_flush_order(buffered: Vec<Arc<HistoryEvent>>, next_event_id: i6
 }
 
 fn is_end(event: &HistoryEvent) -> bool {
-    event.attributes.as_ref().is_some_and(|event| ended_activity(event).or(ended_child(event)).is_some())
+    let ended = |event: &Attributes| ended_activity(event).or(ended_child(event)).or(ended_nexus_operation(event));
+    event.attributes.as_ref().is_some_and(|event| ended(event).is_some())
 }
 
 /// The scheduled event of the activity that the event ends, if it ends one.
@@ -81,6 +87,29 @@ pub(crate) fn ended_activity(attributes: &Attributes) -> Option<i64> {
         Attributes::ActivityTaskFailedEventAttributes(a) => Some(a.scheduled_event_id),
         Attributes::ActivityTaskTimedOutEventAttributes(a) => Some(a.scheduled_event_id),
         Attributes::ActivityTaskCanceledEventAttributes(a) => Some(a.scheduled_event_id),
+        _ => None,
+    }
+}
+
+/// The scheduled event of the Nexus operation that the event ends, if it ends one.
+pub(crate) fn ended_nexus_operation(attributes: &Attributes) -> Option<i64> {
+    match attributes {
+        Attributes::NexusOperationCompletedEventAttributes(a) => Some(a.scheduled_event_id),
+        Attributes::NexusOperationFailedEventAttributes(a) => Some(a.scheduled_event_id),
+        Attributes::NexusOperationCanceledEventAttributes(a) => Some(a.scheduled_event_id),
+        Attributes::NexusOperationTimedOutEventAttributes(a) => Some(a.scheduled_event_id),
+        _ => None,
+    }
+}
+
+/// The scheduled event and the request id of the Nexus operation of which the event tells that it has started or ended.
+pub(crate) fn nexus_request_id(attributes: &Attributes) -> Option<(i64, &str)> {
+    match attributes {
+        Attributes::NexusOperationStartedEventAttributes(a) => Some((a.scheduled_event_id, &a.request_id)),
+        Attributes::NexusOperationCompletedEventAttributes(a) => Some((a.scheduled_event_id, &a.request_id)),
+        Attributes::NexusOperationFailedEventAttributes(a) => Some((a.scheduled_event_id, &a.request_id)),
+        Attributes::NexusOperationCanceledEventAttributes(a) => Some((a.scheduled_event_id, &a.request_id)),
+        Attributes::NexusOperationTimedOutEventAttributes(a) => Some((a.scheduled_event_id, &a.request_id)),
         _ => None,
     }
 }

@@ -1,7 +1,11 @@
-//! What the close of a run means for its parent and its children.
+//! What the close of a run means for its parent and its children, and for whoever else is to be told.
 //!
 //! Both hear of it by messages (see [`crate::outbox`]). A run may have more children than belong into one entry of the log: those that
 //! are left are told when the run is looked at next, at once, and no closed run is deleted before.
+
+mod callbacks;
+
+pub(crate) use callbacks::settle as settle_callback;
 
 use everlog_proto::api::history::v1::history_event::Attributes;
 
@@ -10,9 +14,11 @@ use crate::outbox::{ChildClosed, MessageBody, OutboxMessage, ParentClosed, Sched
 use crate::transition::Effect;
 use crate::txn::Txn;
 
-/// Tells parent, schedule and children that the run has closed in this change, by `closing` if it has one of the first two.
+/// Tells parent, schedule, children and others that the run has closed in this change, by `closing` if it has any of those but children.
 pub(crate) fn closed(txn: &mut Txn<'_>, closing: Option<Attributes>) {
     forget_unsent_starts(txn);
+    // Nobody waits for what they lead to.
+    txn.effects.retain(|effect| !matches!(effect, Effect::CallNexus(_)));
     if txn.is_reset {
         // The run that goes on from it has the same parent and the same children.
         txn.run.children.remove_all(|_| true);
@@ -22,6 +28,7 @@ pub(crate) fn closed(txn: &mut Txn<'_>, closing: Option<Attributes>) {
     if txn.successor.is_none()
         && let Some(closing) = closing
     {
+        callbacks::tell(txn, &closing);
         tell_schedule(txn, &closing);
         tell_parent(txn, closing);
     }

@@ -18,6 +18,7 @@ pub mod command;
 pub mod context;
 pub mod describe;
 pub mod ids;
+pub mod nexus;
 pub mod outbox;
 pub mod rejection;
 pub mod reset;

@@ -21,6 +21,7 @@
 //! [`Effect::Send`]: crate::Effect::Send
 
 mod children;
+mod completions;
 mod scheduled;
 
 use bytes::Bytes;
@@ -33,6 +34,7 @@ use prost::Message;
 
 pub(crate) use self::children::start_request_id;
 pub use self::children::{ChildClosed, ParentClosed, StartChild, child_run_id};
+pub use self::completions::{CallbackToken, NexusCompleted, OPERATION_TOKEN_HEADER, SYSTEM_CALLBACK, TOKEN_HEADER};
 pub use self::scheduled::{EndScheduled, ScheduledClosed, StartScheduled};
 use crate::state::row::{decode, encode, required};
 use crate::state::{CorruptRow, PreviousRun};
@@ -41,7 +43,7 @@ use crate::{EntityKind, Ids, NamespaceId, Rejection, RunId, Time, Workflow};
 /// A message.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OutboxMessage {
-    /// The namespace of both workflows.
+    /// The namespace of both workflows; of the source, if [`OutboxMessage::target_namespace_id`] says so.
     pub namespace_id: NamespaceId,
     /// The workflow that sends it.
     pub source_workflow_id: String,
@@ -82,6 +84,8 @@ pub enum MessageBody {
     EndScheduled(EndScheduled),
     /// Tells a schedule that a workflow has ended that it has started.
     ScheduledClosed(Box<ScheduledClosed>),
+    /// Tells a workflow how an operation has ended that it waits for.
+    NexusCompleted(Box<NexusCompleted>),
 }
 
 impl MessageBody {
@@ -182,6 +186,9 @@ struct OutboxRow {
     /// Empty if it is the source.
     #[prost(bytes = "bytes", tag = "16")]
     origin_run_id: Bytes,
+    /// [`NexusCompleted`].
+    #[prost(bytes = "bytes", optional, tag = "17")]
+    nexus_completed: Option<Bytes>,
 }
 
 /// What a target knows a message by that a run has sent with an event.
@@ -236,10 +243,11 @@ impl Workflow {
 
 impl Workflow {
     /// The run that a message is for instead of `run_id`, to which it was sent: one that goes on from there, if that run was reset. So a
-    /// child's end reaches the parent that waits for it. (Temporal: `recordchildworkflowcompleted`.)
+    /// child's end, or that of an operation, reaches the run that waits for it. (Temporal: `recordchildworkflowcompleted`.)
     pub fn goes_on_as(&self, run_id: RunId, message: &OutboxMessage) -> Option<RunId> {
         let run = self.runs.get(&run_id).filter(|run| !run.is_open())?;
-        run.state.reset_run_id.filter(|_| matches!(message.body, MessageBody::ChildClosed(_)))
+        let is_end = matches!(message.body, MessageBody::ChildClosed(_) | MessageBody::NexusCompleted(_));
+        run.state.reset_run_id.filter(|_| is_end)
     }
 }
 
@@ -263,6 +271,16 @@ impl OutboxMessage {
         self.origin_run_id.unwrap_or(self.source_run_id)
     }
 
+    /// The namespace of the workflow that it is for.
+    pub fn target_namespace_id(&self) -> NamespaceId {
+        match &self.body {
+            MessageBody::NexusCompleted(completed) => {
+                completed.namespace_id[..].try_into().map_or(self.namespace_id, NamespaceId)
+            }
+            _ => self.namespace_id,
+        }
+    }
+
     /// Whether it may begin the workflow that it is for. Others are for one that is there.
     pub fn begins_workflow(&self) -> bool {
         matches!(self.body, MessageBody::StartChild(_) | MessageBody::StartScheduled(_))
@@ -277,6 +295,7 @@ impl OutboxMessage {
             MessageBody::ChildClosed(closed) => closed.encoded_len(),
             MessageBody::StartScheduled(start) => start.encoded_len(),
             MessageBody::ScheduledClosed(closed) => closed.encoded_len(),
+            MessageBody::NexusCompleted(completed) => completed.encoded_len(),
             MessageBody::CancelExternal(_) | MessageBody::ParentClosed(_) | MessageBody::EndScheduled(_) => 0,
         }
     }
@@ -294,6 +313,7 @@ impl OutboxMessage {
             MessageBody::StartScheduled(start) => row.start_scheduled = children::encoded(&**start),
             MessageBody::EndScheduled(end) => row.end_scheduled = children::encoded(end),
             MessageBody::ScheduledClosed(closed) => row.scheduled_closed = children::encoded(&**closed),
+            MessageBody::NexusCompleted(completed) => row.nexus_completed = children::encoded(&**completed),
         }
         encode(&OutboxRow {
             namespace_id: Bytes::copy_from_slice(&self.namespace_id.0),
@@ -332,6 +352,8 @@ impl OutboxMessage {
             Some(MessageBody::EndScheduled(decode(&end)?))
         } else if let Some(closed) = row.scheduled_closed {
             Some(MessageBody::ScheduledClosed(Box::new(decode(&closed)?)))
+        } else if let Some(completed) = row.nexus_completed {
+            Some(MessageBody::NexusCompleted(Box::new(decode(&completed)?)))
         } else {
             None
         };

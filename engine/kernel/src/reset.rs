@@ -254,7 +254,7 @@ impl Later {
             if let Some(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(closed)) = &event.attributes {
                 self.next_run_id = closed.new_execution_run_id.parse().ok();
             }
-            if self.excluded.allows(&event) && (run_id == self.base_run_id || !tells_of_child(&event)) {
+            if self.excluded.allows(&event) && (run_id == self.base_run_id || !tells_of_own(&event)) {
                 self.bytes += events::encoded_len(&event);
                 self.events.push(event);
             }
@@ -287,6 +287,7 @@ impl Later {
 struct Excluded {
     signals: bool,
     updates: bool,
+    operations: bool,
     /// Every type that there is: then nothing behind the base is looked at.
     everything: bool,
 }
@@ -299,8 +300,9 @@ impl Excluded {
         let reapply = request.reset_reapply_type();
         let signals = excludes(Exclude::Signal) || reapply == ResetReapplyType::None;
         let updates = excludes(Exclude::Update) || matches!(reapply, ResetReapplyType::None | ResetReapplyType::Signal);
-        let everything = signals && updates && excludes(Exclude::Nexus) && excludes(Exclude::CancelRequest);
-        Excluded { signals, updates, everything }
+        let operations = excludes(Exclude::Nexus);
+        let everything = signals && updates && operations && excludes(Exclude::CancelRequest);
+        Excluded { signals, updates, operations, everything }
     }
 
     fn is_everything(self) -> bool {
@@ -316,9 +318,16 @@ impl Excluded {
             // One that has no request was admitted by an event.
             Some(A::WorkflowExecutionUpdateAcceptedEventAttributes(a)) => !self.updates && a.accepted_request.is_some(),
             Some(A::WorkflowExecutionOptionsUpdatedEventAttributes(_)) => true,
+            Some(attributes) if events::nexus_request_id(attributes).is_some() => !self.operations,
             _ => tells_of_child(event),
         }
     }
+}
+
+/// Whether an event tells what became of something that only the run itself has asked for.
+fn tells_of_own(event: &HistoryEvent) -> bool {
+    let of_operation = |attributes: &Attributes| events::nexus_request_id(attributes).is_some();
+    tells_of_child(event) || event.attributes.as_ref().is_some_and(of_operation)
 }
 
 /// Whether an event tells what became of a child.

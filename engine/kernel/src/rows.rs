@@ -119,6 +119,10 @@ run_row_kinds! {
     ActivityExecution = 23, "activity-execution", Nothing;
     /// How far such an activity has come.
     ActivityExecutionProgress = 24, "activity-execution-progress", Nothing;
+    /// A pending operation of a Nexus service, by its scheduled event: [`crate::state::NexusOperation`].
+    NexusOperation = 25, "nexus-operation", Signed;
+    /// Who is to be told that the run has closed, by the request that says so: [`crate::state::CompletionCallback`].
+    Callback = 26, "callback", Text;
 }
 
 impl RunRowKind {
@@ -312,6 +316,8 @@ mod tests {
             (RunRowKind::BatchJobProgress, Suffix::Nothing, 22, ""),
             (RunRowKind::ActivityExecution, Suffix::Nothing, 23, ""),
             (RunRowKind::ActivityExecutionProgress, Suffix::Nothing, 24, ""),
+            (RunRowKind::NexusOperation, Suffix::Signed(5), 25, "8000000000000005"),
+            (RunRowKind::Callback, text("id"), 26, "6964"),
         ];
         assert_eq!(cases.len(), RunRowKind::ALL.len(), "each kind is here");
         for (kind, suffix, byte, bytes) in cases {

@@ -126,6 +126,7 @@ pub(crate) fn next(
     WorkflowExecutionStartedEventAttributes {
         continued_execution_run_id: txn.run.id.to_string(),
         prev_auto_reset_points: Some(txn.run.reset_points_handed_on(txn.now(), gone)),
+        completion_callbacks: txn.run.callbacks.values().map(|callback| callback.callback.clone()).collect(),
         continued_failure: None,
         original_execution_run_id: String::new(),
         identity: String::new(),

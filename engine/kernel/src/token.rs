@@ -101,6 +101,18 @@ pub struct QueryTaskToken {
     pub secret: u128,
 }
 
+/// Names one request to a Nexus service that was handed to a worker. It lives at the home of its queue, as long as its caller waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NexusTaskToken {
+    /// Namespace.
+    #[serde(with = "as_number")]
+    pub namespace_id: NamespaceId,
+    /// The queue.
+    pub task_queue: String,
+    /// Random: names the request, and proves that the worker was given it.
+    pub id: u128,
+}
+
 /// Ids as one number each: their bytes would be written one by one, and a token is made and read for every task.
 mod as_number {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -5,6 +5,7 @@ use everlog_proto::api::common::v1::Payloads;
 use everlog_proto::api::query::v1::WorkflowQuery;
 
 use crate::command::{Reply, UpdateStatus};
+use crate::nexus::NexusCall;
 use crate::outbox::OutboxMessage;
 use crate::rows::RowKey;
 use crate::{Rejection, RunId};
@@ -57,6 +58,9 @@ pub enum Effect {
         /// How far it has come, or why it is given up.
         status: Result<UpdateStatus, Rejection>,
     },
+    /// A Nexus service is to be called, once the rows are durable; [`crate::RunCommand::SettleNexusCall`] takes what it says. It is asked
+    /// again if nothing is heard of that for a while.
+    CallNexus(Box<NexusCall>),
     /// A batch job is to be worked on, or not any more; known once the rows are durable.
     BatchJob {
         /// Which job it is, of all that had its id.

@@ -20,7 +20,7 @@ use everlog_proto::api::sdk::v1::UserMetadata;
 use crate::context::Context;
 use crate::events;
 use crate::rows::RowKey;
-use crate::state::{Activity, PreviousRun, Run};
+use crate::state::{Activity, NexusOperation, PreviousRun, Run};
 use crate::transition::{Effect, Transition};
 use crate::{RunId, Time, workflow_task};
 
@@ -197,7 +197,11 @@ impl<'a> Txn<'a> {
         events::complete(&mut event, id, self.ctx.now);
         self.run.apply(&event).expect("the kernel writes no event that it does not apply");
         self.write(&event);
-        if !self.run.is_open() && (self.run.info.started.has_parent() || self.run.info.scheduled_by.is_some()) {
+        let is_told = || {
+            let run = &self.run;
+            run.info.started.has_parent() || run.info.scheduled_by.is_some() || !run.callbacks.is_empty()
+        };
+        if !self.run.is_open() && is_told() {
             self.closing = event.attributes;
         }
         id
@@ -287,6 +291,13 @@ impl<'a> Txn<'a> {
         let activity = self.run.activities.get_mut(&scheduled_event_id)?;
         self.changed = true;
         Some(Arc::make_mut(activity))
+    }
+
+    /// A pending operation of a Nexus service, to be changed and written.
+    pub(crate) fn nexus_operation_mut(&mut self, scheduled_event_id: i64) -> Option<&mut NexusOperation> {
+        let operation = self.run.nexus_operations.get_mut(&scheduled_event_id)?;
+        self.changed = true;
+        Some(Arc::make_mut(operation))
     }
 
     /// A pending activity, to be changed in memory now and written by [`crate::Limits::activity_start_flush`] from now.

@@ -58,11 +58,13 @@ impl ValidStart {
         if attaches.attach_completion_callbacks && !attaches.attach_request_id {
             return Err(Rejection::invalid("attaching request ID is required for attaching completion callbacks"));
         }
+        check_callbacks(&request, limits)?;
         check_support(&request)?;
         check_sizes(&request, limits)?;
         let is_delayed =
             !request.cron_schedule.is_empty() || time::positive(request.workflow_start_delay.as_ref()) != Ok(None);
         let is_eager = request.request_eager_execution && !is_delayed && limits.has_eager_start;
+        let links = links_beside(request.links, &request.completion_callbacks);
         let started = WorkflowExecutionStartedEventAttributes {
             workflow_type: request.workflow_type,
             task_queue: Some(task_queue),
@@ -82,12 +84,13 @@ impl ValidStart {
             header: request.header,
             priority: request.priority,
             eager_execution_accepted: is_eager,
+            completion_callbacks: request.completion_callbacks.into_iter().map(with_lower_header).collect(),
             ..WorkflowExecutionStartedEventAttributes::default()
         };
         Ok(ValidStart {
             started,
             user_metadata: request.user_metadata,
-            links: request.links,
+            links,
             request_id: request.request_id,
             is_eager,
             reuse,
@@ -295,7 +298,6 @@ pub(crate) fn policies_of_child(reuse: WorkflowIdReusePolicy) -> (WorkflowIdReus
 /// What is not there yet is refused: see also the frontend's `unbuilt.rs`.
 fn check_support(request: &StartWorkflowExecutionRequest) -> Result<(), Rejection> {
     let unsupported = |text: &'static str| Err(Rejection::Unimplemented(text.into()));
-    request.completion_callbacks.iter().try_for_each(check_callback)?;
     if request.versioning_override.is_some() {
         return unsupported("versioning_override is not supported by this server yet");
     }
@@ -305,7 +307,31 @@ fn check_support(request: &StartWorkflowExecutionRequest) -> Result<(), Rejectio
     Ok(())
 }
 
-/// No callback can be made yet. Those to an address are refused as by a Temporal server that has none configured.
+/// The names in a header are in lower case, as if it had travelled.
+fn with_lower_header(mut callback: Callback) -> Callback {
+    if let Some(callback::Variant::Nexus(nexus)) = &mut callback.variant {
+        let header = std::mem::take(&mut nexus.header);
+        nexus.header = header.into_iter().map(|(name, value)| (name.to_lowercase(), value)).collect();
+    }
+    callback
+}
+
+/// The links that do not come with a callback, too: the event has those there. (Temporal: `dedupLinksFromCallbacks`.)
+fn links_beside(mut links: Vec<Link>, callbacks: &[Callback]) -> Vec<Link> {
+    links.retain(|link| !callbacks.iter().any(|callback| callback.links.contains(link)));
+    links
+}
+
+/// Looks at who is to be told that the run has closed. (Temporal: `chasm/lib/callback/validator.go`.)
+fn check_callbacks(request: &StartWorkflowExecutionRequest, limits: &Limits) -> Result<(), Rejection> {
+    if request.completion_callbacks.len() > limits.callbacks_max {
+        let message = format!("cannot attach more than {} callbacks to an execution", limits.callbacks_max);
+        return Err(Rejection::invalid(message));
+    }
+    request.completion_callbacks.iter().try_for_each(check_callback)
+}
+
+/// Only the server itself is called back. Addresses are refused as by a Temporal server that has none configured.
 fn check_callback(callback: &Callback) -> Result<(), Rejection> {
     let unsupported = |text: &'static str| Err(Rejection::Unimplemented(text.into()));
     let url = match &callback.variant {
@@ -319,9 +345,7 @@ fn check_callback(callback: &Callback) -> Result<(), Rejection> {
         None => return unsupported("unknown callback variant: <nil>"),
     };
     Err(match url.split_once("://") {
-        Some(("temporal", "system")) => {
-            return unsupported("completion_callbacks to the system are not supported by this server yet");
-        }
+        Some(("temporal", "system")) => return Ok(()),
         Some(("http" | "https", rest)) if rest.is_empty() || rest.starts_with(['/', '?', '#']) => {
             Rejection::invalid("invalid url: missing host")
         }

@@ -21,6 +21,7 @@
 //! `tasks`, who waits in `line`.
 
 pub mod handle;
+pub mod nexus;
 pub mod query_waiters;
 
 mod describe;

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::lease::{QueryLease, TaskLease, WaitingPoll};
 use super::line::Meters;
+use super::nexus::NexusTasks;
 use super::queue::{Admission, Grant, Held, Queue};
 use super::tasks::WaitingTask;
 use super::{Backlog, Matched, Message, Poll, QueueDescription, Source, Workers};
@@ -52,6 +53,8 @@ pub struct Matching {
     shutdowns: Notify,
     /// What they say of themselves while they run.
     workers: Workers,
+    /// Requests to Nexus services.
+    nexus: NexusTasks,
     /// Whether anyone ever polled a sticky queue without naming the normal one behind it.
     unnamed: AtomicBool,
     /// Whether an offer was ever left to its row because its queue could not be made.
@@ -97,6 +100,7 @@ impl Matching {
             shut_down: RwLock::default(),
             shutdowns: Notify::new(),
             workers: Workers::default(),
+            nexus: NexusTasks::default(),
             unnamed: AtomicBool::new(false),
             left_out: AtomicBool::new(false),
             bounds,
@@ -277,6 +281,11 @@ impl Matching {
         &self.workers
     }
 
+    /// Requests to Nexus services, and who polls for them.
+    pub fn nexus(&self) -> &NexusTasks {
+        &self.nexus
+    }
+
     /// A worker shuts down: its polls end empty, those too that are still on their way, and its sticky queue sends its tasks to the
     /// normal one.
     pub fn worker_shutdown(&self, sticky: Option<&QueueId>, worker_instance_key: &str) {
@@ -289,6 +298,7 @@ impl Matching {
             drop(shut_down);
             self.shutdowns.notify_waiters();
         }
+        self.nexus.end_polls_of(worker_instance_key);
         self.for_each_queue(|queue| {
             queue.end_polls_of(worker_instance_key);
             if let Some(sticky) = sticky
@@ -320,6 +330,7 @@ impl Matching {
 
     /// Ends the polls of queues that are at home elsewhere from now on. They come back there.
     pub fn end_polls_of(&self, is_elsewhere: impl Fn(&QueueId) -> bool) {
+        self.nexus.end_polls_elsewhere(|queue| is_elsewhere(&queue.home()));
         self.for_each_queue(|queue| {
             if is_elsewhere(queue.id()) {
                 queue.end_polls();
@@ -330,6 +341,7 @@ impl Matching {
     /// The server stops: every poll ends empty, now and from here on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.nexus.drain();
         self.for_each_queue(Queue::end_polls);
     }
 

@@ -36,6 +36,11 @@ impl Namespaces {
             if before.deletion.is_some() {
                 return Ok((Vec::new(), Arc::clone(before)));
             }
+            if let Some(endpoint) = view.endpoint_to(id) {
+                let message =
+                    format!("cannot delete a namespace that is a target of a Nexus endpoint {}", endpoint.spec.name);
+                return Err(MetaError::Protected(message.into()));
+            }
             let mut record = NamespaceRecord::clone(before);
             record.rename(deleted_name(view, before)?);
             record.state = NamespaceState::Deleted;

@@ -1,5 +1,5 @@
-//! The metadata of the cluster: namespaces with their search attributes, settings of task queues, which partition holds which hash slot,
-//! which nodes there are, and which of them have replicas of what.
+//! The metadata of the cluster: namespaces with their search attributes, settings of task queues, Nexus endpoints, which partition holds which
+//! hash slot, which nodes there are, and which of them have replicas of what.
 //!
 //! They are rows of the meta group, written through its log like everything else. Every node with a replica keeps a view of the rows
 //! that are applied there. A change is answered once the view has it, so that whoever made it sees it at once.
@@ -8,6 +8,7 @@ mod change;
 mod delete;
 mod elsewhere;
 mod namespaces;
+mod nexus_endpoints;
 mod owner;
 mod record;
 mod slots;
@@ -17,6 +18,7 @@ mod update;
 mod view;
 
 pub use namespaces::{DEFAULT_RETENTION, Namespaces, NewNamespace, Page, SYSTEM_NAMESPACE};
+pub use nexus_endpoints::{EndpointId, EndpointSpec, EndpointTarget, NexusEndpoint};
 pub use owner::keep_open;
 pub use record::{BadBinary, Deletion, NamespaceRecord};
 pub use task_queues::ConfiguredQueue;
@@ -36,10 +38,16 @@ pub enum MetaError {
     /// There is one already.
     #[error("Namespace {0:?} already exists")]
     AlreadyExists(String),
+    /// There is nothing under that name or id.
+    #[error("{0}")]
+    Missing(Cow<'static, str>),
+    /// Something else has that name.
+    #[error("{0}")]
+    Taken(Cow<'static, str>),
     /// The change is not allowed.
     #[error("{0}")]
     Invalid(Cow<'static, str>),
-    /// The namespace must not be deleted.
+    /// What is there stands in the way.
     #[error("{0}")]
     Protected(Cow<'static, str>),
     /// This node cannot change the metadata now. The change may have been made.

@@ -22,6 +22,7 @@ use everlog_storage::{ChangedRows, Follow};
 use tokio::sync::{Notify, watch};
 
 use super::MetaError;
+use super::nexus_endpoints::{EndpointId, NexusEndpoint};
 use super::record::NamespaceRecord;
 use super::slots;
 use super::task_queues::{self, ConfiguredQueue};
@@ -42,6 +43,7 @@ pub(crate) struct View {
     pub(super) by_name: BTreeMap<String, Arc<NamespaceRecord>>,
     /// Those that have settings.
     pub(super) task_queues: FastMap<ConfiguredQueue, Arc<TaskQueueConfig>>,
+    pub(super) nexus_endpoints: BTreeMap<EndpointId, Arc<NexusEndpoint>>,
     /// None before the cluster was founded.
     pub(super) slots: Option<Arc<SlotTable>>,
     /// What they say of the cluster itself.
@@ -98,6 +100,12 @@ impl View {
             };
         } else if let Some(about) = TopologyKey::of(key) {
             Arc::make_mut(&mut self.topology).put(about?, value.map(|value| &value[..]))?;
+        } else if let Some(id) = EndpointId::of_key(key) {
+            let id = id?;
+            match value {
+                Some(value) => self.nexus_endpoints.insert(id, Arc::new(NexusEndpoint::decode(id, value)?)),
+                None => self.nexus_endpoints.remove(&id),
+            };
         } else if key == &*slots::key() {
             self.slots = value.map(|value| slots::decode(value)).transpose()?.map(Arc::new);
         }

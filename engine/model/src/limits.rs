@@ -230,6 +230,18 @@ pub const OUTBOX_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// Tasks that a queue hands out a second at most.
 pub const QUEUE_TASKS_PER_SECOND_MAX: f64 = 100_000.0;
 
+/// Requests to Nexus services that wait at a node for the answers of workers.
+pub const NEXUS_REQUESTS_MAX: usize = 10_000;
+
+/// Calls to Nexus services that wait at a node to be made, bytes.
+pub const NEXUS_CALL_BYTES_MAX: usize = 64 << 20;
+
+/// Calls to Nexus services that a node makes at a time.
+pub const NEXUS_CALLS_MAX: usize = 1000;
+
+/// Nexus endpoints of a cluster. Each costs some hundred bytes on every node, up to 20 kB with a long description.
+pub const NEXUS_ENDPOINTS_MAX: usize = 10_000;
+
 /// Task queues that have settings of their own. Each costs a few hundred bytes on every node.
 pub const CONFIGURED_QUEUES_MAX: usize = 10_000;
 

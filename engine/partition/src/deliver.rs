@@ -113,7 +113,7 @@ impl Post {
 
 /// The workflow that a message is for, if its namespace is known here.
 pub(crate) fn target(namespaces: &dyn NamespaceSource, message: &OutboxMessage) -> Option<WorkflowRef> {
-    let namespace = namespaces.by_id(message.namespace_id)?;
+    let namespace = namespaces.by_id(message.target_namespace_id())?;
     Some(WorkflowRef { namespace, workflow_id: message.target_workflow_id.as_str().into() })
 }
 

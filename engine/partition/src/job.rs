@@ -160,6 +160,7 @@ fn run_command_bytes(command: &RunCommand) -> usize {
         RunCommand::QueryWorkflow { query, .. } => payloads(&query.query_args),
         RunCommand::UpdateWorkflow(request) => request.encoded_len(),
         RunCommand::ReceiveMessage(message) => message.payload_bytes(),
+        RunCommand::SettleNexusCall(answer) => answer.payload_bytes(),
         RunCommand::UpdateActivityOptions(request) => request.encoded_len(),
         RunCommand::UpdateWorkflowOptions(request) => request.encoded_len(),
         RunCommand::PauseActivity(_)

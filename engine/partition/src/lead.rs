@@ -41,6 +41,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use everlog_kernel::command::UpdateStatus;
+use everlog_kernel::nexus::NexusCall;
 use everlog_kernel::token::HistoryPosition;
 use everlog_kernel::transition::{QueryTask, Task};
 use everlog_kernel::{Ids, Limits, Rejection, RunId, Time};
@@ -117,6 +118,8 @@ pub(crate) enum Outgoing {
     Query(WorkflowRef, QueryTask),
     /// The answer to a query.
     QueryAnswer { query_id: u64, answer: Result<Option<Payloads>, Rejection> },
+    /// A call to a Nexus service.
+    NexusCall(WorkflowRef, Box<NexusCall>),
     /// Whether a batch job is to be worked on.
     BatchJob(WorkflowRef, RunId, bool),
     /// How far an update has come.

@@ -23,6 +23,7 @@ mod lead;
 mod load;
 mod machine;
 mod memory;
+mod nexus_calls;
 mod outbox;
 mod owner;
 mod pace;
@@ -56,6 +57,7 @@ pub use cluster::{Cluster, Leaders, OtherNodes};
 pub use faults::RowFaults;
 pub use history_pages::{HistoryPage, PageSize};
 pub use job::Answer;
+pub use nexus_calls::NexusCalls;
 pub use outbox::Delivery;
 pub use router::{Route, Router, Spread, confirm_leads};
 pub use starts::StartQuery;
@@ -77,6 +79,8 @@ pub struct Dependencies {
     pub queries: Arc<Queries>,
     /// The batch jobs that run here.
     pub batch_jobs: BatchJobs,
+    /// The calls to Nexus services that runs ask for here.
+    pub nexus_calls: NexusCalls,
     /// Namespaces by id.
     pub namespaces: Arc<dyn NamespaceSource>,
     /// Which partition holds which workflow.

@@ -24,7 +24,9 @@ use everlog_matching::query_waiters::Queries;
 use everlog_matching::{Backlog, Homes, Matching, MatchingHandle};
 use everlog_meta::{MetaError, Namespaces};
 use everlog_model::{DiskRoom, InForce, NamespaceSource, NodeId, OneNode, SlotSource, SlotTable, limits};
-use everlog_partition::{BatchJobs, Cluster, Dependencies, Leaders, Partitions, Router, RowFaults, TaskRows};
+use everlog_partition::{
+    BatchJobs, Cluster, Dependencies, Leaders, NexusCalls, Partitions, Router, RowFaults, TaskRows,
+};
 use everlog_raft::{Group, GroupReplica, GroupSlot, GroupSlots, Leadership, NodeInfo, NodeOptions};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, DirectoryError, NodeIdentity};
@@ -136,6 +138,8 @@ pub struct Node {
     pub queries: Arc<Queries>,
     /// The batch jobs that run here.
     pub batch_jobs: BatchJobs,
+    /// The calls to Nexus services that runs ask for here.
+    pub nexus_calls: NexusCalls,
     /// The other nodes, if there are any.
     pub nodes: Option<Arc<Nodes>>,
     /// What operators see and steer.
@@ -249,10 +253,12 @@ impl Node {
         }
         let queries = Arc::new(Queries::new());
         let batch_jobs = BatchJobs::default();
+        let nexus_calls = NexusCalls::default();
         let dependencies = Dependencies {
             matching: matching.clone(),
             queries: Arc::clone(&queries),
             batch_jobs: batch_jobs.clone(),
+            nexus_calls: nexus_calls.clone(),
             namespaces: source,
             slots: Arc::clone(&namespaces) as _,
             cluster: cluster.clone(),
@@ -312,6 +318,7 @@ impl Node {
             namespaces,
             queries,
             batch_jobs,
+            nexus_calls,
             nodes,
             operations,
             raft,
@@ -467,6 +474,7 @@ pub async fn run(
         namespaces: Arc::clone(&node.namespaces),
         queries: Arc::clone(&node.queries),
         batch_jobs: node.batch_jobs.clone(),
+        nexus_calls: node.nexus_calls.clone(),
         config: Arc::clone(&config),
         cluster_id: node.cluster_id(),
         request_bytes_max: settings.listen.request_bytes_max,

@@ -11,6 +11,8 @@ mod command_line;
 #[path = "restart/deletion.rs"]
 mod deletion;
 mod harness;
+#[path = "restart/nexus.rs"]
+mod nexus;
 
 use std::path::Path;
 use std::time::Duration;

@@ -69,7 +69,7 @@ async fn what_is_not_built_is_an_unknown_method() {
     );
     let capabilities =
         client.get_system_info(GetSystemInfoRequest {}).await.unwrap().into_inner().capabilities.unwrap();
-    assert!(capabilities.sdk_metadata && capabilities.supports_schedules && !capabilities.nexus);
+    assert!(capabilities.sdk_metadata && capabilities.supports_schedules && capabilities.nexus);
     server.stopped().await;
 }
 

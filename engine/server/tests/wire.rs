@@ -147,9 +147,8 @@ async fn what_is_not_served_is_unimplemented_in_the_words_of_grpc_go() {
     let server = Server::start().await;
     let channel = server.channel().await;
     for (service, method) in [
-        (WORKFLOW_SERVICE, "RespondNexusTaskCompleted"),
         (WORKFLOW_SERVICE, "NoSuchMethod"),
-        (OPERATOR_SERVICE, "CreateNexusEndpoint"),
+        (OPERATOR_SERVICE, "AddOrUpdateRemoteCluster"),
         (OPERATOR_SERVICE, "NoSuchMethod"),
     ] {
         let status = call(&channel, service, method, Bytes::new(), Some(LONG)).await.unwrap_err();

@@ -157,6 +157,17 @@ fn what_lists_and_workers_ask_is_what_it_always_was() {
     let worker =
         EndPollsRequest { namespace_id: id(7), sticky: Some("s".to_owned()), worker_instance_key: "k".to_owned() };
     check(&worker, "0a020707 120173 1a016b");
+    let request = crate::api::nexus::v1::Request { endpoint: "e".to_owned(), ..Default::default() };
+    let dispatched =
+        DispatchNexusRequest { namespace_id: id(7), task_queue: "q".to_owned(), request: Some(request), time_ms: 300 };
+    check(&dispatched, "0a020707 120171 1a03 520165 20ac02");
+    let handler_error = crate::api::nexus::v1::HandlerError { error_type: "t".to_owned(), ..Default::default() };
+    let answer = DispatchNexusResponse {
+        response: Some(Default::default()),
+        failure: Some(Default::default()),
+        handler_error: Some(handler_error),
+    };
+    check(&answer, "0a00 1200 1a03 0a0174");
     let heartbeat = WorkerHeartbeat { worker_instance_key: "k".to_owned(), ..WorkerHeartbeat::default() };
     check(&WorkersHeardRequest { namespace_id: id(7), heartbeats: vec![heartbeat] }, "0a020707 1203 0a016b");
     check(&MetadataPosition { term: 3, opening: 1, sequence: 2 }, "0803 1001 1802");

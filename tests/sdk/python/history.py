@@ -76,7 +76,10 @@ def check_references(history: Sequence[HistoryEvent]) -> None:
     for event in history:
         attributes = getattr(event, event.WhichOneof("attributes"))
         for field, wanted in (
-            ("scheduled_event_id", ("WORKFLOW_TASK_SCHEDULED", "ACTIVITY_TASK_SCHEDULED")),
+            (
+                "scheduled_event_id",
+                ("WORKFLOW_TASK_SCHEDULED", "ACTIVITY_TASK_SCHEDULED", "NEXUS_OPERATION_SCHEDULED"),
+            ),
             (
                 "started_event_id",
                 ("WORKFLOW_TASK_STARTED", "ACTIVITY_TASK_STARTED", "TIMER_STARTED", "CHILD_WORKFLOW_EXECUTION_STARTED"),

@@ -14,13 +14,14 @@ mod protocol_message;
 mod record_marker;
 mod request_cancel_activity_task;
 pub(crate) mod request_cancel_external_workflow;
+mod request_cancel_nexus_operation;
 mod schedule_activity_task;
+mod schedule_nexus_operation;
 pub(crate) mod signal_external_workflow;
 pub(crate) mod start_child_workflow;
 mod start_timer;
 mod upsert_search_attributes;
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use everlog_proto::api::command::v1::Command;
@@ -34,7 +35,7 @@ use everlog_proto::api::sdk::v1::{EventGroupMarker, UserMetadata};
 
 use prost::Message;
 
-use crate::command::SearchAttributeObjection;
+use crate::command::{Objections, SearchAttributeObjection};
 use crate::outbox::{MessageBody, OutboxMessage};
 use crate::transition::Effect;
 use crate::txn::Txn;
@@ -168,7 +169,7 @@ pub(crate) fn apply_all(
     identity: &str,
     commands: Vec<Command>,
     messages: &mut Vec<ProtocolMessage>,
-    mut objections: BTreeMap<usize, SearchAttributeObjection>,
+    mut objections: Objections,
 ) -> Result<(), Invalid> {
     let first_own = txn.run.state.next_buffered;
     for (place, command) in commands.into_iter().enumerate() {
@@ -184,11 +185,14 @@ pub(crate) fn apply_all(
             identity: identity.to_owned(),
             user_metadata: command.user_metadata,
             event_group_markers: command.event_group_markers,
-            objection: objections.remove(&place),
+            objection: objections.search_attributes.remove(&place),
         };
         match attributes {
             CommandAttributes::ProtocolMessageCommandAttributes(a) => {
                 protocol_message::apply(txn, &context, messages, &a)?;
+            }
+            CommandAttributes::ScheduleNexusOperationCommandAttributes(a) => {
+                schedule_nexus_operation::apply(txn, &mut context, a, &objections.nexus_endpoints)?;
             }
             attributes => apply(txn, &mut context, attributes)?,
         }
@@ -216,8 +220,8 @@ fn apply(txn: &mut Txn<'_>, command: &mut CommandContext, attributes: CommandAtt
         }
         A::SignalExternalWorkflowExecutionCommandAttributes(a) => signal_external_workflow::apply(txn, command, a),
         A::ProtocolMessageCommandAttributes(_) => unsupported(CommandType::ProtocolMessage),
+        A::RequestCancelNexusOperationCommandAttributes(a) => request_cancel_nexus_operation::apply(txn, command, a),
         A::ScheduleNexusOperationCommandAttributes(_) => unsupported(CommandType::ScheduleNexusOperation),
-        A::RequestCancelNexusOperationCommandAttributes(_) => unsupported(CommandType::RequestCancelNexusOperation),
     }
 }
 

@@ -110,8 +110,7 @@ fn carry_out(
     }
     answer_queries(txn, query_results);
     txn.set_in_commands(true);
-    let commands_objected = objections.search_attributes;
-    commands::apply_all(txn, completed_event_id, &request.identity, commands, &mut messages, commands_objected)?;
+    commands::apply_all(txn, completed_event_id, &request.identity, commands, &mut messages, objections)?;
     for message in messages {
         updates::receive(txn, &message, completed_event_id)?;
     }

@@ -18,7 +18,7 @@ use crate::command::Reply;
 use crate::state::{Activity, Run, UserTimer};
 use crate::successor::AfterFailure;
 use crate::txn::Txn;
-use crate::{Rejection, Time, activity_task, family, retry, runs, successor, workflow_task};
+use crate::{Rejection, Time, activity_task, family, nexus, retry, runs, successor, workflow_task};
 
 /// Does all that is due.
 pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
@@ -28,11 +28,12 @@ pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
     if txn.run.is_open() && !time_out_run(txn) {
         let fired = fire_user_timers(txn);
         let timed_out = time_out_activities(txn);
+        let nexus_told = nexus::fire(txn);
         offer_retries(txn);
         txn.save_activities_if_due();
         workflow_task::save_start_if_due(txn);
         workflow_task::fire_timeouts(txn);
-        if fired || timed_out || is_first_workflow_task_due(&txn.run, txn.now()) {
+        if fired || timed_out || nexus_told || is_first_workflow_task_due(&txn.run, txn.now()) {
             workflow_task::ensure_scheduled(txn);
         }
     }

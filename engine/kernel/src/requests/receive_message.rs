@@ -17,7 +17,7 @@ use crate::outbox::{EndScheduled, MessageBody, OutboxMessage};
 use crate::terminate::terminate;
 use crate::txn::Txn;
 use crate::workflow_task::{self, SERVER_IDENTITY};
-use crate::{Rejection, Run, RunId};
+use crate::{Rejection, Run, RunId, nexus};
 
 /// Takes the message. A refusal is its outcome, unless it says that it is to come again.
 pub(crate) fn apply(txn: &mut Txn<'_>, message: OutboxMessage) -> Result<Reply, Rejection> {
@@ -34,6 +34,7 @@ pub(crate) fn apply(txn: &mut Txn<'_>, message: OutboxMessage) -> Result<Reply, 
         MessageBody::ChildClosed(closed) => Ok(hear_of_child::apply(txn, source, *closed)),
         MessageBody::ParentClosed(closed) => Ok(parent_closed::apply(txn, source, origin, closed)),
         MessageBody::EndScheduled(end) => Ok(end_scheduled(txn, end)),
+        MessageBody::NexusCompleted(completed) => nexus::completed(txn, *completed),
         MessageBody::StartChild(_) | MessageBody::StartScheduled(_) | MessageBody::ScheduledClosed(_) => {
             Err(Rejection::Unavailable("this is for no run that is there".into()))
         }

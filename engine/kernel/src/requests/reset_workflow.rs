@@ -25,12 +25,12 @@ use crate::commands::{request_cancel_external_workflow, signal_external_workflow
 use crate::requests::{start_workflow_task, update_workflow_options};
 use crate::reset::{End, Kept, Plan, Reset, plan};
 use crate::runs::on_run;
-use crate::state::{Branch, Current, HistoryHold, Workflow};
+use crate::state::{Branch, Current, HistoryHold, NexusOperation, Workflow};
 use crate::terminate::terminate;
 use crate::transition::{Effect, Transition};
 use crate::txn::{self, Txn};
 use crate::workflow_task::{self, SERVER_IDENTITY};
-use crate::{Context, Rejection, RowKey, RunId, Time, events};
+use crate::{Context, Rejection, RowKey, RunId, Time, events, nexus};
 
 /// Who terminates the run that was the current one.
 const RESETTER_IDENTITY: &str = "history-resetter";
@@ -117,6 +117,7 @@ pub(crate) fn decide(
     for (event_id, event) in initiated {
         send_again(&mut txn, event_id, event);
     }
+    nexus::call_all(&mut txn);
     for operation in &request.post_reset_operations {
         operate(&mut txn, operation)?;
     }
@@ -216,7 +217,22 @@ fn reapply(txn: &mut Txn<'_>, event: HistoryEvent) {
                 return;
             }
         }
+        A::NexusOperationStartedEventAttributes(started) => {
+            let id = started.scheduled_event_id;
+            let is_waited_for = |operation: &NexusOperation| {
+                !operation.is_started() && operation.scheduled.request_id == started.request_id
+            };
+            if !txn.run.nexus_operations.get(&id).is_some_and(|operation| is_waited_for(operation)) {
+                return;
+            }
+        }
         attributes => {
+            if let Some((scheduled_event_id, request_id)) = events::nexus_request_id(attributes) {
+                let operation = txn.run.nexus_operations.get(&scheduled_event_id);
+                if operation.is_none_or(|operation| operation.scheduled.request_id != request_id) {
+                    return;
+                }
+            }
             if let Some((initiated_event_id, started_event_id)) = events::end_of_child_mut(attributes) {
                 match txn.run.children.get(&initiated_event_id) {
                     Some(child) => *started_event_id = child.started_event_id.unwrap_or_default(),

@@ -11,11 +11,12 @@ use crate::command::Reply;
 use crate::outbox::Outcome;
 use crate::state::{ExternalCancel, ExternalSignal, ExternalTarget};
 use crate::txn::Txn;
-use crate::{Namespace, Rejection, workflow_task};
+use crate::{Namespace, Rejection, family, workflow_task};
 
 /// Records the outcome, if the run still waits for it: it may come again, and the run may have closed.
 pub(crate) fn apply(txn: &mut Txn<'_>, event_id: i64, outcome: Outcome) -> Result<Reply, Rejection> {
     if !txn.run.is_open() {
+        family::settle_callback(txn, event_id, outcome);
         return Ok(Reply::Done);
     }
     let run = &txn.run;

@@ -55,8 +55,18 @@ fn attach(
 ) -> Result<Transition, Rejection> {
     let attached_request_id = options.attach_request_id.then_some(new_run.start_request_id);
     let links = if options.attach_links { new_run.links } else { Vec::new() };
+    let callbacks = new_run.started.completion_callbacks;
+    let callbacks = if options.attach_completion_callbacks { callbacks } else { Vec::new() };
     on_run(workflow, started.run_id, ctx, |txn| {
+        let (attached, attached_max) = (txn.run.callbacks.len(), txn.ctx.limits.callbacks_max);
+        if !callbacks.is_empty() && attached + callbacks.len() > attached_max {
+            let message = format!(
+                "cannot attach more than {attached_max} callbacks to a workflow ({attached} callbacks already attached)"
+            );
+            return Err(Rejection::FailedPrecondition(message.into()));
+        }
         let attributes = WorkflowExecutionOptionsUpdatedEventAttributes {
+            attached_completion_callbacks: callbacks,
             attached_request_id: attached_request_id.clone().unwrap_or_default(),
             ..WorkflowExecutionOptionsUpdatedEventAttributes::default()
         };

@@ -8,6 +8,8 @@
 //! | not in events | because |
 //! |---|---|
 //! | attempts of activities: number, start, heartbeats, last failure, backoff | attempts leave no events, so that retries do not make histories long; a rebuilt activity is at its first attempt |
+//! | calls of Nexus operations and requests to cancel them: how many there were, the last failure, when the next one is due | as with attempts of activities |
+//! | how far a closed run has come with telling whoever is to be told | in Temporal it leaves no events |
 //! | what an operator does to an activity: pauses it, resets it, changes its options; and what a search attribute tells of that | in Temporal it leaves no events either |
 //! | which activities had ended when the run closed before the workflow heard of it | events that wait are dropped then |
 //! | workflow tasks from the second attempt on, and whether one of them wanted to close | nor do they |
@@ -29,9 +31,10 @@
 
 use std::sync::Arc;
 
-use everlog_proto::api::common::v1::WorkflowExecution;
+use everlog_proto::api::common::v1::{Callback, WorkflowExecution};
 use everlog_proto::api::enums::v1::{
-    EventType, ParentClosePolicy, TaskQueueKind, TimeoutType, WorkflowExecutionStatus, WorkflowTaskFailedCause,
+    EventType, NexusOperationCancellationState as CancelState, ParentClosePolicy, TaskQueueKind, TimeoutType,
+    WorkflowExecutionStatus, WorkflowTaskFailedCause,
 };
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::{
@@ -45,9 +48,9 @@ use prost::Message;
 use super::pending::PendingRows;
 use super::reset_points;
 use super::{
-    Activity, AttachedRequest, ExternalCancel, ExternalSignal, ExternalTarget, FirstEvent, LastWorker,
-    OriginalProperties, PendingChild, Properties, Run, RunInfo, UserTimer, WorkflowTask, WorkflowTaskProblem,
-    WorkflowTaskStarted,
+    Activity, AttachedRequest, CompletionCallback, ExternalCancel, ExternalSignal, ExternalTarget, FirstEvent,
+    LastWorker, NexusCancel, NexusOperation, OriginalProperties, PendingChild, Properties, Run, RunInfo, UserTimer,
+    WorkflowTask, WorkflowTaskProblem, WorkflowTaskStarted,
 };
 use crate::payload_map::PayloadMap;
 use crate::proto::Encoded;
@@ -123,6 +126,7 @@ impl Run {
         let run_expiration = positive(started.workflow_run_timeout.as_ref())
             .map(|timeout| execution_time.plus(timeout))
             .map(|time| execution_expiration.map_or(time, |expiration| time.min(expiration)));
+        let callbacks = started.completion_callbacks.clone();
         let info = RunInfo {
             start_time,
             execution_time,
@@ -140,6 +144,7 @@ impl Run {
             last_worker: LastWorker::default(),
         };
         let mut run = Run::new(id, info);
+        run.register_callbacks(&run.info.start_request_id.clone(), &callbacks, start_time);
         run.info_changed = true;
         run.workers_changed = !run.info.reset_points.is_empty();
         Some(run)
@@ -226,6 +231,15 @@ impl Run {
             Some(A::StartChildWorkflowExecutionInitiatedEventAttributes(a)) => {
                 self.children.insert(event.event_id, initiated_child(a));
             }
+            Some(A::NexusOperationScheduledEventAttributes(a)) => {
+                let operation = NexusOperation::scheduled(event.event_id, event_time(event), a.clone());
+                self.nexus_operations.insert(event.event_id, Arc::new(operation));
+            }
+            Some(A::NexusOperationCancelRequestedEventAttributes(a)) => {
+                if let Some(operation) = self.nexus_operations.get_mut(&a.scheduled_event_id) {
+                    Arc::make_mut(operation).request_cancel(event.event_id, event_time(event));
+                }
+            }
             Some(A::UpsertWorkflowSearchAttributesEventAttributes(a)) => {
                 if let Some(changes) = &a.search_attributes {
                     let properties = self.info.started.properties();
@@ -268,6 +282,13 @@ impl Run {
                 | A::ChildWorkflowExecutionCanceledEventAttributes(_)
                 | A::ChildWorkflowExecutionTimedOutEventAttributes(_)
                 | A::ChildWorkflowExecutionTerminatedEventAttributes(_)
+                | A::NexusOperationStartedEventAttributes(_)
+                | A::NexusOperationCompletedEventAttributes(_)
+                | A::NexusOperationFailedEventAttributes(_)
+                | A::NexusOperationCanceledEventAttributes(_)
+                | A::NexusOperationTimedOutEventAttributes(_)
+                | A::NexusOperationCancelRequestCompletedEventAttributes(_)
+                | A::NexusOperationCancelRequestFailedEventAttributes(_)
                 | A::WorkflowExecutionOptionsUpdatedEventAttributes(_),
             ) => self.arrive(event),
             Some(A::WorkflowExecutionCompletedEventAttributes(_)) => {
@@ -320,6 +341,8 @@ impl Run {
                     let event_id = (event.event_id > 0).then_some(event.event_id);
                     self.attached_requests.insert(a.attached_request_id.clone(), AttachedRequest { event_id });
                 }
+                let callbacks = &a.attached_completion_callbacks;
+                self.register_callbacks(&a.attached_request_id, callbacks, event_time(event));
                 // One that is taken away stays, in Temporal as well.
                 if a.priority.is_some() && self.given_priority() != a.priority.as_ref() {
                     Arc::make_mut(&mut self.info).given_priority = a.priority.clone().map(Box::new);
@@ -350,14 +373,46 @@ impl Run {
             Some(A::StartChildWorkflowExecutionFailedEventAttributes(a)) => {
                 self.children.remove(&a.initiated_event_id);
             }
+            Some(A::NexusOperationStartedEventAttributes(a)) => {
+                if let Some(operation) = self.nexus_operations.get_mut(&a.scheduled_event_id) {
+                    Arc::make_mut(operation).start(event_time(event), &a.operation_token);
+                }
+            }
+            Some(A::NexusOperationCancelRequestCompletedEventAttributes(a)) => {
+                if let Some(cancel) = self.nexus_cancel_mut(a.scheduled_event_id) {
+                    cancel.end(CancelState::Succeeded, None);
+                }
+            }
+            Some(A::NexusOperationCancelRequestFailedEventAttributes(a)) => {
+                if let Some(cancel) = self.nexus_cancel_mut(a.scheduled_event_id) {
+                    cancel.end(CancelState::Failed, a.failure.as_ref());
+                }
+            }
             Some(attributes) => {
                 if let Some(scheduled_event_id) = events::ended_activity(attributes) {
                     self.activities.remove(&scheduled_event_id);
+                } else if let Some(scheduled_event_id) = events::ended_nexus_operation(attributes) {
+                    self.nexus_operations.remove(&scheduled_event_id);
                 } else if let Some(initiated_event_id) = events::ended_child(attributes) {
                     self.children.remove(&initiated_event_id);
                 }
             }
             None => {}
+        }
+    }
+
+    fn nexus_cancel_mut(&mut self, scheduled_event_id: i64) -> Option<&mut NexusCancel> {
+        let operation = self.nexus_operations.get_mut(&scheduled_event_id)?;
+        Arc::make_mut(operation).cancel.as_mut()
+    }
+
+    /// Those whom a request names are told when the run has closed. To say so again changes nothing.
+    fn register_callbacks(&mut self, request_id: &str, callbacks: &[Callback], time: Time) {
+        for (place, callback) in callbacks.iter().enumerate() {
+            let id = format!("{request_id}-{place}");
+            if !self.callbacks.contains(&id) {
+                self.callbacks.insert(id, CompletionCallback::new(callback.clone(), time));
+            }
         }
     }
 
@@ -450,8 +505,8 @@ impl Run {
         info.started = info.started.with_properties(properties);
     }
 
-    /// Nothing comes any more of what is pending, but that children are to hear of it. Activities, and a workflow task that no worker has,
-    /// are described on, as in Temporal; and a closed run still knows the signals that it took.
+    /// Nothing comes any more of what is pending, but that children are to hear of it. Activities, operations, and a workflow task that no worker
+    /// has, are described on, as in Temporal; and a closed run still knows the signals that it took.
     fn close(&mut self, event: &HistoryEvent, status: WorkflowExecutionStatus) {
         self.state.status = status as i32;
         self.state.close_time = Some(event_time(event));

@@ -55,6 +55,8 @@ impl FirstEvent {
     /// are not even copied otherwise.
     pub(crate) fn kept(started: &mut WorkflowExecutionStartedEventAttributes) -> FirstEvent {
         let (continued_failure, points) = (started.continued_failure.take(), started.prev_auto_reset_points.take());
+        // They have rows of their own.
+        let callbacks = std::mem::take(&mut started.completion_callbacks);
         let kept = if started.retry_policy.is_some() || !started.cron_schedule.is_empty() {
             FirstEvent::new(started)
         } else {
@@ -64,6 +66,7 @@ impl FirstEvent {
             kept
         };
         (started.continued_failure, started.prev_auto_reset_points) = (continued_failure, points);
+        started.completion_callbacks = callbacks;
         kept
     }
 

@@ -10,7 +10,7 @@ use crate::payload_map::PayloadMap;
 use crate::workflow_task::REPORTED_PROBLEMS;
 
 use super::reset_points::WORKER_ATTRIBUTES;
-use super::{Activity, FirstEvent, OriginalProperties, Run, RunInfo, RunState};
+use super::{Activity, FirstEvent, NexusOperation, OriginalProperties, Run, RunInfo, RunState};
 
 /// A run is not what its history makes of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +56,15 @@ impl Run {
             let known = run.activities.iter().filter(|(id, _)| is_known(id));
             known.map(|(_, activity)| told(activity)).collect::<Vec<_>>()
         };
-        same("activities", &activities(self), &activities(&rebuilt))
+        same("activities", &activities(self), &activities(&rebuilt))?;
+        let operations =
+            |run: &Run| run.nexus_operations.values().map(|operation| told_of_operation(operation)).collect::<Vec<_>>();
+        same("Nexus operations", &operations(self), &operations(&rebuilt))?;
+        let callbacks = |run: &Run| {
+            let callbacks = run.callbacks.iter();
+            callbacks.map(|(id, it)| (id.clone(), it.callback.clone(), it.registered)).collect::<Vec<_>>()
+        };
+        same("callbacks", &callbacks(self), &callbacks(&rebuilt))
     }
 }
 
@@ -161,4 +169,11 @@ fn compare_state(mut found: RunState, mut expected: RunState) -> Result<(), Stri
 fn told(activity: &Activity) -> impl PartialEq + Debug + use<> {
     let Activity { scheduled, scheduled_time, cancel_requested_event_id, .. } = activity.clone();
     (scheduled, scheduled_time, cancel_requested_event_id)
+}
+
+/// What events tell of an operation of a Nexus service.
+fn told_of_operation(operation: &NexusOperation) -> impl PartialEq + Debug + use<> {
+    let NexusOperation { scheduled, scheduled_time, started_time, operation_token, cancel, .. } = operation.clone();
+    let cancel = cancel.map(|cancel| (cancel.requested_event_id, cancel.requested_time, cancel.is_over()));
+    (scheduled, scheduled_time, started_time, operation_token, cancel)
 }

@@ -11,9 +11,9 @@ use everlog_proto::api::sdk::v1::UserMetadata;
 use prost::Message;
 
 use super::{
-    AcceptedUpdate, Activity, AdmittedUpdate, AttachedRequest, Branch, BufferedQuery, ExternalCancel, ExternalSignal,
-    FirstEvent, HistoryHold, Pending, PendingChild, PendingRows, ReappliedUpdate, ResetPoint, SignalRequest, UserTimer,
-    WorkflowTask, WorkflowTaskStarted,
+    AcceptedUpdate, Activity, AdmittedUpdate, AttachedRequest, Branch, BufferedQuery, CompletionCallback,
+    ExternalCancel, ExternalSignal, FirstEvent, HistoryHold, NexusOperation, Pending, PendingChild, PendingRows,
+    ReappliedUpdate, ResetPoint, SignalRequest, UserTimer, WorkflowTask, WorkflowTaskStarted,
 };
 use crate::proto::{self, Encoded};
 use crate::task::{TaskKey, TaskKind, TaskPosition};
@@ -50,6 +50,10 @@ pub struct Run {
     pub reapplied_updates: Pending<ReappliedUpdate>,
     /// Runs that go on from this one, by their ids.
     pub history_holds: Pending<HistoryHold>,
+    /// Operations of Nexus services that have not ended, by scheduled event id.
+    pub nexus_operations: Pending<Arc<NexusOperation>>,
+    /// Who is told that the chain has ended, by request id and place; kept when they are.
+    pub callbacks: Pending<CompletionCallback>,
     /// What the run goes on from, if it began with a reset. Written once.
     pub branch: Option<Arc<Branch>>,
     /// Leader memory: updates that the workflow has not answered, in the order in which they came.
@@ -282,7 +286,9 @@ pending_kinds!(
     children,
     accepted_updates,
     reapplied_updates,
-    history_holds
+    history_holds,
+    nexus_operations,
+    callbacks
 );
 
 impl Run {
@@ -303,6 +309,8 @@ impl Run {
             accepted_updates: Pending::default(),
             reapplied_updates: Pending::default(),
             history_holds: Pending::default(),
+            nexus_operations: Pending::default(),
+            callbacks: Pending::default(),
             branch: None,
             admitted_updates: Vec::new(),
             info_changed: false,
@@ -377,12 +385,14 @@ impl Run {
             }
         });
         let timers = self.timers.values().map(|timer| timer.expiry_time);
+        let nexus_operations = self.nexus_operations.values().filter_map(|operation| operation.next_deadline());
         let task = self.saved_workflow_task_start().and_then(|task| task.deadline(None));
         [self.info.run_expiration, self.info.execution_expiration, first_workflow_task]
             .into_iter()
             .flatten()
             .chain(activities)
             .chain(timers)
+            .chain(nexus_operations)
             .chain(task)
             .min()
     }

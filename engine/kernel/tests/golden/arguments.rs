@@ -47,6 +47,11 @@ impl<'a> Arguments<'a> {
         }
     }
 
+    /// Whether a key is given.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.rest.iter().any(|argument| matches!(argument, Argument::KeyValue(name, _) if name == key))
+    }
+
     pub(crate) fn string(&mut self, key: &str, default: &str) -> String {
         self.text(key).unwrap_or(default).to_owned()
     }

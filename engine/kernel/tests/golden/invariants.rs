@@ -106,6 +106,8 @@ fn same_rows(one: &Run, two: &Run) {
     assert_eq!(one.external_signals, two.external_signals);
     assert_eq!(one.external_cancels, two.external_cancels);
     assert_eq!(one.children, two.children);
+    assert_eq!(one.nexus_operations, two.nexus_operations);
+    assert_eq!(one.callbacks, two.callbacks);
     assert_eq!(one.accepted_updates, two.accepted_updates);
     assert_eq!(one.reapplied_updates, two.reapplied_updates);
     assert_eq!(one.history_holds, two.history_holds);

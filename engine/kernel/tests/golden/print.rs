@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use everlog_kernel::command::{Heartbeat, QueryReply, Reply, UpdateReply, UpdateStatus, WorkflowTaskStart};
-use everlog_kernel::outbox::MessageBody;
+use everlog_kernel::nexus::{NexusCall, NexusRequest};
+use everlog_kernel::outbox::{MessageBody, NexusCompleted};
 use everlog_kernel::rows::Suffix;
 use everlog_kernel::transition::{Effect, TaskKey, TaskPosition};
 use everlog_kernel::{Rejection, RowKey, Run, RunRow, RunRowKind, Time, Transition};
@@ -133,6 +134,13 @@ fn effect(effect: &Effect) -> String {
                 MessageBody::StartScheduled(start) => format!("start scheduled {}", compact(&**start)),
                 MessageBody::EndScheduled(end) => format!("end scheduled {}", compact(end)),
                 MessageBody::ScheduledClosed(closed) => format!("scheduled closed {}", compact(&**closed)),
+                MessageBody::NexusCompleted(completed) => {
+                    let NexusCompleted { scheduled_event_id, request_id, result, failure, is_canceled, .. } =
+                        &**completed;
+                    let end = failure.as_ref().map_or_else(|| compact(result), compact);
+                    let how = if *is_canceled { "canceled" } else { "ended" };
+                    format!("operation {scheduled_event_id} of {request_id} {how} {end}")
+                }
             };
             let run = message.target_run_id.map(|run| format!("/{run}")).unwrap_or_default();
             let origin = message.origin_run_id.map(|run| format!(" of {run}")).unwrap_or_default();
@@ -146,6 +154,16 @@ fn effect(effect: &Effect) -> String {
             Ok(status) => format!("update {update_id} {}", update_status(status)),
             Err(refused) => format!("update {update_id} {}", rejection(refused)),
         },
+        Effect::CallNexus(call) => {
+            let NexusCall { scheduled_event_id, attempt, service, operation, time_max, .. } = &**call;
+            let what = match &call.request {
+                NexusRequest::Start { .. } => "start",
+                NexusRequest::Cancel { .. } => "cancel",
+            };
+            format!(
+                "call {what} of {scheduled_event_id}, {service}/{operation}, attempt {attempt}, within {time_max:?}"
+            )
+        }
         Effect::BatchJob { .. } => "of a batch job".to_owned(),
     }
 }
@@ -322,6 +340,22 @@ pub(crate) fn state(run: &Run) -> String {
     for (event_id, child) in run.children.iter() {
         let started = child.started_event_id.map(|event_id| format!(" started {event_id}")).unwrap_or_default();
         let _ = writeln!(out, "  child {event_id} {} {:?}{started}", child.workflow_id, child.parent_close_policy);
+    }
+    for (id, operation) in run.nexus_operations.iter() {
+        let state = match (operation.is_started(), operation.is_backing_off) {
+            (true, _) => "started",
+            (false, true) => "backing off",
+            (false, false) => "called",
+        };
+        let at = operation.call_at.map(|at| format!(" next {}", time(at))).unwrap_or_default();
+        let _ = writeln!(out, "  operation {id} {state} attempt {}{at}", operation.attempt);
+        if let Some(cancel) = &operation.cancel {
+            let at = cancel.call_at.map(|at| format!(" next {}", time(at))).unwrap_or_default();
+            let _ = writeln!(out, "    to be canceled {:?} attempt {}{at}", cancel.state, cancel.attempt);
+        }
+    }
+    for (id, callback) in run.callbacks.iter() {
+        let _ = writeln!(out, "  callback {id} {:?} attempt {}", callback.state, callback.attempt);
     }
     for (id, update) in run.accepted_updates.iter() {
         let completed = update.completed_event_id.map(|event_id| format!(" completed {event_id}")).unwrap_or_default();

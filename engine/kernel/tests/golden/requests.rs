@@ -1,6 +1,10 @@
 //! Requests and workflow commands from a script's arguments.
 
-use everlog_kernel::outbox::{ChildClosed, MessageBody, OutboxMessage, ParentClosed, StartChild, child_run_id};
+use everlog_kernel::nexus::{NexusEnd, NexusOutcome};
+use everlog_kernel::outbox::{
+    CallbackToken, ChildClosed, MessageBody, NexusCompleted, OutboxMessage, ParentClosed, SYSTEM_CALLBACK, StartChild,
+    child_run_id,
+};
 use everlog_kernel::{NamespaceId, RunId, Time};
 use everlog_proto::api::activity::v1::ActivityOptions;
 use everlog_proto::api::command::v1::command::Attributes;
@@ -9,13 +13,14 @@ use everlog_proto::api::command::v1::{
     CompleteWorkflowExecutionCommandAttributes, ContinueAsNewWorkflowExecutionCommandAttributes,
     FailWorkflowExecutionCommandAttributes, ModifyWorkflowPropertiesCommandAttributes,
     ProtocolMessageCommandAttributes, RecordMarkerCommandAttributes, RequestCancelActivityTaskCommandAttributes,
-    RequestCancelExternalWorkflowExecutionCommandAttributes, ScheduleActivityTaskCommandAttributes,
+    RequestCancelExternalWorkflowExecutionCommandAttributes, RequestCancelNexusOperationCommandAttributes,
+    ScheduleActivityTaskCommandAttributes, ScheduleNexusOperationCommandAttributes,
     SignalExternalWorkflowExecutionCommandAttributes, StartChildWorkflowExecutionCommandAttributes,
     StartTimerCommandAttributes, UpsertWorkflowSearchAttributesCommandAttributes,
 };
 use everlog_proto::api::common::v1::{
-    ActivityType, Header, Link, Memo, Payload, Priority, RetryPolicy, SearchAttributes, WorkflowExecution,
-    WorkflowType, link,
+    ActivityType, Callback, Header, Link, Memo, Payload, Priority, RetryPolicy, SearchAttributes, WorkflowExecution,
+    WorkflowType, callback, link,
 };
 use everlog_proto::api::enums::v1::{
     CommandType, ParentClosePolicy, ResetReapplyExcludeType, ResetReapplyType, WorkflowExecutionStatus,
@@ -81,6 +86,7 @@ pub(crate) fn start(arguments: &mut Arguments<'_>) -> Outcome<StartWorkflowExecu
         priority: arguments.number("priority")?.map(|priority_key| Priority { priority_key, ..Priority::default() }),
         request_eager_execution: arguments.flag("eager")?,
         links: links(arguments),
+        completion_callbacks: callbacks(arguments),
         on_conflict_options: on_conflict(arguments),
         ..StartWorkflowExecutionRequest::default()
     })
@@ -97,12 +103,83 @@ fn links(arguments: &mut Arguments<'_>) -> Vec<Link> {
     to.map(|to| Link { variant: Some(link::Variant::WorkflowEvent(to)) }).into_iter().collect()
 }
 
-/// `attach=request-id,links`; `attach=` for options that attach nothing.
+/// `callback=EVENT`: a workflow waits for this one as for an operation that it has scheduled with that event.
+fn callbacks(arguments: &mut Arguments<'_>) -> Vec<Callback> {
+    let callback = arguments.text("callback").map(|event| {
+        let token = CallbackToken {
+            namespace_id: NamespaceId([7; 16]),
+            workflow_id: "caller".to_owned(),
+            run_id: RunId([5; 16]),
+            scheduled_event_id: event.parse().unwrap_or_default(),
+            request_id: "request".to_owned(),
+        };
+        let header = [
+            ("Temporal-Callback-Token".to_owned(), token.encode()),
+            ("Nexus-Operation-Token".to_owned(), "token".to_owned()),
+        ];
+        let nexus = callback::Nexus { url: SYSTEM_CALLBACK.to_owned(), header: header.into() };
+        Callback { variant: Some(callback::Variant::Nexus(nexus)), links: Vec::new() }
+    });
+    callback.into_iter().collect()
+}
+
+/// What became of a call: `started [token=]`, `completed [result=]`, `failed failure=`, `canceled canceled-failure=`, `not-started failure=
+/// [retried=true]`, `cancel-taken`, `cancel-not-taken failure= [retried=true]`.
+pub(crate) fn nexus_outcome(arguments: &mut Arguments<'_>) -> Outcome<NexusOutcome> {
+    let what = arguments.expected("what became of the call")?;
+    let (result, told) = (arguments.text("result").map(payload), failure(arguments)?);
+    let (is_retryable, failure) = (arguments.flag("retried")?, Box::new(told.unwrap_or_default()));
+    let ended = |end| NexusOutcome::Ended { end, links: Vec::new() };
+    Ok(match what {
+        "started" => {
+            NexusOutcome::Started { operation_token: arguments.string("token", "token"), links: links(arguments) }
+        }
+        "completed" => ended(NexusEnd::Completed(result)),
+        "failed" => ended(NexusEnd::Failed(failure)),
+        "canceled" => ended(NexusEnd::Canceled(failure)),
+        "not-started" => NexusOutcome::NotStarted { failure, is_retryable },
+        "cancel-taken" => NexusOutcome::CancelTaken,
+        "cancel-not-taken" => NexusOutcome::CancelNotTaken { failure, is_retryable },
+        other => return Err(format!("unknown outcome {other}").into()),
+    })
+}
+
+/// The end of an operation that goes on by itself: `[result= failure= canceled-failure=]`.
+pub(crate) fn nexus_completed(
+    arguments: &mut Arguments<'_>,
+    scheduled_event_id: i64,
+    request_id: String,
+) -> Outcome<OutboxMessage> {
+    let is_canceled = arguments.has("canceled-failure");
+    let completed = NexusCompleted {
+        namespace_id: vec![7; 16].into(),
+        scheduled_event_id,
+        request_id,
+        operation_token: "token".to_owned(),
+        result: arguments.text("result").map(payload),
+        failure: failure(arguments)?,
+        is_canceled,
+        ..NexusCompleted::default()
+    };
+    Ok(OutboxMessage {
+        namespace_id: NamespaceId([7; 16]),
+        source_workflow_id: "handler".to_owned(),
+        source_run_id: RunId([5; 16]),
+        origin_run_id: None,
+        event_id: -1,
+        sent: Time(0),
+        target_workflow_id: "wf".to_owned(),
+        target_run_id: None,
+        body: MessageBody::NexusCompleted(Box::new(completed)),
+    })
+}
+
+/// `attach=request-id,links,callbacks`; `attach=` for options that attach nothing.
 fn on_conflict(arguments: &mut Arguments<'_>) -> Option<OnConflictOptions> {
     arguments.text("attach").map(|what| OnConflictOptions {
         attach_request_id: what.split(',').any(|part| part == "request-id"),
         attach_links: what.split(',').any(|part| part == "links"),
-        ..OnConflictOptions::default()
+        attach_completion_callbacks: what.split(',').any(|part| part == "callbacks"),
     })
 }
 
@@ -349,6 +426,25 @@ pub(crate) fn command(arguments: &mut Arguments<'_>) -> Outcome<Command> {
                     ..SignalExternalWorkflowExecutionCommandAttributes::default()
                 },
             ),
+        ),
+        "schedule-operation" => (
+            CommandType::ScheduleNexusOperation,
+            Attributes::ScheduleNexusOperationCommandAttributes(ScheduleNexusOperationCommandAttributes {
+                endpoint: arguments.string("endpoint", "endpoint"),
+                service: arguments.string("service", "s"),
+                operation: arguments.string("operation", "o"),
+                input: arguments.text("input").map(payload),
+                schedule_to_close_timeout: arguments.duration("schedule-to-close")?,
+                schedule_to_start_timeout: arguments.duration("schedule-to-start")?,
+                start_to_close_timeout: arguments.duration("start-to-close")?,
+                nexus_header: arguments.prefixed("header-").into_iter().collect(),
+            }),
+        ),
+        "cancel-operation" => (
+            CommandType::RequestCancelNexusOperation,
+            Attributes::RequestCancelNexusOperationCommandAttributes(RequestCancelNexusOperationCommandAttributes {
+                scheduled_event_id: arguments.number("scheduled")?.unwrap_or_default(),
+            }),
         ),
         "cancel-external" => (
             CommandType::RequestCancelExternalWorkflowExecution,

@@ -21,7 +21,9 @@
 //! | `receive EVENT child=STATUS initiated=EVENT from=CHILD [result= failure=]` | a child has closed |
 //! | `receive 0 parent-closed=POLICY initiated=EVENT [from-run=6]` | the parent has closed |
 //! | `reset EVENT [reason= request-id= reapply= exclude=SIGNAL,...]` | the run goes on from before that event; `reset task=2` from before the end of its second workflow task; with `behind=true` more has happened than was read |
-//! | `settle EVENT [outcome=]` | a message that the run has sent with that event has arrived, or failed: `not-found`, `too-many-signals`, `already-exists` |
+//! | `settle EVENT [outcome= callback=NUMBER]` | a message that the run has sent with that event has arrived, or failed: `not-found`, `too-many-signals`, `already-exists`; or one that told who has that callback, counted from 1 |
+//! | `operation EVENT OUTCOME [attempt=]` | what became of a call to a Nexus service: see `requests.rs` for outcomes |
+//! | `operation-ended EVENT [result= failure= canceled-failure= request-id=]` | an operation that goes on by itself has ended |
 //! | `fire` | tells the kernel that deadlines are due |
 //! | `crash` | a new leader: only the rows are left |
 //! | `history`, `rows`, `state` | shows what there is |
@@ -37,6 +39,7 @@ use std::error::Error;
 
 use everlog_kernel::command::{Reply, Started};
 use everlog_kernel::describe::describe;
+use everlog_kernel::nexus::{NexusAnswer, NexusOutcome};
 use everlog_kernel::outbox::Outcome as MessageOutcome;
 use everlog_kernel::reset::{End, Kept, Later, Plan, Reset, plan};
 use everlog_kernel::token::{ActivityTaskToken, WorkflowTaskToken};
@@ -295,6 +298,7 @@ impl Runner {
             "reset" => self.reset(run_id, arguments),
             "settle" => {
                 let event_id = arguments.expected("the event that sent the message")?.parse()?;
+                let event_id = arguments.number::<i64>("callback")?.map_or(event_id, |number| -number);
                 let outcome = match arguments.text("outcome") {
                     None => MessageOutcome::Delivered,
                     Some("not-found") => MessageOutcome::NotFound,
@@ -303,6 +307,28 @@ impl Runner {
                     Some(other) => return Err(format!("unknown outcome {other}").into()),
                 };
                 self.decide(run_id, RunCommand::SettleMessage { event_id, outcome })
+            }
+            "operation" => {
+                let scheduled_event_id = arguments.expected("the event that has scheduled it")?.parse()?;
+                let run = self.run_of(run_id)?;
+                let operation = run.nexus_operations.get(&scheduled_event_id);
+                let cancel = operation.and_then(|operation| operation.cancel.as_ref());
+                let outcome = requests::nexus_outcome(arguments)?;
+                let attempt = match &outcome {
+                    NexusOutcome::CancelTaken | NexusOutcome::CancelNotTaken { .. } => cancel.map(|it| it.attempt),
+                    _ => operation.map(|operation| operation.attempt),
+                };
+                let attempt = arguments.number("attempt")?.or(attempt).unwrap_or_default();
+                let answer = NexusAnswer { scheduled_event_id, attempt, outcome };
+                self.decide(run_id, RunCommand::SettleNexusCall(Box::new(answer)))
+            }
+            "operation-ended" => {
+                let scheduled_event_id = arguments.expected("the event that has scheduled it")?.parse()?;
+                let operation = self.run_of(run_id)?.nexus_operations.get(&scheduled_event_id);
+                let known = operation.map(|operation| operation.scheduled.request_id.clone()).unwrap_or_default();
+                let request_id = arguments.string("request-id", &known);
+                let message = requests::nexus_completed(arguments, scheduled_event_id, request_id)?;
+                self.decide(run_id, RunCommand::ReceiveMessage(Box::new(message)))
             }
             "fire" => self.decide(run_id, RunCommand::FireTimers),
             "crash" => {
@@ -462,6 +488,9 @@ impl Runner {
         if let Some(value) = arguments.number("pending-external")? {
             limits.pending_signals_max = value;
             limits.pending_cancel_requests_max = value;
+        }
+        if let Some(value) = arguments.number("pending-operations")? {
+            limits.pending_nexus_operations_max = value;
         }
         if let Some(value) = arguments.number("reset-points")? {
             limits.reset_points_max = value;

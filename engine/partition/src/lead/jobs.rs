@@ -385,6 +385,9 @@ impl Lead {
             Effect::UpdateAdvanced { run_id, update_id, status } => {
                 self.update_advanced(address.entity(), run_id, &update_id, status, last_batch);
             }
+            Effect::CallNexus(call) => {
+                self.when_durable(last_batch, Outgoing::NexusCall(address.clone(), call));
+            }
             Effect::BatchJob { run_id, is_running } => {
                 self.when_durable(last_batch, Outgoing::BatchJob(address.clone(), run_id, is_running));
             }

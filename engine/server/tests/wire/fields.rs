@@ -4,10 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use everlog_proto::api::command::v1::command::Attributes;
-use everlog_proto::api::command::v1::{
-    Command, RequestCancelNexusOperationCommandAttributes, ScheduleNexusOperationCommandAttributes,
-    StartChildWorkflowExecutionCommandAttributes,
-};
+use everlog_proto::api::command::v1::{Command, StartChildWorkflowExecutionCommandAttributes};
 use everlog_proto::api::common::v1::{
     ActivityType, Callback, Memo, TimeSkippingConfig, WorkerVersionCapabilities, WorkerVersionStamp, WorkflowType,
     callback,
@@ -240,10 +237,13 @@ fn starts() -> Vec<Case> {
         variant: Some(callback::Variant::Nexus(callback::Nexus { url, ..Default::default() })),
         ..Default::default()
     };
+    let of = |variant| Callback { variant: Some(variant), ..Default::default() };
+    let internal = callback::Variant::Internal(callback::Internal::default());
+    let handler = callback::Variant::NexusHandler(callback::NexusHandler::default());
     let update = update::Request {
         meta: Some(update::Meta::default()),
         input: Some(update::Input { name: "update".to_owned(), ..Default::default() }),
-        completion_callbacks: vec![callback.clone()],
+        completion_callbacks: vec![callback],
         ..Default::default()
     };
     let overridden = || Some(VersioningOverride::default());
@@ -259,10 +259,16 @@ fn starts() -> Vec<Case> {
     const SKIPPING: &str = "Unimplemented: The Time-Skipping feature is not enabled for namespace.";
     vec![
         case(
-            "StartWorkflowExecutionRequest.completion_callbacks",
+            "Callback.internal",
             "StartWorkflowExecution",
-            StartWorkflowExecutionRequest { completion_callbacks: vec![callback], ..start() },
-            "InvalidArgument: invalid url: url does not match any configured callback address: http://localhost/x",
+            StartWorkflowExecutionRequest { completion_callbacks: vec![of(internal)], ..start() },
+            "InvalidArgument: unsupported callback variant: *common.Callback_Internal_",
+        ),
+        case(
+            "Callback.nexus_handler",
+            "StartWorkflowExecution",
+            StartWorkflowExecutionRequest { completion_callbacks: vec![of(handler)], ..start() },
+            "Unimplemented: completion_callbacks.nexus_handler is not supported by this server yet",
         ),
         case(
             "StartWorkflowExecutionRequest.versioning_override",
@@ -578,28 +584,12 @@ async fn commands(client: &mut Client) -> Vec<Case> {
         versioning_override: Some(VersioningOverride::default()),
         ..StartChildWorkflowExecutionCommandAttributes::default()
     };
-    let commands = [
-        (
-            "Command.schedule_nexus_operation_command_attributes",
-            CommandType::ScheduleNexusOperation,
-            Attributes::ScheduleNexusOperationCommandAttributes(ScheduleNexusOperationCommandAttributes::default()),
-            "InvalidArgument: FeatureDisabled: ScheduleNexusOperation is not supported by this server yet",
-        ),
-        (
-            "Command.request_cancel_nexus_operation_command_attributes",
-            CommandType::RequestCancelNexusOperation,
-            Attributes::RequestCancelNexusOperationCommandAttributes(
-                RequestCancelNexusOperationCommandAttributes::default(),
-            ),
-            "InvalidArgument: FeatureDisabled: RequestCancelNexusOperation is not supported by this server yet",
-        ),
-        (
-            "StartChildWorkflowExecutionCommandAttributes.versioning_override",
-            CommandType::StartChildWorkflowExecution,
-            Attributes::StartChildWorkflowExecutionCommandAttributes(child),
-            "InvalidArgument: BadStartChildExecutionAttributes: versioning_override is not supported by this server yet",
-        ),
-    ];
+    let commands = [(
+        "StartChildWorkflowExecutionCommandAttributes.versioning_override",
+        CommandType::StartChildWorkflowExecution,
+        Attributes::StartChildWorkflowExecutionCommandAttributes(child),
+        "InvalidArgument: BadStartChildExecutionAttributes: versioning_override is not supported by this server yet",
+    )];
     let mut cases = Vec::new();
     for (field, command_type, attributes, expected) in commands {
         let task_token = workflow_task(client, field).await;

@@ -52,6 +52,7 @@ impl Server {
             namespaces: Arc::clone(&node.namespaces),
             queries: Arc::clone(&node.queries),
             batch_jobs: node.batch_jobs.clone(),
+            nexus_calls: node.nexus_calls.clone(),
             config: Arc::new(InForce::new(config)),
             cluster_id: node.cluster_id(),
             request_bytes_max: listen.request_bytes_max,

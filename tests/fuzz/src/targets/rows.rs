@@ -48,7 +48,7 @@ enum Kind {
 }
 
 /// Kinds by their number in inputs, which the corpus knows: new ones come last.
-const KINDS: [Kind; 33] = [
+const KINDS: [Kind; 35] = [
     Kind::Run(RunRowKind::Info),
     Kind::Run(RunRowKind::State),
     Kind::Run(RunRowKind::Activity),
@@ -82,6 +82,8 @@ const KINDS: [Kind; 33] = [
     Kind::Run(RunRowKind::BatchJobProgress),
     Kind::Run(RunRowKind::ActivityExecution),
     Kind::Run(RunRowKind::ActivityExecutionProgress),
+    Kind::Run(RunRowKind::NexusOperation),
+    Kind::Run(RunRowKind::Callback),
 ];
 
 /// Rows that no run writes, as they are on disks: a namespace, a slot table, and what Raft keeps.
@@ -174,13 +176,15 @@ impl Target for Rows {
                 RunRowKind::SignalRequest | RunRowKind::AttachedRequest => {
                     Suffix::Text(String::from_utf8_lossy(&bytes).into_owned())
                 }
-                RunRowKind::AcceptedUpdate | RunRowKind::HistoryHold | RunRowKind::ReappliedUpdate => {
-                    Suffix::Text(number.to_string())
-                }
+                RunRowKind::AcceptedUpdate
+                | RunRowKind::HistoryHold
+                | RunRowKind::ReappliedUpdate
+                | RunRowKind::Callback => Suffix::Text(number.to_string()),
                 RunRowKind::Activity
                 | RunRowKind::Timer
                 | RunRowKind::ExternalSignal
                 | RunRowKind::ExternalCancel
+                | RunRowKind::NexusOperation
                 | RunRowKind::Child => Suffix::Signed(number.cast_signed()),
                 RunRowKind::Schedule => {
                     schedule.made_of = Some(bytes);

@@ -7,16 +7,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use everlog_proto::api::activity::v1::ActivityOptions;
 use everlog_proto::api::common::v1::{
-    ActivityType, Header, Memo, Payload, Payloads, Priority, SearchAttributes, WorkerVersionStamp, WorkflowExecution,
-    WorkflowType,
+    ActivityType, Callback, Header, Memo, Payload, Payloads, Priority, SearchAttributes, WorkerVersionStamp,
+    WorkflowExecution, WorkflowType, callback,
 };
 use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
-use everlog_proto::api::enums::v1::{EventType, ParentClosePolicy, TaskQueueKind};
+use everlog_proto::api::enums::v1::{
+    CallbackState, EventType, NexusOperationCancellationState as CancelState, ParentClosePolicy, TaskQueueKind,
+};
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::{
-    ActivityTaskScheduledEventAttributes, History, HistoryEvent, WorkflowExecutionStartedEventAttributes,
-    WorkflowTaskStartedEventAttributes,
+    ActivityTaskScheduledEventAttributes, History, HistoryEvent, NexusOperationScheduledEventAttributes,
+    WorkflowExecutionStartedEventAttributes, WorkflowTaskStartedEventAttributes,
 };
 use everlog_proto::api::sdk::v1::UserMetadata;
 use everlog_proto::api::taskqueue::v1::TaskQueue;
@@ -28,10 +30,10 @@ use crate::payload_map::PayloadMap;
 use crate::proto::Encoded;
 use crate::rows::RunRowKind;
 use crate::state::{
-    AcceptedUpdate, Activity, ActivityStarted, Ancestor, AttachedRequest, Branch, CorruptRow, Current, ExternalCancel,
-    ExternalSignal, ExternalTarget, FirstEvent, HistoryHold, LastWorker, OriginalProperties, Pause, PendingChild,
-    PendingValue, PreviousRun, ReappliedUpdate, ResetPoint, Run, RunInfo, RunState, SignalRequest, UserTimer,
-    WorkflowTask, WorkflowTaskProblem, WorkflowTaskStarted,
+    AcceptedUpdate, Activity, ActivityStarted, Ancestor, AttachedRequest, Branch, CompletionCallback, CorruptRow,
+    Current, ExternalCancel, ExternalSignal, ExternalTarget, FirstEvent, HistoryHold, LastWorker, NexusCancel,
+    NexusOperation, OriginalProperties, Pause, PendingChild, PendingValue, PreviousRun, ReappliedUpdate, ResetPoint,
+    Run, RunInfo, RunState, SignalRequest, UserTimer, WorkflowTask, WorkflowTaskProblem, WorkflowTaskStarted,
 };
 use crate::transition::TaskRow;
 use crate::{RunId, Time, events, visibility};
@@ -299,6 +301,54 @@ fn event() -> Arc<HistoryEvent> {
     Arc::new(HistoryEvent { event_time: Some(NOW.to_proto()), event_type, ..HistoryEvent::default() })
 }
 
+fn nexus_operation() -> NexusOperation {
+    let attributes = NexusOperationScheduledEventAttributes {
+        endpoint: "orders".to_owned(),
+        request_id: "r".to_owned(),
+        ..NexusOperationScheduledEventAttributes::default()
+    };
+    NexusOperation::scheduled(5, NOW, attributes)
+}
+
+fn full_nexus_operation() -> NexusOperation {
+    let failure = || Some(Box::new(Failure { message: "no".to_owned(), ..Failure::default() }));
+    let cancel = NexusCancel {
+        requested_time: Some(later(1)),
+        state: CancelState::BackingOff,
+        attempt: 1,
+        call_at: Some(later(2)),
+        last_attempt_end: Some(later(3)),
+        last_failure: failure(),
+        ..NexusCancel::requested(7)
+    };
+    NexusOperation {
+        attempt: 2,
+        call_at: None,
+        is_backing_off: true,
+        last_attempt_end: Some(later(4)),
+        last_failure: failure(),
+        started_time: Some(later(5)),
+        operation_token: "t".to_owned(),
+        cancel: Some(cancel),
+        ..nexus_operation()
+    }
+}
+
+fn callback() -> CompletionCallback {
+    let nexus = callback::Nexus { url: "u".to_owned(), header: [("k".to_owned(), "v".to_owned())].into() };
+    CompletionCallback::new(Callback { variant: Some(callback::Variant::Nexus(nexus)), links: Vec::new() }, NOW)
+}
+
+fn failed_callback() -> CompletionCallback {
+    CompletionCallback {
+        state: CallbackState::Failed,
+        attempt: 1,
+        last_attempt_end: Some(later(1)),
+        last_failure: Some(Box::new(Failure { message: "no".to_owned(), ..Failure::default() })),
+        ..callback()
+    }
+}
+
 fn task() -> TaskRow {
     TaskRow::of_workflow("order-1", 1)
 }
@@ -362,6 +412,10 @@ fn cases() -> Vec<Case> {
         case(RunRowKind::Branch.name(), "", branch(), Branch::to_row, Branch::from_row),
         pending("", RUN.to_string(), HistoryHold { until: 4 }),
         pending("", "u".to_owned(), ReappliedUpdate { admitted_event_id: 5, request_id: "r".to_owned() }),
+        pending("", 5, Arc::new(nexus_operation())),
+        pending("with everything", 5, Arc::new(full_nexus_operation())),
+        pending("", "request-0".to_owned(), callback()),
+        pending("told in vain", "request-0".to_owned(), failed_callback()),
         pending("", 5, Arc::new(activity())),
         pending("started", 5, Arc::new(started_activity())),
         pending("backing off", 5, Arc::new(failed_activity())),

@@ -155,6 +155,7 @@ impl Runner {
         let objections = Objections {
             bad_binary: arguments.flag("bad-binary")?,
             search_attributes: unknown.or(invalid).map(|objection| (0, objection)).into_iter().collect(),
+            nexus_endpoints: [("endpoint".to_owned(), "endpoint-id".to_owned())].into(),
         };
         let transition = match self
             .transition(Some(token.run_id), RunCommand::CompleteWorkflowTask(token, Box::new(request), objections))
