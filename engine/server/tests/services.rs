@@ -10,9 +10,9 @@ use everlog_kernel::token::{self, QueryTaskToken};
 use everlog_proto::api::enums::v1::{EventType, HistoryEventFilterType, QueryResultType};
 use everlog_proto::api::query::v1::WorkflowQuery;
 use everlog_proto::api::workflowservice::v1::{
-    GetSystemInfoRequest, GetWorkflowExecutionHistoryRequest, ListNamespacesRequest, QueryWorkflowRequest,
-    RegisterNamespaceRequest, RespondQueryTaskCompletedRequest, StartActivityExecutionRequest,
-    TerminateWorkflowExecutionRequest,
+    GetSystemInfoRequest, GetWorkflowExecutionHistoryRequest, ListNamespacesRequest,
+    PollWorkflowExecutionTimeSkippingRequest, QueryWorkflowRequest, RegisterNamespaceRequest,
+    RespondQueryTaskCompletedRequest, TerminateWorkflowExecutionRequest,
 };
 use everlog_proto::wkt;
 use harness::requests::{complete, event_ids, history, respond, signal};
@@ -61,11 +61,14 @@ async fn a_namespace_can_be_used_as_soon_as_it_is_registered() {
 async fn what_is_not_built_is_an_unknown_method() {
     let server = Server::start().await;
     let mut client = server.client().await;
-    let refused = client.start_activity_execution(StartActivityExecutionRequest::default()).await.unwrap_err();
+    let refused = client
+        .poll_workflow_execution_time_skipping(PollWorkflowExecutionTimeSkippingRequest::default())
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);
     assert_eq!(
         refused.message(),
-        "unknown method StartActivityExecution for service temporal.api.workflowservice.v1.WorkflowService"
+        "unknown method PollWorkflowExecutionTimeSkipping for service temporal.api.workflowservice.v1.WorkflowService"
     );
     let capabilities =
         client.get_system_info(GetSystemInfoRequest {}).await.unwrap().into_inner().capabilities.unwrap();
