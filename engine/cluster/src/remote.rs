@@ -61,8 +61,24 @@ impl OtherNodes for Nodes {
         run_id: RunId,
         start: StartWorkflowTask,
     ) -> BoxFuture<'static, Result<StartedWorkflowTask, CallError>> {
-        let StartWorkflowTask { scheduled_event_id, attempt, task_queue, identity, request_id, worker_version } = start;
-        let start = WorkflowTaskStart { scheduled_event_id, attempt, task_queue, identity, request_id, worker_version };
+        let StartWorkflowTask {
+            scheduled_event_id,
+            attempt,
+            task_queue,
+            identity,
+            request_id,
+            worker_version,
+            deployment_version,
+        } = start;
+        let start = WorkflowTaskStart {
+            scheduled_event_id,
+            attempt,
+            task_queue,
+            identity,
+            request_id,
+            worker_version,
+            deployment_version,
+        };
         let started = self.start(node, &workflow, run_id, Start::WorkflowTask(start));
         async move { workflow_task(started.await?) }.boxed()
     }
@@ -74,12 +90,20 @@ impl OtherNodes for Nodes {
         run_id: RunId,
         start: StartActivityTask,
     ) -> BoxFuture<'static, Result<Box<PollActivityTaskQueueResponse>, CallError>> {
-        let StartActivityTask { scheduled_event_id, attempt, key, identity, request_id } = start;
+        let StartActivityTask { scheduled_event_id, attempt, key, identity, request_id, deployment_version } = start;
         let (task_queue, position) = match key {
             Some(TaskKey { task_queue, position, .. }) => (task_queue, Bytes::copy_from_slice(&position.to_bytes())),
             None => Default::default(),
         };
-        let start = ActivityTaskStart { scheduled_event_id, attempt, identity, request_id, task_queue, position };
+        let start = ActivityTaskStart {
+            scheduled_event_id,
+            attempt,
+            identity,
+            request_id,
+            task_queue,
+            position,
+            deployment_version,
+        };
         let started = self.start(node, &workflow, run_id, Start::ActivityTask(start));
         async move { Ok(Box::new(decoded(started.await?.poll)?)) }.boxed()
     }

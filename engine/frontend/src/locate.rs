@@ -23,7 +23,15 @@ pub(super) enum Location<'a> {
 
 /// Whether a call shows metadata, so that any node answers it that has all of them.
 pub(super) fn reads_metadata(method: &str) -> bool {
-    matches!(method, "DescribeNamespace" | "ListNamespaces" | "ListSearchAttributes")
+    matches!(
+        method,
+        "DescribeNamespace"
+            | "ListNamespaces"
+            | "ListSearchAttributes"
+            | "DescribeWorkerDeployment"
+            | "DescribeWorkerDeploymentVersion"
+            | "ListWorkerDeployments"
+    )
 }
 
 /// The namespace that a request names in field 1, which it does unless it has a token there.
@@ -130,7 +138,15 @@ pub(super) fn locate<'a>(method: &str, request: &'a [u8]) -> Option<Location<'a>
         | "DeleteNamespace"
         | "AddSearchAttributes"
         | "RemoveSearchAttributes"
-        | "UpdateTaskQueueConfig" => Some(Location::Metadata),
+        | "UpdateTaskQueueConfig"
+        | "CreateWorkerDeployment"
+        | "CreateWorkerDeploymentVersion"
+        | "SetWorkerDeploymentCurrentVersion"
+        | "SetWorkerDeploymentRampingVersion"
+        | "SetWorkerDeploymentManager"
+        | "UpdateWorkerDeploymentVersionMetadata"
+        | "DeleteWorkerDeploymentVersion"
+        | "DeleteWorkerDeployment" => Some(Location::Metadata),
         _ => None,
     }
 }

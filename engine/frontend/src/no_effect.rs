@@ -1,8 +1,10 @@
 //! Methods that are answered as if they did something, because workers call them whatever the server can do: PollNexusTaskQueue.
 
+use everlog_proto::api::enums::v1::TaskQueueType;
 use everlog_proto::api::workflowservice::v1::{PollNexusTaskQueueRequest, PollNexusTaskQueueResponse};
 
 use super::call::Call;
+use super::deployments::version_of;
 use super::errors::Error;
 use super::polls::PollKind;
 use super::unbuilt::WorkerVersion;
@@ -25,6 +27,9 @@ pub(super) async fn poll_nexus_task_queue(
     validate::task_queue(request.task_queue.as_ref(), id_bytes_max)?;
     validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
     let _poll = frontend.polls.open(namespace.namespace.id, PollKind::Nexus, config.frontend.polls_max)?;
+    let version = version_of(request.deployment_options.as_ref());
+    let name = request.task_queue.as_ref().map_or("", |queue| &queue.name);
+    frontend.register_poll(namespace.namespace.id, version.as_ref(), TaskQueueType::Nexus, name).await?;
     tokio::select! {
         () = tokio::time::sleep_until(until) => {}
         () = frontend.drained() => {}

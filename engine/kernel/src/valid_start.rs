@@ -12,7 +12,7 @@ use everlog_proto::wkt;
 use prost::Message;
 
 use crate::txn::NewRun;
-use crate::{Context, Limits, Rejection, cron, payload_map, retry, time, validation};
+use crate::{Context, Limits, Rejection, cron, deployment, payload_map, retry, time, validation};
 
 /// A request to start a workflow in which nothing is wrong that can be told without the workflow: nothing but
 /// [`ValidStart::new`] makes one, so it is looked at once, however many hands it goes through.
@@ -59,6 +59,7 @@ impl ValidStart {
             return Err(Rejection::invalid("attaching request ID is required for attaching completion callbacks"));
         }
         check_support(&request)?;
+        deployment::check_override(request.versioning_override.as_ref())?;
         check_sizes(&request, limits)?;
         let is_delayed =
             !request.cron_schedule.is_empty() || time::positive(request.workflow_start_delay.as_ref()) != Ok(None);
@@ -82,6 +83,7 @@ impl ValidStart {
             header: request.header,
             priority: request.priority,
             eager_execution_accepted: is_eager,
+            versioning_override: request.versioning_override,
             ..WorkflowExecutionStartedEventAttributes::default()
         };
         Ok(ValidStart {
@@ -296,9 +298,6 @@ pub(crate) fn policies_of_child(reuse: WorkflowIdReusePolicy) -> (WorkflowIdReus
 fn check_support(request: &StartWorkflowExecutionRequest) -> Result<(), Rejection> {
     let unsupported = |text: &'static str| Err(Rejection::Unimplemented(text.into()));
     request.completion_callbacks.iter().try_for_each(check_callback)?;
-    if request.versioning_override.is_some() {
-        return unsupported("versioning_override is not supported by this server yet");
-    }
     if request.time_skipping_config.is_some() {
         return unsupported("The Time-Skipping feature is not enabled for namespace.");
     }

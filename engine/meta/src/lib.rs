@@ -1,4 +1,4 @@
-//! The metadata of the cluster: namespaces with their search attributes, settings of task queues, which partition holds which hash slot, and
+//! The metadata of the cluster: namespaces with their search attributes and worker deployments, settings of task queues, which partition holds which hash slot, and
 //! which disks took the place of lost ones.
 //!
 //! They are rows of the meta group, written through its log like everything else. Every node with a replica keeps a view of the rows
@@ -6,6 +6,7 @@
 
 mod change;
 mod delete;
+mod deployments;
 mod disks;
 mod elsewhere;
 mod namespaces;
@@ -24,11 +25,11 @@ pub use task_queues::ConfiguredQueue;
 
 use std::borrow::Cow;
 
-use everlog_kernel::NamespaceId;
+use everlog_kernel::{NamespaceId, Rejection};
 use everlog_storage::NodeId;
 
 /// Why the metadata could not be read or changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum MetaError {
     /// There is no namespace with that name or id.
     #[error("Namespace {0} is not found.")]
@@ -42,6 +43,9 @@ pub enum MetaError {
     /// The namespace must not be deleted.
     #[error("{0}")]
     Protected(Cow<'static, str>),
+    /// The rules of what is to be changed do not allow it.
+    #[error("{0}")]
+    Rejected(Rejection),
     /// This node cannot change the metadata now. The change may have been made.
     #[error("the metadata cannot be changed now: {0}")]
     Unavailable(String),
