@@ -160,12 +160,15 @@ fn effective_rate(description: &QueueDescription) -> EffectiveRateLimit {
 #[expect(deprecated, reason = "the CLI still shows it")]
 fn versioning(namespace: &NamespaceRecord, kind: TaskQueueType, queue: &str) -> TaskQueueVersioningInfo {
     let kind = if kind == TaskQueueType::Activity { TaskKind::Activity } else { TaskKind::Workflow };
-    let routing = namespace.namespace.deployments.queue(kind, queue).cloned().unwrap_or_default();
+    let known = namespace.namespace.deployments.queue(kind, queue);
+    // Where versions poll, what never was is older than anything else with Temporal, too.
+    let never = if known.is_some() { wkt::Timestamp::default() } else { NEVER };
+    let routing = known.cloned().unwrap_or_default();
     let old = |version: &Option<WorkerDeploymentVersion>| match version {
         None => UNVERSIONED.to_owned(),
         Some(version) => format!("{}.{}", version.deployment_name, version.build_id),
     };
-    let update_time = Some(routing.changed().unwrap_or(NEVER));
+    let update_time = Some(routing.changed().unwrap_or(never));
     let is_ramping = routing.ramping.version.is_some() || routing.ramp_percentage > 0.0;
     TaskQueueVersioningInfo {
         current_version: old(&routing.current.version),

@@ -131,7 +131,7 @@ pub(crate) fn offer_if_speculative(txn: &mut Txn<'_>) {
     }
     let Some(key) = txn.run.workflow_task_key() else { return };
     let sticky = txn.run.sticky.as_ref().map(|sticky| sticky.task_queue.clone());
-    let version = txn.run.pinned_version().cloned().map(Box::new);
+    let version = txn.run.task_version().cloned().map(Box::new);
     txn.effects.push(Effect::OfferTask(Task { key, attempt: 1, sticky, version }));
 }
 
@@ -474,6 +474,6 @@ pub(crate) fn offer_query(run: &Run, query: BufferedQuery) -> Effect {
         query: query.query,
         task_queue: run.task_queue().to_owned(),
         sticky: run.sticky.as_ref().map(|sticky| sticky.task_queue.clone()),
-        version: run.pinned_version().cloned().map(Box::new),
+        version: run.task_version().cloned().map(Box::new),
     })
 }

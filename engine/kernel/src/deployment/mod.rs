@@ -31,6 +31,7 @@ pub use names::{
     version_of_name,
 };
 pub(crate) use names::{check_reach, normal_override, old_version_name};
+pub(crate) use routing::RAMPING;
 pub use routing::{Deployments, QueueRouting, Target};
 pub use show::{latest_summary, summary};
 pub use state::{Deployment, DeploymentVersion, VersionQueue};

@@ -30,7 +30,8 @@ pub(crate) fn old_version_name(version: Option<&WorkerDeploymentVersion>) -> Str
         .map_or_else(|| UNVERSIONED.to_owned(), |version| format!("{}.{}", version.deployment_name, version.build_id))
 }
 
-/// The version that a text names, written in either way; `None` for [`UNVERSIONED`].
+/// The version that a text names as it was written first; `None` for [`UNVERSIONED`]. As it is written now, a version is read if its build id
+/// has a dot in it: so does Temporal.
 ///
 /// # Errors
 ///
@@ -39,9 +40,13 @@ pub fn version_of_name(text: &str) -> Result<Option<WorkerDeploymentVersion>, St
     if text == UNVERSIONED {
         return Ok(None);
     }
-    let split = text.find(['.', ':']).map(|at| (&text[..at], &text[at + 1..]));
-    let Some((name, build_id)) = split else {
-        return Err(format!("expected delimiter ':' or '.' not found in version string {text}"));
+    let (name, build_id) = match (text.find('.'), text.find(':')) {
+        (None, None) => return Err(format!("expected delimiter ':' or '.' not found in version string {text}")),
+        (None, Some(_)) => (text, ""),
+        (Some(dot), colon) => {
+            let at = colon.map_or(dot, |colon| colon.min(dot));
+            (&text[..at], &text[at + 1..])
+        }
     };
     if name.is_empty() {
         return Err(format!("deployment name is empty in version string {text}"));

@@ -39,6 +39,10 @@ pub struct QueueRouting {
     pub ramp_percentage: f32,
 }
 
+/// In the place of a version: the ramping one, for as long as there is one, and otherwise whichever the queue leads to. No version is named so.
+pub(crate) static RAMPING: WorkerDeploymentVersion =
+    WorkerDeploymentVersion { deployment_name: String::new(), build_id: String::new() };
+
 /// A version, and since when.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Target {
@@ -198,7 +202,7 @@ impl Deployments {
     /// The version of the workers that get a task; `None` for workers without one. `pinned` is the version that the task names.
     ///
     /// An activity of a pinned workflow goes to that version only if its queue is in it. Otherwise it is an activity of its own, and goes
-    /// where its queue leads.
+    /// where its queue leads. The first task of a workflow that wants to try the ramping version goes there.
     pub fn route<'a>(
         &'a self,
         kind: TaskKind,
@@ -207,6 +211,10 @@ impl Deployments {
         workflow_id: &str,
     ) -> Option<&'a WorkerDeploymentVersion> {
         let routing = self.queue(kind, queue);
+        if pinned == Some(&RAMPING) {
+            let routing = routing?;
+            return routing.ramping.version.as_ref().or(routing.target(workflow_id).version.as_ref());
+        }
         if let Some(version) = pinned
             && (kind == TaskKind::Workflow || routing.is_some_and(|routing| routing.has(version)))
         {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use everlog_proto::api::deployment::v1::worker_deployment_info::WorkerDeploymentVersionSummary;
 use everlog_proto::api::deployment::v1::worker_deployment_version_info::VersionTaskQueueInfo;
-use everlog_proto::api::deployment::v1::{VersionMetadata, WorkerDeploymentInfo, WorkerDeploymentVersionInfo};
+use everlog_proto::api::deployment::v1::{
+    VersionDrainageInfo, VersionMetadata, WorkerDeploymentInfo, WorkerDeploymentVersionInfo,
+};
 use everlog_proto::api::enums::v1::RoutingConfigUpdateState;
 use everlog_proto::api::workflowservice::v1::list_worker_deployments_response::WorkerDeploymentSummary;
 use everlog_proto::wkt::Timestamp;
@@ -20,13 +22,19 @@ fn shown(time: Option<Time>) -> Option<Timestamp> {
 #[expect(deprecated, reason = "older clients read the text")]
 pub fn summary(deployment: &Deployment, build_id: &str, version: &DeploymentVersion) -> WorkerDeploymentVersionSummary {
     let name = deployment.version(build_id);
+    // Temporal notes when a version became current in the place of its drainage.
+    let erased = version.current_since.filter(|_| version.drainage.is_none()).map(|since| VersionDrainageInfo {
+        status: 0,
+        last_changed_time: shown(Some(since)),
+        last_checked_time: shown(Some(since)),
+    });
     WorkerDeploymentVersionSummary {
         version: old_version_name(Some(&name)),
         status: version.status.into(),
         deployment_version: Some(name),
         create_time: shown(Some(version.created)),
         drainage_status: version.drainage.map_or(0, |drainage| drainage.status),
-        drainage_info: version.drainage,
+        drainage_info: version.drainage.or(erased),
         current_since_time: shown(version.current_since),
         ramping_since_time: shown(version.ramping_since),
         routing_update_time: shown(version.routing_updated),
@@ -86,14 +94,10 @@ impl Deployment {
             version: old_version_name(Some(&name)),
             status: version.status.into(),
             deployment_version: Some(name),
-            deployment_name: self.name.clone(),
             create_time: shown(Some(version.created)),
             routing_changed_time: shown(version.routing_updated),
             current_since_time: shown(version.current_since),
             ramping_since_time: shown(version.ramping_since),
-            first_activation_time: shown(version.first_activation),
-            last_current_time: shown(version.last_current),
-            last_deactivation_time: shown(version.last_deactivation),
             ramp_percentage: version.ramp_percentage,
             task_queue_infos: version.task_queues.iter().map(queue).collect(),
             drainage_info: version.drainage,

@@ -16,7 +16,7 @@ pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
         task.offered_sticky = false;
         let attempt = task.attempt;
         let key = txn.run.workflow_task_key();
-        let version = txn.run.pinned_version().cloned().map(Box::new);
+        let version = txn.run.task_version().cloned().map(Box::new);
         txn.effects.extend(key.map(|key| Effect::OfferTask(Task { key, attempt, sticky: None, version })));
     }
     Ok(Reply::Done)

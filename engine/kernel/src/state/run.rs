@@ -427,7 +427,7 @@ impl Run {
 
     /// Whether the rows of tasks name the version that they are to name, and need not be offered once more.
     pub(crate) fn has_wanted_version(&self) -> bool {
-        !self.offers_anew && self.rows_version.as_deref() == self.pinned_version()
+        !self.offers_anew && self.rows_version.as_deref() == self.task_version()
     }
 
     fn wanted_workflow_task_place(&self) -> Option<(TaskPosition, i32)> {

@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
-use everlog_proto::api::enums::v1::VersioningBehavior;
+use everlog_proto::api::enums::v1::{ContinueAsNewVersioningBehavior, VersioningBehavior};
 use everlog_proto::api::history::v1::{
     DeclinedTargetVersionUpgrade, WorkflowExecutionOptionsUpdatedEventAttributes,
     WorkflowExecutionStartedEventAttributes, WorkflowTaskCompletedEventAttributes,
@@ -25,7 +25,7 @@ use everlog_proto::api::workflow::v1::{
 };
 
 use super::Run;
-use crate::deployment::{normal_override, version_of_name};
+use crate::deployment::{RAMPING, normal_override, version_of_name};
 
 /// What is known of a run's version. Runs of workers without versions have none.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -152,12 +152,23 @@ impl Run {
         self.version().filter(|_| is_pinned)
     }
 
+    /// The version that tasks of the run name: the one that it is pinned to, or the ramping one if its first workflow task is to go there, as
+    /// the run before has wanted.
+    pub(crate) fn task_version(&self) -> Option<&WorkerDeploymentVersion> {
+        let initial =
+            || self.versioning().map(|versioning| versioning.info.continue_as_new_initial_versioning_behavior());
+        let is_first = self.state.last_completed_started_event_id == 0;
+        self.pinned_version().or_else(|| {
+            (is_first && initial() == Some(ContinueAsNewVersioningBehavior::UseRampingVersion)).then_some(&RAMPING)
+        })
+    }
+
     /// Whether the run is on its way to another version.
     pub fn is_in_transition(&self) -> bool {
         self.versioning().is_some_and(|versioning| versioning.info.version_transition.is_some())
     }
 
-    /// Whether the run's next workflow task is to go to the ramping version, however small its share: so its run before has wanted.
+    /// Gives the run another version, which is written.
     pub(crate) fn set_versioning(&mut self, versioning: Option<Versioning>) {
         if self.versioning() != versioning.as_ref() {
             Arc::make_mut(&mut self.info).versioning = versioning.map(Box::new);

@@ -79,7 +79,7 @@ impl Txn<'_> {
                 }
                 if let Some(time) = wanted {
                     let key = self.run.activity_task_key(&activity, time);
-                    let version = self.run.pinned_version().cloned().map(Box::new);
+                    let version = self.run.task_version().cloned().map(Box::new);
                     let row = TaskRow::of_workflow(self.workflow_id, activity.attempt, version.clone());
                     rows.push((RowKey::Task(key.clone()), Some(row.to_row())));
                     self.effects.push(Effect::OfferTask(Task {
@@ -120,7 +120,7 @@ impl Txn<'_> {
 
     fn finish_version(&mut self) {
         if !self.run.has_wanted_version() {
-            self.run.rows_version = self.run.pinned_version().cloned().map(Box::new);
+            self.run.rows_version = self.run.task_version().cloned().map(Box::new);
             self.run.offers_anew = false;
         }
     }
@@ -137,7 +137,7 @@ impl Txn<'_> {
             rows.push((RowKey::Task(key), None));
         }
         if let Some((key, attempt)) = &wanted {
-            let version = self.run.pinned_version().cloned().map(Box::new);
+            let version = self.run.task_version().cloned().map(Box::new);
             let row = TaskRow::of_workflow(self.workflow_id, *attempt, version.clone());
             rows.push((RowKey::Task(key.clone()), Some(row.to_row())));
             if !self.run.workflow_task_started() {

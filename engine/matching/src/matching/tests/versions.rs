@@ -62,7 +62,7 @@ async fn tasks_that_wait_move_when_the_queue_leads_elsewhere() {
     let (matching, _) = matching();
     offer(&matching, PARTITION, task(3, 1, 1));
     offer(&matching, PARTITION, pinned("1", 2));
-    let mut waiting = start_poll(&matching, poll_of("2"));
+    let waiting = start_poll(&matching, poll_of("2"));
     matching.route(NAMESPACE, &leading_to("d.2"));
     assert_eq!(event_of(waiting.await), 1);
     assert!(is_empty(&matching).await);
@@ -71,7 +71,6 @@ async fn tasks_that_wait_move_when_the_queue_leads_elsewhere() {
     matching.route(NAMESPACE, &leading_to(UNVERSIONED));
     assert_eq!(next_event(&matching).await, 3);
     assert_eq!(next_of(&matching, "1").await, Some(2), "a pinned one has stayed");
-    let _ = &mut waiting;
 }
 
 #[tokio::test(start_paused = true)]
