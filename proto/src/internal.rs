@@ -556,6 +556,51 @@ pub struct SteerRequest {
     /// A disk that takes the place of a lost one, if this node leads the metadata.
     #[prost(message, optional, tag = "5")]
     pub new_disk: Option<NewDisk>,
+    /// A node that joins, if this node leads the metadata.
+    #[prost(message, optional, tag = "6")]
+    pub new_node: Option<NewNode>,
+    /// A node that is to leave or to stay, if this node leads the metadata.
+    #[prost(message, optional, tag = "7")]
+    pub leaving: Option<LeavingNode>,
+    /// A group that has the replicas it should have, if this node leads the metadata.
+    #[prost(message, optional, tag = "8")]
+    pub settled: Option<SettledGroup>,
+}
+
+/// A node that joins.
+#[derive(Clone, PartialEq, Message)]
+pub struct NewNode {
+    /// The id of its data directory.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub directory_id: Bytes,
+    /// Where it is dialled, `host:port`.
+    #[prost(string, tag = "2")]
+    pub address: String,
+    /// The id that it is to have; 0: the next one.
+    #[prost(uint32, tag = "3")]
+    pub node: u32,
+}
+
+/// A node that is to leave, or to stay after all.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct LeavingNode {
+    /// The node.
+    #[prost(uint32, tag = "1")]
+    pub node: u32,
+    /// Whether it stays.
+    #[prost(bool, tag = "2")]
+    pub stays: bool,
+}
+
+/// A group that has the replicas it should have, and no others.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct SettledGroup {
+    /// The group.
+    #[prost(uint32, tag = "1")]
+    pub group: u32,
+    /// Of which version of what it should have this is said.
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
 }
 
 /// A data directory that takes the place of a node's disk.

@@ -45,6 +45,46 @@ pub struct Group(Arc<GroupParts>);
 /// Where the handle of a group is found that may die and be opened again: it is another one then, so it is not to be kept.
 pub type GroupSlot = Arc<RwLock<Group>>;
 
+/// Groups of a node, which come and go. Clones share them.
+#[derive(Clone, Default)]
+pub struct GroupSlots(Arc<RwLock<BTreeMap<GroupId, GroupSlot>>>);
+
+impl GroupSlots {
+    /// There is another one.
+    pub fn add(&self, group: GroupSlot) {
+        let id = group.read().id();
+        self.0.write().insert(id, group);
+    }
+
+    /// One is gone.
+    pub fn remove(&self, group: GroupId) {
+        self.0.write().remove(&group);
+    }
+
+    /// Where each of them is found.
+    pub fn slots(&self) -> Vec<GroupSlot> {
+        self.0.read().values().cloned().collect()
+    }
+
+    /// One of them, if it is there.
+    pub fn get(&self, group: GroupId) -> Option<Group> {
+        self.0.read().get(&group).map(|slot| slot.read().clone())
+    }
+
+    /// All of them, by their ids.
+    pub fn all(&self) -> Vec<Group> {
+        self.0.read().values().map(|slot| slot.read().clone()).collect()
+    }
+}
+
+impl FromIterator<GroupSlot> for GroupSlots {
+    fn from_iter<T: IntoIterator<Item = GroupSlot>>(groups: T) -> GroupSlots {
+        let all = GroupSlots::default();
+        groups.into_iter().for_each(|group| all.add(group));
+        all
+    }
+}
+
 /// What a group consists of.
 pub(crate) struct GroupParts {
     pub(crate) id: GroupId,
@@ -152,6 +192,15 @@ pub struct GroupStatus {
     pub replicas: Vec<(NodeId, bool)>,
 }
 
+/// The replicas that a group should have, and on which nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupReplicas {
+    /// Those that count in elections and acknowledgements.
+    pub voters: BTreeMap<ReplicaId, NodeId>,
+    /// Those that have all entries and do not count.
+    pub learners: BTreeMap<ReplicaId, NodeId>,
+}
+
 /// Why a read barrier failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("group {group} cannot confirm a read: {reason}")]
@@ -224,51 +273,76 @@ impl Group {
         }
     }
 
-    /// Brings the group a step nearer to having exactly these voters, if this replica leads. Replicas that are missing become learners first, and
-    /// vote once they have what the leader has; those that are too many leave in the same change. Whether the group had them
-    /// already, and nobody else.
+    /// Brings the group a step nearer to having exactly these replicas, if this one leads. Replicas that are missing learn first; those that are
+    /// to vote do so once they have what the leader has, in one change with those that leave. A leader that is to leave, or to vote no more, hands the lead over
+    /// before. Whether the group has these replicas and no others, for good: whoever leads next knows of no others, either.
     ///
     /// # Errors
     ///
     /// When the step was not made, or nobody knows whether it was. It may be tried again at any time, by whoever leads then.
-    pub async fn bring_to(&self, voters: &BTreeMap<ReplicaId, NodeId>) -> Result<bool, NodeError> {
+    pub async fn bring_to(&self, replicas: &GroupReplicas) -> Result<bool, NodeError> {
         let raft = &self.0.raft;
         let failed = |error: &dyn std::fmt::Display| NodeError(format!("group {}: {error}", self.0.id));
-        let (members, last_index, replication) = {
+        let (members, last_index, applied, replication) = {
             let metrics = raft.metrics();
             let metrics = metrics.borrow_watched();
             let Some(replication) = metrics.replication.clone() else { return Ok(false) };
-            (metrics.membership_config.clone(), metrics.last_log_index.unwrap_or_default(), replication)
+            (
+                metrics.membership_config.clone(),
+                metrics.last_log_index.unwrap_or_default(),
+                metrics.last_applied,
+                replication,
+            )
         };
+        let GroupReplicas { voters, learners } = replicas;
+        let me = *raft.node_id();
         let wanted: BTreeSet<_> = voters.keys().copied().collect();
+        let is_wanted = |replica: &ReplicaId| voters.contains_key(replica) || learners.contains_key(replica);
         let is_joint = members.membership().get_joint_config().len() > 1;
         let now: BTreeSet<_> = members.voter_ids().collect();
         let known: BTreeSet<_> = members.nodes().map(|(replica, _)| *replica).collect();
-        if !is_joint && now == wanted && known == wanted {
-            return Ok(true);
+        let unwanted: BTreeSet<_> = known.iter().copied().filter(|id| !is_wanted(id) && !now.contains(id)).collect();
+        let missing = voters.iter().chain(learners).find(|(replica, _)| !known.contains(replica));
+        if !is_joint && now == wanted && unwanted.is_empty() && missing.is_none() {
+            // One that is not committed may be lost with its leader, and those that have left would be needed again.
+            return Ok(*members.log_id() <= applied);
         }
-        // Those that were to take a place and were lost before they did.
-        let unwanted: BTreeSet<_> =
-            known.iter().copied().filter(|id| !wanted.contains(id) && !now.contains(id)).collect();
-        if !unwanted.is_empty() {
+        if !is_joint && !unwanted.is_empty() {
+            // Those that have stopped to vote, or were to and were given up before.
             let change = ChangeMembers::RemoveNodes(unwanted);
             raft.change_membership(change, false).await.map_err(|error| failed(&error))?;
             return Ok(false);
         }
-        if let Some((replica, node)) = voters.iter().find(|(replica, _)| !known.contains(replica)) {
+        if let Some((replica, node)) = missing.filter(|_| !is_joint) {
             raft.add_learner(*replica, NodeInfo::of(*node), false).await.map_err(|error| failed(&error))?;
             return Ok(false);
         }
         // What openraft calls caught up may be thousands of entries away, and a replica that hears nothing would count, too.
-        let is_near = |replica: &ReplicaId| {
-            let matching = replication.get(replica).and_then(|matching| matching.as_ref());
-            matching.is_some_and(|matching| last_index.saturating_sub(matching.index) <= NEW_VOTER_LAG_MAX)
+        let lag = |replica: &ReplicaId| match *replica == me {
+            true => Some(0),
+            false => Some(last_index.saturating_sub(replication.get(replica)?.as_ref()?.index)),
         };
-        if !wanted.difference(&now).all(is_near) {
+        let is_near = |replica: &&ReplicaId| lag(replica).is_some_and(|lag| lag <= NEW_VOTER_LAG_MAX);
+        if !wanted.difference(&now).all(|replica| is_near(&replica))
+            || 2 * wanted.iter().filter(is_near).count() <= wanted.len()
+        {
             return Ok(false);
         }
+        let staying: BTreeSet<_> = wanted.intersection(&now).copied().collect();
+        if !is_joint && !wanted.contains(&me) && !staying.is_empty() {
+            // A leader that leaves with the change would go on for a while without being one of those that it leads.
+            if let Some(next) = staying.iter().filter(is_near).min_by_key(|replica| lag(replica)) {
+                tracing::info!(group = %self.0.id, to = next, "a leader that is to leave its group hands the lead over");
+                // A core that has stopped hands nothing over.
+                let _ = raft.trigger().transfer_leader(*next).await;
+            }
+            return Ok(false);
+        }
+        // If none of them stays, the new ones vote beside the old ones first, and then lead.
+        let next = if staying.is_empty() { wanted.union(&now).copied().collect() } else { wanted };
+        let stay_to_learn = now.iter().any(|replica| learners.contains_key(replica));
         tracing::info!(group = %self.0.id, ?voters, "a group is given other voters");
-        raft.change_membership(wanted, false).await.map_err(|error| failed(&error))?;
+        raft.change_membership(next, stay_to_learn).await.map_err(|error| failed(&error))?;
         Ok(false)
     }
 

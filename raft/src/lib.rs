@@ -41,7 +41,10 @@ mod openraft_suite;
 
 pub use chain::{AppliedChain, ChainPosition, EntryStamp, Hlc, LeadEpoch};
 pub use encoding::readable_as;
-pub use group::{Group, GroupSlot, Leadership, ProposalOutcome, ProposeError, ReadConsistency, ReadError, StopReason};
+pub use group::{
+    Group, GroupReplicas, GroupSlot, GroupSlots, Leadership, ProposalOutcome, ProposeError, ReadConsistency, ReadError,
+    StopReason,
+};
 pub use network::RaftReceiver;
 pub use node::{Node, NodeError};
 pub use options::NodeOptions;

@@ -220,6 +220,17 @@ impl GroupLog {
     }
 }
 
+/// Removes the log of a group that is not open, durably.
+pub(crate) async fn destroy(group: GroupId, engine: &dyn LogEngine, failure: &FailureReport) -> io::Result<()> {
+    let (sender, durable) = oneshot::channel();
+    engine.submit(LogRecord::Destroy { group }, Some(Box::new(move |result| drop(sender.send(result)))));
+    let dropped = |_| LogError("the completion of a record was dropped".to_string());
+    durable.await.map_err(dropped).flatten().map_err(|error| {
+        failure.report(&error);
+        storage_error(error)
+    })
+}
+
 impl Shared {
     fn is_purged(&self, index: u64) -> bool {
         self.log.lock().purged.is_some_and(|purged| purged.index >= index)

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
 use everlog_storage::GroupId;
-use everlog_storage::log::LogEngine;
-use everlog_storage::state::StateEngine;
+use everlog_storage::log::{LogEngine, RecoveredGroup};
+use everlog_storage::state::{StateEngine, StateError};
 use everlog_transport::Transport;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -19,7 +19,7 @@ use crate::failure::FailureReport;
 use crate::flusher::{FlushTrigger, Flusher};
 use crate::group::{Group, GroupParts, Leadership, RaftGroup, StopReason};
 use crate::hold_off::VoteHoldOff;
-use crate::log_store::GroupLog;
+use crate::log_store::{self, GroupLog};
 use crate::network::{GroupNetwork, RaftReceiver, SeedHost};
 use crate::options::NodeOptions;
 use crate::pins::LogPins;
@@ -231,6 +231,62 @@ impl Node {
             let _ = done.send(installed);
         }
         Ok(handle)
+    }
+
+    /// Which replica of a group is here, as far as it was written down.
+    ///
+    /// # Errors
+    ///
+    /// When the log cannot be read.
+    pub async fn replica_here(&self, group: GroupId) -> Result<Option<GroupReplica>, NodeError> {
+        if let Some((replica, _)) = self.groups.get(group) {
+            return Ok(Some(replica));
+        }
+        let log = self.log.clone();
+        let recovered = blocking(move || log.recover(group)).await?;
+        let decoded = recovered.replica.map(|bytes| encoding::decode_replica(group, &bytes)).transpose();
+        Ok(decoded.map_err(|error| NodeError(format!("group {group}: {error}")))?.map(|(replica, _)| replica))
+    }
+
+    /// Removes everything that this node has of a group, open or not, durably: its log, then its rows. For a replica that is none of the group's any
+    /// more, and for what an earlier call that was cut off has left. What it had promised is forgotten with it, so its id must never be given out again.
+    ///
+    /// # Errors
+    ///
+    /// When an engine fails; then the process must end.
+    pub async fn discard_group(&self, group: GroupId) -> Result<(), NodeError> {
+        let _opening = self.opening.lock().await;
+        self.check_running()?;
+        let open = self.groups.0.lock().remove(&group);
+        if let Some(OpenGroup { group: open, supervisor, mut ended, .. }) = open {
+            // Fails only if the core had panicked.
+            let _ = open.raft().shutdown().await;
+            while ended.changed().await.is_ok() {}
+            let _ = supervisor.await;
+        }
+        let (engine, state) = (self.log.clone(), self.state.clone());
+        let has_log = blocking(move || engine.recover(group)).await? != RecoveredGroup::default();
+        if has_log {
+            log_store::destroy(group, &*self.log, &self.failure).await.map_err(|error| NodeError(error.to_string()))?;
+        }
+        let has_rows = blocking(move || state.applied(group)).await?.is_some();
+        if has_rows {
+            let state = self.state.clone();
+            let failure = self.failure.clone();
+            // A full disk is no failure: whoever called calls again.
+            let report = move |error: &StateError| {
+                if !error.is_exhausted() {
+                    failure.report(error)
+                }
+            };
+            blocking(move || state.drop_group(group).inspect_err(report)).await?;
+        }
+        if has_log || has_rows {
+            // A crash must not bring the rows back once there is another log.
+            self.flusher.flush_rows().await?;
+            tracing::info!(%group, "a replica that its group does not need any more is gone");
+        }
+        Ok(())
     }
 
     async fn open(&self, replica: GroupReplica, start: Start) -> Result<Group, NodeError> {

@@ -17,7 +17,7 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-pub use founding::{Founding, FoundingMember, Promise};
+pub use founding::{Founding, FoundingMember, Joined, Promise};
 pub use identity::NodeIdentity;
 
 /// The newest format that this binary reads, and the one that new directories get. From 3 on formats are only added to, so that a

@@ -9,8 +9,8 @@
 //! All must give their word, and it is given to one proposer only. So no two clusters are ever founded by one set of nodes, however they
 //! are cut off from each other. When a node is missing, the others wait, and say for whom.
 //!
-//! A node that finds a cluster which was founded without its data directory waits until an operator has it take the place of a member whose
-//! disk is lost.
+//! A node that finds a cluster which was founded without its data directory waits until an operator has it join as another node, or take the place
+//! of a member whose disk is lost.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use everlog_model::{NodeId, limits};
-use everlog_storage::directory::{DataDirectory, DirectoryError, Founding, FoundingMember, Promise};
+use everlog_storage::directory::{DataDirectory, DirectoryError, Founding, FoundingMember, Joined, Promise};
 use everlog_transport::{Answer, Hello, Mesh, StrangerCalls};
 use futures::future::join_all;
 use parking_lot::Mutex;
@@ -52,11 +52,22 @@ struct Seen {
     founded: String,
     #[prost(uint32, tag = "5")]
     election_timeout_ms: u32,
-    /// The node whose lost disk whoever looks has taken the place of, and the number of that disk; 0 if it is none's.
+    /// The node that whoever looks is, and how many disks that has lost before; 0 if it is none.
     #[prost(uint32, tag = "6")]
     node_id: u32,
     #[prost(uint32, tag = "7")]
     disk: u32,
+    /// If it is one: the nodes that there are.
+    #[prost(message, repeated, tag = "8")]
+    nodes: Vec<SeenNode>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SeenNode {
+    #[prost(uint32, tag = "1")]
+    node_id: u32,
+    #[prost(string, tag = "2")]
+    address: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -68,8 +79,19 @@ struct PromiseAnswer {
     why: String,
 }
 
-/// Which node a data directory belongs to that took the place of a lost disk, and the number of that disk.
-pub type Admissions = Box<dyn Fn(uuid::Uuid) -> Option<(NodeId, u32)> + Send + Sync>;
+/// The node that a data directory is of which the cluster was founded without.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// The node.
+    pub node: NodeId,
+    /// How many disks it has lost before this one.
+    pub disk: u32,
+    /// The nodes that there are, and where.
+    pub nodes: Vec<(NodeId, String)>,
+}
+
+/// Tells whose a data directory is.
+pub type Admissions = Box<dyn Fn(uuid::Uuid) -> Option<Admission> + Send + Sync>;
 
 /// What the settings say of the cluster that a node is to be part of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,8 +118,8 @@ pub struct Formation {
     promising: Mutex<()>,
     /// Known once the metadata is.
     admissions: OnceLock<Admissions>,
-    /// The data directories that have asked for a place, and when they did last.
-    asking: Mutex<BTreeMap<uuid::Uuid, tokio::time::Instant>>,
+    /// The data directories that have asked for a place, when they did last, and where they are dialled.
+    asking: Mutex<BTreeMap<uuid::Uuid, (tokio::time::Instant, String)>>,
 }
 
 impl Formation {
@@ -133,16 +155,17 @@ impl Formation {
         }
     }
 
-    /// Tells data directories that took the place of lost disks whose they are, from now on.
+    /// Tells data directories that joined, or took the place of lost disks, whose they are, from now on.
     pub fn admit(&self, admissions: Admissions) {
         // They are named once.
         let _ = self.admissions.set(admissions);
     }
 
-    /// Whether a node waits with this data directory for a place.
-    pub fn is_asking(&self, directory_id: uuid::Uuid) -> bool {
+    /// Where a node is dialled that waits with this data directory for a place, if one does.
+    pub fn asking(&self, directory_id: uuid::Uuid) -> Option<String> {
         let asking = self.asking.lock();
-        asking.get(&directory_id).is_some_and(|asked| asked.elapsed() < ASKING_TIME)
+        let (_, address) = asking.get(&directory_id).filter(|(asked, _)| asked.elapsed() < ASKING_TIME)?;
+        Some(address.clone())
     }
 
     /// Goes as far as it can now. Returns what it waits for, if it does.
@@ -198,29 +221,36 @@ impl Formation {
         }
     }
 
-    /// Becomes a member of a cluster that was founded without this data directory, if that took the place of a lost disk.
+    /// Becomes a member of a cluster that was founded without this data directory, if an operator has said which one.
     fn take_place(
         &self,
         mut founding: Founding,
         looked: &[(uuid::Uuid, String, Seen)],
     ) -> Result<Option<String>, DirectoryError> {
+        founding.joined = None;
         let is_of_it =
             |seen: &&Seen| Founding::decode(&seen.founded).is_ok_and(|other| other.cluster_id == founding.cluster_id);
         let admissions = looked.iter().map(|(_, _, seen)| seen).filter(|seen| seen.node_id > 0).filter(is_of_it);
-        let newest = admissions.max_by_key(|seen| seen.disk);
-        let place = newest.map(|seen| seen.node_id as usize - 1);
-        let Some((member, admission)) = place.and_then(|place| founding.members.get_mut(place)).zip(newest) else {
-            let (cluster_id, me) = (founding.cluster_id, self.directory.id());
-            let place = founding.members.iter().position(|member| member.address == self.options.address);
+        let (me, address) = (self.directory.id(), self.options.address.clone());
+        let Some(Seen { node_id, disk, nodes, .. }) = admissions.max_by_key(|seen| seen.disk) else {
+            let cluster_id = founding.cluster_id;
+            let place = founding.members.iter().position(|member| member.address == address);
             let node = place.map_or("N".to_owned(), |place| (place + 1).to_string());
             return Ok(Some(format!(
-                "nothing any more: cluster {cluster_id} was founded without this data directory. If the disk of node {node} is lost and this \
-                 is its new one: everlog cluster replace --node {node} --directory {me}"
+                "an operator: cluster {cluster_id} was founded without this data directory. For another node: everlog cluster add --directory {me} \
+                 If the disk of node {node} is lost and this is its new one: everlog cluster replace --node {node} --directory {me}"
             )));
         };
-        let address = self.options.address.clone();
-        *member = FoundingMember { directory_id: self.directory.id(), address, disk: admission.disk };
-        tracing::info!(node = admission.node_id, "this data directory takes the place of a lost disk");
+        let member = FoundingMember { directory_id: me, address, disk: *disk };
+        match founding.members.get_mut(*node_id as usize - 1) {
+            Some(place) => *place = member,
+            None => {
+                let others = nodes.iter().filter(|node| node.node_id != *node_id);
+                let others = others.map(|node| (node.node_id, node.address.clone())).collect();
+                founding.joined = Some(Joined { node_id: *node_id, member, others });
+            }
+        }
+        tracing::info!(node = node_id, disk, "this data directory is that of a node from now on");
         self.directory.found(&founding)?;
         Ok(None)
     }
@@ -283,6 +313,7 @@ impl Formation {
             partitions: limits::PARTITIONS_DEFAULT.max(2 * initial_nodes),
             election_timeout_ms: *election_timeout_ms,
             members,
+            joined: None,
         }
     }
 
@@ -315,7 +346,11 @@ impl Formation {
         let text = |founding: Option<&Founding>| founding.map(Founding::encode).unwrap_or_default();
         let founded = self.directory.founded()?;
         let admission = founded.as_ref().and_then(|_| self.admission(from));
-        let (NodeId(node_id), disk) = admission.unwrap_or((NodeId(0), 0));
+        let (node_id, disk, nodes) = match admission {
+            Some(Admission { node, disk, nodes }) => (node.0, disk, nodes),
+            None => (0, 0, Vec::new()),
+        };
+        let nodes = nodes.into_iter().map(|(node, address)| SeenNode { node_id: node.0, address }).collect();
         Ok(Seen {
             name: self.options.name.clone(),
             initial_nodes: self.options.initial_nodes,
@@ -324,15 +359,16 @@ impl Formation {
             founded: text(founded.as_ref()),
             node_id,
             disk,
+            nodes,
         })
     }
 
-    /// Whose lost disk a data directory that looks for its cluster has taken the place of, if there is one already. It waits for that else.
-    fn admission(&self, from: &Hello) -> Option<(NodeId, u32)> {
+    /// Which node somebody is that looks for its cluster, if an operator has said so already. It waits for that else.
+    fn admission(&self, from: &Hello) -> Option<Admission> {
         let directory_id = uuid::Uuid::from_slice(&from.directory_id).ok()?;
         let mut asking = self.asking.lock();
-        asking.retain(|_, asked| asked.elapsed() < ASKING_TIME);
-        asking.insert(directory_id, tokio::time::Instant::now());
+        asking.retain(|_, (asked, _)| asked.elapsed() < ASKING_TIME);
+        asking.insert(directory_id, (tokio::time::Instant::now(), from.address.clone()));
         drop(asking);
         self.admissions.get().and_then(|admissions| admissions(directory_id))
     }
@@ -349,7 +385,7 @@ impl Formation {
             let others = founding.members.iter().map(|member| member.directory_id).filter(|id| *id != me);
             let others: std::collections::BTreeSet<_> = others.collect();
             let seen: std::collections::BTreeSet<_> = self.seen.lock().keys().copied().collect();
-            let is_for_me = founding.node_id(me).is_some() && founding.name == self.options.name;
+            let is_for_me = founding.node(me).is_some() && founding.name == self.options.name;
             if !is_for_me || others != seen {
                 return Err("it does not see the same nodes".to_owned());
             }

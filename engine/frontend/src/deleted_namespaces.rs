@@ -44,7 +44,8 @@ pub(super) async fn reclaim(frontend: Arc<Frontend>) {
 /// Deletes a page of the namespace's schedules, batch jobs and runs in every partition that is led here. Returns how many were found.
 async fn delete_here(frontend: &Frontend, record: &NamespaceRecord) -> usize {
     let everything = &everything();
-    let page = |partition| async move {
+    let partitions = frontend.router.partitions().all();
+    let page = async |partition: &Arc<Partition>| {
         let mut found = 0;
         for ask in everything {
             found += delete_page(partition, record, ask).await?;
@@ -52,7 +53,7 @@ async fn delete_here(frontend: &Frontend, record: &NamespaceRecord) -> usize {
         Ok::<_, CallError>(found)
     };
     let mut found = 0;
-    for page in join_all(frontend.router.partitions().map(page)).await {
+    for page in join_all(partitions.iter().map(page)).await {
         match page {
             Ok(runs) => found += runs,
             // Another node leads it, or it does not answer now. Whoever leads it looks again.

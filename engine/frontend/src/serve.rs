@@ -1,5 +1,6 @@
 //! The listeners, and the servers behind them: gRPC, HTTP, metrics.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -236,33 +237,47 @@ fn doors(listeners: Listeners, services: &Services) -> Doors {
 /// Keeps health at what the partitions say: one that cannot serve makes the server say so, since its workflows are reached through no
 /// other.
 async fn watch_partitions(router: Router, health: HealthReporter, serving: Arc<AtomicBool>) {
-    let mut statuses: Vec<_> =
-        router.partitions().map(|partition| (partition.group().id(), partition.status())).collect();
-    if statuses.is_empty() {
-        return;
-    }
-    let gauges: Vec<_> = statuses
-        .iter()
-        .map(|(id, _)| metrics::gauge!("everlog_partition_serving", "partition" => id.to_string()))
-        .collect();
+    let mut here = router.partitions().watch();
+    let gauge = |id: &String| metrics::gauge!("everlog_partition_serving", "partition" => id.clone());
+    let mut known: BTreeSet<String> = BTreeSet::new();
     let mut reported = true;
     loop {
+        let partitions = Arc::clone(&here.borrow_and_update());
+        let mut statuses: Vec<_> =
+            partitions.iter().map(|partition| (partition.group().id().to_string(), partition.status())).collect();
         let mut now = true;
-        for ((_, status), gauge) in statuses.iter_mut().zip(&gauges) {
+        for (id, status) in &mut statuses {
             let serves = !matches!(*status.borrow_and_update(), Status::NotServing(_));
-            gauge.set(if serves { 1.0 } else { 0.0 });
+            gauge(id).set(if serves { 1.0 } else { 0.0 });
             now &= serves;
         }
+        // One that has gone elsewhere is no fault of this node.
+        let ids: BTreeSet<_> = statuses.iter().map(|(id, _)| id.clone()).collect();
+        known.difference(&ids).for_each(|gone| gauge(gone).set(0.0));
+        known = ids;
         if now != reported {
             reported = now;
             serving.store(now, Ordering::Relaxed);
             report_health(&health, if now { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
         }
-        let changes = statuses.iter_mut().map(|(_, status)| Box::pin(status.changed()));
-        // The loops end only with the server.
-        let (changed, ..) = futures::future::select_all(changes).await;
-        if changed.is_err() {
-            return;
+        let changes = statuses.iter_mut().map(|(_, status)| {
+            Box::pin(async {
+                // The loop has ended: the partition is about to go.
+                if status.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            })
+        });
+        let changed = async {
+            match changes.len() {
+                0 => std::future::pending().await,
+                _ => drop(futures::future::select_all(changes).await),
+            }
+        };
+        tokio::select! {
+            () = changed => {}
+            // The partitions end only with the server.
+            come_or_gone = here.changed() => if come_or_gone.is_err() { return },
         }
     }
 }

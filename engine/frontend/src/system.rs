@@ -94,5 +94,5 @@ pub(super) async fn list_clusters(
 
 /// Partitions stand where Temporal has shards.
 fn partitions(frontend: &Frontend) -> i32 {
-    i32::try_from(frontend.router.partitions().count()).unwrap_or(i32::MAX)
+    i32::try_from(frontend.router.partitions_count()).unwrap_or(i32::MAX)
 }

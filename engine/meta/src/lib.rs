@@ -1,5 +1,5 @@
-//! The metadata of the cluster: namespaces with their search attributes and worker deployments, settings of task queues, which partition holds which hash slot, and
-//! which disks took the place of lost ones.
+//! The metadata of the cluster: namespaces with their search attributes and worker deployments, settings of task queues, which partition
+//! holds which hash slot, which nodes there are, and which of them have replicas of what.
 //!
 //! They are rows of the meta group, written through its log like everything else. Every node with a replica keeps a view of the rows
 //! that are applied there. A change is answered once the view has it, so that whoever made it sees it at once.
@@ -7,21 +7,21 @@
 mod change;
 mod delete;
 mod deployments;
-mod disks;
 mod elsewhere;
 mod namespaces;
 mod owner;
 mod record;
 mod slots;
 mod task_queues;
+mod topology;
 mod update;
 mod view;
 
-pub use disks::NodeDisk;
 pub use namespaces::{DEFAULT_RETENTION, Namespaces, NewNamespace, Page, SYSTEM_NAMESPACE};
 pub use owner::keep_open;
 pub use record::{BadBinary, Deletion, NamespaceRecord};
 pub use task_queues::ConfiguredQueue;
+pub use topology::{GroupRow, Membership, NodeDisk, NodeRow, Placed, Topology, TopologyChange};
 
 use std::borrow::Cow;
 

@@ -18,15 +18,15 @@ use everlog_proto::api::taskqueue::v1::TaskQueueConfig;
 use everlog_raft::{ChainPosition, Group, GroupSlot};
 use everlog_storage::keys::{self, MetaKind, meta_range, meta_row};
 use everlog_storage::state::Direction;
-use everlog_storage::{ChangedRows, Follow, NodeId};
+use everlog_storage::{ChangedRows, Follow};
 use tokio::sync::{Notify, watch};
 
 use super::MetaError;
 use super::deployments::DeploymentKey;
-use super::disks::{self, NodeDisk};
 use super::record::NamespaceRecord;
 use super::slots;
 use super::task_queues::{self, ConfiguredQueue};
+use super::topology::{Topology, TopologyKey};
 
 /// Rows read at once.
 const PAGE_ROWS: usize = 1024;
@@ -47,8 +47,8 @@ pub(crate) struct View {
     pub(super) task_queues: FastMap<ConfiguredQueue, Arc<TaskQueueConfig>>,
     /// None before the cluster was founded.
     pub(super) slots: Option<Arc<SlotTable>>,
-    /// Of nodes that have lost one.
-    pub(super) disks: BTreeMap<NodeId, NodeDisk>,
+    /// What they say of the cluster itself.
+    pub(super) topology: Arc<Topology>,
 }
 
 impl View {
@@ -103,11 +103,8 @@ impl View {
                 Some(value) => self.task_queues.insert(queue?, Arc::new(task_queues::decode(value)?)),
                 None => self.task_queues.remove(&queue?),
             };
-        } else if let Some(node) = disks::node_of_key(key) {
-            match value {
-                Some(value) => self.disks.insert(node?, disks::decode(value)?),
-                None => self.disks.remove(&node?),
-            };
+        } else if let Some(about) = TopologyKey::of(key) {
+            Arc::make_mut(&mut self.topology).put(about?, value.map(|value| &value[..]))?;
         } else if key == &*slots::key() {
             self.slots = value.map(|value| slots::decode(value)).transpose()?.map(Arc::new);
         }

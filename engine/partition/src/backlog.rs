@@ -6,7 +6,7 @@ use everlog_kernel::Namespace;
 use everlog_kernel::transition::{Task, TaskPosition};
 use everlog_matching::Backlog;
 use everlog_model::{NamespaceSource, QueueId, WorkflowRef, limits, rows};
-use everlog_raft::GroupSlot;
+use everlog_raft::GroupSlots;
 use everlog_storage::GroupId;
 use everlog_storage::state::Direction;
 use futures::FutureExt;
@@ -17,14 +17,14 @@ use super::load::Rows;
 
 /// The task rows of the partitions of this node.
 pub struct TaskRows {
-    groups: Vec<GroupSlot>,
+    groups: GroupSlots,
     namespaces: Arc<dyn NamespaceSource>,
     faults: RowFaults,
 }
 
 impl TaskRows {
     /// The rows of `groups`, whose leads hear of those that cannot be read through `faults`.
-    pub fn new(groups: Vec<GroupSlot>, namespaces: Arc<dyn NamespaceSource>, faults: RowFaults) -> TaskRows {
+    pub fn new(groups: GroupSlots, namespaces: Arc<dyn NamespaceSource>, faults: RowFaults) -> TaskRows {
         TaskRows { groups, namespaces, faults }
     }
 }
@@ -37,7 +37,7 @@ impl Backlog for TaskRows {
         after: Option<TaskPosition>,
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<(WorkflowRef, Task)>, String>> {
-        let group = self.groups.iter().map(|group| group.read().clone()).find(|group| group.id() == partition);
+        let group = self.groups.get(partition);
         let namespace = self.namespaces.by_id(queue.namespace_id);
         let faults = self.faults.clone();
         async move {

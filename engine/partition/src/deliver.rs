@@ -17,7 +17,7 @@ use futures::stream::{self, BoxStream, FuturesUnordered};
 
 use super::cluster::Cluster;
 use super::outbox::{Delivery, Parcel};
-use super::{Dependencies, Partition, WeakPartition};
+use super::{Dependencies, Partition, WeakPartitions};
 
 /// Carries messages to their targets.
 pub(crate) trait Carrier: Send + Sync + 'static {
@@ -31,13 +31,13 @@ pub(crate) struct Post {
     namespaces: Arc<dyn NamespaceSource>,
     slots: Arc<dyn SlotSource>,
     cluster: Cluster,
-    /// Weak: a partition ends when its last handle is dropped. Set once all are there.
-    partitions: OnceLock<Vec<WeakPartition>>,
+    /// Weak, because the partitions have this.
+    partitions: OnceLock<WeakPartitions>,
 }
 
 /// Where a message has to go.
 enum Way {
-    Here(Partition, WorkflowRef),
+    Here(Arc<Partition>, WorkflowRef),
     There(NodeId),
     /// Nobody knows at the moment.
     Nowhere,
@@ -56,9 +56,9 @@ impl Post {
     }
 
     /// Names the partitions.
-    pub(crate) fn set_partitions(&self, partitions: &[Partition]) {
+    pub(crate) fn set_partitions(&self, partitions: WeakPartitions) {
         // They are named once.
-        let _ = self.partitions.set(partitions.iter().map(Partition::downgrade).collect());
+        let _ = self.partitions.set(partitions);
     }
 
     fn way(&self, message: &OutboxMessage) -> Way {
@@ -67,8 +67,8 @@ impl Post {
         if let Some(node) = self.cluster.leaders.leads_elsewhere(id) {
             return Way::There(node);
         }
-        let here = self.partitions.get().and_then(|partitions| partitions.iter().find(|partition| partition.id == id));
-        here.and_then(WeakPartition::upgrade).map_or(Way::Nowhere, |partition| Way::Here(partition, address))
+        let here = self.partitions.get().and_then(|partitions| partitions.get(id));
+        here.map_or(Way::Nowhere, |partition| Way::Here(partition, address))
     }
 }
 

@@ -36,7 +36,7 @@ mod sticky_memory;
 mod wakes;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use everlog_kernel::command::{Reply, Started, UpdateReply, UpdateStatus, WorkflowTaskCompleted, WorkflowTaskStart};
@@ -91,47 +91,108 @@ pub struct Dependencies {
     pub cache_bytes_max: usize,
 }
 
-/// Starts a partition on each of `groups`, which are of `node`, and returns their handles.
-///
-/// # Errors
-///
-/// When the reading threads cannot be started.
-pub fn spawn(
-    node: &Arc<everlog_raft::Node>,
-    groups: Vec<GroupSlot>,
-    dependencies: &Dependencies,
-) -> std::io::Result<Vec<Partition>> {
-    let readers = Readers::start(limits::READER_THREADS)?;
-    let pace = Pace::new();
-    let carrier = Arc::new(Post::new(dependencies));
-    let partitions: Vec<_> = groups
-        .into_iter()
-        .map(|group| {
-            let (sender, jobs) = mpsc::channel(limits::PARTITION_EVENTS_MAX);
-            let (stop, stop_receiver) = mpsc::channel(1);
-            let (status, status_receiver) = watch::channel(Status::Following);
-            let bytes_max = dependencies.cache_bytes_max + limits::PARTITION_WORK_BYTES_MAX;
-            let load = Arc::new(PartitionLoad::new(bytes_max));
-            let event_loop = EventLoop {
-                dependencies: dependencies.clone(),
-                readers: readers.clone(),
-                carrier: Arc::<Post>::clone(&carrier),
-                pace: Arc::clone(&pace),
-                jobs,
-                stop: stop_receiver,
-                load: Arc::clone(&load),
-                status,
-                stopped: None,
-                turn: VecDeque::new(),
-                poisons: Vec::new(),
-            };
-            tokio::spawn(owner::run(event_loop, Arc::clone(&group), Arc::clone(node)));
-            let id = group.read().id();
-            Partition { id, group, jobs: sender, stop, load, status: status_receiver }
-        })
-        .collect();
-    carrier.set_partitions(&partitions);
-    Ok(partitions)
+/// The partitions of a node. Cheap to clone: clones share them. They end with the last one.
+#[derive(Clone)]
+pub struct Partitions(Arc<Hosted>);
+
+/// What partitions are run with, and those that are.
+struct Hosted {
+    node: Arc<everlog_raft::Node>,
+    dependencies: Dependencies,
+    readers: Readers,
+    pace: Arc<Pace>,
+    carrier: Arc<Post>,
+    /// Changed whenever a partition comes or goes.
+    partitions: watch::Sender<Arc<[Arc<Partition>]>>,
+}
+
+impl Partitions {
+    /// Those of `node`: none yet.
+    ///
+    /// # Errors
+    ///
+    /// When the reading threads cannot be started.
+    pub fn new(node: &Arc<everlog_raft::Node>, dependencies: Dependencies) -> std::io::Result<Partitions> {
+        let carrier = Arc::new(Post::new(&dependencies));
+        let partitions = Partitions(Arc::new(Hosted {
+            node: Arc::clone(node),
+            dependencies,
+            readers: Readers::start(limits::READER_THREADS)?,
+            pace: Pace::new(),
+            carrier: Arc::clone(&carrier),
+            partitions: watch::Sender::new(Arc::default()),
+        }));
+        carrier.set_partitions(partitions.downgrade());
+        Ok(partitions)
+    }
+
+    /// Starts a partition on a group of the node. It goes on from what an earlier one of that group has left.
+    pub fn add(&self, group: GroupSlot) {
+        let Hosted { node, dependencies, readers, pace, carrier, partitions } = &*self.0;
+        let (sender, jobs) = mpsc::channel(limits::PARTITION_EVENTS_MAX);
+        let (stop, stop_receiver) = mpsc::channel(1);
+        let (status, status_receiver) = watch::channel(Status::Following);
+        let bytes_max = dependencies.cache_bytes_max + limits::PARTITION_WORK_BYTES_MAX;
+        let load = Arc::new(PartitionLoad::new(bytes_max));
+        let event_loop = EventLoop {
+            dependencies: dependencies.clone(),
+            readers: readers.clone(),
+            carrier: Arc::<Post>::clone(carrier),
+            pace: Arc::clone(pace),
+            jobs,
+            stop: stop_receiver,
+            load: Arc::clone(&load),
+            status,
+            stopped: None,
+            turn: VecDeque::new(),
+            poisons: Vec::new(),
+        };
+        tokio::spawn(owner::run(event_loop, Arc::clone(&group), Arc::clone(node)));
+        let id = group.read().id();
+        let partition = Arc::new(Partition { id, group, jobs: sender, stop, load, status: status_receiver });
+        partitions.send_modify(|all| *all = all.iter().cloned().chain([partition]).collect());
+    }
+
+    /// Takes a partition away, and stops it once what is in flight is durable. Whoever has its handle still is told that it is stopping.
+    pub async fn remove(&self, id: GroupId) {
+        let mut removed = None;
+        self.0.partitions.send_modify(|all| {
+            removed = all.iter().find(|partition| partition.id == id).cloned();
+            *all = all.iter().filter(|partition| partition.id != id).cloned().collect();
+        });
+        if let Some(partition) = removed {
+            partition.stop().await;
+        }
+    }
+
+    /// The partition of a group, if it is here.
+    pub fn get(&self, id: GroupId) -> Option<Arc<Partition>> {
+        self.0.partitions.borrow().iter().find(|partition| partition.id == id).cloned()
+    }
+
+    /// All that are here at the moment.
+    pub fn all(&self) -> Arc<[Arc<Partition>]> {
+        Arc::clone(&self.0.partitions.borrow())
+    }
+
+    /// All that are here, to hear of those that come and go.
+    pub fn watch(&self) -> watch::Receiver<Arc<[Arc<Partition>]>> {
+        self.0.partitions.subscribe()
+    }
+
+    fn downgrade(&self) -> WeakPartitions {
+        WeakPartitions(Arc::downgrade(&self.0))
+    }
+}
+
+/// The partitions of a node, for whoever must not keep them.
+struct WeakPartitions(Weak<Hosted>);
+
+impl WeakPartitions {
+    /// The partition of a group, if it is here.
+    fn get(&self, id: GroupId) -> Option<Arc<Partition>> {
+        Partitions(self.0.upgrade()?).get(id)
+    }
 }
 
 /// The handle to one partition. Cheap to clone.
@@ -145,42 +206,7 @@ pub struct Partition {
     status: watch::Receiver<Status>,
 }
 
-/// A handle that does not keep its partition.
-struct WeakPartition {
-    id: GroupId,
-    group: GroupSlot,
-    jobs: mpsc::WeakSender<Job>,
-    stop: mpsc::WeakSender<oneshot::Sender<()>>,
-    load: Arc<PartitionLoad>,
-    status: watch::Receiver<Status>,
-}
-
-impl WeakPartition {
-    /// The partition, if there is another handle to it.
-    fn upgrade(&self) -> Option<Partition> {
-        Some(Partition {
-            id: self.id,
-            group: Arc::clone(&self.group),
-            jobs: self.jobs.upgrade()?,
-            stop: self.stop.upgrade()?,
-            load: Arc::clone(&self.load),
-            status: self.status.clone(),
-        })
-    }
-}
-
 impl Partition {
-    fn downgrade(&self) -> WeakPartition {
-        WeakPartition {
-            id: self.id,
-            group: Arc::clone(&self.group),
-            jobs: self.jobs.downgrade(),
-            stop: self.stop.downgrade(),
-            load: Arc::clone(&self.load),
-            status: self.status.clone(),
-        }
-    }
-
     /// The Raft group, for reads of rows. Not to be kept: it is another one after it has died and was opened again.
     pub fn group(&self) -> Group {
         self.group.read().clone()

@@ -14,13 +14,13 @@ use futures::future::try_join_all;
 
 use super::cluster::{Cluster, OtherNodes};
 use super::outbox::Delivery;
-use super::{Partition, deliver};
+use super::{Partition, Partitions, deliver};
 
 /// The way of a request.
-#[derive(Clone, Copy)]
-pub enum Route<'a> {
+#[derive(Clone)]
+pub enum Route {
     /// It is answered here.
-    Here(&'a Partition),
+    Here(Arc<Partition>),
     /// That node answers it.
     There(NodeId),
     /// No node is known that would.
@@ -40,39 +40,39 @@ pub struct Spread {
 pub struct Router {
     slots: Arc<dyn SlotSource>,
     cluster: Cluster,
-    partitions: Arc<[Partition]>,
+    partitions: Partitions,
 }
 
 impl Router {
     /// Routes to `partitions`, which are those of this node, and to the nodes that lead the others.
-    pub fn new(partitions: Vec<Partition>, slots: Arc<dyn SlotSource>, cluster: Cluster) -> Router {
-        Router { slots, cluster, partitions: partitions.into() }
+    pub fn new(partitions: Partitions, slots: Arc<dyn SlotSource>, cluster: Cluster) -> Router {
+        Router { slots, cluster, partitions }
     }
 
     /// The way to a workflow, or to any other entity of that id.
-    pub fn workflow(&self, namespace_id: NamespaceId, id: &str) -> Route<'_> {
+    pub fn workflow(&self, namespace_id: NamespaceId, id: &str) -> Route {
         self.slot(slot_of(namespace_id, id))
     }
 
     /// The way to the home of a task queue.
-    pub fn queue(&self, queue: &QueueId) -> Route<'_> {
+    pub fn queue(&self, queue: &QueueId) -> Route {
         self.slot(queue.slot())
     }
 
     /// The way to whatever has that hash slot.
-    pub fn slot(&self, slot: u16) -> Route<'_> {
+    pub fn slot(&self, slot: u16) -> Route {
         self.slots.partition_of(slot).map_or(Route::Nowhere, |partition| self.partition(partition))
     }
 
-    pub(crate) fn way(&self, workflow: &WorkflowRef) -> Route<'_> {
+    pub(crate) fn way(&self, workflow: &WorkflowRef) -> Route {
         self.slot(workflow.slot())
     }
 
-    fn partition(&self, partition: GroupId) -> Route<'_> {
+    fn partition(&self, partition: GroupId) -> Route {
         if let Some(node) = self.cluster.leaders.leads_elsewhere(partition) {
             return Route::There(node);
         }
-        self.partitions.iter().find(|here| here.id == partition).map_or(Route::Nowhere, Route::Here)
+        self.partitions.get(partition).map_or(Route::Nowhere, Route::Here)
     }
 
     pub(crate) fn others(&self) -> &dyn OtherNodes {
@@ -89,7 +89,7 @@ impl Router {
     /// # Errors
     ///
     /// [`CallError::NotDone`] if another node leads it by now, or none.
-    pub fn partition_of(&self, workflow: &WorkflowRef) -> Result<&Partition, CallError> {
+    pub fn partition_of(&self, workflow: &WorkflowRef) -> Result<Arc<Partition>, CallError> {
         led_here(self.way(workflow))
     }
 
@@ -125,7 +125,7 @@ impl Router {
     pub async fn receive(&self, namespaces: &dyn NamespaceSource, message: &OutboxMessage) -> Delivery {
         let Some(target) = deliver::target(namespaces, message) else { return Delivery::Again };
         match self.partition_of(&target) {
-            Ok(partition) => deliver::to(partition, target, message).await,
+            Ok(partition) => deliver::to(&partition, target, message).await,
             Err(_) => Delivery::Again,
         }
     }
@@ -153,8 +153,13 @@ impl Router {
     }
 
     /// The partitions of this node.
-    pub fn partitions(&self) -> impl Iterator<Item = &Partition> {
-        self.partitions.iter()
+    pub fn partitions(&self) -> &Partitions {
+        &self.partitions
+    }
+
+    /// How many partitions there are, here and elsewhere.
+    pub fn partitions_count(&self) -> usize {
+        self.slots.partitions().len()
     }
 }
 
@@ -174,7 +179,7 @@ pub async fn confirm_leads(groups: &[Group]) -> Result<(), CallError> {
     }
 }
 
-fn led_here(route: Route<'_>) -> Result<&Partition, CallError> {
+fn led_here(route: Route) -> Result<Arc<Partition>, CallError> {
     match route {
         Route::Here(partition) => Ok(partition),
         Route::There(node) => Err(CallError::NotDone(format!("node {node} leads the partition"))),

@@ -7,7 +7,7 @@ pub mod descriptors;
 pub mod disk;
 pub mod membership;
 pub mod memory;
-mod new_disks;
 pub mod node;
+mod replicas;
 pub mod settings;
 pub mod telemetry;

@@ -1,26 +1,24 @@
 //! What makes a node one of several: its cluster, the connections to the other nodes, and which replicas it has.
 //!
-//! A cluster is founded with all of its nodes, and has these for the time being. Each partition has replicas on three of them, and the
-//! metadata on all; every node can say by itself which those are.
+//! A cluster is founded with some nodes; others may join, and leave. Each partition has replicas on three of them, and the
+//! metadata on all. Which those are follows from what was founded until the metadata say otherwise ([`Picture`]).
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_cluster::{Formation, FormationOptions, NodeReceiver, TransportPeers};
-use everlog_meta::{Namespaces, NodeDisk};
+use everlog_cluster::{
+    Admission, Formation, FormationOptions, Health, NodeReceiver, Picture, Places, TransportPeers, replica_id,
+};
+use everlog_meta::Topology;
 use everlog_model::{NodeId, limits};
-use everlog_raft::{Group, GroupReplica, GroupSlot, REPLICA_ID_MIN, ReplicaId};
-use everlog_storage::GroupId;
+use everlog_raft::{Group, GroupReplica, GroupSlot};
 use everlog_storage::directory::{DataDirectory, Founding, NodeIdentity};
-use everlog_transport::{Identity, KnownNode, Mesh, MeshOptions, NodeTls, Timing, TlsFiles};
+use everlog_transport::{Identity, KnownNode, Mesh, MeshOptions, NodeTls, Timing, TlsFiles, Transport as _};
 use tokio::net::TcpListener;
 
 use crate::node::{META_GROUP, NodeError};
-
-/// Replicas of a partition.
-const REPLICAS: usize = 3;
 
 /// How long a replica waits to hear that its group was founded before it founds it itself: longer than the others take to start.
 const FOUND_WAIT: Duration = Duration::from_secs(3);
@@ -39,6 +37,8 @@ pub struct ClusterOptions {
     pub initial_nodes: u32,
     /// How long a leader may be silent until another one is elected. Counts when the cluster is founded, and for ever.
     pub election_timeout: Duration,
+    /// How long a node may be away until its replicas are given to others, where that is possible; for ever if none.
+    pub dead_after: Option<Duration>,
     /// What this node keeps and takes for replicas that were away.
     pub catching_up: CatchingUp,
     /// Where other nodes are listened to.
@@ -67,9 +67,6 @@ impl Default for CatchingUp {
     }
 }
 
-/// More than there are nodes.
-const REPLICAS_OF_A_DISK: u64 = 1 << 16;
-
 /// More than a node is started with one disk.
 const STARTS_OF_A_DISK: u32 = 1 << 20;
 
@@ -81,6 +78,7 @@ pub(crate) struct Membership {
     disk: u32,
     pub(crate) founding: Founding,
     formation: Arc<Formation>,
+    dead_after: Option<Duration>,
     pub(crate) catching_up: CatchingUp,
     pub(crate) mesh: Mesh,
     /// Where the others dial this node.
@@ -90,8 +88,17 @@ pub(crate) struct Membership {
 impl Membership {
     /// Waits until the cluster is founded, with this node.
     pub(crate) async fn find(directory: &Arc<DataDirectory>, options: ClusterOptions) -> Result<Membership, NodeError> {
-        let ClusterOptions { name, seeds, initial_nodes, election_timeout, catching_up, listen, advertise, tls } =
-            options;
+        let ClusterOptions {
+            name,
+            seeds,
+            initial_nodes,
+            election_timeout,
+            dead_after,
+            catching_up,
+            listen,
+            advertise,
+            tls,
+        } = options;
         let election_timeout_ms = u32::try_from(election_timeout.as_millis()).unwrap_or(u32::MAX);
         let founded = directory.founded()?;
         if founded.is_none() && directory.identity()?.is_some() {
@@ -120,7 +127,7 @@ impl Membership {
         if let Some(tls) = &tls {
             let place = seeds.iter().position(|seed| *seed == advertise);
             let will_be = place.and_then(|place| u32::try_from(place + 1).ok());
-            let is = founded.as_ref().map_or(will_be, |founding| founding.node_id(directory.id()));
+            let is = founded.as_ref().map_or(will_be, |founding| Some(founding.node(directory.id())?.0));
             check_certificate(tls, is)?;
         }
         let listener = TcpListener::bind(listen)
@@ -134,28 +141,18 @@ impl Membership {
         let options = FormationOptions { name, seeds, initial_nodes, election_timeout_ms, address: advertise };
         let formation = Formation::start(Arc::clone(directory), options, &mesh);
         let founding = formation.founded(&mesh).await?;
-        let me = founding.node_id(directory_id).ok_or_else(|| {
+        let (me, disk) = founding.node(directory_id).ok_or_else(|| {
             NodeError::Cluster(format!("cluster {} was founded without this node", founding.cluster_id))
         })?;
         if let Some(tls) = &tls {
             check_certificate(tls, Some(me))?;
         }
-        let disk = founding.members[me as usize - 1].disk;
-        Ok(Membership { me: NodeId(me), disk, founding, formation, catching_up, mesh, address })
+        Ok(Membership { me: NodeId(me), disk, founding, formation, dead_after, catching_up, mesh, address })
     }
 
-    fn nodes(&self) -> impl Iterator<Item = NodeId> {
-        (1..).map(NodeId).take(self.founding.members.len())
-    }
-
-    /// Whether a node waits with this data directory for a place.
-    pub(crate) fn is_asking(&self, directory_id: uuid::Uuid) -> bool {
-        self.formation.is_asking(directory_id)
-    }
-
-    /// The data directories that the cluster was founded with.
-    pub(crate) fn founders(&self) -> Vec<uuid::Uuid> {
-        self.founding.members.iter().map(|member| member.directory_id).collect()
+    /// Where a node is dialled that waits with this data directory for a place, if one does.
+    pub(crate) fn asking(&self, directory_id: uuid::Uuid) -> Option<String> {
+        self.formation.asking(directory_id)
     }
 
     /// Where the other nodes are.
@@ -163,68 +160,88 @@ impl Membership {
         self.mesh.known().into_iter().map(|known| (NodeId(known.node_id), known.address)).collect()
     }
 
-    /// The nodes that have replicas of each of these groups.
-    pub(crate) fn voters_of(&self, groups: &[GroupSlot]) -> BTreeMap<GroupId, Vec<NodeId>> {
-        groups.iter().map(|slot| slot.read().id()).map(|group| (group, self.voters(group))).collect()
+    /// The replica of the metadata that is here. No node has two in its life: its id is given out once.
+    pub(crate) fn metadata_replica(&self) -> GroupReplica {
+        GroupReplica { group: META_GROUP, group_epoch: 1, replica: replica_id(self.me, self.disk, 0) }
     }
 
-    /// The nodes that have replicas of a group, the one that should lead it first.
-    fn voters(&self, group: GroupId) -> Vec<NodeId> {
-        let nodes: Vec<_> = self.nodes().collect();
-        let count = if group == META_GROUP { nodes.len() } else { REPLICAS.min(nodes.len()) };
-        let first = group.0 as usize;
-        (first..first + count).map(|place| nodes[place % nodes.len()]).collect()
+    /// Whether the cluster was founded with this data directory. If not, its groups are founded, and others tell it of them.
+    pub(crate) fn is_founder(&self) -> bool {
+        self.founding.joined.is_none() && self.disk == 0
     }
 
-    /// The partitions with a replica here.
-    pub(crate) fn partitions_here(&self) -> Vec<GroupId> {
-        let all = (1..=self.founding.partitions).map(GroupId);
-        all.filter(|partition| self.voters(*partition).contains(&self.me)).collect()
-    }
-
-    /// The replica of a group that is here.
-    pub(crate) fn replica(&self, group: GroupId) -> GroupReplica {
-        GroupReplica { group, group_epoch: 1, replica: replica_of(self.me, self.disk) }
-    }
-
-    /// The replicas that a group should have, once these disks took the place of lost ones.
-    pub(crate) fn replicas(&self, group: GroupId, disks: &BTreeMap<NodeId, NodeDisk>) -> BTreeMap<ReplicaId, NodeId> {
-        let disk = |node: &NodeId| disks.get(node).map_or(0, |disk| disk.number);
-        self.voters(group).into_iter().map(|node| (replica_of(node, disk(&node)), node)).collect()
-    }
-
-    /// Whether this node's disk took the place of one that was lost. The groups are founded, then, and others tell it of them.
-    pub(crate) fn has_new_disk(&self) -> bool {
-        self.disk > 0
-    }
-
-    /// Tells data directories that took the place of lost disks whose they are, as the metadata say.
-    pub(crate) fn admit(&self, namespaces: &Arc<Namespaces>) {
-        let namespaces = Arc::clone(namespaces);
+    /// Tells data directories that joined, or took the place of lost disks, whose they are, as the metadata say.
+    pub(crate) fn admit(&self, places: &Arc<Places>) {
+        let (places, mesh, me, address) = (Arc::clone(places), self.mesh.clone(), self.me, self.address.clone());
         self.formation.admit(Box::new(move |directory_id| {
-            let disks = namespaces.disks();
-            let (node, disk) = disks.iter().find(|(_, disk)| disk.directory_id == directory_id)?;
-            Some((*node, disk.number))
+            if places.was_founded_with(directory_id) {
+                return None;
+            }
+            let (node, disk) = places.picture().node_with(directory_id)?;
+            let known = mesh.known().into_iter().map(|known| (NodeId(known.node_id), known.address));
+            Some(Admission { node, disk, nodes: known.chain([(me, address.clone())]).collect() })
         }));
     }
 
     /// Connects to the other nodes. What they send goes to `raft`'s groups and to whatever is attached to `peers`.
-    pub(crate) fn join(&self, identity: &NodeIdentity, raft: &everlog_raft::Node, peers: &Arc<TransportPeers>) {
+    pub(crate) fn join(
+        &self,
+        identity: &NodeIdentity,
+        places: &Places,
+        raft: &everlog_raft::Node,
+        peers: &Arc<TransportPeers>,
+    ) {
         // The starts of a new disk come after all of the one before it.
         let start_count = self.disk.saturating_mul(STARTS_OF_A_DISK).saturating_add(identity.start_count);
         let me = Identity { cluster_id: identity.cluster_id, node_id: self.me, start_count };
-        let known = self.nodes().zip(&self.founding.members).map(|(node, member)| KnownNode {
-            node_id: node.0,
-            // Wherever it says it is itself counts more.
-            start_count: 0,
-            address: member.address.clone(),
-        });
+        // Wherever a node says it is itself counts more.
+        let known = |node_id: u32, address: &String| KnownNode { node_id, start_count: 0, address: address.clone() };
+        let (topology, founders) = (places.topology(), (1..).zip(&self.founding.members));
+        let met = self.founding.joined.iter().flat_map(|joined| &joined.others);
+        let known: Vec<_> = founders
+            .map(|(node, member)| known(node, &member.address))
+            .chain(met.map(|(node, address)| known(*node, address)))
+            .filter(|known| {
+                let row = topology.nodes.get(&NodeId(known.node_id));
+                row.is_none_or(|row| row.membership != everlog_meta::Membership::Removed)
+            })
+            .collect();
         self.mesh.join(me, known, Arc::new(NodeReceiver::new(raft.receiver(), Arc::clone(peers))));
+        self.follow(&topology);
+    }
+
+    /// Knows the nodes and data directories that the metadata name, and no more those that were removed.
+    pub(crate) fn follow(&self, topology: &Topology) {
+        for (node, row) in &topology.nodes {
+            match row.membership {
+                everlog_meta::Membership::Removed => self.mesh.remove(*node),
+                _ => {
+                    let known = KnownNode { node_id: node.0, start_count: 0, address: row.address.clone() };
+                    self.mesh.add(known, row.directory_id);
+                }
+            }
+        }
+        for (node, disk) in &topology.disks {
+            self.mesh.set_directory(*node, disk.directory_id);
+        }
+    }
+
+    /// How a node is.
+    pub(crate) fn health(&self, node: NodeId) -> Health {
+        let is_up = node == self.me || self.mesh.is_up(node);
+        let is_given_up =
+            || self.dead_after.zip(self.mesh.down_since(node)).is_some_and(|(after, since)| since.elapsed() > after);
+        match is_up {
+            true => Health::Up,
+            false if is_given_up() => Health::Lost,
+            false => Health::Away,
+        }
     }
 
     /// Founds the groups that nobody has founded yet, and returns once all those with a replica here are.
     pub(crate) async fn found_groups(&self, groups: &[GroupSlot]) -> Result<(), everlog_raft::NodeError> {
         let started = tokio::time::Instant::now();
+        let founded = Picture::new(&self.founding, &Topology::default());
         loop {
             let missing: Vec<Group> =
                 groups.iter().map(|slot| slot.read().clone()).filter(|group| !group.is_founded()).collect();
@@ -232,10 +249,8 @@ impl Membership {
                 return Ok(());
             }
             for group in missing {
-                let voters = self.voters(group.id());
-                if voters.first() == Some(&self.me) || started.elapsed() > FOUND_WAIT {
-                    let voters: BTreeMap<_, _> = voters.into_iter().map(|node| (replica_of(node, 0), node)).collect();
-                    group.found(&voters).await?;
+                if founded.nodes_of(group.id()).first() == Some(&self.me) || started.elapsed() > FOUND_WAIT {
+                    group.found(&founded.replicas_of(group.id()).voters).await?;
                 }
             }
             tokio::time::sleep(FOUND_INTERVAL).await;
@@ -258,11 +273,6 @@ fn check_certificate(tls: &NodeTls, is: Option<u32>) -> Result<(), NodeError> {
 fn timing(election_timeout_ms: u32) -> Timing {
     let silence_max = Duration::from_millis(2 * u64::from(election_timeout_ms)).max(Timing::default().silence_max);
     Timing { ping_interval: silence_max / 5, silence_max, ..Timing::default() }
-}
-
-/// A disk that is lost takes its replicas with it: no id is used twice.
-fn replica_of(node: NodeId, disk: u32) -> ReplicaId {
-    REPLICA_ID_MIN + u64::from(node.0) + REPLICAS_OF_A_DISK * u64::from(disk)
 }
 
 /// Whether nodes may talk to each other in the clear: only on one machine.

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_cluster::{
-    About, GroupLeaders, Leads, Nodes, Offers, Operations, OperationsParts, Pages, Peers, TransportPeers,
+    About, GroupLeaders, Leads, Nodes, Offers, Operations, OperationsParts, Pages, Peers, Places, REPLICAS,
+    TransportPeers, Voters,
 };
 use everlog_frontend::{Listeners, ServeError, Services};
 use everlog_kernel::Limits;
@@ -23,8 +24,8 @@ use everlog_matching::query_waiters::Queries;
 use everlog_matching::{Backlog, Homes, Matching, MatchingHandle};
 use everlog_meta::{MetaError, Namespaces};
 use everlog_model::{DiskRoom, InForce, NamespaceSource, NodeId, OneNode, SlotSource, SlotTable, limits};
-use everlog_partition::{BatchJobs, Cluster, Dependencies, Leaders, Router, RowFaults, TaskRows};
-use everlog_raft::{Group, GroupReplica, GroupSlot, Leadership, NodeInfo, NodeOptions};
+use everlog_partition::{BatchJobs, Cluster, Dependencies, Leaders, Partitions, Router, RowFaults, TaskRows};
+use everlog_raft::{Group, GroupReplica, GroupSlot, GroupSlots, Leadership, NodeInfo, NodeOptions};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, DirectoryError, NodeIdentity};
 use everlog_storage::log::{LogEngine, LogError};
@@ -32,11 +33,12 @@ use everlog_storage::rocks_state::{RocksState, StateOptions};
 use everlog_storage::segment_log::{LogOptions, SegmentLog};
 use everlog_storage::state::{StateEngine, StateError};
 use parking_lot::RwLock;
+use tokio::sync::watch;
 
 use crate::descriptors::Descriptors;
 use crate::disk::{self, DiskWatch};
 use crate::membership::{ClusterOptions, Membership};
-use crate::new_disks;
+use crate::replicas::{self, Replicas};
 use crate::settings::{DataLocation, Settings, follow};
 use crate::{memory, telemetry};
 
@@ -143,6 +145,8 @@ pub struct Node {
     state: Arc<RocksState>,
     /// Its cluster, if there are other nodes.
     membership: Option<Membership>,
+    /// Why it is a member of that no more, once it is none.
+    removed: watch::Sender<Option<String>>,
     /// What goes on beside, for as long as the node runs.
     _tasks: Vec<AbortOnDrop>,
     /// Held until everything else has stopped: it keeps other processes out.
@@ -207,37 +211,35 @@ impl Node {
         let mut tasks = vec![spawn(everlog_meta::keep_open(Arc::clone(&raft), Arc::clone(&meta)))];
         let namespaces =
             Namespaces::open(Arc::clone(&meta), membership.as_ref().map(|membership| membership.me)).await?;
-        let (groups, leaders, neighbours) = match &membership {
+        let (groups, leaders, neighbours): (GroupSlots, _, _) = match &membership {
             None => {
                 let groups = starting.alone(&namespaces, options.partitions, options.neighbours.as_ref()).await?;
                 if !identity.is_bootstrapped {
                     directory.finish_bootstrap()?;
                 }
-                (groups, None, options.neighbours)
+                (groups.into_iter().collect(), None, options.neighbours)
             }
             Some(membership) => {
-                let mut groups = Vec::new();
-                for partition in membership.partitions_here() {
-                    groups.push(Arc::new(RwLock::new(starting.group(partition).await?)));
-                }
+                let places = Arc::new(Places::new(membership.founding.clone(), Arc::clone(&namespaces)));
+                let opened = replicas::open_known(&raft, membership, &places, identity.is_bootstrapped).await?;
                 let peers = TransportPeers::new(Arc::new(membership.mesh.clone()));
-                membership.join(&identity, &raft, &peers);
-                let all: Vec<_> = groups.iter().chain([&meta]).cloned().collect();
+                membership.join(&identity, &places, &raft, &peers);
                 if !identity.is_bootstrapped {
-                    if !membership.has_new_disk() {
+                    if membership.is_founder() {
+                        let all: Vec<_> = opened.iter().chain([&meta]).cloned().collect();
                         membership.found_groups(&all).await?;
                     }
                     directory.finish_bootstrap()?;
                 }
-                membership.admit(&namespaces);
-                let following = new_disks::follow(membership.clone(), Arc::clone(&namespaces), all);
-                tasks.push(spawn(following));
+                membership.admit(&places);
                 found_slots(&namespaces, membership.founding.partitions).await?;
-                let leaders = GroupLeaders::new(me, groups.iter().cloned());
+                let groups: GroupSlots = opened.into_iter().collect();
+                let leaders = GroupLeaders::new(me, groups.clone());
                 let neighbours = Neighbours { me, leaders: Arc::clone(&leaders) as _, peers };
-                (groups, Some(leaders), Some(neighbours))
+                (groups, Some((leaders, places)), Some(neighbours))
             }
         };
+        let (leaders, places) = leaders.unzip();
         let source: Arc<dyn NamespaceSource> = Arc::clone(&namespaces) as _;
         let faults = RowFaults::default();
         let rows = TaskRows::new(groups.clone(), Arc::clone(&source), faults.clone());
@@ -256,23 +258,24 @@ impl Node {
             cluster: cluster.clone(),
             faults,
             limits: options.limits,
-            cache_bytes_max: options.cache_bytes_max / groups.len().max(1),
+            cache_bytes_max: options.cache_bytes_max / partitions_of_a_node(&groups, places.as_deref()),
         };
-        let partitions = everlog_partition::spawn(&raft, groups.clone(), &dependencies)?;
-        let router = Router::new(partitions, Arc::clone(&namespaces) as _, cluster);
-        let all: Vec<_> = [meta].into_iter().chain(groups).collect();
-        let (voters, transport) = match &membership {
-            Some(membership) => (membership.voters_of(&all), Some(Arc::new(membership.mesh.clone()) as _)),
-            None => Default::default(),
+        let partitions = Partitions::new(&raft, dependencies)?;
+        groups.slots().into_iter().for_each(|group| partitions.add(group));
+        let router = Router::new(partitions.clone(), Arc::clone(&namespaces) as _, cluster);
+        let voters: Voters = match places.clone() {
+            Some(places) => Box::new(move |group| places.picture().nodes_of(group)),
+            None => Box::new(move |_| vec![me]),
         };
-        let leads = Leads::new(me, all, voters, transport);
+        let transport = membership.as_ref().map(|membership| Arc::new(membership.mesh.clone()) as _);
+        let leads = Leads::new(me, meta, groups.clone(), voters, transport);
         if let Some(nodes) = &nodes {
             nodes.set_leads(&leads);
             tasks.push(spawn(Arc::clone(&leads).spread()));
         }
         let operations = Operations::new(OperationsParts {
             about: about(&identity, membership.as_ref()),
-            leads,
+            leads: Arc::clone(&leads),
             nodes: nodes.clone(),
             addresses: match membership.clone() {
                 Some(membership) => Box::new(move || membership.addresses()),
@@ -280,12 +283,29 @@ impl Node {
             },
             disk: disk::figures(&directory),
             namespaces: Arc::clone(&namespaces),
-            founders: membership.iter().flat_map(|membership| membership.founders()).collect(),
-            is_asking: match membership.clone() {
-                Some(membership) => Box::new(move |directory_id| membership.is_asking(directory_id)),
-                None => Box::new(|_| false),
+            places: places.clone(),
+            asking: match membership.clone() {
+                Some(membership) => Box::new(move |directory_id| membership.asking(directory_id)),
+                None => Box::new(|_| None),
             },
         });
+        let removed = watch::Sender::new(None);
+        if let (Some(membership), Some(places), Some(nodes)) = (membership.clone(), places, nodes.clone()) {
+            let replicas = Arc::new(Replicas {
+                raft: Arc::clone(&raft),
+                membership,
+                places,
+                namespaces: Arc::clone(&namespaces),
+                nodes,
+                groups,
+                leads,
+                partitions,
+                removed: removed.clone(),
+            });
+            tasks.push(spawn(Arc::clone(&replicas).follow()));
+            tasks.push(spawn(Arc::clone(&replicas).lead(Arc::clone(&operations))));
+            tasks.push(spawn(replicas.plan()));
+        }
         Ok(Node {
             router,
             matching,
@@ -298,6 +318,7 @@ impl Node {
             log,
             state,
             membership,
+            removed,
             _tasks: tasks,
             directory,
         })
@@ -319,14 +340,34 @@ impl Node {
         }
     }
 
-    /// Resolves when the node must stop because its disk failed, or its metadata cannot be read.
+    /// Resolves when the node must stop because its disk failed, its metadata cannot be read, or it was removed from its cluster.
     pub fn fatal(&self) -> impl Future<Output = NodeError> + Send + 'static {
         let (disk, metadata) = (self.raft.fatal(), self.namespaces.unreadable());
-        async {
-            tokio::select! {
-                error = disk => error.into(),
-                error = metadata => error.into(),
-            }
+        let told = self.membership.as_ref().map(|membership| membership.mesh.removed());
+        let mut removed = self.removed.subscribe();
+        async move {
+            let refused = async {
+                match told {
+                    Some(told) => told.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let seen = async move {
+                match removed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) {
+                    Some(why) => why,
+                    // The node is gone.
+                    None => std::future::pending().await,
+                }
+            };
+            let why = tokio::select! {
+                error = disk => return error.into(),
+                error = metadata => return error.into(),
+                why = refused => why,
+                why = seen => why,
+            };
+            NodeError::Cluster(format!(
+                "{why}, for good: all it had is on other nodes, and its data directory is of no more use"
+            ))
         }
     }
 
@@ -354,7 +395,7 @@ impl Node {
     pub async fn stop(self) -> Result<(), NodeError> {
         let stop = async {
             self.matching.local().drain();
-            for partition in self.router.partitions() {
+            for partition in self.router.partitions().all().iter() {
                 partition.stop().await;
             }
             let stopped = self.raft.shutdown().await;
@@ -405,6 +446,7 @@ pub async fn run(
     tokio::select! {
         ensured = ensured => ensured?,
         () = &mut shutdown => return node.stop().await,
+        error = node.fatal() => return Err(error),
     }
     node.catch_up().await;
     let disk = Arc::new(DiskRoom::default());
@@ -492,10 +534,11 @@ struct Starting<'a> {
 }
 
 impl Starting<'_> {
-    /// Opens a group that is there; creates it while the groups that a cluster begins with are not all there yet.
+    /// Opens a group that is there; creates it while the groups that a cluster begins with are not all there yet. In a cluster that is the metadata
+    /// alone.
     async fn group(&self, group: GroupId) -> Result<Group, everlog_raft::NodeError> {
         let Starting { raft, identity, membership } = *self;
-        match (membership.map(|membership| membership.replica(group)), identity.is_bootstrapped) {
+        match (membership.map(Membership::metadata_replica), identity.is_bootstrapped) {
             (Some(replica), true) => raft.open_group(replica).await,
             (Some(replica), false) => raft.create_replica(replica).await,
             (None, true) => raft.open_group(GroupReplica::founding(group)).await,
@@ -524,6 +567,15 @@ impl Starting<'_> {
         }
         Ok(groups.into_iter().map(|group| Arc::new(RwLock::new(group))).collect())
     }
+}
+
+/// How many partitions a node has, or is to have once all nodes have their share.
+fn partitions_of_a_node(groups: &GroupSlots, places: Option<&Places>) -> usize {
+    let share = places.map(Places::picture).map_or(0, |picture| {
+        let partitions = picture.groups.len().saturating_sub(1);
+        (partitions * REPLICAS).div_ceil(picture.members().count().max(REPLICAS))
+    });
+    groups.all().len().max(share).max(1)
 }
 
 /// What a node says of itself.

@@ -95,7 +95,7 @@ async fn a_bootstrap_that_was_cut_off_is_finished() {
         killed_after(path, step).await;
         for _ in 0..2 {
             let node = start(path).await.unwrap_or_else(|error| panic!("step {step}: {error}"));
-            assert_eq!(node.router.partitions().count(), PARTITIONS as usize, "step {step}");
+            assert_eq!(node.router.partitions().all().len(), PARTITIONS as usize, "step {step}");
             node.stop().await.unwrap();
             let text = std::fs::read_to_string(path.join("NODE")).unwrap();
             assert!(text.ends_with("bootstrap done\n"), "step {step}: {text}");

@@ -42,7 +42,14 @@ impl Written {
     fn so_far(server: &Server) -> Written {
         let (log, state) = (server.node.log_stats(), server.node.state_stats());
         Written {
-            entries: server.node.router.partitions().map(|partition| partition.group().applied_index()).sum(),
+            entries: server
+                .node
+                .router
+                .partitions()
+                .all()
+                .iter()
+                .map(|partition| partition.group().applied_index())
+                .sum(),
             fsyncs: log.fsyncs,
             log_bytes: log.bytes,
             rows: state.rows,

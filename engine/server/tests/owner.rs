@@ -104,7 +104,7 @@ async fn a_task_row_that_cannot_be_read_stops_the_partition() {
     put(directory.path(), RowBatch { changes: vec![row] }).await;
 
     let node = start(directory.path()).await;
-    let partition = node.router.partitions().next().unwrap().clone();
+    let partition = node.router.partitions().all()[0].clone();
     partition.status().wait_for(|status| *status == Status::Serving).await.unwrap();
     let poll = Poll {
         queue,
@@ -138,7 +138,7 @@ async fn a_workflow_that_cannot_be_read_stops_the_partition() {
         ..StartWorkflowExecutionRequest::default()
     };
     let start_it = Command::start(request, &Limits::default()).unwrap();
-    let partition = node.router.partitions().next().unwrap().clone();
+    let partition = node.router.partitions().all()[0].clone();
     let Reply::Started(started) = partition.execute(workflow.clone(), None, start_it).await.unwrap() else { panic!() };
     drop(partition);
     node.stop().await.unwrap();
@@ -148,7 +148,7 @@ async fn a_workflow_that_cannot_be_read_stops_the_partition() {
     put(directory.path(), RowBatch { changes: vec![row] }).await;
 
     let node = start(directory.path()).await;
-    let partition = node.router.partitions().next().unwrap().clone();
+    let partition = node.router.partitions().all()[0].clone();
     let looked: Result<(), CallError> = partition.inspect(workflow, None, |_, _| Ok(())).await;
     assert!(matches!(looked, Err(CallError::Corrupt(_))), "{looked:?}");
     let reason = not_serving(&partition).await;

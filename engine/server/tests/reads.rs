@@ -261,6 +261,8 @@ fn start_timer(timer_id: &str) -> Command {
 fn rows(server: &Server) -> usize {
     let partitions = server.node.router.partitions();
     partitions
+        .all()
+        .iter()
         .map(|partition| partition.group().scan(&[]..&[0xff; 64], Direction::Ascending, 10_000).unwrap().len())
         .sum()
 }

@@ -176,11 +176,22 @@ fn what_lists_and_workers_ask_is_what_it_always_was() {
 #[test]
 fn what_operators_want_is_what_it_always_was() {
     let transfers = vec![SteeredTransfer { group: 3, to_node: 2 }];
-    let steered =
-        SteerRequest { is_draining: Some(false), kept: vec![1, 300], released: vec![4], transfers, new_disk: None };
+    let steered = SteerRequest {
+        is_draining: Some(false),
+        kept: vec![1, 300],
+        released: vec![4],
+        transfers,
+        ..Default::default()
+    };
     check(&steered, "0800 1203 01ac02 1a01 04 2204 0803 1002");
     let new_disk = NewDisk { node: 3, directory_id: Bytes::from_static(&[1, 2]) };
     check(&SteerRequest { new_disk: Some(new_disk), ..SteerRequest::default() }, "2a06 0803 1202 0102");
+    let new_node = NewNode { directory_id: Bytes::from_static(&[1, 2]), address: "a".to_owned(), node: 4 };
+    check(&SteerRequest { new_node: Some(new_node), ..Default::default() }, "3209 0a02 0102 1201 61 1804");
+    let leaving = LeavingNode { node: 4, stays: true };
+    check(&SteerRequest { leaving: Some(leaving), ..Default::default() }, "3a04 0804 1001");
+    let settled = SettledGroup { group: 3, version: 300 };
+    check(&SteerRequest { settled: Some(settled), ..Default::default() }, "4205 0803 10ac02");
     let node = crate::cluster::Node { node_id: 2, ..crate::cluster::Node::default() };
     let group = crate::cluster::Group { group_id: 5, leader: 2, ..crate::cluster::Group::default() };
     check(&NodeReport { node: Some(node), groups: vec![group] }, "0a02 0802 1204 0805 1802");

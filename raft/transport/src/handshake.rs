@@ -94,6 +94,8 @@ pub enum Refusal {
     Busy = 7,
     /// It has not proven that it is a node of this cluster, or not the one that it says it is.
     Untrusted = 8,
+    /// It was a member, and was removed for good.
+    Removed = 9,
 }
 
 /// The acceptor's answer.

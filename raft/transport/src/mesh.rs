@@ -2,7 +2,7 @@
 
 mod accept;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -77,6 +77,8 @@ struct Shared {
     next_connection: AtomicU64,
     handshakes: Semaphore,
     complaints: Complaints,
+    /// What a member has said that refuses this node because it was removed.
+    removed: watch::Sender<Option<String>>,
     /// True once everything is to end.
     stop: watch::Sender<bool>,
     tasks: Mutex<JoinSet<()>>,
@@ -86,6 +88,8 @@ struct Shared {
 struct State {
     identity: Option<Identity>,
     peers: BTreeMap<NodeId, Peer>,
+    /// Those that are members no more.
+    removed: BTreeSet<NodeId>,
 }
 
 struct Peer {
@@ -119,6 +123,7 @@ impl Mesh {
             next_connection: AtomicU64::new(1),
             handshakes: Semaphore::new(HANDSHAKES_MAX),
             complaints: Complaints::default(),
+            removed: watch::Sender::new(None),
             stop: watch::Sender::new(false),
             tasks: Mutex::default(),
         }));
@@ -150,6 +155,48 @@ impl Mesh {
         if before.is_some_and(|before| before != directory_id) {
             peer.lanes.values().for_each(|outgoing| outgoing.connection.close());
         }
+    }
+
+    /// There is another member, with this data directory. One that is known or was removed is left as it is.
+    pub fn add(&self, known: KnownNode, directory_id: uuid::Uuid) {
+        let node = NodeId(known.node_id);
+        {
+            let state = self.0.state.read();
+            let is_me = state.identity.as_ref().is_none_or(|me| me.node_id == node);
+            if is_me || state.removed.contains(&node) || state.peers.contains_key(&node) {
+                return;
+            }
+        }
+        self.learn(known, true);
+        self.set_directory(node, directory_id);
+    }
+
+    /// A member is one no more, for good: it is not dialled, and is told so when it dials.
+    pub fn remove(&self, node: NodeId) {
+        let mut state = self.0.state.write();
+        if state.removed.insert(node)
+            && let Some(peer) = state.peers.remove(&node)
+        {
+            peer.lanes.values().for_each(|outgoing| outgoing.connection.close());
+            peer.dial.notify_waiters();
+        }
+    }
+
+    /// Resolves when a member refuses this node because it was removed, with what it says.
+    pub fn removed(&self) -> impl Future<Output = String> + Send + 'static {
+        let mut removed = self.0.removed.subscribe();
+        async move {
+            match removed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) {
+                Some(why) => why,
+                // The mesh is gone.
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Since when a member cannot be reached; none if it can be, or is no member.
+    pub fn down_since(&self, node: NodeId) -> Option<Instant> {
+        self.0.state.read().peers.get(&node).and_then(|peer| peer.down_since)
     }
 
     /// Where the other members were last.
@@ -331,6 +378,9 @@ impl Mesh {
             Lane::Bulk => 2,
         };
         let (io, reply) = self.greet(address, node, purpose).await?;
+        if reply.refusal() == Refusal::Removed && self.is_of_my_cluster(&reply, node) {
+            self.0.removed.send_replace(Some(reply.detail.clone()));
+        }
         if let Some(hello) = &reply.hello {
             self.learn_all(hello);
         }
@@ -340,6 +390,15 @@ impl Mesh {
             return Err(io::Error::other(format!("node {node} has another data directory there")));
         }
         Ok((Connection::new(self.next_connection(), node), io))
+    }
+
+    fn is_of_my_cluster(&self, reply: &Reply, node: NodeId) -> bool {
+        let state = self.0.state.read();
+        state
+            .identity
+            .as_ref()
+            .zip(reply.hello.as_ref())
+            .is_some_and(|(me, hello)| hello.cluster_id == me.cluster_id.as_bytes() && hello.node_id == node.0)
     }
 
     /// Dials an address and says who this node is. What is answered is of whoever it says that it is of, as far as that can be proven.

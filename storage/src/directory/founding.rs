@@ -43,6 +43,19 @@ pub struct Founding {
     pub election_timeout_ms: u32,
     /// In the order of their node ids.
     pub members: Vec<FoundingMember>,
+    /// Of a node that joined the cluster later: in its own directory alone.
+    pub joined: Option<Joined>,
+}
+
+/// How a node came to a cluster that had been founded without it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// Its id.
+    pub node_id: u32,
+    /// Itself.
+    pub member: FoundingMember,
+    /// The nodes that there were then, by their ids, and where they were: those of the founding may be gone.
+    pub others: Vec<(u32, String)>,
 }
 
 /// A node that a cluster is founded with.
@@ -66,22 +79,34 @@ pub enum Promise {
 }
 
 impl Founding {
-    /// The node id of the member with that data directory.
-    pub fn node_id(&self, directory_id: uuid::Uuid) -> Option<u32> {
+    /// The node with that data directory, and how many disks it lost before that one.
+    pub fn node(&self, directory_id: uuid::Uuid) -> Option<(u32, u32)> {
+        if let Some(joined) = self.joined.as_ref().filter(|joined| joined.member.directory_id == directory_id) {
+            return Some((joined.node_id, joined.member.disk));
+        }
         let place = self.members.iter().position(|member| member.directory_id == directory_id)?;
-        u32::try_from(place + 1).ok()
+        Some((u32::try_from(place + 1).ok()?, self.members[place].disk))
     }
 
     /// As text.
     pub fn encode(&self) -> String {
-        let Founding { cluster_id, name, proposer, attempt, partitions, election_timeout_ms, members } = self;
+        let Founding { cluster_id, name, proposer, attempt, partitions, election_timeout_ms, members, joined } = self;
         let mut text = format!(
             "cluster {cluster_id}\nname {name}\nproposer {proposer}\nattempt {attempt}\npartitions {partitions}\n\
              election_timeout_ms {election_timeout_ms}\n"
         );
-        for FoundingMember { directory_id, address, disk } in members {
+        let written = |FoundingMember { directory_id, address, disk }: &FoundingMember| {
             let disk = if *disk == 0 { String::new() } else { format!(" {disk}") };
-            text.push_str(&format!("member {directory_id} {address}{disk}\n"));
+            format!("{directory_id} {address}{disk}\n")
+        };
+        for member in members {
+            text.push_str(&format!("member {}", written(member)));
+        }
+        if let Some(Joined { node_id, member, others }) = joined {
+            text.push_str(&format!("joined {node_id} {}", written(member)));
+            for (node_id, address) in others {
+                text.push_str(&format!("node {node_id} {address}\n"));
+            }
         }
         text
     }
@@ -101,11 +126,24 @@ impl Founding {
             let disk = words.next().map_or(Some(0), |disk| disk.parse().ok())?;
             words.next().is_none().then_some(FoundingMember { directory_id, address, disk })
         };
+        let node = |line: &str| {
+            let (node_id, rest) = line.split_once(' ')?;
+            Some((node_id.parse().ok().filter(|id| *id > 0)?, rest.to_owned()))
+        };
         let members = text.lines().filter_map(|line| line.strip_prefix("member ")).take(MEMBERS_MAX + 1).map(member);
         let members: Vec<_> = members.collect::<Option<_>>().ok_or("a member is no \"member <uuid> <host:port>\"")?;
         if members.is_empty() || members.len() > MEMBERS_MAX {
             return Err("it names no members, or too many");
         }
+        let joined = value("joined").map(|line| {
+            let (node_id, rest) = node(line)?;
+            let others = text.lines().filter_map(|line| line.strip_prefix("node ")).take(MEMBERS_MAX).map(node);
+            Some(Joined { node_id, member: member(&rest)?, others: others.collect::<Option<_>>()? })
+        });
+        let joined = match joined {
+            Some(None) => return Err("who joined is no \"joined <node> <uuid> <host:port>\""),
+            joined => joined.flatten(),
+        };
         Ok(Founding {
             cluster_id: id("cluster").ok_or("no line \"cluster <uuid>\"")?,
             name: value("name").ok_or("no line \"name <name>\"")?.to_owned(),
@@ -114,6 +152,7 @@ impl Founding {
             partitions: number("partitions").ok_or("no line \"partitions <number>\"")?,
             election_timeout_ms: number("election_timeout_ms").ok_or("no line \"election_timeout_ms <number>\"")?,
             members,
+            joined,
         })
     }
 }
@@ -211,6 +250,7 @@ mod tests {
             partitions: 6,
             election_timeout_ms: 500,
             members,
+            joined: None,
         }
     }
 
@@ -218,8 +258,8 @@ mod tests {
     fn text_is_read_as_it_was_written() {
         let written = founding(1, 2);
         assert_eq!(Founding::decode(&written.encode()), Ok(written.clone()));
-        assert_eq!(written.node_id(id(1)), Some(2));
-        assert_eq!(written.node_id(id(4)), None);
+        assert_eq!(written.node(id(1)), Some((2, 0)));
+        assert_eq!(written.node(id(4)), None);
         let text = written.encode();
         for line in text.lines().filter(|line| !line.starts_with("member")) {
             Founding::decode(&text.replace(line, "")).unwrap_err();
@@ -236,6 +276,21 @@ mod tests {
         written.members[1].disk = 2;
         assert!(written.encode().contains("10.0.0.1:7235 2\n"));
         assert_eq!(Founding::decode(&written.encode()), Ok(written));
+    }
+
+    #[test]
+    fn a_node_that_joined_knows_who_it_is_and_whom_it_met() {
+        let mut written = founding(1, 2);
+        let member = FoundingMember { directory_id: id(7), address: "10.0.0.7:7235".to_owned(), disk: 1 };
+        let others = vec![(1, "10.0.0.3:7235".to_owned()), (6, "10.0.0.6:7235".to_owned())];
+        written.joined = Some(Joined { node_id: 5, member, others });
+        let text = written.encode();
+        assert!(text.ends_with("10.0.0.7:7235 1\nnode 1 10.0.0.3:7235\nnode 6 10.0.0.6:7235\n"), "{text}");
+        assert_eq!(Founding::decode(&text), Ok(written.clone()));
+        assert_eq!((written.node(id(7)), written.node(id(1))), (Some((5, 1)), Some((2, 0))));
+        for (text, other) in [("joined 5 ", "joined x "), ("node 6 ", "node 0 "), ("joined 5 ", "joined ")] {
+            Founding::decode(&written.encode().replace(text, other)).unwrap_err();
+        }
     }
 
     #[test]

@@ -68,6 +68,7 @@ const SHARED: [&str; 9] = [
     "a_new_disk_takes_the_place_of_a_lost_one",
 ];
 const FORMING: &str = "nodes_killed_while_they_form_a_cluster_form_one";
+const MEMBERSHIP: &str = "nodes_join_and_leave_under_load";
 const STORM: &str = "storm_of_faults_loses_and_doubles_nothing";
 
 #[tokio::main]
@@ -139,7 +140,7 @@ impl Tests {
     }
 
     async fn shared(&mut self) {
-        if !SHARED.iter().chain([&FORMING]).any(|name| self.is_chosen(name)) {
+        if !SHARED.iter().chain([&FORMING, &MEMBERSHIP]).any(|name| self.is_chosen(name)) {
             return;
         }
         let began = Instant::now();
@@ -182,7 +183,13 @@ impl Tests {
             let result = scenarios::restarted_while_forming(&stage).await;
             self.ended(FORMING, began, result, || stage.cluster.logs());
         }
-        if let Err(error) = stage.cluster.stop().await {
+        let stopped = stage.cluster.stop().await;
+        if self.is_chosen(MEMBERSHIP) {
+            let began = Instant::now();
+            let result = scenarios::join_and_leave(&stage).await;
+            self.ended(MEMBERSHIP, began, result, String::new);
+        }
+        if let Err(error) = stopped {
             self.ended("all_nodes_stop", began, Err(error), || stage.cluster.logs());
         }
     }

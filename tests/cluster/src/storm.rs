@@ -41,13 +41,27 @@ pub(crate) struct Options {
     pub(crate) time: Duration,
 }
 
-/// Runs everything on a cluster that serves, and checks it.
+/// Runs everything on a cluster that serves while nodes and links fail at random, and checks it.
 pub(crate) async fn storm(cluster: &Cluster, seen: &Arc<Seen>, options: Options) -> Result<(), Failure> {
-    let client = Arc::new(Client::new(&cluster.addresses(), "default", seen)?);
-    let recorder = Arc::new(Recorder::new());
     let mut random = Random::new(options.seed);
     let all: Vec<usize> = (0..cluster.nodes.len()).collect();
-    let workers = Workers::start(&client, &recorder, "storm", &all, LOOPS);
+    under_load(cluster, seen, options.seed, &all, async |probes| {
+        inject(cluster, probes, &mut random, Instant::now() + options.time).await
+    })
+    .await
+}
+
+/// Runs load on a cluster that serves, with workers at these nodes, while something is done to it, and checks it.
+pub(crate) async fn under_load(
+    cluster: &Cluster,
+    seen: &Arc<Seen>,
+    seed: u64,
+    workers_at: &[usize],
+    disturb: impl AsyncFnOnce(&Probes) -> Result<Injected, Failure>,
+) -> Result<(), Failure> {
+    let client = Arc::new(Client::new(&cluster.addresses(), "default", seen)?);
+    let recorder = Arc::new(Recorder::new());
+    let workers = Workers::start(&client, &recorder, "storm", workers_at, LOOPS);
     let probes = probes(&client, &recorder).await?;
     let registers =
         Registers { client: Arc::clone(&client), recorder: Arc::clone(&recorder), task_queue: "storm".to_owned() };
@@ -59,9 +73,9 @@ pub(crate) async fn storm(cluster: &Cluster, seen: &Arc<Seen>, options: Options)
         started: Arc::default(),
     };
     let (stop, stopped) = watch::channel(false);
-    let callers = registers.start(GROUPS, options.seed, &stopped);
-    let lanes = pipelines.start(LANES, options.seed, &stopped);
-    let injected = inject(cluster, &probes, &mut random, Instant::now() + options.time).await?;
+    let callers = registers.start(GROUPS, seed, &stopped);
+    let lanes = pipelines.start(LANES, seed, &stopped);
+    let injected = disturb(&probes).await?;
     cluster.heal().await?;
     stop.send_replace(true);
     say("    all is healed: what is in progress must end");

@@ -8,16 +8,18 @@ use everlog_meta::NodeDisk;
 use everlog_model::NodeId;
 use everlog_proto::cluster::transfer_leads_response::Transfer;
 use everlog_proto::cluster::{
-    ClusterService, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest, DrainNodeResponse, Group, Node,
-    NodeState, ReplaceDiskRequest, ReplaceDiskResponse, Replica, TransferLeadsRequest, TransferLeadsResponse,
+    AddNodeRequest, AddNodeResponse, ClusterService, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest,
+    DrainNodeResponse, Group, Node, NodeState, RemoveNodeRequest, RemoveNodeResponse, ReplaceDiskRequest,
+    ReplaceDiskResponse, Replica, TransferLeadsRequest, TransferLeadsResponse,
 };
-use everlog_proto::internal::{SteerRequest, SteeredTransfer};
+use everlog_proto::internal::{LeavingNode, NewNode, SteerRequest, SteeredTransfer};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::codegen::async_trait;
 use tonic::{Request, Response, Status};
 
 use super::Operations;
+use crate::{Picture, Places};
 
 /// Calls that are answered at a time: each asks all nodes.
 const CALLS_MAX: usize = 8;
@@ -151,6 +153,18 @@ impl ClusterService for ClusterApi {
         let disk = self.replace(request.into_inner()).await?;
         Ok(Response::new(ReplaceDiskResponse { disk }))
     }
+
+    async fn add_node(&self, request: Request<AddNodeRequest>) -> Result<Response<AddNodeResponse>, Status> {
+        let _place = self.place()?;
+        let node = self.add(request.into_inner()).await?;
+        Ok(Response::new(AddNodeResponse { node_id: node.0 }))
+    }
+
+    async fn remove_node(&self, request: Request<RemoveNodeRequest>) -> Result<Response<RemoveNodeResponse>, Status> {
+        let _place = self.place()?;
+        self.remove(request.into_inner()).await?;
+        Ok(Response::new(RemoveNodeResponse {}))
+    }
 }
 
 impl ClusterApi {
@@ -160,7 +174,7 @@ impl ClusterApi {
             directory_id.parse().map_err(|error| super::invalid("directory_id is no UUID", &error))?;
         let parts = &self.operations.parts;
         let is_it = |disk: &NodeDisk| disk.directory_id == directory_id;
-        if parts.namespaces.disks().get(&NodeId(node_id)).is_some_and(is_it) {
+        if parts.namespaces.topology().disks.get(&NodeId(node_id)).is_some_and(is_it) {
             return self.operations.replace_disk(NodeId(node_id), directory_id).await;
         }
         let cluster = self.operations.describe().await;
@@ -169,16 +183,12 @@ impl ClusterApi {
                 "node {node_id} answers: only a disk that is lost can be replaced. Stop it first"
             )));
         }
-        if parts.founders.contains(&directory_id) {
+        if parts.places.as_ref().is_some_and(|places| places.was_founded_with(directory_id)) {
             let message =
                 format!("{directory_id} is a data directory that the cluster was founded with, not a new one");
             return Err(Status::failed_precondition(message));
         }
-        if !(parts.is_asking)(directory_id) {
-            return Err(Status::failed_precondition(format!(
-                "no node waits with the data directory {directory_id}: start node {node_id} with an empty one first; its log names that"
-            )));
-        }
+        self.asking(directory_id, &format!("node {node_id}"))?;
         let endangered = without_majority(&cluster, node_id);
         if !endangered.is_empty() {
             let groups: Vec<_> = endangered.iter().map(u32::to_string).collect();
@@ -189,6 +199,50 @@ impl ClusterApi {
             )));
         }
         self.operations.replace_disk(NodeId(node_id), directory_id).await
+    }
+
+    /// Where a node is dialled that waits with a data directory.
+    fn asking(&self, directory_id: uuid::Uuid, who: &str) -> Result<String, Status> {
+        (self.operations.parts.asking)(directory_id).ok_or_else(|| {
+            Status::failed_precondition(format!(
+                "no node waits with the data directory {directory_id}: start {who} with an empty one first, and with this node among its \
+                 seeds; its log names the directory"
+            ))
+        })
+    }
+
+    async fn add(&self, request: AddNodeRequest) -> Result<NodeId, Status> {
+        let AddNodeRequest { directory_id, node_id } = request;
+        let directory_id: uuid::Uuid =
+            directory_id.parse().map_err(|error| super::invalid("directory_id is no UUID", &error))?;
+        let places = self.places()?;
+        let is_new = |picture: &Picture| picture.nodes.values().all(|row| row.directory_id != directory_id);
+        // Whoever has joined waits no more.
+        let address = if is_new(&places.picture()) && !places.was_founded_with(directory_id) {
+            self.asking(directory_id, "the node")?
+        } else {
+            String::new()
+        };
+        let new_node = NewNode { directory_id: directory_id.as_bytes().to_vec().into(), address, node: node_id };
+        self.operations.change(SteerRequest { new_node: Some(new_node), ..SteerRequest::default() }).await?;
+        let node = places.picture().node_with(directory_id).map(|(node, _)| node);
+        node.ok_or_else(|| Status::aborted("it was removed meanwhile"))
+    }
+
+    async fn remove(&self, request: RemoveNodeRequest) -> Result<(), Status> {
+        let RemoveNodeRequest { node_id, undo } = request;
+        match self.places()?.picture().nodes.get(&NodeId(node_id)) {
+            _ if node_id == 0 => return Err(Status::invalid_argument("node_id is not set")),
+            None => return Err(Status::not_found(format!("there is no node {node_id}"))),
+            Some(_) => {}
+        }
+        let leaving = LeavingNode { node: node_id, stays: undo };
+        self.operations.change(SteerRequest { leaving: Some(leaving), ..SteerRequest::default() }).await
+    }
+
+    fn places(&self) -> Result<&Places, Status> {
+        let places = self.operations.parts.places.as_deref();
+        places.ok_or_else(|| Status::failed_precondition("this node is alone, and was started without [cluster]"))
     }
 }
 
@@ -308,7 +362,7 @@ mod tests {
     #[test]
     fn a_disk_is_not_given_up_that_a_majority_needs() {
         let replica =
-            |node_id, is_voter, behind_entries| Replica { node_id, is_voter, applied_index: None, behind_entries };
+            |node_id, is_voter, behind_entries| Replica { node_id, is_voter, behind_entries, ..Replica::default() };
         let whole = |node_id| replica(node_id, true, Some(3));
         for (leader, replicas, is_refused) in [
             (2, vec![replica(1, true, None), whole(2), whole(3)], false),

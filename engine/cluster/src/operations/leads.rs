@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use everlog_model::NodeId;
-use everlog_raft::{Group, GroupSlot, Leadership};
+use everlog_raft::{Group, GroupSlot, GroupSlots, Leadership};
 use everlog_storage::GroupId;
 use everlog_transport::Transport;
 use parking_lot::Mutex;
@@ -28,12 +28,15 @@ const HAND_OVER_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a lead may take to arrive that is to be kept.
 const KEEP_WAIT: Duration = Duration::from_secs(10);
 
+/// Tells the nodes that should have voting replicas of a group, the one that should lead it first.
+pub type Voters = Box<dyn Fn(GroupId) -> Vec<NodeId> + Send + Sync>;
+
 /// The leads of a node.
 pub struct Leads {
     me: NodeId,
-    groups: Vec<GroupSlot>,
-    /// The nodes with a replica of each group, the one that should lead it first.
-    voters: BTreeMap<GroupId, Vec<NodeId>>,
+    meta: GroupSlot,
+    groups: GroupSlots,
+    voters: Voters,
     /// The way to the others, if there are any.
     transport: Option<Arc<dyn Transport>>,
     is_draining: AtomicBool,
@@ -46,15 +49,17 @@ pub struct Leads {
 }
 
 impl Leads {
-    /// The leads of `me`, which has these groups.
+    /// The leads of `me`, which has the metadata and these groups.
     pub fn new(
         me: NodeId,
-        groups: Vec<GroupSlot>,
-        voters: BTreeMap<GroupId, Vec<NodeId>>,
+        meta: GroupSlot,
+        groups: GroupSlots,
+        voters: Voters,
         transport: Option<Arc<dyn Transport>>,
     ) -> Arc<Leads> {
         Arc::new(Leads {
             me,
+            meta,
             groups,
             voters,
             transport,
@@ -65,13 +70,15 @@ impl Leads {
         })
     }
 
-    pub(super) fn groups(&self) -> impl Iterator<Item = Group> {
-        self.groups.iter().map(|slot| slot.read().clone())
+    /// The groups with a replica here, the metadata among them.
+    pub fn groups(&self) -> Vec<Group> {
+        let meta = self.meta.read().clone();
+        std::iter::once(meta).chain(self.groups.all()).collect()
     }
 
-    /// The nodes with a replica of a group, the one that should lead it first.
-    pub(super) fn voters(&self, group: GroupId) -> &[NodeId] {
-        self.voters.get(&group).map_or(std::slice::from_ref(&self.me), Vec::as_slice)
+    /// The nodes that should have voting replicas of a group, the one that should lead it first.
+    pub(super) fn voters(&self, group: GroupId) -> Vec<NodeId> {
+        (self.voters)(group)
     }
 
     pub(super) fn is_reachable(&self, node: NodeId) -> bool {
@@ -117,7 +124,7 @@ impl Leads {
 
     /// Hands a lead of this node to another one, if it has it. Whether that led to anything is seen by who leads.
     pub(crate) async fn transfer(&self, group: GroupId, node: NodeId) {
-        let found = self.groups().find(|known| known.id() == group);
+        let found = self.groups().into_iter().find(|known| known.id() == group);
         if let Some(group) = found.filter(leads) {
             group.transfer(node).await;
         }
@@ -129,7 +136,7 @@ impl Leads {
             let interval = if self.is_draining() { DRAIN_INTERVAL } else { SPREAD_INTERVAL };
             // Woken or not, it is time to look.
             let _ = tokio::time::timeout(interval, self.wake.notified()).await;
-            let leading: Vec<_> = self.groups().filter(leads).collect();
+            let leading: Vec<_> = self.groups().into_iter().filter(leads).collect();
             let has = |group: &GroupId| leading.iter().any(|led| led.id() == *group);
             self.kept.lock().retain(|group, since| has(group) || since.elapsed() < KEEP_WAIT);
             for group in leading {
@@ -150,7 +157,7 @@ impl Leads {
         };
         let voters = self.voters(group.id());
         if self.is_draining() {
-            return voters.iter().copied().find(can);
+            return voters.into_iter().find(can);
         }
         let preferred = voters.first().copied().filter(can)?;
         (!self.kept.lock().contains_key(&group.id())).then_some(preferred)
@@ -158,9 +165,9 @@ impl Leads {
 
     /// Hands over all leads that others can take: this node stops.
     pub async fn hand_over(&self) {
-        for group in self.groups().filter(leads) {
+        for group in self.groups().into_iter().filter(leads) {
             let others =
-                self.voters(group.id()).iter().copied().filter(|node| *node != self.me && self.is_reachable(*node));
+                self.voters(group.id()).into_iter().filter(|node| *node != self.me && self.is_reachable(*node));
             let lag = |node: NodeId| group.lag(node).unwrap_or(u64::MAX);
             let draining = self.draining.lock().clone();
             let next = others.filter(|node| lag(*node) <= LAG_MAX);
@@ -169,7 +176,7 @@ impl Leads {
             }
         }
         let over = async {
-            while self.groups().any(|group| leads(&group)) {
+            while self.groups().iter().any(leads) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
@@ -179,6 +186,7 @@ impl Leads {
     }
 }
 
-pub(super) fn leads(group: &Group) -> bool {
+/// Whether the replica here leads its group.
+pub fn leads(group: &Group) -> bool {
     matches!(*group.leadership().borrow(), Leadership::Leader { .. })
 }

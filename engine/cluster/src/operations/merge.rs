@@ -24,7 +24,7 @@ pub(super) fn merge(reports: impl IntoIterator<Item = NodeReport>) -> (Vec<Node>
         // While one takes the place of another one, neither is what it should be.
         let behind = |group: &Group| {
             let mut replicas = group.replicas.iter().filter(|replica| replica.node_id == node.node_id);
-            let replica = replicas.next().filter(|replica| replica.is_voter)?;
+            let replica = replicas.next().filter(|replica| replica.is_voter || !replica.should_vote)?;
             replicas.next().is_none().then_some(replica.behind_entries)?
         };
         node.leads = count(groups.iter().filter(|group| group.leader == node.node_id).count());
@@ -61,6 +61,7 @@ mod tests {
         let replica = |id: u32| Replica {
             node_id: id,
             is_voter: true,
+            should_vote: true,
             applied_index: (id == node).then_some(applied),
             behind_entries: lags.iter().find(|(of, _)| *of == id).map(|(_, lag)| *lag),
         };

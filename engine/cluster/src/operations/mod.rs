@@ -10,22 +10,22 @@ mod api;
 mod leads;
 mod merge;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use everlog_meta::{MetaError, Namespaces};
+use everlog_meta::{Membership, MetaError, Namespaces};
 use everlog_model::NodeId;
 use everlog_proto::cluster::{DescribeClusterResponse, Group, GroupKind, Node, NodeState, Replica};
-use everlog_proto::internal::{Empty, NewDisk, NodeReport, SteerRequest};
+use everlog_proto::internal::{Empty, LeavingNode, NewDisk, NewNode, NodeReport, SettledGroup, SteerRequest};
 use everlog_storage::GroupId;
 use futures::future::join_all;
 use tonic::Status;
 
 pub use api::ClusterApi;
-pub use leads::Leads;
+pub use leads::{Leads, Voters, leads};
 
-use crate::Nodes;
+use crate::{Nodes, Places, Wanted};
 
 /// How long another node may take to answer what an operator asks.
 const REPORT_TIME_MAX: Duration = Duration::from_secs(1);
@@ -80,10 +80,10 @@ pub struct OperationsParts {
     pub disk: Arc<dyn Fn() -> DiskFigures + Send + Sync>,
     /// The metadata.
     pub namespaces: Arc<Namespaces>,
-    /// The data directories that the cluster was founded with.
-    pub founders: BTreeSet<uuid::Uuid>,
-    /// Whether a node waits with a data directory for a place.
-    pub is_asking: Box<dyn Fn(uuid::Uuid) -> bool + Send + Sync>,
+    /// How the cluster should be, if there are other nodes.
+    pub places: Option<Arc<Places>>,
+    /// Where a node is dialled that waits with a data directory for a place, if one does.
+    pub asking: Box<dyn Fn(uuid::Uuid) -> Option<String> + Send + Sync>,
 }
 
 /// A cluster as one of its nodes sees and steers it.
@@ -139,7 +139,7 @@ impl Operations {
         let disk = Arc::clone(&self.parts.disk);
         // A panic in there is logged by its thread; nothing is known of the disk then.
         let disk = tokio::task::spawn_blocking(move || disk()).await.unwrap_or_default();
-        let groups: Vec<_> = self.leads().groups().map(|group| self.group(&group)).collect();
+        let groups: Vec<_> = self.leads().groups().iter().map(|group| self.group(group)).collect();
         let is_draining = self.leads().is_draining();
         let node = Node {
             node_id: node.0,
@@ -163,6 +163,7 @@ impl Operations {
         let me = self.me();
         let leads = leads::leads(group);
         let status = group.status();
+        let voters = self.leads().voters(group.id());
         let replica = |(node, is_voter): &(NodeId, bool)| {
             let is_here = *node == me;
             Replica {
@@ -170,16 +171,19 @@ impl Operations {
                 is_voter: *is_voter,
                 applied_index: is_here.then(|| group.applied_index()),
                 behind_entries: if is_here { None } else { leads.then(|| group.lag(*node)).flatten() },
+                should_vote: voters.contains(node),
             }
         };
         Group {
             group_id: group.id().0,
             kind: if group.id() == METADATA { GroupKind::Metadata } else { GroupKind::Partition } as i32,
             leader: if leads { me.0 } else { 0 },
-            preferred_leader: self.leads().voters(group.id()).first().map_or(0, |node| node.0),
+            preferred_leader: voters.first().map_or(0, |node| node.0),
             term: status.term,
             last_index: status.last_index,
             replicas: status.replicas.iter().map(replica).collect(),
+            // What should be is said where all is put together.
+            wanted_node_ids: Vec::new(),
         }
     }
 
@@ -202,14 +206,26 @@ impl Operations {
             groups: Vec::new(),
         };
         let others = others.into_iter().map(|(node, report)| report.unwrap_or_else(|status| unreachable(node, status)));
-        let (nodes, groups) = merge::merge(std::iter::once(mine).chain(others));
+        let (mut nodes, mut groups) = merge::merge(std::iter::once(mine).chain(others));
+        if let Some(places) = &self.parts.places {
+            let picture = places.picture();
+            for node in &mut nodes {
+                let row = picture.nodes.get(&NodeId(node.node_id));
+                node.is_leaving = row.is_some_and(|row| row.membership == Membership::Leaving);
+            }
+            for group in &mut groups {
+                let row = picture.groups.get(&GroupId(group.group_id)).filter(|row| !row.is_settled);
+                let wanted = row.iter().flat_map(|row| &row.replicas).map(|placed| placed.node.0);
+                group.wanted_node_ids = wanted.collect();
+            }
+        }
         let About { cluster_id, cluster_name, node, .. } = self.parts.about.clone();
         DescribeClusterResponse { cluster_id, cluster_name, answered_by: node.0, nodes, groups }
     }
 
     /// Does what this node is told to.
     pub(crate) async fn steered(&self, request: SteerRequest) -> Result<(), Status> {
-        let SteerRequest { is_draining, kept, released, transfers, new_disk } = request;
+        let SteerRequest { is_draining, kept, released, transfers, new_disk, new_node, leaving, settled } = request;
         let leads = self.leads();
         if let Some(is_draining) = is_draining {
             leads.drain(is_draining);
@@ -219,29 +235,48 @@ impl Operations {
         for transfer in transfers {
             leads.transfer(GroupId(transfer.group), NodeId(transfer.to_node)).await;
         }
+        for wanted in [new_node.map(joins).transpose()?, leaving.map(leaves), settled.map(is_settled)] {
+            if let Some((wanted, places)) = wanted.zip(self.parts.places.as_ref()) {
+                places.change(&wanted).await.map_err(|error| refused(&error))?;
+            }
+        }
         let Some(NewDisk { node, directory_id }) = new_disk else { return Ok(()) };
         let directory_id = uuid::Uuid::from_slice(&directory_id).map_err(|error| invalid("new_disk", &error))?;
         let replaced = self.parts.namespaces.replace_disk(NodeId(node), directory_id).await;
-        replaced.map(drop).map_err(|error| match error {
-            MetaError::Invalid(why) => Status::failed_precondition(why.into_owned()),
-            error => Status::unavailable(error.to_string()),
-        })
+        replaced.map(drop).map_err(|error| refused(&error))
     }
 
     /// Has a data directory take the place of a node's disk, on whichever node leads the metadata. Returns how many disks of that node are lost.
     async fn replace_disk(&self, node: NodeId, directory_id: uuid::Uuid) -> Result<u32, Status> {
         let namespaces = &self.parts.namespaces;
         let new_disk = NewDisk { node: node.0, directory_id: directory_id.as_bytes().to_vec().into() };
-        let request = SteerRequest { new_disk: Some(new_disk), ..SteerRequest::default() };
+        self.change(SteerRequest { new_disk: Some(new_disk), ..SteerRequest::default() }).await?;
+        let topology = namespaces.topology();
+        let disk = topology.disks.get(&node).filter(|disk| disk.directory_id == directory_id);
+        disk.map(|disk| disk.number).ok_or_else(|| Status::aborted("another disk has taken the place of this one"))
+    }
+
+    /// Has the metadata changed by whichever node leads them. All nodes that can be reached have seen it, too, when this returns.
+    async fn change(&self, request: SteerRequest) -> Result<(), Status> {
+        let namespaces = &self.parts.namespaces;
         self.steer(namespaces.leader().unwrap_or(self.me()), request).await?;
         if let Some(nodes) = &self.parts.nodes {
-            // The others have seen it, too, when this is answered.
             let seen = namespaces.catch_up_with(async |leader| nodes.metadata_position(leader).await).await;
             seen.map_err(crate::wire::status_from_error)?;
             nodes.await_metadata(namespaces.seen()).await;
         }
-        let disk = namespaces.disks().get(&node).filter(|disk| disk.directory_id == directory_id).copied();
-        disk.map(|disk| disk.number).ok_or_else(|| Status::aborted("another disk has taken the place of this one"))
+        Ok(())
+    }
+
+    /// Tells whoever leads the metadata that a group has the replicas it should have, by that version of them.
+    ///
+    /// # Errors
+    ///
+    /// When it was not told. It may be told again.
+    pub async fn settled(&self, group: GroupId, version: u64) -> Result<(), Status> {
+        let settled = SettledGroup { group: group.0, version };
+        let leader = self.parts.namespaces.leader().unwrap_or(self.me());
+        self.steer(leader, SteerRequest { settled: Some(settled), ..SteerRequest::default() }).await
     }
 
     /// Has a node do something.
@@ -253,6 +288,28 @@ impl Operations {
             Some(nodes) => nodes.steer(node, request).await.map(|Empty {}| ()),
             None => Err(Status::not_found(format!("there is no node {node}"))),
         }
+    }
+}
+
+fn joins(node: NewNode) -> Result<Wanted, Status> {
+    let NewNode { directory_id, address, node } = node;
+    let directory_id = uuid::Uuid::from_slice(&directory_id).map_err(|error| invalid("new_node", &error))?;
+    Ok(Wanted::Joins { directory_id, address, node: (node > 0).then_some(NodeId(node)) })
+}
+
+fn leaves(LeavingNode { node, stays }: LeavingNode) -> Wanted {
+    if stays { Wanted::Stays(NodeId(node)) } else { Wanted::Leaves(NodeId(node)) }
+}
+
+fn is_settled(SettledGroup { group, version }: SettledGroup) -> Wanted {
+    Wanted::Settled(GroupId(group), version)
+}
+
+/// Why the metadata were not changed.
+fn refused(error: &MetaError) -> Status {
+    match error {
+        MetaError::Invalid(why) => Status::failed_precondition(why.clone().into_owned()),
+        error => Status::unavailable(error.to_string()),
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use everlog_proto::cluster::{
-    ClusterServiceClient, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest, ReplaceDiskRequest,
-    TransferLeadsRequest,
+    AddNodeRequest, ClusterServiceClient, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest,
+    RemoveNodeRequest, ReplaceDiskRequest, TransferLeadsRequest,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -31,6 +31,21 @@ node gets it from them. The lost disk is the node's no more, for ever, even if i
 
 Example:
   everlog cluster replace --node 3 --directory 6f1c1f9e-6c39-4a43-8a0c-3f6a4d3c9f10 --address n1.example.com:7233";
+
+const ADD_EXAMPLE: &str = "\
+The node is started first, with an empty data directory and nodes of the cluster as its seeds: it waits, and its log says the id of the
+directory. Once it is added it gets its share of the replicas, a few at a time.
+
+Example:
+  everlog cluster add --directory 6f1c1f9e-6c39-4a43-8a0c-3f6a4d3c9f10 --address n1.example.com:7233";
+
+const REMOVE_EXAMPLES: &str = "\
+The node may be up or lost. What it has goes to the others, a few groups at a time; then it leaves for good, and its process ends. Its id is
+never used again.
+
+Examples:
+  everlog cluster remove --node 2 --address n1.example.com:7233
+  everlog cluster remove --node 2 --undo    it stays after all, if it has not left yet";
 
 /// How long a connection may take, and an answer: leads have ten seconds to move.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
@@ -58,6 +73,12 @@ pub(crate) enum ClusterCommand {
     /// Have a new, empty data directory take the place of a node's disk that is lost.
     #[command(after_help = REPLACE_EXAMPLE)]
     Replace(ReplaceArgs),
+    /// Have a node with a new, empty data directory join the cluster.
+    #[command(after_help = ADD_EXAMPLE)]
+    Add(AddArgs),
+    /// Have a node give all it has to others and leave the cluster for good.
+    #[command(after_help = REMOVE_EXAMPLES)]
+    Remove(RemoveArgs),
 }
 
 /// Flags of `everlog cluster init`.
@@ -164,6 +185,32 @@ pub(crate) struct ReplaceArgs {
     directory: uuid::Uuid,
 }
 
+/// Flags of `everlog cluster add`.
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+    /// The id of its data directory.
+    #[arg(long, value_name = "UUID")]
+    directory: uuid::Uuid,
+    /// The id that the node is to have, for example because its certificate names it; by default the next one.
+    #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u32).range(1..))]
+    node: Option<u32>,
+}
+
+/// Flags of `everlog cluster remove`.
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+    /// The node.
+    #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u32).range(1..))]
+    node: u32,
+    /// Let it stay, if it has not left yet.
+    #[arg(long)]
+    undo: bool,
+}
+
 impl ClusterCommand {
     /// Does it. Returns what to print.
     ///
@@ -180,6 +227,8 @@ impl ClusterCommand {
             ClusterCommand::Transfer(args) => wait_for(args.transfer()),
             ClusterCommand::Drain(args) => wait_for(args.drain()),
             ClusterCommand::Replace(args) => wait_for(args.replace()),
+            ClusterCommand::Add(args) => wait_for(args.add()),
+            ClusterCommand::Remove(args) => wait_for(args.remove()),
         }
     }
 }
@@ -327,6 +376,39 @@ impl ReplaceArgs {
         Ok(format!(
             "Node {node} has a new disk, and gets its replicas from the others: everlog cluster nodes --watch shows how far it is.\n"
         ))
+    }
+}
+
+impl AddArgs {
+    async fn add(self) -> Result<String, String> {
+        let AddArgs { client, directory, node } = self;
+        let request = AddNodeRequest { directory_id: directory.to_string(), node_id: node.unwrap_or_default() };
+        let added = client.connect().await?.add_node(request).await;
+        let node = added.map_err(|status| client.said(&status))?.into_inner().node_id;
+        if client.output == Output::Json {
+            return Ok(pretty(&serde_json::json!({ "nodeId": node, "directoryId": directory.to_string() })));
+        }
+        Ok(format!(
+            "It is node {node}, and gets its share of the replicas: everlog cluster nodes --watch shows how far it is.\n"
+        ))
+    }
+}
+
+impl RemoveArgs {
+    async fn remove(self) -> Result<String, String> {
+        let RemoveArgs { client, node, undo } = self;
+        let removed = client.connect().await?.remove_node(RemoveNodeRequest { node_id: node, undo }).await;
+        removed.map_err(|status| client.said(&status))?;
+        if client.output == Output::Json {
+            return Ok(pretty(&serde_json::json!({ "nodeId": node, "isLeaving": !undo })));
+        }
+        Ok(match undo {
+            true => format!("Node {node} stays, and gets its share of the replicas again.\n"),
+            false => format!(
+                "Node {node} gives what it has to the others and leaves then: everlog cluster nodes --watch shows how far it is. Until then: \
+                 everlog cluster remove --node {node} --undo\n"
+            ),
+        })
     }
 }
 

@@ -36,14 +36,24 @@ fn problems(cluster: &DescribeClusterResponse) -> Vec<String> {
     for group in cluster.groups.iter().filter(|group| group.leader == 0) {
         problems.push(format!("group {} has no leader", group.group_id));
     }
-    let mut learners: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    let mut learners: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for group in &cluster.groups {
-        for replica in group.replicas.iter().filter(|replica| !replica.is_voter) {
-            learners.entry(replica.node_id).or_default().push(group.group_id.to_string());
+        for replica in group.replicas.iter().filter(|replica| replica.should_vote && !replica.is_voter) {
+            learners.entry(replica.node_id).or_default().push(group.group_id);
         }
     }
     for (node, groups) in learners {
-        problems.push(format!("node {node} does not vote yet in groups {}", groups.join(", ")));
+        problems.push(format!("node {node} does not vote yet in groups {}", ids(&groups)));
+    }
+    for node in cluster.nodes.iter().filter(|node| node.is_leaving) {
+        problems.push(format!("node {} leaves: {} groups have a replica on it yet", node.node_id, node.replicas));
+    }
+    for group in cluster.groups.iter().filter(|group| !group.wanted_node_ids.is_empty()) {
+        problems.push(format!(
+            "group {} is moving: it is to be on nodes {}",
+            group.group_id,
+            ids(&group.wanted_node_ids)
+        ));
     }
     let versions: BTreeSet<_> =
         cluster.nodes.iter().map(|node| &*node.version).filter(|version| !version.is_empty()).collect();
@@ -63,7 +73,7 @@ pub(super) fn nodes(cluster: &DescribeClusterResponse) -> String {
         vec![
             node.node_id.to_string(),
             address.clone(),
-            state(node).to_owned(),
+            if node.is_leaving { format!("{}, leaving", state(node)) } else { state(node).to_owned() },
             format!("{}/{}", node.leads, node.replicas),
             if node.uncertain_groups == 0 { node.behind_entries.to_string() } else { "?".to_owned() },
             known(bytes(node.log_bytes)),
@@ -136,6 +146,7 @@ pub(super) fn nodes_json(cluster: &DescribeClusterResponse) -> Value {
             "address": node.address,
             "clientAddress": node.client_address,
             "state": state(node),
+            "isLeaving": node.is_leaving,
             "problem": node.problem,
             "version": node.version,
             "startCount": node.start_count,
@@ -158,6 +169,7 @@ pub(super) fn groups_json(cluster: &DescribeClusterResponse) -> Value {
             json!({
                 "nodeId": replica.node_id,
                 "isVoter": replica.is_voter,
+                "shouldVote": replica.should_vote,
                 "appliedIndex": replica.applied_index,
                 "behindEntries": replica.behind_entries,
             })
@@ -170,6 +182,7 @@ pub(super) fn groups_json(cluster: &DescribeClusterResponse) -> Value {
             "term": group.term,
             "lastIndex": group.last_index,
             "replicas": group.replicas.iter().map(replica).collect::<Vec<_>>(),
+            "wantedNodeIds": group.wanted_node_ids,
         })
     };
     json!({ "groups": cluster.groups.iter().map(group).collect::<Vec<_>>() })
@@ -185,6 +198,10 @@ pub(super) fn transfers_json(transfers: &[Transfer]) -> Value {
         })
     };
     json!({ "transfers": transfers.iter().map(transfer).collect::<Vec<_>>() })
+}
+
+fn ids(ids: &[u32]) -> String {
+    ids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn state(node: &Node) -> &'static str {
@@ -260,11 +277,13 @@ mod tests {
             rows_bytes: 1_234_567,
             disk_free_bytes: 69 << 30,
             disk_total_bytes: 252 << 30,
+            is_leaving: node_id == 2,
             ..Node::default()
         };
         let replica = |node_id, behind_entries: Option<u64>| Replica {
             node_id,
             is_voter: node_id < 3,
+            should_vote: true,
             applied_index: behind_entries.map(|behind| 100 - behind),
             behind_entries,
         };
@@ -276,6 +295,7 @@ mod tests {
             term: 4,
             last_index: 100,
             replicas: vec![replica(1, Some(0)), replica(2, Some(7)), replica(3, None)],
+            wanted_node_ids: if leader == 2 { vec![1, 2, 4] } else { Vec::new() },
         };
         DescribeClusterResponse {
             cluster_id: "7a6c".to_owned(),
@@ -303,12 +323,14 @@ Cluster prod, 7a6c
 
 NODE  ADDRESS        STATE        LEADS  BEHIND     LOG     ROWS  DISK FREE  VERSION
    1  10.0.0.1:7235  up             3/9       7  64 MiB  1.2 MiB     69 GiB  0.1.0
-   2  10.0.0.2:7235  draining       3/9       7  64 MiB  1.2 MiB     69 GiB  0.2.0
+   2  10.0.0.2:7235  draining, leaving 3/9       7  64 MiB  1.2 MiB     69 GiB  0.2.0
    3  10.0.0.3:7235  unreachable    3/9       7       -        -          -  -
 
 node 3 does not answer: no answer within 1s
 group 12 has no leader
 node 3 does not vote yet in groups 0, 1, 12
+node 2 leaves: 9 groups have a replica on it yet
+group 1 is moving: it is to be on nodes 1, 2, 4
 nodes run different releases: 0.1.0, 0.2.0
 "
         .replace("64 MiB", "64.0 MiB")
@@ -336,7 +358,7 @@ GROUP  KIND       LEADER   TERM  LAST ENTRY  ENTRIES BEHIND, BY NODE
         assert_eq!(value["nodes"][0]["rowsBytes"], 1_234_567);
         assert_eq!((&value["groups"][2]["leader"], &value["groups"][1]["leader"]), (&Value::Null, &json!(2)));
         assert_eq!(value["groups"][0]["replicas"][2]["behindEntries"], Value::Null);
-        assert_eq!(value["problems"].as_array().unwrap().len(), 4);
+        assert_eq!(value["problems"].as_array().unwrap().len(), 6);
     }
 
     #[test]

@@ -20,6 +20,11 @@ const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
 /// Less than a slow fsync would elect somebody all the time; more is of no use to anybody.
 const ELECTION_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(30);
 
+/// How long a node may be away until it is made up for where nobody says: longer than a restart takes.
+const DEAD_AFTER: Duration = Duration::from_secs(600);
+/// A shorter absence is no reason to move anything.
+const DEAD_AFTER_MIN: Duration = Duration::from_secs(10);
+
 /// Less is of no use to anybody.
 const MIB: u64 = 1 << 20;
 
@@ -31,6 +36,7 @@ pub(super) struct FileCluster {
     seeds: Vec<String>,
     initial_nodes: Option<u32>,
     election_timeout: Option<String>,
+    dead_after: Option<String>,
     log_retain_bytes: Option<u64>,
     seed_bytes_per_second: Option<u64>,
     listen: Option<SocketAddr>,
@@ -93,6 +99,13 @@ pub(super) fn read(file: FileCluster, tls: FileTls) -> Result<ClusterOptions, Se
     if !ELECTION_TIMEOUTS.contains(&election_timeout) {
         return wrong("cluster.election_timeout must be from \"200ms\" to \"30s\"");
     }
+    let dead_after = match file.dead_after.as_deref() {
+        Some("never") => None,
+        _ => Some(duration("cluster.dead_after", file.dead_after)?.unwrap_or(DEAD_AFTER)),
+    };
+    if dead_after.is_some_and(|after| after < DEAD_AFTER_MIN) {
+        return wrong("cluster.dead_after must be \"10s\" or more, or \"never\"");
+    }
     let defaults = CatchingUp::default();
     let catching_up = CatchingUp {
         log_retain_bytes: file.log_retain_bytes.unwrap_or(defaults.log_retain_bytes),
@@ -132,7 +145,8 @@ pub(super) fn read(file: FileCluster, tls: FileTls) -> Result<ClusterOptions, Se
             "cluster.listen: without TLS whoever reaches {listen} is taken for a node; set [tls.node] (`everlog cluster init` makes the files), or cluster.insecure = true once a firewall keeps others out"
         ));
     }
-    Ok(ClusterOptions { name, seeds: file.seeds, initial_nodes, election_timeout, catching_up, listen, advertise, tls })
+    let FileCluster { seeds, .. } = file;
+    Ok(ClusterOptions { name, seeds, initial_nodes, election_timeout, dead_after, catching_up, listen, advertise, tls })
 }
 
 fn is_address(text: &str) -> bool {
@@ -215,6 +229,7 @@ mod tests {
                 format!("{seeds}initial_nodes = 3\nelection_timeout = \"x\""),
                 "cluster.election_timeout: \"x\" is not a duration",
             ),
+            (format!("{seeds}initial_nodes = 3\ndead_after = \"9s\""), "cluster.dead_after must be \"10s\" or more"),
             (format!("{seeds}initial_nodes = 3\nlog_retain_bytes = 1"), "cluster.log_retain_bytes must be 1048576"),
             (
                 format!("{seeds}initial_nodes = 3\nseed_bytes_per_second = 0"),

@@ -80,7 +80,7 @@ async fn runs_left(data: &Path, namespace: NamespaceId) -> usize {
         let rows = |range: &KeyRange| group.scan(&range.start[..]..&range.end[..], Direction::Ascending, 10_000);
         ranges.iter().map(|range| rows(range).unwrap().len()).sum::<usize>()
     };
-    let left = node.router.partitions().map(|partition| rows(partition.group())).sum();
+    let left = node.router.partitions().all().iter().map(|partition| rows(partition.group())).sum();
     node.stop().await.unwrap();
     left
 }

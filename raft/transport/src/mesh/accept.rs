@@ -166,6 +166,9 @@ impl Mesh {
         }
         let directory_id = uuid::Uuid::from_slice(&hello.directory_id).ok();
         let node = NodeId(hello.node_id);
+        if state.removed.contains(&node) {
+            return Err((Refusal::Removed, format!("node {node} was removed from the cluster")));
+        }
         let Some(peer) = state.peers.get_mut(&node) else {
             return Err((Refusal::NotAMember, format!("node {node} is not a member")));
         };

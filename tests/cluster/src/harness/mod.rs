@@ -4,12 +4,14 @@ mod links;
 mod node;
 mod operator;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::try_join_all;
+use parking_lot::Mutex;
 
 use crate::failure::Failure;
 
@@ -30,11 +32,23 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Arc<Node>>,
     /// The ways between them.
     pub(crate) links: Links,
+    /// Those that are members, with the ids that the servers know them by.
+    members: Mutex<BTreeMap<usize, u32>>,
 }
 
 impl Cluster {
     /// Nodes of a cluster, none of which is started.
     pub(crate) async fn new(binary: &Path, directory: &Path, count: usize) -> Result<Cluster, Failure> {
+        Cluster::with_others(binary, directory, count, count).await
+    }
+
+    /// Nodes of a cluster that is founded with the first ones, none of which is started.
+    pub(crate) async fn with_others(
+        binary: &Path,
+        directory: &Path,
+        founders: usize,
+        count: usize,
+    ) -> Result<Cluster, Failure> {
         let mut ports = FreePorts::new();
         let ip = |number: usize| IpAddr::V4(Ipv4Addr::new(127, 0, 0, number as u8));
         let numbers = || 1..=count;
@@ -49,23 +63,35 @@ impl Cluster {
                 listen: listen[at],
                 advertise: advertised[at],
             };
-            nodes.push(Arc::new(Node::new(binary, place, &advertised)?));
+            nodes.push(Arc::new(Node::new(binary, place, &advertised[..founders])?));
         }
         let links = Links::start(&nodes, &advertised, &listen).await?;
-        Ok(Cluster { nodes, links })
+        let members = Mutex::new((0..founders).zip(1..).collect());
+        Ok(Cluster { nodes, links, members })
     }
 
     /// Starts all nodes at once, and waits until all serve.
     pub(crate) async fn start(&self) -> Result<(), Failure> {
-        for node in &self.nodes {
-            node.spawn().await?;
+        for node in self.members() {
+            self.nodes[node].spawn().await?;
         }
         self.wait_serving().await
     }
 
     /// Waits until all nodes serve.
     pub(crate) async fn wait_serving(&self) -> Result<(), Failure> {
-        try_join_all(self.nodes.iter().map(|node| node.wait_serving(SERVE_TIME_MAX))).await.map(drop)
+        let members = self.members();
+        try_join_all(members.iter().map(|node| self.nodes[*node].wait_serving(SERVE_TIME_MAX))).await.map(drop)
+    }
+
+    /// The nodes that are members.
+    pub(crate) fn members(&self) -> Vec<usize> {
+        self.members.lock().keys().copied().collect()
+    }
+
+    /// As the servers count them; 0 if it is no member.
+    pub(crate) fn node_id(&self, node: usize) -> u32 {
+        self.members.lock().get(&node).copied().unwrap_or_default()
     }
 
     /// Addresses for clients, by node.
@@ -76,7 +102,8 @@ impl Cluster {
     /// Makes every node run and every way open.
     pub(crate) async fn heal(&self) -> Result<(), Failure> {
         self.links.heal();
-        for node in &self.nodes {
+        for node in self.members() {
+            let node = &self.nodes[node];
             if node.is_running().await {
                 node.resume()?;
             } else {
@@ -88,8 +115,8 @@ impl Cluster {
 
     /// Asks all nodes to stop, one after the other. Each must do so with status 0.
     pub(crate) async fn stop(&self) -> Result<(), Failure> {
-        for node in &self.nodes {
-            node.stop().await?;
+        for node in self.members() {
+            self.nodes[node].stop().await?;
         }
         Ok(())
     }

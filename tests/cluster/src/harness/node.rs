@@ -23,6 +23,8 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(30);
 const SERVING: &str = "everlog server:";
 /// Little, so that nodes that were away are seeded.
 const LOG_RETAIN_BYTES: u64 = 1 << 20;
+/// As short as possible. Where there are three nodes nothing can be made up for.
+const DEAD_AFTER: &str = "10s";
 /// How often the log is looked at while a node starts.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -70,7 +72,7 @@ impl Node {
             settings,
             "data_dir = {data:?}\n\n[listen]\nip = \"{ip}\"\nport = {port}\nhttp_port = 0\nmetrics_port = 0\n\n\
              [cluster]\nname = \"tests\"\nseeds = [{seeds}]\ninitial_nodes = {count}\nlisten = \"{listen}\"\n\
-             advertise = \"{advertise}\"\nlog_retain_bytes = {LOG_RETAIN_BYTES}\n",
+             advertise = \"{advertise}\"\nlog_retain_bytes = {LOG_RETAIN_BYTES}\ndead_after = \"{DEAD_AFTER}\"\n",
             data = node.data().display().to_string(),
             ip = grpc.ip(),
             port = grpc.port(),
@@ -149,6 +151,17 @@ impl Node {
         let mut printed = Vec::new();
         log.read_to_end(&mut printed)?;
         Ok(String::from_utf8_lossy(&printed).into_owned())
+    }
+
+    /// Waits until the process has ended by itself, and returns what it has printed.
+    pub(crate) async fn wait_ended(&self, time_max: Duration) -> Result<String, Failure> {
+        let mut process = self.process.lock().await;
+        let Some(child) = process.as_mut() else { return Err(self.failure("does not run")) };
+        let ended = tokio::time::timeout(time_max, child.wait()).await;
+        ended.map_err(|_| self.failure("does not end"))??;
+        self.pid.store(0, Ordering::Relaxed);
+        *process = None;
+        self.printed()
     }
 
     /// Whether there is a process, stopped or not.

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use everlog_proto::cluster::{ClusterServiceClient, DescribeClusterRequest, Group, ReplaceDiskRequest, Replica};
+use everlog_proto::cluster::{
+    AddNodeRequest, ClusterServiceClient, DescribeClusterRequest, DescribeClusterResponse, Group, RemoveNodeRequest,
+    ReplaceDiskRequest, Replica,
+};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -14,6 +17,10 @@ use crate::failure::{Failure, ensure};
 const CATCH_UP_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long a node may take to say something, and to answer.
 const SAY_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long replicas may take to be elsewhere.
+const MOVE_TIME_MAX: Duration = Duration::from_secs(120);
+/// What a node with an empty directory asks for.
+const ADD: &str = "everlog cluster add --directory ";
 /// What passes.
 const AGAIN: [Code; 2] = [Code::Unavailable, Code::FailedPrecondition];
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -79,13 +86,117 @@ impl Cluster {
         id.ok_or_else(|| Failure::new("no id"))
     }
 
-    /// As the server counts them.
-    pub(crate) fn node_id(&self, node: usize) -> u32 {
-        u32::try_from(node + 1).unwrap_or(u32::MAX)
+    /// A member that is another node.
+    fn another(&self, node: usize) -> usize {
+        let members = self.members();
+        let next = members.iter().find(|other| **other > node).or(members.first());
+        next.copied().unwrap_or(node)
     }
 
-    fn another(&self, node: usize) -> usize {
-        (node + 1) % self.nodes.len()
+    /// Has a node with a new, empty data directory join, by a node that is one of its seeds, and waits until it serves.
+    pub(crate) async fn add(&self, node: usize, by: usize) -> Result<(), Failure> {
+        self.nodes[node].spawn().await?;
+        let line = until_printed(&self.nodes[node], |line| line.contains(ADD)).await?;
+        let id = line.split_once(ADD).map(|(_, rest)| rest.chars().take(36).collect::<String>());
+        let directory_id = id.ok_or_else(|| Failure::new("no id"))?;
+        let until = Instant::now() + SAY_TIME_MAX;
+        loop {
+            let request = AddNodeRequest { directory_id: directory_id.clone(), node_id: 0 };
+            match self.operator(by)?.add_node(request).await {
+                Ok(added) => drop(self.members.lock().insert(node, added.into_inner().node_id)),
+                Err(status) if Instant::now() < until && AGAIN.contains(&status.code()) => {
+                    tokio::time::sleep(LOOK_INTERVAL).await;
+                    continue;
+                }
+                Err(status) => return Err(status.into()),
+            }
+            return self.nodes[node].wait_serving(SERVE_TIME_MAX).await;
+        }
+    }
+
+    /// Has a node leave, by another one. Returns at once.
+    pub(crate) async fn remove(&self, node: usize, by: usize) -> Result<(), Failure> {
+        let request = RemoveNodeRequest { node_id: self.node_id(node), undo: false };
+        let until = Instant::now() + SAY_TIME_MAX;
+        loop {
+            match self.operator(by)?.remove_node(request).await {
+                Ok(_) => return Ok(()),
+                Err(status) if Instant::now() < until && status.code() == Code::Unavailable => {
+                    tokio::time::sleep(LOOK_INTERVAL).await;
+                }
+                Err(status) => return Err(status.into()),
+            }
+        }
+    }
+
+    /// Waits until a node that was to leave has left, as another one sees it.
+    pub(crate) async fn until_left(&self, node: usize, by: usize) -> Result<(), Failure> {
+        let id = self.node_id(node);
+        self.until(by, |shown| {
+            let is_member = shown.nodes.iter().any(|one| one.node_id == id);
+            let has_replica = |group: &Group| group.replicas.iter().any(|replica| replica.node_id == id);
+            match is_member || shown.groups.iter().any(has_replica) {
+                true => Err(format!("node {id} has not left: {:?}", shown.groups)),
+                false => Ok(()),
+            }
+        })
+        .await?;
+        self.members.lock().remove(&node);
+        Ok(())
+    }
+
+    /// Waits until every group has the replicas that it should have and a leader, and nodes have their share of the partitions but for those that are
+    /// `lost`.
+    pub(crate) async fn until_settled(&self, by: usize, lost: &[usize]) -> Result<(), Failure> {
+        let lost: Vec<_> = lost.iter().map(|node| self.node_id(*node)).collect();
+        self.until(by, |shown| {
+            let is_moving = |group: &&Group| {
+                let learns = |replica: &Replica| replica.should_vote && !replica.is_voter;
+                let dead = |replica: &Replica| replica.is_voter && lost.contains(&replica.node_id);
+                let is_bad = group.replicas.iter().any(|replica| learns(replica) || dead(replica));
+                !group.wanted_node_ids.is_empty() || group.leader == 0 || is_bad
+            };
+            if let Some(group) = shown.groups.iter().find(is_moving) {
+                return Err(format!("it moves on: {group:?}"));
+            }
+            let voters = |group: &Group| group.replicas.iter().filter(|replica| replica.is_voter).count();
+            let few = shown.groups.iter().find(|group| voters(group) < 3);
+            let loads: Vec<_> = shown
+                .nodes
+                .iter()
+                .filter(|node| !lost.contains(&node.node_id))
+                .map(|node| (node.node_id, node.replicas))
+                .collect();
+            let counts = loads.iter().map(|(_, replicas)| *replicas);
+            let spread = counts.clone().max().unwrap_or(0) - counts.min().unwrap_or(0);
+            match few {
+                Some(group) => Err(format!("too few vote: {group:?}")),
+                None if spread > 1 => Err(format!("the shares differ: {loads:?}")),
+                None => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// Waits until what a node shows of the cluster is as it should be.
+    async fn until(
+        &self,
+        by: usize,
+        is_it: impl Fn(&DescribeClusterResponse) -> Result<(), String>,
+    ) -> Result<(), Failure> {
+        let until = Instant::now() + MOVE_TIME_MAX;
+        loop {
+            let shown = self.operator(by)?.describe_cluster(DescribeClusterRequest {}).await;
+            let why = match shown {
+                Ok(shown) => is_it(&shown.into_inner()),
+                Err(status) => Err(status.to_string()),
+            };
+            match why {
+                Ok(()) => return Ok(()),
+                Err(why) => ensure(Instant::now() < until, || why)?,
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
     }
 }
 

@@ -208,9 +208,9 @@ impl Registers {
             let until = tokio::time::Instant::now() + FINISH_TIME_MAX;
             let mut is_told = false;
             loop {
-                match self.describe(&id, "end".to_owned(), 0).await {
+                match self.describe(&id, "end".to_owned(), self.client.near(0)).await {
                     Outcome::Described { status: RunStatus::Running, .. } if !is_told => {
-                        self.signal(&id, "end".to_owned(), 0, FINISH, true).await;
+                        self.signal(&id, "end".to_owned(), self.client.near(0), FINISH, true).await;
                         is_told = true;
                     }
                     Outcome::Described { status: RunStatus::Running, .. } | Outcome::Unknown => {
@@ -223,7 +223,7 @@ impl Registers {
                     _ => break,
                 }
             }
-            for node in 0..self.client.nodes() {
+            for node in (0..self.client.nodes()).map(|node| self.client.near(node)) {
                 self.history(&id, format!("end at node {}", node + 1), node).await;
                 self.list(&id, format!("end at node {}", node + 1), node).await;
             }
@@ -232,7 +232,7 @@ impl Registers {
     }
 
     async fn last_event(&self, id: &str) -> String {
-        match self.client.history(0, run(id, "")).await {
+        match self.client.history(self.client.near(0), run(id, "")).await {
             Ok(events) => format!("{:?}", events.last().map(HistoryEvent::event_type)),
             Err(status) => format!("{:?}: {}", status.code(), status.message()),
         }

@@ -4,6 +4,7 @@ mod away;
 mod everywhere;
 mod failures;
 mod formation;
+mod membership;
 mod new_disk;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ pub(crate) use away::seeded;
 pub(crate) use everywhere::{namespaces, tasks, workflows};
 pub(crate) use failures::{kills, quorum, wiped};
 pub(crate) use formation::{any_order, restarted_while_forming};
+pub(crate) use membership::join_and_leave;
 pub(crate) use new_disk::takes_the_place;
 
 /// How long something may take that nothing stands in the way of.

@@ -1,0 +1,410 @@
+//! What the metadata say of the cluster itself: disks that took the place of lost ones, nodes that joined or leave, and which nodes are to have
+//! replicas of which groups. What is not in here is as it was when the cluster was founded.
+//!
+//! | row | content |
+//! |---|---|
+//! | `disk/<node>` | the data directory that took the place of a lost one, and how many were lost before ([`NodeDisk`]) |
+//! | `node/<node>` | a node that joined, or one that leaves or has left ([`NodeRow`]) |
+//! | `replicas/<group>` | the replicas that a group should have, and those that it is to lose ([`GroupRow`]) |
+//!
+//! A node is known by its id, its disk by the id of its data directory. When the disk is lost, what it had promised is, too: votes, and entries
+//! that it acknowledged. So its replicas never come back. The new disk gets replicas with new ids, by its number. For the same reason a replica
+//! that moves to a node where the group has had one before is another one, by its generation.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use everlog_storage::keys::{MetaKind, meta_row};
+use everlog_storage::state::RowChange;
+use everlog_storage::{GroupId, NodeId};
+use prost::Message;
+
+use super::{MetaError, Namespaces};
+
+/// The whole of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    /// Of nodes that have lost one.
+    pub disks: BTreeMap<NodeId, NodeDisk>,
+    /// Nodes that joined, and founders that leave or have left.
+    pub nodes: BTreeMap<NodeId, NodeRow>,
+    /// Groups whose replicas are others than when the cluster was founded.
+    pub groups: BTreeMap<GroupId, GroupRow>,
+}
+
+/// The disk of a node that has lost one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeDisk {
+    /// The data directory.
+    pub directory_id: uuid::Uuid,
+    /// How many disks of the node were lost before it.
+    pub number: u32,
+}
+
+/// How a node belongs to a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum Membership {
+    /// It has replicas, or is to get some.
+    Member = 1,
+    /// It is to lose all that it has, and to be removed then.
+    Leaving = 2,
+    /// It is a member no more, for good. Its id is never used again.
+    Removed = 3,
+}
+
+/// A node that joined, leaves or has left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRow {
+    /// The data directory that it joined with; of a founder the one that it has when the row is written.
+    pub directory_id: uuid::Uuid,
+    /// Where other nodes dialled it then, `host:port`.
+    pub address: String,
+    /// How it belongs to the cluster.
+    pub membership: Membership,
+}
+
+/// A replica of a group, on one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Placed {
+    /// The node.
+    pub node: NodeId,
+    /// Tells the replicas of one group on one node apart, of all times: 0 for those that the cluster was founded with.
+    pub generation: u32,
+    /// Whether it counts in elections and acknowledgements.
+    pub is_voter: bool,
+}
+
+/// The replicas that a group should have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupRow {
+    /// One more with each change of the replicas: what is reported of an earlier version does not count.
+    pub version: u64,
+    /// The greatest generation that was given out.
+    pub last_generation: u32,
+    /// The replicas, the one that should lead first.
+    pub replicas: Vec<Placed>,
+    /// Replicas that the group may still have, until it is known that it has the others and only those.
+    pub leaving: Vec<Placed>,
+    /// Whether that is known.
+    pub is_settled: bool,
+}
+
+impl GroupRow {
+    /// The replica on a node that is to be there, or may be needed yet.
+    pub fn on(&self, node: NodeId) -> Option<Placed> {
+        let mut all = self.replicas.iter().chain(&self.leaving);
+        all.find(|placed| placed.node == node).copied()
+    }
+}
+
+/// A change of the topology.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopologyChange {
+    /// A node is so from now on.
+    Node(NodeId, NodeRow),
+    /// A group is to have these replicas from now on.
+    Group(GroupId, GroupRow),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct DiskMessage {
+    #[prost(bytes = "bytes", tag = "1")]
+    directory_id: Bytes,
+    #[prost(uint32, tag = "2")]
+    number: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct NodeMessage {
+    #[prost(bytes = "bytes", tag = "1")]
+    directory_id: Bytes,
+    #[prost(string, tag = "2")]
+    address: String,
+    #[prost(int32, tag = "3")]
+    membership: i32,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct PlacedMessage {
+    #[prost(uint32, tag = "1")]
+    node: u32,
+    #[prost(uint32, tag = "2")]
+    generation: u32,
+    #[prost(bool, tag = "3")]
+    is_voter: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct GroupMessage {
+    #[prost(uint64, tag = "1")]
+    version: u64,
+    #[prost(uint32, tag = "2")]
+    last_generation: u32,
+    #[prost(message, repeated, tag = "3")]
+    replicas: Vec<PlacedMessage>,
+    #[prost(message, repeated, tag = "4")]
+    leaving: Vec<PlacedMessage>,
+    #[prost(bool, tag = "5")]
+    is_settled: bool,
+}
+
+const DISK: &[u8] = b"disk/";
+const NODE: &[u8] = b"node/";
+const GROUP: &[u8] = b"replicas/";
+
+/// What a row of the topology is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TopologyKey {
+    Disk(NodeId),
+    Node(NodeId),
+    Group(GroupId),
+}
+
+impl TopologyKey {
+    /// What the row under `key` is about, if that is one of these rows.
+    pub(super) fn of(key: &[u8]) -> Option<Result<TopologyKey, MetaError>> {
+        let number = |id: &[u8]| {
+            let id = id.try_into().map(u32::from_be_bytes);
+            id.map_err(|_| MetaError::Corrupt(format!("key {key:?}")))
+        };
+        let id = |prefix: &[u8]| key.strip_prefix(&*meta_row(MetaKind::Other, prefix));
+        let disk = id(DISK).map(|id| number(id).map(|id| TopologyKey::Disk(NodeId(id))));
+        let node = || id(NODE).map(|id| number(id).map(|id| TopologyKey::Node(NodeId(id))));
+        let group = || id(GROUP).map(|id| number(id).map(|id| TopologyKey::Group(GroupId(id))));
+        disk.or_else(node).or_else(group)
+    }
+
+    fn row(self) -> Bytes {
+        let (prefix, id) = match self {
+            TopologyKey::Disk(NodeId(id)) => (DISK, id),
+            TopologyKey::Node(NodeId(id)) => (NODE, id),
+            TopologyKey::Group(GroupId(id)) => (GROUP, id),
+        };
+        meta_row(MetaKind::Other, &[prefix, &id.to_be_bytes()].concat())
+    }
+}
+
+impl Topology {
+    /// Takes in a row, or that it is gone.
+    pub(super) fn put(&mut self, key: TopologyKey, value: Option<&[u8]>) -> Result<(), MetaError> {
+        match key {
+            TopologyKey::Disk(node) => put(&mut self.disks, node, value.map(decode_disk).transpose()?),
+            TopologyKey::Node(node) => put(&mut self.nodes, node, value.map(decode_node).transpose()?),
+            TopologyKey::Group(group) => put(&mut self.groups, group, value.map(decode_group).transpose()?),
+        }
+        Ok(())
+    }
+}
+
+fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
+}
+
+fn encode_disk(disk: NodeDisk) -> Bytes {
+    let directory_id = Bytes::copy_from_slice(disk.directory_id.as_bytes());
+    DiskMessage { directory_id, number: disk.number }.encode_to_vec().into()
+}
+
+fn corrupt(what: &str, why: impl std::fmt::Display) -> MetaError {
+    MetaError::Corrupt(format!("{what}: {why}"))
+}
+
+fn decode_disk(value: &[u8]) -> Result<NodeDisk, MetaError> {
+    const WHAT: &str = "disk of a node";
+    let DiskMessage { directory_id, number } = DiskMessage::decode(value).map_err(|error| corrupt(WHAT, error))?;
+    let directory_id = uuid::Uuid::from_slice(&directory_id).map_err(|error| corrupt(WHAT, error))?;
+    if number == 0 {
+        return Err(corrupt(WHAT, "it has no number"));
+    }
+    Ok(NodeDisk { directory_id, number })
+}
+
+fn encode_node(row: &NodeRow) -> Bytes {
+    let NodeRow { directory_id, address, membership } = row;
+    let directory_id = Bytes::copy_from_slice(directory_id.as_bytes());
+    NodeMessage { directory_id, address: address.clone(), membership: *membership as i32 }.encode_to_vec().into()
+}
+
+fn decode_node(value: &[u8]) -> Result<NodeRow, MetaError> {
+    const WHAT: &str = "node";
+    let NodeMessage { directory_id, address, membership } =
+        NodeMessage::decode(value).map_err(|error| corrupt(WHAT, error))?;
+    let directory_id = uuid::Uuid::from_slice(&directory_id).map_err(|error| corrupt(WHAT, error))?;
+    let membership = Membership::try_from(membership).map_err(|error| corrupt(WHAT, error))?;
+    Ok(NodeRow { directory_id, address, membership })
+}
+
+fn encode_group(row: &GroupRow) -> Bytes {
+    let placed = |of: &[Placed]| {
+        let placed = of.iter().map(|Placed { node, generation, is_voter }| PlacedMessage {
+            node: node.0,
+            generation: *generation,
+            is_voter: *is_voter,
+        });
+        placed.collect()
+    };
+    let GroupRow { version, last_generation, replicas, leaving, is_settled } = row;
+    let message = GroupMessage {
+        version: *version,
+        last_generation: *last_generation,
+        replicas: placed(replicas),
+        leaving: placed(leaving),
+        is_settled: *is_settled,
+    };
+    message.encode_to_vec().into()
+}
+
+fn decode_group(value: &[u8]) -> Result<GroupRow, MetaError> {
+    const WHAT: &str = "replicas of a group";
+    let message = GroupMessage::decode(value).map_err(|error| corrupt(WHAT, error))?;
+    let placed = |of: Vec<PlacedMessage>| {
+        let placed = of.into_iter().map(|PlacedMessage { node, generation, is_voter }| Placed {
+            node: NodeId(node),
+            generation,
+            is_voter,
+        });
+        placed.collect::<Vec<_>>()
+    };
+    let GroupMessage { version, last_generation, replicas, leaving, is_settled } = message;
+    let row = GroupRow { version, last_generation, replicas: placed(replicas), leaving: placed(leaving), is_settled };
+    if !row.replicas.iter().any(|placed| placed.is_voter) {
+        return Err(corrupt(WHAT, "it has none that votes"));
+    }
+    Ok(row)
+}
+
+impl Namespaces {
+    /// What the metadata say of the cluster, as far as this node has seen.
+    pub fn topology(&self) -> Arc<Topology> {
+        Arc::clone(&self.view.borrow().topology)
+    }
+
+    /// Waits until they say something else than this.
+    pub async fn until_other_topology(&self, known: &Topology) {
+        let mut view = self.view.clone();
+        // An error means that the server stops.
+        let _ = view.wait_for(|view| *view.topology != *known).await;
+    }
+
+    /// Makes the changes that `decide` wants when it is shown the topology, and returns what it returns with them once they are applied here.
+    ///
+    /// # Errors
+    ///
+    /// What `decide` says, and see there.
+    pub async fn change_topology<T>(
+        &self,
+        decide: impl Fn(&Topology) -> Result<(Vec<TopologyChange>, T), MetaError>,
+    ) -> Result<T, MetaError> {
+        self.change(|view| {
+            let (changes, outcome) = decide(&view.topology)?;
+            let row = |change: TopologyChange| match change {
+                TopologyChange::Node(node, row) => {
+                    RowChange::Put { key: TopologyKey::Node(node).row(), value: encode_node(&row) }
+                }
+                TopologyChange::Group(group, row) => {
+                    RowChange::Put { key: TopologyKey::Group(group).row(), value: encode_group(&row) }
+                }
+            };
+            Ok((changes.into_iter().map(row).collect(), outcome))
+        })
+        .await
+    }
+
+    /// A data directory takes the place of a node's disk, which is lost for ever from then on. The same one once more changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`MetaError::Invalid`] if it is another node's, and see there.
+    pub async fn replace_disk(&self, node: NodeId, directory_id: uuid::Uuid) -> Result<NodeDisk, MetaError> {
+        self.change(|view| {
+            let Topology { disks, nodes, .. } = &*view.topology;
+            let known = disks.get(&node);
+            if let Some(same) = known.filter(|disk| disk.directory_id == directory_id) {
+                return Ok((Vec::new(), *same));
+            }
+            let of_disk = disks.iter().find(|(_, disk)| disk.directory_id == directory_id).map(|(node, _)| node);
+            let of_node = nodes.iter().find(|(_, row)| row.directory_id == directory_id).map(|(node, _)| node);
+            if let Some(other) = of_disk.or(of_node) {
+                return Err(MetaError::Invalid(format!("{directory_id} is the data directory of node {other}").into()));
+            }
+            if nodes.get(&node).is_some_and(|row| row.membership == Membership::Removed) {
+                return Err(MetaError::Invalid(format!("node {node} was removed from the cluster").into()));
+            }
+            let disk = NodeDisk { directory_id, number: known.map_or(0, |disk| disk.number) + 1 };
+            Ok((vec![RowChange::Put { key: TopologyKey::Disk(node).row(), value: encode_disk(disk) }], disk))
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn row() -> GroupRow {
+        let placed = |node, generation, is_voter| Placed { node: NodeId(node), generation, is_voter };
+        GroupRow {
+            version: 3,
+            last_generation: 7,
+            replicas: vec![placed(1, 0, true), placed(4, 7, true), placed(300, 6, false)],
+            leaving: vec![placed(2, 0, true)],
+            is_settled: false,
+        }
+    }
+
+    #[test]
+    fn the_row_formats_are_for_ever() {
+        let disk = NodeDisk { directory_id: uuid::Uuid::from_u128(0x0102_0304), number: 300 };
+        let bytes = encode_disk(disk);
+        assert_eq!(hex(&bytes), "0a100000000000000000000000000102030410ac02");
+        assert_eq!(decode_disk(&bytes), Ok(disk));
+        for bytes in [&b""[..], b"\xff", &bytes[..18], b"\x0a\x01\x01\x10\x01"] {
+            assert!(matches!(decode_disk(bytes), Err(MetaError::Corrupt(_))), "{bytes:?}");
+        }
+
+        let node = NodeRow {
+            directory_id: uuid::Uuid::from_u128(0x0102_0304),
+            address: "a:1".to_owned(),
+            membership: Membership::Leaving,
+        };
+        let bytes = encode_node(&node);
+        assert_eq!(hex(&bytes), "0a10000000000000000000000000010203041203613a311802");
+        assert_eq!(decode_node(&bytes), Ok(node));
+        for bytes in [&b""[..], b"\xff", &bytes[..23], b"\x0a\x01\x01\x18\x01"] {
+            assert!(matches!(decode_node(bytes), Err(MetaError::Corrupt(_))), "{bytes:?}");
+        }
+
+        let bytes = encode_group(&row());
+        assert_eq!(hex(&bytes), "080310071a04080118011a060804100718011a0508ac021006220408021801");
+        assert_eq!(decode_group(&bytes), Ok(row()));
+        for bytes in [&b""[..], b"\xff", b"\x08\x01\x1a\x02\x08\x01"] {
+            assert!(matches!(decode_group(bytes), Err(MetaError::Corrupt(_))), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_is_found_by_its_key() {
+        for key in [TopologyKey::Disk(NodeId(258)), TopologyKey::Node(NodeId(1)), TopologyKey::Group(GroupId(0))] {
+            assert_eq!(TopologyKey::of(&key.row()), Some(Ok(key)));
+        }
+        assert_eq!(TopologyKey::of(&meta_row(MetaKind::Other, b"slots")), None);
+        assert!(matches!(TopologyKey::of(&meta_row(MetaKind::Other, b"disk/1")), Some(Err(_))));
+    }
+
+    #[test]
+    fn a_replica_is_found_as_long_as_it_may_be_needed() {
+        assert_eq!(row().on(NodeId(2)).map(|placed| placed.generation), Some(0));
+        assert_eq!(row().on(NodeId(4)).map(|placed| placed.generation), Some(7));
+        assert_eq!(row().on(NodeId(3)), None);
+    }
+}

@@ -1,0 +1,220 @@
+//! The replicas of a node: it opens those that it should have, and removes those that their groups do not need any more.
+//!
+//! ```text
+//!   metadata: group 3 is to have replicas on nodes 1, 2, 4 ──▶ node 4: makes an empty replica
+//!                                                          ├─▶ leader of group 3: node 4 learns ─▶ has the rows ─▶ votes instead of node 3 ─▶ reports
+//!                                                          └─▶ metadata: that is settled ──▶ node 3: removes its replica
+//! ```
+//!
+//! Nothing is kept but what the metadata, the groups and the logs say, so whoever starts or leads next goes on. What a node has read of the
+//! metadata may be old, above all when it has just started. So a replica is made only once this node has asked whoever leads the
+//! metadata whether there is something newer: one that was removed must never be made again, since its votes and acknowledgements are
+//! forgotten. To open what is there, and to remove what is over, any view will do: what is over once is over for ever.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use everlog_cluster::{Leads, Nodes, Operations, Picture, Places, leads};
+use everlog_meta::{Membership as Belongs, Namespaces, TopologyChange};
+use everlog_partition::Partitions;
+use everlog_raft::{Group, GroupSlot, GroupSlots, NodeError};
+use everlog_storage::GroupId;
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+use crate::membership::Membership;
+
+/// How often a node looks at what is not as it should be.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a step of one group may keep the others waiting.
+const STEP_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// The replicas of a node of a cluster.
+pub(crate) struct Replicas {
+    pub(crate) raft: Arc<everlog_raft::Node>,
+    pub(crate) membership: Membership,
+    pub(crate) places: Arc<Places>,
+    pub(crate) namespaces: Arc<Namespaces>,
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) groups: GroupSlots,
+    pub(crate) leads: Arc<Leads>,
+    pub(crate) partitions: Partitions,
+    /// Why this node is a member no more, once it is none.
+    pub(crate) removed: watch::Sender<Option<String>>,
+}
+
+/// Opens the partitions of a node that starts: those that it has, and, when the cluster is founded, those that it is founded with.
+pub(crate) async fn open_known(
+    raft: &everlog_raft::Node,
+    membership: &Membership,
+    places: &Places,
+    is_bootstrapped: bool,
+) -> Result<Vec<GroupSlot>, NodeError> {
+    let (picture, topology) = (places.picture(), places.topology());
+    let is_founding = !is_bootstrapped && membership.is_founder();
+    let mut groups = Vec::new();
+    for partition in (1..=membership.founding.partitions).map(GroupId) {
+        let wanted = picture.replica_on(membership.me, partition);
+        let group = match (raft.replica_here(partition).await?, wanted) {
+            (Some(here), Some(wanted)) if here == wanted => raft.open_group(here).await?,
+            (None, Some(wanted)) if is_founding && !topology.groups.contains_key(&partition) => {
+                raft.create_replica(wanted).await?
+            }
+            _ => continue,
+        };
+        groups.push(Arc::new(RwLock::new(group)));
+    }
+    Ok(groups)
+}
+
+impl Replicas {
+    /// Has this node have the replicas that it should have, for as long as it is polled.
+    pub(crate) async fn follow(self: Arc<Replicas>) {
+        let mut is_up_to_date = false;
+        let mut leftovers = true;
+        loop {
+            let topology = self.places.topology();
+            self.membership.follow(&topology);
+            let me = self.membership.me;
+            if topology.nodes.get(&me).is_some_and(|row| row.membership == Belongs::Removed) {
+                self.removed.send_replace(Some(format!("node {me} was removed from the cluster")));
+            }
+            let picture = self.places.picture();
+            let mut is_done = true;
+            for partition in (1..=self.membership.founding.partitions).map(GroupId) {
+                is_done &= self.bring_here(partition, &picture, &mut is_up_to_date, leftovers).await.unwrap_or_else(
+                    |NodeError(error)| {
+                        tracing::warn!(%partition, error, "this node does not have the replica that it should have");
+                        false
+                    },
+                );
+            }
+            leftovers = false;
+            let changed = self.namespaces.until_other_topology(&topology);
+            if is_done {
+                changed.await;
+            } else {
+                let _ = tokio::time::timeout(LOOK_INTERVAL, changed).await;
+            }
+        }
+    }
+
+    /// Has this node have the replica of a partition that it should have, or none. False if that has to wait.
+    async fn bring_here(
+        &self,
+        partition: GroupId,
+        picture: &Picture,
+        is_up_to_date: &mut bool,
+        leftovers: bool,
+    ) -> Result<bool, NodeError> {
+        let wanted = picture.replica_on(self.membership.me, partition);
+        let mut here = self.raft.replica_here(partition).await?;
+        if let Some(known) = here.filter(|here| Some(*here) != wanted) {
+            if !picture.is_over(partition, known.replica) {
+                // The metadata that this node has seen are older than its replica.
+                return Ok(false);
+            }
+            self.partitions.remove(partition).await;
+            self.groups.remove(partition);
+            self.raft.discard_group(partition).await?;
+            here = None;
+        } else if here.is_none() && (leftovers || wanted.is_some()) {
+            // What a removal has left that was cut off.
+            self.raft.discard_group(partition).await?;
+        }
+        let Some(wanted) = wanted else { return Ok(true) };
+        let group = match here {
+            Some(_) if self.partitions.get(partition).is_some() => return Ok(true),
+            Some(here) => self.raft.open_group(here).await?,
+            None => {
+                if !*is_up_to_date {
+                    *is_up_to_date = self.catch_up().await;
+                    // What was seen before that may be old.
+                    return Ok(false);
+                }
+                tracing::info!(%partition, replica = wanted.replica, "this node gets a replica");
+                self.raft.create_replica(wanted).await?
+            }
+        };
+        self.add(group);
+        Ok(true)
+    }
+
+    fn add(&self, group: Group) {
+        let slot: GroupSlot = Arc::new(RwLock::new(group));
+        self.groups.add(Arc::clone(&slot));
+        self.partitions.add(slot);
+    }
+
+    /// Waits until this node has seen what there was of the metadata when it asked. False if nobody says.
+    async fn catch_up(&self) -> bool {
+        if self.namespaces.is_led_here() {
+            return true;
+        }
+        let asked = async |leader| self.nodes.metadata_position(leader).await;
+        self.namespaces.leader().is_some() && self.namespaces.catch_up_with(asked).await.is_ok()
+    }
+
+    /// Has the groups that are led here have the replicas that they should have, for as long as it is polled.
+    pub(crate) async fn lead(self: Arc<Replicas>, operations: Arc<Operations>) {
+        loop {
+            let topology = self.places.topology();
+            let picture = self.places.picture();
+            let as_founded = topology.groups.is_empty() && topology.disks.is_empty();
+            let leading = self.leads.groups().into_iter().filter(|group| !as_founded && leads(group));
+            for group in leading {
+                let id = group.id();
+                let step = tokio::time::timeout(STEP_TIME_MAX, group.bring_to(&picture.replicas_of(id))).await;
+                match step {
+                    Ok(Ok(true)) => {
+                        let row = topology.groups.get(&id).filter(|row| !row.is_settled);
+                        if let Some(row) = row
+                            && let Err(status) = operations.settled(id, row.version).await
+                        {
+                            tracing::info!(group = %id, %status, "nobody was told that a group has its replicas");
+                        }
+                    }
+                    Ok(Ok(false)) | Err(_) => {}
+                    Ok(Err(error)) => {
+                        tracing::info!(%error, "a group does not have the replicas yet that it should have");
+                    }
+                }
+            }
+            let _ = tokio::time::timeout(LOOK_INTERVAL, self.namespaces.until_other_topology(&topology)).await;
+        }
+    }
+
+    /// Plans which nodes should have which replicas as long as the metadata are led here, for as long as it is polled.
+    pub(crate) async fn plan(self: Arc<Replicas>) {
+        loop {
+            let topology = self.places.topology();
+            if self.namespaces.is_led_here() {
+                match self.places.carry_on(|node| self.membership.health(node)).await {
+                    Ok(changes) => changes.iter().for_each(say),
+                    Err(error) => tracing::info!(%error, "what should be where cannot be written down now"),
+                }
+            }
+            let wait = tokio::time::timeout(LOOK_INTERVAL, self.namespaces.until_other_topology(&topology));
+            let _ = wait.await;
+        }
+    }
+}
+
+fn say(change: &TopologyChange) {
+    match change {
+        TopologyChange::Node(node, row) => tracing::info!(%node, membership = ?row.membership, "a node"),
+        TopologyChange::Group(group, row) if row.is_settled => {
+            tracing::info!(%group, preferred = %row.replicas[0].node, "a group should be led by another node");
+        }
+        TopologyChange::Group(group, row) => {
+            let on = |is_voter| {
+                let placed = row.replicas.iter().filter(|placed| placed.is_voter == is_voter);
+                placed.map(|placed| placed.node.0).collect::<Vec<_>>()
+            };
+            let leave: BTreeMap<_, _> = row.leaving.iter().map(|placed| (placed.node.0, placed.generation)).collect();
+            tracing::info!(%group, voters = ?on(true), learners = ?on(false), ?leave, "a group should have other replicas");
+        }
+    }
+}
