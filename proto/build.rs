@@ -65,7 +65,7 @@ fn own_service() -> Result<(), Box<dyn Error>> {
 }
 
 /// The methods of the service between nodes: request and response are types of `src/internal.rs`.
-const INTERNAL_METHODS: [(&str, &str, &str, &str); 15] = [
+const INTERNAL_METHODS: [(&str, &str, &str, &str); 16] = [
     ("announce", "Announce", "AnnounceRequest", "Empty"),
     ("offer", "Offer", "OfferRequest", "Empty"),
     ("start_task", "StartTask", "StartTaskRequest", "StartTaskResponse"),
@@ -74,6 +74,7 @@ const INTERNAL_METHODS: [(&str, &str, &str, &str); 15] = [
     ("visibility_page", "VisibilityPage", "VisibilityRequest", "VisibilityPageResponse"),
     ("visibility_count", "VisibilityCount", "VisibilityRequest", "VisibilityCountResponse"),
     ("recent_poller", "RecentPoller", "RecentPollerRequest", "RecentPollerResponse"),
+    ("register_worker", "RegisterWorker", "RegisterWorkerRequest", "RegisterWorkerResponse"),
     ("end_polls", "EndPolls", "EndPollsRequest", "Empty"),
     ("workers_heard", "WorkersHeard", "WorkersHeardRequest", "Empty"),
     ("metadata_position", "MetadataPosition", "Empty", "MetadataPosition"),

@@ -134,6 +134,9 @@ pub struct OfferedQuery {
     /// The sticky queue to try first.
     #[prost(string, optional, tag = "6")]
     pub sticky: Option<String>,
+    /// The version of the workers that alone can answer it.
+    #[prost(message, optional, tag = "7")]
+    pub version: Option<WorkerDeploymentVersion>,
 }
 
 /// What leads have for the home of some queues.
@@ -174,6 +177,9 @@ pub struct WorkflowTaskStart {
     /// The build of the worker's code, where it tells.
     #[prost(message, optional, tag = "6")]
     pub worker_version: Option<WorkerVersionStamp>,
+    /// The version of the worker, if it has one.
+    #[prost(message, optional, tag = "7")]
+    pub deployment_version: Option<WorkerDeploymentVersion>,
 }
 
 /// A poller is at hand for an activity task.
@@ -206,6 +212,9 @@ pub struct ActivityTaskStart {
     /// The version of that.
     #[prost(string, tag = "9")]
     pub sdk_version: String,
+    /// The version of the worker, if it has one.
+    #[prost(message, optional, tag = "10")]
+    pub deployment_version: Option<WorkerDeploymentVersion>,
 }
 
 /// A poller is at hand for a query.
@@ -432,6 +441,9 @@ pub struct RecentPollerRequest {
     /// How long ago counts, milliseconds.
     #[prost(uint64, tag = "4")]
     pub within_ms: u64,
+    /// The version of the workers; none for those of whichever.
+    #[prost(message, optional, tag = "5")]
+    pub version: Option<WorkerDeploymentVersion>,
 }
 
 /// Whether anybody has polled a queue.
@@ -440,6 +452,46 @@ pub struct RecentPollerResponse {
     /// Somebody has.
     #[prost(bool, tag = "1")]
     pub is_polled: bool,
+    /// Tasks that wait.
+    #[prost(uint64, tag = "2")]
+    pub backlog: u64,
+    /// How long the oldest of them has, milliseconds.
+    #[prost(uint64, tag = "3")]
+    pub backlog_age_ms: u64,
+    /// Tasks that were added lately, per second.
+    #[prost(double, tag = "4")]
+    pub add_rate: f64,
+    /// Tasks that were handed out lately, per second.
+    #[prost(double, tag = "5")]
+    pub dispatch_rate: f64,
+}
+
+/// A worker of a version polls a queue that it is not known to poll: the node that leads the metadata is to know.
+#[derive(Clone, PartialEq, Message)]
+pub struct RegisterWorkerRequest {
+    /// The namespace.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub namespace_id: Bytes,
+    /// The version.
+    #[prost(message, optional, tag = "2")]
+    pub version: Option<WorkerDeploymentVersion>,
+    /// A `TaskQueueType`.
+    #[prost(int32, tag = "3")]
+    pub kind: i32,
+    /// The queue's name.
+    #[prost(string, tag = "4")]
+    pub task_queue: String,
+}
+
+/// Whether it knows now.
+#[derive(Clone, PartialEq, Message)]
+pub struct RegisterWorkerResponse {
+    /// Why not: there are too many.
+    #[prost(string, optional, tag = "1")]
+    pub refusal: Option<String>,
+    /// How far metadata has come with it.
+    #[prost(message, optional, tag = "2")]
+    pub position: Option<MetadataPosition>,
 }
 
 /// Asks the home of a queue to have a worker answer a request to a Nexus service.

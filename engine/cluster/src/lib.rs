@@ -8,6 +8,7 @@
 //!   start task       Partition ◀── Service ◀────────────────────────Nodes ◀── Router ◀── a poll
 //!   deliver          the target's Partition ◀── Service ◀── Nodes ◀── the source's lead
 //!   report, steer    Operations, Leads ◀── Service ◀── Nodes ◀── an operator at any node
+//!   register worker  the metadata's lead ◀── Service ◀── Nodes ◀── the first poll of a version at a queue
 //!   visibility page  Lists ◀── Service ◀── Nodes ◀── a list or count at any node
 //! ```
 //!
@@ -38,4 +39,4 @@ pub use operations::{About, ClusterApi, DiskFigures, Leads, Operations, Operatio
 pub use pages::Pages;
 pub use peers::{Entry, NOT_DONE, Peers, is_not_done, not_done};
 pub use placing::{Health, Picture, Places, REPLICAS, Wanted, replica_id};
-pub use service::{Service, ServiceParts};
+pub use service::{Registrar, Service, ServiceParts};

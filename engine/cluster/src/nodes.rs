@@ -5,16 +5,20 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use everlog_kernel::NamespaceId;
-use everlog_matching::Source;
+use everlog_kernel::deployment::VersionQueue;
+use everlog_kernel::{NamespaceId, Rejection};
 use everlog_matching::nexus::{NexusQueue, NexusReply, NotAnswered};
+use everlog_matching::{QueueStats, Source};
 use everlog_model::{CallError, NodeId, QueueId, limits};
 use everlog_partition::TaskRows;
+use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
+use everlog_proto::api::enums::v1::ResourceExhaustedCause;
 use everlog_proto::api::nexus::v1 as nexus;
 use everlog_proto::api::worker::v1::WorkerHeartbeat;
 use everlog_proto::internal::{
     AnnounceRequest, DispatchNexusRequest, Empty, EndPollsRequest, InternalClient, NodeReport, OfferRequest,
-    RecentPollerRequest, SteerRequest, TaskPageRequest, VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest,
+    RecentPollerRequest, RegisterWorkerRequest, SteerRequest, TaskPageRequest, VisibilityRequest, VisibleRun, Wanted,
+    WorkersHeardRequest,
 };
 use everlog_raft::ChainPosition;
 use everlog_storage::GroupId;
@@ -250,6 +254,7 @@ impl Nodes {
             kind: queue.kind as u32,
             task_queue: queue.name.clone(),
             within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+            version: queue.version.as_deref().cloned(),
         };
         answered(self.client(node).recent_poller(request)).await.map_or(true, |answer| answer.is_polled)
     }
@@ -277,6 +282,64 @@ impl Nodes {
             Ok(Ok(answer)) => Ok(nexus_reply_from_wire(answer.into_inner())),
             Ok(Err(status)) => Err(error_from_status(&status)),
             Err(_) => Ok(Err(NotAnswered::TimedOut)),
+        }
+    }
+
+    /// How the queue of a version stands that is at home at another node, and whether anyone has polled it in the last `within`.
+    ///
+    /// # Errors
+    ///
+    /// When the node does not answer.
+    pub async fn queue_state(
+        &self,
+        node: NodeId,
+        queue: &QueueId,
+        within: Duration,
+    ) -> Result<(bool, QueueStats), CallError> {
+        let request = RecentPollerRequest {
+            namespace_id: bytes_of(queue.namespace_id.0),
+            kind: queue.kind as u32,
+            task_queue: queue.name.clone(),
+            within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+            version: queue.version.as_deref().cloned(),
+        };
+        let answer = answered(self.client(node).recent_poller(request)).await;
+        let answer = answer.map_err(|status| error_from_status(&status))?;
+        let stats = QueueStats {
+            backlog: answer.backlog,
+            backlog_age: Duration::from_millis(answer.backlog_age_ms),
+            add_rate: answer.add_rate,
+            dispatch_rate: answer.dispatch_rate,
+        };
+        Ok((answer.is_polled, stats))
+    }
+
+    /// Has the node that leads the metadata take in that a version of workers polls a queue. Returns how far metadata has come with it.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Rejected`] if there are too many, and when the node does not lead it, or does not answer.
+    pub async fn register_worker(
+        &self,
+        node: NodeId,
+        namespace_id: NamespaceId,
+        version: WorkerDeploymentVersion,
+        queue: VersionQueue,
+    ) -> Result<ChainPosition, CallError> {
+        let request = RegisterWorkerRequest {
+            namespace_id: bytes_of(namespace_id.0),
+            version: Some(version),
+            kind: queue.kind,
+            task_queue: queue.name,
+        };
+        let answer = answered(self.client(node).register_worker(request)).await;
+        let answer = answer.map_err(|status| error_from_status(&status))?;
+        match answer.refusal {
+            Some(refusal) => Err(CallError::Rejected(Rejection::ResourceExhausted {
+                cause: ResourceExhaustedCause::WorkerDeploymentLimits,
+                message: refusal.into(),
+            })),
+            None => Ok(metadata_from_wire(answer.position.unwrap_or_default())),
         }
     }
 

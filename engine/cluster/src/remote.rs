@@ -61,8 +61,24 @@ impl OtherNodes for Nodes {
         run_id: RunId,
         start: StartWorkflowTask,
     ) -> BoxFuture<'static, Result<StartedWorkflowTask, CallError>> {
-        let StartWorkflowTask { scheduled_event_id, attempt, task_queue, identity, request_id, worker_version } = start;
-        let start = WorkflowTaskStart { scheduled_event_id, attempt, task_queue, identity, request_id, worker_version };
+        let StartWorkflowTask {
+            scheduled_event_id,
+            attempt,
+            task_queue,
+            identity,
+            request_id,
+            worker_version,
+            deployment_version,
+        } = start;
+        let start = WorkflowTaskStart {
+            scheduled_event_id,
+            attempt,
+            task_queue,
+            identity,
+            request_id,
+            worker_version,
+            deployment_version,
+        };
         let started = self.start(node, &workflow, run_id, Start::WorkflowTask(start));
         async move { workflow_task(started.await?) }.boxed()
     }
@@ -75,7 +91,8 @@ impl OtherNodes for Nodes {
         run_id: RunId,
         start: StartActivityTask,
     ) -> BoxFuture<'static, Result<Box<PollActivityTaskQueueResponse>, CallError>> {
-        let StartActivityTask { scheduled_event_id, attempt, key, identity, request_id, sdk } = start;
+        let StartActivityTask { scheduled_event_id, attempt, key, identity, request_id, sdk, deployment_version } =
+            start;
         let (sdk_name, sdk_version) = sdk;
         let (task_queue, position) = match key {
             Some(TaskKey { task_queue, position, .. }) => (task_queue, Bytes::copy_from_slice(&position.to_bytes())),
@@ -92,6 +109,7 @@ impl OtherNodes for Nodes {
             entity_kind,
             sdk_name,
             sdk_version,
+            deployment_version,
         };
         let started = self.start(node, &workflow, run_id, Start::ActivityTask(start));
         async move { Ok(Box::new(decoded(started.await?.poll)?)) }.boxed()

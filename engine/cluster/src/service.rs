@@ -4,27 +4,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_kernel::command::{StartActivityTask, StartWorkflowTask};
+use everlog_kernel::deployment::VersionQueue;
 use everlog_kernel::outbox::OutboxMessage;
 use everlog_kernel::transition::{TaskKey, TaskKind, TaskPosition};
-use everlog_kernel::{Namespace, RunCommand};
+use everlog_kernel::{Namespace, NamespaceId, RunCommand};
 use everlog_matching::nexus::NexusQueue;
 use everlog_matching::query_waiters::Queries;
-use everlog_matching::{Backlog, MatchingHandle, Message};
+use everlog_matching::{Backlog, MatchingHandle, Message, QueueStats};
 use everlog_meta::Namespaces;
 use everlog_model::{CallError, NamespaceSource, QueueId, limits};
 use everlog_partition::{Router, StartQuery, StartedWorkflowTask, confirm_leads};
+use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::workflowservice::v1::{ListClosedWorkflowExecutionsRequest, ListOpenWorkflowExecutionsRequest};
 use everlog_proto::internal::{
     ActivityTaskStart, AnnounceRequest, DeliverRequest, DeliverResponse, DispatchNexusRequest, DispatchNexusResponse,
     Empty, EndPollsRequest, Internal, InternalServer, MetadataPosition, NodeReport, OfferRequest, QueryStart,
-    RecentPollerRequest, RecentPollerResponse, Start, StartTaskRequest, StartTaskResponse, StartedTask, StatusCount,
-    SteerRequest, TaskPageRequest, TaskPageResponse, VisibilityCountResponse, VisibilityPageResponse,
-    VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest, WorkflowTaskStart, internal_server,
+    RecentPollerRequest, RecentPollerResponse, RegisterWorkerRequest, RegisterWorkerResponse, Start, StartTaskRequest,
+    StartTaskResponse, StartedTask, StatusCount, SteerRequest, TaskPageRequest, TaskPageResponse,
+    VisibilityCountResponse, VisibilityPageResponse, VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest,
+    WorkflowTaskStart, internal_server,
 };
 use everlog_raft::Group;
 use everlog_storage::GroupId;
 use everlog_visibility::{Ask, Query, Tallies, VisibilityError};
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use http::{Request, Response};
 use prost::Message as _;
 use tokio::sync::Semaphore;
@@ -48,6 +51,17 @@ pub struct Service {
     calls: Arc<Semaphore>,
 }
 
+/// Takes in which versions of workers poll which queues, if this node leads the metadata.
+pub trait Registrar: Send + Sync + 'static {
+    /// Resolves once it is known.
+    fn register(
+        &self,
+        namespace_id: NamespaceId,
+        version: WorkerDeploymentVersion,
+        queue: VersionQueue,
+    ) -> BoxFuture<'_, Result<(), CallError>>;
+}
+
 /// What answers are made of.
 pub struct ServiceParts {
     /// The other nodes.
@@ -64,6 +78,8 @@ pub struct ServiceParts {
     pub tallies: Arc<Tallies>,
     /// What operators are told of this node.
     pub operations: Arc<Operations>,
+    /// Takes in which versions of workers poll which queues, where the metadata is led.
+    pub registrar: Arc<dyn Registrar>,
     /// The largest request of a client, bytes.
     pub request_bytes_max: usize,
 }
@@ -135,16 +151,31 @@ impl Handlers {
         let partition = router.partition_of(&workflow)?;
         match start {
             Start::WorkflowTask(start) => {
-                let WorkflowTaskStart { scheduled_event_id, attempt, task_queue, identity, request_id, worker_version } =
-                    start;
-                let start =
-                    StartWorkflowTask { scheduled_event_id, attempt, task_queue, identity, request_id, worker_version };
+                let WorkflowTaskStart {
+                    scheduled_event_id,
+                    attempt,
+                    task_queue,
+                    identity,
+                    request_id,
+                    worker_version,
+                    deployment_version,
+                } = start;
+                let start = StartWorkflowTask {
+                    scheduled_event_id,
+                    attempt,
+                    task_queue,
+                    identity,
+                    request_id,
+                    worker_version,
+                    deployment_version,
+                };
                 let command = RunCommand::StartWorkflowTask(start);
                 partition.start_workflow_task(workflow, run_id, command).await.map(started)
             }
             Start::ActivityTask(start) => {
                 let ActivityTaskStart { scheduled_event_id, attempt, identity, request_id, task_queue, .. } = start;
-                let (position, sdk) = (start.position, (start.sdk_name, start.sdk_version));
+                let (position, sdk, deployment_version) =
+                    (start.position, (start.sdk_name, start.sdk_version), start.deployment_version);
                 let kind =
                     entity_kind(start.entity_kind).map_err(|status| CallError::Failed(status.message().to_owned()))?;
                 let key = TaskPosition::from_bytes(&position).map(|position| TaskKey {
@@ -152,7 +183,15 @@ impl Handlers {
                     task_queue,
                     position,
                 });
-                let start = StartActivityTask { scheduled_event_id, attempt, key, identity, request_id, sdk };
+                let start = StartActivityTask {
+                    scheduled_event_id,
+                    attempt,
+                    key,
+                    identity,
+                    request_id,
+                    sdk,
+                    deployment_version,
+                };
                 let response = partition.start_activity_task(kind, workflow, run_id, start).await?;
                 Ok(StartedTask { poll: response.encode_to_vec().into(), ..StartedTask::default() })
             }
@@ -306,11 +345,42 @@ impl Internal for Handlers {
     }
 
     async fn recent_poller(&self, request: tonic::Request<RecentPollerRequest>) -> Answer<RecentPollerResponse> {
-        let RecentPollerRequest { namespace_id: namespace, kind: number, task_queue, within_ms } = request.into_inner();
-        let queue = QueueId::new(namespace_id(&namespace)?, kind(number)?, task_queue);
+        let RecentPollerRequest { namespace_id: namespace, kind: number, task_queue, within_ms, version } =
+            request.into_inner();
+        let version = version.map(Box::new);
+        let queue = QueueId { version, ..QueueId::new(namespace_id(&namespace)?, kind(number)?, task_queue) };
         let within = Duration::from_millis(within_ms);
-        let is_polled = self.parts().matching.local().has_recent_poller(&queue, within);
-        Ok(tonic::Response::new(RecentPollerResponse { is_polled }))
+        let matching = self.parts().matching.local();
+        let is_polled = matching.has_recent_poller(&queue, within);
+        let stats = match queue.version {
+            // Nobody asks for more.
+            None => QueueStats::default(),
+            Some(_) => matching.describe(&queue).await.stats,
+        };
+        Ok(tonic::Response::new(RecentPollerResponse {
+            is_polled,
+            backlog: stats.backlog,
+            backlog_age_ms: u64::try_from(stats.backlog_age.as_millis()).unwrap_or(u64::MAX),
+            add_rate: stats.add_rate,
+            dispatch_rate: stats.dispatch_rate,
+        }))
+    }
+
+    async fn register_worker(&self, request: tonic::Request<RegisterWorkerRequest>) -> Answer<RegisterWorkerResponse> {
+        let RegisterWorkerRequest { namespace_id: namespace, version, kind, task_queue } = request.into_inner();
+        let version = required(version, "version")?;
+        let queue = VersionQueue { kind, name: task_queue };
+        let register = self.parts().registrar.register(namespace_id(&namespace)?, version, queue);
+        match register.await {
+            Ok(()) => {
+                let position = metadata_to_wire(self.parts().namespaces.seen());
+                Ok(tonic::Response::new(RegisterWorkerResponse { refusal: None, position: Some(position) }))
+            }
+            Err(CallError::Rejected(why)) => {
+                Ok(tonic::Response::new(RegisterWorkerResponse { refusal: Some(why.to_string()), position: None }))
+            }
+            Err(error) => Err(status_from_error(error)),
+        }
     }
 
     async fn dispatch_nexus(&self, request: tonic::Request<DispatchNexusRequest>) -> Answer<DispatchNexusResponse> {

@@ -162,7 +162,7 @@ pub(crate) fn entity_kind(number: u32) -> Result<EntityKind, Status> {
 }
 
 pub(crate) fn query_to_wire(workflow: &WorkflowRef, query: QueryTask) -> internal::OfferedQuery {
-    let QueryTask { query_id, run_id, query, task_queue, sticky } = query;
+    let QueryTask { query_id, run_id, query, task_queue, sticky, version } = query;
     internal::OfferedQuery {
         workflow: Some(workflow_to_wire(workflow)),
         query_id,
@@ -170,6 +170,7 @@ pub(crate) fn query_to_wire(workflow: &WorkflowRef, query: QueryTask) -> interna
         query: Some(query),
         task_queue,
         sticky,
+        version: version.map(|version| *version),
     }
 }
 
@@ -178,8 +179,9 @@ pub(crate) fn query_from_wire(
     query: internal::OfferedQuery,
     namespaces: &dyn NamespaceSource,
 ) -> Result<Option<(WorkflowRef, QueryTask)>, Status> {
-    let internal::OfferedQuery { workflow, query_id, run_id: run, query, task_queue, sticky } = query;
-    let query = QueryTask { query_id, run_id: run_id(&run)?, query: required(query, "query")?, task_queue, sticky };
+    let internal::OfferedQuery { workflow, query_id, run_id: run, query, task_queue, sticky, version } = query;
+    let (run_id, query, version) = (run_id(&run)?, required(query, "query")?, version.map(Box::new));
+    let query = QueryTask { query_id, run_id, query, task_queue, sticky, version };
     Ok(workflow_from_wire(workflow, namespaces)?.map(|workflow| (workflow, query)))
 }
 

@@ -12,6 +12,7 @@ use everlog_meta::NamespaceRecord;
 use everlog_model::{CallError, QueueId, WorkflowRef};
 use everlog_proto::api::common::v1::WorkerVersionStamp;
 use everlog_proto::api::deployment::v1::WorkerDeploymentOptions;
+use everlog_proto::api::enums::v1::TaskQueueType;
 use everlog_proto::api::failure::v1::{Failure, failure};
 use everlog_proto::api::workflowservice::v1::{
     PollActivityTaskQueueRequest, PollActivityTaskQueueResponse, RecordActivityTaskHeartbeatByIdRequest,
@@ -25,10 +26,12 @@ use everlog_proto::api::workflowservice::v1::{
 use tokio::time::Instant;
 
 use super::call::Call;
+use super::deployments::{poll_version, version_of};
 use super::errors::{Error, UNAVAILABLE_PAUSE};
 use super::execute::unexpected;
 use super::polls::{PollKind, worker_version};
 use super::unbuilt::WorkerVersion;
+use super::workflow_tasks::as_it_is;
 use super::{Frontend, activity_executions, address, validate};
 
 /// Waits for an activity task.
@@ -43,6 +46,8 @@ pub(super) async fn poll_activity_task_queue(
     let until = call.poll_until(config.frontend.poll_wait_of(queue, TaskKind::Activity))?;
     let _poll = frontend.polls.open(namespace.namespace.id, PollKind::Activity, config.frontend.polls_max)?;
     let poll = read_poll(frontend, &namespace, request)?;
+    let version = poll.queue.version.as_deref();
+    frontend.register_poll(namespace.namespace.id, version, TaskQueueType::Activity, &poll.queue.name).await?;
     loop {
         match frontend.matching.local().poll(poll.clone(), until).await {
             Matched::Nothing => return Ok(PollActivityTaskQueueResponse::default()),
@@ -71,8 +76,9 @@ fn read_poll(
     validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
     check_version(&request, &frontend.config(namespace.name()))?;
     let name = validate::task_queue(request.task_queue.as_ref(), id_bytes_max)?.to_owned();
+    let version = version_of(request.deployment_options.as_ref()).map(Box::new);
     Ok(Poll {
-        queue: QueueId::new(namespace.namespace.id, TaskKind::Activity, name),
+        queue: QueueId { version, ..QueueId::new(namespace.namespace.id, TaskKind::Activity, name) },
         normal_name: None,
         identity: request.identity,
         tasks_per_second_max: request.task_queue_metadata.and_then(|metadata| metadata.max_tasks_per_second),
@@ -101,8 +107,10 @@ async fn start_task(
         identity: poll.identity.clone(),
         request_id: uuid::Uuid::new_v4().to_string(),
         sdk: call.sdk.clone(),
+        deployment_version: poll_version(poll),
     };
-    let (kind, address, run_id) = (lease.task.entity, lease.address.clone(), lease.task.key.position.run_id);
+    let (kind, run_id) = (lease.task.entity, lease.task.key.position.run_id);
+    let address = as_it_is(frontend, &lease.address);
     match frontend.router.start_activity_task(kind, address, run_id, start).await {
         Ok(response) => {
             lease.done();

@@ -125,6 +125,7 @@ impl From<MetaError> for Error {
             MetaError::Taken(message) => Error::Taken(message),
             MetaError::Invalid(message) => Error::invalid(message),
             MetaError::Protected(message) => Error::failed_precondition(message),
+            MetaError::Rejected(rejection) => Error::Rejected(rejection),
             MetaError::Unavailable(_) => Error::Unavailable(error.to_string()),
             MetaError::LedElsewhere(_) => Error::NotDone(error.to_string()),
             MetaError::Corrupt(_) => Error::Corrupt(error.to_string()),
@@ -228,6 +229,7 @@ fn row_of_rejection(rejection: Rejection) -> Row {
     match rejection {
         Rejection::InvalidArgument(message) => Row::new(Code::InvalidArgument, message),
         Rejection::NotFound(message) => Row::new(Code::NotFound, message).with(&details::NotFoundFailure::default()),
+        Rejection::AlreadyExists(message) => Row::new(Code::AlreadyExists, message),
         rejection @ Rejection::OtherChain => {
             Row::new(Code::NotFound, rejection.to_string()).with(&details::NotFoundFailure::default())
         }
@@ -379,6 +381,7 @@ mod tests {
             (rejected(already_started), Code::AlreadyExists, "WorkflowExecutionAlreadyStartedFailure"),
             (rejected(Rejection::WorkflowNotReady("m".into())), Code::FailedPrecondition, "WorkflowNotReadyFailure"),
             (Error::failed_precondition("m"), Code::FailedPrecondition, ""),
+            (rejected(Rejection::AlreadyExists("m".into())), Code::AlreadyExists, ""),
             (
                 rejected(Rejection::QueryFailed { message: "m".into(), failure: Some(Box::new(Failure::default())) }),
                 Code::InvalidArgument,

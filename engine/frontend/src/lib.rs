@@ -8,7 +8,7 @@
 //!   other nodes ─▶ inside ─▶┐
 //!   serve ─▶ layer ────────▶ services ─▶ workflow_start, workflow_control, workflow_options, workflow_tasks, activity_tasks,
 //!                                        activity_operations, history, query, visibility, schedules, batch_jobs, namespaces, operator,
-//!                                        system, task_queues, workers, no_effect, turned_off
+//!                                        system, task_queues, deployments, workers, no_effect, turned_off
 //! ```
 
 mod activity_executions;
@@ -19,6 +19,7 @@ mod call;
 mod capabilities;
 mod connections;
 mod deleted_namespaces;
+mod deployments;
 mod errors;
 mod execute;
 mod forward;
@@ -127,6 +128,8 @@ struct Frontend {
     /// Counts of executions that are remembered.
     tallies: Arc<Tallies>,
     polls: Polls,
+    /// Versions of workers are made known one by one.
+    registering: tokio::sync::Mutex<()>,
     /// Where it listens.
     addresses: Addresses,
     /// A permit for each page of history that may be read at a time.

@@ -29,7 +29,14 @@ pub(super) enum Location<'a> {
 pub(super) fn reads_metadata(method: &str) -> bool {
     matches!(
         method,
-        "DescribeNamespace" | "ListNamespaces" | "ListSearchAttributes" | "GetNexusEndpoint" | "ListNexusEndpoints"
+        "DescribeNamespace"
+            | "ListNamespaces"
+            | "ListSearchAttributes"
+            | "GetNexusEndpoint"
+            | "ListNexusEndpoints"
+            | "DescribeWorkerDeployment"
+            | "DescribeWorkerDeploymentVersion"
+            | "ListWorkerDeployments"
     )
 }
 
@@ -158,7 +165,15 @@ pub(super) fn locate<'a>(method: &str, request: &'a [u8]) -> Option<Location<'a>
         | "CreateNexusEndpoint"
         | "UpdateNexusEndpoint"
         | "DeleteNexusEndpoint"
-        | "UpdateTaskQueueConfig" => Some(Location::Metadata),
+        | "UpdateTaskQueueConfig"
+        | "CreateWorkerDeployment"
+        | "CreateWorkerDeploymentVersion"
+        | "SetWorkerDeploymentCurrentVersion"
+        | "SetWorkerDeploymentRampingVersion"
+        | "SetWorkerDeploymentManager"
+        | "UpdateWorkerDeploymentVersionMetadata"
+        | "DeleteWorkerDeploymentVersion"
+        | "DeleteWorkerDeployment" => Some(Location::Metadata),
         _ => None,
     }
 }

@@ -2,6 +2,7 @@
 
 use everlog_kernel::token::{self, NexusTaskToken};
 use everlog_matching::nexus::{NexusMatched, NexusPoll, NexusQueue, NexusReply, NexusTask};
+use everlog_proto::api::enums::v1::TaskQueueType;
 use everlog_proto::api::failure::v1::failure::FailureInfo;
 use everlog_proto::api::nexus::v1::{HandlerError, Response, response, start_operation_response};
 use everlog_proto::api::workflowservice::v1::{
@@ -11,6 +12,7 @@ use everlog_proto::api::workflowservice::v1::{
 use tokio::time::Instant;
 
 use super::call::Call;
+use super::deployments::version_of;
 use super::errors::Error;
 use super::polls::{PollKind, worker_version};
 use super::unbuilt::WorkerVersion;
@@ -37,6 +39,8 @@ pub(super) async fn poll_nexus_task_queue(
     let name = validate::task_queue(request.task_queue.as_ref(), id_bytes_max)?.to_owned();
     validate::length(&request.identity, id_bytes_max, "Identity length exceeds limit.")?;
     let _poll = frontend.polls.open(namespace_id, PollKind::Nexus, config.frontend.polls_max)?;
+    let of = version_of(request.deployment_options.as_ref());
+    frontend.register_poll(namespace_id, of.as_ref(), TaskQueueType::Nexus, &name).await?;
     #[expect(deprecated, reason = "old workers say so what they are")]
     let version = worker_version(request.worker_version_capabilities, request.deployment_options);
     let queue = NexusQueue { namespace_id, name };

@@ -106,6 +106,7 @@ mod tests {
                 id: NamespaceId([1; 16]),
                 name: "orders".to_owned(),
                 retention: Duration::from_secs(1),
+                ..Namespace::default()
             }),
             state: NamespaceState::Registered,
             description: String::new(),

@@ -33,7 +33,7 @@ use super::layer::ObserveLayer;
 use super::polls::Polls;
 use super::request_body::Budget;
 use super::services::{OperatorApi, WorkflowApi};
-use super::{Frontend, Services, batch_jobs, deleted_namespaces, http, nexus_calls};
+use super::{Frontend, Services, batch_jobs, deleted_namespaces, deployments, http, nexus_calls};
 
 /// How long requests in flight may take once the server is to stop.
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -135,7 +135,7 @@ pub async fn serve(
     let serving = Arc::new(AtomicBool::new(true));
     let health = HealthReporter::new();
     report_health(&health, ServingStatus::Serving).await;
-    let following = tokio::spawn(follow_queue_settings(services.clone()));
+    let following = tokio::spawn(follow_metadata(services.clone()));
     let watching = tokio::spawn(watch_partitions(services.router.clone(), health.clone(), Arc::clone(&serving)));
 
     let addresses = listeners.addresses();
@@ -145,15 +145,21 @@ pub async fn serve(
     let forward = Forward::new(&services, draining.clone());
     let tallies = Arc::default();
     let operations = Arc::clone(&services.operations);
-    let internal = internal_service(&services, &tallies);
+    let registrar = deployments::Register::default();
+    let internal = internal_service(&services, &tallies, &registrar);
     let (polls, pages) = (Polls::default(), Arc::new(Semaphore::new(limits::HISTORY_PAGES_MAX)));
-    let frontend = Arc::new(Frontend { services, tallies, polls, pages, addresses, draining: draining.clone() });
+    let registering = tokio::sync::Mutex::new(());
+    let draining_now = draining.clone();
+    let frontend =
+        Arc::new(Frontend { services, tallies, polls, registering, pages, addresses, draining: draining_now });
+    registrar.attach(&frontend);
     let http_settings = everlog_http::Settings {
         request_bytes_max: frontend.request_bytes_max,
         hosts: frontend.config("").frontend.http_hosts.clone(),
     };
     let routes = routes(&frontend, &health)?;
     let reclaiming = tokio::spawn(deleted_namespaces::reclaim(Arc::clone(&frontend)));
+    let counting = tokio::spawn(deployments::drain(Arc::clone(&frontend)));
     if let (Some((peers, internal)), Some(forward)) = (internal, &forward) {
         let (workflow, forward, budget) = (routes.workflow.clone(), Arc::clone(forward), Arc::clone(&routes.budget));
         let others = routes.others.clone();
@@ -190,6 +196,7 @@ pub async fn serve(
     }
     watching.abort();
     reclaiming.abort();
+    counting.abort();
     driving.abort();
     calling.abort();
     following.abort();
@@ -277,10 +284,13 @@ async fn watch_partitions(router: Router, health: HealthReporter, serving: Arc<A
     }
 }
 
-/// Has the settings of task queues kept, as they change, for as long as there is metadata.
-async fn follow_queue_settings(services: Services) {
+/// Has the settings of task queues kept, and where these lead, as they change, for as long as there is metadata.
+async fn follow_metadata(services: Services) {
     let namespaces = Arc::clone(&services.namespaces);
-    namespaces.follow_task_queues(|queue, config| services.apply_queue_settings(queue, config)).await;
+    let settings = namespaces.follow_task_queues(|queue, config| services.apply_queue_settings(queue, config));
+    let matching = services.matching.local();
+    let routes = namespaces.follow_deployments(|namespace_id, deployments| matching.route(namespace_id, deployments));
+    tokio::join!(settings, routes);
 }
 
 async fn report_health(health: &HealthReporter, status: ServingStatus) {
@@ -302,7 +312,11 @@ struct GrpcRoutes {
 }
 
 /// What other nodes may ask of this one, and the way that they come, if there are any.
-fn internal_service(services: &Services, tallies: &Arc<Tallies>) -> Option<(Arc<dyn Peers>, Service)> {
+fn internal_service(
+    services: &Services,
+    tallies: &Arc<Tallies>,
+    registrar: &deployments::Register,
+) -> Option<(Arc<dyn Peers>, Service)> {
     let nodes = services.nodes.clone()?;
     let peers = Arc::clone(nodes.peers());
     let parts = ServiceParts {
@@ -313,6 +327,7 @@ fn internal_service(services: &Services, tallies: &Arc<Tallies>) -> Option<(Arc<
         queries: Arc::clone(&services.queries),
         tallies: Arc::clone(tallies),
         operations: Arc::clone(&services.operations),
+        registrar: Arc::new(registrar.clone()),
         request_bytes_max: services.request_bytes_max,
     };
     Some((peers, Service::new(parts)))

@@ -15,10 +15,10 @@ use tonic::{Request, Response, Status};
 use super::call::Call;
 use super::request_body::settle;
 use super::{
-    Frontend, activity_executions, activity_operations, activity_tasks, batch_jobs, history, multi_operation,
-    namespaces, nexus_endpoints, nexus_tasks, operator, query, reset, schedules, system, task_queue_config,
-    task_queues, turned_off, updates, visibility, workers, workflow_control, workflow_options, workflow_start,
-    workflow_tasks,
+    Frontend, activity_executions, activity_operations, activity_tasks, batch_jobs, deployments, history,
+    multi_operation, namespaces, nexus_endpoints, nexus_tasks, operator, query, reset, schedules, system,
+    task_queue_config, task_queues, turned_off, updates, visibility, workers, workflow_control, workflow_options,
+    workflow_start, workflow_tasks,
 };
 
 /// The workflow service.
@@ -145,6 +145,20 @@ service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
     GetWorkerVersioningRules(turned_off.get_worker_versioning_rules: workflow_api::GetWorkerVersioningRulesRequest) -> workflow_api::GetWorkerVersioningRulesResponse;
     UpdateWorkerVersioningRules(turned_off.update_worker_versioning_rules: workflow_api::UpdateWorkerVersioningRulesRequest) -> workflow_api::UpdateWorkerVersioningRulesResponse;
     GetWorkerTaskReachability(turned_off.get_worker_task_reachability: workflow_api::GetWorkerTaskReachabilityRequest) -> workflow_api::GetWorkerTaskReachabilityResponse;
+    DescribeWorkerDeployment(deployments.describe_worker_deployment: workflow_api::DescribeWorkerDeploymentRequest) -> workflow_api::DescribeWorkerDeploymentResponse;
+    DescribeWorkerDeploymentVersion(deployments.describe_worker_deployment_version: workflow_api::DescribeWorkerDeploymentVersionRequest) -> workflow_api::DescribeWorkerDeploymentVersionResponse;
+    ListWorkerDeployments(deployments.list_worker_deployments: workflow_api::ListWorkerDeploymentsRequest) -> workflow_api::ListWorkerDeploymentsResponse;
+    CreateWorkerDeployment(deployments.create_worker_deployment: workflow_api::CreateWorkerDeploymentRequest) -> workflow_api::CreateWorkerDeploymentResponse;
+    CreateWorkerDeploymentVersion(deployments.create_worker_deployment_version: workflow_api::CreateWorkerDeploymentVersionRequest) -> workflow_api::CreateWorkerDeploymentVersionResponse;
+    SetWorkerDeploymentCurrentVersion(deployments.set_worker_deployment_current_version: workflow_api::SetWorkerDeploymentCurrentVersionRequest) -> workflow_api::SetWorkerDeploymentCurrentVersionResponse;
+    SetWorkerDeploymentRampingVersion(deployments.set_worker_deployment_ramping_version: workflow_api::SetWorkerDeploymentRampingVersionRequest) -> workflow_api::SetWorkerDeploymentRampingVersionResponse;
+    SetWorkerDeploymentManager(deployments.set_worker_deployment_manager: workflow_api::SetWorkerDeploymentManagerRequest) -> workflow_api::SetWorkerDeploymentManagerResponse;
+    UpdateWorkerDeploymentVersionMetadata(deployments.update_worker_deployment_version_metadata: workflow_api::UpdateWorkerDeploymentVersionMetadataRequest) -> workflow_api::UpdateWorkerDeploymentVersionMetadataResponse;
+    UpdateWorkerDeploymentVersionComputeConfig(deployments.update_worker_deployment_version_compute_config: workflow_api::UpdateWorkerDeploymentVersionComputeConfigRequest) -> workflow_api::UpdateWorkerDeploymentVersionComputeConfigResponse;
+    ValidateWorkerDeploymentVersionComputeConfig(deployments.validate_worker_deployment_version_compute_config: workflow_api::ValidateWorkerDeploymentVersionComputeConfigRequest) -> workflow_api::ValidateWorkerDeploymentVersionComputeConfigResponse;
+    DeleteWorkerDeploymentVersion(deployments.delete_worker_deployment_version: workflow_api::DeleteWorkerDeploymentVersionRequest) -> workflow_api::DeleteWorkerDeploymentVersionResponse;
+    DeleteWorkerDeployment(deployments.delete_worker_deployment: workflow_api::DeleteWorkerDeploymentRequest) -> workflow_api::DeleteWorkerDeploymentResponse;
+
     DescribeDeployment(turned_off.describe_deployment: workflow_api::DescribeDeploymentRequest) -> workflow_api::DescribeDeploymentResponse;
     GetCurrentDeployment(turned_off.get_current_deployment: workflow_api::GetCurrentDeploymentRequest) -> workflow_api::GetCurrentDeploymentResponse;
     GetDeploymentReachability(turned_off.get_deployment_reachability: workflow_api::GetDeploymentReachabilityRequest) -> workflow_api::GetDeploymentReachabilityResponse;

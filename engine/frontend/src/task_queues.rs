@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use everlog_kernel::deployment::UNVERSIONED;
 use everlog_kernel::transition::TaskKind;
 use everlog_kernel::{NamespaceId, time};
 use everlog_matching::nexus::NexusQueue;
 use everlog_matching::{PollerDescription, QueueDescription, QueueRate, QueueStats, RateSource};
-use everlog_meta::ConfiguredQueue;
+use everlog_meta::{ConfiguredQueue, NamespaceRecord};
 use everlog_model::{QueueId, limits};
+use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::enums::v1::{
     BuildIdTaskReachability, DescribeTaskQueueMode, RateLimitSource, TaskQueueKind, TaskQueueType,
 };
@@ -82,7 +84,7 @@ pub(super) async fn describe_task_queue(
         stats_by_priority_key: by_priority.map(|(priority, of)| (i32::from(*priority), stats(of))).collect(),
         config: config.map(|config| TaskQueueConfig::clone(&config)),
         effective_rate_limit: Some(effective_rate(&description)),
-        versioning_info: (!is_sticky).then(unversioned),
+        versioning_info: (!is_sticky).then(|| versioning(&namespace, kind, partition.queue)),
         ..DescribeTaskQueueResponse::default()
     })
 }
@@ -155,13 +157,27 @@ fn effective_rate(description: &QueueDescription) -> EffectiveRateLimit {
     EffectiveRateLimit { requests_per_second: description.rate.per_second as f32, rate_limit_source: source.into() }
 }
 
-/// Which version of the workers gets new workflows: without versioning those of none.
+/// Which versions of the workers get new workflows.
 #[expect(deprecated, reason = "the CLI still shows it")]
-fn unversioned() -> TaskQueueVersioningInfo {
+fn versioning(namespace: &NamespaceRecord, kind: TaskQueueType, queue: &str) -> TaskQueueVersioningInfo {
+    let kind = if kind == TaskQueueType::Activity { TaskKind::Activity } else { TaskKind::Workflow };
+    let known = namespace.namespace.deployments.queue(kind, queue);
+    // Where versions poll, what never was is older than anything else with Temporal, too.
+    let never = if known.is_some() { wkt::Timestamp::default() } else { NEVER };
+    let routing = known.cloned().unwrap_or_default();
+    let old = |version: &Option<WorkerDeploymentVersion>| match version {
+        None => UNVERSIONED.to_owned(),
+        Some(version) => format!("{}.{}", version.deployment_name, version.build_id),
+    };
+    let update_time = Some(routing.changed().unwrap_or(never));
+    let is_ramping = routing.ramping.version.is_some() || routing.ramp_percentage > 0.0;
     TaskQueueVersioningInfo {
-        current_version: "__unversioned__".to_owned(),
-        update_time: Some(NEVER),
-        ..TaskQueueVersioningInfo::default()
+        current_version: old(&routing.current.version),
+        current_deployment_version: routing.current.version,
+        ramping_version: if is_ramping { old(&routing.ramping.version) } else { String::new() },
+        ramping_deployment_version: routing.ramping.version,
+        ramping_version_percentage: routing.ramp_percentage,
+        update_time,
     }
 }
 
@@ -237,7 +253,7 @@ fn poller(poller: &PollerDescription) -> PollerInfo {
     }
 }
 
-fn stats(stats: &QueueStats) -> TaskQueueStats {
+pub(super) fn stats(stats: &QueueStats) -> TaskQueueStats {
     TaskQueueStats {
         approximate_backlog_count: i64::try_from(stats.backlog).unwrap_or(i64::MAX),
         approximate_backlog_age: Some(time::to_proto(stats.backlog_age)),

@@ -6,8 +6,9 @@
 
 use everlog_config::DynamicConfig;
 use everlog_kernel::Rejection;
+use everlog_kernel::deployment::check_version;
 use everlog_proto::api::common::v1::{WorkerVersionCapabilities, WorkerVersionStamp};
-use everlog_proto::api::deployment::v1::WorkerDeploymentOptions;
+use everlog_proto::api::deployment::v1::{WorkerDeploymentOptions, WorkerDeploymentVersion};
 use everlog_proto::api::enums::v1::{TaskQueueKind, VersioningBehavior, WorkerVersioningMode};
 use everlog_proto::api::namespace::v1::NamespaceConfig;
 use everlog_proto::api::taskqueue::v1::TaskQueue;
@@ -16,7 +17,6 @@ use everlog_proto::api::workflowservice::v1::RespondWorkflowTaskCompletedRequest
 use super::errors::Error;
 
 const VERSIONED_WORKERS: &str = "Worker versioning in workflow progress APIs is disabled on this namespace.";
-const DEPLOYMENT_VERSIONS: &str = "Worker Deployment Versions are disabled on this namespace.";
 
 fn unimplemented(message: &'static str) -> Error {
     Error::Rejected(Rejection::Unimplemented(message.into()))
@@ -55,8 +55,7 @@ impl<'a> WorkerVersion<'a> {
         }
     }
 
-    /// Refuses a worker that is to get tasks by its version. One that just tells its build id is welcome. `queue` is where it polls, or
-    /// will.
+    /// Refuses a worker that is to get tasks by its build id alone, and a version that none can be. `queue` is where it polls, or will.
     pub(super) fn check(self, queue: Option<&TaskQueue>, config: &DynamicConfig) -> Result<(), Error> {
         if self.uses_versioning {
             return Err(Error::PermissionDenied(VERSIONED_WORKERS));
@@ -80,38 +79,29 @@ fn is_versioned(options: &WorkerDeploymentOptions) -> bool {
     options.worker_versioning_mode() == WorkerVersioningMode::Versioned
 }
 
-/// Refuses a worker of a deployment's version: first what Temporal refuses, too.
+/// Refuses a version that cannot be.
 fn check_deployment(options: &WorkerDeploymentOptions, config: &DynamicConfig) -> Result<(), Error> {
     let (name, build_id) = (&options.deployment_name, &options.build_id);
     if name.is_empty() || build_id.is_empty() {
         return Err(Error::invalid("Deployment name and build id must be set together."));
     }
-    let bytes_max = config.limits.id_bytes_max;
-    if name.len() > bytes_max {
-        return Err(Error::invalid("size of WorkerDeploymentName larger than the maximum allowed"));
-    }
-    if name.contains(':') {
-        return Err(Error::invalid("worker deployment name cannot contain ':'"));
-    }
-    if build_id.len() > bytes_max {
-        return Err(Error::invalid("size of BuildID larger than the maximum allowed"));
-    }
-    Err(Error::PermissionDenied(DEPLOYMENT_VERSIONS))
+    let version = WorkerDeploymentVersion { deployment_name: name.clone(), build_id: build_id.clone() };
+    Ok(check_version(&version, config.limits.id_bytes_max)?)
 }
 
-/// Refuses a start by a worker that wants the first workflow task as a version of a deployment.
+/// Refuses a start by a worker that wants the first workflow task as a version that cannot be.
 pub(super) fn eager_version(options: Option<&WorkerDeploymentOptions>, config: &DynamicConfig) -> Result<(), Error> {
     WorkerVersion::of_answer(None, options).check(None, config)
 }
 
-/// Refuses an answer to a workflow task that says how the workflow goes with versions.
+/// Refuses an answer to a workflow task that says how the workflow goes with versions, by a worker without one.
 pub(super) fn completion(request: &RespondWorkflowTaskCompletedRequest) -> Result<(), Error> {
     let is_versioned = request.deployment_options.as_ref().is_some_and(is_versioned);
     #[expect(deprecated, reason = "old workers are versioned by it")]
     let has_deployment = request.deployment.is_some();
     match request.versioning_behavior() {
         VersioningBehavior::Unspecified => {}
-        _ if has_deployment || is_versioned => return Err(Error::PermissionDenied(DEPLOYMENT_VERSIONS)),
+        _ if has_deployment || is_versioned => {}
         _ => {
             return Err(Error::invalid(
                 "versioning behavior cannot be specified without deployment options being set with versioned mode",

@@ -1,6 +1,7 @@
 //! UpdateWorkflowExecutionOptions: the options of a workflow that can be changed while it is open.
 
 use everlog_kernel::command::Reply;
+use everlog_kernel::deployment::check_override;
 use everlog_kernel::{Rejection, RunCommand, check_priority, check_workflow_option_paths};
 use everlog_proto::api::workflow::v1::WorkflowExecutionOptions;
 use everlog_proto::api::workflowservice::v1::{
@@ -43,10 +44,7 @@ pub(super) fn check_support(options: &WorkflowExecutionOptions) -> Result<(), Er
     if options.time_skipping_config.is_some() {
         return unsupported("The Time-Skipping feature is not enabled for namespace.");
     }
-    if options.versioning_override.is_some() {
-        return unsupported("versioning_override is not supported by this server yet");
-    }
-    Ok(())
+    Ok(check_override(options.versioning_override.as_ref())?)
 }
 
 #[cfg(test)]

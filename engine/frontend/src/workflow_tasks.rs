@@ -1,5 +1,6 @@
 //! Workflow tasks: polls for them, and workers' answers to them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_config::DynamicConfig;
@@ -9,10 +10,10 @@ use everlog_kernel::transition::TaskKind;
 use everlog_kernel::{RunCommand, RunId};
 use everlog_matching::{Matched, Poll, QueryLease, TaskLease};
 use everlog_meta::NamespaceRecord;
-use everlog_model::{CallError, QueueId, limits};
+use everlog_model::{CallError, NamespaceSource, QueueId, WorkflowRef, limits};
 use everlog_partition::{StartQuery, StartedWorkflowTask};
 use everlog_proto::api::common::v1::WorkerVersionStamp;
-use everlog_proto::api::enums::v1::TaskQueueKind;
+use everlog_proto::api::enums::v1::{TaskQueueKind, TaskQueueType};
 use everlog_proto::api::workflowservice::v1 as plain;
 use everlog_proto::api::workflowservice::v1::{
     PollWorkflowTaskQueueRequest, RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest,
@@ -22,6 +23,7 @@ use everlog_proto::encoded::{PollWorkflowTaskQueueResponse, RespondWorkflowTaskC
 use tokio::time::Instant;
 
 use super::call::Call;
+use super::deployments::{poll_version, version_of};
 use super::errors::{Error, UNAVAILABLE_PAUSE};
 use super::execute::explain;
 use super::history_token::HistoryToken;
@@ -41,6 +43,10 @@ pub(super) async fn poll_workflow_task_queue(
     let until = call.poll_until(config.frontend.poll_wait_of(queue, TaskKind::Workflow))?;
     let _poll = frontend.polls.open(namespace.namespace.id, PollKind::Workflow, config.frontend.polls_max)?;
     let poll = read_poll(frontend, &namespace, request)?;
+    if poll.normal_name.is_none() {
+        let version = poll.queue.version.as_deref();
+        frontend.register_poll(namespace.namespace.id, version, TaskQueueType::Workflow, &poll.queue.name).await?;
+    }
     loop {
         match frontend.matching.local().poll(poll.clone(), until).await {
             Matched::Nothing => return Ok(PollWorkflowTaskQueueResponse::default()),
@@ -78,8 +84,9 @@ fn read_poll(
     }
     let queue = request.task_queue.unwrap_or_default();
     let is_sticky = queue.kind() == TaskQueueKind::Sticky;
+    let version = version_of(request.deployment_options.as_ref()).map(Box::new);
     Ok(Poll {
-        queue: QueueId::new(namespace.namespace.id, TaskKind::Workflow, name),
+        queue: QueueId { version, ..QueueId::new(namespace.namespace.id, TaskKind::Workflow, name) },
         normal_name: is_sticky.then_some(queue.normal_name),
         identity: request.identity,
         tasks_per_second_max: None,
@@ -110,6 +117,15 @@ fn stamp(poll: &Poll) -> Option<WorkerVersionStamp> {
     Some(WorkerVersionStamp { build_id: capabilities.build_id.clone(), use_versioning: capabilities.use_versioning })
 }
 
+/// A workflow with what is known of its namespace by now: its task may have waited for long.
+pub(super) fn as_it_is(frontend: &Frontend, address: &WorkflowRef) -> WorkflowRef {
+    let known = frontend.namespaces.by_id(address.namespace.id);
+    WorkflowRef {
+        namespace: known.unwrap_or_else(|| Arc::clone(&address.namespace)),
+        workflow_id: Arc::clone(&address.workflow_id),
+    }
+}
+
 async fn start_task(frontend: &Frontend, poll: &Poll, lease: TaskLease) -> Outcome {
     let start = StartWorkflowTask {
         scheduled_event_id: lease.task.key.position.scheduled_event_id,
@@ -118,8 +134,9 @@ async fn start_task(frontend: &Frontend, poll: &Poll, lease: TaskLease) -> Outco
         identity: poll.identity.clone(),
         request_id: uuid::Uuid::new_v4().to_string(),
         worker_version: stamp(poll),
+        deployment_version: poll_version(poll),
     };
-    let (address, run_id) = (lease.address.clone(), lease.task.key.position.run_id);
+    let (address, run_id) = (as_it_is(frontend, &lease.address), lease.task.key.position.run_id);
     match frontend.router.start_workflow_task(address, run_id, start).await {
         Ok(started) => {
             let backlog = lease.backlog;
@@ -243,7 +260,7 @@ fn read_token(
     frontend: &Frontend,
     namespace: &str,
     task_token: &[u8],
-) -> Result<(std::sync::Arc<NamespaceRecord>, WorkflowTaskToken), Error> {
+) -> Result<(Arc<NamespaceRecord>, WorkflowTaskToken), Error> {
     let token: WorkflowTaskToken = frontend.decode_token(namespace, task_token)?;
     Ok((frontend.token_namespace(namespace, token.namespace_id)?, token))
 }

@@ -58,6 +58,7 @@ impl Server {
     /// Starts the pending workflow task and completes it with `command`.
     fn workflow_task(&mut self, scheduled_event_id: i64, task_queue: &str, command: WorkflowCommand) {
         let start = StartWorkflowTask {
+            deployment_version: None,
             scheduled_event_id,
             attempt: 1,
             task_queue: task_queue.to_owned(),
@@ -111,6 +112,7 @@ impl Server {
             command(CommandType::ScheduleActivityTask, Attributes::ScheduleActivityTaskCommandAttributes(schedule)),
         );
         let start = StartActivityTask {
+            deployment_version: None,
             scheduled_event_id: 5,
             attempt: 1,
             key: None,
@@ -160,6 +162,7 @@ fn main() {
             id: NamespaceId([7; 16]),
             name: "default".to_owned(),
             retention: std::time::Duration::from_secs(24 * 3600),
+            ..Namespace::default()
         },
         limits: Limits::default(),
         ids: Ids::new(1),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use everlog_proto::api::activity::v1::ActivityOptions;
 use everlog_proto::api::common::v1::{Payloads, WorkerVersionStamp};
+use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::query::v1::WorkflowQuery;
@@ -326,6 +327,8 @@ pub struct StartWorkflowTask {
     pub request_id: String,
     /// The build of the worker's code, where it tells.
     pub worker_version: Option<WorkerVersionStamp>,
+    /// The version of the worker, if it has one.
+    pub deployment_version: Option<WorkerDeploymentVersion>,
 }
 
 /// A poller for an activity.
@@ -344,6 +347,8 @@ pub struct StartActivityTask {
     pub request_id: String,
     /// The worker's SDK: its name and its version, as far as it tells.
     pub sdk: (String, String),
+    /// The version of the worker, if it has one.
+    pub deployment_version: Option<WorkerDeploymentVersion>,
 }
 
 /// How a worker names an activity.

@@ -1,7 +1,9 @@
 //! What a decision depends on besides state and command: the time, the namespace, the limits and a seed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::deployment::Deployments;
 use crate::{Ids, NamespaceId, Time};
 
 /// Everything from outside that a decision may look at.
@@ -34,7 +36,7 @@ impl Context<'_> {
 }
 
 /// What a decision needs to know of a namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Namespace {
     /// Its id.
     pub id: NamespaceId,
@@ -42,6 +44,8 @@ pub struct Namespace {
     pub name: String,
     /// How long closed runs are kept.
     pub retention: Duration,
+    /// The versions of its workers, and which of them gets what, as far as is known where the decision is made.
+    pub deployments: Arc<Deployments>,
 }
 
 /// A share, in thousandths.

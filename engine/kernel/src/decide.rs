@@ -53,10 +53,11 @@ fn unnamed_run(workflow: &Workflow, command: &RunCommand) -> Option<RunId> {
 fn on_existing_run(txn: &mut Txn<'_>, command: RunCommand) -> Result<Result<Reply, Rejection>, Rejection> {
     use RunCommand as C;
     match command {
-        // A command may be recorded *and* refused; only this one is.
+        // A command may be recorded *and* refused; only these are.
         C::CompleteWorkflowTask(token, request, objections) => {
             return requests::complete_workflow_task::apply(txn, &token, *request, objections);
         }
+        C::StartActivityTask(start) => return requests::start_activity_task::apply(txn, start),
         C::SignalWorkflow(request) => requests::signal_workflow::apply(txn, *request),
         C::RequestCancelWorkflow(request) => requests::request_cancel_workflow::apply(txn, *request),
         C::TerminateWorkflow(request) => requests::terminate_workflow::apply(txn, *request),
@@ -68,7 +69,6 @@ fn on_existing_run(txn: &mut Txn<'_>, command: RunCommand) -> Result<Result<Repl
             Ok(Reply::Done)
         }
         C::ResetStickyTaskQueue => requests::reset_sticky::apply(txn),
-        C::StartActivityTask(start) => requests::start_activity_task::apply(txn, start),
         C::HeartbeatActivity { activity, details, identity } => {
             requests::heartbeat_activity::apply(txn, &activity, details, identity)
         }

@@ -4,19 +4,22 @@ mod nexus;
 
 use everlog_proto::api::activity::v1::ActivityOptions;
 use everlog_proto::api::common::v1::WorkflowExecution;
-use everlog_proto::api::enums::v1::{EventType, PendingActivityState, PendingWorkflowTaskState, TaskQueueKind};
+use everlog_proto::api::enums::v1::{
+    EventType, PendingActivityState, PendingWorkflowTaskState, TaskQueueKind, VersioningBehavior,
+};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::workflow::v1::pending_activity_info::{PauseInfo, pause_info};
+use everlog_proto::api::workflow::v1::versioning_override::Override;
 use everlog_proto::api::workflow::v1::{
     PendingActivityInfo, PendingChildExecutionInfo, PendingWorkflowTaskInfo, RequestIdInfo, WorkflowExecutionConfig,
-    WorkflowExecutionExtendedInfo, WorkflowExecutionInfo,
+    WorkflowExecutionExtendedInfo, WorkflowExecutionInfo, WorkflowExecutionVersioningInfo,
 };
 use everlog_proto::api::workflowservice::v1::DescribeWorkflowExecutionResponse;
 use everlog_proto::wkt;
 use prost::Message;
 
-use crate::state::{Activity, Pause, PendingChild, WorkflowTask};
-use crate::{Rejection, Run, RunId, Workflow, outbox, time, visibility};
+use crate::state::{Activity, Pause, PendingChild, Versioning, WorkflowTask};
+use crate::{Rejection, Run, RunId, Workflow, deployment, outbox, time, visibility};
 
 /// How a run that does not expire is described: the zero value of time in Go.
 const NEVER: wkt::Timestamp = wkt::Timestamp { seconds: -62_135_596_800, nanos: 0 };
@@ -80,7 +83,8 @@ fn info(run: &Run, workflow_id: &str) -> WorkflowExecutionInfo {
         auto_reset_points: Some(run.reset_points()),
         #[expect(deprecated, reason = "the CLI still shows it")]
         most_recent_worker_version_stamp: run.info.last_worker.version_stamp.clone(),
-        worker_deployment_name: run.info.last_worker.deployment_name.clone(),
+        worker_deployment_name: deployment_name(run),
+        versioning_info: run.versioning().map(versioning),
         history_length: record.history_length + i64::from(started),
         state_transition_count: record.state_transition_count + run.unwritten_transitions,
         root_execution: Some(root),
@@ -88,6 +92,37 @@ fn info(run: &Run, workflow_id: &str) -> WorkflowExecutionInfo {
         search_attributes: Some(record.search_attributes.clone().unwrap_or_default()),
         ..record
     }
+}
+
+/// The deployment that the run's workers are of, or are to be of.
+fn deployment_name(run: &Run) -> String {
+    let target = run.versioning().and_then(|versioning| versioning.override_target());
+    let inherited = run.version().filter(|_| run.state.last_completed_started_event_id == 0);
+    let named = target.or(inherited).map(|version| version.deployment_name.clone());
+    named.unwrap_or_else(|| run.info.last_worker.deployment_name.clone())
+}
+
+/// The run's version, also as older clients read it.
+#[expect(deprecated, reason = "older clients read these fields")]
+fn versioning(versioning: &Versioning) -> WorkflowExecutionVersioningInfo {
+    let mut info = versioning.info.clone();
+    if info.deployment_version.is_some() {
+        info.version = deployment::old_version_name(info.deployment_version.as_ref());
+    }
+    if let Some(transition) = &mut info.version_transition {
+        transition.version = deployment::old_version_name(transition.deployment_version.as_ref());
+    }
+    if let Some(given) = &mut info.versioning_override {
+        match given.r#override.clone() {
+            Some(Override::AutoUpgrade(_)) => given.behavior = VersioningBehavior::AutoUpgrade.into(),
+            Some(Override::Pinned(pinned)) => {
+                given.behavior = VersioningBehavior::Pinned.into();
+                given.pinned_version = deployment::old_version_name(pinned.version.as_ref());
+            }
+            Some(Override::OneTime(_)) | None => {}
+        }
+    }
+    info
 }
 
 fn extended_info(run: &Run) -> WorkflowExecutionExtendedInfo {
@@ -170,6 +205,13 @@ fn pending_activity(activity: &Activity) -> PendingActivityInfo {
         paused: activity.pause.is_some(),
         pause_info: activity.pause.as_deref().map(told_of_pause),
         activity_options: Some(options(activity)),
+        last_deployment_version: activity.last_version.as_deref().cloned(),
+        #[expect(deprecated, reason = "older clients read it")]
+        last_worker_deployment_version: activity
+            .last_version
+            .as_deref()
+            .map(|version| deployment::old_version_name(Some(version)))
+            .unwrap_or_default(),
         ..PendingActivityInfo::default()
     }
 }

@@ -36,6 +36,7 @@ pub(crate) use self::children::start_request_id;
 pub use self::children::{ChildClosed, ParentClosed, StartChild, child_run_id};
 pub use self::completions::{CallbackToken, NexusCompleted, OPERATION_TOKEN_HEADER, SYSTEM_CALLBACK, TOKEN_HEADER};
 pub use self::scheduled::{EndScheduled, ScheduledClosed, StartScheduled};
+pub use crate::inheritance::Inherited;
 use crate::state::row::{decode, encode, required};
 use crate::state::{CorruptRow, PreviousRun};
 use crate::{EntityKind, Ids, NamespaceId, Rejection, RunId, Time, Workflow};

@@ -34,6 +34,9 @@ pub enum Rejection {
         /// Its run.
         run_id: String,
     },
+    /// What is to be created is there already.
+    #[error("{0}")]
+    AlreadyExists(Cow<'static, str>),
     /// The run belongs to another chain than the one that was named.
     #[error("workflow execution not found")]
     OtherChain,

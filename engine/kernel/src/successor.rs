@@ -12,7 +12,7 @@ use everlog_proto::api::history::v1::WorkflowExecutionStartedEventAttributes;
 use crate::cron::Cron;
 use crate::proto::Encoded;
 use crate::txn::{NewRun, Txn};
-use crate::{retry, time};
+use crate::{inheritance, retry, time};
 
 /// What follows a run that has failed, or whose time is over.
 pub(crate) struct AfterFailure {
@@ -70,7 +70,7 @@ fn next_turn(
     let first = WorkflowExecutionStartedEventAttributes {
         initiator: ContinueAsNewInitiator::CronSchedule.into(),
         first_workflow_task_backoff: Some(time::to_proto(backoff(txn, interval))),
-        ..again(txn, started)
+        ..again(txn, started, false)
     };
     Some(new_run(txn, with_outcome(first)))
 }
@@ -101,14 +101,20 @@ fn retried(txn: &mut Txn<'_>, failure: &Failure) -> Result<NewRun, RetryState> {
         first_workflow_task_backoff: Some(time::to_proto(backoff(txn, interval))),
         // Temporal does not carry it over a retry, though it does from one turn of a schedule to the next.
         last_completion_result: None,
-        ..again(txn, started)
+        ..again(txn, started, true)
     };
     Ok(new_run(txn, started))
 }
 
 /// The first event of a run that begins as this one began, with `started`: with the memo and search attributes of then.
-fn again(txn: &Txn<'_>, started: WorkflowExecutionStartedEventAttributes) -> WorkflowExecutionStartedEventAttributes {
+fn again(
+    txn: &Txn<'_>,
+    started: WorkflowExecutionStartedEventAttributes,
+    is_retry: bool,
+) -> WorkflowExecutionStartedEventAttributes {
+    let inherited = inheritance::of_same(txn, &started, is_retry);
     let mut first = next(txn, started);
+    inherited.apply(&mut first);
     if let Some(original) = &txn.run.info.original_properties {
         first.memo = original.memo.as_ref().map(Encoded::decode);
         first.search_attributes = original.search_attributes.as_ref().map(Encoded::decode);

@@ -106,7 +106,7 @@ pub struct Task {
     pub attempt: i32,
     /// The sticky queue to try first.
     pub sticky: Option<String>,
-    /// The version of the workers that may have it; `None` for any.
+    /// The version of the workers that alone may have it; `None` for whichever its queue leads to.
     pub version: Option<Box<WorkerDeploymentVersion>>,
     /// Whose task it is.
     pub entity: EntityKind,
@@ -121,7 +121,7 @@ pub struct TaskRow {
     /// The attempt that is ready.
     #[prost(int32, tag = "2")]
     pub attempt: i32,
-    /// The version of the workers that may have it; `None` for any.
+    /// The version of the workers that alone may have it; `None` for whichever its queue leads to.
     #[prost(message, optional, boxed, tag = "3")]
     pub version: Option<Box<WorkerDeploymentVersion>>,
     /// The number of the entity's kind.
@@ -130,10 +130,14 @@ pub struct TaskRow {
 }
 
 impl TaskRow {
-    /// The row of a workflow's task, for workers of any version.
-    pub(crate) fn of_workflow(workflow_id: &str, attempt: i32) -> TaskRow {
+    /// The row of a workflow's task, for workers of a version, or of whichever one its queue leads to.
+    pub(crate) fn of_workflow(
+        workflow_id: &str,
+        attempt: i32,
+        version: Option<Box<WorkerDeploymentVersion>>,
+    ) -> TaskRow {
         let entity_kind = EntityKind::Workflow as u32;
-        TaskRow { entity_id: workflow_id.to_owned(), attempt, version: None, entity_kind }
+        TaskRow { entity_id: workflow_id.to_owned(), attempt, version, entity_kind }
     }
 
     /// The row of the task of an activity that is no workflow's.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use everlog_proto::api::common::v1::Payloads;
+use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::query::v1::WorkflowQuery;
 
 use crate::command::{Reply, UpdateStatus};
@@ -83,4 +84,6 @@ pub struct QueryTask {
     pub task_queue: String,
     /// The sticky queue to try first.
     pub sticky: Option<String>,
+    /// The version of the workers that alone can answer it; `None` for whichever its queue leads to.
+    pub version: Option<Box<WorkerDeploymentVersion>>,
 }

@@ -12,7 +12,7 @@ use everlog_proto::wkt;
 use prost::Message;
 
 use crate::txn::NewRun;
-use crate::{Context, Limits, Rejection, cron, payload_map, retry, time, validation};
+use crate::{Context, Limits, Rejection, cron, deployment, payload_map, retry, time, validation};
 
 /// A request to start a workflow in which nothing is wrong that can be told without the workflow: nothing but
 /// [`ValidStart::new`] makes one, so it is looked at once, however many hands it goes through.
@@ -60,6 +60,7 @@ impl ValidStart {
         }
         check_callbacks(&request, limits)?;
         check_support(&request)?;
+        deployment::check_override(request.versioning_override.as_ref())?;
         check_sizes(&request, limits)?;
         let is_delayed =
             !request.cron_schedule.is_empty() || time::positive(request.workflow_start_delay.as_ref()) != Ok(None);
@@ -85,6 +86,7 @@ impl ValidStart {
             priority: request.priority,
             eager_execution_accepted: is_eager,
             completion_callbacks: request.completion_callbacks.into_iter().map(with_lower_header).collect(),
+            versioning_override: request.versioning_override,
             ..WorkflowExecutionStartedEventAttributes::default()
         };
         Ok(ValidStart {
@@ -298,9 +300,6 @@ pub(crate) fn policies_of_child(reuse: WorkflowIdReusePolicy) -> (WorkflowIdReus
 /// What is not there yet is refused: see also the frontend's `unbuilt.rs`.
 fn check_support(request: &StartWorkflowExecutionRequest) -> Result<(), Rejection> {
     let unsupported = |text: &'static str| Err(Rejection::Unimplemented(text.into()));
-    if request.versioning_override.is_some() {
-        return unsupported("versioning_override is not supported by this server yet");
-    }
     if request.time_skipping_config.is_some() {
         return unsupported("The Time-Skipping feature is not enabled for namespace.");
     }

@@ -131,7 +131,8 @@ pub(crate) fn offer_if_speculative(txn: &mut Txn<'_>) {
     }
     let Some(key) = txn.run.workflow_task_key() else { return };
     let sticky = txn.run.sticky.as_ref().map(|sticky| sticky.task_queue.clone());
-    txn.effects.push(Effect::OfferTask(Task { key, attempt: 1, sticky, version: None, entity: EntityKind::Workflow }));
+    let version = txn.run.task_version().cloned().map(Box::new);
+    txn.effects.push(Effect::OfferTask(Task { key, attempt: 1, sticky, version, entity: EntityKind::Workflow }));
 }
 
 /// Makes a speculative task a normal one, under the id that it has: its Scheduled event is written, as the worker has seen it. Who has it
@@ -473,5 +474,6 @@ pub(crate) fn offer_query(run: &Run, query: BufferedQuery) -> Effect {
         query: query.query,
         task_queue: run.task_queue().to_owned(),
         sticky: run.sticky.as_ref().map(|sticky| sticky.task_queue.clone()),
+        version: run.task_version().cloned().map(Box::new),
     })
 }

@@ -37,6 +37,7 @@ impl Server {
             id: NamespaceId([7; 16]),
             name: "default".into(),
             retention: std::time::Duration::from_secs(3600),
+            ..Namespace::default()
         };
         Server { namespace, limits: Limits::default(), ids: Ids::new(1), now: Time(1_000_000_000) }
     }

@@ -41,6 +41,20 @@ impl Default for QueueDescription {
     }
 }
 
+impl QueueDescription {
+    /// The same with what is known of another version's queue of that name.
+    pub(super) fn with(mut self, other: QueueDescription) -> QueueDescription {
+        self.pollers.extend(other.pollers);
+        self.pollers.sort_by(|a, b| a.identity.cmp(&b.identity));
+        for (priority, stats) in other.by_priority {
+            let known = self.by_priority.entry(priority).or_default();
+            *known = known.plus(&stats);
+        }
+        self.stats = sum(&self.by_priority);
+        self
+    }
+}
+
 /// How many tasks a queue hands out at most.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueRate {
@@ -158,11 +172,17 @@ impl Queue {
     }
 }
 
+impl QueueStats {
+    fn plus(&self, other: &QueueStats) -> QueueStats {
+        QueueStats {
+            backlog: self.backlog + other.backlog,
+            backlog_age: self.backlog_age.max(other.backlog_age),
+            add_rate: self.add_rate + other.add_rate,
+            dispatch_rate: self.dispatch_rate + other.dispatch_rate,
+        }
+    }
+}
+
 fn sum(by_priority: &BTreeMap<u8, QueueStats>) -> QueueStats {
-    by_priority.values().fold(QueueStats::default(), |sum, stats| QueueStats {
-        backlog: sum.backlog + stats.backlog,
-        backlog_age: sum.backlog_age.max(stats.backlog_age),
-        add_rate: sum.add_rate + stats.add_rate,
-        dispatch_rate: sum.dispatch_rate + stats.dispatch_rate,
-    })
+    by_priority.values().fold(QueueStats::default(), |sum, stats| sum.plus(stats))
 }

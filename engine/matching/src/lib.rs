@@ -16,7 +16,7 @@
 //! ```
 //!
 //! A sticky queue is a line of its own within the normal queue behind it, so that a task is in one place only and one lock
-//! guards all of it. Queues are spread over shards, each with its own lock; nothing waits and nothing is spawned per queue.
+//! guards all of it. Workers of different versions poll different queues of one name: `matching/routes.rs`. Queues are spread over shards, each with its own lock; nothing waits and nothing is spawned per queue.
 //! All queues together are `matching`; what one of them decides is in `queue`, which tasks stay rows because memory is bounded in
 //! `tasks`, who waits in `line`.
 
@@ -65,7 +65,8 @@ pub struct Poll {
     pub version: Option<Arc<WorkerVersion>>,
 }
 
-/// What a worker says of the version of its code. It decides nothing here and is shown with the worker's polls.
+/// What a worker says of the version of its code, as it is shown with the worker's polls. Which tasks it gets is decided by the version in the
+/// name of the queue.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WorkerVersion {
     /// In the older form.

@@ -1,5 +1,6 @@
 //! The queues of this node, spread over locks.
 
+mod routes;
 mod shards;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use everlog_kernel::transition::{QueryTask, Task, TaskKey, TaskKind};
+use everlog_kernel::{Deployments, NamespaceId};
 use everlog_model::{FastMap, QueueId, WorkflowRef, limits};
 use everlog_storage::GroupId;
 use parking_lot::{Mutex, RwLock};
@@ -40,6 +42,8 @@ pub struct Matching {
     backlog: Arc<dyn Backlog>,
     /// The lead of each partition that has one.
     leads: RwLock<FastMap<GroupId, u128>>,
+    /// Where the queues of namespaces with deployments lead.
+    routes: RwLock<FastMap<NamespaceId, Arc<Deployments>>>,
     /// Told whenever a page of rows was taken in.
     page_taken: Notify,
     draining: AtomicBool,
@@ -92,6 +96,7 @@ impl Matching {
             queries: (0..SHARDS).map(|_| Mutex::default()).collect(),
             backlog,
             leads: RwLock::default(),
+            routes: RwLock::default(),
             page_taken: Notify::new(),
             draining: AtomicBool::new(false),
             queues: AtomicUsize::new(0),
@@ -162,7 +167,10 @@ impl Matching {
         }
         let Task { key: TaskKey { kind, task_queue, position }, attempt, sticky, version, entity } = task;
         let queue = QueueId::new(address.namespace.id, kind, task_queue);
-        let queue = self.unnamed_home(&queue, sticky.as_deref()).unwrap_or(queue);
+        let queue = self.unnamed_home(&queue, sticky.as_deref()).unwrap_or_else(|| {
+            let version = self.version_of(&queue, version.as_deref(), &address.workflow_id);
+            QueueId { version, ..queue }
+        });
         let task = WaitingTask { partition: source.partition, address, attempt, sticky, version, entity };
         if self.with_queue(queue, |queue| queue.offer(position, task, Instant::now())).is_none() {
             // It is found in its row once there is room for its queue and somebody polls that.
@@ -172,7 +180,10 @@ impl Matching {
 
     fn offer_query(&self, address: WorkflowRef, query: QueryTask) {
         let id = QueueId::new(address.namespace.id, TaskKind::Workflow, &*query.task_queue);
-        let id = self.unnamed_home(&id, query.sticky.as_deref()).unwrap_or(id);
+        let id = self.unnamed_home(&id, query.sticky.as_deref()).unwrap_or_else(|| {
+            let version = self.version_of(&id, query.version.as_deref(), &address.workflow_id);
+            QueueId { version, ..id }
+        });
         let query_id = query.query_id;
         // The index comes first: a poller may take the query and be done with it before this returns.
         self.query_index(query_id).lock().insert(query_id, Arc::new(id.clone()));
@@ -237,8 +248,13 @@ impl Matching {
         }
     }
 
-    /// Whether anyone polled the queue in the last `within`.
+    /// Whether anyone polled the queue in the last `within`: a worker of its version if it is named with one, and of whichever otherwise.
     pub fn has_recent_poller(&self, queue: &QueueId, within: Duration) -> bool {
+        if queue.version.is_none()
+            && self.of_all_versions(queue).iter().skip(1).any(|id| self.has_recent_poller(id, within))
+        {
+            return true;
+        }
         let now = Instant::now();
         let asked = |candidate: &mut Queue, sticky: Option<&str>| {
             candidate.line(sticky).is_some_and(|line| line.has_recent_poller(now, within))
@@ -246,8 +262,21 @@ impl Matching {
         self.with_normal_or_sticky(queue, asked).unwrap_or(false)
     }
 
-    /// What is known of a queue. If its tasks are still to be read, they are, for which this waits a moment.
+    /// What is known of a queue, for workers of all versions together unless it is named with one.
     pub async fn describe(&self, queue: &QueueId) -> QueueDescription {
+        if queue.version.is_some() {
+            return self.describe_version(queue).await;
+        }
+        let mut all = QueueDescription::default();
+        for (number, id) in self.of_all_versions(queue).iter().enumerate() {
+            let one = self.describe_version(id).await;
+            all = if number == 0 { one } else { all.with(one) };
+        }
+        all
+    }
+
+    /// The same for one version. If its tasks are still to be read, they are, for which this waits a moment.
+    pub async fn describe_version(&self, queue: &QueueId) -> QueueDescription {
         let read_by = Instant::now() + limits::QUEUE_READ_WAIT_MAX;
         let is_sticky = self.with_normal_or_sticky(queue, |_, sticky| sticky.is_some()).unwrap_or(false);
         if !is_sticky {
@@ -273,7 +302,9 @@ impl Matching {
                 None => rates.remove(queue),
             };
         }
-        self.with_existing(queue, |queue| queue.configure(per_second, Instant::now()));
+        for id in self.of_all_versions(queue) {
+            self.with_existing(&id, |queue| queue.configure(per_second, Instant::now()));
+        }
     }
 
     /// The worker processes that are known.
@@ -355,10 +386,23 @@ impl Matching {
     /// The grant reached nobody, or nobody who used it.
     pub(super) fn give_back(&self, queue: &QueueId, held: Held) {
         let now = Instant::now();
-        self.with_existing(queue, |queue| match held {
-            Held::Task { position, lease } => queue.give_back_task(position, lease, now),
-            Held::Query { query_id, lease } => queue.give_back_query(query_id, lease, now),
-        });
+        match held {
+            Held::Task { position, lease } => {
+                let task = self.with_existing(queue, |queue| queue.take_back_task(position, lease, now)).flatten();
+                let Some(task) = task else { return };
+                // It may be for others by now.
+                let version = self.version_of(queue, task.version.as_deref(), &task.address.workflow_id);
+                if version == queue.version || queue.name.is_empty() {
+                    self.with_existing(queue, |queue| queue.put_back(position, task, now));
+                } else {
+                    let id = QueueId { version, ..queue.clone() };
+                    self.with_queue(id, |queue| queue.offer(position, task, now));
+                }
+            }
+            Held::Query { query_id, lease } => {
+                self.with_existing(queue, |queue| queue.give_back_query(query_id, lease, now));
+            }
+        }
     }
 
     /// The partition of a task cannot be reached: what it has in the queue is left to its rows, so that others go on.

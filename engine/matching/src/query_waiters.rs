@@ -157,7 +157,12 @@ mod tests {
     const RUN: RunId = RunId([3; 16]);
 
     fn workflow() -> WorkflowRef {
-        let namespace = Namespace { id: NamespaceId([1; 16]), name: "default".to_owned(), retention: Duration::ZERO };
+        let namespace = Namespace {
+            id: NamespaceId([1; 16]),
+            name: "default".to_owned(),
+            retention: Duration::ZERO,
+            ..Namespace::default()
+        };
         WorkflowRef { namespace: Arc::new(namespace), workflow_id: "w".into() }
     }
 

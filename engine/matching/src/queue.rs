@@ -65,6 +65,12 @@ struct LeasedTask {
     offered_again: Option<WaitingTask>,
 }
 
+/// What waits in a queue.
+pub(super) struct Everything {
+    pub(super) tasks: Vec<(Position, WaitingTask)>,
+    pub(super) queries: Vec<(WorkflowRef, QueryTask)>,
+}
+
 struct LeasedQuery {
     lease: u64,
     address: WorkflowRef,

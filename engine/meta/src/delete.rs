@@ -65,7 +65,9 @@ impl Namespaces {
     pub async fn forget(&self, id: NamespaceId) -> Result<(), MetaError> {
         self.change(|view| match view.by_id.get(&id) {
             Some(record) if record.deletion.is_some() => {
-                Ok((vec![RowChange::Delete { key: meta_row(MetaKind::Namespace, &id.0) }], ()))
+                let mut rows = view.deployment_rows_gone(id);
+                rows.push(RowChange::Delete { key: meta_row(MetaKind::Namespace, &id.0) });
+                Ok((rows, ()))
             }
             _ => Ok((Vec::new(), ())),
         })

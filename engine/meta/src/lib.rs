@@ -1,11 +1,12 @@
-//! The metadata of the cluster: namespaces with their search attributes, settings of task queues, Nexus endpoints, which partition holds which
-//! hash slot, which nodes there are, and which of them have replicas of what.
+//! The metadata of the cluster: namespaces with their search attributes and worker deployments, settings of task queues, Nexus endpoints, which
+//! partition holds which hash slot, which nodes there are, and which of them have replicas of what.
 //!
 //! They are rows of the meta group, written through its log like everything else. Every node with a replica keeps a view of the rows
 //! that are applied there. A change is answered once the view has it, so that whoever made it sees it at once.
 
 mod change;
 mod delete;
+mod deployments;
 mod elsewhere;
 mod namespaces;
 mod nexus_endpoints;
@@ -26,11 +27,11 @@ pub use topology::{GroupRow, Membership, NodeDisk, NodeRow, Placed, Topology, To
 
 use std::borrow::Cow;
 
-use everlog_kernel::NamespaceId;
+use everlog_kernel::{NamespaceId, Rejection};
 use everlog_storage::NodeId;
 
 /// Why the metadata could not be read or changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum MetaError {
     /// There is no namespace with that name or id.
     #[error("Namespace {0} is not found.")]
@@ -50,6 +51,9 @@ pub enum MetaError {
     /// What is there stands in the way.
     #[error("{0}")]
     Protected(Cow<'static, str>),
+    /// The rules of what is to be changed do not allow it.
+    #[error("{0}")]
+    Rejected(Rejection),
     /// This node cannot change the metadata now. The change may have been made.
     #[error("the metadata cannot be changed now: {0}")]
     Unavailable(String),

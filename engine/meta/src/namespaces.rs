@@ -216,7 +216,7 @@ impl Namespaces {
             }
             let (now, new) = (now(), new.clone());
             Ok(saved(NamespaceRecord {
-                namespace: Arc::new(Namespace { id, name: new.name, retention: new.retention }),
+                namespace: Arc::new(Namespace { id, name: new.name, retention: new.retention, ..Namespace::default() }),
                 state: NamespaceState::Registered,
                 description: new.description,
                 owner_email: new.owner_email,

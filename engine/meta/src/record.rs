@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_kernel::{Namespace, NamespaceId, Time};
+use everlog_kernel::{Deployments, Namespace, NamespaceId, Time};
 use everlog_model::search_attributes;
 use everlog_proto::api::enums::v1::{IndexedValueType, NamespaceState};
 use prost::Message;
@@ -124,6 +124,15 @@ impl NamespaceRecord {
         self.namespace = Arc::new(Namespace { retention, ..Namespace::clone(&self.namespace) });
     }
 
+    /// The same namespace with these deployments, which have rows of their own.
+    pub(super) fn with_deployments(mut self, deployments: Option<Arc<Deployments>>) -> NamespaceRecord {
+        let deployments = deployments.unwrap_or_default();
+        if self.namespace.deployments != deployments {
+            self.namespace = Arc::new(Namespace { deployments, ..Namespace::clone(&self.namespace) });
+        }
+        self
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let row = Row {
             name: self.namespace.name.clone(),
@@ -157,7 +166,7 @@ impl NamespaceRecord {
             .filter_map(|(name, kind)| Some((name, IndexedValueType::try_from(kind).ok()?)))
             .collect();
         Ok(NamespaceRecord {
-            namespace: Arc::new(Namespace { id, name: row.name, retention }),
+            namespace: Arc::new(Namespace { id, name: row.name, retention, ..Namespace::default() }),
             state: NamespaceState::try_from(row.state).unwrap_or(NamespaceState::Registered),
             description: row.description,
             owner_email: row.owner_email,
@@ -198,6 +207,7 @@ mod tests {
                 id: NamespaceId([7; 16]),
                 name: "orders".to_owned(),
                 retention: Duration::from_secs(86_400),
+                ..Namespace::default()
             }),
             state: NamespaceState::Deprecated,
             description: "d".to_owned(),

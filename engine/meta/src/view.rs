@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use everlog_kernel::NamespaceId;
+use everlog_kernel::{Deployments, NamespaceId};
 use everlog_model::{FastMap, SlotTable};
 use everlog_proto::api::taskqueue::v1::TaskQueueConfig;
 use everlog_raft::{ChainPosition, Group, GroupSlot};
@@ -22,6 +22,7 @@ use everlog_storage::{ChangedRows, Follow};
 use tokio::sync::{Notify, watch};
 
 use super::MetaError;
+use super::deployments::DeploymentKey;
 use super::nexus_endpoints::{EndpointId, NexusEndpoint};
 use super::record::NamespaceRecord;
 use super::slots;
@@ -41,6 +42,8 @@ pub(crate) struct View {
     pub(super) position: ChainPosition,
     pub(super) by_id: FastMap<NamespaceId, Arc<NamespaceRecord>>,
     pub(super) by_name: BTreeMap<String, Arc<NamespaceRecord>>,
+    /// Of namespaces that have any. What follows from them for task queues is in the namespaces' records.
+    pub(super) deployments: FastMap<NamespaceId, Arc<Deployments>>,
     /// Those that have settings.
     pub(super) task_queues: FastMap<ConfiguredQueue, Arc<TaskQueueConfig>>,
     pub(super) nexus_endpoints: BTreeMap<EndpointId, Arc<NexusEndpoint>>,
@@ -82,7 +85,9 @@ impl View {
     fn put(&mut self, key: &[u8], value: Option<&Bytes>) -> Result<(), MetaError> {
         if let Some(id) = key.strip_prefix(&*meta_row(MetaKind::Namespace, b"")) {
             let id = NamespaceId(id.try_into().map_err(|_| MetaError::Corrupt(format!("key {key:?}")))?);
-            let record = value.map(|value| NamespaceRecord::decode(id, value)).transpose()?.map(Arc::new);
+            let record = value.map(|value| NamespaceRecord::decode(id, value)).transpose()?;
+            let deployments = self.deployments.get(&id);
+            let record = record.map(|record| Arc::new(record.with_deployments(deployments.cloned())));
             let before = match &record {
                 Some(record) => self.by_id.insert(id, Arc::clone(record)),
                 None => self.by_id.remove(&id),
@@ -93,6 +98,8 @@ impl View {
             if let Some(record) = record {
                 self.by_name.insert(record.name().to_owned(), record);
             }
+        } else if let Some(row) = DeploymentKey::of_key(key) {
+            self.put_deployment(&row?, value)?;
         } else if let Some(queue) = ConfiguredQueue::of_key(key) {
             match value {
                 Some(value) => self.task_queues.insert(queue?, Arc::new(task_queues::decode(value)?)),

@@ -381,3 +381,24 @@ pub const VISIBILITY_TALLY_FILTER_BYTES_MAX: usize = 2048;
 
 /// Steps of lists and counts at a time, for the whole node: what is left of two cores is for workflows.
 pub const VISIBILITY_SCANS_MAX: usize = 4;
+
+/// Worker deployments of a namespace; Temporal's `matching.maxDeployments`. Each is known on every node.
+pub const DEPLOYMENTS_MAX: usize = 100;
+
+/// Versions of a deployment; `matching.maxVersionsInDeployment`.
+pub const DEPLOYMENT_VERSIONS_MAX: usize = 100;
+
+/// Task queues of a version, by name; `matching.maxTaskQueuesInDeploymentVersion`.
+pub const DEPLOYMENT_VERSION_QUEUES_MAX: usize = 100;
+
+/// Versions that poll one task queue; `matching.maxVersionsInTaskQueue`.
+pub const QUEUE_VERSIONS_MAX: usize = 200;
+
+/// How often it is counted what is pinned to a version that drains. Temporal asks every three minutes, because its counts come late.
+pub const DRAINAGE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether something is pinned to a version that has drained, or never was current.
+pub const DRAINED_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long until it is written once more that a version still drains, seconds.
+pub const DRAINAGE_TOLD_SECONDS: i64 = 180;

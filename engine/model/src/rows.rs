@@ -121,7 +121,7 @@ mod tests {
 
     fn workflow() -> WorkflowRef {
         let id = NamespaceId(*b"namespace-is-16b");
-        let namespace = Namespace { id, name: "default".to_owned(), retention: Duration::ZERO };
+        let namespace = Namespace { id, name: "default".to_owned(), retention: Duration::ZERO, ..Namespace::default() };
         WorkflowRef { namespace: Arc::new(namespace), workflow_id: "order-1".into() }
     }
 

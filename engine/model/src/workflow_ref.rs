@@ -43,12 +43,12 @@ pub struct QueueId {
     pub kind: TaskKind,
     /// Its name.
     pub name: String,
-    /// The version of the workers, where tasks and polls of one are kept apart; none are yet.
+    /// The version of the workers. Tasks and polls of each are kept apart; their rows are not.
     pub version: Option<Box<WorkerDeploymentVersion>>,
 }
 
 impl QueueId {
-    /// A queue for workers of any version.
+    /// The queue of workers without a version, or of all together where that makes no difference.
     pub fn new(namespace_id: NamespaceId, kind: TaskKind, name: impl Into<String>) -> QueueId {
         QueueId { namespace_id, kind, name: name.into(), version: None }
     }

@@ -85,7 +85,7 @@ mod tests {
 
     fn job(id: &str) -> WorkflowRef {
         let (id, name) = (id.into(), "default".to_owned());
-        let namespace = Namespace { id: NamespaceId([1; 16]), name, retention: Duration::ZERO };
+        let namespace = Namespace { id: NamespaceId([1; 16]), name, retention: Duration::ZERO, ..Namespace::default() };
         WorkflowRef { namespace: Arc::new(namespace), workflow_id: id }
     }
 

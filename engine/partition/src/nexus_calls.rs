@@ -78,7 +78,12 @@ mod tests {
     use super::*;
 
     fn call(attempt: i32, bytes: usize) -> (WorkflowRef, Box<NexusCall>) {
-        let namespace = Namespace { id: NamespaceId([1; 16]), name: "default".to_owned(), retention: Duration::ZERO };
+        let namespace = Namespace {
+            id: NamespaceId([1; 16]),
+            name: "default".to_owned(),
+            retention: Duration::ZERO,
+            deployments: Arc::default(),
+        };
         let address = WorkflowRef { namespace: Arc::new(namespace), workflow_id: "w".into() };
         let input = Some(Payload { data: vec![0; bytes], ..Payload::default() });
         let call = NexusCall {

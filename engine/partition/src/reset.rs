@@ -203,8 +203,12 @@ mod tests {
     }
 
     fn address() -> WorkflowRef {
-        let namespace =
-            everlog_kernel::Namespace { id: Default::default(), name: "n".to_owned(), retention: Default::default() };
+        let namespace = everlog_kernel::Namespace {
+            id: Default::default(),
+            name: "n".to_owned(),
+            retention: Default::default(),
+            ..everlog_kernel::Namespace::default()
+        };
         WorkflowRef { namespace: namespace.into(), workflow_id: "w".into() }
     }
 

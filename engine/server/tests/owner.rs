@@ -41,6 +41,7 @@ async fn a_panic_costs_the_command_that_did_it_and_nothing_else() {
         id: everlog_kernel::NamespaceId([7; 16]),
         name: "n".to_owned(),
         retention: std::time::Duration::from_secs(1),
+        ..everlog_kernel::Namespace::default()
     };
     let namespace = Arc::new(namespace);
     let workflow = |id: &str| WorkflowRef { namespace: Arc::clone(&namespace), workflow_id: id.into() };

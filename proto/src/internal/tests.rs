@@ -18,6 +18,10 @@ fn sender() -> Option<Sender> {
     Some(Sender { node: 2, incarnation: 0x0102, batches: 9 })
 }
 
+fn version() -> Option<WorkerDeploymentVersion> {
+    Some(WorkerDeploymentVersion { build_id: "b".to_owned(), deployment_name: "d".to_owned() })
+}
+
 fn task() -> Task {
     Task {
         workflow: workflow(),
@@ -26,7 +30,7 @@ fn task() -> Task {
         position: id(5),
         attempt: 4,
         sticky: Some("s".to_owned()),
-        version: Some(WorkerDeploymentVersion { build_id: "b".to_owned(), deployment_name: "d".to_owned() }),
+        version: version(),
         entity_kind: 0,
     }
 }
@@ -54,7 +58,10 @@ fn what_queues_are_told_is_what_it_always_was() {
         query: Some(WorkflowQuery { query_type: "t".to_owned(), ..WorkflowQuery::default() }),
         task_queue: "q".to_owned(),
         sticky: Some("s".to_owned()),
+        version: None,
     };
+    let of_version = OfferedQuery { version: version(), ..OfferedQuery::default() };
+    check(&of_version, "3a06 0a0162 120164");
     let offer =
         OfferRequest { sender: sender(), tasks: vec![offered], queries: vec![query], withdrawn_queries: vec![1] };
     check(
@@ -76,7 +83,12 @@ fn what_leads_are_asked_is_what_it_always_was() {
         identity: "i".to_owned(),
         request_id: "r".to_owned(),
         worker_version: None,
+        deployment_version: None,
     };
+    let versioned = WorkflowTaskStart { deployment_version: version(), ..WorkflowTaskStart::default() };
+    check(&versioned, "3a06 0a0162 120164");
+    let versioned = ActivityTaskStart { deployment_version: version(), ..ActivityTaskStart::default() };
+    check(&versioned, "3a06 0a0162 120164");
     let build = Some(WorkerVersionStamp { build_id: "b".to_owned(), use_versioning: false });
     let of_build = WorkflowTaskStart { worker_version: build, ..workflow_task.clone() };
     let activity_task = ActivityTaskStart {
@@ -151,9 +163,20 @@ fn what_lists_and_workers_ask_is_what_it_always_was() {
     check(&VisibilityPageResponse { runs, has_more: true }, "0a08 0a020101 12020202 1001");
     let counts = vec![StatusCount { status: 1, count: 2 }];
     check(&VisibilityCountResponse { counts }, "0a04 0801 1002");
-    let asked = RecentPollerRequest { namespace_id: id(7), kind: 1, task_queue: "q".to_owned(), within_ms: 300 };
+    let asked =
+        RecentPollerRequest { namespace_id: id(7), kind: 1, task_queue: "q".to_owned(), within_ms: 300, version: None };
     check(&asked, "0a020707 1001 1a0171 20ac02");
-    check(&RecentPollerResponse { is_polled: true }, "0801");
+    check(&RecentPollerRequest { version: version(), ..RecentPollerRequest::default() }, "2a06 0a0162 120164");
+    check(&RecentPollerResponse { is_polled: true, ..RecentPollerResponse::default() }, "0801");
+    let busy =
+        RecentPollerResponse { is_polled: false, backlog: 2, backlog_age_ms: 3, add_rate: 1.0, dispatch_rate: 2.0 };
+    check(&busy, "1002 1803 21000000000000f03f 290000000000000040");
+    let register =
+        RegisterWorkerRequest { namespace_id: id(7), version: version(), kind: 1, task_queue: "q".to_owned() };
+    check(&register, "0a020707 1206 0a0162 120164 1801 220171");
+    let position = Some(MetadataPosition { term: 1, opening: 2, sequence: 3 });
+    let registered = RegisterWorkerResponse { refusal: Some("r".to_owned()), position };
+    check(&registered, "0a0172 1206 0801 1002 1803");
     let worker =
         EndPollsRequest { namespace_id: id(7), sticky: Some("s".to_owned()), worker_instance_key: "k".to_owned() };
     check(&worker, "0a020707 120173 1a016b");

@@ -17,7 +17,7 @@ pub(crate) trait Values {
 }
 
 /// Workflow commands by short names; `#1`, `#2` and so on stand for what is written between the parentheses.
-const COMMANDS: [(&str, &str); 22] = [
+const COMMANDS: [(&str, &str); 24] = [
     ("complete", "{ complete_workflow_execution_command_attributes { result P\"result\" #1 } }"),
     ("fail", "{ fail_workflow_execution_command_attributes { failure { #1 } } }"),
     ("cancel", "{ cancel_workflow_execution_command_attributes { details P\"details\" #1 } }"),
@@ -69,6 +69,14 @@ const COMMANDS: [(&str, &str); 22] = [
     (
         "sticky",
         "sticky_attributes { worker_task_queue { name: \"sticky~\" kind: TASK_QUEUE_KIND_STICKY normal_name: \"queue~\" } schedule_to_start_timeout #1 }",
+    ),
+    (
+        "of",
+        "deployment_options { deployment_name: \"d~\" build_id: #1 worker_versioning_mode: WORKER_VERSIONING_MODE_VERSIONED }",
+    ),
+    (
+        "pinned_to",
+        "versioning_override { pinned { behavior: PINNED_OVERRIDE_BEHAVIOR_PINNED version { deployment_name: \"d~\" build_id: #1 } } }",
     ),
     ("app", "failure { message: \"app\" source: \"test\" application_failure_info { type: \"Type\" #1 } }"),
 ];

@@ -52,7 +52,8 @@ const DERIVED: [&str; 5] = [
 const LEFT_OUT: [&str; 3] = ["backlog_count_hint", "poller_scaling_decision", "server_version"];
 
 /// Lists whose order nothing says.
-const UNORDERED: [&str; 3] = ["pending_activities", "pending_children", "pollers"];
+const UNORDERED: [&str; 5] =
+    ["pending_activities", "pending_children", "pollers", "version_task_queues", "task_queue_infos"];
 
 /// An instant that is this much before a whole second counts as that second, seconds.
 const EARLY: f64 = 0.2;
@@ -119,7 +120,9 @@ impl Shower {
             if LEFT_OUT.contains(&name) {
                 continue;
             }
-            let opaque = OPAQUE.contains(&name) || self.is_chance(name, value);
+            let of_deployment = message.descriptor().full_name().contains("WorkerDeployment");
+            let opaque =
+                OPAQUE.contains(&name) || (name == "conflict_token" && of_deployment) || self.is_chance(name, value);
             let mut value = if opaque { json!("set") } else { self.value(&field, value, first) };
             if let (true, Json::Array(list)) = (UNORDERED.contains(&name), &mut value) {
                 list.sort_by_key(Json::to_string);

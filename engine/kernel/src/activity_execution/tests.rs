@@ -155,7 +155,8 @@ impl World {
         command: C,
     ) -> Result<Transition, Rejection> {
         let retention = Duration::from_secs(RETENTION);
-        let namespace = Namespace { id: NamespaceId([1; 16]), name: "default".into(), retention };
+        let namespace =
+            Namespace { id: NamespaceId([1; 16]), name: "default".into(), retention, deployments: Default::default() };
         let now = Time(0).plus(Duration::from_secs(self.now));
         let mut ctx = Context { now, latest: now, namespace: &namespace, limits: &Limits::default(), ids };
         decide(executions, run_id, command, &mut ctx)
@@ -185,6 +186,7 @@ impl World {
             identity: "worker".into(),
             request_id: format!("poll {}", self.now),
             sdk: ("sdk".into(), "1".into()),
+            deployment_version: None,
         };
         match self.ask(C::OfWorker(Box::new(RunCommand::StartActivityTask(start)))) {
             Ok(Reply::ActivityTaskStarted(response)) => *response,

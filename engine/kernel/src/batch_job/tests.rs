@@ -125,7 +125,8 @@ impl World {
 
     fn decide(&self, job: &mut BatchJob, ids: &mut Ids, command: BatchJobCommand) -> Result<Transition, Rejection> {
         let retention = Duration::from_secs(RETENTION);
-        let namespace = Namespace { id: NamespaceId([1; 16]), name: "default".into(), retention };
+        let namespace =
+            Namespace { id: NamespaceId([1; 16]), name: "default".into(), retention, ..Namespace::default() };
         let now = Time(0).plus(Duration::from_secs(self.now));
         decide(job, command, &mut Context { now, latest: now, namespace: &namespace, limits: &Limits::default(), ids })
     }

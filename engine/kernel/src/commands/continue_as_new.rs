@@ -13,7 +13,7 @@ use everlog_proto::wkt;
 
 use super::{CommandContext, Invalid};
 use crate::txn::Txn;
-use crate::{payload_map, retry, successor, time, validation};
+use crate::{inheritance, payload_map, retry, successor, time, validation};
 
 const CAUSE: WorkflowTaskFailedCause = WorkflowTaskFailedCause::BadContinueAsNewAttributes;
 
@@ -30,13 +30,16 @@ pub(super) fn apply(
     command.check_known()?;
     let (initiator, backoff_start_interval) = (attributes.initiator, attributes.backoff_start_interval);
     let inherit_build_id = attributes.inherit_build_id;
-    let started = started(txn, attributes).map_err(|message| Invalid::new(CAUSE, message))?;
+    let initial_behavior = attributes.initial_versioning_behavior();
+    let mut started = started(txn, attributes).map_err(|message| Invalid::new(CAUSE, message))?;
     command.check_values(|problem| {
         let queue = started.task_queue.as_ref().map_or("", |queue| &queue.name);
         let problem = format!("invalid SearchAttributes on ContinueAsNewWorkflowExecutionCommand: {problem}");
         named(&problem, started.workflow_type.as_ref(), queue)
     })?;
     check_sizes(txn, &started)?;
+    let queue = started.task_queue.as_ref().map_or("", |queue| &queue.name);
+    inheritance::of_next(txn, queue, initial_behavior).apply(&mut started);
     let new_run = successor::new_run(txn, started);
     let started = &new_run.started;
     command.append(
@@ -57,7 +60,7 @@ pub(super) fn apply(
             search_attributes: started.search_attributes.clone(),
             failure: started.continued_failure.clone(),
             inherit_build_id,
-            ..WorkflowExecutionContinuedAsNewEventAttributes::default()
+            initial_versioning_behavior: initial_behavior.into(),
         }),
     );
     txn.close();

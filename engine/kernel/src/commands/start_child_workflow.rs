@@ -11,9 +11,10 @@ use everlog_proto::api::sdk::v1::UserMetadata;
 use everlog_proto::wkt;
 
 use super::{CommandContext, Invalid};
+use crate::inheritance::{self, Inherited};
 use crate::outbox::{MessageBody, StartChild, child_run_id};
 use crate::txn::Txn;
-use crate::{cron, payload_map, retry, time, validation};
+use crate::{cron, deployment, payload_map, retry, time, validation};
 
 const CAUSE: Cause = Cause::BadStartChildExecutionAttributes;
 
@@ -52,7 +53,13 @@ pub(crate) fn ask_for_start(
 ) {
     let own = || WorkflowExecution { workflow_id: txn.workflow_id.to_owned(), run_id: txn.run.id.to_string() };
     let child = initiated.workflow_id.clone();
+    let queue = initiated.task_queue.as_ref().map_or("", |queue| &queue.name);
+    let versioning = match &initiated.versioning_override {
+        Some(given) => Inherited { versioning_override: Some(given.clone()), ..Inherited::default() },
+        None => inheritance::of_child(txn, queue),
+    };
     let start = StartChild {
+        versioning: (versioning != Inherited::default()).then_some(versioning),
         root: Some(txn.run.info.started.decode().root_workflow_execution.unwrap_or_else(own)),
         priority: inherited(txn.run.given_priority(), initiated.priority.as_ref()),
         initiated,
@@ -98,9 +105,7 @@ fn initiated(
         None => validation::normal_queue(txn.run.task_queue()),
     };
     validation::priority(attributes.priority.as_ref()).map_err(|problem| bad(problem.to_owned()))?;
-    if attributes.versioning_override.is_some() {
-        return Err(bad("versioning_override is not supported by this server yet".to_owned()));
-    }
+    deployment::check_override(attributes.versioning_override.as_ref()).map_err(|wrong| bad(wrong.to_string()))?;
     let or = |given: i32, default: i32| if given == 0 { default } else { given };
     Ok(StartChildWorkflowExecutionInitiatedEventAttributes {
         namespace: txn.ctx.namespace.name.clone(),
@@ -123,6 +128,7 @@ fn initiated(
         search_attributes: payload_map::search_attributes(attributes.search_attributes),
         inherit_build_id: attributes.inherit_build_id,
         priority: attributes.priority,
+        versioning_override: attributes.versioning_override,
         ..StartChildWorkflowExecutionInitiatedEventAttributes::default()
     })
 }

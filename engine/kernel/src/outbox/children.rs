@@ -19,6 +19,7 @@ use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::sdk::v1::UserMetadata;
 use prost::Message;
 
+use crate::inheritance::Inherited;
 use crate::{Ids, RunId};
 
 /// The first run of the child whose start a run has initiated with an event. It follows from these two, so that a start that is
@@ -50,6 +51,9 @@ pub struct StartChild {
     /// Summary and details of the command.
     #[prost(message, optional, tag = "4")]
     pub user_metadata: Option<UserMetadata>,
+    /// What it has of versions.
+    #[prost(message, optional, tag = "5")]
+    pub versioning: Option<Inherited>,
 }
 
 /// Tells that a child's last run has closed.

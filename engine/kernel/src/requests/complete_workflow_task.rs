@@ -152,7 +152,8 @@ fn go_on(
     let activities = start_activity_task::start_eager(txn, &request.identity);
     let flushed = workflow_task::end(txn);
     let is_heartbeat = request.force_create_new_workflow_task;
-    let is_due = flushed || is_heartbeat;
+    // A worker of another version than the one that the run is on its way to has had the task.
+    let is_due = flushed || is_heartbeat || txn.run.is_in_transition();
     let has_updates = updates::has_unsent(&txn.run);
     if !is_due && !has_updates {
         // No task will follow that these queries could go along with, and nothing happened that they would have to wait for.
@@ -207,6 +208,8 @@ fn completed_attributes(
 ) -> WorkflowTaskCompletedEventAttributes {
     let deployment = request.deployment_options.as_ref();
     let versioned = deployment.filter(|options| options.worker_versioning_mode() == WorkerVersioningMode::Versioned);
+    // SDKs tell a behavior that they have by default, also where there are no versions.
+    let is_unversioned = deployment.is_some() && versioned.is_none();
     WorkflowTaskCompletedEventAttributes {
         scheduled_event_id: task.scheduled_event_id,
         started_event_id: started.started_event_id,
@@ -216,7 +219,7 @@ fn completed_attributes(
         sdk_metadata: request.sdk_metadata.clone(),
         metering_metadata: request.metering_metadata,
         deployment: request.deployment.clone(),
-        versioning_behavior: request.versioning_behavior,
+        versioning_behavior: if is_unversioned { 0 } else { request.versioning_behavior },
         worker_deployment_version: String::new(),
         worker_deployment_name: deployment.map(|options| options.deployment_name.clone()).unwrap_or_default(),
         deployment_version: versioned.map(|options| WorkerDeploymentVersion {

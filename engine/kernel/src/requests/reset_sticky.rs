@@ -16,9 +16,12 @@ pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
         task.offered_sticky = false;
         let attempt = task.attempt;
         let key = txn.run.workflow_task_key();
-        txn.effects.extend(key.map(|key| {
-            Effect::OfferTask(Task { key, attempt, sticky: None, version: None, entity: EntityKind::Workflow })
-        }));
+        let version = txn.run.task_version().cloned().map(Box::new);
+        txn.effects.extend(
+            key.map(|key| {
+                Effect::OfferTask(Task { key, attempt, sticky: None, version, entity: EntityKind::Workflow })
+            }),
+        );
     }
     Ok(Reply::Done)
 }

@@ -22,6 +22,7 @@ pub(crate) fn decide(
     let ValidSignalWithStart { start, mut signal } = request;
     let (reuse, conflict) = (start.reuse, start.conflict);
     let new_run = start.into_new_run(ctx);
+    start_workflow::check_version(&new_run, ctx)?;
     signal.request_id.clone_from(&new_run.start_request_id);
 
     if let Some(current) = workflow.current_run()

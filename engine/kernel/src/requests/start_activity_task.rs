@@ -2,20 +2,25 @@
 //! everything that the worker needs is put together.
 
 use everlog_proto::api::common::v1::{Priority, WorkflowExecution, WorkflowType};
+use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::workflowservice::v1::PollActivityTaskQueueResponse;
 
 use crate::command::{Reply, StartActivityTask};
 use crate::state::{Activity, ActivityStarted};
+use crate::task::TaskKind;
 use crate::token::{self, ActivityTaskToken};
 use crate::txn::Txn;
-use crate::{EntityKind, Namespace, Rejection};
+use crate::{EntityKind, Namespace, Rejection, workflow_task};
 
 /// Starts the attempt. Refuses with `NotFound` if it is not the one that waits to be started; the same poll is answered the
 /// same way again.
 ///
 /// An activity that may be attempted only once is started durably before the worker has it. Any other one can be handed out
 /// before its start is written, because a second start of the attempt does no harm that a retry would not do.
-pub(crate) fn apply(txn: &mut Txn<'_>, start: StartActivityTask) -> Result<Reply, Rejection> {
+///
+/// One whose workflow is on its way to another version does not begin: it is offered once more when the workflow is there. One that is
+/// taken by a worker to whose version the workflow is to go sends it on its way.
+pub(crate) fn apply(txn: &mut Txn<'_>, start: StartActivityTask) -> Result<Result<Reply, Rejection>, Rejection> {
     if !txn.run.is_open() {
         return Err(Rejection::workflow_completed());
     }
@@ -32,16 +37,47 @@ pub(crate) fn apply(txn: &mut Txn<'_>, start: StartActivityTask) -> Result<Reply
         None if start.key.as_ref().is_some_and(|key| !txn.run.is_activity_task(activity, key)) => {
             return Err(Rejection::activity_not_found());
         }
+        None if txn.run.is_in_transition() => return Err(Rejection::activity_not_found()),
+        None if is_for_another(txn, activity, start.deployment_version.as_ref()) => {
+            return Err(Rejection::activity_not_found());
+        }
+        None if leads_on(txn, start.deployment_version.as_ref()) => {
+            let queue = txn.run.task_queue();
+            let deployments = &txn.ctx.namespace.deployments;
+            let revision = deployments.target(TaskKind::Workflow, queue, txn.workflow_id).revision;
+            txn.run.start_transition(start.deployment_version, revision);
+            txn.save();
+            workflow_task::ensure_scheduled(txn);
+            return Ok(Err(Rejection::activity_not_found()));
+        }
         None => {
             let now = txn.now();
             let once = activity.retry_policy().is_none_or(|policy| policy.maximum_attempts == 1);
             let activity = if once { txn.activity_mut(id) } else { txn.activity_mut_unsaved(id) };
-            activity.ok_or_else(Rejection::activity_not_found)?.started =
+            let activity = activity.ok_or_else(Rejection::activity_not_found)?;
+            activity.last_version = start.deployment_version.map(Box::new);
+            activity.started =
                 Some(ActivityStarted { time: now, identity: start.identity, request_id: start.request_id });
         }
     }
     let activity = txn.run.activities.get(&id).ok_or_else(Rejection::activity_not_found)?;
-    Ok(Reply::ActivityTaskStarted(Box::new(poll_response(txn, activity))))
+    Ok(Ok(Reply::ActivityTaskStarted(Box::new(poll_response(txn, activity)))))
+}
+
+/// Whether the activity is for workers of the version alone that its workflow is pinned to, and the worker is of another.
+fn is_for_another(txn: &Txn<'_>, activity: &Activity, version: Option<&WorkerDeploymentVersion>) -> bool {
+    let Some(pinned) = txn.run.pinned_version().filter(|pinned| version != Some(pinned)) else { return false };
+    txn.ctx.namespace.deployments.is_in_version(TaskKind::Activity, activity.task_queue(), pinned)
+}
+
+/// Whether the workflow, which is not pinned, is to go to the version of the worker, and is not there yet. Where its own queue leads
+/// elsewhere, the activity is on its own.
+fn leads_on(txn: &Txn<'_>, version: Option<&WorkerDeploymentVersion>) -> bool {
+    if txn.run.version() == version || txn.run.pinned_version().is_some() {
+        return false;
+    }
+    let target = txn.ctx.namespace.deployments.target(TaskKind::Workflow, txn.run.task_queue(), txn.workflow_id);
+    target.version.as_ref() == version
 }
 
 /// Starts the activities that were scheduled for the worker of this very workflow task, as long as they are pending. They are written

@@ -50,7 +50,7 @@ fn started(
     parent_initiated_event_id: i64,
     ctx: &Context<'_>,
 ) -> WorkflowExecutionStartedEventAttributes {
-    let StartChild { initiated, root, priority, .. } = start;
+    let StartChild { initiated, root, priority, versioning, .. } = start;
     let StartChildWorkflowExecutionInitiatedEventAttributes {
         workflow_type,
         task_queue,
@@ -65,7 +65,7 @@ fn started(
         search_attributes,
         ..
     } = initiated;
-    WorkflowExecutionStartedEventAttributes {
+    let mut started = WorkflowExecutionStartedEventAttributes {
         workflow_type,
         parent_workflow_namespace: ctx.namespace.name.clone(),
         parent_workflow_namespace_id: ctx.namespace.id.to_string(),
@@ -85,5 +85,7 @@ fn started(
         root_workflow_execution: root,
         priority,
         ..WorkflowExecutionStartedEventAttributes::default()
-    }
+    };
+    versioning.unwrap_or_default().apply(&mut started);
+    started
 }

@@ -28,6 +28,7 @@ pub(crate) fn decide(
     let start = ValidStart::new(start.request.unwrap_or_default(), ctx.limits)?;
     let (reuse, conflict) = (start.reuse, start.conflict);
     let new_run = start.into_new_run(ctx);
+    start_workflow::check_version(&new_run, ctx)?;
     match start_workflow::resolve(workflow, &new_run.start_request_id, reuse, conflict)? {
         Resolution::Found(_) | Resolution::UseExisting(_) => Ok(Transition::reply(Reply::Done)),
         Resolution::Start { terminate } => {

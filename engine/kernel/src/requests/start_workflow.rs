@@ -13,7 +13,7 @@ use crate::terminate::terminate;
 use crate::transition::Transition;
 use crate::txn::{NewRun, Txn};
 use crate::valid_start::ValidStart;
-use crate::{Context, Rejection, RunId, activity_task, workflow_task};
+use crate::{Context, Rejection, RunId, activity_task, deployment, workflow_task};
 
 /// Starts a run, or finds the one that this very request (by its id) has started before or was attached to, or the one that its policies
 /// say to use; or refuses.
@@ -24,6 +24,7 @@ pub(crate) fn decide(
 ) -> Result<Transition, Rejection> {
     let (reuse, conflict, on_conflict, is_eager) = (start.reuse, start.conflict, start.on_conflict, start.is_eager);
     let new_run = start.into_new_run(ctx);
+    check_version(&new_run, ctx)?;
     let request_id = &new_run.start_request_id;
     if let Some(run) = workflow.current_run().filter(|run| run.attached_requests.contains(request_id)) {
         let attached_request_id = Some(request_id.clone());
@@ -43,6 +44,12 @@ pub(crate) fn decide(
         },
         Resolution::Start { terminate } => begin(workflow, new_run, terminate, ctx, |_| {}),
     }
+}
+
+/// Refuses a run that would be for workers that never poll its queue.
+pub(super) fn check_version(new_run: &NewRun, ctx: &Context<'_>) -> Result<(), Rejection> {
+    let queue = new_run.started.task_queue.as_ref().map_or("", |queue| &queue.name);
+    deployment::check_reach(new_run.started.versioning_override.as_ref(), queue, &ctx.namespace.deployments)
 }
 
 /// Records in the open run that it stands for the one that `new_run` would have been. The workflow need not hear of it.

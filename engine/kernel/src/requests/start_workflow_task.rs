@@ -5,14 +5,17 @@
 //! ([`recall`]).
 
 use everlog_proto::api::common::v1::{WorkerVersionStamp, WorkflowExecution, WorkflowType};
-use everlog_proto::api::enums::v1::{SuggestContinueAsNewReason, TaskQueueKind};
+use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
+use everlog_proto::api::enums::v1::{SuggestContinueAsNewReason, TaskQueueKind, VersioningBehavior};
 use everlog_proto::api::history::v1::history_event::Attributes;
-use everlog_proto::api::history::v1::{HistoryEvent, WorkflowTaskStartedEventAttributes};
+use everlog_proto::api::history::v1::{DeclinedTargetVersionUpgrade, HistoryEvent, WorkflowTaskStartedEventAttributes};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::workflowservice::v1::PollWorkflowTaskQueueResponse;
 
 use crate::command::{Reply, StartWorkflowTask, WorkflowTaskStart};
-use crate::state::Run;
+use crate::deployment::Target;
+use crate::state::{Run, Versioning};
+use crate::task::TaskKind;
 use crate::token::{HistoryPosition, WorkflowTaskToken};
 use crate::txn::Txn;
 use crate::{Rejection, Time, events, updates, workflow_task};
@@ -47,7 +50,11 @@ pub(crate) fn apply(txn: &mut Txn<'_>, request: StartWorkflowTask) -> Result<Rep
 /// The worker is sent what is new if it has the run cached: that is, if it polls the run's sticky queue. Any other worker gets
 /// the whole history, and the run is not sticky any more.
 pub(crate) fn start(txn: &mut Txn<'_>, request: StartWorkflowTask) -> Result<WorkflowTaskStart, Rejection> {
-    let StartWorkflowTask { task_queue, identity, request_id, worker_version, .. } = request;
+    let StartWorkflowTask { task_queue, identity, request_id, worker_version, deployment_version, .. } = request;
+    if txn.run.pinned_version().is_some_and(|pinned| deployment_version.as_ref() != Some(pinned)) {
+        // It is offered to workers of that version.
+        return Err(Rejection::workflow_task_not_found());
+    }
     if txn.run.sticky.as_ref().is_none_or(|sticky| sticky.task_queue != task_queue) {
         txn.run.sticky = None;
     }
@@ -55,9 +62,10 @@ pub(crate) fn start(txn: &mut Txn<'_>, request: StartWorkflowTask) -> Result<Wor
     if is_for_updates && txn.run.admitted_updates.is_empty() {
         return Err(Rejection::NotFound("No messages for speculative workflow task.".into()));
     }
-    begin(txn, Start { time: txn.now(), task_queue, identity, request_id, worker_version })?;
+    begin(txn, Start { time: txn.now(), task_queue, identity, request_id, worker_version, is_routed: true })?;
     if !is_for_updates {
         txn.count_unwritten();
+        go_to_version(txn, deployment_version);
     }
     let history_from = if txn.run.sticky.is_some() { first_event_unseen(&txn.run) } else { 1 };
     answer_with_updates(txn, history_from, true)
@@ -73,7 +81,8 @@ pub(crate) fn start_inline(
 ) -> Result<WorkflowTaskStart, Rejection> {
     let queue = txn.run.sticky.as_ref().map_or(txn.run.task_queue(), |sticky| &sticky.task_queue).to_owned();
     let request_id = INLINE_POLL_REQUEST_ID.to_owned();
-    begin(txn, Start { time: txn.now(), task_queue: queue, identity, request_id, worker_version })?;
+    let time = txn.now();
+    begin(txn, Start { time, task_queue: queue, identity, request_id, worker_version, is_routed: false })?;
     answer_with_updates(txn, first_event_unseen(&txn.run), !is_heartbeat)
 }
 
@@ -88,7 +97,7 @@ fn answer_with_updates(txn: &mut Txn<'_>, history_from: i64, with_sent: bool) ->
 pub(crate) fn start_eager(txn: &mut Txn<'_>, identity: String) -> Result<WorkflowTaskStart, Rejection> {
     let (time, task_queue) = (txn.now(), txn.run.task_queue().to_owned());
     let request_id = txn.run.info.start_request_id.clone();
-    begin(txn, Start { time, task_queue, identity, request_id, worker_version: None })?;
+    begin(txn, Start { time, task_queue, identity, request_id, worker_version: None, is_routed: false })?;
     answer(txn, 1).ok_or_else(Rejection::workflow_task_not_found)
 }
 
@@ -116,6 +125,7 @@ pub(crate) fn recall(txn: &mut Txn<'_>, token: &WorkflowTaskToken, identity: &st
         identity: identity.to_owned(),
         request_id: String::new(),
         worker_version: None,
+        is_routed: true,
     };
     txn.run.unwritten_transitions += 1;
     begin(txn, start)
@@ -128,12 +138,61 @@ struct Start {
     identity: String,
     request_id: String,
     worker_version: Option<WorkerVersionStamp>,
+    /// Whether the worker was found by where the queue leads.
+    is_routed: bool,
+}
+
+/// A worker of another version than the run's has the task: the run is on its way there. Only one that is not pinned is given to any other.
+fn go_to_version(txn: &mut Txn<'_>, version: Option<WorkerDeploymentVersion>) {
+    if txn.run.version() == version.as_ref() {
+        return;
+    }
+    let revision = target(txn).revision;
+    txn.run.start_transition(version, revision);
+}
+
+/// Where the run's queue leads.
+fn target(txn: &Txn<'_>) -> Target {
+    txn.ctx.namespace.deployments.target(TaskKind::Workflow, txn.run.task_queue(), txn.workflow_id)
+}
+
+/// Whether the workflow is told that its queue leads to another version than the one that it is pinned to: until it has been there, or has
+/// continued as new without going there. Who has an override is told nothing.
+fn is_told_of_target(txn: &mut Txn<'_>, is_routed: bool) -> bool {
+    let Some(versioning) = txn.run.versioning().cloned() else { return false };
+    let behavior = versioning.behavior();
+    if behavior == VersioningBehavior::Unspecified {
+        return false;
+    }
+    let target = if is_routed { target(txn) } else { Target { revision: -1, ..Target::default() } };
+    let Versioning { mut notified, mut declined, .. } = versioning.clone();
+    let revision_of =
+        |seen: &Option<DeclinedTargetVersionUpgrade>| seen.as_ref().map_or(0, |seen| seen.revision_number);
+    let seen = revision_of(&notified).max(revision_of(&declined));
+    if versioning.info.versioning_override.is_some()
+        || (behavior == VersioningBehavior::Pinned
+            && versioning.version() == target.version.as_ref()
+            && target.revision >= seen)
+    {
+        (notified, declined) = (None, None);
+    } else if behavior == VersioningBehavior::Pinned
+        && target.revision >= seen
+        && declined.as_ref().is_none_or(|declined| target.revision > declined.revision_number)
+    {
+        let told =
+            DeclinedTargetVersionUpgrade { deployment_version: target.version, revision_number: target.revision };
+        (notified, declined) = (Some(told), None);
+    }
+    let is_told = behavior == VersioningBehavior::Pinned && notified.is_some();
+    txn.run.set_told_versions(notified, declined);
+    is_told
 }
 
 /// Makes the events of the start, and does to the run what they mean.
 #[expect(deprecated, reason = "workers still say so of which build they are")]
 fn begin(txn: &mut Txn<'_>, start: Start) -> Result<(), Rejection> {
-    let Start { time, task_queue, identity, request_id, worker_version } = start;
+    let Start { time, task_queue, identity, request_id, worker_version, is_routed } = start;
+    let target_worker_deployment_version_changed = is_told_of_target(txn, is_routed);
     let mut save_at = time.plus(txn.ctx.limits.activity_start_flush);
     let next_event_id = txn.run.state.next_event_id;
     let started_attributes = started_attributes(txn, identity, request_id);
@@ -157,6 +216,7 @@ fn begin(txn: &mut Txn<'_>, start: Start) -> Result<(), Rejection> {
         scheduled_event_id,
         // A build without an id is none, as in Temporal.
         worker_version: worker_version.filter(|version| !version.build_id.is_empty()),
+        target_worker_deployment_version_changed,
         ..started_attributes
     };
     let mut started = HistoryEvent {

@@ -28,6 +28,7 @@ pub(crate) fn decide(
 ) -> Result<Transition, Rejection> {
     let (reuse, conflict) = (start.reuse, start.conflict);
     let new_run = start.into_new_run(ctx);
+    start_workflow::check_version(&new_run, ctx)?;
     let update = update.request.unwrap_or_default();
     let id = update.meta.as_ref().map(|meta| meta.update_id.clone()).unwrap_or_default();
     if let Some(current) = workflow.current_run() {

@@ -1,7 +1,7 @@
 //! An operator changes the options of a workflow. (Temporal: `updateworkflowoptions/api.go`.)
 //!
-//! Of these there is the priority here. An override of versions, and the skipping of time, are refused by whoever takes the request, so they
-//! are never there to be changed; to take them away changes nothing.
+//! Of these there are the priority and the override of versions here. The skipping of time is refused by whoever takes the request, so it
+//! is never there to be changed; to take it away changes nothing.
 
 use everlog_proto::api::history::v1::WorkflowExecutionOptionsUpdatedEventAttributes;
 use everlog_proto::api::history::v1::history_event::Attributes;
@@ -12,7 +12,7 @@ use everlog_proto::wkt;
 use crate::command::Reply;
 use crate::field_mask::{self, FieldMask, PRIORITY_FIELDS};
 use crate::txn::Txn;
-use crate::{Rejection, workflow_task};
+use crate::{Rejection, deployment, workflow_task};
 
 /// The paths of the fields of `WorkflowExecutionOptions`, and of what they consist of.
 pub const WORKFLOW_OPTION_PATHS: [&str; 29] = [
@@ -68,6 +68,13 @@ pub(crate) fn apply(txn: &mut Txn<'_>, request: UpdateWorkflowExecutionOptionsRe
     }
     let mask = check(&request.update_mask.unwrap_or_default())?;
     let given = request.workflow_execution_options.unwrap_or_default();
+    if sets_override(&mask) {
+        deployment::check_reach(
+            given.versioning_override.as_ref(),
+            txn.run.task_queue(),
+            &txn.ctx.namespace.deployments,
+        )?;
+    }
     let options = change(txn, &given, &mask, request.identity);
     workflow_task::limit_buffered(txn);
     Ok(Reply::WorkflowOptions(Box::new(options)))
@@ -91,6 +98,11 @@ pub(crate) fn check(mask: &wkt::FieldMask) -> Result<FieldMask, Rejection> {
     Ok(mask)
 }
 
+/// Whether the override of versions is to be changed: as a whole, or by the two old fields that are all of it.
+fn sets_override(mask: &FieldMask) -> bool {
+    mask.has("versioningOverride") || mask.inside("versioningOverride").next().is_some()
+}
+
 /// Records the options if they change, and gives all of them. They count at once, also while a worker has a workflow task and the event
 /// waits: the pending workflow task changes its place in its queue.
 pub(crate) fn change(
@@ -107,15 +119,21 @@ pub(crate) fn change(
     for field in mask.inside("priority").filter(|field| PRIORITY_FIELDS.contains(field)) {
         field_mask::merge_priority(&mut priority, field, &given.priority.clone().unwrap_or_default());
     }
-    if priority.as_ref() != current {
+    let known = txn.run.versioning().and_then(|versioning| versioning.info.versioning_override.clone());
+    let versioning_override = match sets_override(mask) {
+        true => given.versioning_override.as_ref().map(deployment::normal_override),
+        false => known.clone(),
+    };
+    if priority.as_ref() != current || versioning_override != known {
         let attributes = WorkflowExecutionOptionsUpdatedEventAttributes {
-            // There is none, which Temporal records as well.
-            unset_versioning_override: true,
+            // Temporal records as well that there is none.
+            unset_versioning_override: versioning_override.is_none(),
+            versioning_override: versioning_override.clone(),
             identity,
             priority: priority.clone(),
             ..WorkflowExecutionOptionsUpdatedEventAttributes::default()
         };
         txn.record(Attributes::WorkflowExecutionOptionsUpdatedEventAttributes(attributes));
     }
-    WorkflowExecutionOptions { priority, ..WorkflowExecutionOptions::default() }
+    WorkflowExecutionOptions { priority, versioning_override, ..WorkflowExecutionOptions::default() }
 }

@@ -137,7 +137,12 @@ impl World {
     }
 
     fn decide(&mut self, command: ScheduleCommand) -> Result<Transition, Rejection> {
-        let namespace = Namespace { id: NamespaceId([1; 16]), name: "default".into(), retention: Duration::ZERO };
+        let namespace = Namespace {
+            id: NamespaceId([1; 16]),
+            name: "default".into(),
+            retention: Duration::ZERO,
+            ..Namespace::default()
+        };
         let limits = Limits::default();
         let now = Time(self.now * 1_000_000_000);
         let mut context = Context { now, latest: now, namespace: &namespace, limits: &limits, ids: &mut self.ids };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use everlog_proto::api::activity::v1::ActivityOptions;
 use everlog_proto::api::common::v1::{Payloads, Priority, RetryPolicy};
+use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::history::v1::ActivityTaskScheduledEventAttributes;
 use everlog_proto::api::taskqueue::v1::TaskQueue;
@@ -57,6 +58,8 @@ pub struct Activity {
     pub last_failure: Option<Box<Failure>>,
     /// Who had the last attempt.
     pub last_worker_identity: String,
+    /// The version of the worker that has taken the last attempt, if it has one.
+    pub last_version: Option<Box<WorkerDeploymentVersion>>,
     /// When the last attempt ended.
     pub last_attempt_end: Option<Time>,
     /// When a worker last said itself that an attempt had failed.
@@ -117,6 +120,7 @@ impl Activity {
             heartbeat_details: None,
             last_heartbeat: None,
             last_failure: None,
+            last_version: None,
             last_worker_identity: String::new(),
             last_attempt_end: None,
             last_failure_reported: None,

@@ -26,6 +26,7 @@
 //! | that the workflow has rejected an update that a reset had taken over | rejections leave no events |
 //! | how many workflow tasks have failed in a row, and what a search attribute tells of that | attempts leave no events, and from when on it is told is configuration |
 //! | which reset points and build ids are too many | configuration |
+//! | a transition to another version that goes on, and which version the workflow was told of | starts of workflow tasks are not written by themselves |
 //! | `delete_time` | follows from the namespace's retention when the run closed |
 //! | `transition_count`, `wake_at`, task rows | about rows, not about the run |
 
@@ -142,11 +143,13 @@ impl Run {
             scheduled_by: None,
             reset_points: reset_points::from_event(started.prev_auto_reset_points.as_ref()),
             last_worker: LastWorker::default(),
+            versioning: None,
         };
         let mut run = Run::new(id, info);
         run.register_callbacks(&run.info.start_request_id.clone(), &callbacks, start_time);
-        run.info_changed = true;
         run.workers_changed = !run.info.reset_points.is_empty();
+        run.begin_versioning(started);
+        run.info_changed = true;
         Some(run)
     }
 
@@ -175,6 +178,7 @@ impl Run {
                 self.state.close_attempted = false;
                 self.state.workflow_task_problems = 0;
                 self.state.last_workflow_task_problem = None;
+                self.completed_on_version(a);
                 self.completed_by_worker(event, a);
             }
             Some(A::WorkflowTaskFailedEventAttributes(a))
@@ -343,6 +347,7 @@ impl Run {
                 }
                 let callbacks = &a.attached_completion_callbacks;
                 self.register_callbacks(&a.attached_request_id, callbacks, event_time(event));
+                self.override_version(a);
                 // One that is taken away stays, in Temporal as well.
                 if a.priority.is_some() && self.given_priority() != a.priority.as_ref() {
                     Arc::make_mut(&mut self.info).given_priority = a.priority.clone().map(Box::new);

@@ -115,7 +115,13 @@ fn compare_info(found: &RunInfo, expected: &RunInfo) -> Result<(), String> {
         info.reset_points[info.reset_points.len() - kept..].to_vec()
     };
     same("reset points", &points(found), &points(expected))?;
+    let versioning = |info: &RunInfo| {
+        let told = info.versioning.as_deref().map(|versioning| versioning.info.clone()).unwrap_or_default();
+        (told.behavior, told.deployment_version, told.versioning_override)
+    };
+    same("version", &versioning(found), &versioning(expected))?;
     let rest = |info: &RunInfo| RunInfo {
+        versioning: None,
         started: FirstEvent::default(),
         original_properties: None,
         previous: None,

@@ -44,6 +44,7 @@ impl Run {
             task.ok_or_else(|| CorruptRow("the start of no workflow task".into()))?.started = start;
             run.workflow_task_start_row = true;
         }
+        run.rows_version = run.task_version().cloned().map(Box::new);
         run.admit_reapplied();
         run.workflow_task_row = run.wanted_workflow_task_row();
         if !run.is_open() {

@@ -23,6 +23,7 @@ pub(crate) mod row;
 mod run;
 mod timer;
 mod update;
+mod versioning;
 mod workflow_task;
 
 pub use activity::{Activity, ActivityStarted, Pause};
@@ -43,6 +44,7 @@ pub use reset_points::ResetPoint;
 pub use run::{LastWorker, OriginalProperties, PreviousRun, Run, RunInfo, RunState, Sticky, WorkflowTaskProblem};
 pub use timer::UserTimer;
 pub use update::{AcceptedUpdate, AdmittedUpdate, ReappliedUpdate};
+pub use versioning::Versioning;
 pub use workflow_task::{BufferedQuery, WorkflowTask, WorkflowTaskStarted};
 
 use std::collections::BTreeMap;

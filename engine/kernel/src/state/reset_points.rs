@@ -9,12 +9,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use everlog_proto::api::enums::v1::VersioningBehavior;
 use everlog_proto::api::history::v1::{HistoryEvent, WorkflowTaskCompletedEventAttributes};
 use everlog_proto::api::workflow::v1::{ResetPointInfo, ResetPoints};
 
 use super::apply::event_time;
 use super::row::Workers;
-use super::{LastWorker, Run};
+use super::{LastWorker, Run, Versioning};
+use crate::deployment::version_name;
 use crate::payload_map::PayloadMap;
 use crate::{Limits, RunId, Time};
 
@@ -24,17 +26,30 @@ const BUILD_IDS: &str = "BuildIds";
 /// The same by the checksums of their binaries.
 const BINARY_CHECKSUMS: &str = "BinaryChecksums";
 
-/// Both.
-pub(super) const WORKER_ATTRIBUTES: [&str; 2] = [BUILD_IDS, BINARY_CHECKSUMS];
+/// Those that are lists.
+pub(super) const WORKER_ATTRIBUTES: [&str; 3] = [BUILD_IDS, BINARY_CHECKSUMS, USED_VERSIONS];
 
 /// The search attribute that names the deployment of the last worker.
 const WORKER_DEPLOYMENT: &str = "TemporalWorkerDeployment";
 
+/// The one that names the version that the run is on.
+const WORKER_DEPLOYMENT_VERSION: &str = "TemporalWorkerDeploymentVersion";
+
+/// The one that tells how the run goes on with versions.
+const VERSIONING_BEHAVIOR: &str = "TemporalWorkflowVersioningBehavior";
+
+/// The one that names all versions that have completed workflow tasks of the run.
+const USED_VERSIONS: &str = "TemporalUsedWorkerDeploymentVersions";
+
 /// All search attributes that tell of workers.
-const NAMES_OF_WORKERS: [&str; 3] = [BUILD_IDS, BINARY_CHECKSUMS, WORKER_DEPLOYMENT];
+const NAMES_OF_WORKERS: [&str; 6] =
+    [BUILD_IDS, BINARY_CHECKSUMS, WORKER_DEPLOYMENT, WORKER_DEPLOYMENT_VERSION, VERSIONING_BEHAVIOR, USED_VERSIONS];
 
 /// What [`BUILD_IDS`] begins with where no worker has a version.
 const UNVERSIONED: &str = "unversioned";
+
+/// What stands in it in front of the version that a run is pinned to.
+const PINNED: &str = "pinned:";
 
 /// A point that a chain of runs can be reset to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,14 +118,15 @@ impl Run {
             reset_points: self.info.reset_points.clone(),
             last_worker: self.info.last_worker.clone(),
             search_attributes: search_attributes.only(&NAMES_OF_WORKERS),
+            versioning: self.info.versioning.clone(),
         }
     }
 
     /// Takes in what a row knows of the run's workers.
     pub(super) fn load_workers(&mut self, workers: Workers) {
-        let Workers { reset_points, last_worker, search_attributes } = workers;
+        let Workers { reset_points, last_worker, search_attributes, versioning } = workers;
         let info = Arc::make_mut(&mut self.info);
-        (info.reset_points, info.last_worker) = (reset_points, last_worker);
+        (info.reset_points, info.last_worker, info.versioning) = (reset_points, last_worker, versioning);
         self.change_worker_attributes(|attributes| {
             let before = attributes.clone();
             attributes.replace(&NAMES_OF_WORKERS, &search_attributes);
@@ -186,18 +202,49 @@ impl Run {
             Arc::make_mut(&mut self.info).last_worker =
                 LastWorker { version_stamp: stamp.cloned(), deployment_name: deployment.to_owned() };
         }
-        self.change_worker_attributes(|attributes| {
-            let known = attributes.keywords(BUILD_IDS);
-            let now = with_worker(&known, worker);
-            let is_changed = known != now;
-            if is_changed {
-                attributes.set_keywords(BUILD_IDS, &now);
-            }
-            is_changed | attributes.set_or_remove_keyword(WORKER_DEPLOYMENT, deployment)
-        });
+        self.name_version(worker);
+        if let Some(version) = attributes.deployment_version.as_ref().map(version_name) {
+            self.change_worker_attributes(|attributes| {
+                let mut used = attributes.keywords(USED_VERSIONS);
+                if used.contains(&version) {
+                    return false;
+                }
+                used.push(version);
+                attributes.set_keywords(USED_VERSIONS, &used);
+                true
+            });
+        }
         if !is_known && !checksum.is_empty() {
             self.name_binaries();
         }
+    }
+
+    /// Names the run's version where lists find it, and a worker that has completed a workflow task.
+    pub(super) fn name_version(&mut self, worker: Option<String>) {
+        let versioning = self.info.versioning.as_deref();
+        let (behavior, version) = versioning.map_or((VersioningBehavior::Unspecified, None), Versioning::listed);
+        let deployment =
+            version.map_or(&self.info.last_worker.deployment_name, |version| &version.deployment_name).clone();
+        let version = version.map(version_name).unwrap_or_default();
+        self.change_worker_attributes(|attributes| {
+            let known = attributes.keywords(BUILD_IDS);
+            let now = with_worker(&known, worker, behavior, &version);
+            let mut is_changed = known != now;
+            if is_changed {
+                attributes.set_keywords(BUILD_IDS, &now);
+            }
+            let told = match behavior {
+                VersioningBehavior::Unspecified => "",
+                VersioningBehavior::Pinned => "Pinned",
+                VersioningBehavior::AutoUpgrade => "AutoUpgrade",
+            };
+            for (name, value) in
+                [(WORKER_DEPLOYMENT, &*deployment), (WORKER_DEPLOYMENT_VERSION, &version), (VERSIONING_BEHAVIOR, told)]
+            {
+                is_changed |= attributes.set_or_remove_keyword(name, value);
+            }
+            is_changed
+        });
     }
 
     fn name_binaries(&mut self) {
@@ -227,9 +274,10 @@ impl Run {
                 return false;
             }
             let mut build_ids = attributes.keywords(BUILD_IDS);
+            let is_first = |build_id: &str| build_id == UNVERSIONED || build_id.starts_with(PINNED);
             while !build_ids.is_empty() && attributes.value_bytes(BUILD_IDS) > limits.search_attribute_bytes_max {
                 // What says that there are no versions stays as long as anything.
-                build_ids.remove(usize::from(build_ids.len() > 1 && build_ids[0] == UNVERSIONED));
+                build_ids.remove(usize::from(build_ids.len() > 1 && is_first(&build_ids[0])));
                 attributes.set_keywords(BUILD_IDS, &build_ids);
             }
             true
@@ -237,11 +285,17 @@ impl Run {
     }
 }
 
-/// The names of a run's workers with that of the one that has completed a workflow task; in front stands that they have no versions.
-fn with_worker(known: &[String], worker: Option<String>) -> Vec<String> {
+/// The names of a run's workers with that of the one that has completed a workflow task; in front stands that they have no versions, or to
+/// which one the run is pinned.
+fn with_worker(known: &[String], worker: Option<String>, behavior: VersioningBehavior, version: &str) -> Vec<String> {
     let is_new = |worker: &String| !known.contains(worker);
-    let others = known.iter().filter(|worker| *worker != UNVERSIONED).cloned();
-    std::iter::once(UNVERSIONED.to_owned()).chain(others).chain(worker.filter(is_new)).collect()
+    let first = match behavior {
+        VersioningBehavior::Unspecified => Some(UNVERSIONED.to_owned()),
+        VersioningBehavior::Pinned => Some(format!("{PINNED}{version}")),
+        VersioningBehavior::AutoUpgrade => None,
+    };
+    let others = known.iter().filter(|worker| *worker != UNVERSIONED && !worker.starts_with(PINNED)).cloned();
+    first.into_iter().chain(others).chain(worker.filter(is_new)).collect()
 }
 
 impl PayloadMap {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_proto::api::common::v1::{Memo, Priority, SearchAttributes, WorkerVersionStamp};
+use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::enums::v1::{EventType, WorkflowExecutionStatus};
 use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::sdk::v1::UserMetadata;
@@ -13,7 +14,7 @@ use prost::Message;
 use super::{
     AcceptedUpdate, Activity, AdmittedUpdate, AttachedRequest, Branch, BufferedQuery, CompletionCallback,
     ExternalCancel, ExternalSignal, FirstEvent, HistoryHold, NexusOperation, Pending, PendingChild, PendingRows,
-    ReappliedUpdate, ResetPoint, SignalRequest, UserTimer, WorkflowTask, WorkflowTaskStarted,
+    ReappliedUpdate, ResetPoint, SignalRequest, UserTimer, Versioning, WorkflowTask, WorkflowTaskStarted,
 };
 use crate::proto::{self, Encoded};
 use crate::task::{TaskKey, TaskKind, TaskPosition};
@@ -78,6 +79,12 @@ pub struct Run {
     pub workflow_task_row: Option<(TaskKey, i32)>,
     /// Leader memory: whether the row of the start of the workflow task in progress is written.
     pub(crate) workflow_task_start_row: bool,
+    /// Leader memory: the version that the rows of tasks name.
+    pub(crate) rows_version: Option<Box<WorkerDeploymentVersion>>,
+    /// Leader memory: whether tasks that have rows are to be offered once more, because they may have been turned away.
+    pub(crate) offers_anew: bool,
+    /// Leader memory: whether the version has changed with the start of a workflow task, which is not written either.
+    pub(crate) unwritten_version: bool,
 }
 
 /// What a run was started with. Written once, and again when memo or search attributes are changed. What is known of its workers
@@ -113,6 +120,8 @@ pub struct RunInfo {
     pub reset_points: Vec<ResetPoint>,
     /// The worker that has completed the last workflow task.
     pub last_worker: LastWorker,
+    /// The version that the run is on, and how it goes on, unless its workers have none.
+    pub versioning: Option<Box<Versioning>>,
 }
 
 /// What a worker says of itself.
@@ -213,6 +222,7 @@ impl RunInfo {
             + self.reset_points.iter().map(ResetPoint::memory_bytes).sum::<usize>()
             + self.last_worker.version_stamp.as_ref().map_or(0, |stamp| stamp.build_id.len())
             + self.last_worker.deployment_name.len()
+            + self.versioning.as_deref().map_or(0, |versioning| size_of::<Versioning>() + versioning.info.encoded_len())
     }
 }
 
@@ -322,6 +332,9 @@ impl Run {
             flush_at: None,
             workflow_task_row: None,
             workflow_task_start_row: false,
+            rows_version: None,
+            offers_anew: false,
+            unwritten_version: false,
         }
     }
 
@@ -413,10 +426,18 @@ impl Run {
     pub(crate) fn has_wanted_workflow_task_row(&self) -> bool {
         match (&self.workflow_task_row, self.wanted_workflow_task_place()) {
             (Some((key, attempt)), Some((position, wanted))) => {
-                key.position == position && *attempt == wanted && key.task_queue == self.task_queue()
+                key.position == position
+                    && *attempt == wanted
+                    && key.task_queue == self.task_queue()
+                    && self.has_wanted_version()
             }
             (written, wanted) => written.is_none() && wanted.is_none(),
         }
+    }
+
+    /// Whether the rows of tasks name the version that they are to name, and need not be offered once more.
+    pub(crate) fn has_wanted_version(&self) -> bool {
+        !self.offers_anew && self.rows_version.as_deref() == self.task_version()
     }
 
     fn wanted_workflow_task_place(&self) -> Option<(TaskPosition, i32)> {

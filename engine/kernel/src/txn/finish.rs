@@ -27,11 +27,14 @@ impl Txn<'_> {
         }
         if self.changed || self.saved {
             self.run.state.transition_count += std::mem::take(&mut self.run.unwritten_transitions);
+            self.run.workers_changed |= std::mem::take(&mut self.run.unwritten_version);
             // As many as most transitions have.
             rows.reserve(8);
             self.finish_history(&mut rows);
+            self.offer_activities_anew();
             self.finish_activities(&mut rows);
             self.finish_workflow_task(&mut rows);
+            self.finish_version();
             self.finish_workflow_task_start(&mut rows);
             self.finish_pending(&mut rows);
             self.finish_branch(&mut rows);
@@ -76,13 +79,14 @@ impl Txn<'_> {
                 }
                 if let Some(time) = wanted {
                     let key = self.run.activity_task_key(&activity, time);
-                    let row = TaskRow::of_workflow(self.workflow_id, activity.attempt);
+                    let version = self.run.task_version().cloned().map(Box::new);
+                    let row = TaskRow::of_workflow(self.workflow_id, activity.attempt, version.clone());
                     rows.push((RowKey::Task(key.clone()), Some(row.to_row())));
                     self.effects.push(Effect::OfferTask(Task {
                         key,
                         attempt: activity.attempt,
                         sticky: None,
-                        version: None,
+                        version,
                         entity: EntityKind::Workflow,
                     }));
                 }
@@ -99,6 +103,29 @@ impl Txn<'_> {
         }
     }
 
+    /// Where tasks are for another version than their rows say, or may have been turned away, they are offered once more.
+    fn offer_activities_anew(&mut self) {
+        if self.run.has_wanted_version() {
+            return;
+        }
+        let offered = self.run.activities.iter().filter(|(_, activity)| activity.task_row_time.is_some());
+        for id in offered.map(|(id, _)| *id).collect::<Vec<_>>() {
+            // The row is written again where it is. It goes if a worker has the task, which is written now.
+            if let Some(activity) = self.run.activities.get_mut(&id)
+                && activity.is_ready()
+            {
+                Arc::make_mut(activity).task_row_time = None;
+            }
+        }
+    }
+
+    fn finish_version(&mut self) {
+        if !self.run.has_wanted_version() {
+            self.run.rows_version = self.run.task_version().cloned().map(Box::new);
+            self.run.offers_anew = false;
+        }
+    }
+
     fn finish_workflow_task(&mut self, rows: &mut Rows) {
         if self.run.has_wanted_workflow_task_row() {
             return;
@@ -111,7 +138,8 @@ impl Txn<'_> {
             rows.push((RowKey::Task(key), None));
         }
         if let Some((key, attempt)) = &wanted {
-            let row = TaskRow::of_workflow(self.workflow_id, *attempt);
+            let version = self.run.task_version().cloned().map(Box::new);
+            let row = TaskRow::of_workflow(self.workflow_id, *attempt, version.clone());
             rows.push((RowKey::Task(key.clone()), Some(row.to_row())));
             if !self.run.workflow_task_started() {
                 let sticky = self.run.sticky.as_ref().map(|sticky| sticky.task_queue.clone());
@@ -119,7 +147,7 @@ impl Txn<'_> {
                     key: key.clone(),
                     attempt: *attempt,
                     sticky,
-                    version: None,
+                    version,
                     entity: EntityKind::Workflow,
                 }));
             }

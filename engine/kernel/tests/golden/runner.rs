@@ -104,6 +104,7 @@ impl Runner {
                 id: NamespaceId([7; 16]),
                 name: "default".to_owned(),
                 retention: std::time::Duration::from_secs(24 * 3600),
+                ..Namespace::default()
             },
             limits: Limits { retention_jitter: std::time::Duration::ZERO, ..Limits::default() },
             ids: Ids::new(1),

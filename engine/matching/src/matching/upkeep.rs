@@ -7,7 +7,7 @@ use everlog_model::{QueueId, limits};
 use tokio::time::Instant;
 
 use super::super::queue::{Errand, Queue};
-use super::super::tasks::Position;
+use super::super::tasks::{Position, WaitingTask};
 use super::Matching;
 
 impl Matching {
@@ -29,7 +29,12 @@ impl Matching {
                     self.runtime.spawn(async move {
                         let page = page.await;
                         if let Some(matching) = me.upgrade() {
-                            matching.with_existing(&queue, |queue| queue.take_page(fetch, page, Instant::now()));
+                            let is_here = |task: &WaitingTask| {
+                                let pinned = task.version.as_deref();
+                                matching.version_of(&queue, pinned, &task.address.workflow_id) == queue.version
+                            };
+                            let take = |queue: &mut Queue| queue.take_page(fetch, page, is_here, Instant::now());
+                            matching.with_existing(&queue, take);
                             matching.page_taken.notify_waiters();
                         }
                     });

@@ -6,7 +6,7 @@ use everlog_storage::GroupId;
 use tokio::time::Instant;
 
 use super::super::tasks::{Fetch, Position, Tasks, WaitingTask};
-use super::{LeasedTask, Queue};
+use super::{Everything, LeasedTask, Queue};
 
 impl Queue {
     pub(crate) fn offer(&mut self, position: Position, task: WaitingTask, now: Instant) {
@@ -75,11 +75,22 @@ impl Queue {
         self.sticky.get_mut(&name)?.tasks.remove(position)
     }
 
-    /// A lease was dropped: its task is ready as before, unless a newer attempt is there.
-    pub(crate) fn give_back_task(&mut self, position: Position, lease: u64, now: Instant) {
-        let Some(leased) = self.end_lease(&position, lease, now) else { return };
-        let task = leased.offered_again.unwrap_or(leased.task);
-        self.put_back(position, task, now);
+    /// A lease was dropped: its task is ready as before, and is to be put back.
+    pub(crate) fn take_back_task(&mut self, position: Position, lease: u64, now: Instant) -> Option<WaitingTask> {
+        let leased = self.end_lease(&position, lease, now)?;
+        Some(leased.offered_again.unwrap_or(leased.task))
+    }
+
+    /// Takes out everything that waits, because it may be for others from now on.
+    pub(crate) fn take_all(&mut self) -> Everything {
+        let mut tasks: Vec<_> = std::iter::from_fn(|| self.tasks.pop_first()).collect();
+        let mut queries: Vec<_> = std::mem::take(&mut self.line.queries).into_values().collect();
+        self.in_sticky.clear();
+        for sticky in self.sticky.values_mut() {
+            tasks.extend(std::mem::take(&mut sticky.tasks));
+            queries.extend(std::mem::take(&mut sticky.line.queries).into_values());
+        }
+        Everything { tasks, queries }
     }
 
     /// A lease ended well: its task is gone, unless it was offered once more since.
@@ -98,7 +109,8 @@ impl Queue {
         self.leased.remove(position)
     }
 
-    fn put_back(&mut self, position: Position, task: WaitingTask, now: Instant) {
+    /// Puts a task where it was, unless a newer attempt is there.
+    pub(crate) fn put_back(&mut self, position: Position, task: WaitingTask, now: Instant) {
         let newer_is_there =
             self.in_sticky.contains_key(&position) || self.tasks.get_mut(task.partition, &position).is_some();
         if newer_is_there {
@@ -146,8 +158,14 @@ impl Queue {
         }
     }
 
-    /// A page of task rows was read, or could not be.
-    pub(crate) fn take_page(&mut self, fetch: Fetch, page: Result<Vec<(WorkflowRef, Task)>, String>, now: Instant) {
+    /// A page of task rows was read, or could not be. Those that are not `is_here` are for workers of another version.
+    pub(crate) fn take_page(
+        &mut self,
+        fetch: Fetch,
+        page: Result<Vec<(WorkflowRef, Task)>, String>,
+        is_here: impl Fn(&WaitingTask) -> bool,
+        now: Instant,
+    ) {
         let rows = match page {
             Ok(rows) => rows,
             Err(error) => {
@@ -166,7 +184,7 @@ impl Queue {
         let (leased, in_sticky) = (&self.leased, &self.in_sticky);
         let is_elsewhere = |position: &Position, task: &WaitingTask| {
             let is_leased = leased.get(position).is_some_and(|leased| leased.task.attempt >= task.attempt);
-            is_leased || in_sticky.contains_key(position)
+            is_leased || in_sticky.contains_key(position) || !is_here(task)
         };
         self.tasks.take_page(fetch, page, is_elsewhere, now);
         self.hand_out(now);

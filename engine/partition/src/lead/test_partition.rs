@@ -77,8 +77,12 @@ pub(super) struct Partition {
 
 impl Partition {
     pub(super) fn new() -> Partition {
-        let namespace =
-            Namespace { id: NamespaceId([7; 16]), name: "n".to_owned(), retention: Duration::from_secs(86_400) };
+        let namespace = Namespace {
+            id: NamespaceId([7; 16]),
+            name: "n".to_owned(),
+            retention: Duration::from_secs(86_400),
+            ..Namespace::default()
+        };
         let namespace = Arc::new(namespace);
         let state = Arc::new(CrashState::new(1));
         let begun = Instant::now();
@@ -242,6 +246,7 @@ impl Partition {
     /// The same for a task that was offered some time.
     pub(super) fn start_this_task(&mut self, task: Task) -> Result<WorkflowTaskToken, CallError> {
         let mut waiting = self.ask(RunCommand::StartWorkflowTask(StartWorkflowTask {
+            deployment_version: None,
             scheduled_event_id: task.key.position.scheduled_event_id,
             attempt: task.attempt,
             task_queue: "q".to_owned(),

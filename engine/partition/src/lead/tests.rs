@@ -42,8 +42,12 @@ type Waiting = oneshot::Receiver<Result<Answer, CallError>>;
 
 impl Bench {
     fn new(cache_bytes_max: usize) -> Bench {
-        let namespace =
-            Namespace { id: NamespaceId([7; 16]), name: "n".to_owned(), retention: Duration::from_secs(86_400) };
+        let namespace = Namespace {
+            id: NamespaceId([7; 16]),
+            name: "n".to_owned(),
+            retention: Duration::from_secs(86_400),
+            ..Namespace::default()
+        };
         let namespace = Arc::new(namespace);
         let start = Instant::now();
         let settings = LeadSettings {

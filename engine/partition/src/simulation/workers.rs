@@ -139,6 +139,7 @@ impl World {
         let (scheduled_event_id, attempt) = (lease.task.key.position.scheduled_event_id, lease.task.attempt);
         let command = match lease.task.key.kind {
             TaskKind::Workflow => RunCommand::StartWorkflowTask(StartWorkflowTask {
+                deployment_version: None,
                 scheduled_event_id,
                 attempt,
                 task_queue: lease.queue_name.clone(),
@@ -147,6 +148,7 @@ impl World {
                 worker_version: None,
             }),
             _ => RunCommand::StartActivityTask(StartActivityTask {
+                deployment_version: None,
                 scheduled_event_id,
                 attempt,
                 key: Some(lease.task.key.clone()),

@@ -141,6 +141,7 @@ impl World {
             id: NamespaceId([7; 16]),
             name: "sim".to_owned(),
             retention: Duration::from_secs(86_400),
+            ..Namespace::default()
         });
         let disk = Arc::new(CrashState::new(seed));
         let partitions = (1..).take(PARTITIONS).map(|id| Partition::new(GroupId(id))).collect();

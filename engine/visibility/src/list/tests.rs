@@ -16,7 +16,12 @@ use super::*;
 use crate::SearchAttributeTypes;
 
 fn namespace() -> Namespace {
-    Namespace { id: NamespaceId([7; 16]), name: "default".to_owned(), retention: Duration::ZERO }
+    Namespace {
+        id: NamespaceId([7; 16]),
+        name: "default".to_owned(),
+        retention: Duration::ZERO,
+        ..Namespace::default()
+    }
 }
 
 /// Partitions in memory.

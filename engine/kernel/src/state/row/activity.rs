@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use everlog_proto::api::activity::v1::ActivityOptions;
 use everlog_proto::api::common::v1::Payloads;
+use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::history::v1::ActivityTaskScheduledEventAttributes;
 use prost::Message;
@@ -57,6 +58,8 @@ struct ActivityRow {
     forgets_heartbeat: bool,
     #[prost(sfixed64, optional, tag = "19")]
     attempts_from: Option<i64>,
+    #[prost(message, optional, boxed, tag = "20")]
+    last_version: Option<Box<WorkerDeploymentVersion>>,
 }
 
 #[derive(Message)]
@@ -112,6 +115,7 @@ impl Activity {
             is_reset: self.is_reset,
             forgets_heartbeat: self.forgets_heartbeat,
             attempts_from: self.attempts_from.map(|time| time.0),
+            last_version: self.last_version.clone(),
         })
     }
 
@@ -143,6 +147,7 @@ impl Activity {
             last_heartbeat: last_heartbeat.map(Time),
             last_failure: row.last_failure.map(Failure::decode).transpose()?.map(Box::new),
             last_worker_identity: row.last_worker_identity,
+            last_version: row.last_version,
             last_attempt_end: row.last_attempt_end.map(Time),
             last_failure_reported: row.last_failure_reported.map(Time),
             task_row_time: has_task_row.then_some(attempt_scheduled_time),

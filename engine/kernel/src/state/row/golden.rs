@@ -13,15 +13,19 @@ use everlog_proto::api::common::v1::{
 use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::enums::v1::{
     CallbackState, EventType, NexusOperationCancellationState as CancelState, ParentClosePolicy, TaskQueueKind,
+    VersioningBehavior,
 };
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::history::v1::history_event::Attributes;
 use everlog_proto::api::history::v1::{
-    ActivityTaskScheduledEventAttributes, History, HistoryEvent, NexusOperationScheduledEventAttributes,
-    WorkflowExecutionStartedEventAttributes, WorkflowTaskStartedEventAttributes,
+    ActivityTaskScheduledEventAttributes, DeclinedTargetVersionUpgrade, History, HistoryEvent,
+    NexusOperationScheduledEventAttributes, WorkflowExecutionStartedEventAttributes,
+    WorkflowTaskStartedEventAttributes,
 };
 use everlog_proto::api::sdk::v1::UserMetadata;
 use everlog_proto::api::taskqueue::v1::TaskQueue;
+use everlog_proto::api::workflow::v1::versioning_override::{Override, PinnedOverride, PinnedOverrideBehavior};
+use everlog_proto::api::workflow::v1::{VersioningOverride, WorkflowExecutionVersioningInfo};
 use everlog_proto::wkt;
 use prost::Message;
 
@@ -33,7 +37,8 @@ use crate::state::{
     AcceptedUpdate, Activity, ActivityStarted, Ancestor, AttachedRequest, Branch, CompletionCallback, CorruptRow,
     Current, ExternalCancel, ExternalSignal, ExternalTarget, FirstEvent, HistoryHold, LastWorker, NexusCancel,
     NexusOperation, OriginalProperties, Pause, PendingChild, PendingValue, PreviousRun, ReappliedUpdate, ResetPoint,
-    Run, RunInfo, RunState, SignalRequest, UserTimer, WorkflowTask, WorkflowTaskProblem, WorkflowTaskStarted,
+    Run, RunInfo, RunState, SignalRequest, UserTimer, Versioning, WorkflowTask, WorkflowTaskProblem,
+    WorkflowTaskStarted,
 };
 use crate::transition::TaskRow;
 use crate::{RunId, Time, events, visibility};
@@ -171,7 +176,31 @@ fn workers() -> Workers {
     let last_worker = LastWorker { version_stamp: Some(stamp), deployment_name: "orders".into() };
     let mut search_attributes = PayloadMap::default();
     search_attributes.set_keywords("BuildIds", &["unversioned".to_owned(), "unversioned:b-1".to_owned()]);
-    Workers { reset_points: vec![earlier, own], last_worker, search_attributes }
+    Workers { reset_points: vec![earlier, own], last_worker, search_attributes, versioning: None }
+}
+
+/// Of a run that is pinned by an override, and was told of another version.
+fn versioned_workers() -> Workers {
+    let version = |build_id: &str| WorkerDeploymentVersion {
+        build_id: build_id.to_owned(),
+        deployment_name: "orders".to_owned(),
+    };
+    let pinned = PinnedOverride { behavior: PinnedOverrideBehavior::Pinned.into(), version: Some(version("1")) };
+    let told = |build_id: &str, revision_number| {
+        Some(DeclinedTargetVersionUpgrade { deployment_version: Some(version(build_id)), revision_number })
+    };
+    let info = WorkflowExecutionVersioningInfo {
+        behavior: VersioningBehavior::AutoUpgrade.into(),
+        deployment_version: Some(version("1")),
+        versioning_override: Some(VersioningOverride {
+            r#override: Some(Override::Pinned(pinned)),
+            ..VersioningOverride::default()
+        }),
+        revision_number: 7,
+        ..WorkflowExecutionVersioningInfo::default()
+    };
+    let versioning = Versioning { info, notified: told("2", 8), declined: told("3", 6) };
+    Workers { versioning: Some(Box::new(versioning)), ..Workers::default() }
 }
 
 fn closed_state() -> RunState {
@@ -350,10 +379,10 @@ fn failed_callback() -> CompletionCallback {
 }
 
 fn task() -> TaskRow {
-    TaskRow::of_workflow("order-1", 1)
+    TaskRow::of_workflow("order-1", 1, None)
 }
 
-/// Nobody writes one yet.
+/// Of another kind of entity, which nobody writes yet.
 fn task_for_a_version() -> TaskRow {
     let version = WorkerDeploymentVersion { build_id: "b-1".into(), deployment_name: "orders".into() };
     TaskRow { version: Some(Box::new(version)), entity_kind: 7, ..task() }
@@ -395,6 +424,7 @@ fn cases() -> Vec<Case> {
         info("", typical_info()),
         info("with everything", full_info()),
         case(RunRowKind::Workers.name(), "", workers(), Workers::to_row, Workers::from_row),
+        case(RunRowKind::Workers.name(), "of a version", versioned_workers(), Workers::to_row, Workers::from_row),
         info(
             "of a later run",
             RunInfo { previous: Some(PreviousRun { run_id: RUN, until: later(1) }), ..typical_info() },

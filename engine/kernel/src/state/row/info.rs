@@ -106,6 +106,7 @@ impl RunInfo {
             // What is known of workers has a row of its own.
             reset_points: Vec::new(),
             last_worker: LastWorker::default(),
+            versioning: None,
         })
     }
 }

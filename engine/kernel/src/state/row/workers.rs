@@ -4,11 +4,13 @@
 
 use bytes::Bytes;
 use everlog_proto::api::common::v1::WorkerVersionStamp;
+use everlog_proto::api::history::v1::DeclinedTargetVersionUpgrade;
+use everlog_proto::api::workflow::v1::WorkflowExecutionVersioningInfo;
 use prost::Message;
 
 use super::{decode, encode, required};
 use crate::payload_map::PayloadMap;
-use crate::state::{CorruptRow, LastWorker, ResetPoint};
+use crate::state::{CorruptRow, LastWorker, ResetPoint, Versioning};
 use crate::{RunId, Time};
 
 /// What is known of a run's workers.
@@ -20,6 +22,8 @@ pub(crate) struct Workers {
     pub(crate) last_worker: LastWorker,
     /// The search attributes that name workers.
     pub(crate) search_attributes: PayloadMap,
+    /// The run's version.
+    pub(crate) versioning: Option<Box<Versioning>>,
 }
 
 #[derive(Message)]
@@ -34,6 +38,12 @@ struct WorkersRow {
     /// `SearchAttributes`.
     #[prost(message, optional, tag = "4")]
     search_attributes: Option<PayloadMap>,
+    #[prost(message, optional, tag = "5")]
+    versioning: Option<WorkflowExecutionVersioningInfo>,
+    #[prost(message, optional, tag = "6")]
+    notified: Option<DeclinedTargetVersionUpgrade>,
+    #[prost(message, optional, tag = "7")]
+    declined: Option<DeclinedTargetVersionUpgrade>,
 }
 
 #[derive(Message)]
@@ -57,7 +67,11 @@ struct ResetPointRow {
 impl Workers {
     /// The value of its row.
     pub(crate) fn to_row(&self) -> Bytes {
+        let Versioning { info, notified, declined } = self.versioning.as_deref().cloned().unwrap_or_default();
         encode(&WorkersRow {
+            versioning: self.versioning.is_some().then_some(info),
+            notified,
+            declined,
             reset_points: self.reset_points.iter().map(ResetPoint::to_row).collect(),
             last_version_stamp: self.last_worker.version_stamp.as_ref().map(encode),
             last_deployment_name: self.last_worker.deployment_name.clone(),
@@ -75,6 +89,9 @@ impl Workers {
                 deployment_name: row.last_deployment_name,
             },
             search_attributes: required(row.search_attributes, "search attributes")?,
+            versioning: row
+                .versioning
+                .map(|info| Box::new(Versioning { info, notified: row.notified, declined: row.declined })),
         })
     }
 }

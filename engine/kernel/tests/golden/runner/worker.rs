@@ -74,6 +74,7 @@ impl Runner {
         let task = run.state.workflow_task.as_ref();
         let sticky = run.sticky.as_ref().map_or(run.task_queue(), |sticky| &sticky.task_queue).to_owned();
         let start = StartWorkflowTask {
+            deployment_version: None,
             scheduled_event_id: arguments
                 .number("scheduled")?
                 .or(task.map(|task| task.scheduled_event_id))
@@ -193,6 +194,7 @@ impl Runner {
         let key = if arguments.flag("old")? { self.old_tasks.get(id).cloned() } else { key };
         let asked = key.clone();
         let start = StartActivityTask {
+            deployment_version: None,
             scheduled_event_id: arguments.number("scheduled")?.or(scheduled).ok_or("no such activity is pending")?,
             attempt: arguments.number("attempt")?.or(attempt).unwrap_or(1),
             key,

@@ -6,6 +6,7 @@ mod interleavings;
 mod polls;
 mod rows;
 mod tasks;
+mod versions;
 
 use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
@@ -78,6 +79,7 @@ fn address() -> WorkflowRef {
                 id: NamespaceId([7; 16]),
                 name: "default".to_owned(),
                 retention: Duration::from_secs(86400),
+                ..Namespace::default()
             }),
             workflow_id: "workflow".into(),
         };
@@ -109,6 +111,7 @@ fn query(query_id: u64, sticky: Option<&str>) -> QueryTask {
         query: WorkflowQuery::default(),
         task_queue: "queue".to_owned(),
         sticky: sticky.map(str::to_owned),
+        version: None,
     }
 }
 

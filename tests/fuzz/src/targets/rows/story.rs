@@ -68,6 +68,7 @@ impl Story {
                 id: NamespaceId([7; 16]),
                 name: "default".to_owned(),
                 retention: std::time::Duration::from_secs(24 * 3600),
+                ..Namespace::default()
             },
             rows: Vec::new(),
         }
@@ -189,6 +190,7 @@ impl Story {
         self.decide(RunCommand::CompleteWorkflowTask(started, Box::new(request), Objections::default()))?;
         let activity = self.workflow.current_run().and_then(|run| run.activities.keys().next().copied());
         self.decide(RunCommand::StartActivityTask(StartActivityTask {
+            deployment_version: None,
             scheduled_event_id: activity.ok_or("no activity is pending")?,
             attempt: 1,
             key: None,
@@ -383,6 +385,7 @@ impl Story {
 
     fn start_workflow_task(&mut self, scheduled_event_id: i64) -> Result<token::WorkflowTaskToken, String> {
         let start = StartWorkflowTask {
+            deployment_version: None,
             scheduled_event_id,
             attempt: 1,
             task_queue: "fuzz".to_owned(),
