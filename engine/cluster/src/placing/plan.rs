@@ -75,9 +75,15 @@ impl Planning<'_> {
         self.picture.groups.iter().filter(|(group, _)| **group != METADATA).map(|(group, row)| (*group, row))
     }
 
-    /// Nodes that leave and have nothing any more: they are members no longer.
+    /// Nodes that leave, have no partition any more and do not vote in the metadata: they are members no longer.
     fn gone(&self) -> Vec<TopologyChange> {
-        let is_empty = |node: NodeId| self.partition_rows().all(|(_, row)| row.on(node).is_none());
+        let votes = |node: NodeId| {
+            let metadata = self.picture.groups.get(&METADATA);
+            metadata.is_some_and(|row| {
+                !row.is_settled || row.replicas.iter().any(|placed| placed.node == node && placed.is_voter)
+            })
+        };
+        let is_empty = |node: NodeId| !votes(node) && self.partition_rows().all(|(_, row)| row.on(node).is_none());
         let leaving = self.picture.members().filter(|(_, row)| row.membership == Membership::Leaving);
         let gone = leaving.filter(|(node, _)| is_empty(*node));
         gone.map(|(node, row)| TopologyChange::Node(node, NodeRow { membership: Membership::Removed, ..row.clone() }))
@@ -87,7 +93,8 @@ impl Planning<'_> {
     /// All members have the metadata, and some of them vote.
     fn metadata(&self) -> Option<TopologyChange> {
         let row = self.picture.groups.get(&METADATA)?;
-        if !row.is_settled {
+        let is_voter = |placed: &&Placed| placed.is_voter;
+        if !row.is_settled && row.replicas.iter().filter(is_voter).all(|placed| self.is_good(placed.node)) {
             return None;
         }
         let voters: Vec<_> = row.replicas.iter().filter(|placed| placed.is_voter).map(|placed| placed.node).collect();
@@ -180,10 +187,11 @@ impl Planning<'_> {
 
     /// A node that has two more than another one gives it a replica. Not while somebody is away: that one may be back in a moment.
     fn balance(&self, rows: &BTreeMap<GroupId, GroupRow>) -> Option<(GroupId, GroupRow)> {
-        if self.picture.members().any(|(node, _)| !self.is_up(node)) {
+        if self.health.values().any(|health| *health == Health::Away) {
             return None;
         }
-        let loads = self.loads(rows);
+        let mut loads = self.loads(rows);
+        loads.retain(|node, _| self.is_up(*node));
         let (least, few) = loads.iter().min_by_key(|(node, load)| (**load, **node))?;
         let mut loaded: Vec<_> = loads.iter().filter(|(_, load)| **load >= few + 2).collect();
         loaded.sort_by_key(|(node, load)| (std::cmp::Reverse(**load), **node));
@@ -274,7 +282,12 @@ mod tests {
             let changes = plan(&before, |node| self.health[&node]);
             for change in &changes {
                 match change.clone() {
-                    TopologyChange::Node(node, row) => drop(self.topology.nodes.insert(node, row)),
+                    TopologyChange::Node(node, row) => {
+                        let metadata = &before.groups[&METADATA];
+                        let votes = metadata.replicas.iter().any(|placed| placed.node == node && placed.is_voter);
+                        assert!(metadata.is_settled && !votes, "{node} ends while it votes: {metadata:?}");
+                        self.topology.nodes.insert(node, row);
+                    }
                     TopologyChange::Group(group, row) => {
                         check_step(&before.groups[&group], &row);
                         self.topology.groups.insert(group, row);
@@ -412,6 +425,29 @@ mod tests {
         let partitions = model.topology.groups.iter().filter(|(group, _)| **group != METADATA);
         let mut back = partitions.flat_map(|(_, row)| &row.replicas).filter(|placed| placed.node == NodeId(2));
         assert!(back.all(|placed| placed.generation > 0), "other replicas than it had");
+    }
+
+    #[test]
+    fn a_lost_node_keeps_nobody_from_a_share_and_a_lost_voter_is_not_waited_for() {
+        let mut model = Model::new(5, 10);
+        model.health.insert(NodeId(5), Health::Lost);
+        model.run();
+        model.set(6, Membership::Member);
+        model.run();
+        assert!(model.loads()[&6] >= 5, "{:?}", model.loads());
+        // A voter of the metadata that is lost before it has them.
+        let mut model = Model::new(3, 6);
+        model.set(4, Membership::Member);
+        model.run();
+        model.set(5, Membership::Member);
+        model.step();
+        assert_eq!(model.metadata().0, [1, 2, 3, 4, 5]);
+        model.health.insert(NodeId(5), Health::Lost);
+        model.set(5, Membership::Leaving);
+        model.step();
+        assert!(!model.metadata().0.contains(&5), "{:?}", model.metadata());
+        model.run();
+        assert_eq!(model.topology.nodes[&NodeId(5)].membership, Membership::Removed);
     }
 
     #[test]

@@ -3,19 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use everlog_proto::api::command::v1::command::Attributes;
-use everlog_proto::api::command::v1::{Command, StartChildWorkflowExecutionCommandAttributes};
 use everlog_proto::api::common::v1::{
     ActivityType, Callback, Memo, TimeSkippingConfig, WorkerVersionCapabilities, WorkerVersionStamp, WorkflowType,
     callback,
 };
 use everlog_proto::api::deployment::v1::WorkerDeploymentOptions;
-use everlog_proto::api::enums::v1::{CommandType, TaskQueueType, VersioningBehavior, WorkerVersioningMode};
+use everlog_proto::api::enums::v1::{TaskQueueType, WorkerVersioningMode};
 use everlog_proto::api::namespace::v1::NamespaceConfig;
 use everlog_proto::api::schedule::v1::{Schedule, ScheduleAction, ScheduleSpec, schedule_action};
 use everlog_proto::api::taskqueue::v1::{RateLimit, TaskQueue};
 use everlog_proto::api::update::v1 as update;
-use everlog_proto::api::workflow::v1::{NewWorkflowExecutionInfo, VersioningOverride, WorkflowExecutionOptions};
+use everlog_proto::api::workflow::v1::{NewWorkflowExecutionInfo, WorkflowExecutionOptions};
 use everlog_proto::api::workflowservice::v1::update_task_queue_config_request::RateLimitUpdate;
 use everlog_proto::wkt::FieldMask;
 use prost_types_plain::{DescriptorProto, FileDescriptorProto};
@@ -203,16 +201,6 @@ fn case(field: &'static str, method: &'static str, request: impl Message, expect
 
 const DISABLED: &str = "PermissionDenied: Worker versioning in workflow progress APIs is disabled on this namespace. \
                         [PermissionDeniedFailure { reason: \"\" }]";
-const VERSIONS: &str = "PermissionDenied: Worker Deployment Versions are disabled on this namespace. \
-                        [PermissionDeniedFailure { reason: \"\" }]";
-
-fn versioned() -> Option<WorkerDeploymentOptions> {
-    Some(WorkerDeploymentOptions {
-        deployment_name: "d".to_owned(),
-        build_id: "b".to_owned(),
-        worker_versioning_mode: WorkerVersioningMode::Versioned as i32,
-    })
-}
 
 fn stamp() -> Option<WorkerVersionStamp> {
     Some(WorkerVersionStamp { build_id: "b".to_owned(), use_versioning: true })
@@ -246,7 +234,6 @@ fn starts() -> Vec<Case> {
         completion_callbacks: vec![callback],
         ..Default::default()
     };
-    let overridden = || Some(VersioningOverride::default());
     let skipping = || Some(TimeSkippingConfig::default());
     let changed = |options| UpdateWorkflowExecutionOptionsRequest {
         namespace: NAMESPACE.to_owned(),
@@ -255,7 +242,6 @@ fn starts() -> Vec<Case> {
         update_mask: Some(FieldMask { paths: vec!["versioning_override".to_owned()] }),
         ..Default::default()
     };
-    const OVERRIDE: &str = "Unimplemented: versioning_override is not supported by this server yet";
     const SKIPPING: &str = "Unimplemented: The Time-Skipping feature is not enabled for namespace.";
     vec![
         case(
@@ -271,22 +257,10 @@ fn starts() -> Vec<Case> {
             "Unimplemented: completion_callbacks.nexus_handler is not supported by this server yet",
         ),
         case(
-            "StartWorkflowExecutionRequest.versioning_override",
-            "StartWorkflowExecution",
-            StartWorkflowExecutionRequest { versioning_override: overridden(), ..start() },
-            OVERRIDE,
-        ),
-        case(
             "StartWorkflowExecutionRequest.time_skipping_config",
             "StartWorkflowExecution",
             StartWorkflowExecutionRequest { time_skipping_config: skipping(), ..start() },
             SKIPPING,
-        ),
-        case(
-            "StartWorkflowExecutionRequest.eager_worker_deployment_options",
-            "StartWorkflowExecution",
-            StartWorkflowExecutionRequest { eager_worker_deployment_options: versioned(), ..start() },
-            VERSIONS,
         ),
         case(
             "ScheduleSpec.timezone_data",
@@ -301,18 +275,6 @@ fn starts() -> Vec<Case> {
             "InvalidArgument: Invalid schedule spec: timezone_data is not supported by this server yet",
         ),
         case(
-            "NewWorkflowExecutionInfo.versioning_override",
-            "CreateSchedule",
-            CreateScheduleRequest {
-                schedule: scheduled(NewWorkflowExecutionInfo {
-                    versioning_override: overridden(),
-                    ..scheduled_workflow()
-                }),
-                ..create_schedule()
-            },
-            OVERRIDE,
-        ),
-        case(
             "UpdateScheduleRequest.memo",
             "UpdateSchedule",
             UpdateScheduleRequest {
@@ -325,22 +287,10 @@ fn starts() -> Vec<Case> {
             "FailedPrecondition: memo updates are not supported on workflow-backed schedules",
         ),
         case(
-            "SignalWithStartWorkflowExecutionRequest.versioning_override",
-            "SignalWithStartWorkflowExecution",
-            SignalWithStartWorkflowExecutionRequest { versioning_override: overridden(), ..signal() },
-            OVERRIDE,
-        ),
-        case(
             "SignalWithStartWorkflowExecutionRequest.time_skipping_config",
             "SignalWithStartWorkflowExecution",
             SignalWithStartWorkflowExecutionRequest { time_skipping_config: skipping(), ..signal() },
             SKIPPING,
-        ),
-        case(
-            "WorkflowExecutionOptions.versioning_override",
-            "UpdateWorkflowExecutionOptions",
-            changed(WorkflowExecutionOptions { versioning_override: overridden(), ..Default::default() }),
-            OVERRIDE,
         ),
         case(
             "WorkflowExecutionOptions.time_skipping_config",
@@ -387,34 +337,16 @@ fn polls() -> Vec<Case> {
             DISABLED,
         ),
         case(
-            "PollWorkflowTaskQueueRequest.deployment_options",
-            "PollWorkflowTaskQueue",
-            PollWorkflowTaskQueueRequest { deployment_options: versioned(), ..workflow() },
-            VERSIONS,
-        ),
-        case(
             "PollActivityTaskQueueRequest.worker_version_capabilities",
             "PollActivityTaskQueue",
             PollActivityTaskQueueRequest { worker_version_capabilities: capabilities(), ..activity() },
             DISABLED,
         ),
         case(
-            "PollActivityTaskQueueRequest.deployment_options",
-            "PollActivityTaskQueue",
-            PollActivityTaskQueueRequest { deployment_options: versioned(), ..activity() },
-            VERSIONS,
-        ),
-        case(
             "PollNexusTaskQueueRequest.worker_version_capabilities",
             "PollNexusTaskQueue",
             PollNexusTaskQueueRequest { worker_version_capabilities: capabilities(), ..nexus() },
             DISABLED,
-        ),
-        case(
-            "PollNexusTaskQueueRequest.deployment_options",
-            "PollNexusTaskQueue",
-            PollNexusTaskQueueRequest { deployment_options: versioned(), ..nexus() },
-            VERSIONS,
         ),
     ]
 }
@@ -538,18 +470,6 @@ async fn answers(client: &mut Client) -> Vec<Case> {
             DISABLED,
         ),
         case(
-            "RespondWorkflowTaskCompletedRequest.deployment_options",
-            COMPLETED,
-            RespondWorkflowTaskCompletedRequest { deployment_options: versioned(), ..answer() },
-            VERSIONS,
-        ),
-        case(
-            "RespondWorkflowTaskCompletedRequest.versioning_behavior",
-            COMPLETED,
-            RespondWorkflowTaskCompletedRequest { versioning_behavior: VersioningBehavior::Pinned as i32, ..answer() },
-            "InvalidArgument: versioning behavior cannot be specified without deployment options being set with versioned mode",
-        ),
-        case(
             "RespondWorkflowTaskCompletedRequest.page_number",
             COMPLETED,
             RespondWorkflowTaskCompletedRequest { page_number: 1, ..answer() },
@@ -567,36 +487,7 @@ async fn answers(client: &mut Client) -> Vec<Case> {
             RespondWorkflowTaskFailedRequest { worker_version: stamp(), ..failed() },
             DISABLED,
         ),
-        case(
-            "RespondWorkflowTaskFailedRequest.deployment_options",
-            "RespondWorkflowTaskFailed",
-            RespondWorkflowTaskFailedRequest { deployment_options: versioned(), ..failed() },
-            VERSIONS,
-        ),
     ]
-}
-
-/// Commands, each in the first task of a workflow.
-async fn commands(client: &mut Client) -> Vec<Case> {
-    let child = StartChildWorkflowExecutionCommandAttributes {
-        workflow_id: "child".to_owned(),
-        workflow_type: Some(WorkflowType { name: "T".to_owned() }),
-        versioning_override: Some(VersioningOverride::default()),
-        ..StartChildWorkflowExecutionCommandAttributes::default()
-    };
-    let commands = [(
-        "StartChildWorkflowExecutionCommandAttributes.versioning_override",
-        CommandType::StartChildWorkflowExecution,
-        Attributes::StartChildWorkflowExecutionCommandAttributes(child),
-        "InvalidArgument: BadStartChildExecutionAttributes: versioning_override is not supported by this server yet",
-    )];
-    let mut cases = Vec::new();
-    for (field, command_type, attributes, expected) in commands {
-        let task_token = workflow_task(client, field).await;
-        let command = Command { command_type: command_type as i32, attributes: Some(attributes), ..Command::default() };
-        cases.push(case(field, "RespondWorkflowTaskCompleted", respond(task_token, vec![command]), expected));
-    }
-    cases
 }
 
 /// Answers to an activity task, which stays in the worker's hands.
@@ -618,46 +509,16 @@ async fn activity_answers(client: &mut Client) -> Vec<Case> {
             DISABLED,
         ),
         case(
-            "RespondActivityTaskCompletedRequest.deployment_options",
-            "RespondActivityTaskCompleted",
-            RespondActivityTaskCompletedRequest { deployment_options: versioned(), ..completed() },
-            VERSIONS,
-        ),
-        case(
             "RespondActivityTaskFailedRequest.worker_version",
             "RespondActivityTaskFailed",
             RespondActivityTaskFailedRequest { worker_version: stamp(), ..failed() },
             DISABLED,
         ),
         case(
-            "RespondActivityTaskFailedRequest.deployment_options",
-            "RespondActivityTaskFailed",
-            RespondActivityTaskFailedRequest { deployment_options: versioned(), ..failed() },
-            VERSIONS,
-        ),
-        case(
             "RespondActivityTaskCanceledRequest.worker_version",
             "RespondActivityTaskCanceled",
             RespondActivityTaskCanceledRequest { worker_version: stamp(), ..canceled() },
             DISABLED,
-        ),
-        case(
-            "RespondActivityTaskCanceledRequest.deployment_options",
-            "RespondActivityTaskCanceled",
-            RespondActivityTaskCanceledRequest { deployment_options: versioned(), ..canceled() },
-            VERSIONS,
-        ),
-        case(
-            "RespondActivityTaskCanceledByIdRequest.deployment_options",
-            "RespondActivityTaskCanceledById",
-            RespondActivityTaskCanceledByIdRequest {
-                namespace: NAMESPACE.to_owned(),
-                workflow_id: "activity".to_owned(),
-                activity_id: "a".to_owned(),
-                deployment_options: versioned(),
-                ..Default::default()
-            },
-            VERSIONS,
         ),
     ]
 }
@@ -668,7 +529,6 @@ async fn what_is_not_built_is_refused_field_by_field() {
     let (channel, mut client) = (server.channel().await, server.client().await);
     let mut cases: Vec<Case> = [starts(), polls(), settings(), activities()].into_iter().flatten().collect();
     cases.extend(answers(&mut client).await);
-    cases.extend(commands(&mut client).await);
     cases.extend(activity_answers(&mut client).await);
 
     let listed: BTreeSet<String> = said()
