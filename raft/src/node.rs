@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::encoding;
 use crate::failure::FailureReport;
 use crate::flusher::{FlushTrigger, Flusher};
-use crate::group::{Group, GroupParts, Leadership, RaftGroup, StopReason};
+use crate::group::{Group, GroupParts, Handovers, Leadership, RaftGroup, StopReason};
 use crate::hold_off::VoteHoldOff;
 use crate::log_store::{self, GroupLog};
 use crate::network::{GroupNetwork, RaftReceiver, SeedHost};
@@ -435,6 +435,7 @@ impl Node {
             hold_off: VoteHoldOff::new(started, is_new, self.options.election_timeout_max),
             entry_bytes_max: self.options.entry_bytes_max,
             runtime: tokio::runtime::Handle::current(),
+            handovers: Handovers::default(),
             lease: self.options.election_timeout_max / 2,
             pins,
             proposals: metrics::counter!("everlog_raft_proposals_total", "group" => group.to_string()),
