@@ -256,16 +256,12 @@ fn refusals() {
             "invalid url: url does not match any configured callback address: https://x/y",
         ),
         (
-            callback(nexus("temporal://system")),
-            "completion_callbacks to the system are not supported by this server yet",
-        ),
-        (
             callback(Some(callback::Variant::Internal(callback::Internal::default()))),
             "unsupported callback variant: *common.Callback_Internal_",
         ),
         (
             StartWorkflowExecutionRequest { versioning_override: Some(VersioningOverride::default()), ..base() },
-            "versioning_override is not supported by this server yet",
+            "override behavior is required",
         ),
         (
             StartWorkflowExecutionRequest { input: Some(payloads(2 * 1024 * 1024)), ..base() },
