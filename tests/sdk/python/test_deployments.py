@@ -100,7 +100,7 @@ async def workers(client: Client, name: str, queue: str, *build_ids: str) -> Asy
     tasks = [asyncio.create_task(worker.run()) for worker in running]
     try:
         for build_id in build_ids:
-            await until(lambda build_id=build_id: polls_both(client, name, build_id))
+            await until(lambda build_id=build_id: polls_both(client, name, build_id), "both queues are polled")
         yield
     finally:
         await asyncio.gather(*[worker.shutdown() for worker in running])
@@ -140,7 +140,7 @@ async def test_a_pinned_workflow_stays_and_an_upgraded_one_moves(client: Client)
         upgraded = await client.start_workflow("Upgraded", 2, id=unique("upgraded"), task_queue=queue, result_type=str)
         for handle in pinned, upgraded:
             await handle.signal("go_on")
-            await until(lambda handle=handle: has_done(handle, 1))
+            await until(lambda handle=handle: has_done(handle, 1), "the first task is done")
         await make_current(client, name, "2")
         for handle in pinned, upgraded:
             await handle.signal("go_on")
@@ -161,7 +161,7 @@ async def test_a_version_drains_once_nothing_is_pinned_to_it(client: Client) -> 
     async with workers(client, name, queue, "1", "2"):
         await make_current(client, name, "1")
         pinned = await client.start_workflow("Pinned", 1, id=unique("pinned"), task_queue=queue)
-        await until(lambda: is_listed(client, name))
+        await until(lambda: is_listed(client, name), "the deployment is listed")
         await make_current(client, name, "2")
         assert await has_status(client, name, "1", Status.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINING)
         # Longer than it takes to be counted.
@@ -169,7 +169,7 @@ async def test_a_version_drains_once_nothing_is_pinned_to_it(client: Client) -> 
         assert await has_status(client, name, "1", Status.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINING)
         await pinned.signal("go_on")
         await pinned.result()
-        await until(lambda: has_status(client, name, "1", Status.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINED), 40)
+        await until(lambda: has_status(client, name, "1", Status.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINED), "the version is drained")
 
 
 async def is_listed(client: Client, name: str) -> bool:
@@ -223,7 +223,7 @@ async def test_an_override_and_a_parent_pin_a_workflow(client: Client) -> None:
             versioning_override=PinnedVersioningOverride(version),
             result_type=str,
         )
-        await until(lambda: exists(client, child))
+        await until(lambda: exists(client, child), "the child is there")
         await client.get_workflow_handle(child).signal("go_on")
         assert await parent.result() == "1"
 

@@ -203,7 +203,8 @@ async def test_an_operation_is_canceled(client: Client) -> None:
         with pytest.raises(WorkflowFailureError):
             await led_to.result()
         of_caller = kinds(await events(handle))
-        for kind in ("CANCEL_REQUESTED", "CANCEL_REQUEST_COMPLETED", "CANCELED"):
+        # The operation, and the caller with it, may end before the answer to the request to cancel it is there.
+        for kind in ("CANCEL_REQUESTED", "CANCELED"):
             assert f"NEXUS_OPERATION_{kind}" in of_caller
 
 
