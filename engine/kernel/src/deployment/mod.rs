@@ -13,8 +13,8 @@
 //! of them have seen it. There are few deployments, and they change when people roll out code. In a Temporal server a deployment is a
 //! workflow, and what task queues know of it follows it.
 //!
-//! Here is what is pure of it: what a change does ([`change`]), what follows for task queues ([`routing`]), what callers are shown
-//! ([`show`]), and rows ([`row`]). Who changes rows, and asks whether anybody polls, is outside.
+//! Here is what is pure of it: what a change does (`change`), what follows for task queues (`routing`), what callers are shown
+//! (`show`), and rows (`row`). Who changes rows, and asks whether anybody polls, is outside.
 
 mod change;
 mod names;
