@@ -9,6 +9,7 @@ use bytes::Bytes;
 use everlog_storage::NodeId;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::{Answer, Call, Cancel, ConnectionId, Failed, Incoming, Lane, Receiver, Transport};
 
@@ -24,19 +25,26 @@ struct Shared {
     state: Mutex<State>,
     next_connection: AtomicU64,
     next_call: AtomicU64,
+    next_transport: AtomicU64,
 }
 
 #[derive(Default)]
 struct State {
     receivers: BTreeMap<NodeId, Arc<dyn Receiver>>,
-    /// Directions in which nothing gets through.
-    cut: Vec<(NodeId, NodeId)>,
+    /// Transports up to these are of nodes that are gone: what is left of their processes is not heard.
+    gone: BTreeMap<NodeId, u64>,
+    /// Directions in which nothing gets through, and since when.
+    cut: BTreeMap<(NodeId, NodeId), Instant>,
     delay: Delay,
+    breaks: Breaks,
     lines: HashMap<(NodeId, NodeId, Lane), Line>,
 }
 
 /// How long a message takes.
 type Delay = Option<Arc<dyn Fn(NodeId, NodeId) -> Duration + Send + Sync>>;
+
+/// Whether a message is lost, and its connection with it.
+type Breaks = Option<Arc<dyn Fn(NodeId, NodeId) -> bool + Send + Sync>>;
 
 /// One lane in one direction. It is made anew when either end was away, or a message was lost: then all that wait for answers hear of it.
 #[derive(Clone)]
@@ -64,7 +72,8 @@ impl TwinNetwork {
 
     /// The way from a node to the others, whether it is there yet or not.
     pub fn transport(&self, me: NodeId) -> Arc<dyn Transport> {
-        Arc::new(TwinTransport { me, network: self.clone() })
+        let number = self.0.next_transport.fetch_add(1, Ordering::Relaxed) + 1;
+        Arc::new(TwinTransport { me, number, network: self.clone() })
     }
 
     /// Adds a node, or one that comes back.
@@ -72,15 +81,24 @@ impl TwinNetwork {
         self.0.state.lock().receivers.insert(node, receiver);
     }
 
-    /// A node is gone: whoever waits for it hears of that at once.
+    /// A node is gone: whoever waits for it hears of that at once. Transports that it was given so far are of no use any more.
     pub fn leave(&self, node: NodeId) {
-        self.0.state.lock().receivers.remove(&node);
+        let mut state = self.0.state.lock();
+        state.receivers.remove(&node);
+        state.gone.insert(node, self.0.next_transport.load(Ordering::Relaxed));
+        drop(state);
         self.end_lines(|(from, to, _)| *from == node || *to == node);
     }
 
-    /// Nothing gets from one node to the other any more, and nobody is told.
+    /// Nothing gets from one node to the other any more, and nobody is told. After a while nothing gets the other way, either: a node that
+    /// cannot be dialled is not listened to.
     pub fn cut(&self, from: NodeId, to: NodeId) {
-        self.0.state.lock().cut.push((from, to));
+        self.0.state.lock().cut.entry((from, to)).or_insert_with(Instant::now);
+    }
+
+    /// Messages get from one node to the other again.
+    pub fn join_ends(&self, from: NodeId, to: NodeId) {
+        self.0.state.lock().cut.remove(&(from, to));
     }
 
     /// Everything gets through again.
@@ -93,8 +111,20 @@ impl TwinNetwork {
         self.0.state.lock().delay = Some(Arc::new(delay));
     }
 
+    /// From now on this says which messages are lost, with all that is on their way on the same connection.
+    pub fn lose(&self, breaks: impl Fn(NodeId, NodeId) -> bool + Send + Sync + 'static) {
+        self.0.state.lock().breaks = Some(Arc::new(breaks));
+    }
+
+    fn breaks(&self, from: NodeId, to: NodeId) -> bool {
+        let breaks = self.0.state.lock().breaks.clone();
+        breaks.is_some_and(|breaks| breaks(from, to))
+    }
+
     fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
-        self.0.state.lock().cut.contains(&(from, to))
+        let state = self.0.state.lock();
+        let is_known = state.cut.get(&(to, from)).is_some_and(|since| since.elapsed() >= SILENCE_MAX);
+        is_known || state.cut.contains_key(&(from, to))
     }
 
     async fn travel(&self, from: NodeId, to: NodeId) {
@@ -116,6 +146,11 @@ impl TwinNetwork {
                 receiver.disconnected(line.connection);
             }
         }
+    }
+
+    /// Whether a line is what it was made as: what was sent on one that has ended never arrives.
+    fn is_current(&self, line: &(NodeId, NodeId, Lane), connection: ConnectionId) -> bool {
+        self.0.state.lock().lines.get(line).is_some_and(|line| line.connection == connection)
     }
 
     fn line(&self, from: NodeId, to: NodeId, lane: Lane) -> Line {
@@ -144,6 +179,13 @@ impl TwinNetwork {
         let (from, to, _) = key;
         while let Some(Sent { kind, body, id, cancelled }) = queue.recv().await {
             self.travel(from, to).await;
+            if self.breaks(from, to) {
+                self.end_lines(|line| *line == key);
+                return;
+            }
+            if !self.is_current(&key, connection) {
+                return;
+            }
             let receiver = self.receiver(to);
             let (false, Some(receiver)) = (self.is_cut(from, to), receiver) else {
                 // All that is on the line is lost with it.
@@ -155,6 +197,9 @@ impl TwinNetwork {
             let send = move |body: Option<Bytes>| {
                 tokio::spawn(async move {
                     network.travel(to, from).await;
+                    if network.breaks(to, from) {
+                        return network.end_lines(|line| *line == key);
+                    }
                     if network.is_cut(to, from) {
                         tokio::time::sleep(SILENCE_MAX).await;
                         network.end_lines(|line| *line == key);
@@ -173,12 +218,19 @@ impl TwinNetwork {
 
 struct TwinTransport {
     me: NodeId,
+    number: u64,
     network: TwinNetwork,
+}
+
+impl TwinTransport {
+    fn is_gone(&self) -> bool {
+        self.network.0.state.lock().gone.get(&self.me).is_some_and(|gone| self.number <= *gone)
+    }
 }
 
 impl Transport for TwinTransport {
     fn call(&self, node: NodeId, lane: Lane, kind: u8, body: Bytes) -> Call {
-        if self.network.receiver(node).is_none() {
+        if self.is_gone() || self.network.receiver(node).is_none() {
             return Call::not_sent(node, format!("there is no connection to node {node}"));
         }
         let (sender, answer) = oneshot::channel();
@@ -195,7 +247,8 @@ impl Transport for TwinTransport {
     }
 
     fn is_up(&self, node: NodeId) -> bool {
-        self.network.receiver(node).is_some()
+        let is_cut = self.network.is_cut(self.me, node) || self.network.is_cut(node, self.me);
+        !is_cut && !self.is_gone() && self.network.receiver(node).is_some()
     }
 
     fn nodes(&self) -> Vec<NodeId> {
