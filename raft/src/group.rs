@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -61,12 +61,39 @@ pub(crate) struct GroupParts {
     /// How old a quorum's acknowledgement may be for a lease read.
     pub(crate) lease: Duration,
     pub(crate) hold_off: VoteHoldOff,
+    pub(crate) handovers: Handovers,
     /// Largest batch that is proposed, in bytes as encoded.
     pub(crate) entry_bytes_max: usize,
     /// Where a proposal waits for room, which takes a queue that is full.
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) pins: LogPins,
     pub(crate) proposals: Counter,
+}
+
+/// In which terms a replica has handed its lead over: others may be elected then although it has a lease.
+#[derive(Debug, Default)]
+pub(crate) struct Handovers {
+    /// Those of which it is not known yet in which term they are.
+    under_way: AtomicU32,
+    /// The last term in which there was one.
+    term: AtomicU64,
+}
+
+impl Handovers {
+    fn begin(&self) {
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The one that was begun is in `term`, or an earlier one.
+    fn was_in(&self, term: u64) {
+        self.term.fetch_max(term, Ordering::SeqCst);
+        self.under_way.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether the lead of `term` may have been handed over.
+    fn include(&self, term: u64) -> bool {
+        self.under_way.load(Ordering::SeqCst) > 0 || self.term.load(Ordering::SeqCst) >= term
+    }
 }
 
 /// Who leads a group, as far as this replica knows.
@@ -284,11 +311,20 @@ impl Group {
 
     /// Hands the lead over to the replica on `node`, which should have all of the log. Whether that led to anything is seen by who leads.
     pub async fn transfer(&self, node: NodeId) {
-        let target = replica_on(&self.0.raft.metrics().borrow_watched().membership_config, node);
-        if let Some(target) = target {
-            // A core that has stopped hands nothing over.
-            let _ = self.0.raft.trigger().transfer_leader(target).await;
-        }
+        let raft = self.0.raft.clone();
+        let Some(target) = replica_on(&raft.metrics().borrow_watched().membership_config, node) else { return };
+        // Whoever votes for the other one does not mind this one's lease: it ends before anybody is asked, and does not begin again in this
+        // term, in which openraft takes no more writes, either. A task of its own, since whoever calls may go away.
+        self.0.handovers.begin();
+        let parts = Arc::clone(&self.0);
+        let handed_over = self.0.runtime.spawn(async move {
+            // A core that has stopped hands nothing over. One that has not does what it is told in order.
+            let _ = raft.trigger().transfer_leader(target).await;
+            let term = raft.with_raft_state(|state| state.vote_ref().leader_id.term).await;
+            parts.handovers.was_in(term.unwrap_or(u64::MAX));
+        });
+        // An error says that the runtime ends.
+        let _ = handed_over.await;
     }
 
     /// Hands `batch` to the log of a leader in the term of `stamp`, without waiting for anything. Proposals reach the log in the order
@@ -347,11 +383,12 @@ impl Group {
     /// Whether no other replica can have been elected at `now`, so that what this one has applied or decided is the latest there is. A few
     /// atomic reads; a replica that does not lead has no lease.
     pub fn lease_valid(&self, now: Instant) -> bool {
-        if !matches!(*self.0.leadership.borrow(), Leadership::Leader { .. }) {
-            return false;
-        }
+        let Leadership::Leader { term } = *self.0.leadership.borrow() else { return false };
         if self.0.progress.is_sole_voter() {
             return true;
+        }
+        if self.0.handovers.include(term) && !sabotage::is(Sabotage::LeaseAfterHandover) {
+            return false;
         }
         let lease = if sabotage::is(Sabotage::StaleLease) { 8 * self.0.lease } else { self.0.lease };
         let Some(acknowledged) = self.0.data_metrics.borrow_watched().last_quorum_acked else { return false };

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::encoding;
 use crate::failure::FailureReport;
 use crate::flusher::{FlushTrigger, Flusher};
-use crate::group::{Group, GroupParts, Leadership, RaftGroup, StopReason};
+use crate::group::{Group, GroupParts, Handovers, Leadership, RaftGroup, StopReason};
 use crate::hold_off::VoteHoldOff;
 use crate::log_store::GroupLog;
 use crate::network::{GroupNetwork, RaftReceiver, SeedHost};
@@ -378,6 +378,7 @@ impl Node {
             leader,
             data_metrics,
             hold_off: VoteHoldOff::new(started, is_new, self.options.election_timeout_max),
+            handovers: Handovers::default(),
             entry_bytes_max: self.options.entry_bytes_max,
             runtime: tokio::runtime::Handle::current(),
             lease: self.options.election_timeout_max / 2,

@@ -8,6 +8,8 @@ use std::cell::Cell;
 pub enum Sabotage {
     /// A leader trusts its lease for eight times as long as it may.
     StaleLease,
+    /// A leader that has handed its lead over goes on trusting its lease.
+    LeaseAfterHandover,
     /// A read does not wait for anybody to confirm who leads.
     SkippedBarrier,
     /// A replica that has just started votes at once, whatever it had promised.

@@ -235,6 +235,7 @@ async fn the_lead_is_handed_over() {
     cluster.until_equal().await;
     let to = NODES.into_iter().find(|node| *node != old.id).unwrap();
     old.group.transfer(to).await;
+    assert!(!old.group.lease_valid(std::time::Instant::now()), "others may elect another one from here on");
     let next = &cluster.members[&to];
     let mut leads = tokio::time::timeout(PATIENCE, lead(&next.group)).await.expect("it leads");
     write_some(&mut leads, "b", 10).await;

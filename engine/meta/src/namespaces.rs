@@ -119,13 +119,13 @@ impl Namespaces {
                 description: "the server's own namespace".to_owned(),
                 ..NewNamespace::default()
             };
-            self.register_with_id(id, system).await?;
+            self.register_with_id(id, system).await.map(drop).or_else(is_there)?;
         }
         for name in names {
             if self.by_name(name).is_none() {
                 let new =
                     NewNamespace { name: name.to_owned(), retention: DEFAULT_RETENTION, ..NewNamespace::default() };
-                self.register(new).await?;
+                self.register(new).await.map(drop).or_else(is_there)?;
             }
             let missing: Vec<_> = attributes
                 .iter()
@@ -246,6 +246,14 @@ impl SlotSource for Namespaces {
     fn partitions(&self) -> Vec<GroupId> {
         let view = self.view.borrow();
         view.slots.iter().flat_map(|slots| slots.partitions()).collect()
+    }
+}
+
+/// A node that has just started may see later that somebody has registered a namespace: it is there, which is all that is wanted.
+fn is_there(error: MetaError) -> Result<(), MetaError> {
+    match error {
+        MetaError::AlreadyExists(_) => Ok(()),
+        error => Err(error),
     }
 }
 

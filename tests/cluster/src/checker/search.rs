@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::model::{Call, Model, Operation, Outcome};
+use super::model::{Call, Model, Operation, Outcome, Refusal};
 
 /// Operations of one workflow id, at most: as many as a set of them has bits.
 const OPERATIONS_MAX: usize = u128::BITS as usize;
@@ -81,6 +81,16 @@ fn check_with(operations: &[Operation], firsts: &[Operation], steps_max: u64) ->
     }
 }
 
+/// Whether an operation with this outcome changes nothing, whenever it happens. A signal that is known already does now, but may have gone to
+/// a later run; a completion that is answered with NotFound may have been done before.
+fn never_changes(call: &Call, outcome: &Outcome) -> bool {
+    match (call, outcome) {
+        (_, Outcome::Unknown) | (Call::Complete { .. }, Outcome::Refused(Refusal::NotFound)) => false,
+        (Call::Describe { .. } | Call::History { .. } | Call::List, _) | (_, Outcome::Refused(_)) => true,
+        _ => false,
+    }
+}
+
 fn returned_at(operation: &Operation) -> u64 {
     if operation.outcome == Outcome::Unknown { u64::MAX } else { operation.returned_at }
 }
@@ -133,8 +143,8 @@ impl Search<'_> {
             }
             let Operation { call, outcome, .. } = self.operations[at];
             let after = model.after(call, outcome);
-            if *outcome != Outcome::Unknown && after.as_slice() == std::slice::from_ref(model) {
-                // It changes nothing, so it may as well be now as later.
+            if never_changes(call, outcome) && after.as_slice() == std::slice::from_ref(model) {
+                // So it may as well be now as later.
                 ways = vec![(at, after)];
                 break;
             }

@@ -39,7 +39,8 @@ use world::{Story, World};
 const SEEDS: u64 = 300;
 
 /// Seeds that found faults once, with the fault.
-const KEPT: &[(u64, &str)] = &[];
+const KEPT: &[(u64, &str)] =
+    &[(8, "a leader that had handed its lead over answered by its lease, while another one led")];
 
 /// Seeds in which a fault that is put back is looked for.
 const SEARCHED: u64 = 300;
@@ -70,6 +71,7 @@ enum Sabotage {
 /// A seed that finds each. Changes of the product move them; the test then looks for others, and tells which.
 const FOUND: &[(Sabotage, u64)] = &[
     (Sabotage::Raft(sabotage::Sabotage::StaleLease), 0),
+    (Sabotage::Raft(sabotage::Sabotage::LeaseAfterHandover), 8),
     (Sabotage::Raft(sabotage::Sabotage::SkippedBarrier), 0),
     (Sabotage::Raft(sabotage::Sabotage::NoHoldOff), 0),
     (Sabotage::Raft(sabotage::Sabotage::SnapshotOverNewerLog), 0),
@@ -211,7 +213,8 @@ fn invariants_hold_whatever_nodes_links_disks_and_clocks_do() {
         sum(|s| s.terms),
         sum(|s| s.milliseconds) / 1000,
     );
-    assert!(failed.is_empty(), "{} seeds failed, the first: {:?}", failed.len(), &failed[..failed.len().min(3)]);
+    let numbers: Vec<_> = failed.iter().map(|(seed, _)| seed).collect();
+    assert!(failed.is_empty(), "{} seeds failed: {numbers:?}", failed.len());
     assert!(acknowledged > 0 && faults > 0, "{acknowledged} operations, {faults} faults");
 }
 

@@ -308,6 +308,7 @@ async fn bring(groups: Vec<GroupSlot>, wanted: Wanted) {
             }
             // Whatever went wrong is tried again.
             let step = tokio::time::timeout(BRING_TIME_MAX, group.bring_to(&placement.replicas)).await;
+            tracing::debug!(group = %group.id(), ?step, "a step to the replicas that a group should have");
             if matches!(step, Ok(Ok(true)))
                 && let Some(now) = wanted.lock().get_mut(&group.id()).filter(|now| **now == placement)
             {

@@ -41,6 +41,10 @@ impl Seen {
             for slot in process.groups.lock().iter() {
                 let group = slot.read().clone();
                 let id = group.id();
+                // What is known of one that is being opened anew is being replaced.
+                if matches!(*group.leadership().borrow(), Leadership::Stopped { .. }) {
+                    continue;
+                }
                 if let Leadership::Leader { term } = *group.leadership().borrow() {
                     let known = *self.leaders.entry((id, term)).or_insert(node);
                     if known != node {

@@ -319,6 +319,7 @@ impl World {
             (&self.machines[machine], &self.machines[other], Duration::from_millis(100 + random.below_u64(2_500)))
         };
         let (node, place) = (machine.node, machine.node.0 as usize);
+        tracing::info!(kind, %node, other = %other.node, ?time, "a fault");
         let name = match kind {
             0 | 1 => {
                 if self.kill(machine) {
