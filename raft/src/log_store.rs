@@ -184,14 +184,7 @@ impl GroupLog {
     }
 
     async fn submit_durably(&self, record: LogRecord) -> io::Result<()> {
-        let (sender, durable) = oneshot::channel();
-        // Nobody waits any more only if the group is being shut down.
-        self.0.engine.submit(record, Some(Box::new(move |result| drop(sender.send(result)))));
-        match durable.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.0.storage_failed(error)),
-            Err(_) => Err(self.0.storage_failed(LogError("the completion of a record was dropped".to_string()))),
-        }
+        submit_durably(record, &*self.0.engine, &self.0.failure).await
     }
 
     /// Whether anything was ever appended.
@@ -222,8 +215,14 @@ impl GroupLog {
 
 /// Removes the log of a group that is not open, durably.
 pub(crate) async fn destroy(group: GroupId, engine: &dyn LogEngine, failure: &FailureReport) -> io::Result<()> {
+    submit_durably(LogRecord::Destroy { group }, engine, failure).await
+}
+
+/// Submits a record, and waits until it is durable. A log that fails has failed for good.
+async fn submit_durably(record: LogRecord, engine: &dyn LogEngine, failure: &FailureReport) -> io::Result<()> {
     let (sender, durable) = oneshot::channel();
-    engine.submit(LogRecord::Destroy { group }, Some(Box::new(move |result| drop(sender.send(result)))));
+    // Nobody waits any more only if the group is being shut down.
+    engine.submit(record, Some(Box::new(move |result| drop(sender.send(result)))));
     let dropped = |_| LogError("the completion of a record was dropped".to_string());
     durable.await.map_err(dropped).flatten().map_err(|error| {
         failure.report(&error);

@@ -249,14 +249,7 @@ impl Nodes {
 
     /// Whether anyone polled a queue that is at home at another node in the last `within`. Taken to be so if the node does not answer.
     pub async fn has_recent_poller(&self, node: NodeId, queue: &QueueId, within: Duration) -> bool {
-        let request = RecentPollerRequest {
-            namespace_id: bytes_of(queue.namespace_id.0),
-            kind: queue.kind as u32,
-            task_queue: queue.name.clone(),
-            within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
-            version: queue.version.as_deref().cloned(),
-        };
-        answered(self.client(node).recent_poller(request)).await.map_or(true, |answer| answer.is_polled)
+        self.queue_state(node, queue, within).await.map_or(true, |(is_polled, _)| is_polled)
     }
 
     /// Has a worker answer a request to a Nexus service whose queue is at home at another node.

@@ -47,7 +47,7 @@ pub struct Picture {
 impl Picture {
     /// What was founded, as the metadata have changed it since.
     pub fn new(founding: &Founding, topology: &Topology) -> Picture {
-        let founders: Vec<_> = (1..).map(NodeId).take(founding.members.len()).collect();
+        let founders = founders(founding);
         let mut nodes: BTreeMap<_, _> = founders
             .iter()
             .zip(&founding.members)
@@ -87,10 +87,9 @@ impl Picture {
         members.map(|(node, row)| (*node, row))
     }
 
-    /// The nodes that should have replicas of a group, the one that should lead first.
+    /// The nodes that should have voting replicas of a group, the one that should lead first.
     pub fn nodes_of(&self, group: GroupId) -> Vec<NodeId> {
-        let replicas = self.groups.get(&group).into_iter().flat_map(|row| &row.replicas);
-        replicas.filter(|placed| placed.is_voter).map(|placed| placed.node).collect()
+        self.groups.get(&group).map(voting).unwrap_or_default()
     }
 
     /// The replicas that a group should have.
@@ -125,6 +124,16 @@ impl Picture {
     fn id(&self, placed: &Placed) -> ReplicaId {
         replica_id(placed.node, self.disk(placed.node), placed.generation)
     }
+}
+
+/// The nodes that a cluster is founded with.
+fn founders(founding: &Founding) -> Vec<NodeId> {
+    (1..).map(NodeId).take(founding.members.len()).collect()
+}
+
+/// The nodes with voting replicas in a row, the one that should lead first.
+fn voting(row: &GroupRow) -> Vec<NodeId> {
+    row.replicas.iter().filter(|placed| placed.is_voter).map(|placed| placed.node).collect()
 }
 
 /// The replicas that a group is founded with.

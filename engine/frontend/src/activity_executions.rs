@@ -162,13 +162,14 @@ pub(super) async fn request_cancel_activity_execution(
     _call: Call,
     mut request: RequestCancelActivityExecutionRequest,
 ) -> Result<RequestCancelActivityExecutionResponse, Error> {
-    let (namespace, config) = open(frontend, &request.namespace)?;
-    check_id(&request.activity_id, &config)?;
-    check_request_id(&mut request.request_id, &config)?;
-    check_length("identity", &request.identity, &config)?;
-    let run_id = validate::run_id(&request.run_id, INVALID_RUN_ID)?;
-    check_reason(&request.reason, &config)?;
-    let address = address(&namespace, &request.activity_id);
+    let (address, run_id) = end_of(
+        frontend,
+        &request.namespace,
+        (&request.activity_id, &request.run_id),
+        &mut request.request_id,
+        &request.identity,
+        &request.reason,
+    )?;
     done(execute(frontend, &address, run_id, ActivityExecutionCommand::RequestCancel(Box::new(request))).await?)?;
     Ok(RequestCancelActivityExecutionResponse {})
 }
@@ -179,15 +180,34 @@ pub(super) async fn terminate_activity_execution(
     _call: Call,
     mut request: TerminateActivityExecutionRequest,
 ) -> Result<TerminateActivityExecutionResponse, Error> {
-    let (namespace, config) = open(frontend, &request.namespace)?;
-    check_id(&request.activity_id, &config)?;
-    check_request_id(&mut request.request_id, &config)?;
-    check_length("identity", &request.identity, &config)?;
-    let run_id = validate::run_id(&request.run_id, INVALID_RUN_ID)?;
-    check_reason(&request.reason, &config)?;
-    let address = address(&namespace, &request.activity_id);
+    let (address, run_id) = end_of(
+        frontend,
+        &request.namespace,
+        (&request.activity_id, &request.run_id),
+        &mut request.request_id,
+        &request.identity,
+        &request.reason,
+    )?;
     done(execute(frontend, &address, run_id, ActivityExecutionCommand::Terminate(Box::new(request))).await?)?;
     Ok(TerminateActivityExecutionResponse {})
+}
+
+/// The activity that a request wants to end, by its ids, once the rest of the request is checked.
+fn end_of(
+    frontend: &Frontend,
+    namespace: &str,
+    (activity_id, run_id): (&str, &str),
+    request_id: &mut String,
+    identity: &str,
+    reason: &str,
+) -> Result<(WorkflowRef, Option<RunId>), Error> {
+    let (namespace, config) = open(frontend, namespace)?;
+    check_id(activity_id, &config)?;
+    check_request_id(request_id, &config)?;
+    check_length("identity", identity, &config)?;
+    let run_id = validate::run_id(run_id, INVALID_RUN_ID)?;
+    check_reason(reason, &config)?;
+    Ok((address(&namespace, activity_id), run_id))
 }
 
 /// Forgets an activity, which ends if it has not.

@@ -14,7 +14,8 @@ pub(super) use register::{Register, poll_version, version_of};
 use std::sync::Arc;
 
 use everlog_kernel::deployment::{
-    Deployment, SetCurrent, SetRamping, UNVERSIONED, Unwatched, check_build_id, check_deployment_name, version_of_name,
+    Deployment, SetCurrent, SetRamping, UNVERSIONED, Unwatched, check_build_id, check_deployment_name,
+    old_version_name, version_of_name,
 };
 use everlog_kernel::{Deployments, Rejection};
 use everlog_meta::NamespaceRecord;
@@ -51,11 +52,6 @@ impl Named {
         self.check_name(&version.deployment_name)?;
         Ok(check_build_id(&version.build_id, self.id_bytes_max)?)
     }
-}
-
-/// As older clients write a version.
-fn old_name(version: &WorkerDeploymentVersion) -> String {
-    format!("{}.{}", version.deployment_name, version.build_id)
 }
 
 /// The version of a request that names it in one of two ways.
@@ -115,7 +111,7 @@ pub(super) async fn describe_worker_deployment_version(
     #[expect(deprecated, reason = "older clients name it so")]
     let text = match (request.version.as_str(), &request.deployment_version) {
         ("", None) => return Err(Error::invalid("deployment version cannot be empty")),
-        ("", Some(version)) => old_name(version),
+        ("", Some(version)) => old_version_name(Some(version)),
         (text, _) => text.to_owned(),
     };
     let version = named_version(&text)?;
@@ -216,13 +212,7 @@ pub(super) async fn set_worker_deployment_current_version(
     let namespace_id = named.namespace.namespace.id;
     if !request.ignore_missing_task_queues {
         let deployments = named.deployments(frontend);
-        let missing = queues::misses_queues(frontend, namespace_id, &deployments, name, &text).await?;
-        if let Some(version) = missing {
-            return Err(Error::failed_precondition(format!(
-                "proposed current version '{version}' is missing active task queues from the current version; these would become \
-                 unversioned if it is set as the current version"
-            )));
-        }
+        queues::check_queues(frontend, namespace_id, &deployments, name, &text, "current").await?;
     }
     let set = SetCurrent {
         version: text,
@@ -269,13 +259,7 @@ pub(super) async fn set_worker_deployment_ramping_version(
     let deployments = named.deployments(frontend);
     let is_new = deployments.get(name).is_none_or(|deployment| deployment.routing.ramping_version != text);
     if !request.ignore_missing_task_queues && is_new && !text.is_empty() {
-        let missing = queues::misses_queues(frontend, namespace_id, &deployments, name, &text).await?;
-        if let Some(version) = missing {
-            return Err(Error::failed_precondition(format!(
-                "proposed ramping version '{version}' is missing active task queues from the current version; these would become \
-                 unversioned if it is set as the ramping version"
-            )));
-        }
+        queues::check_queues(frontend, namespace_id, &deployments, name, &text, "ramping").await?;
     }
     let set = SetRamping {
         version: text,
@@ -468,7 +452,7 @@ pub(super) async fn delete_worker_deployment_version(
 ) -> Result<api::DeleteWorkerDeploymentVersionResponse, Error> {
     let named = Named::new(frontend, &request.namespace)?;
     #[expect(deprecated, reason = "older clients name it so")]
-    let text = request.deployment_version.as_ref().map_or(request.version, old_name);
+    let text = request.deployment_version.as_ref().map_or(request.version, |version| old_version_name(Some(version)));
     let version = named_version(&text)?;
     named.check_name(&version.deployment_name)?;
     let (name, build_id) = (version.deployment_name.as_str(), version.build_id.as_str());

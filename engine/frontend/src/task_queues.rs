@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use everlog_kernel::deployment::UNVERSIONED;
+use everlog_kernel::deployment::old_version_name;
 use everlog_kernel::transition::TaskKind;
 use everlog_kernel::{NamespaceId, time};
 use everlog_matching::nexus::NexusQueue;
 use everlog_matching::{PollerDescription, QueueDescription, QueueRate, QueueStats, RateSource};
 use everlog_meta::{ConfiguredQueue, NamespaceRecord};
 use everlog_model::{QueueId, limits};
-use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::enums::v1::{
     BuildIdTaskReachability, DescribeTaskQueueMode, RateLimitSource, TaskQueueKind, TaskQueueType,
 };
@@ -165,16 +164,12 @@ fn versioning(namespace: &NamespaceRecord, kind: TaskQueueType, queue: &str) -> 
     // Where versions poll, what never was is older than anything else with Temporal, too.
     let never = if known.is_some() { wkt::Timestamp::default() } else { NEVER };
     let routing = known.cloned().unwrap_or_default();
-    let old = |version: &Option<WorkerDeploymentVersion>| match version {
-        None => UNVERSIONED.to_owned(),
-        Some(version) => format!("{}.{}", version.deployment_name, version.build_id),
-    };
     let update_time = Some(routing.changed().unwrap_or(never));
     let is_ramping = routing.ramping.version.is_some() || routing.ramp_percentage > 0.0;
     TaskQueueVersioningInfo {
-        current_version: old(&routing.current.version),
+        current_version: old_version_name(routing.current.version.as_ref()),
         current_deployment_version: routing.current.version,
-        ramping_version: if is_ramping { old(&routing.ramping.version) } else { String::new() },
+        ramping_version: if is_ramping { old_version_name(routing.ramping.version.as_ref()) } else { String::new() },
         ramping_deployment_version: routing.ramping.version,
         ramping_version_percentage: routing.ramp_percentage,
         update_time,

@@ -10,7 +10,7 @@ use everlog_storage::keys::{MetaKind, meta_row};
 use everlog_storage::state::RowChange;
 
 use super::change::now;
-use super::view::View;
+use super::view::{self, View};
 use super::{MetaError, Namespaces};
 
 /// In front of the keys of these rows, behind their kind. Behind it stand the namespace, the name of the deployment, and behind a `:`, which
@@ -168,24 +168,11 @@ impl Namespaces {
 
     /// Tells of the deployments of all namespaces, and of each that changes from then on, for as long as there is metadata.
     pub async fn follow_deployments(&self, mut tell: impl FnMut(NamespaceId, &Arc<Deployments>)) {
-        let mut view = self.view.clone();
-        let mut told = View::default().deployments;
         let none = Arc::new(Deployments::default());
-        loop {
-            let now = view.borrow_and_update().deployments.clone();
-            for (namespace_id, deployments) in &now {
-                if told.get(namespace_id).is_none_or(|before| !Arc::ptr_eq(before, deployments)) {
-                    tell(*namespace_id, deployments);
-                }
-            }
-            for namespace_id in told.keys().filter(|namespace_id| !now.contains_key(namespace_id)) {
-                tell(*namespace_id, &none);
-            }
-            told = now;
-            if view.changed().await.is_err() {
-                return;
-            }
-        }
+        let tell = |namespace_id: &NamespaceId, deployments: Option<&Arc<Deployments>>| {
+            tell(*namespace_id, deployments.unwrap_or(&none));
+        };
+        view::follow(self.view.clone(), |view| &view.deployments, tell).await;
     }
 }
 

@@ -10,7 +10,7 @@ use everlog_storage::keys::{MetaKind, meta_row};
 use everlog_storage::state::RowChange;
 use prost::Message;
 
-use super::view::View;
+use super::view::{self, View};
 use super::{MetaError, Namespaces};
 
 /// In front of the keys of these rows, behind their kind. Behind it stand the namespace, the type and the name.
@@ -82,23 +82,10 @@ impl Namespaces {
     /// Tells of the settings of all queues, and of each that changes from then on, for as long as there is metadata. `None` are settings
     /// that are gone.
     pub async fn follow_task_queues(&self, mut tell: impl FnMut(&ConfiguredQueue, Option<&TaskQueueConfig>)) {
-        let mut view = self.view.clone();
-        let mut told = View::default().task_queues;
-        loop {
-            let now = view.borrow_and_update().task_queues.clone();
-            for (queue, config) in &now {
-                if told.get(queue) != Some(config) {
-                    tell(queue, Some(&**config));
-                }
-            }
-            for queue in told.keys().filter(|queue| !now.contains_key(queue)) {
-                tell(queue, None);
-            }
-            told = now;
-            if view.changed().await.is_err() {
-                return;
-            }
-        }
+        let tell = |queue: &ConfiguredQueue, config: Option<&Arc<TaskQueueConfig>>| {
+            tell(queue, config.map(|config| &**config))
+        };
+        view::follow(self.view.clone(), |view| &view.task_queues, tell).await;
     }
 }
 

@@ -120,6 +120,31 @@ impl View {
     }
 }
 
+/// Tells of everything in a part of the view, and of each thing that changes from then on, for as long as there is a view. `None` is what is
+/// gone.
+pub(super) async fn follow<K: Clone + Eq + std::hash::Hash, V: PartialEq>(
+    mut view: watch::Receiver<Arc<View>>,
+    part: impl Fn(&View) -> &FastMap<K, Arc<V>>,
+    mut tell: impl FnMut(&K, Option<&Arc<V>>),
+) {
+    let mut told = FastMap::default();
+    loop {
+        let now = part(&view.borrow_and_update()).clone();
+        for (key, value) in &now {
+            if told.get(key) != Some(value) {
+                tell(key, Some(value));
+            }
+        }
+        for key in told.keys().filter(|key| !now.contains_key(key)) {
+            tell(key, None);
+        }
+        told = now;
+        if view.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 fn unreadable(error: impl std::fmt::Display) -> MetaError {
     MetaError::Unavailable(error.to_string())
 }

@@ -35,7 +35,6 @@ use everlog_storage::rocks_state::{RocksState, StateOptions};
 use everlog_storage::segment_log::{LogOptions, SegmentLog};
 use everlog_storage::state::{StateEngine, StateError};
 use parking_lot::RwLock;
-use tokio::sync::watch;
 
 use crate::descriptors::Descriptors;
 use crate::disk::{self, DiskWatch};
@@ -149,8 +148,6 @@ pub struct Node {
     state: Arc<RocksState>,
     /// Its cluster, if there are other nodes.
     membership: Option<Membership>,
-    /// Why it is a member of that no more, once it is none.
-    removed: watch::Sender<Option<String>>,
     /// What goes on beside, for as long as the node runs.
     _tasks: Vec<AbortOnDrop>,
     /// Held until everything else has stopped: it keeps other processes out.
@@ -270,7 +267,7 @@ impl Node {
         groups.slots().into_iter().for_each(|group| partitions.add(group));
         let router = Router::new(partitions.clone(), Arc::clone(&namespaces) as _, cluster);
         let voters: Voters = match places.clone() {
-            Some(places) => Box::new(move |group| places.picture().nodes_of(group)),
+            Some(places) => Box::new(move |group| places.nodes_of(group)),
             None => Box::new(move |_| vec![me]),
         };
         let transport = membership.as_ref().map(|membership| Arc::new(membership.mesh.clone()) as _);
@@ -295,7 +292,6 @@ impl Node {
                 None => Box::new(|_| None),
             },
         });
-        let removed = watch::Sender::new(None);
         if let (Some(membership), Some(places), Some(nodes)) = (membership.clone(), places, nodes.clone()) {
             let replicas = Arc::new(Replicas {
                 raft: Arc::clone(&raft),
@@ -306,7 +302,6 @@ impl Node {
                 groups,
                 leads,
                 partitions,
-                removed: removed.clone(),
             });
             tasks.push(spawn(Arc::clone(&replicas).follow()));
             tasks.push(spawn(Arc::clone(&replicas).lead(Arc::clone(&operations))));
@@ -325,7 +320,6 @@ impl Node {
             log,
             state,
             membership,
-            removed,
             _tasks: tasks,
             directory,
         })
@@ -350,31 +344,21 @@ impl Node {
     /// Resolves when the node must stop because its disk failed, its metadata cannot be read, or it was removed from its cluster.
     pub fn fatal(&self) -> impl Future<Output = NodeError> + Send + 'static {
         let (disk, metadata) = (self.raft.fatal(), self.namespaces.unreadable());
-        let told = self.membership.as_ref().map(|membership| membership.mesh.removed());
-        let mut removed = self.removed.subscribe();
+        let removed = self.membership.as_ref().map(|membership| membership.mesh.removed());
         async move {
-            let refused = async {
-                match told {
-                    Some(told) => told.await,
+            let removed = async {
+                match removed {
+                    Some(removed) => removed.await,
                     None => std::future::pending().await,
                 }
             };
-            let seen = async move {
-                match removed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) {
-                    Some(why) => why,
-                    // The node is gone.
-                    None => std::future::pending().await,
-                }
-            };
-            let why = tokio::select! {
-                error = disk => return error.into(),
-                error = metadata => return error.into(),
-                why = refused => why,
-                why = seen => why,
-            };
-            NodeError::Cluster(format!(
-                "{why}, for good: all it had is on other nodes, and its data directory is of no more use"
-            ))
+            tokio::select! {
+                error = disk => error.into(),
+                error = metadata => error.into(),
+                why = removed => NodeError::Cluster(format!(
+                    "{why}, for good: all it had is on other nodes, and its data directory is of no more use"
+                )),
+            }
         }
     }
 

@@ -16,12 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_cluster::{Leads, Nodes, Operations, Picture, Places, leads};
-use everlog_meta::{Membership as Belongs, Namespaces, TopologyChange};
+use everlog_meta::{Namespaces, TopologyChange};
 use everlog_partition::Partitions;
 use everlog_raft::{Group, GroupSlot, GroupSlots, NodeError};
 use everlog_storage::GroupId;
 use parking_lot::RwLock;
-use tokio::sync::watch;
 
 use crate::membership::Membership;
 
@@ -41,8 +40,6 @@ pub(crate) struct Replicas {
     pub(crate) groups: GroupSlots,
     pub(crate) leads: Arc<Leads>,
     pub(crate) partitions: Partitions,
-    /// Why this node is a member no more, once it is none.
-    pub(crate) removed: watch::Sender<Option<String>>,
 }
 
 /// Opens the partitions of a node that starts: those that it has, and, when the cluster is founded, those that it is founded with.
@@ -52,7 +49,8 @@ pub(crate) async fn open_known(
     places: &Places,
     is_bootstrapped: bool,
 ) -> Result<Vec<GroupSlot>, NodeError> {
-    let (picture, topology) = (places.picture(), places.topology());
+    let topology = places.topology();
+    let picture = places.picture_of(&topology);
     let is_founding = !is_bootstrapped && membership.is_founder();
     let mut groups = Vec::new();
     for partition in (1..=membership.founding.partitions).map(GroupId) {
@@ -77,11 +75,7 @@ impl Replicas {
         loop {
             let topology = self.places.topology();
             self.membership.follow(&topology);
-            let me = self.membership.me;
-            if topology.nodes.get(&me).is_some_and(|row| row.membership == Belongs::Removed) {
-                self.removed.send_replace(Some(format!("node {me} was removed from the cluster")));
-            }
-            let picture = self.places.picture();
+            let picture = self.places.picture_of(&topology);
             let mut is_done = true;
             for partition in (1..=self.membership.founding.partitions).map(GroupId) {
                 is_done &= self.bring_here(partition, &picture, &mut is_up_to_date, leftovers).await.unwrap_or_else(
@@ -161,7 +155,7 @@ impl Replicas {
     pub(crate) async fn lead(self: Arc<Replicas>, operations: Arc<Operations>) {
         loop {
             let topology = self.places.topology();
-            let picture = self.places.picture();
+            let picture = self.places.picture_of(&topology);
             let as_founded = topology.groups.is_empty() && topology.disks.is_empty();
             let leading = self.leads.groups().into_iter().filter(|group| !as_founded && leads(group));
             for group in leading {

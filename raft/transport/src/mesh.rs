@@ -77,7 +77,7 @@ struct Shared {
     next_connection: AtomicU64,
     handshakes: Semaphore,
     complaints: Complaints,
-    /// What a member has said that refuses this node because it was removed.
+    /// Why this node is no member any more, once it is none.
     removed: watch::Sender<Option<String>>,
     /// True once everything is to end.
     stop: watch::Sender<bool>,
@@ -171,9 +171,13 @@ impl Mesh {
         self.set_directory(node, directory_id);
     }
 
-    /// A member is one no more, for good: it is not dialled, and is told so when it dials.
+    /// A member is one no more, for good: it is not dialled, and is told so when it dials. It may be this node.
     pub fn remove(&self, node: NodeId) {
         let mut state = self.0.state.write();
+        if state.identity.as_ref().is_some_and(|me| me.node_id == node) {
+            self.0.removed.send_replace(Some(was_removed(node)));
+            return;
+        }
         if state.removed.insert(node)
             && let Some(peer) = state.peers.remove(&node)
         {
@@ -182,7 +186,7 @@ impl Mesh {
         }
     }
 
-    /// Resolves when a member refuses this node because it was removed, with what it says.
+    /// Resolves when this node was removed, or a member refuses it because it was, with what that says.
     pub fn removed(&self) -> impl Future<Output = String> + Send + 'static {
         let mut removed = self.0.removed.subscribe();
         async move {
@@ -456,6 +460,11 @@ impl Transport for Mesh {
     fn nodes(&self) -> Vec<NodeId> {
         self.0.state.read().peers.keys().copied().collect()
     }
+}
+
+/// What is said of a node that was removed.
+fn was_removed(node: NodeId) -> String {
+    format!("node {node} was removed from the cluster")
 }
 
 fn welcome(reply: Reply) -> io::Result<Hello> {

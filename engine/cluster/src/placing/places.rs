@@ -8,7 +8,7 @@ use everlog_storage::GroupId;
 use everlog_storage::directory::Founding;
 
 use super::plan::{self, Health};
-use super::{NODE_BITS, Picture};
+use super::{NODE_BITS, Picture, founded, founders, voting};
 
 /// How a cluster should be.
 pub struct Places {
@@ -49,7 +49,20 @@ impl Places {
 
     /// How the cluster should be, as far as this node has seen.
     pub fn picture(&self) -> Picture {
-        Picture::new(&self.founding, &self.topology())
+        self.picture_of(&self.topology())
+    }
+
+    /// How the cluster should be by what the metadata say.
+    pub fn picture_of(&self, topology: &Topology) -> Picture {
+        Picture::new(&self.founding, topology)
+    }
+
+    /// The nodes that should have voting replicas of a group, the one that should lead first.
+    pub fn nodes_of(&self, group: GroupId) -> Vec<NodeId> {
+        match self.topology().groups.get(&group) {
+            Some(row) => voting(row),
+            None => voting(&founded(group, &founders(&self.founding))),
+        }
     }
 
     /// Whether the cluster was founded with a data directory.
@@ -65,7 +78,7 @@ impl Places {
     pub async fn change(&self, wanted: &Wanted) -> Result<(), MetaError> {
         self.namespaces
             .change_topology(|topology| {
-                let changes = changes(&Picture::new(&self.founding, topology), wanted);
+                let changes = changes(&self.picture_of(topology), wanted);
                 Ok((changes.map_err(|why| MetaError::Invalid(why.into()))?, ()))
             })
             .await
@@ -83,7 +96,7 @@ impl Places {
         }
         self.namespaces
             .change_topology(|topology| {
-                let changes = plan::plan(&Picture::new(&self.founding, topology), &health);
+                let changes = plan::plan(&self.picture_of(topology), &health);
                 Ok((changes.clone(), changes))
             })
             .await

@@ -11,7 +11,7 @@ use everlog_meta::{GroupRow, Membership, NodeRow, Placed, TopologyChange};
 use everlog_model::NodeId;
 use everlog_storage::GroupId;
 
-use super::{METADATA, Picture, REPLICAS};
+use super::{METADATA, Picture, REPLICAS, voting};
 
 /// How a node is, as the one sees it that plans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +27,9 @@ pub enum Health {
 /// What is to be changed now. Nothing if everything is as it should be, or has to wait.
 pub(super) fn plan(picture: &Picture, health: impl Fn(NodeId) -> Health) -> Vec<TopologyChange> {
     let planning = Planning::new(picture, &health);
-    let mut changes = planning.gone();
-    changes.extend(planning.metadata());
-    changes.extend(planning.partitions());
-    changes
+    let gone = planning.gone();
+    let metadata = planning.metadata(&gone);
+    gone.into_iter().chain(metadata).chain(planning.partitions()).collect()
 }
 
 /// Why a node must not be removed: too few would be left.
@@ -90,14 +89,14 @@ impl Planning<'_> {
             .collect()
     }
 
-    /// All members have the metadata, and some of them vote.
-    fn metadata(&self) -> Option<TopologyChange> {
+    /// All members have the metadata, but for those that are `gone`, and some of them vote.
+    fn metadata(&self, gone: &[TopologyChange]) -> Option<TopologyChange> {
         let row = self.picture.groups.get(&METADATA)?;
         let is_voter = |placed: &&Placed| placed.is_voter;
         if !row.is_settled && row.replicas.iter().filter(is_voter).all(|placed| self.is_good(placed.node)) {
             return None;
         }
-        let voters: Vec<_> = row.replicas.iter().filter(|placed| placed.is_voter).map(|placed| placed.node).collect();
+        let voters = voting(row);
         let wanted = metadata_voters(self.health.len());
         // Whoever votes and can, goes on; then those that can be reached; and nobody stops to vote before there is another one.
         let mut next: Vec<_> = voters.iter().copied().filter(|node| self.is_good(*node)).collect();
@@ -111,7 +110,6 @@ impl Planning<'_> {
         next.sort_by_key(|node| !self.is_up(*node));
         next.truncate(wanted);
         let placed = |node: NodeId, is_voter| Placed { node, generation: 0, is_voter };
-        let gone = self.gone();
         let is_gone =
             |node: NodeId| gone.iter().any(|change| matches!(change, TopologyChange::Node(of, _) if *of == node));
         let members = self.picture.members().map(|(node, _)| node);

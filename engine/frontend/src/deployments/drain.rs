@@ -28,6 +28,7 @@ pub(crate) async fn drain(frontend: Arc<Frontend>) {
             looked.clear();
             continue;
         }
+        let before = std::mem::take(&mut looked);
         for (namespace_id, deployments) in frontend.namespaces.all_deployments() {
             for (deployment, build_id) in idle_versions(&deployments) {
                 let key = (namespace_id, deployment.name.clone(), build_id);
@@ -35,10 +36,15 @@ pub(crate) async fn drain(frontend: Arc<Frontend>) {
                     version.drainage.is_some_and(|drainage| drainage.status() == VersionDrainageStatus::Draining)
                 });
                 let interval = if is_draining { limits::DRAINAGE_INTERVAL } else { limits::DRAINED_INTERVAL };
-                if looked.get(&key).is_none_or(|at| at.elapsed() >= interval) {
-                    look(&frontend, namespace_id, &deployment, &key.2).await;
-                    looked.insert(key, Instant::now());
-                }
+                // What is not there any more is forgotten.
+                let at = match before.get(&key).filter(|at| at.elapsed() < interval) {
+                    Some(at) => *at,
+                    None => {
+                        look(&frontend, namespace_id, &deployment, &key.2).await;
+                        Instant::now()
+                    }
+                };
+                looked.insert(key, at);
             }
         }
     }

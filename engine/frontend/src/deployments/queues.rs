@@ -22,11 +22,7 @@ async fn state(
     version: &WorkerDeploymentVersion,
     queue: &VersionQueue,
 ) -> Result<(bool, QueueStats), Error> {
-    let kind = match TaskQueueType::try_from(queue.kind) {
-        Ok(TaskQueueType::Workflow) => TaskKind::Workflow,
-        Ok(TaskQueueType::Activity) => TaskKind::Activity,
-        _ => return Ok((false, QueueStats::default())),
-    };
+    let Some(kind) = task_kind(queue) else { return Ok((false, QueueStats::default())) };
     let version = Some(Box::new(version.clone()));
     let id = QueueId { version, ..QueueId::new(namespace_id, kind, queue.name.as_str()) };
     let window = limits::POLLER_REMEMBERED;
@@ -67,8 +63,35 @@ pub(super) async fn unwatched(frontend: &Frontend, namespace_id: NamespaceId, na
     Unwatched::default()
 }
 
+/// The kind of tasks that a queue has; none for one of Nexus.
+pub(super) fn task_kind(queue: &VersionQueue) -> Option<TaskKind> {
+    match TaskQueueType::try_from(queue.kind) {
+        Ok(TaskQueueType::Workflow) => Some(TaskKind::Workflow),
+        Ok(TaskQueueType::Activity) => Some(TaskKind::Activity),
+        _ => None,
+    }
+}
+
+/// Refuses to make a version the `role` one that lacks a queue of the current one which is in use.
+pub(super) async fn check_queues(
+    frontend: &Frontend,
+    namespace_id: NamespaceId,
+    deployments: &Deployments,
+    name: &str,
+    wanted: &str,
+    role: &str,
+) -> Result<(), Error> {
+    match misses_queues(frontend, namespace_id, deployments, name, wanted).await? {
+        None => Ok(()),
+        Some(version) => Err(Error::failed_precondition(format!(
+            "proposed {role} version '{version}' is missing active task queues from the current version; these would become \
+             unversioned if it is set as the {role} version"
+        ))),
+    }
+}
+
 /// The version, if it lacks a queue of the current one that is in use: its tasks would be for workers without a version.
-pub(super) async fn misses_queues(
+async fn misses_queues(
     frontend: &Frontend,
     namespace_id: NamespaceId,
     deployments: &Deployments,
@@ -83,10 +106,7 @@ pub(super) async fn misses_queues(
         return Ok(None);
     };
     for queue in is.task_queues.difference(&has.task_queues) {
-        let kind = match TaskQueueType::try_from(queue.kind) {
-            Ok(TaskQueueType::Activity) => TaskKind::Activity,
-            _ => TaskKind::Workflow,
-        };
+        let kind = task_kind(queue).unwrap_or(TaskKind::Workflow);
         let leads = deployments.queue(kind, &queue.name).and_then(|routing| routing.current.version.clone());
         if leads.as_ref() != Some(current) {
             // Another deployment has it now.

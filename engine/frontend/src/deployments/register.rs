@@ -62,7 +62,7 @@ impl Frontend {
         if knows(&known, version, &queue) {
             return Ok(());
         }
-        let task_kind = if kind == TaskQueueType::Activity { TaskKind::Activity } else { TaskKind::Workflow };
+        let task_kind = queues::task_kind(&queue).unwrap_or(TaskKind::Workflow);
         let count = known.queue(task_kind, &queue.name).map_or(0, |routing| routing.versions.len());
         if count >= limits::QUEUE_VERSIONS_MAX {
             let most = limits::QUEUE_VERSIONS_MAX;

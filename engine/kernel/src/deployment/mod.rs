@@ -27,10 +27,10 @@ mod tests;
 
 pub use change::{SetCurrent, SetRamping, Unwatched};
 pub use names::{
-    UNVERSIONED, check_build_id, check_deployment_name, check_override, check_version, override_target, version_name,
-    version_of_name,
+    UNVERSIONED, check_build_id, check_deployment_name, check_override, check_version, old_version_name,
+    override_target, version_name, version_of_name,
 };
-pub(crate) use names::{check_reach, normal_override, old_version_name};
+pub(crate) use names::{check_reach, normal_override};
 pub(crate) use routing::RAMPING;
 pub use routing::{Deployments, QueueRouting, Target};
 pub use show::{latest_summary, summary};

@@ -25,7 +25,7 @@ pub fn version_name(version: &WorkerDeploymentVersion) -> String {
 }
 
 /// A version as it was written first, or [`UNVERSIONED`].
-pub(crate) fn old_version_name(version: Option<&WorkerDeploymentVersion>) -> String {
+pub fn old_version_name(version: Option<&WorkerDeploymentVersion>) -> String {
     version
         .map_or_else(|| UNVERSIONED.to_owned(), |version| format!("{}.{}", version.deployment_name, version.build_id))
 }

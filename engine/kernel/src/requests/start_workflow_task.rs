@@ -14,7 +14,7 @@ use everlog_proto::api::workflowservice::v1::PollWorkflowTaskQueueResponse;
 
 use crate::command::{Reply, StartWorkflowTask, WorkflowTaskStart};
 use crate::deployment::Target;
-use crate::state::{Run, Versioning};
+use crate::state::Run;
 use crate::task::TaskKind;
 use crate::token::{HistoryPosition, WorkflowTaskToken};
 use crate::txn::Txn;
@@ -165,7 +165,7 @@ fn is_told_of_target(txn: &mut Txn<'_>, is_routed: bool) -> bool {
         return false;
     }
     let target = if is_routed { target(txn) } else { Target { revision: -1, ..Target::default() } };
-    let Versioning { mut notified, mut declined, .. } = versioning.clone();
+    let (mut notified, mut declined) = (versioning.notified.clone(), versioning.declined.clone());
     let revision_of =
         |seen: &Option<DeclinedTargetVersionUpgrade>| seen.as_ref().map_or(0, |seen| seen.revision_number);
     let seen = revision_of(&notified).max(revision_of(&declined));

@@ -67,11 +67,7 @@ pub(super) fn init(name: &str, nodes: &[String], dir: &Path, days: u32) -> Resul
         vec![(dir.join("ca.crt"), certificate.pem(), PUBLIC), (dir.join("ca.key"), key.serialize_pem(), PRIVATE)];
     let issuer = Issuer::new(params, key);
     for (place, Host { host, .. }) in (1..).zip(&hosts) {
-        let mut names = vec![node_name(name, NodeId(place))];
-        // For people and other tools: nodes do not look at hosts.
-        if host.parse::<IpAddr>().is_err() {
-            names.push(host.clone());
-        }
+        let names = with_host(node_name(name, NodeId(place)), host);
         let (certificate, key) = of_names(&names, place, days, &issuer)?;
         files.push((dir.join(format!("node-{place}.crt")), certificate, PUBLIC));
         files.push((dir.join(format!("node-{place}.key")), key, PRIVATE));
@@ -108,10 +104,7 @@ pub(super) fn extend(dir: &Path, node: &str, id: Option<u32>, days: u32) -> Resu
     if let Some(path) = [&certificate, &key].into_iter().find(|path| path.exists()) {
         return Err(format!("{} is there already, and nothing was written", path.display()));
     }
-    let mut names = vec![format!("{cluster}/node/{id}")];
-    if host.parse::<IpAddr>().is_err() {
-        names.push(host);
-    }
+    let names = with_host(format!("{cluster}/node/{id}"), &host);
     let (text, key_text) = of_names(&names, id, days, &issuer(dir)?)?;
     write_new(&key, &key_text, PRIVATE)?;
     write_new(&certificate, &text, PUBLIC)?;
@@ -180,6 +173,12 @@ fn beside(path: &Path) -> PathBuf {
         Some(extension) => format!("{}.new", extension.display()),
         None => "new".to_owned(),
     })
+}
+
+/// The names of a node's certificate. Its host is for people and other tools: nodes do not look at hosts.
+fn with_host(name: String, host: &str) -> Vec<String> {
+    let is_ip = host.parse::<IpAddr>().is_ok();
+    std::iter::once(name).chain((!is_ip).then(|| host.to_owned())).collect()
 }
 
 /// A certificate with these names, and its key, PEM both.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use everlog_storage::NodeId;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Mesh, PURPOSE_STRANGER, StrangerCalls};
+use super::{Mesh, PURPOSE_STRANGER, StrangerCalls, was_removed};
 use crate::connection::{Connection, Io, Role};
 use crate::handshake::{self, Hello, PROTOCOL, Refusal, Reply};
 use crate::tls::{self, Whom};
@@ -167,7 +167,7 @@ impl Mesh {
         let directory_id = uuid::Uuid::from_slice(&hello.directory_id).ok();
         let node = NodeId(hello.node_id);
         if state.removed.contains(&node) {
-            return Err((Refusal::Removed, format!("node {node} was removed from the cluster")));
+            return Err((Refusal::Removed, was_removed(node)));
         }
         let Some(peer) = state.peers.get_mut(&node) else {
             return Err((Refusal::NotAMember, format!("node {node} is not a member")));

@@ -42,32 +42,18 @@ impl Cluster {
             let is_it = |replica: &&Replica| replica.node_id == number;
             group.replicas.iter().find(is_it).is_some_and(is_behind) || group.replicas.iter().any(|one| !one.is_voter)
         };
-        let until = Instant::now() + CATCH_UP_TIME_MAX;
-        loop {
-            let shown = self.operator(self.another(node))?.describe_cluster(DescribeClusterRequest {}).await;
-            let left = shown.map(|shown| shown.into_inner().groups.into_iter().filter(lacks).collect::<Vec<_>>());
-            match &left {
-                Ok(left) if left.is_empty() => return Ok(()),
-                _ => ensure(Instant::now() < until, || format!("node {number} does not catch up: {left:?}"))?,
-            }
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
+        self.until(self.another(node), CATCH_UP_TIME_MAX, |shown| {
+            let left: Vec<_> = shown.groups.iter().filter(|group| lacks(group)).collect();
+            if left.is_empty() { Ok(()) } else { Err(format!("node {number} does not catch up: {left:?}")) }
+        })
+        .await
     }
 
     /// Has the new, empty data directory that a node waits with take the place of the one that it had, and waits until it serves.
     pub(crate) async fn replace_disk(&self, node: usize) -> Result<(), Failure> {
         let directory_id = self.asked_for(node).await?;
-        let until = Instant::now() + SAY_TIME_MAX;
-        loop {
-            match self.ask_to_replace(node, self.node_id(node), &directory_id).await {
-                Ok(_) => return self.nodes[node].wait_serving(SERVE_TIME_MAX).await,
-                // Somebody is yet to be elected, or to hear of the node.
-                Err(status) if Instant::now() < until && AGAIN.contains(&status.code()) => {
-                    tokio::time::sleep(LOOK_INTERVAL).await;
-                }
-                Err(status) => return Err(status.into()),
-            }
-        }
+        insist(&AGAIN, async || self.ask_to_replace(node, self.node_id(node), &directory_id).await).await?;
+        self.nodes[node].wait_serving(SERVE_TIME_MAX).await
     }
 
     /// Asks another node than `node` to have a directory take the place of the disk of the node `node_id`. Returns the number of the disk.
@@ -81,9 +67,7 @@ impl Cluster {
     /// The id of the directory in the command that a node with an empty one asks for.
     pub(crate) async fn asked_for(&self, node: usize) -> Result<String, Failure> {
         let command = format!("everlog cluster replace --node {} --directory ", self.node_id(node));
-        let line = until_printed(&self.nodes[node], |line| line.contains(&command)).await?;
-        let id = line.split_once(&command).map(|(_, rest)| rest.chars().take(36).collect());
-        id.ok_or_else(|| Failure::new("no id"))
+        printed_behind(&self.nodes[node], &command).await
     }
 
     /// A member that is another node.
@@ -96,43 +80,24 @@ impl Cluster {
     /// Has a node with a new, empty data directory join, by a node that is one of its seeds, and waits until it serves.
     pub(crate) async fn add(&self, node: usize, by: usize) -> Result<(), Failure> {
         self.nodes[node].spawn().await?;
-        let line = until_printed(&self.nodes[node], |line| line.contains(ADD)).await?;
-        let id = line.split_once(ADD).map(|(_, rest)| rest.chars().take(36).collect::<String>());
-        let directory_id = id.ok_or_else(|| Failure::new("no id"))?;
-        let until = Instant::now() + SAY_TIME_MAX;
-        loop {
-            let request = AddNodeRequest { directory_id: directory_id.clone(), node_id: 0 };
-            match self.operator(by)?.add_node(request).await {
-                Ok(added) => drop(self.members.lock().insert(node, added.into_inner().node_id)),
-                Err(status) if Instant::now() < until && AGAIN.contains(&status.code()) => {
-                    tokio::time::sleep(LOOK_INTERVAL).await;
-                    continue;
-                }
-                Err(status) => return Err(status.into()),
-            }
-            return self.nodes[node].wait_serving(SERVE_TIME_MAX).await;
-        }
+        let request = AddNodeRequest { directory_id: printed_behind(&self.nodes[node], ADD).await?, node_id: 0 };
+        let operator = self.operator(by)?;
+        let added = insist(&AGAIN, async || operator.clone().add_node(request.clone()).await).await?;
+        self.members.lock().insert(node, added.into_inner().node_id);
+        self.nodes[node].wait_serving(SERVE_TIME_MAX).await
     }
 
     /// Has a node leave, by another one. Returns at once.
     pub(crate) async fn remove(&self, node: usize, by: usize) -> Result<(), Failure> {
         let request = RemoveNodeRequest { node_id: self.node_id(node), undo: false };
-        let until = Instant::now() + SAY_TIME_MAX;
-        loop {
-            match self.operator(by)?.remove_node(request).await {
-                Ok(_) => return Ok(()),
-                Err(status) if Instant::now() < until && status.code() == Code::Unavailable => {
-                    tokio::time::sleep(LOOK_INTERVAL).await;
-                }
-                Err(status) => return Err(status.into()),
-            }
-        }
+        let operator = self.operator(by)?;
+        insist(&[Code::Unavailable], async || operator.clone().remove_node(request).await).await.map(drop)
     }
 
     /// Waits until a node that was to leave has left, as another one sees it.
     pub(crate) async fn until_left(&self, node: usize, by: usize) -> Result<(), Failure> {
         let id = self.node_id(node);
-        self.until(by, |shown| {
+        self.until(by, MOVE_TIME_MAX, |shown| {
             let is_member = shown.nodes.iter().any(|one| one.node_id == id);
             let has_replica = |group: &Group| group.replicas.iter().any(|replica| replica.node_id == id);
             match is_member || shown.groups.iter().any(has_replica) {
@@ -149,7 +114,7 @@ impl Cluster {
     /// `lost`.
     pub(crate) async fn until_settled(&self, by: usize, lost: &[usize]) -> Result<(), Failure> {
         let lost: Vec<_> = lost.iter().map(|node| self.node_id(*node)).collect();
-        self.until(by, |shown| {
+        self.until(by, MOVE_TIME_MAX, |shown| {
             let is_moving = |group: &&Group| {
                 let learns = |replica: &Replica| replica.should_vote && !replica.is_voter;
                 let dead = |replica: &Replica| replica.is_voter && lost.contains(&replica.node_id);
@@ -182,9 +147,10 @@ impl Cluster {
     async fn until(
         &self,
         by: usize,
+        time_max: Duration,
         is_it: impl Fn(&DescribeClusterResponse) -> Result<(), String>,
     ) -> Result<(), Failure> {
-        let until = Instant::now() + MOVE_TIME_MAX;
+        let until = Instant::now() + time_max;
         loop {
             let shown = self.operator(by)?.describe_cluster(DescribeClusterRequest {}).await;
             let why = match shown {
@@ -198,6 +164,27 @@ impl Cluster {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
     }
+}
+
+/// Asks again as long as it is refused with what passes: somebody is yet to be elected, or to hear of a node.
+async fn insist<T>(passes: &[Code], ask: impl AsyncFn() -> Result<T, Status>) -> Result<T, Failure> {
+    let until = Instant::now() + SAY_TIME_MAX;
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(status) if Instant::now() < until && passes.contains(&status.code()) => {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+            Err(status) => return Err(status.into()),
+        }
+    }
+}
+
+/// The id that a node prints behind a command.
+async fn printed_behind(node: &Node, command: &str) -> Result<String, Failure> {
+    let line = until_printed(node, |line| line.contains(command)).await?;
+    let id = line.split_once(command).map(|(_, rest)| rest.chars().take(36).collect());
+    id.ok_or_else(|| Failure::new("no id"))
 }
 
 /// Waits for a line of what a node prints.
