@@ -104,7 +104,8 @@ pub(crate) struct DevArgs {
 /// Flags of `everlog server`.
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
-    /// The settings, in TOML. deploy/everlog.toml shows every one with its default.
+    /// The settings, in TOML. deploy/everlog.toml shows every one with its default. Variables of the environment count more:
+    /// EVERLOG__LISTEN__PORT is port of [listen].
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 }

@@ -10,7 +10,8 @@ use serde::Deserialize;
 
 use super::cluster::{self, FileCluster, FileTls};
 use super::{
-    DataLocation, Disk, Listen, Log, LogFormat, Mode, Settings, SettingsError, read_dynamic, search_attribute_type,
+    DataLocation, Disk, Listen, Log, LogFormat, Mode, Settings, SettingsError, environment, read_dynamic,
+    search_attribute_type,
 };
 
 /// The file as it is written.
@@ -56,7 +57,7 @@ struct FileLog {
     format: Option<LogFormat>,
 }
 
-/// Reads the settings file at `path`.
+/// Reads the settings file at `path`, and what the environment says instead.
 ///
 /// # Errors
 ///
@@ -64,13 +65,28 @@ struct FileLog {
 pub fn load(path: &Path) -> Result<Settings, SettingsError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| SettingsError(format!("cannot read {}: {error}", path.display())))?;
-    let settings =
-        parse(&text).map_err(|SettingsError(message)| SettingsError(format!("{}: {message}", path.display())))?;
+    let settings = parse(&text, &environment::variables())
+        .map_err(|SettingsError(message)| SettingsError(format!("{}: {message}", path.display())))?;
     Ok(Settings { file: Some(path.to_owned()), ..settings })
 }
 
-fn parse(text: &str) -> Result<Settings, SettingsError> {
-    let file: File = toml::from_str(text).map_err(|error| one_line(text, &error))?;
+/// The settings of a file with this text, and of these variables.
+///
+/// # Errors
+///
+/// One line that says what is wrong, and where.
+pub fn parse(text: &str, variables: &[(String, String)]) -> Result<Settings, SettingsError> {
+    let file: File = if variables.is_empty() {
+        toml::from_str(text).map_err(|error| one_line(text, &error))?
+    } else {
+        let mut table: toml::Table = toml::from_str(text).map_err(|error| one_line(text, &error))?;
+        variables.iter().try_for_each(|(name, value)| environment::set(&mut table, name, value))?;
+        File::deserialize(table).map_err(|error| {
+            let names: Vec<_> = variables.iter().map(|(name, _)| name.as_str()).collect();
+            let message = error.message().replace('\n', " ");
+            SettingsError(format!("with {} of the environment: {message}", names.join(", ")))
+        })?
+    };
     let mut settings = Settings { mode: Mode::Server, ..Settings::default() };
     file.namespaces.into_iter().try_for_each(|name| settings.add_namespace(name))?;
     settings.data = match (file.data_dir, file.ephemeral) {
@@ -149,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_sample_shows_the_defaults() {
-        assert_eq!(parse(&sample()).unwrap(), Settings { mode: Mode::Server, ..Settings::default() });
+        assert_eq!(parse(&sample(), &[]).unwrap(), Settings { mode: Mode::Server, ..Settings::default() });
     }
 
     #[test]
@@ -159,7 +175,7 @@ mod tests {
             let line = sample.lines().find(|line| line.contains(&format!("\"{key}\"")));
             let line = line.unwrap_or_else(|| panic!("deploy/everlog.toml does not mention {key}"));
             let uncommented = format!("[dynamic_config]\n{}", line.trim_start_matches("# "));
-            assert_eq!(parse(&uncommented).unwrap().dynamic, Settings::default().dynamic, "{line}");
+            assert_eq!(parse(&uncommented, &[]).unwrap().dynamic, Settings::default().dynamic, "{line}");
         }
     }
 
@@ -188,6 +204,7 @@ mod tests {
             [dynamic_config]
             "limit.maxIDLength" = 255
             "#,
+            &[],
         )
         .unwrap();
         assert_eq!(settings.data, DataLocation::Ephemeral);
@@ -223,8 +240,28 @@ mod tests {
             ("[tls.frontend]\nca = \"a\"", "line 1: unknown field `frontend`, expected `node`"),
         ];
         for (text, expected) in cases {
-            let error = parse(text).unwrap_err().to_string();
+            let error = parse(text, &[]).unwrap_err().to_string();
             assert!(error.contains(expected) && !error.contains('\n'), "{text}: {error}");
+        }
+    }
+    #[test]
+    fn the_environment_counts_more_than_the_file() {
+        let variables = |pairs: &[(&str, &str)]| -> Vec<_> {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let listen = variables(&[("EVERLOG__LISTEN__PORT", "9"), ("EVERLOG__LOG__FORMAT", "json")]);
+        let settings = parse("[listen]\nport = 1\nhttp_port = 2", &listen).unwrap();
+        assert_eq!((settings.listen.grpc_port, settings.listen.http_port), (9, 2));
+        assert_eq!(settings.log.format, LogFormat::Json);
+        let wrong = [
+            ("EVERLOG__LISTEN__PROT", "1", "unknown field `prot`, expected one of `ip`"),
+            ("EVERLOG__LISTEN__PORT", "many", "invalid type: string \"many\", expected u16"),
+            ("EVERLOG__LISTEN", "1", "invalid type: integer `1`"),
+        ];
+        for (name, value, expected) in wrong {
+            let error = parse("", &variables(&[(name, value)])).unwrap_err().to_string();
+            let start = format!("with {name} of the environment: ");
+            assert!(error.starts_with(&start) && error.contains(expected), "{error}");
         }
     }
 }

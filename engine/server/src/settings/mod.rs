@@ -5,6 +5,7 @@
 //! one line: what, where, and what is allowed.
 
 mod cluster;
+mod environment;
 mod file;
 mod follow;
 
@@ -16,7 +17,7 @@ use everlog_proto::api::enums::v1::IndexedValueType;
 
 pub use crate::membership::ClusterOptions;
 pub use everlog_config::{Addresses, DynamicSettings, Listen, SettingsError};
-pub use file::load;
+pub use file::{load, parse};
 pub use follow::follow;
 
 /// Everything that a node is started with.
