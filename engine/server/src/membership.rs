@@ -204,6 +204,7 @@ impl Membership {
                 row.is_none_or(|row| row.membership != everlog_meta::Membership::Removed)
             })
             .collect();
+        self.mesh.set_former(self.founding.former.clone());
         self.mesh.join(me, known, Arc::new(NodeReceiver::new(raft.receiver(), Arc::clone(peers))));
         self.follow(&topology);
     }
