@@ -613,6 +613,32 @@ pub struct SteerRequest {
     /// A group that has the replicas it should have, if this node leads the metadata.
     #[prost(message, optional, tag = "8")]
     pub settled: Option<SettledGroup>,
+    /// Where and what a node is, if this node leads the metadata.
+    #[prost(message, optional, tag = "9")]
+    pub labels: Option<LabelledNode>,
+    /// Placements as they are in their rows, if this node leads the metadata.
+    #[prost(bytes = "bytes", repeated, tag = "10")]
+    pub placements: Vec<Bytes>,
+    /// A placement that is not needed any more, if this node leads the metadata; empty: none.
+    #[prost(string, tag = "11")]
+    pub deleted_placement: String,
+}
+
+/// Where and what a node is.
+#[derive(Clone, PartialEq, Message)]
+pub struct LabelledNode {
+    /// The node.
+    #[prost(uint32, tag = "1")]
+    pub node: u32,
+    /// Its region.
+    #[prost(string, tag = "2")]
+    pub region: String,
+    /// The zone of that.
+    #[prost(string, tag = "3")]
+    pub zone: String,
+    /// Whatever else, by name.
+    #[prost(btree_map = "string, string", tag = "4")]
+    pub labels: std::collections::BTreeMap<String, String>,
 }
 
 /// A node that joins.

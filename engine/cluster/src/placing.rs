@@ -7,21 +7,22 @@
 //!                             └─▶ leader of each group: brings it to these replicas
 //! ```
 
+mod fit;
 mod places;
 mod plan;
 
 use std::collections::BTreeMap;
 
-use everlog_meta::{GroupRow, Membership, NodeRow, Placed, Topology};
+use everlog_meta::{DEFAULT_PLACEMENT, GroupRow, Membership, NodeLabels, NodeRow, Placed, Placement, Topology};
 use everlog_model::NodeId;
 use everlog_raft::{GroupReplica, GroupReplicas, REPLICA_ID_MIN, ReplicaId};
 use everlog_storage::GroupId;
 use everlog_storage::directory::Founding;
 
 pub use places::{Places, Wanted};
-pub use plan::Health;
+pub use plan::{Health, Moved};
 
-/// Replicas of a partition.
+/// Replicas that a partition is founded with, where there are as many nodes.
 pub const REPLICAS: usize = 3;
 
 /// The group of the metadata.
@@ -38,6 +39,8 @@ pub struct Picture {
     pub nodes: BTreeMap<NodeId, NodeRow>,
     /// All groups.
     pub groups: BTreeMap<GroupId, GroupRow>,
+    /// All placements, by name.
+    pub placements: BTreeMap<String, Placement>,
     /// How many disks each node has lost, if it has.
     disks: BTreeMap<NodeId, u32>,
     /// How many nodes founded it: those with the first ids.
@@ -53,7 +56,8 @@ impl Picture {
             .zip(&founding.members)
             .map(|(node, member)| {
                 let (directory_id, address) = (member.directory_id, member.address.clone());
-                (*node, NodeRow { directory_id, address, membership: Membership::Member })
+                let labels = NodeLabels::default();
+                (*node, NodeRow { directory_id, address, membership: Membership::Member, labels })
             })
             .collect();
         nodes.extend(topology.nodes.clone());
@@ -67,7 +71,13 @@ impl Picture {
         groups.extend(topology.groups.clone());
         let disks = topology.disks.iter().map(|(node, disk)| (*node, disk.number)).collect();
         let founders = founders.last().map_or(0, |node| node.0);
-        Picture { nodes, groups, disks, founders }
+        Picture { nodes, groups, placements: topology.all_placements(), disks, founders }
+    }
+
+    /// Where the replicas of a group should be.
+    pub fn placement_of(&self, _group: GroupId) -> &Placement {
+        // All partitions are of one pool.
+        &self.placements[DEFAULT_PLACEMENT]
     }
 
     /// Whether the cluster was founded with a node.
@@ -115,6 +125,20 @@ impl Picture {
         let is_known = generation <= row.last_generation && disk <= self.disk(node);
         let mut all = row.replicas.iter().chain(&row.leaving);
         is_known && !all.any(|placed| placed.node == node && self.id(placed) == replica)
+    }
+
+    /// The placements of groups that there are.
+    pub fn placements_in_use(&self) -> Vec<&Placement> {
+        let mut placements: Vec<_> =
+            self.groups.keys().filter(|group| **group != METADATA).map(|group| self.placement_of(*group)).collect();
+        placements.dedup();
+        placements
+    }
+
+    /// Where and what a node is.
+    pub fn labels(&self, node: NodeId) -> &NodeLabels {
+        static NONE: NodeLabels = NodeLabels { region: String::new(), zone: String::new(), others: BTreeMap::new() };
+        self.nodes.get(&node).map_or(&NONE, |row| &row.labels)
     }
 
     fn disk(&self, node: NodeId) -> u32 {
@@ -170,13 +194,13 @@ fn parts(replica: ReplicaId) -> Option<(NodeId, u32, u32)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use everlog_meta::NodeDisk;
     use everlog_storage::directory::FoundingMember;
 
     use super::*;
 
-    pub(super) fn founding(nodes: u32, partitions: u32) -> Founding {
+    pub(crate) fn founding(nodes: u32, partitions: u32) -> Founding {
         let member = |node: u32| FoundingMember {
             directory_id: uuid::Uuid::from_u128(node.into()),
             address: format!("n{node}:7235"),

@@ -4,8 +4,9 @@
 //! | row | content |
 //! |---|---|
 //! | `disk/<node>` | the data directory that took the place of a lost one, and how many were lost before ([`NodeDisk`]) |
-//! | `node/<node>` | a node that joined, or one that leaves or has left ([`NodeRow`]) |
+//! | `node/<node>` | a node that joined, leaves or has left, or has labels ([`NodeRow`]) |
 //! | `replicas/<group>` | the replicas that a group should have, and those that it is to lose ([`GroupRow`]) |
+//! | `placement/<name>` | where the replicas of groups should be ([`Placement`]) |
 //!
 //! A node is known by its id, its disk by the id of its data directory. When the disk is lost, what it had promised is, too: votes, and entries
 //! that it acknowledged. So its replicas never come back. The new disk gets replicas with new ids, by its number. For the same reason a replica
@@ -21,6 +22,7 @@ use everlog_storage::state::{RowBatch, RowChange, StateEngine};
 use everlog_storage::{GroupId, NodeId};
 use prost::Message;
 
+use super::placements::{DEFAULT_PLACEMENT, Placement};
 use super::{MetaError, Namespaces};
 
 /// The whole of it.
@@ -28,10 +30,12 @@ use super::{MetaError, Namespaces};
 pub struct Topology {
     /// Of nodes that have lost one.
     pub disks: BTreeMap<NodeId, NodeDisk>,
-    /// Nodes that joined, and founders that leave or have left.
+    /// Nodes that joined, and founders that have labels, leave or have left.
     pub nodes: BTreeMap<NodeId, NodeRow>,
     /// Groups whose replicas are others than when the cluster was founded.
     pub groups: BTreeMap<GroupId, GroupRow>,
+    /// The placements that were written down, by name.
+    pub placements: BTreeMap<String, Placement>,
 }
 
 /// The disk of a node that has lost one.
@@ -55,7 +59,18 @@ pub enum Membership {
     Removed = 3,
 }
 
-/// A node that joined, leaves or has left.
+/// What a node's settings say of where and what it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeLabels {
+    /// Its region; empty if it names none.
+    pub region: String,
+    /// The zone of that; empty if it names none.
+    pub zone: String,
+    /// Whatever else, by name.
+    pub others: BTreeMap<String, String>,
+}
+
+/// A node that joined, leaves or has left, or has labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRow {
     /// The data directory that it joined with; of a founder the one that it has when the row is written.
@@ -64,6 +79,8 @@ pub struct NodeRow {
     pub address: String,
     /// How it belongs to the cluster.
     pub membership: Membership,
+    /// Where and what it is, as it said when it started.
+    pub labels: NodeLabels,
 }
 
 /// A replica of a group, on one node.
@@ -107,6 +124,10 @@ pub enum TopologyChange {
     Node(NodeId, NodeRow),
     /// A group is to have these replicas from now on.
     Group(GroupId, GroupRow),
+    /// A placement is so from now on.
+    Placement(Placement),
+    /// There is no such placement any more.
+    NoPlacement(String),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -125,6 +146,12 @@ struct NodeMessage {
     address: String,
     #[prost(int32, tag = "3")]
     membership: i32,
+    #[prost(string, tag = "4")]
+    region: String,
+    #[prost(string, tag = "5")]
+    zone: String,
+    #[prost(btree_map = "string, string", tag = "6")]
+    labels: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -154,13 +181,15 @@ struct GroupMessage {
 const DISK: &[u8] = b"disk/";
 const NODE: &[u8] = b"node/";
 const GROUP: &[u8] = b"replicas/";
+const PLACEMENT: &[u8] = b"placement/";
 
 /// What a row of the topology is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TopologyKey {
     Disk(NodeId),
     Node(NodeId),
     Group(GroupId),
+    Placement(String),
 }
 
 impl TopologyKey {
@@ -174,7 +203,8 @@ impl TopologyKey {
         let disk = id(DISK).map(|id| number(id).map(|id| TopologyKey::Disk(NodeId(id))));
         let node = || id(NODE).map(|id| number(id).map(|id| TopologyKey::Node(NodeId(id))));
         let group = || id(GROUP).map(|id| number(id).map(|id| TopologyKey::Group(GroupId(id))));
-        disk.or_else(node).or_else(group)
+        let placement = || id(PLACEMENT).map(placement_name);
+        disk.or_else(node).or_else(group).or_else(placement)
     }
 
     fn row(self) -> Bytes {
@@ -182,9 +212,17 @@ impl TopologyKey {
             TopologyKey::Disk(NodeId(id)) => (DISK, id),
             TopologyKey::Node(NodeId(id)) => (NODE, id),
             TopologyKey::Group(GroupId(id)) => (GROUP, id),
+            TopologyKey::Placement(name) => {
+                return meta_row(MetaKind::Other, &[PLACEMENT, name.as_bytes()].concat());
+            }
         };
         meta_row(MetaKind::Other, &[prefix, &id.to_be_bytes()].concat())
     }
+}
+
+fn placement_name(name: &[u8]) -> Result<TopologyKey, MetaError> {
+    let name = std::str::from_utf8(name);
+    name.map(|name| TopologyKey::Placement(name.to_owned())).map_err(|error| corrupt("name of a placement", error))
 }
 
 impl TopologyChange {
@@ -197,6 +235,11 @@ impl TopologyChange {
             TopologyChange::Group(group, row) => {
                 RowChange::Put { key: TopologyKey::Group(*group).row(), value: encode_group(row) }
             }
+            TopologyChange::Placement(placement) => {
+                let key = TopologyKey::Placement(placement.name.clone()).row();
+                RowChange::Put { key, value: placement.encode() }
+            }
+            TopologyChange::NoPlacement(name) => RowChange::Delete { key: TopologyKey::Placement(name.clone()).row() },
         }
     }
 }
@@ -238,8 +281,18 @@ impl Topology {
             TopologyKey::Disk(node) => put(&mut self.disks, node, value.map(decode_disk).transpose()?),
             TopologyKey::Node(node) => put(&mut self.nodes, node, value.map(decode_node).transpose()?),
             TopologyKey::Group(group) => put(&mut self.groups, group, value.map(decode_group).transpose()?),
+            TopologyKey::Placement(name) => {
+                put(&mut self.placements, name, value.map(Placement::decode).transpose()?);
+            }
         }
         Ok(())
+    }
+
+    /// All placements, with the one that is always there.
+    pub fn all_placements(&self) -> BTreeMap<String, Placement> {
+        let mut placements = self.placements.clone();
+        placements.entry(DEFAULT_PLACEMENT.to_owned()).or_default();
+        placements
     }
 }
 
@@ -270,18 +323,21 @@ fn decode_disk(value: &[u8]) -> Result<NodeDisk, MetaError> {
 }
 
 fn encode_node(row: &NodeRow) -> Bytes {
-    let NodeRow { directory_id, address, membership } = row;
+    let NodeRow { directory_id, address, membership, labels } = row.clone();
+    let NodeLabels { region, zone, others: labels } = labels;
     let directory_id = Bytes::copy_from_slice(directory_id.as_bytes());
-    NodeMessage { directory_id, address: address.clone(), membership: *membership as i32 }.encode_to_vec().into()
+    let membership = membership as i32;
+    NodeMessage { directory_id, address, membership, region, zone, labels }.encode_to_vec().into()
 }
 
 fn decode_node(value: &[u8]) -> Result<NodeRow, MetaError> {
     const WHAT: &str = "node";
-    let NodeMessage { directory_id, address, membership } =
+    let NodeMessage { directory_id, address, membership, region, zone, labels } =
         NodeMessage::decode(value).map_err(|error| corrupt(WHAT, error))?;
     let directory_id = uuid::Uuid::from_slice(&directory_id).map_err(|error| corrupt(WHAT, error))?;
     let membership = Membership::try_from(membership).map_err(|error| corrupt(WHAT, error))?;
-    Ok(NodeRow { directory_id, address, membership })
+    let labels = NodeLabels { region, zone, others: labels };
+    Ok(NodeRow { directory_id, address, membership, labels })
 }
 
 fn encode_group(row: &GroupRow) -> Bytes {
@@ -413,13 +469,20 @@ mod tests {
             directory_id: uuid::Uuid::from_u128(0x0102_0304),
             address: "a:1".to_owned(),
             membership: Membership::Leaving,
+            labels: NodeLabels::default(),
         };
         let bytes = encode_node(&node);
         assert_eq!(hex(&bytes), "0a10000000000000000000000000010203041203613a311802");
-        assert_eq!(decode_node(&bytes), Ok(node));
+        assert_eq!(decode_node(&bytes), Ok(node.clone()));
         for bytes in [&b""[..], b"\xff", &bytes[..23], b"\x0a\x01\x01\x18\x01"] {
             assert!(matches!(decode_node(bytes), Err(MetaError::Corrupt(_))), "{bytes:?}");
         }
+        let others = BTreeMap::from([("d".to_owned(), "s".to_owned())]);
+        let labels = NodeLabels { region: "r".to_owned(), zone: "z".to_owned(), others };
+        let node = NodeRow { labels, ..node };
+        let bytes = encode_node(&node);
+        assert_eq!(hex(&bytes), "0a10000000000000000000000000010203041203613a3118022201722a017a32060a0164120173");
+        assert_eq!(decode_node(&bytes), Ok(node));
 
         let bytes = encode_group(&row());
         assert_eq!(hex(&bytes), "080310071a04080118011a060804100718011a0508ac021006220408021801");
@@ -431,8 +494,11 @@ mod tests {
 
     #[test]
     fn a_row_is_found_by_its_key() {
-        for key in [TopologyKey::Disk(NodeId(258)), TopologyKey::Node(NodeId(1)), TopologyKey::Group(GroupId(0))] {
-            assert_eq!(TopologyKey::of(&key.row()), Some(Ok(key)));
+        let placement = TopologyKey::Placement("eu".to_owned());
+        for key in
+            [TopologyKey::Disk(NodeId(258)), TopologyKey::Node(NodeId(1)), TopologyKey::Group(GroupId(0)), placement]
+        {
+            assert_eq!(TopologyKey::of(&key.clone().row()), Some(Ok(key)));
         }
         assert_eq!(TopologyKey::of(&meta_row(MetaKind::Other, b"slots")), None);
         assert!(matches!(TopologyKey::of(&meta_row(MetaKind::Other, b"disk/1")), Some(Err(_))));

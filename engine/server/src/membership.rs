@@ -1,7 +1,7 @@
 //! What makes a node one of several: its cluster, the connections to the other nodes, and which replicas it has.
 //!
-//! A cluster is founded with some nodes; others may join, and leave. Each partition has replicas on three of them, and the
-//! metadata on all. Which those are follows from what was founded until the metadata say otherwise ([`Picture`]).
+//! A cluster is founded with some nodes; others may join, and leave. Each partition has replicas on some of them, as its placement
+//! says, and the metadata on all. Which those are follows from what was founded until the metadata say otherwise ([`Picture`]).
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +11,7 @@ use std::time::Duration;
 use everlog_cluster::{
     Admission, Formation, FormationOptions, Health, NodeReceiver, Picture, Places, TransportPeers, replica_id,
 };
-use everlog_meta::Topology;
+use everlog_meta::{NodeLabels, Topology};
 use everlog_model::{NodeId, limits};
 use everlog_raft::{Group, GroupReplica, GroupSlot};
 use everlog_storage::directory::{DataDirectory, Founding, NodeIdentity};
@@ -37,6 +37,8 @@ pub struct ClusterOptions {
     pub initial_nodes: u32,
     /// How long a leader may be silent until another one is elected. Counts when the cluster is founded, and for ever.
     pub election_timeout: Duration,
+    /// Where and what this node is.
+    pub labels: NodeLabels,
     /// How long a node may be away until its replicas are given to others, where that is possible; for ever if none.
     pub dead_after: Option<Duration>,
     /// What this node keeps and takes for replicas that were away.
@@ -78,6 +80,8 @@ pub(crate) struct Membership {
     disk: u32,
     pub(crate) founding: Founding,
     formation: Arc<Formation>,
+    /// Where and what this node is, as its settings say.
+    pub(crate) labels: NodeLabels,
     dead_after: Option<Duration>,
     pub(crate) catching_up: CatchingUp,
     pub(crate) mesh: Mesh,
@@ -93,6 +97,7 @@ impl Membership {
             seeds,
             initial_nodes,
             election_timeout,
+            labels,
             dead_after,
             catching_up,
             listen,
@@ -147,7 +152,7 @@ impl Membership {
         if let Some(tls) = &tls {
             check_certificate(tls, Some(me))?;
         }
-        Ok(Membership { me: NodeId(me), disk, founding, formation, dead_after, catching_up, mesh, address })
+        Ok(Membership { me: NodeId(me), disk, founding, formation, labels, dead_after, catching_up, mesh, address })
     }
 
     /// Where a node is dialled that waits with this data directory for a place, if one does.

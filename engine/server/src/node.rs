@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_cluster::{
-    About, GroupLeaders, Leads, Nodes, Offers, Operations, OperationsParts, Pages, Peers, Places, REPLICAS,
-    TransportPeers, Voters,
+    About, GroupLeaders, Leads, Nodes, Offers, Operations, OperationsParts, Pages, Peers, Places, TransportPeers,
+    Voters,
 };
 use everlog_frontend::{Listeners, ServeError, Services};
 use everlog_kernel::Limits;
@@ -306,6 +306,7 @@ impl Node {
             });
             tasks.push(spawn(Arc::clone(&replicas).follow()));
             tasks.push(spawn(Arc::clone(&replicas).lead(Arc::clone(&operations))));
+            tasks.push(spawn(Arc::clone(&replicas).announce(Arc::clone(&operations))));
             tasks.push(spawn(replicas.plan()));
         }
         Ok(Node {
@@ -565,8 +566,11 @@ impl Starting<'_> {
 /// How many partitions a node has, or is to have once all nodes have their share.
 fn partitions_of_a_node(groups: &GroupSlots, places: Option<&Places>) -> usize {
     let share = places.map(Places::picture).map_or(0, |picture| {
-        let partitions = picture.groups.len().saturating_sub(1);
-        (partitions * REPLICAS).div_ceil(picture.members().count().max(REPLICAS))
+        let partitions = picture.groups.keys().filter(|group| **group != META_GROUP);
+        let replicas: usize = partitions.map(|group| picture.placement_of(*group).replicas as usize).sum();
+        // A partition has no two replicas on one node.
+        let most = picture.placements_in_use().iter().map(|placement| placement.replicas as usize).max().unwrap_or(1);
+        replicas.div_ceil(picture.members().count().max(most))
     });
     groups.all().len().max(share).max(1)
 }

@@ -180,6 +180,23 @@ impl Replicas {
         }
     }
 
+    /// Has the metadata say where and what this node is, as its settings say since it started.
+    pub(crate) async fn announce(self: Arc<Replicas>, operations: Arc<Operations>) {
+        let Membership { me, labels, .. } = &self.membership;
+        loop {
+            // What was seen before that may be old.
+            if self.catch_up().await {
+                if self.places.picture().labels(*me) == labels {
+                    return;
+                }
+                if let Err(status) = operations.labelled(labels.clone()).await {
+                    tracing::info!(%status, "nobody was told where and what this node is");
+                }
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
     /// Plans which nodes should have which replicas as long as the metadata are led here, for as long as it is polled.
     pub(crate) async fn plan(self: Arc<Replicas>) {
         loop {
@@ -198,6 +215,8 @@ impl Replicas {
 
 fn say(change: &TopologyChange) {
     match change {
+        TopologyChange::Placement(placement) => tracing::info!(?placement, "a placement"),
+        TopologyChange::NoPlacement(name) => tracing::info!(name, "a placement is no more"),
         TopologyChange::Node(node, row) => tracing::info!(%node, membership = ?row.membership, "a node"),
         TopologyChange::Group(group, row) if row.is_settled => {
             tracing::info!(%group, preferred = %row.replicas[0].node, "a group should be led by another node");

@@ -70,6 +70,7 @@ const SHARED: [&str; 10] = [
 ];
 const FORMING: &str = "nodes_killed_while_they_form_a_cluster_form_one";
 const MEMBERSHIP: &str = "nodes_join_and_leave_under_load";
+const PLACEMENTS: &str = "replicas_are_more_fewer_and_elsewhere_under_load";
 const RECOVERY: [&str; 2] =
     ["one_node_that_is_left_becomes_a_cluster_again", "two_nodes_of_five_that_are_left_become_a_cluster_again"];
 const STORM: &str = "storm_of_faults_loses_and_doubles_nothing";
@@ -143,7 +144,8 @@ impl Tests {
     }
 
     async fn shared(&mut self) {
-        if !SHARED.iter().chain([&FORMING, &MEMBERSHIP]).chain(&RECOVERY).any(|name| self.is_chosen(name)) {
+        if !SHARED.iter().chain([&FORMING, &MEMBERSHIP, &PLACEMENTS]).chain(&RECOVERY).any(|name| self.is_chosen(name))
+        {
             return;
         }
         let began = Instant::now();
@@ -192,6 +194,11 @@ impl Tests {
             let began = Instant::now();
             let result = scenarios::join_and_leave(&stage).await;
             self.ended(MEMBERSHIP, began, result, String::new);
+        }
+        if self.is_chosen(PLACEMENTS) {
+            let began = Instant::now();
+            let result = scenarios::placed_anew(&stage).await;
+            self.ended(PLACEMENTS, began, result, String::new);
         }
         for (at, name) in RECOVERY.into_iter().enumerate().filter(|(_, name)| self.is_chosen(name)).collect::<Vec<_>>()
         {

@@ -8,9 +8,10 @@ use everlog_meta::NodeDisk;
 use everlog_model::NodeId;
 use everlog_proto::cluster::transfer_leads_response::Transfer;
 use everlog_proto::cluster::{
-    AddNodeRequest, AddNodeResponse, ClusterService, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest,
-    DrainNodeResponse, Group, Node, NodeState, RemoveNodeRequest, RemoveNodeResponse, ReplaceDiskRequest,
-    ReplaceDiskResponse, Replica, TransferLeadsRequest, TransferLeadsResponse,
+    AddNodeRequest, AddNodeResponse, ApplyPlacementsRequest, ApplyPlacementsResponse, ClusterService,
+    DeletePlacementRequest, DeletePlacementResponse, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest,
+    DrainNodeResponse, Group, ListPlacementsRequest, ListPlacementsResponse, Node, NodeState, RemoveNodeRequest,
+    RemoveNodeResponse, ReplaceDiskRequest, ReplaceDiskResponse, Replica, TransferLeadsRequest, TransferLeadsResponse,
 };
 use everlog_proto::internal::{LeavingNode, NewNode, SteerRequest, SteeredTransfer};
 use tokio::sync::Semaphore;
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use tonic::codegen::async_trait;
 use tonic::{Request, Response, Status};
 
-use super::Operations;
+use super::{Operations, placements};
 use crate::{Picture, Places};
 
 /// Calls that are answered at a time: each asks all nodes.
@@ -164,6 +165,33 @@ impl ClusterService for ClusterApi {
         let _place = self.place()?;
         self.remove(request.into_inner()).await?;
         Ok(Response::new(RemoveNodeResponse {}))
+    }
+
+    async fn apply_placements(
+        &self,
+        request: Request<ApplyPlacementsRequest>,
+    ) -> Result<Response<ApplyPlacementsResponse>, Status> {
+        let _place = self.place()?;
+        let applied = self.operations.apply_placements(self.places()?, request.into_inner()).await?;
+        Ok(Response::new(applied))
+    }
+
+    async fn list_placements(
+        &self,
+        _request: Request<ListPlacementsRequest>,
+    ) -> Result<Response<ListPlacementsResponse>, Status> {
+        let placements = placements::list(&self.places()?.picture());
+        Ok(Response::new(ListPlacementsResponse { placements }))
+    }
+
+    async fn delete_placement(
+        &self,
+        request: Request<DeletePlacementRequest>,
+    ) -> Result<Response<DeletePlacementResponse>, Status> {
+        let _place = self.place()?;
+        self.places()?;
+        self.operations.delete_placement(request.into_inner().name).await?;
+        Ok(Response::new(DeletePlacementResponse {}))
     }
 }
 

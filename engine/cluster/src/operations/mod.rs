@@ -9,15 +9,18 @@
 mod api;
 mod leads;
 mod merge;
+mod placements;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use everlog_meta::{Membership, MetaError, Namespaces};
+use everlog_meta::{Membership, MetaError, Namespaces, NodeLabels, Placement};
 use everlog_model::NodeId;
 use everlog_proto::cluster::{DescribeClusterResponse, Group, GroupKind, Node, NodeState, Replica};
-use everlog_proto::internal::{Empty, LeavingNode, NewDisk, NewNode, NodeReport, SettledGroup, SteerRequest};
+use everlog_proto::internal::{
+    Empty, LabelledNode, LeavingNode, NewDisk, NewNode, NodeReport, SettledGroup, SteerRequest,
+};
 use everlog_storage::GroupId;
 use futures::future::join_all;
 use tonic::Status;
@@ -212,6 +215,8 @@ impl Operations {
             for node in &mut nodes {
                 let row = picture.nodes.get(&NodeId(node.node_id));
                 node.is_leaving = row.is_some_and(|row| row.membership == Membership::Leaving);
+                let NodeLabels { region, zone, others } = picture.labels(NodeId(node.node_id)).clone();
+                (node.region, node.zone, node.labels) = (region, zone, others.into_iter().collect());
             }
             for group in &mut groups {
                 let row = picture.groups.get(&GroupId(group.group_id)).filter(|row| !row.is_settled);
@@ -225,7 +230,8 @@ impl Operations {
 
     /// Does what this node is told to.
     pub(crate) async fn steered(&self, request: SteerRequest) -> Result<(), Status> {
-        let SteerRequest { is_draining, kept, released, transfers, new_disk, new_node, leaving, settled } = request;
+        let SteerRequest { is_draining, kept, released, transfers, new_disk, new_node, leaving, settled, .. } = request;
+        let SteerRequest { labels, placements, deleted_placement, .. } = request;
         let leads = self.leads();
         if let Some(is_draining) = is_draining {
             leads.drain(is_draining);
@@ -235,7 +241,20 @@ impl Operations {
         for transfer in transfers {
             leads.transfer(GroupId(transfer.group), NodeId(transfer.to_node)).await;
         }
-        for wanted in [new_node.map(joins).transpose()?, leaving.map(leaves), settled.map(is_settled)] {
+        let placements: Vec<_> = placements
+            .iter()
+            .map(|row| Placement::decode(row))
+            .collect::<Result<_, _>>()
+            .map_err(|error| refused(&error))?;
+        let wanted = [
+            new_node.map(joins).transpose()?,
+            leaving.map(leaves),
+            settled.map(is_settled),
+            labels.map(are_labels),
+            (!placements.is_empty()).then_some(Wanted::Placements(placements)),
+            (!deleted_placement.is_empty()).then_some(Wanted::NoPlacement(deleted_placement)),
+        ];
+        for wanted in wanted {
             if let Some((wanted, places)) = wanted.zip(self.parts.places.as_ref()) {
                 places.change(&wanted).await.map_err(|error| refused(&error))?;
             }
@@ -279,6 +298,18 @@ impl Operations {
         self.steer(leader, SteerRequest { settled: Some(settled), ..SteerRequest::default() }).await
     }
 
+    /// Tells whoever leads the metadata where and what this node is.
+    ///
+    /// # Errors
+    ///
+    /// When it was not told. It may be told again.
+    pub async fn labelled(&self, labels: NodeLabels) -> Result<(), Status> {
+        let NodeLabels { region, zone, others: labels } = labels;
+        let labels = LabelledNode { node: self.me().0, region, zone, labels };
+        let leader = self.parts.namespaces.leader().unwrap_or(self.me());
+        self.steer(leader, SteerRequest { labels: Some(labels), ..SteerRequest::default() }).await
+    }
+
     /// Has a node do something.
     async fn steer(&self, node: NodeId, request: SteerRequest) -> Result<(), Status> {
         if node == self.me() {
@@ -299,6 +330,10 @@ fn joins(node: NewNode) -> Result<Wanted, Status> {
 
 fn leaves(LeavingNode { node, stays }: LeavingNode) -> Wanted {
     if stays { Wanted::Stays(NodeId(node)) } else { Wanted::Leaves(NodeId(node)) }
+}
+
+fn are_labels(LabelledNode { node, region, zone, labels: others }: LabelledNode) -> Wanted {
+    Wanted::Labels(NodeId(node), NodeLabels { region, zone, others })
 }
 
 fn is_settled(SettledGroup { group, version }: SettledGroup) -> Wanted {

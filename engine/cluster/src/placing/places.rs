@@ -1,13 +1,18 @@
 //! How a cluster should be, as a node has seen it, and what whoever leads the metadata makes of that.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use everlog_meta::{GroupRow, Membership, MetaError, Namespaces, NodeRow, Topology, TopologyChange};
+use everlog_meta::{
+    GroupRow, Membership, MetaError, Namespaces, NodeLabels, NodeRow, PLACEMENTS_MAX, Placement, Topology,
+    TopologyChange,
+};
 use everlog_model::NodeId;
 use everlog_storage::GroupId;
 use everlog_storage::directory::Founding;
 
-use super::plan::{self, Health};
+use super::fit::lacking;
+use super::plan::{self, Health, Moved};
 use super::{NODE_BITS, Picture, founded, founders, voting};
 
 /// How a cluster should be.
@@ -34,6 +39,12 @@ pub enum Wanted {
     Stays(NodeId),
     /// A group has the replicas it should have by this version of its row, and no others.
     Settled(GroupId, u64),
+    /// A node says where and what it is.
+    Labels(NodeId, NodeLabels),
+    /// These placements are so from now on.
+    Placements(Vec<Placement>),
+    /// A placement is not needed any more.
+    NoPlacement(String),
 }
 
 impl Places {
@@ -84,6 +95,19 @@ impl Places {
             .await
     }
 
+    /// What would come of placements: which groups would be elsewhere, and what an operator should know of it.
+    ///
+    /// # Errors
+    ///
+    /// Why they cannot be carried out, one line.
+    pub fn foresee(&self, placements: &[Placement]) -> Result<(Vec<Moved>, Vec<String>), String> {
+        let mut picture = self.picture();
+        places(&picture, placements)?;
+        let warnings = warnings(&picture, placements);
+        picture.placements.extend(placements.iter().map(|placement| (placement.name.clone(), placement.clone())));
+        Ok((plan::foreseen(&picture), warnings))
+    }
+
     /// Plans what is to be changed now, and has it written down, if this node leads the metadata. Returns the changes.
     ///
     /// # Errors
@@ -121,6 +145,19 @@ fn changes(picture: &Picture, wanted: &Wanted) -> Result<Vec<TopologyChange>, St
             let stays = with(*node, row, Membership::Member);
             Ok(if row.membership == Membership::Leaving { vec![stays] } else { Vec::new() })
         }
+        Wanted::Labels(node, labels) => {
+            let row = member(picture, *node)?;
+            let labelled = || TopologyChange::Node(*node, NodeRow { labels: labels.clone(), ..row.clone() });
+            Ok(if row.labels == *labels { Vec::new() } else { vec![labelled()] })
+        }
+        Wanted::Placements(placements) => places(picture, placements),
+        Wanted::NoPlacement(name) if picture.placements_in_use().iter().any(|placement| placement.name == *name) => {
+            Err(format!("placement {name} cannot be deleted: there are partitions that are placed by it"))
+        }
+        Wanted::NoPlacement(name) => match picture.placements.contains_key(name) {
+            true => Ok(vec![TopologyChange::NoPlacement(name.clone())]),
+            false => Err(format!("there is no placement {name}")),
+        },
         Wanted::Settled(group, version) => {
             let row = picture.groups.get(group).filter(|row| row.version == *version && !row.is_settled);
             let settled = |row: &GroupRow| GroupRow { is_settled: true, leaving: Vec::new(), ..row.clone() };
@@ -156,8 +193,51 @@ fn joins(
     if picture.nodes.contains_key(&node) {
         return Err(format!("there is or was a node {node}: an id is given out once"));
     }
-    let row = NodeRow { directory_id, address: address.to_owned(), membership: Membership::Member };
+    let row = NodeRow {
+        directory_id,
+        address: address.to_owned(),
+        membership: Membership::Member,
+        labels: NodeLabels::default(),
+    };
     Ok(vec![TopologyChange::Node(node, row)])
+}
+
+/// Takes in placements that can be carried out.
+fn places(picture: &Picture, placements: &[Placement]) -> Result<Vec<TopologyChange>, String> {
+    for (at, placement) in placements.iter().enumerate() {
+        placement.check()?;
+        if placements[..at].iter().any(|other| other.name == placement.name) {
+            return Err(format!("placement {} is there twice", placement.name));
+        }
+        let is_used = picture.placements_in_use().iter().any(|used| used.name == placement.name);
+        if is_used && let Some(why) = lacking(picture, placement, None) {
+            return Err(why);
+        }
+    }
+    let new = placements.iter().filter(|placement| !picture.placements.contains_key(&placement.name)).count();
+    if picture.placements.len() + new > PLACEMENTS_MAX {
+        return Err(format!("a cluster has no more than {PLACEMENTS_MAX} placements"));
+    }
+    let changed = placements.iter().filter(|placement| picture.placements.get(&placement.name) != Some(placement));
+    Ok(changed.cloned().map(TopologyChange::Placement).collect())
+}
+
+/// What an operator should know of placements that can be carried out.
+fn warnings(picture: &Picture, placements: &[Placement]) -> Vec<String> {
+    let has_nodes = |region: &&String| picture.members().any(|(_, row)| row.labels.region == **region);
+    let mut warnings = Vec::new();
+    for Placement { name, regions, learners, leaders, .. } in placements {
+        let named: BTreeSet<_> = regions.keys().chain(learners.keys()).chain(leaders).collect();
+        for region in named.into_iter().filter(|region| !has_nodes(region)) {
+            warnings.push(format!("placement {name}: no node is in region {region}"));
+        }
+        if regions.len() == 2 {
+            warnings.push(format!(
+                "placement {name}: of two regions, the loss of the one with more replicas stops writes; a third one for one replica breaks the tie"
+            ));
+        }
+    }
+    warnings
 }
 
 fn member(picture: &Picture, node: NodeId) -> Result<&NodeRow, String> {
@@ -186,6 +266,10 @@ mod tests {
             match change {
                 TopologyChange::Node(node, row) => drop(topology.nodes.insert(node, row)),
                 TopologyChange::Group(group, row) => drop(topology.groups.insert(group, row)),
+                TopologyChange::Placement(placement) => {
+                    drop(topology.placements.insert(placement.name.clone(), placement));
+                }
+                TopologyChange::NoPlacement(name) => drop(topology.placements.remove(&name)),
             }
         }
         Ok(count)
@@ -232,6 +316,39 @@ mod tests {
         assert_eq!(applied(topology, &Wanted::Stays(NodeId(1))), Ok(1));
         topology.nodes.get_mut(&NodeId(1)).unwrap().membership = Membership::Removed;
         assert!(applied(topology, &Wanted::Stays(NodeId(1))).unwrap_err().contains("for good"));
+    }
+
+    #[test]
+    fn placements_are_taken_that_the_nodes_can_carry_out() {
+        let topology = &mut Topology::default();
+        let five = Placement { replicas: 5, ..Placement::default() };
+        let why = applied(topology, &Wanted::Placements(vec![five.clone()])).unwrap_err();
+        assert!(why.contains("3 nodes may have them, and each partition has 5 replicas"), "{why}");
+        // Nothing is placed by it yet, and nodes may come.
+        let later = Placement { name: "eu".to_owned(), ..five };
+        assert_eq!(applied(topology, &Wanted::Placements(vec![later.clone()])), Ok(1));
+        assert_eq!(applied(topology, &Wanted::Placements(vec![later.clone()])), Ok(0), "again");
+        assert!(applied(topology, &Wanted::Placements(vec![later.clone(), later])).unwrap_err().contains("twice"));
+        let even = Placement { replicas: 2, ..Placement::default() };
+        assert!(applied(topology, &Wanted::Placements(vec![even])).unwrap_err().contains("1, 3 or 5"));
+        let deletes = |name: &str| Wanted::NoPlacement(name.to_owned());
+        assert!(applied(topology, &deletes("default")).unwrap_err().contains("placed by it"));
+        assert_eq!(applied(topology, &deletes("eu")), Ok(1));
+        assert!(applied(topology, &deletes("eu")).unwrap_err().contains("there is no placement eu"));
+    }
+
+    #[test]
+    fn a_node_has_the_labels_that_it_said_last() {
+        let topology = &mut Topology::default();
+        let labels = |region: &str| NodeLabels { region: region.to_owned(), ..NodeLabels::default() };
+        assert_eq!(applied(topology, &Wanted::Labels(NodeId(2), labels(""))), Ok(0), "it has none");
+        assert_eq!(applied(topology, &Wanted::Labels(NodeId(2), labels("a"))), Ok(1));
+        assert_eq!(applied(topology, &Wanted::Labels(NodeId(2), labels("a"))), Ok(0));
+        assert_eq!(applied(topology, &Wanted::Labels(NodeId(2), labels("b"))), Ok(1));
+        let picture = Picture::new(&founding(3, 6), topology);
+        assert_eq!(picture.labels(NodeId(2)).region, "b");
+        assert_eq!(picture.nodes[&NodeId(2)].membership, Membership::Member);
+        assert!(applied(topology, &Wanted::Labels(NodeId(7), labels("a"))).is_err());
     }
 
     #[test]

@@ -7,11 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use everlog_meta::{GroupRow, Membership, NodeRow, Placed, TopologyChange};
+use everlog_meta::{GroupRow, Membership, NodeRow, Placed, Placement, TopologyChange};
 use everlog_model::NodeId;
 use everlog_storage::GroupId;
 
-use super::{METADATA, Picture, REPLICAS, voting};
+use super::fit::{Misfit, lacking, misfit};
+use super::{METADATA, Picture, voting};
 
 /// How a node is, as the one sees it that plans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +35,46 @@ pub(super) fn plan(picture: &Picture, health: impl Fn(NodeId) -> Health) -> Vec<
 
 /// Why a node must not be removed: too few would be left.
 pub(super) fn why_not_to_remove(picture: &Picture, node: NodeId) -> Option<String> {
-    let stays = |(other, row): &(NodeId, &NodeRow)| *other != node && row.membership == Membership::Member;
-    let left = picture.members().filter(stays).count();
-    (left < REPLICAS)
-        .then(|| format!("{left} nodes would be left, and each partition has {REPLICAS} replicas: add a node first"))
+    picture.placements_in_use().into_iter().find_map(|placement| lacking(picture, placement, Some(node)))
+}
+
+/// What becomes of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// The group.
+    pub group: GroupId,
+    /// The nodes that it is on, the one that should lead first.
+    pub from: Vec<NodeId>,
+    /// Those that it is to be on.
+    pub to: Vec<NodeId>,
+}
+
+/// Which groups are elsewhere once everything is as it should be, if no node is lost.
+pub(super) fn foreseen(picture: &Picture) -> Vec<Moved> {
+    let mut then = picture.clone();
+    // A bound for the case that planning has a fault.
+    for _ in 0..STEPS_FORESEEN_MAX {
+        let changes = plan(&then, |_| Health::Up);
+        if changes.is_empty() && then.groups.values().all(|row| row.is_settled) {
+            break;
+        }
+        for change in changes {
+            match change {
+                TopologyChange::Group(group, row) => drop(then.groups.insert(group, row)),
+                TopologyChange::Node(node, row) => drop(then.nodes.insert(node, row)),
+                TopologyChange::Placement(_) | TopologyChange::NoPlacement(_) => {}
+            }
+        }
+        for row in then.groups.values_mut() {
+            (row.is_settled, row.leaving) = (true, Vec::new());
+        }
+    }
+    let nodes = |row: &GroupRow| row.replicas.iter().map(|placed| placed.node).collect::<Vec<_>>();
+    let moved = picture.groups.iter().filter_map(|(group, row)| {
+        let (from, to) = (nodes(row), nodes(then.groups.get(group)?));
+        (from != to).then_some(Moved { group: *group, from, to })
+    });
+    moved.collect()
 }
 
 /// Voters of the metadata, with so many nodes that can vote.
@@ -49,16 +86,26 @@ fn metadata_voters(nodes: usize) -> usize {
     }
 }
 
+/// Rows of partitions, and replicas or leads of nodes.
+type Rows = BTreeMap<GroupId, GroupRow>;
+type Loads = BTreeMap<NodeId, usize>;
+
+/// Steps that are looked ahead at most.
+const STEPS_FORESEEN_MAX: usize = 10_000;
+
 struct Planning<'a> {
     picture: &'a Picture,
     /// Members that are to stay, by how they are.
     health: BTreeMap<NodeId, Health>,
+    /// Members that are lost, whether they were to stay or not.
+    lost: BTreeSet<NodeId>,
 }
 
 impl Planning<'_> {
     fn new<'a>(picture: &'a Picture, health: &dyn Fn(NodeId) -> Health) -> Planning<'a> {
         let staying = picture.members().filter(|(_, row)| row.membership == Membership::Member);
-        Planning { picture, health: staying.map(|(node, _)| (node, health(node))).collect() }
+        let lost = picture.members().map(|(node, _)| node).filter(|node| health(*node) == Health::Lost);
+        Planning { picture, health: staying.map(|(node, _)| (node, health(node))).collect(), lost: lost.collect() }
     }
 
     /// Whether a node is to have replicas, be it away for a moment.
@@ -124,15 +171,12 @@ impl Planning<'_> {
     }
 
     fn partitions(&self) -> Vec<TopologyChange> {
-        let mut rows: BTreeMap<_, _> = self.partition_rows().map(|(group, row)| (group, row.clone())).collect();
+        let mut rows: Rows = self.partition_rows().map(|(group, row)| (group, row.clone())).collect();
         let moves_max = (self.health.len() / 2).max(2);
-        let unsettled = |rows: &BTreeMap<GroupId, GroupRow>| rows.values().filter(|row| !row.is_settled).count();
+        let unsettled = |rows: &Rows| rows.values().filter(|row| !row.is_settled).count();
         // A bound for the case that this function has a fault.
-        for _ in 0..rows.len() * REPLICAS {
-            let has_place = unsettled(&rows) < moves_max;
-            let step = self
-                .repair(&rows, has_place)
-                .or_else(|| has_place.then(|| self.grow(&rows).or_else(|| self.balance(&rows)))?);
+        for _ in 0..2 * rows.len() {
+            let step = self.correct(&rows).or_else(|| (unsettled(&rows) < moves_max).then(|| self.step(&rows))?);
             let Some((group, row)) = step else { break };
             rows.insert(group, row);
         }
@@ -143,9 +187,46 @@ impl Planning<'_> {
         rows.into_iter().filter(is_other).map(|(group, row)| TopologyChange::Group(group, row)).collect()
     }
 
+    /// What is to be done next with a group that has settled: what is urgent comes first, whichever group it is of.
+    fn step(&self, rows: &Rows) -> Option<(GroupId, GroupRow)> {
+        let loads = self.loads(rows);
+        let steps = [Planning::shrink, Planning::repair, Planning::grow, Planning::fit, Planning::learn];
+        let settled = || rows.iter().filter(|(_, row)| row.is_settled);
+        let mut steps = steps.into_iter();
+        let step = steps.find_map(|step| {
+            settled()
+                .find_map(|(group, row)| Some((*group, step(self, self.picture.placement_of(*group), row, &loads)?)))
+        });
+        step.or_else(|| self.balance(rows, &loads))
+    }
+
+    /// A group that has not settled is changed only if a replica that is on its way cannot come, or is not wanted any more.
+    fn correct(&self, rows: &Rows) -> Option<(GroupId, GroupRow)> {
+        rows.iter().filter(|(_, row)| !row.is_settled).find_map(|(group, row)| {
+            let placement = self.picture.placement_of(*group);
+            let (voters, wanted) = (voting(row), placement.replicas as usize);
+            if voters.len() > wanted {
+                let mut generations: Vec<_> = row.replicas.iter().filter(|placed| placed.is_voter).collect();
+                generations.sort_by_key(|placed| std::cmp::Reverse(placed.generation));
+                let over: Vec<_> = generations.iter().take(voters.len() - wanted).map(|placed| placed.node).collect();
+                // What it had before stays until it is known that nothing else is needed.
+                return Some((*group, without(row, &over)));
+            }
+            let loads = self.loads(rows);
+            let may_move = |placed: &&Placed| {
+                let is_coming = placed.generation == row.last_generation || self.lost.contains(&placed.node);
+                placed.is_voter && is_coming && !self.is_good(placed.node)
+            };
+            row.replicas.iter().filter(may_move).find_map(|bad| {
+                let to = self.best_place(placement, row, Some(bad.node), &loads)?;
+                Some((*group, moved(row, *bad, to)))
+            })
+        })
+    }
+
     /// Replicas on each node that can have some.
-    fn loads(&self, rows: &BTreeMap<GroupId, GroupRow>) -> BTreeMap<NodeId, usize> {
-        let mut loads: BTreeMap<_, _> = self.health.keys().map(|node| (*node, 0)).collect();
+    fn loads(&self, rows: &Rows) -> Loads {
+        let mut loads: Loads = self.health.keys().map(|node| (*node, 0)).collect();
         for placed in rows.values().flat_map(|row| &row.replicas) {
             if let Some(load) = loads.get_mut(&placed.node) {
                 *load += 1;
@@ -154,68 +235,162 @@ impl Planning<'_> {
         loads
     }
 
-    /// The node with the fewest replicas that could take one of a group.
-    fn place(&self, rows: &BTreeMap<GroupId, GroupRow>, row: &GroupRow) -> Option<NodeId> {
-        let loads = self.loads(rows);
-        let free = loads.into_iter().filter(|(node, _)| self.is_up(*node) && row.on(*node).is_none());
-        free.min_by_key(|(node, load)| (*load, *node)).map(|(node, _)| node)
+    fn misfit(&self, placement: &Placement, voters: &[NodeId]) -> Misfit {
+        misfit(self.picture, placement, voters, |node| self.is_good(node))
     }
 
-    /// A replica on a node that leaves or is lost goes elsewhere: one at a time, the next one once the group has settled. Of a group that has not,
-    /// only a replica that is on its way is sent elsewhere.
-    fn repair(&self, rows: &BTreeMap<GroupId, GroupRow>, has_place: bool) -> Option<(GroupId, GroupRow)> {
-        let may_change = |row: &GroupRow| has_place || !row.is_settled;
-        rows.iter().filter(|(_, row)| may_change(row)).find_map(|(group, row)| {
-            let may_move = |placed: &Placed| row.is_settled || placed.generation == row.last_generation;
-            let bad = row.replicas.iter().find(|placed| !self.is_good(placed.node) && may_move(placed))?;
-            Some((*group, moved(row, *bad, self.place(rows, row)?)))
-        })
+    /// How well a group fits with a voter on `to`, instead of the one on `from` if there is one.
+    fn misfit_with(&self, placement: &Placement, row: &GroupRow, from: Option<NodeId>, to: NodeId) -> Misfit {
+        let others = voting(row).into_iter().filter(|node| Some(*node) != from);
+        self.misfit(placement, &others.chain([to]).collect::<Vec<_>>())
     }
 
-    /// A group with too few replicas gets another one.
-    fn grow(&self, rows: &BTreeMap<GroupId, GroupRow>) -> Option<(GroupId, GroupRow)> {
-        let mut settled = rows.iter().filter(|(_, row)| row.is_settled && row.replicas.len() < REPLICAS);
-        settled.find_map(|(group, row)| {
-            let generation = row.last_generation + 1;
-            let placed = Placed { node: self.place(rows, row)?, generation, is_voter: true };
-            let replicas = row.replicas.iter().copied().chain([placed]).collect();
-            Some((*group, changed(row, replicas, generation)))
-        })
+    /// The nodes that could take a voting replica of a group.
+    fn places<'a>(&'a self, placement: &'a Placement, row: &'a GroupRow) -> impl Iterator<Item = NodeId> + 'a {
+        let is_free = |node: NodeId| match row.on(node) {
+            None => true,
+            // What learns already may vote.
+            Some(placed) => row.is_settled && !placed.is_voter,
+        };
+        let allows = |node: NodeId| placement.allows(self.picture.labels(node));
+        self.health.keys().copied().filter(move |node| self.is_up(*node) && is_free(*node) && allows(*node))
     }
 
-    /// A node that has two more than another one gives it a replica. Not while somebody is away: that one may be back in a moment.
-    fn balance(&self, rows: &BTreeMap<GroupId, GroupRow>) -> Option<(GroupId, GroupRow)> {
+    /// The best place for a voting replica of a group, instead of the one on `from` if there is one: where it fits best, and among those the
+    /// node with the fewest replicas.
+    fn best_place(&self, placement: &Placement, row: &GroupRow, from: Option<NodeId>, loads: &Loads) -> Option<NodeId> {
+        let key = |to: &NodeId| (self.misfit_with(placement, row, from, *to), loads.get(to).copied(), *to);
+        self.places(placement, row).min_by_key(key)
+    }
+
+    /// A group with too many voting replicas keeps those that fit best.
+    fn shrink(&self, placement: &Placement, row: &GroupRow, loads: &Loads) -> Option<GroupRow> {
+        let (mut voters, wanted) = (voting(row), placement.replicas as usize);
+        let mut over = Vec::new();
+        while voters.len() > wanted {
+            let key = |node: &NodeId| {
+                let left: Vec<_> = voters.iter().copied().filter(|other| other != node).collect();
+                let misfit = self.misfit(placement, &left);
+                let away = left.iter().filter(|node| !self.is_up(**node)).count();
+                let is_first = voters.first() == Some(node);
+                (misfit.gone, away, misfit, is_first, std::cmp::Reverse(loads.get(node).copied()), *node)
+            };
+            let node = voters.iter().copied().min_by_key(key)?;
+            voters.retain(|other| *other != node);
+            over.push(node);
+        }
+        (!over.is_empty()).then(|| without(row, &over))
+    }
+
+    /// A replica on a node that leaves or is lost goes elsewhere: one at a time, the next one once the group has settled.
+    fn repair(&self, placement: &Placement, row: &GroupRow, loads: &Loads) -> Option<GroupRow> {
+        let bad = row.replicas.iter().find(|placed| placed.is_voter && !self.is_good(placed.node))?;
+        let to = self.best_place(placement, row, Some(bad.node), loads)?;
+        Some(moved(row, *bad, to))
+    }
+
+    /// A group with too few voting replicas gets all that it lacks at once, as far as there are nodes.
+    fn grow(&self, placement: &Placement, row: &GroupRow, loads: &Loads) -> Option<GroupRow> {
+        let mut grown = row.clone();
+        while voting(&grown).len() < placement.replicas as usize {
+            let Some(node) = self.best_place(placement, &grown, None, loads) else { break };
+            grown = with_voter(&grown, node);
+        }
+        let has_grown = voting(&grown).len() > voting(row).len();
+        has_grown.then(|| changed(row, grown.replicas, grown.last_generation))
+    }
+
+    /// A replica goes to where the group fits its placement better, the one first that makes the greatest difference.
+    fn fit(&self, placement: &Placement, row: &GroupRow, loads: &Loads) -> Option<GroupRow> {
+        let now = self.misfit(placement, &voting(row));
+        if now == Misfit::default() {
+            return None;
+        }
+        let voters = row.replicas.iter().filter(|placed| placed.is_voter);
+        let moves = voters.filter_map(|from| {
+            let to = self.best_place(placement, row, Some(from.node), loads)?;
+            let then = self.misfit_with(placement, row, Some(from.node), to);
+            (then < now).then_some((then, std::cmp::Reverse(loads.get(&from.node).copied()), *from, to))
+        });
+        let (_, _, from, to) = moves.min_by_key(|(then, load, from, _)| (*then, *load, from.node))?;
+        Some(moved(row, from, to))
+    }
+
+    /// A group has the replicas besides that its placement wants, in the regions that it names: what is over goes, what lacks comes.
+    fn learn(&self, placement: &Placement, row: &GroupRow, loads: &Loads) -> Option<GroupRow> {
+        let learners: Vec<_> =
+            row.replicas.iter().filter(|placed| !placed.is_voter).map(|placed| placed.node).collect();
+        let region = |node: NodeId| self.picture.labels(node).region.as_str();
+        let wanted = |of: &str| placement.learners.get(of).copied().unwrap_or_default() as usize;
+        let in_region = |of: &str| learners.iter().filter(|node| region(**node) == of).count();
+        let is_over = |node: &&NodeId| {
+            let suits = placement.suits(self.picture.labels(**node));
+            !self.is_good(**node) || !suits || in_region(region(**node)) > wanted(region(**node))
+        };
+        if let Some(over) = learners.iter().find(is_over) {
+            return Some(without(row, &[*over]));
+        }
+        let lacks = |node: &NodeId| in_region(region(*node)) < wanted(region(*node));
+        let suits = |node: &NodeId| placement.suits(self.picture.labels(*node)) && row.on(*node).is_none();
+        let places = self.health.keys().copied().filter(|node| self.is_up(*node) && lacks(node) && suits(node));
+        let node = places.min_by_key(|node| (loads.get(node).copied(), *node))?;
+        let generation = row.last_generation + 1;
+        let learner = Placed { node, generation, is_voter: false };
+        Some(changed(row, row.replicas.iter().copied().chain([learner]).collect(), generation))
+    }
+
+    /// A node that has two more than another one gives it a voting replica, if the group fits as well then. Not while somebody is away: that one
+    /// may be back in a moment.
+    fn balance(&self, rows: &Rows, loads: &Loads) -> Option<(GroupId, GroupRow)> {
         if self.health.values().any(|health| *health == Health::Away) {
             return None;
         }
-        let mut loads = self.loads(rows);
-        loads.retain(|node, _| self.is_up(*node));
-        let (least, few) = loads.iter().min_by_key(|(node, load)| (**load, **node))?;
-        let mut loaded: Vec<_> = loads.iter().filter(|(_, load)| **load >= few + 2).collect();
-        loaded.sort_by_key(|(node, load)| (std::cmp::Reverse(**load), **node));
-        loaded.into_iter().find_map(|(most, _)| {
-            let can_move = |row: &GroupRow| row.is_settled && row.on(*least).is_none();
-            let mut settled = rows.iter().filter(|(_, row)| can_move(row));
-            settled.find_map(|(group, row)| {
-                let from = row.replicas.iter().find(|placed| placed.node == *most)?;
-                Some((*group, moved(row, *from, *least)))
-            })
-        })
+        let least = loads.iter().filter(|(node, _)| self.is_up(**node)).map(|(_, load)| *load).min()?;
+        let mut best: Option<(usize, GroupId, Placed, NodeId)> = None;
+        for (group, row) in rows.iter().filter(|(_, row)| row.is_settled) {
+            let placement = self.picture.placement_of(*group);
+            let now = self.misfit(placement, &voting(row));
+            for from in row.replicas.iter().filter(|placed| placed.is_voter && self.is_up(placed.node)) {
+                let load = loads.get(&from.node).copied().unwrap_or_default();
+                if load < least + 2 {
+                    continue;
+                }
+                for to in self.places(placement, row).filter(|to| row.on(*to).is_none()) {
+                    let gain = load.saturating_sub(loads.get(&to).copied().unwrap_or_default());
+                    let is_better = best.as_ref().is_none_or(|(most, ..)| gain > *most);
+                    if gain >= 2 && is_better && self.misfit_with(placement, row, Some(from.node), to) <= now {
+                        best = Some((gain, *group, *from, to));
+                    }
+                }
+            }
+        }
+        let (_, group, from, to) = best?;
+        Some((group, moved(rows.get(&group)?, from, to)))
     }
 
-    /// A node that should lead two more than another one of its group leaves one to that. Nothing moves for it.
-    fn lead(&self, rows: &BTreeMap<GroupId, GroupRow>) -> Option<(GroupId, GroupRow)> {
-        let mut leads: BTreeMap<_, usize> = self.health.keys().map(|node| (*node, 0)).collect();
+    /// A group should be led from the best region that it has a voter in, and a node that should lead two more than another one of its group there
+    /// leaves one to that. Nothing moves for it.
+    fn lead(&self, rows: &Rows) -> Option<(GroupId, GroupRow)> {
+        let mut leads: Loads = self.health.keys().map(|node| (*node, 0)).collect();
         for first in rows.values().filter_map(|row| row.replicas.first()) {
             if let Some(count) = leads.get_mut(&first.node) {
                 *count += 1;
             }
         }
-        let leads_of = |placed: &Placed| leads.get(&placed.node).copied();
         rows.iter().filter(|(_, row)| row.is_settled).find_map(|(group, row)| {
-            let first = leads_of(row.replicas.first()?)?;
-            let few = |place: &usize| leads_of(&row.replicas[*place]).filter(|count| count + 2 <= first);
-            let place = (1..row.replicas.len()).filter(|place| few(place).is_some()).min_by_key(few)?;
+            let placement = self.picture.placement_of(*group);
+            let rank = |node: NodeId| placement.rank(&self.picture.labels(node).region);
+            let first = row.replicas.first()?;
+            let leads_of = |place: &usize| leads.get(&row.replicas[*place].node).copied();
+            let can_lead = |place: &usize| row.replicas[*place].is_voter && self.is_good(row.replicas[*place].node);
+            let (rank_now, leads_now) = (rank(first.node), leads.get(&first.node).copied()?);
+            let is_better = |place: &usize| {
+                let rank = rank(row.replicas[*place].node);
+                let has_few = leads_of(place).is_some_and(|count| count + 2 <= leads_now);
+                rank < rank_now || (rank == rank_now && has_few)
+            };
+            let places = (1..row.replicas.len()).filter(|place| can_lead(place) && is_better(place));
+            let place = places.min_by_key(|place| (rank(row.replicas[*place].node), leads_of(place)))?;
             let mut row = row.clone();
             row.replicas.swap(0, place);
             Some((*group, row))
@@ -223,11 +398,30 @@ impl Planning<'_> {
     }
 }
 
-/// A replica of a group goes to another node.
+/// A group with a voting replica more, which is a new one unless it learns already.
+fn with_voter(row: &GroupRow, node: NodeId) -> GroupRow {
+    let learner = row.replicas.iter().find(|placed| placed.node == node);
+    let generation = learner.map_or(row.last_generation + 1, |placed| placed.generation);
+    let voter = Placed { node, generation, is_voter: true };
+    let voters = row.replicas.iter().filter(|placed| placed.is_voter).copied().chain([voter]);
+    let learners = row.replicas.iter().filter(|placed| !placed.is_voter && placed.node != node).copied();
+    let replicas = voters.chain(learners).collect();
+    GroupRow { replicas, last_generation: row.last_generation.max(generation), ..row.clone() }
+}
+
+/// A group without its replicas on some nodes.
+fn without(row: &GroupRow, nodes: &[NodeId]) -> GroupRow {
+    let replicas = row.replicas.iter().filter(|placed| !nodes.contains(&placed.node)).copied().collect();
+    changed(row, replicas, row.last_generation)
+}
+
+/// A voting replica of a group goes to another node, in its place.
 fn moved(row: &GroupRow, from: Placed, to: NodeId) -> GroupRow {
-    let generation = row.last_generation + 1;
-    let replace = |placed: &Placed| if *placed == from { Placed { node: to, generation, ..from } } else { *placed };
-    changed(row, row.replicas.iter().map(replace).collect(), generation)
+    let grown = with_voter(row, to);
+    let voter = grown.replicas.iter().find(|placed| placed.node == to).copied();
+    let others = grown.replicas.iter().filter(|placed| placed.node != to);
+    let replicas = others.map(|placed| if *placed == from { voter.unwrap_or(from) } else { *placed }).collect();
+    changed(row, replicas, grown.last_generation)
 }
 
 /// A group is to have these replicas, and loses those that it has had and that are not among them.
@@ -241,7 +435,7 @@ fn changed(row: &GroupRow, replicas: Vec<Placed>, last_generation: u32) -> Group
 
 #[cfg(test)]
 mod tests {
-    use everlog_meta::Topology;
+    use everlog_meta::{NodeLabels, Spread, Topology};
     use everlog_random::Random;
 
     use super::super::tests::founding;
@@ -269,7 +463,12 @@ mod tests {
             let picture = self.picture();
             let known = picture.nodes.get(&NodeId(node)).cloned();
             let directory_id = uuid::Uuid::from_u128(node.into());
-            let row = known.unwrap_or(NodeRow { directory_id, address: format!("n{node}"), membership });
+            let row = known.unwrap_or(NodeRow {
+                directory_id,
+                address: format!("n{node}"),
+                membership,
+                labels: NodeLabels::default(),
+            });
             self.topology.nodes.insert(NodeId(node), NodeRow { membership, ..row });
             self.health.entry(NodeId(node)).or_insert(Health::Up);
         }
@@ -287,9 +486,10 @@ mod tests {
                         self.topology.nodes.insert(node, row);
                     }
                     TopologyChange::Group(group, row) => {
-                        check_step(&before.groups[&group], &row);
+                        check_step(group, &before.groups[&group], &row);
                         self.topology.groups.insert(group, row);
                     }
+                    TopologyChange::Placement(_) | TopologyChange::NoPlacement(_) => panic!("{change:?}"),
                 }
             }
             changes.len()
@@ -317,6 +517,62 @@ mod tests {
                 self.settle_all();
             }
             panic!("it never ends: {:?}", self.picture().groups);
+        }
+
+        /// Names the zones and regions of nodes, from node 1 on.
+        fn label(&mut self, labels: &[(&str, &str)]) {
+            for (node, (region, zone)) in (1..).map(NodeId).zip(labels) {
+                let mut row = self.picture().nodes[&node].clone();
+                row.labels = NodeLabels { region: (*region).into(), zone: (*zone).into(), ..NodeLabels::default() };
+                self.topology.nodes.insert(node, row);
+            }
+        }
+
+        fn place(&mut self, change: impl FnOnce(&mut Placement)) {
+            let mut placement = self.picture().placement_of(GroupId(1)).clone();
+            change(&mut placement);
+            placement.check().unwrap();
+            self.topology.placements.insert(placement.name.clone(), placement);
+        }
+
+        /// Each partition has as many voters as its placement says, spread and in the regions that it says, as far as there are nodes; and should
+        /// be led from the best of its regions.
+        fn check_placed(&self, story: &str) {
+            let picture = self.picture();
+            for (group, row) in picture.groups.iter().filter(|(group, _)| **group != METADATA) {
+                let placement = picture.placement_of(*group);
+                let voters = voting(row);
+                let region = |node: NodeId| picture.labels(node).region.clone();
+                assert_eq!(voters.len(), placement.replicas as usize, "{story}: {row:?}");
+                let mut regions: BTreeMap<_, u32> = BTreeMap::new();
+                voters.iter().for_each(|node| *regions.entry(region(*node)).or_default() += 1);
+                assert!(placement.regions.is_empty() || placement.regions == regions, "{story}: {regions:?}");
+                let mut learners: BTreeMap<_, u32> = BTreeMap::new();
+                let learning = row.replicas.iter().filter(|placed| !placed.is_voter);
+                learning.for_each(|placed| *learners.entry(region(placed.node)).or_default() += 1);
+                assert_eq!(learners, placement.learners, "{story}: {row:?}");
+                let best = voters.iter().map(|node| placement.rank(&region(*node))).min().unwrap();
+                assert_eq!(placement.rank(&region(voters[0])), best, "{story}: {row:?}");
+                // In as many zones of each region as there are, at most one voter more in one than in another.
+                if placement.spread == Spread::Zone {
+                    for (of, count) in regions {
+                        let member = |(node, row): (NodeId, &NodeRow)| {
+                            let is_there = row.labels.region == of && row.membership == Membership::Member;
+                            is_there.then(|| (row.labels.zone.clone(), voters.contains(&node)))
+                        };
+                        let mut zones: BTreeMap<String, u32> = BTreeMap::new();
+                        for (zone, votes) in picture.members().filter_map(member) {
+                            *zones.entry(zone).or_default() += u32::from(votes);
+                        }
+                        let most = zones.values().max().copied().unwrap_or_default();
+                        let is_named = !zones.contains_key("");
+                        assert!(
+                            !is_named || placement.regions.is_empty() || zones.len() < count as usize || most <= 1,
+                            "{story}: {zones:?}"
+                        );
+                    }
+                }
+            }
         }
 
         fn loads(&self) -> BTreeMap<u32, usize> {
@@ -356,7 +612,7 @@ mod tests {
     }
 
     /// What must hold of every change, whatever led to it.
-    fn check_step(before: &GroupRow, after: &GroupRow) {
+    fn check_step(group: GroupId, before: &GroupRow, after: &GroupRow) {
         let nodes: Vec<_> = after.replicas.iter().chain(&after.leaving).map(|placed| placed.node).collect();
         assert_eq!(nodes.iter().collect::<BTreeSet<_>>().len(), nodes.len(), "one a node: {after:?}");
         let lost = |placed: &&Placed| {
@@ -368,9 +624,13 @@ mod tests {
         let known: BTreeSet<_> = before.replicas.iter().map(|placed| (placed.node, placed.generation)).collect();
         let new: Vec<_> =
             after.replicas.iter().filter(|placed| !known.contains(&(placed.node, placed.generation))).collect();
-        if after.replicas.len() <= REPLICAS && after.version > before.version && after.last_generation > 0 {
-            assert!(new.len() == 1, "one at a time: {before:?} {after:?}");
-            assert!(new[0].generation == before.last_generation + 1 && after.last_generation == new[0].generation);
+        if group != METADATA {
+            let more = voting(after).len().saturating_sub(voting(before).len());
+            assert!(new.len() <= more.max(1), "one at a time: {before:?} {after:?}");
+            let generations: BTreeSet<_> = new.iter().map(|placed| placed.generation).collect();
+            let expected: BTreeSet<_> = (before.last_generation + 1..=after.last_generation).collect();
+            assert_eq!(generations, expected, "{before:?} {after:?}");
+            assert!(after.replicas[0].is_voter, "{after:?}");
         }
         assert!(before.version == after.version || !after.is_settled);
     }
@@ -479,6 +739,156 @@ mod tests {
         model.set(2, Membership::Leaving);
         assert!(why_not_to_remove(&model.picture(), NodeId(1)).is_some());
         assert_eq!(why_not_to_remove(&model.picture(), NodeId(2)), None, "that one leaves already");
+    }
+
+    #[test]
+    fn a_group_has_as_many_replicas_as_its_placement_says() {
+        let mut model = Model::new(5, 10);
+        for (replicas, load) in [(1, 2), (3, 6), (5, 10), (3, 6), (1, 2), (5, 10)] {
+            model.place(|placement| placement.replicas = replicas);
+            let foreseen = foreseen(&model.picture());
+            model.run();
+            model.check_placed("as many as it says");
+            assert!(model.loads().values().all(|of| *of == load), "{replicas}: {:?}", model.loads());
+            let spread: BTreeSet<_> = model.leads().into_values().collect();
+            assert!(spread.iter().all(|leads| (1..=3).contains(leads)), "{:?}", model.leads());
+            assert_eq!(foreseen.len(), 10, "all of them change");
+            for Moved { group, to, .. } in foreseen {
+                let is: Vec<_> = model.picture().groups[&group].replicas.iter().map(|placed| placed.node).collect();
+                assert_eq!(is, to, "as was foreseen");
+            }
+        }
+    }
+
+    #[test]
+    fn a_change_is_reversed_while_it_runs() {
+        let mut model = Model::new(5, 10);
+        model.place(|placement| placement.replicas = 5);
+        model.step();
+        let moving: Vec<_> = model.topology.groups.keys().copied().collect();
+        assert_eq!(moving.len(), 2, "two at a time");
+        model.place(|placement| placement.replicas = 3);
+        model.step();
+        for group in moving {
+            let row = &model.topology.groups[&group];
+            assert!(row.replicas.iter().all(|placed| placed.generation == 0), "those that it had: {row:?}");
+            assert_eq!(row.leaving.len(), 2, "{row:?}");
+        }
+        model.run();
+        model.check_placed("reversed");
+    }
+
+    #[test]
+    fn no_two_voters_are_in_one_zone_where_there_are_enough() {
+        let mut model = Model::new(6, 12);
+        model.label(&[("r", "a"), ("r", "a"), ("r", "b"), ("r", "b"), ("r", "c"), ("r", "c")]);
+        model.run();
+        let picture = model.picture();
+        for (group, row) in picture.groups.iter().filter(|(group, _)| **group != METADATA) {
+            let zones: BTreeSet<_> = voting(row).iter().map(|node| picture.labels(*node).zone.clone()).collect();
+            assert_eq!(zones.len(), 3, "{group}: {row:?}");
+        }
+        assert!(model.loads().values().all(|load| *load == 6), "{:?}", model.loads());
+        // One zone is lost: there are two left for three replicas.
+        model.health.insert(NodeId(5), Health::Lost);
+        model.health.insert(NodeId(6), Health::Lost);
+        model.run();
+        let of_lost = [5, 6].map(|node| model.loads()[&node]);
+        assert_eq!(of_lost, [0, 0]);
+        model.health.values_mut().for_each(|health| *health = Health::Up);
+        model.run();
+        assert!(model.loads().values().all(|load| *load == 6), "{:?}", model.loads());
+    }
+
+    #[test]
+    fn replicas_are_in_the_regions_that_are_named_and_led_from_the_best() {
+        let regions = |of: &[(&str, u32)]| of.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        let mut model = Model::new(6, 8);
+        model.label(&[("a", ""), ("a", ""), ("b", ""), ("b", ""), ("c", ""), ("d", "")]);
+        model.place(|placement| {
+            (placement.replicas, placement.regions) = (5, regions(&[("a", 2), ("b", 2), ("c", 1)]));
+            placement.leaders = vec!["b".to_owned(), "a".to_owned()];
+            placement.learners = regions(&[("d", 1)]);
+        });
+        model.run();
+        model.check_placed("2-2-1");
+        assert_eq!(model.leads(), BTreeMap::from([(3, 4), (4, 4)]));
+        // Elsewhere, and what voted learns and the other way round.
+        model.place(|placement| {
+            (placement.replicas, placement.regions) = (3, regions(&[("d", 1), ("c", 1), ("a", 1)]));
+            placement.leaders = vec!["d".to_owned()];
+            placement.learners = regions(&[("b", 2)]);
+        });
+        model.run();
+        model.check_placed("1-1-1");
+        assert_eq!(model.leads(), BTreeMap::from([(6, 8)]));
+        assert!(why_not_to_remove(&model.picture(), NodeId(5)).unwrap().contains("region c"));
+        assert_eq!(why_not_to_remove(&model.picture(), NodeId(1)), None);
+    }
+
+    #[test]
+    fn nodes_without_the_labels_that_are_asked_for_have_nothing() {
+        let mut model = Model::new(5, 10);
+        for node in 1..=3 {
+            let mut row = model.picture().nodes[&NodeId(node)].clone();
+            row.labels.others.insert("disk".to_owned(), "ssd".to_owned());
+            model.topology.nodes.insert(NodeId(node), row);
+        }
+        model.place(|placement| placement.constraints = vec!["disk=ssd".to_owned()]);
+        model.run();
+        assert_eq!(model.loads(), BTreeMap::from([(1, 10), (2, 10), (3, 10), (4, 0), (5, 0)]));
+    }
+
+    #[test]
+    fn whatever_is_asked_for_of_replicas_each_step_is_safe_and_it_is_so_in_the_end() {
+        let names = ["a", "b", "c"];
+        for seed in 0..300 {
+            let mut random = Random::new(seed);
+            let nodes = 9;
+            let mut model = Model::new(nodes, 6);
+            // Three nodes a region, each in a zone of its own.
+            let labels: Vec<_> = (0..nodes as usize).map(|at| (names[at % 3], names[at / 3])).collect();
+            model.label(&labels);
+            for _ in 0..60 {
+                match random.below(8) {
+                    0 => {
+                        let replicas = [1, 3, 5][random.below(3)];
+                        let mut regions: BTreeMap<String, u32> = BTreeMap::new();
+                        if random.below(2) == 0 {
+                            for at in 0..replicas as usize {
+                                *regions.entry(names[(at + random.below(2)) % 3].to_owned()).or_default() += 1;
+                            }
+                            // No more than there are nodes for.
+                            regions.values_mut().for_each(|count| *count = (*count).min(2));
+                        }
+                        if regions.values().sum::<u32>() != replicas {
+                            regions.clear();
+                        }
+                        let first = regions.keys().next().cloned();
+                        model.place(|placement| {
+                            placement.replicas = replicas;
+                            placement.spread = [Spread::Node, Spread::Zone, Spread::Region][random.below(3)];
+                            placement.leaders = first.into_iter().collect();
+                            placement.regions = regions;
+                            placement.learners = BTreeMap::new();
+                            if random.below(3) == 0 {
+                                placement.learners.insert(names[random.below(3)].to_owned(), 1);
+                            }
+                        });
+                    }
+                    1 | 2 => {
+                        let node = NodeId(1 + random.below(nodes as usize) as u32);
+                        model.health.insert(node, [Health::Up, Health::Away, Health::Lost][random.below(3)]);
+                    }
+                    3 | 4 => model.settle(GroupId(random.below(7) as u32)),
+                    _ => drop(model.step()),
+                }
+            }
+            model.health.values_mut().for_each(|health| *health = Health::Up);
+            model.run();
+            model.check_placed(&format!("seed {seed}"));
+            assert!(model.picture().groups.values().all(|row| row.leaving.is_empty()), "seed {seed}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 
 use super::certificates::{self, DAYS_DEFAULT};
 use super::cluster_view as view;
+use super::placements::PlacementCommand;
 use super::recover::RecoverCommand;
 
 const INIT_EXAMPLE: &str = "\
@@ -82,6 +83,9 @@ pub(crate) enum ClusterCommand {
     /// Have a node give all it has to others and leave the cluster for good.
     #[command(after_help = REMOVE_EXAMPLES)]
     Remove(RemoveArgs),
+    /// Say where the replicas of groups are, how many, and who should lead.
+    #[command(subcommand)]
+    Placement(PlacementCommand),
     /// After a majority of the nodes was lost for ever: make a cluster of what is left, and lose what only the others had.
     #[command(subcommand)]
     Recover(RecoverCommand),
@@ -255,6 +259,7 @@ impl ClusterCommand {
             ClusterCommand::Replace(args) => wait_for(args.replace()),
             ClusterCommand::Add(args) => wait_for(args.add()),
             ClusterCommand::Remove(args) => wait_for(args.remove()),
+            ClusterCommand::Placement(command) => wait_for(command.run()),
             ClusterCommand::Recover(command) => wait_for(command.run()),
         }
     }
@@ -266,7 +271,12 @@ fn wait_for(asked: impl Future<Output = Result<String, String>>) -> Result<Strin
 }
 
 impl ClientArgs {
-    async fn connect(&self) -> Result<ClusterServiceClient<Channel>, String> {
+    /// Whether the answer is for programs.
+    pub(super) fn is_json(&self) -> bool {
+        self.output == Output::Json
+    }
+
+    pub(super) async fn connect(&self) -> Result<ClusterServiceClient<Channel>, String> {
         let ClientArgs { address, .. } = self;
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|_| format!("--address {address:?} is no HOST:PORT"))?
@@ -282,7 +292,7 @@ impl ClientArgs {
         described.map(tonic::Response::into_inner).map_err(|status| self.said(&status))
     }
 
-    fn said(&self, status: &Status) -> String {
+    pub(super) fn said(&self, status: &Status) -> String {
         match status.code() {
             Code::Unimplemented => format!(
                 "the server at {} knows no clusters: it is not Everlog, or an earlier release ({})",
@@ -439,7 +449,7 @@ impl RemoveArgs {
     }
 }
 
-fn pretty(value: &serde_json::Value) -> String {
+pub(super) fn pretty(value: &serde_json::Value) -> String {
     // Its alternate form is indented.
     format!("{value:#}\n")
 }

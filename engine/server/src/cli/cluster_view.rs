@@ -65,12 +65,17 @@ fn problems(cluster: &DescribeClusterResponse) -> Vec<String> {
 
 /// A row a node.
 pub(super) fn nodes(cluster: &DescribeClusterResponse) -> String {
-    let header = ["NODE", "ADDRESS", "STATE", "LEADS", "BEHIND", "LOG", "ROWS", "DISK FREE", "VERSION"];
+    let mut header = vec!["NODE", "ADDRESS", "STATE", "LEADS", "BEHIND", "LOG", "ROWS", "DISK FREE", "VERSION"];
+    // Where nodes say it, this is what their table is about.
+    let has_places = cluster.nodes.iter().any(|node| !place(node).is_empty());
+    if has_places {
+        header.push("PLACE");
+    }
     let row = |node: &Node| {
         let is_known = node.state() != NodeState::Unreachable;
         let known = |text: String| if is_known { text } else { "-".to_owned() };
         let address = if node.address.is_empty() { &node.client_address } else { &node.address };
-        vec![
+        let cells = vec![
             node.node_id.to_string(),
             address.clone(),
             if node.is_leaving { format!("{}, leaving", state(node)) } else { state(node).to_owned() },
@@ -80,9 +85,18 @@ pub(super) fn nodes(cluster: &DescribeClusterResponse) -> String {
             known(bytes(node.rows_bytes)),
             known(bytes(node.disk_free_bytes)),
             known(node.version.clone()),
-        ]
+        ];
+        cells.into_iter().chain(has_places.then(|| place(node))).collect()
     };
     table(&header, &[0, 3, 4, 5, 6, 7], cluster.nodes.iter().map(row))
+}
+
+/// Where and what a node says that it is: region/zone label=value.
+fn place(node: &Node) -> String {
+    let place = [&node.region, &node.zone].map(|name| if name.is_empty() { "-" } else { name }).join("/");
+    let labels: BTreeMap<_, _> = node.labels.iter().collect();
+    let labels: String = labels.iter().map(|(label, value)| format!(" {label}={value}")).collect();
+    format!("{}{labels}", if place == "-/-" { "" } else { &place }).trim_start().to_owned()
 }
 
 /// A row a group.
@@ -147,6 +161,9 @@ pub(super) fn nodes_json(cluster: &DescribeClusterResponse) -> Value {
             "clientAddress": node.client_address,
             "state": state(node),
             "isLeaving": node.is_leaving,
+            "region": node.region,
+            "zone": node.zone,
+            "labels": node.labels.iter().collect::<BTreeMap<_, _>>(),
             "problem": node.problem,
             "version": node.version,
             "startCount": node.start_count,
@@ -338,6 +355,18 @@ nodes run different releases: 0.1.0, 0.2.0
         let squeezed = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(squeezed(&text), squeezed(&expected), "{text}");
         assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+    }
+
+    #[test]
+    fn where_nodes_are_is_shown_where_they_say_it() {
+        let mut cluster = cluster();
+        (cluster.nodes[0].region, cluster.nodes[0].zone) = ("eu".to_owned(), "a".to_owned());
+        cluster.nodes[1].labels.insert("disk".to_owned(), "ssd".to_owned());
+        let text = nodes(&cluster);
+        let ends: Vec<_> = text.lines().map(|line| line.rsplit("  ").next().unwrap_or_default()).collect();
+        assert_eq!(ends[..3], ["PLACE", "eu/a", "disk=ssd"], "{text}");
+        let json = nodes_json(&cluster);
+        assert_eq!((&json["nodes"][0]["region"], &json["nodes"][1]["labels"]["disk"]), (&json!("eu"), &json!("ssd")));
     }
 
     #[test]

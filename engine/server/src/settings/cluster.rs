@@ -1,10 +1,12 @@
 //! The part of the settings file that makes a node one of several.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use everlog_meta::{NodeLabels, is_name};
 use everlog_transport::TlsFiles;
 use serde::Deserialize;
 
@@ -25,6 +27,9 @@ const DEAD_AFTER: Duration = Duration::from_secs(600);
 /// A shorter absence is no reason to move anything.
 const DEAD_AFTER_MIN: Duration = Duration::from_secs(10);
 
+/// Labels of a node: all nodes keep those of all.
+const LABELS_MAX: usize = 32;
+
 /// Less is of no use to anybody.
 const MIB: u64 = 1 << 20;
 
@@ -36,6 +41,9 @@ pub(super) struct FileCluster {
     seeds: Vec<String>,
     initial_nodes: Option<u32>,
     election_timeout: Option<String>,
+    region: String,
+    zone: String,
+    labels: BTreeMap<String, String>,
     dead_after: Option<String>,
     log_retain_bytes: Option<u64>,
     seed_bytes_per_second: Option<u64>,
@@ -99,6 +107,7 @@ pub(super) fn read(file: FileCluster, tls: FileTls) -> Result<ClusterOptions, Se
     if !ELECTION_TIMEOUTS.contains(&election_timeout) {
         return wrong("cluster.election_timeout must be from \"200ms\" to \"30s\"");
     }
+    let labels = labels(file.region, file.zone, file.labels)?;
     let dead_after = match file.dead_after.as_deref() {
         Some("never") => None,
         _ => Some(duration("cluster.dead_after", file.dead_after)?.unwrap_or(DEAD_AFTER)),
@@ -146,7 +155,35 @@ pub(super) fn read(file: FileCluster, tls: FileTls) -> Result<ClusterOptions, Se
         ));
     }
     let FileCluster { seeds, .. } = file;
-    Ok(ClusterOptions { name, seeds, initial_nodes, election_timeout, dead_after, catching_up, listen, advertise, tls })
+    Ok(ClusterOptions {
+        name,
+        seeds,
+        initial_nodes,
+        election_timeout,
+        labels,
+        dead_after,
+        catching_up,
+        listen,
+        advertise,
+        tls,
+    })
+}
+
+/// Where and what the node is.
+fn labels(region: String, zone: String, others: BTreeMap<String, String>) -> Result<NodeLabels, SettingsError> {
+    const NAME: &str = "1 to 64 letters, digits and any of \"-_.:+\"";
+    for (field, name) in [("region", &region), ("zone", &zone)] {
+        if !name.is_empty() && !is_name(name) {
+            return wrong(format!("cluster.{field}: {name:?} is no name; one has {NAME}"));
+        }
+    }
+    if let Some((label, value)) = others.iter().find(|(label, value)| !is_name(label) || !is_name(value)) {
+        return wrong(format!("cluster.labels: {label:?} = {value:?}: both are {NAME}"));
+    }
+    if others.len() > LABELS_MAX {
+        return wrong(format!("cluster.labels: {} labels, and {LABELS_MAX} are allowed", others.len()));
+    }
+    Ok(NodeLabels { region, zone, others })
 }
 
 fn is_address(text: &str) -> bool {
@@ -190,6 +227,10 @@ mod tests {
     fn what_is_left_out_follows_from_the_rest() {
         let options = parse("seeds = [\"a:1\"]\ninitial_nodes = 3\nlisten = \"127.0.0.2:7\"").unwrap();
         assert_eq!((options.name.as_str(), options.advertise.as_str()), ("everlog", "127.0.0.2:7"));
+        assert_eq!(options.labels, NodeLabels::default());
+        let labels = "seeds = [\"a:1\"]\ninitial_nodes = 3\nregion = \"eu\"\nzone = \"b\"\nlabels = { disk = \"ssd\" }";
+        let labels = parse(labels).unwrap().labels;
+        assert_eq!((labels.region.as_str(), labels.zone.as_str(), labels.others["disk"].as_str()), ("eu", "b", "ssd"));
         let options =
             "seeds = [\"a:1\"]\ninitial_nodes = 5\nlisten = \"0.0.0.0:7\"\nadvertise = \"a:7\"\ninsecure = true";
         assert_eq!(parse(options).unwrap().advertise, "a:7");
@@ -230,6 +271,8 @@ mod tests {
                 "cluster.election_timeout: \"x\" is not a duration",
             ),
             (format!("{seeds}initial_nodes = 3\ndead_after = \"9s\""), "cluster.dead_after must be \"10s\" or more"),
+            (format!("{seeds}initial_nodes = 3\nregion = \"a b\""), "cluster.region: \"a b\" is no name"),
+            (format!("{seeds}initial_nodes = 3\nlabels = {{ disk = \"\" }}"), "cluster.labels: \"disk\" = \"\""),
             (format!("{seeds}initial_nodes = 3\nlog_retain_bytes = 1"), "cluster.log_retain_bytes must be 1048576"),
             (
                 format!("{seeds}initial_nodes = 3\nseed_bytes_per_second = 0"),

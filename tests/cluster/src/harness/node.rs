@@ -104,6 +104,12 @@ impl Node {
         self.place.directory.join("everlog.toml")
     }
 
+    /// Adds lines to what its settings say of its cluster.
+    pub(crate) fn configure(&self, lines: &str) -> Result<(), Failure> {
+        let mut settings = std::fs::OpenOptions::new().append(true).open(self.settings())?;
+        Ok(std::io::Write::write_all(&mut settings, lines.as_bytes())?)
+    }
+
     /// The id of the process that runs now, for whoever wants to know whose a connection is.
     pub(super) fn pid(&self) -> Arc<AtomicI32> {
         Arc::clone(&self.pid)

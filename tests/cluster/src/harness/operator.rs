@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use everlog_proto::cluster::{
-    AddNodeRequest, ClusterServiceClient, DescribeClusterRequest, DescribeClusterResponse, Group, RemoveNodeRequest,
-    ReplaceDiskRequest, Replica,
+    AddNodeRequest, ApplyPlacementsRequest, ClusterServiceClient, DescribeClusterRequest, DescribeClusterResponse,
+    Group, GroupKind, Placement, RemoveNodeRequest, ReplaceDiskRequest, Replica,
 };
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -108,6 +108,39 @@ impl Cluster {
         .await?;
         self.members.lock().remove(&node);
         Ok(())
+    }
+
+    /// Applies a placement, and waits until all partitions are placed and led as it says.
+    pub(crate) async fn place(&self, by: usize, placement: Placement) -> Result<(), Failure> {
+        let request = ApplyPlacementsRequest { placements: vec![placement.clone()], only_plan: false };
+        insist(&AGAIN, async || {
+            self.operator(by)
+                .map_err(|error| Status::unavailable(error.to_string()))?
+                .apply_placements(request.clone())
+                .await
+        })
+        .await?;
+        self.until(by, MOVE_TIME_MAX, |shown| {
+            let region = |id: u32| shown.nodes.iter().find(|node| node.node_id == id).map_or("", |node| &node.region);
+            let is_placed = |group: &Group| {
+                let voters: Vec<_> = group.replicas.iter().filter(|replica| replica.is_voter).collect();
+                let in_region = |of: &str| voters.iter().filter(|replica| region(replica.node_id) == of).count();
+                let is_full = |(of, count): (&String, &u32)| in_region(of) == *count as usize;
+                let is_led = placement.leaders.first().is_none_or(|of| region(group.leader) == of);
+                group.wanted_node_ids.is_empty()
+                    && group.replicas.len() == placement.replicas as usize
+                    && voters.len() == placement.replicas as usize
+                    && placement.regions.iter().all(is_full)
+                    && group.leader != 0
+                    && is_led
+            };
+            let mut partitions = shown.groups.iter().filter(|group| group.kind() == GroupKind::Partition);
+            match partitions.find(|group| !is_placed(group)) {
+                Some(group) => Err(format!("it is not placed yet: {group:?}")),
+                None => Ok(()),
+            }
+        })
+        .await
     }
 
     /// Waits until every group has the replicas that it should have and a leader, and nodes have their share of the partitions but for those that are

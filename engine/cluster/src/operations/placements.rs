@@ -1,0 +1,140 @@
+//! What operators say of placements, and are told of them.
+
+use std::collections::BTreeMap;
+
+use everlog_meta::{Placement, Reads, Spread};
+use everlog_proto::cluster::apply_placements_response::Move;
+use everlog_proto::cluster::{
+    self as api, ApplyPlacementsRequest, ApplyPlacementsResponse, PlacementReads, PlacementSpread,
+};
+use everlog_proto::internal::SteerRequest;
+use everlog_storage::GroupId;
+use tonic::Status;
+
+use super::{METADATA, Operations, count};
+use crate::{Moved, Picture, Places};
+
+impl Operations {
+    /// Has placements be so from now on, unless that is only to be planned.
+    pub(super) async fn apply_placements(
+        &self,
+        places: &Places,
+        request: ApplyPlacementsRequest,
+    ) -> Result<ApplyPlacementsResponse, Status> {
+        let ApplyPlacementsRequest { placements, only_plan } = request;
+        if placements.is_empty() {
+            return Err(Status::invalid_argument("no placement is named"));
+        }
+        let placements: Vec<_> = placements.into_iter().map(placement).collect::<Result<_, _>>()?;
+        let (moves, warnings) = places.foresee(&placements).map_err(Status::failed_precondition)?;
+        if !only_plan {
+            let rows = placements.iter().map(Placement::encode).collect();
+            self.change(SteerRequest { placements: rows, ..SteerRequest::default() }).await?;
+        }
+        Ok(ApplyPlacementsResponse { moves: moves.into_iter().map(moved).collect(), warnings })
+    }
+
+    /// Has a placement be no more.
+    pub(super) async fn delete_placement(&self, name: String) -> Result<(), Status> {
+        if name.is_empty() {
+            return Err(Status::invalid_argument("name is not set"));
+        }
+        self.change(SteerRequest { deleted_placement: name, ..SteerRequest::default() }).await
+    }
+}
+
+/// The placements of a cluster.
+pub(super) fn list(picture: &Picture) -> Vec<api::Placement> {
+    let partitions = picture.groups.iter().filter(|(group, _)| **group != METADATA);
+    let mut groups: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for (group, row) in partitions {
+        let (all, moving) = groups.entry(&picture.placement_of(*group).name).or_default();
+        *all += 1;
+        *moving += usize::from(!row.is_settled);
+    }
+    let shown = |placement: &Placement| {
+        let (all, moving) = groups.get(placement.name.as_str()).copied().unwrap_or_default();
+        let Placement { name, replicas, spread, regions, learners, leaders, reads: Reads::Lease, constraints } =
+            placement.clone();
+        let spread = match spread {
+            Spread::Node => PlacementSpread::Node,
+            Spread::Zone => PlacementSpread::Zone,
+            Spread::Region => PlacementSpread::Region,
+        };
+        api::Placement {
+            name,
+            replicas,
+            spread: spread as i32,
+            regions: regions.into_iter().collect(),
+            learners: learners.into_iter().collect(),
+            leaders,
+            reads: PlacementReads::Lease as i32,
+            constraints,
+            groups: count(all),
+            moving_groups: count(moving),
+        }
+    };
+    picture.placements.values().map(shown).collect()
+}
+
+fn placement(asked: api::Placement) -> Result<Placement, Status> {
+    let unknown =
+        |field: &str| Status::invalid_argument(format!("placement {}: {field} is not known here", asked.name));
+    let spread = match PlacementSpread::try_from(asked.spread) {
+        Ok(PlacementSpread::Node) => Spread::Node,
+        Ok(PlacementSpread::Zone | PlacementSpread::Unspecified) => Spread::Zone,
+        Ok(PlacementSpread::Region) => Spread::Region,
+        Err(_) => return Err(unknown("spread")),
+    };
+    let reads = match PlacementReads::try_from(asked.reads) {
+        Ok(PlacementReads::Lease | PlacementReads::Unspecified) => Reads::Lease,
+        Err(_) => return Err(unknown("reads")),
+    };
+    let api::Placement { name, replicas, regions, learners, leaders, constraints, .. } = asked;
+    let (regions, learners) = (regions.into_iter().collect(), learners.into_iter().collect());
+    let placement = Placement { name, replicas, spread, regions, learners, leaders, reads, constraints };
+    placement.check().map_err(Status::invalid_argument)?;
+    Ok(placement)
+}
+
+fn moved(Moved { group: GroupId(group_id), from, to }: Moved) -> Move {
+    let ids = |nodes: Vec<everlog_model::NodeId>| nodes.into_iter().map(|node| node.0).collect();
+    Move { group_id, from_node_ids: ids(from), to_node_ids: ids(to) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_is_what_is_shown() {
+        let asked = api::Placement {
+            name: "eu".to_owned(),
+            replicas: 3,
+            spread: PlacementSpread::Region as i32,
+            regions: [("a".to_owned(), 2), ("b".to_owned(), 1)].into(),
+            learners: [("c".to_owned(), 1)].into(),
+            leaders: vec!["b".to_owned()],
+            reads: PlacementReads::Lease as i32,
+            constraints: vec!["disk=ssd".to_owned()],
+            ..api::Placement::default()
+        };
+        let taken = placement(asked.clone()).unwrap();
+        let mut topology = everlog_meta::Topology::default();
+        topology.placements.insert("eu".to_owned(), taken);
+        let founding = crate::placing::tests::founding(3, 4);
+        let shown = list(&Picture::new(&founding, &topology));
+        assert_eq!(shown[1], asked);
+        let default = &shown[0];
+        assert_eq!((default.name.as_str(), default.replicas, default.groups), ("default", 3, 4));
+        for bad in [
+            api::Placement { replicas: 4, ..asked.clone() },
+            api::Placement { spread: 77, ..asked.clone() },
+            api::Placement { reads: 77, ..asked },
+        ] {
+            assert_eq!(placement(bad).unwrap_err().code(), Code::InvalidArgument);
+        }
+    }
+}
