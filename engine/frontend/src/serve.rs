@@ -1,5 +1,7 @@
 //! The listeners, and the servers behind them: gRPC, HTTP, metrics.
 
+mod turn_away;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;

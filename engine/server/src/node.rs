@@ -431,6 +431,7 @@ pub async fn run(
     let node = tokio::select! {
         node = starting => node?,
         () = &mut shutdown => return Ok(()),
+        never = listeners.turn_away() => match never {},
     };
     let ensured = until_done(&node.namespaces, async || {
         node.namespaces.ensure(settings.wanted_namespaces(), &settings.search_attributes).await
@@ -439,6 +440,7 @@ pub async fn run(
         ensured = ensured => ensured?,
         () = &mut shutdown => return node.stop().await,
         error = node.fatal() => return Err(error),
+        never = listeners.turn_away() => match never {},
     }
     node.catch_up().await;
     let disk = Arc::new(DiskRoom::default());
