@@ -1,6 +1,6 @@
 //! Faults that are put back on purpose, on one thread, to see that a simulation finds them. Builds for production have none of this.
 
-#[cfg(debug_assertions)]
+#[cfg(feature = "sabotage")]
 use std::cell::Cell;
 
 /// A fault of this crate that is put back.
@@ -22,23 +22,23 @@ pub enum Sabotage {
     ChainUnchecked,
 }
 
-#[cfg(debug_assertions)]
+#[cfg(feature = "sabotage")]
 thread_local! {
     static NOW: Cell<Option<Sabotage>> = const { Cell::new(None) };
 }
 
 /// From now on this thread has this fault, or none.
-#[cfg(debug_assertions)]
+#[cfg(feature = "sabotage")]
 pub fn put_back(sabotage: Option<Sabotage>) {
     NOW.set(sabotage);
 }
 
-#[cfg(debug_assertions)]
+#[cfg(feature = "sabotage")]
 pub(crate) fn is(sabotage: Sabotage) -> bool {
     NOW.get() == Some(sabotage)
 }
 
-#[cfg(not(debug_assertions))]
+#[cfg(not(feature = "sabotage"))]
 #[inline(always)]
 pub(crate) fn is(_: Sabotage) -> bool {
     false
