@@ -47,7 +47,7 @@ pub use group::{
     StopReason,
 };
 pub use network::RaftReceiver;
-pub use node::{Node, NodeError};
+pub use node::{Node, NodeError, Remains};
 pub use options::NodeOptions;
 pub use pins::LogPin;
 pub use types::{FOUNDING_REPLICA, GroupReplica, NodeInfo, REPLICA_ID_MIN, ReplicaId};

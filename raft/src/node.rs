@@ -1,5 +1,7 @@
 //! The host of the groups of one node: opens, supervises and closes them, and flushes and purges on their behalf.
 
+mod recovery;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use everlog_storage::log::{LogEngine, RecoveredGroup};
 use everlog_storage::state::{StateEngine, StateError};
 use everlog_transport::Transport;
 use parking_lot::Mutex;
+pub use recovery::Remains;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 

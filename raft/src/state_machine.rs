@@ -131,7 +131,8 @@ impl GroupStateMachine {
         Ok(())
     }
 
-    async fn apply_all<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    /// Applies entries, in writes of some size.
+    pub(crate) async fn apply_all<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
     {

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{Lead, lead, put};
 use everlog_raft::{Group, GroupReplica, Leadership, Node, NodeInfo, NodeOptions, REPLICA_ID_MIN, ReadConsistency};
-use everlog_storage::state::Direction;
+use everlog_storage::state::{Direction, RowBatch};
 use everlog_storage::{GroupId, LogOptions, NodeId, RocksState, SegmentLog, StateOptions};
 use everlog_transport::twin::TwinNetwork;
 use everlog_transport::{Identity, KnownNode, Links as _, Mesh, MeshOptions, Timing, Transport};
@@ -315,4 +315,60 @@ async fn replicas_find_each_other_over_tcp() {
         mesh.shutdown().await;
         node.shutdown().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_left_goes_on_alone_with_all_it_has() {
+    let mut cluster = TestCluster::start().await;
+    let first = cluster.leader().await;
+    let survivor = first.id;
+    let mut leads = lead(&first.group).await;
+    write_some(&mut leads, "kept", 300).await;
+    let others: Vec<_> = NODES.into_iter().filter(|node| *node != survivor).collect();
+    for other in &others {
+        cluster.network.cut(survivor, *other);
+    }
+    // It gets into its log, most likely, though nobody will ever acknowledge it.
+    let unacknowledged = leads.propose(put("unacknowledged", "value")).unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop((leads, unacknowledged));
+    for node in NODES {
+        cluster.kill(node).await;
+    }
+
+    // Cut off after each of its steps, it begins again.
+    let mut in_its_log = None;
+    for is_last in [false, false, true] {
+        let (node, engines) = open(cluster.dir.path(), survivor, cluster.network.transport(survivor));
+        let remains = node.remains(GROUP).await.unwrap().unwrap();
+        assert_eq!(remains.replica.replica, replica(survivor));
+        assert!(remains.last.1 >= 300 && remains.last_at.0 > 0, "{:?}", remains.last);
+        in_its_log.get_or_insert(remains.tail.contains(&put("unacknowledged", "value")));
+        node.apply_all(GROUP).await.unwrap();
+        assert!(node.remains(GROUP).await.unwrap().unwrap().tail.is_empty());
+        node.go_on_alone(GROUP, survivor, put("extra", "value")).await.unwrap();
+        let remains = node.remains(GROUP).await.unwrap().unwrap();
+        assert_eq!(remains.voters, [BTreeSet::from([survivor])]);
+        assert_eq!(node.remains(GroupId(99)).await.unwrap(), None);
+        if is_last {
+            node.shutdown().await.unwrap();
+        } else {
+            node.halt().await;
+        }
+        drop(node);
+        engines.until_free().await;
+    }
+
+    let (node, _engines) = open(cluster.dir.path(), survivor, cluster.network.transport(survivor));
+    let identity = GroupReplica { group: GROUP, group_epoch: 1, replica: replica(survivor) };
+    let group = node.open_group(identity).await.unwrap();
+    node.remains(GROUP).await.unwrap_err();
+    node.go_on_alone(GROUP, survivor, RowBatch::default()).await.unwrap_err();
+    let mut leads = tokio::time::timeout(PATIENCE, lead(&group)).await.expect("it leads alone");
+    write_some(&mut leads, "after", 10).await;
+    let rows = group.scan(&b""[..]..&b"\xff"[..], Direction::Ascending, 1000).unwrap();
+    let count = |prefix: &[u8]| rows.iter().filter(|(key, _)| key.starts_with(prefix)).count();
+    assert_eq!((count(b"kept"), count(b"extra"), count(b"after")), (300, 1, 10));
+    assert_eq!(Some(count(b"unacknowledged") == 1), in_its_log, "what it had is there, acknowledged or not");
+    node.shutdown().await.unwrap();
 }

@@ -4,6 +4,7 @@
 //! <path>/FORMAT    format version and id of this directory; written last, so its presence means that the rest is there
 //! <path>/NODE      which node of which cluster this is, and how often it was started
 //! <path>/CLUSTER   what the cluster was founded with, if the node was started as one of several; FORMING before all had agreed
+//! <path>/RECOVERING   the cluster that the directory is being made part of, after most of its own was lost
 //! <path>/LOCK      locked while a process uses the directory; empty
 //! <path>/log/      the log engine's segments
 //! <path>/state/    the state engine's RocksDB
@@ -11,6 +12,7 @@
 
 mod founding;
 mod identity;
+mod recovery;
 
 use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
@@ -79,6 +81,15 @@ pub enum DirectoryError {
         path: PathBuf,
         /// The first file or directory that should not be there.
         found: String,
+    },
+    /// What was left of its cluster is being made a cluster again, and that was not finished.
+    #[error(
+        "the recovery of data directory {} was cut off: run `everlog cluster recover apply` with the same plan once more",
+        path.display()
+    )]
+    Recovering {
+        /// The data directory.
+        path: PathBuf,
     },
     /// The file system refuses.
     #[error("{}: cannot {action}: {source}", path.display())]

@@ -313,6 +313,7 @@ impl Formation {
             partitions: limits::PARTITIONS_DEFAULT.max(2 * initial_nodes),
             election_timeout_ms: *election_timeout_ms,
             members,
+            former: Vec::new(),
             joined: None,
         }
     }

@@ -38,5 +38,5 @@ pub use offers::Offers;
 pub use operations::{About, ClusterApi, DiskFigures, Leads, Operations, OperationsParts, Voters, leads};
 pub use pages::Pages;
 pub use peers::{Entry, NOT_DONE, Peers, is_not_done, not_done};
-pub use placing::{Health, Picture, Places, REPLICAS, Wanted, replica_id};
+pub use placing::{Health, Picture, Places, REPLICAS, Wanted, generation_of, replica_id};
 pub use service::{Registrar, Service, ServiceParts};

@@ -156,6 +156,11 @@ pub fn replica_id(node: NodeId, disk: u32, generation: u32) -> ReplicaId {
     REPLICA_ID_MIN + disk_and_node + (u64::from(generation) << (NODE_BITS + DISK_BITS))
 }
 
+/// What tells a replica apart from the others that its group has had on its node; see [`Placed`]. `None` for an id that was not made so.
+pub fn generation_of(replica: ReplicaId) -> Option<u32> {
+    parts(replica).map(|(_, _, generation)| generation)
+}
+
 /// The node, the disk and the generation of a replica with such an id.
 fn parts(replica: ReplicaId) -> Option<(NodeId, u32, u32)> {
     let id = replica.checked_sub(REPLICA_ID_MIN)?;
@@ -185,6 +190,7 @@ mod tests {
             partitions,
             election_timeout_ms: 500,
             members: (1..=nodes).map(member).collect(),
+            former: Vec::new(),
             joined: None,
         }
     }

@@ -12,11 +12,12 @@
 //! that moves to a node where the group has had one before is another one, by its generation.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use everlog_storage::keys::{MetaKind, meta_row};
-use everlog_storage::state::RowChange;
+use everlog_storage::keys::{MetaKind, meta_range, meta_row};
+use everlog_storage::state::{RowBatch, RowChange, StateEngine};
 use everlog_storage::{GroupId, NodeId};
 use prost::Message;
 
@@ -186,7 +187,51 @@ impl TopologyKey {
     }
 }
 
+impl TopologyChange {
+    /// The row that says so.
+    pub fn row(&self) -> RowChange {
+        match self {
+            TopologyChange::Node(node, row) => {
+                RowChange::Put { key: TopologyKey::Node(*node).row(), value: encode_node(row) }
+            }
+            TopologyChange::Group(group, row) => {
+                RowChange::Put { key: TopologyKey::Group(*group).row(), value: encode_group(row) }
+            }
+        }
+    }
+}
+
 impl Topology {
+    /// What the metadata of a node say that serves nobody: its rows, and the changes in `tail`, which are in its log and not among them yet.
+    ///
+    /// # Errors
+    ///
+    /// [`MetaError::Unavailable`] if the rows cannot be read, [`MetaError::Corrupt`] if one means nothing.
+    pub fn read(rows: &dyn StateEngine, group: GroupId, tail: &[RowBatch]) -> Result<Topology, MetaError> {
+        let mut topology = Topology::default();
+        let mut put = |key: &[u8], value: Option<&[u8]>| match TopologyKey::of(key) {
+            Some(about) => topology.put(about?, value),
+            None => Ok(()),
+        };
+        let mut outcome = Ok(());
+        let whole = meta_range(MetaKind::Other);
+        rows.visit(group, &whole.start..&whole.end, &mut |key, value| {
+            outcome = put(key, Some(value));
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })
+        .map_err(|error| MetaError::Unavailable(error.to_string()))?;
+        outcome?;
+        for change in tail.iter().flat_map(|batch| &batch.changes) {
+            match change {
+                RowChange::Put { key, value } => put(key, Some(value))?,
+                RowChange::Delete { key } => put(key, None)?,
+                // No row of these is removed so.
+                RowChange::DeleteRange { .. } => {}
+            }
+        }
+        Ok(topology)
+    }
+
     /// Takes in a row, or that it is gone.
     pub(super) fn put(&mut self, key: TopologyKey, value: Option<&[u8]>) -> Result<(), MetaError> {
         match key {
@@ -302,15 +347,7 @@ impl Namespaces {
     ) -> Result<T, MetaError> {
         self.change(|view| {
             let (changes, outcome) = decide(&view.topology)?;
-            let row = |change: TopologyChange| match change {
-                TopologyChange::Node(node, row) => {
-                    RowChange::Put { key: TopologyKey::Node(node).row(), value: encode_node(&row) }
-                }
-                TopologyChange::Group(group, row) => {
-                    RowChange::Put { key: TopologyKey::Group(group).row(), value: encode_group(&row) }
-                }
-            };
-            Ok((changes.into_iter().map(row).collect(), outcome))
+            Ok((changes.iter().map(TopologyChange::row).collect(), outcome))
         })
         .await
     }

@@ -3,6 +3,7 @@
 mod certificates;
 mod cluster;
 mod cluster_view;
+mod recover;
 
 use std::ffi::OsString;
 use std::net::IpAddr;

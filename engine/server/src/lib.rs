@@ -8,6 +8,7 @@ pub mod disk;
 pub mod membership;
 pub mod memory;
 pub mod node;
+pub mod recovery;
 mod replicas;
 pub mod settings;
 pub mod telemetry;

@@ -167,6 +167,7 @@ impl Membership {
         let options = FormationOptions { name, seeds, initial_nodes, election_timeout_ms, address: advertise };
         let formation = Formation::start(Arc::clone(directory), options, &mesh);
         let founding = formation.founded(&mesh).await?;
+        mesh.set_former(founding.former.clone());
         let (me, disk) = founding.node(directory_id).ok_or_else(|| {
             NodeError::Cluster(format!("cluster {} was founded without this node", founding.cluster_id))
         })?;

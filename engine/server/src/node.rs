@@ -217,6 +217,7 @@ impl Node {
     /// See [`NodeError`].
     pub async fn start(options: Options) -> Result<Node, NodeError> {
         let directory = Arc::new(DataDirectory::open(&options.data_dir)?);
+        directory.check_whole()?;
         let membership = match options.cluster {
             Some(cluster) => Some(Membership::find(&directory, cluster).await?),
             None => None,
@@ -422,7 +423,7 @@ impl Node {
                 error = disk => error.into(),
                 error = metadata => error.into(),
                 why = removed => NodeError::Cluster(format!(
-                    "{why}, for good: all it had is on other nodes, and its data directory is of no more use"
+                    "{why}, for good: its data directory is of no more use"
                 )),
             }
         }

@@ -56,6 +56,9 @@ pub struct Hello {
     /// The other nodes that it knows.
     #[prost(message, repeated, tag = "10")]
     pub known: Vec<KnownNode>,
+    /// The clusters that its own was made of what was left of, 16 bytes each.
+    #[prost(bytes = "vec", repeated, tag = "11")]
+    pub former_clusters: Vec<Vec<u8>>,
 }
 
 /// A node and where it was last, as another one knows it.

@@ -91,6 +91,8 @@ struct State {
     peers: BTreeMap<NodeId, Peer>,
     /// Those that are members no more.
     removed: BTreeSet<NodeId>,
+    /// The clusters that this one was made of what was left of.
+    former: Vec<uuid::Uuid>,
 }
 
 struct Peer {
@@ -136,6 +138,11 @@ impl Mesh {
     /// Strangers are answered by this from now on.
     pub fn answer_strangers(&self, calls: Arc<dyn StrangerCalls>) {
         *self.0.strangers.write() = Some(calls);
+    }
+
+    /// Nodes that are still in one of these clusters are told that they were removed: this one was made of what was left of them.
+    pub fn set_former(&self, clusters: Vec<uuid::Uuid>) {
+        self.0.state.write().former = clusters;
     }
 
     /// Calls whoever is at an address, as a stranger. Returns what it says of itself with its answer.
@@ -192,6 +199,7 @@ impl Mesh {
             hello.cluster_id = cluster_id.as_bytes().to_vec();
             hello.node_id = node_id.0;
             hello.start_count = *start_count;
+            hello.former_clusters = state.former.iter().map(|id| id.as_bytes().to_vec()).collect();
         }
         hello
     }
@@ -314,13 +322,13 @@ impl Mesh {
         Ok((Connection::new(self.next_connection(), node), io))
     }
 
+    /// Whether a member answers, be it of what was made of this cluster since.
     fn is_of_my_cluster(&self, reply: &Reply, node: NodeId) -> bool {
         let state = self.0.state.read();
-        state
-            .identity
-            .as_ref()
-            .zip(reply.hello.as_ref())
-            .is_some_and(|(me, hello)| hello.cluster_id == me.cluster_id.as_bytes() && hello.node_id == node.0)
+        state.identity.as_ref().zip(reply.hello.as_ref()).is_some_and(|(me, hello)| {
+            let mut theirs = hello.former_clusters.iter().chain([&hello.cluster_id]);
+            theirs.any(|theirs| theirs == me.cluster_id.as_bytes()) && hello.node_id == node.0
+        })
     }
 
     /// Dials an address and says who this node is. What is answered is of whoever it says that it is of, as far as that can be proven.

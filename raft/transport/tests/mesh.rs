@@ -129,6 +129,28 @@ async fn only_members_are_let_in() {
 }
 
 #[tokio::test]
+async fn a_node_of_the_cluster_that_this_one_is_left_of_is_told_that_it_was_removed() {
+    let all = members(1).await;
+    let (former, other) = (uuid::Uuid::from_u128(5), uuid::Uuid::from_u128(6));
+    all[0].mesh.set_former(vec![former]);
+    let mut lost = Vec::new();
+    for cluster_id in [former, other] {
+        let (listener, address) = listen().await;
+        let node = start(listener, &address, directory_of(2));
+        let identity = Identity { cluster_id, node_id: NodeId(2), start_count: 9 };
+        node.mesh.join(identity, known(&all), Arc::clone(&node.recorder) as _);
+        lost.push(node);
+    }
+    let told = tokio::time::timeout(Duration::from_secs(20), lost[0].mesh.removed()).await;
+    assert_eq!(told.unwrap(), "the cluster was recovered without node 2");
+    let told = tokio::time::timeout(Duration::from_millis(300), lost[1].mesh.removed()).await;
+    assert!(told.is_err(), "it has nothing to do with this cluster: {told:?}");
+    for member in all.iter().chain(&lost) {
+        member.mesh.shutdown().await;
+    }
+}
+
+#[tokio::test]
 async fn strangers_may_call_where_somebody_answers_them() {
     let all = members(1).await;
     let (listener, address) = listen().await;

@@ -43,6 +43,8 @@ pub struct Founding {
     pub election_timeout_ms: u32,
     /// In the order of their node ids.
     pub members: Vec<FoundingMember>,
+    /// The ids of the clusters that this one was made of what was left of, oldest first. Whoever is still in one of those is lost.
+    pub former: Vec<uuid::Uuid>,
     /// Of a node that joined the cluster later: in its own directory alone.
     pub joined: Option<Joined>,
 }
@@ -90,7 +92,8 @@ impl Founding {
 
     /// As text.
     pub fn encode(&self) -> String {
-        let Founding { cluster_id, name, proposer, attempt, partitions, election_timeout_ms, members, joined } = self;
+        let Founding { cluster_id, name, proposer, attempt, partitions, election_timeout_ms, members, former, joined } =
+            self;
         let mut text = format!(
             "cluster {cluster_id}\nname {name}\nproposer {proposer}\nattempt {attempt}\npartitions {partitions}\n\
              election_timeout_ms {election_timeout_ms}\n"
@@ -101,6 +104,9 @@ impl Founding {
         };
         for member in members {
             text.push_str(&format!("member {}", written(member)));
+        }
+        for id in former {
+            text.push_str(&format!("former {id}\n"));
         }
         if let Some(Joined { node_id, member, others }) = joined {
             text.push_str(&format!("joined {node_id} {}", written(member)));
@@ -135,6 +141,8 @@ impl Founding {
         if members.is_empty() || members.len() > MEMBERS_MAX {
             return Err("it names no members, or too many");
         }
+        let former = text.lines().filter_map(|line| line.strip_prefix("former ")).map(|id| id.parse().ok());
+        let former = former.collect::<Option<_>>().ok_or("a former cluster is no \"former <uuid>\"")?;
         let joined = value("joined").map(|line| {
             let (node_id, rest) = node(line)?;
             let others = text.lines().filter_map(|line| line.strip_prefix("node ")).take(MEMBERS_MAX).map(node);
@@ -152,6 +160,7 @@ impl Founding {
             partitions: number("partitions").ok_or("no line \"partitions <number>\"")?,
             election_timeout_ms: number("election_timeout_ms").ok_or("no line \"election_timeout_ms <number>\"")?,
             members,
+            former,
             joined,
         })
     }
@@ -250,6 +259,7 @@ mod tests {
             partitions: 6,
             election_timeout_ms: 500,
             members,
+            former: Vec::new(),
             joined: None,
         }
     }
@@ -276,6 +286,16 @@ mod tests {
         written.members[1].disk = 2;
         assert!(written.encode().contains("10.0.0.1:7235 2\n"));
         assert_eq!(Founding::decode(&written.encode()), Ok(written));
+    }
+
+    #[test]
+    fn what_a_cluster_was_before_is_remembered() {
+        let mut written = founding(1, 2);
+        written.former = vec![id(5), id(6)];
+        let text = written.encode();
+        assert!(text.ends_with(&format!("former {}\nformer {}\n", id(5), id(6))), "{text}");
+        assert_eq!(Founding::decode(&text), Ok(written));
+        Founding::decode(&text.replace("former 0", "former x")).unwrap_err();
     }
 
     #[test]

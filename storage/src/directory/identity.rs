@@ -76,8 +76,14 @@ impl DataDirectory {
 
     /// Writes down that the groups that a cluster begins with are there.
     pub fn finish_bootstrap(&self) -> Result<(), DirectoryError> {
-        let known = self.read_identity()?.ok_or_else(|| self.corrupt("it is missing"))?;
-        self.write_identity(&NodeIdentity { is_bootstrapped: true, ..known })
+        self.change_identity(|identity| identity.is_bootstrapped = true)
+    }
+
+    /// Changes who this node is, which must be known.
+    pub(super) fn change_identity(&self, change: impl FnOnce(&mut NodeIdentity)) -> Result<(), DirectoryError> {
+        let mut identity = self.read_identity()?.ok_or_else(|| self.corrupt("it is missing"))?;
+        change(&mut identity);
+        self.write_identity(&identity)
     }
 
     /// Who this node is, if it ever was somebody.

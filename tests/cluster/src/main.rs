@@ -72,6 +72,8 @@ const SHARED: [&str; 10] = [
 ];
 const FORMING: &str = "nodes_killed_while_they_form_a_cluster_form_one";
 const MEMBERSHIP: &str = "nodes_join_and_leave_under_load";
+const RECOVERY: [&str; 2] =
+    ["one_node_that_is_left_becomes_a_cluster_again", "two_nodes_of_five_that_are_left_become_a_cluster_again"];
 const STORM: &str = "storm_of_faults_loses_and_doubles_nothing";
 
 #[tokio::main]
@@ -143,7 +145,7 @@ impl Tests {
     }
 
     async fn shared(&mut self) {
-        if !SHARED.iter().chain([&FORMING, &MEMBERSHIP]).any(|name| self.is_chosen(name)) {
+        if !SHARED.iter().chain([&FORMING, &MEMBERSHIP]).chain(&RECOVERY).any(|name| self.is_chosen(name)) {
             return;
         }
         let began = Instant::now();
@@ -192,6 +194,15 @@ impl Tests {
             let began = Instant::now();
             let result = scenarios::join_and_leave(&stage).await;
             self.ended(MEMBERSHIP, began, result, String::new);
+        }
+        for (at, name) in RECOVERY.into_iter().enumerate().filter(|(_, name)| self.is_chosen(name)).collect::<Vec<_>>()
+        {
+            let began = Instant::now();
+            let result = match at {
+                0 => scenarios::one_is_left(&stage).await,
+                _ => scenarios::two_are_left(&stage).await,
+            };
+            self.ended(name, began, result, String::new);
         }
         if let Err(error) = stopped {
             self.ended("all_nodes_stop", began, Err(error), || stage.cluster.logs());

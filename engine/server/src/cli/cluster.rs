@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 
 use super::certificates::{self, DAYS_DEFAULT};
 use super::cluster_view as view;
+use super::recover::RecoverCommand;
 
 const INIT_EXAMPLE: &str = "\
 Example:
@@ -81,6 +82,9 @@ pub(crate) enum ClusterCommand {
     /// Have a node give all it has to others and leave the cluster for good.
     #[command(after_help = REMOVE_EXAMPLES)]
     Remove(RemoveArgs),
+    /// After a majority of the nodes was lost for ever: make a cluster of what is left, and lose what only the others had.
+    #[command(subcommand)]
+    Recover(RecoverCommand),
 }
 
 /// Flags of `everlog cluster init`.
@@ -251,6 +255,7 @@ impl ClusterCommand {
             ClusterCommand::Replace(args) => wait_for(args.replace()),
             ClusterCommand::Add(args) => wait_for(args.add()),
             ClusterCommand::Remove(args) => wait_for(args.remove()),
+            ClusterCommand::Recover(command) => wait_for(command.run()),
         }
     }
 }

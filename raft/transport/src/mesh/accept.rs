@@ -158,7 +158,12 @@ impl Mesh {
             return Err((Refusal::NotAMember, "this node is in no cluster yet".to_owned()));
         };
         if hello.cluster_id != me.cluster_id.as_bytes() {
-            let theirs = uuid::Uuid::from_slice(&hello.cluster_id).map_or("none".to_owned(), |id| id.to_string());
+            let theirs = uuid::Uuid::from_slice(&hello.cluster_id);
+            if theirs.as_ref().is_ok_and(|theirs| state.former.contains(theirs)) {
+                let detail = format!("the cluster was recovered without node {}", hello.node_id);
+                return Err((Refusal::Removed, detail));
+            }
+            let theirs = theirs.map_or("none".to_owned(), |id| id.to_string());
             return Err((Refusal::WrongCluster, format!("its cluster is {theirs}, this one is {}", me.cluster_id)));
         }
         if hello.expected_node != me.node_id.0 {

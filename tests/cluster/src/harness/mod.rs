@@ -89,6 +89,11 @@ impl Cluster {
         self.members.lock().keys().copied().collect()
     }
 
+    /// A member is lost for ever.
+    pub(crate) fn lose(&self, node: usize) {
+        self.members.lock().remove(&node);
+    }
+
     /// As the servers count them; 0 if it is no member.
     pub(crate) fn node_id(&self, node: usize) -> u32 {
         self.members.lock().get(&node).copied().unwrap_or_default()

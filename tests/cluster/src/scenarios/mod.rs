@@ -7,6 +7,7 @@ mod failures;
 mod formation;
 mod membership;
 mod new_disk;
+mod recovery;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub(crate) use failures::{kills, quorum, wiped};
 pub(crate) use formation::{any_order, restarted_while_forming};
 pub(crate) use membership::join_and_leave;
 pub(crate) use new_disk::takes_the_place;
+pub(crate) use recovery::{one_is_left, two_are_left};
 
 /// How long something may take that nothing stands in the way of.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

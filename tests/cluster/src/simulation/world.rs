@@ -201,6 +201,7 @@ impl World {
             election_timeout_ms: ELECTION_TIMEOUT.as_millis() as u32,
             members,
             joined: None,
+            former: Vec::new(),
         };
         for machine in &machines[..nodes] {
             machine.disk.lock().founding = Some(founding.clone());
