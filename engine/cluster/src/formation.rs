@@ -281,6 +281,12 @@ impl Formation {
         }
         let fresh: BTreeMap<_, _> = looked.iter().map(|(id, address, _)| (*id, address.clone())).collect();
         let wanted = *initial_nodes as usize - 1;
+        if wanted == 0 && self.options.seeds.iter().any(|seed| *seed != self.options.address) {
+            // Whoever does not answer may be in a cluster already.
+            return Err(
+                "its other seeds, which it is to join; with none but itself it would found a cluster of one".to_owned()
+            );
+        }
         match fresh.len() {
             found if found == wanted => Ok(fresh),
             found if found < wanted => {

@@ -19,6 +19,7 @@ use everlog_storage::directory::{DataDirectory, Founding, NodeIdentity};
 use everlog_transport::{Identity, KnownNode, Links, Mesh, MeshOptions, NodeTls, Timing, TlsFiles};
 use tokio::net::TcpListener;
 
+use crate::growth;
 use crate::node::{META_GROUP, NodeError};
 
 /// How long a replica waits to hear that its group was founded before it founds it itself: longer than the others take to start.
@@ -127,11 +128,9 @@ impl Membership {
         } = options;
         let election_timeout_ms = u32::try_from(election_timeout.as_millis()).unwrap_or(u32::MAX);
         let founded = directory.founded()?;
-        if founded.is_none() && directory.identity()?.is_some() {
-            let path = directory.path().display();
-            return Err(NodeError::Cluster(format!(
-                "data directory {path} is that of a single node, which cannot become one of several yet"
-            )));
+        let was_alone = founded.is_none() && directory.identity()?.is_some();
+        if was_alone {
+            growth::check(directory, initial_nodes)?;
         }
         if let Some(Founding { election_timeout_ms: known, .. }) = &founded
             && *known != election_timeout_ms
@@ -152,13 +151,16 @@ impl Membership {
         let tls = tls.map_err(|error| NodeError::Cluster(format!("tls.node: {error}")))?.map(Arc::new);
         if let Some(tls) = &tls {
             let place = seeds.iter().position(|seed| *seed == advertise);
-            let will_be = place.and_then(|place| u32::try_from(place + 1).ok());
+            let will_be = if was_alone { Some(1) } else { place.and_then(|place| u32::try_from(place + 1).ok()) };
             let is = founded.as_ref().map_or(will_be, |founding| Some(founding.node(directory.id())?.0));
             check_certificate(tls, is)?;
         }
         let listener = TcpListener::bind(listen)
             .await
             .map_err(|error| NodeError::Cluster(format!("cannot listen on {listen} for other nodes: {error}")))?;
+        if was_alone {
+            growth::found_with_one(directory, &name, &advertise, election_timeout_ms).await?;
+        }
         let directory_id = directory.id();
         let timing = timing(founded.map_or(election_timeout_ms, |founding| founding.election_timeout_ms));
         let address = advertise.clone();
