@@ -15,7 +15,7 @@ use everlog_raft::{Group, GroupReplica, Leadership, Node, NodeInfo, NodeOptions,
 use everlog_storage::state::{Direction, RowBatch};
 use everlog_storage::{GroupId, LogOptions, NodeId, RocksState, SegmentLog, StateOptions};
 use everlog_transport::twin::TwinNetwork;
-use everlog_transport::{Identity, KnownNode, Mesh, MeshOptions, Timing, Transport};
+use everlog_transport::{Identity, KnownNode, Links as _, Mesh, MeshOptions, Timing, Transport};
 use tokio::net::TcpListener;
 
 const GROUP: GroupId = GroupId(3);

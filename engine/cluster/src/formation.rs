@@ -430,7 +430,7 @@ impl StrangerCalls for Formation {
 
 #[cfg(test)]
 mod tests {
-    use everlog_transport::{MeshOptions, Timing};
+    use everlog_transport::{Links as _, MeshOptions, Timing};
     use tokio::net::TcpListener;
 
     use super::*;

@@ -18,6 +18,8 @@ mod load;
 mod program;
 mod record;
 mod scenarios;
+#[cfg(test)]
+mod simulation;
 mod storm;
 mod worker;
 
