@@ -105,7 +105,7 @@ impl Flusher {
         what: &str,
         work: impl FnOnce() -> Result<(), E> + Send + 'static,
     ) -> Result<(), NodeError> {
-        self.outcome(what, tokio::task::spawn_blocking(work).await)
+        self.outcome(what, everlog_storage::blocking::spawn(work).await)
     }
 
     fn outcome<E: std::fmt::Display>(
@@ -155,7 +155,7 @@ impl Flusher {
     pub(crate) async fn flush_rows(&self) -> Result<(), NodeError> {
         loop {
             let engine = self.engine.clone();
-            match tokio::task::spawn_blocking(move || engine.flush()).await {
+            match everlog_storage::blocking::spawn(move || engine.flush()).await {
                 Ok(Err(error)) if self.failure.waits_for_room(&error).await => {}
                 flushed => {
                     self.outcome("flush", flushed)?;

@@ -30,6 +30,7 @@ use crate::node::NodeError;
 use crate::pins::{LogPin, LogPins};
 use crate::progress::GroupProgress;
 use crate::rows::EncodedRows;
+use crate::sabotage::{self, Sabotage};
 use crate::state_machine::GroupStateMachine;
 use crate::types::{CallbackResponder, CommittedLeaderId, NodeInfo, ReplicaId, StoredMembership, TypeConfig};
 
@@ -372,6 +373,20 @@ impl Group {
         Ok(false)
     }
 
+    /// Whether the group has these replicas and no others, and that is certain, as far as this one knows.
+    pub fn has_replicas(&self, GroupReplicas { voters, learners }: &GroupReplicas) -> bool {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let members = &metrics.membership_config;
+        let known: BTreeSet<_> = members.nodes().map(|(replica, _)| *replica).collect();
+        let is_applied = *members.log_id() <= metrics.last_applied;
+        let is_joint = members.membership().get_joint_config().len() > 1;
+        is_applied
+            && !is_joint
+            && members.voter_ids().collect::<BTreeSet<_>>() == voters.keys().copied().collect()
+            && known == voters.keys().chain(learners.keys()).copied().collect()
+    }
+
     /// How many entries the replica on `node` lacks, if this one leads and has heard of it.
     pub fn lag(&self, node: NodeId) -> Option<u64> {
         let metrics = self.0.raft.metrics();
@@ -467,20 +482,21 @@ impl Group {
         if self.0.progress.is_sole_voter() {
             return true;
         }
-        if self.0.handovers.include(term) {
+        if self.0.handovers.include(term) && !sabotage::is(Sabotage::LeaseAfterHandover) {
             return false;
         }
+        let lease = if sabotage::is(Sabotage::StaleLease) { 8 * self.0.lease } else { self.0.lease };
         let Some(acknowledged) = self.0.data_metrics.borrow_watched().last_quorum_acked else { return false };
         // openraft's instants cannot be turned into the standard library's; how old one is can. In this order it comes out older, never younger.
         let present = Instant::now();
         let age = InstantOf::<TypeConfig>::now() - acknowledged.into_inner();
-        present.checked_sub(age).is_some_and(|acknowledged| lease_covers(acknowledged, self.0.lease, now))
+        present.checked_sub(age).is_some_and(|acknowledged| lease_covers(acknowledged, lease, now))
     }
 
     /// Whether this replica may grant a Vote or PreVote at `now`. Asked for each of them before openraft sees it: openraft forgets in a restart
     /// what it promised to a leader's lease.
     pub fn may_grant_vote(&self, now: Instant, is_leadership_transfer: bool) -> bool {
-        self.0.hold_off.permits(now, is_leadership_transfer)
+        sabotage::is(Sabotage::NoHoldOff) || self.0.hold_off.permits(now, is_leadership_transfer)
     }
 
     /// Waits until rows read here satisfy `consistency`.
@@ -492,7 +508,7 @@ impl Group {
         };
         // A sole voter that leads has applied all that was ever acknowledged, and nobody else can acknowledge anything.
         let leads = matches!(*self.0.leadership.borrow(), Leadership::Leader { .. });
-        if leads && self.0.progress.is_sole_voter() {
+        if leads && (self.0.progress.is_sole_voter() || sabotage::is(Sabotage::SkippedBarrier)) {
             return Ok(());
         }
         let failed = |reason: String| ReadError { group: self.0.id, reason };

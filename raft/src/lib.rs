@@ -31,6 +31,7 @@ mod log_store;
 mod pins;
 mod progress;
 mod rows;
+pub mod sabotage;
 mod seed;
 mod snapshot;
 mod state_machine;

@@ -135,8 +135,13 @@ impl GroupLog {
 
     /// Makes the log that of a replica whose rows are at the position that it was seeded with, which must be durable.
     pub(crate) async fn end_seeding(&self, seeding: Seeding) -> io::Result<()> {
-        let group = self.0.group;
         let replica = self.known_replica()?;
+        self.begin_anew(seeding, replica).await
+    }
+
+    /// Makes the log one that begins behind a position, which the rows must be at, durably, and that of this replica.
+    pub(crate) async fn begin_anew(&self, seeding: Seeding, replica: GroupReplica) -> io::Result<()> {
+        let group = self.0.group;
         let Seeding { position, vote } = seeding;
         let vote = greater_vote(self.vote(), vote);
         let log_id = encoding::encode_log_id(&position);
@@ -147,6 +152,7 @@ impl GroupLog {
         self.submit_durably(LogRecord::Replica { group, replica: encoding::encode_replica(&replica) }).await?;
         let mut log = self.0.log.lock();
         log.cache.truncate(0);
+        log.replica = Some(replica);
         (log.seeding, log.vote, log.first) = (None, Some(vote), None);
         (log.purged, log.last) = (Some(position), Some(position));
         Ok(())

@@ -236,6 +236,11 @@ impl Node {
         Ok(handle)
     }
 
+    /// The groups that are open here.
+    pub fn groups(&self) -> Vec<Group> {
+        self.groups.all()
+    }
+
     /// Which replica of a group is here, as far as it was written down.
     ///
     /// # Errors
@@ -358,9 +363,10 @@ impl Node {
             let _ = flusher.await;
         }
         let groups = std::mem::take(&mut *self.groups.0.lock());
-        for open in groups.values() {
+        let rafts: Vec<_> = groups.values().map(|open| open.group.raft().clone()).collect();
+        for raft in rafts {
             // Fails only if the core had panicked, which its supervisor reports.
-            let _ = open.group.raft().shutdown().await;
+            let _ = raft.shutdown().await;
         }
         for open in groups.into_values() {
             let _ = open.supervisor.await;
@@ -525,7 +531,7 @@ where
     T: Send + 'static,
     E: std::fmt::Display + Send + 'static,
 {
-    match tokio::task::spawn_blocking(work).await {
+    match everlog_storage::blocking::spawn(work).await {
         Ok(result) => result.map_err(|error| NodeError(error.to_string())),
         Err(panicked) => Err(NodeError(panicked.to_string())),
     }

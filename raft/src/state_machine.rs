@@ -21,6 +21,7 @@ use crate::entry_cache::payload_bytes;
 use crate::failure::FailureReport;
 use crate::flusher::FlushTrigger;
 use crate::progress::{AppliedPosition, GroupProgress};
+use crate::sabotage::{self, Sabotage};
 use crate::snapshot::GroupSnapshot;
 use crate::types::{
     CommittedLeaderId, Entry, LogId, NodeInfo, Payload, ReplicaId, SnapshotMeta, StoredMembership, TypeConfig,
@@ -107,6 +108,9 @@ impl GroupStateMachine {
             Payload::Blank => {}
             Payload::Normal(rows) => {
                 step = self.chain.step(&rows.stamp);
+                if sabotage::is(Sabotage::ChainUnchecked) {
+                    step = ChainStep::Applied;
+                }
                 match step {
                     ChainStep::Applied => {
                         let batch = RowBatch::decode(&rows.rows()).map_err(|error| self.failed(error))?;
@@ -173,7 +177,7 @@ impl GroupStateMachine {
                 drop(ended);
                 (written, batches)
             };
-            let (written, again) = tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?;
+            let (written, again) = everlog_storage::blocking::spawn(write).await.map_err(io::Error::other)?;
             match written {
                 Err(error) if self.failure.waits_for_room(&error).await => batches = again,
                 Err(error) => return Err(self.failed(error)),
@@ -248,7 +252,7 @@ impl RaftStateMachine<TypeConfig> for GroupStateMachine {
             // openraft purges the log up to the snapshot next, which is allowed only once its rows are durable.
             engine.flush().map_err(io::Error::other)
         };
-        let installed = tokio::task::spawn_blocking(install).await.map_err(io::Error::other)?;
+        let installed = everlog_storage::blocking::spawn(install).await.map_err(io::Error::other)?;
         installed.inspect_err(|error| self.failure.report(error))?;
         (self.membership, self.chain) = (position.membership.clone(), position.chain.clone());
         self.progress.set_applied(position.clone());

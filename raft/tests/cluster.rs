@@ -15,7 +15,7 @@ use everlog_raft::{Group, GroupReplica, Leadership, Node, NodeInfo, NodeOptions,
 use everlog_storage::state::{Direction, RowBatch};
 use everlog_storage::{GroupId, LogOptions, NodeId, RocksState, SegmentLog, StateOptions};
 use everlog_transport::twin::TwinNetwork;
-use everlog_transport::{Identity, KnownNode, Mesh, MeshOptions, Timing, Transport};
+use everlog_transport::{Identity, KnownNode, Links as _, Mesh, MeshOptions, Timing, Transport};
 use tokio::net::TcpListener;
 
 const GROUP: GroupId = GroupId(3);
@@ -337,16 +337,18 @@ async fn one_that_is_left_goes_on_alone_with_all_it_has() {
     }
 
     // Cut off after each of its steps, it begins again.
+    let identity = GroupReplica { group: GROUP, group_epoch: 1, replica: replica(survivor) + (1 << 40) };
     let mut in_its_log = None;
     for is_last in [false, false, true] {
         let (node, engines) = open(cluster.dir.path(), survivor, cluster.network.transport(survivor));
         let remains = node.remains(GROUP).await.unwrap().unwrap();
-        assert_eq!(remains.replica.replica, replica(survivor));
+        let was = if in_its_log.is_none() { replica(survivor) } else { identity.replica };
+        assert_eq!(remains.replica.replica, was);
         assert!(remains.last.1 >= 300 && remains.last_at.0 > 0, "{:?}", remains.last);
         in_its_log.get_or_insert(remains.tail.contains(&put("unacknowledged", "value")));
         node.apply_all(GROUP).await.unwrap();
         assert!(node.remains(GROUP).await.unwrap().unwrap().tail.is_empty());
-        node.go_on_alone(GROUP, survivor, put("extra", "value")).await.unwrap();
+        node.go_on_alone(identity, survivor, put("extra", "value")).await.unwrap();
         let remains = node.remains(GROUP).await.unwrap().unwrap();
         assert_eq!(remains.voters, [BTreeSet::from([survivor])]);
         assert_eq!(node.remains(GroupId(99)).await.unwrap(), None);
@@ -360,10 +362,10 @@ async fn one_that_is_left_goes_on_alone_with_all_it_has() {
     }
 
     let (node, _engines) = open(cluster.dir.path(), survivor, cluster.network.transport(survivor));
-    let identity = GroupReplica { group: GROUP, group_epoch: 1, replica: replica(survivor) };
+    assert!(node.open_group(GroupReplica { replica: replica(survivor), ..identity }).await.is_err());
     let group = node.open_group(identity).await.unwrap();
     node.remains(GROUP).await.unwrap_err();
-    node.go_on_alone(GROUP, survivor, RowBatch::default()).await.unwrap_err();
+    node.go_on_alone(identity, survivor, RowBatch::default()).await.unwrap_err();
     let mut leads = tokio::time::timeout(PATIENCE, lead(&group)).await.expect("it leads alone");
     write_some(&mut leads, "after", 10).await;
     let rows = group.scan(&b""[..]..&b"\xff"[..], Direction::Ascending, 1000).unwrap();

@@ -11,6 +11,7 @@
 //! has two implementations: one on a disk ([`segment_log`], and [`rocks_state`] on RocksDB) and one in memory that can crash ([`twin`]).
 //! [`directory`] is where they lie on a disk.
 
+pub mod blocking;
 pub mod directory;
 pub mod export;
 pub mod keys;

@@ -32,8 +32,9 @@ const PROMISE: u8 = 49;
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long ago a node that waits for a place may have asked for it.
 const ASKING_TIME: Duration = Duration::from_secs(10);
-/// How often it says what it waits for.
+/// How soon it says once more what it waits for; each time twice as long, up to the longest.
 const SAY_INTERVAL: Duration = Duration::from_secs(10);
+const SAY_INTERVAL_MAX: Duration = Duration::from_secs(600);
 /// How long a proposal waits for all of its members before another one is made.
 const PROPOSAL_TIME_MAX: Duration = Duration::from_secs(30);
 
@@ -135,7 +136,9 @@ impl Formation {
     ///
     /// When a file cannot be read or written.
     pub async fn founded(&self, mesh: &Mesh) -> Result<Founding, DirectoryError> {
-        let mut said: Option<(String, tokio::time::Instant)> = None;
+        let mut said = String::new();
+        let mut say_again = tokio::time::Instant::now();
+        let mut interval = SAY_INTERVAL;
         let mut proposed_at = tokio::time::Instant::now();
         loop {
             if let Some(founding) = self.directory.founded()? {
@@ -143,10 +146,14 @@ impl Formation {
             }
             let waits_for = self.step(mesh, &mut proposed_at).await?;
             if let Some(waits_for) = waits_for {
-                let is_new = said.as_ref().is_none_or(|(text, at)| *text != waits_for || at.elapsed() > SAY_INTERVAL);
-                if is_new {
+                if said != waits_for {
+                    interval = SAY_INTERVAL;
+                }
+                if said != waits_for || say_again <= tokio::time::Instant::now() {
                     tracing::info!(waits_for, "the cluster is not founded yet");
-                    said = Some((waits_for, tokio::time::Instant::now()));
+                    say_again = tokio::time::Instant::now() + interval;
+                    interval = (2 * interval).min(SAY_INTERVAL_MAX);
+                    said = waits_for;
                 }
                 tokio::time::sleep(LOOK_INTERVAL).await;
             }
@@ -281,6 +288,12 @@ impl Formation {
         }
         let fresh: BTreeMap<_, _> = looked.iter().map(|(id, address, _)| (*id, address.clone())).collect();
         let wanted = *initial_nodes as usize - 1;
+        if wanted == 0 && self.options.seeds.iter().any(|seed| *seed != self.options.address) {
+            // Whoever does not answer may be in a cluster already.
+            return Err(
+                "its other seeds, which it is to join; with none but itself it would found a cluster of one".to_owned()
+            );
+        }
         match fresh.len() {
             found if found == wanted => Ok(fresh),
             found if found < wanted => {
@@ -417,7 +430,7 @@ impl StrangerCalls for Formation {
 
 #[cfg(test)]
 mod tests {
-    use everlog_transport::{MeshOptions, Timing};
+    use everlog_transport::{Links as _, MeshOptions, Timing};
     use tokio::net::TcpListener;
 
     use super::*;

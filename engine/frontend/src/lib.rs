@@ -65,7 +65,7 @@ mod workflow_options;
 mod workflow_start;
 mod workflow_tasks;
 
-pub use serve::{Listeners, ServeError, serve};
+pub use serve::{Listeners, LocalFront, ServeError, serve};
 
 use std::sync::Arc;
 use std::time::Duration;

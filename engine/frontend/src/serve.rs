@@ -1,5 +1,7 @@
 //! The listeners, and the servers behind them: gRPC, HTTP, metrics.
 
+mod turn_away;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
@@ -8,15 +10,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use everlog_cluster::{ClusterApi, Peers, Service, ServiceParts};
+use everlog_cluster::{ClusterApi, Entry, Peers, Service, ServiceParts};
 use everlog_config::{Addresses, Listen};
 use everlog_http::Api;
+use everlog_matching::MatchingHandle;
 use everlog_model::limits;
 use everlog_partition::{Router, Status};
 use everlog_proto::cluster::ClusterServiceServer;
 use everlog_proto::operator_service::{OperatorServiceServer, operator_service_server};
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
 use everlog_visibility::Tallies;
+use futures::FutureExt;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tonic::codec::CompressionEncoding;
@@ -24,7 +28,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
-use tower::Layer;
+use tower::{Layer, Service as _};
 
 use super::connections::{Door, Silence, Waits};
 use super::forward::Forward;
@@ -131,51 +135,29 @@ pub async fn serve(
     services: Services,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    let (drain, draining) = watch::channel(false);
     let serving = Arc::new(AtomicBool::new(true));
     let health = HealthReporter::new();
     report_health(&health, ServingStatus::Serving).await;
-    let following = tokio::spawn(follow_metadata(services.clone()));
     let watching = tokio::spawn(watch_partitions(services.router.clone(), health.clone(), Arc::clone(&serving)));
 
     let addresses = listeners.addresses();
     let Doors { grpc, http, metrics: metrics_door } = doors(listeners, &services);
     let matching = services.matching.clone();
     let metrics = http::metrics(services.render_metrics);
-    let forward = Forward::new(&services, draining.clone());
-    let tallies = Arc::default();
     let operations = Arc::clone(&services.operations);
-    let registrar = deployments::Register::default();
-    let internal = internal_service(&services, &tallies, &registrar);
-    let (polls, pages) = (Polls::default(), Arc::new(Semaphore::new(limits::HISTORY_PAGES_MAX)));
-    let registering = tokio::sync::Mutex::new(());
-    let draining_now = draining.clone();
-    let frontend =
-        Arc::new(Frontend { services, tallies, polls, registering, pages, addresses, draining: draining_now });
-    registrar.attach(&frontend);
+    let Front { frontend, routes, observed, drain, draining, tasks } = front(services, addresses);
     let http_settings = everlog_http::Settings {
         request_bytes_max: frontend.request_bytes_max,
         hosts: frontend.config("").frontend.http_hosts.clone(),
     };
-    let routes = routes(&frontend, &health)?;
-    let reclaiming = tokio::spawn(deleted_namespaces::reclaim(Arc::clone(&frontend)));
-    let counting = tokio::spawn(deployments::drain(Arc::clone(&frontend)));
-    if let (Some((peers, internal)), Some(forward)) = (internal, &forward) {
-        let (workflow, forward, budget) = (routes.workflow.clone(), Arc::clone(forward), Arc::clone(&routes.budget));
-        let others = routes.others.clone();
-        peers.attach(Inside { workflow, others, internal, forward, budget }.entry());
-    }
+    let others = with_health_and_reflection(routes.others, &health)?;
     let drained = |mut draining: watch::Receiver<bool>| async move {
         // The sender lives as long as this function.
         let _ = draining.wait_for(|draining| *draining).await;
     };
-    let observed = ObserveLayer { workflow: routes.workflow, budget: routes.budget, forward };
-    let calls = batch_jobs::Calls::new(observed.layer(routes.others.clone()));
-    let calling = tokio::spawn(nexus_calls::make_calls(frontend.services.clone()));
-    let driving = tokio::spawn(batch_jobs::drive(frontend, calls));
-    let api = Api::new(observed.layer(routes.others.clone()), http_settings);
+    let api = Api::new(observed.layer(others.clone()), http_settings);
     let grpc = grpc_server(&routes.keepalive, observed)
-        .add_routes(routes.others)
+        .add_routes(others)
         .serve_with_incoming_shutdown(grpc.connections(), drained(draining.clone()));
     let api = http::api(Arc::clone(&serving), operations, api).into_make_service_with_connect_info::<Waits>();
     let api = axum::serve(http, api).with_graceful_shutdown(drained(draining.clone()));
@@ -195,11 +177,7 @@ pub async fn serve(
         () = shutdown => {}
     }
     watching.abort();
-    reclaiming.abort();
-    counting.abort();
-    driving.abort();
-    calling.abort();
-    following.abort();
+    drop(tasks);
     serving.store(false, Ordering::Relaxed);
     report_health(&health, ServingStatus::NotServing).await;
     matching.local().drain();
@@ -212,6 +190,91 @@ pub async fn serve(
             Ok(())
         }
     }
+}
+
+/// The services of a node without listeners, for callers in the same process. They end with this.
+pub struct LocalFront {
+    entry: Entry,
+    matching: MatchingHandle,
+    drain: watch::Sender<bool>,
+    _tasks: Vec<AbortOnDrop>,
+}
+
+impl LocalFront {
+    /// Begins to serve. Must be called within a tokio runtime.
+    pub fn new(services: Services) -> LocalFront {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let matching = services.matching.clone();
+        let addresses = Addresses { grpc: nowhere, http: nowhere, metrics: nowhere };
+        let Front { routes, observed, drain, tasks, .. } = front(services, addresses);
+        let service = observed.layer(routes.others.prepare());
+        let entry = Entry::new(move |request| {
+            let mut service = service.clone();
+            // Routes are always ready.
+            async move { service.call(request).await.unwrap_or_else(|never| match never {}) }.boxed()
+        });
+        LocalFront { entry, matching, drain, _tasks: tasks }
+    }
+
+    /// Where calls of clients come in.
+    pub fn entry(&self) -> Entry {
+        self.entry.clone()
+    }
+
+    /// Ends polls, and whatever else waits for something to happen.
+    pub fn drain(&self) {
+        self.matching.local().drain();
+        self.drain.send_replace(true);
+    }
+}
+
+/// What answers calls, wherever they come from.
+struct Front {
+    frontend: Arc<Frontend>,
+    routes: GrpcRoutes,
+    observed: ObserveLayer,
+    drain: watch::Sender<bool>,
+    draining: watch::Receiver<bool>,
+    /// What goes on beside.
+    tasks: Vec<AbortOnDrop>,
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn front(services: Services, addresses: Addresses) -> Front {
+    let (drain, draining) = watch::channel(false);
+    let following = tokio::spawn(follow_metadata(services.clone()));
+    let forward = Forward::new(&services, draining.clone());
+    let tallies = Arc::default();
+    let registrar = deployments::Register::default();
+    let internal = internal_service(&services, &tallies, &registrar);
+    let (polls, pages) = (Polls::default(), Arc::new(Semaphore::new(limits::HISTORY_PAGES_MAX)));
+    let registering = tokio::sync::Mutex::new(());
+    let draining_now = draining.clone();
+    let frontend =
+        Arc::new(Frontend { services, tallies, polls, registering, pages, addresses, draining: draining_now });
+    registrar.attach(&frontend);
+    let routes = routes(&frontend);
+    let reclaiming = tokio::spawn(deleted_namespaces::reclaim(Arc::clone(&frontend)));
+    let counting = tokio::spawn(deployments::drain(Arc::clone(&frontend)));
+    if let (Some((peers, internal)), Some(forward)) = (internal, &forward) {
+        let (workflow, forward, budget) = (routes.workflow.clone(), Arc::clone(forward), Arc::clone(&routes.budget));
+        let others = routes.others.clone().prepare();
+        peers.attach(Inside { workflow, others, internal, forward, budget }.entry());
+    }
+    let observed = ObserveLayer { workflow: routes.workflow.clone(), budget: Arc::clone(&routes.budget), forward };
+    let calls = batch_jobs::Calls::new(observed.layer(routes.others.clone().prepare()));
+    let calling = tokio::spawn(nexus_calls::make_calls(frontend.services.clone()));
+    let driving = tokio::spawn(batch_jobs::drive(Arc::clone(&frontend), calls));
+    let tasks = [following, reclaiming, counting, calling, driving].into_iter().map(AbortOnDrop).collect();
+    Front { frontend, routes, observed, drain, draining, tasks }
 }
 
 struct Doors {
@@ -334,7 +397,7 @@ fn internal_service(
 }
 
 /// Newer SDKs compress what they send. Large answers to them are compressed too, by `response_body.rs`.
-fn routes(frontend: &Arc<Frontend>, health: &HealthReporter) -> Result<GrpcRoutes, ServeError> {
+fn routes(frontend: &Arc<Frontend>) -> GrpcRoutes {
     let limits = &frontend.config("").frontend;
     let keepalive = Keepalive { interval: limits.keepalive_interval, timeout: limits.keepalive_timeout };
     let request_bytes_max = frontend.request_bytes_max;
@@ -346,13 +409,19 @@ fn routes(frontend: &Arc<Frontend>, health: &HealthReporter) -> Result<GrpcRoute
     let operator = OperatorServiceServer::new(OperatorApi(Arc::clone(frontend)))
         .accept_compressed(CompressionEncoding::Gzip)
         .max_decoding_message_size(request_bytes_max);
+    let cluster = ClusterServiceServer::new(ClusterApi::new(Arc::clone(&frontend.operations)))
+        .max_decoding_message_size(SMALL_SERVICE_BYTES_MAX);
+    let others = Routes::new(operator).add_service(cluster);
+    GrpcRoutes { workflow, others, budget: Arc::new(Budget::new(request_bytes_max)), keepalive }
+}
+
+/// The services of those who come through a listener, besides.
+fn with_health_and_reflection(routes: Routes, health: &HealthReporter) -> Result<Routes, ServeError> {
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health.clone()),
     )
     .accept_compressed(CompressionEncoding::Gzip)
     .max_decoding_message_size(SMALL_SERVICE_BYTES_MAX);
-    let cluster = ClusterServiceServer::new(ClusterApi::new(Arc::clone(&frontend.operations)))
-        .max_decoding_message_size(SMALL_SERVICE_BYTES_MAX);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(everlog_proto::DESCRIPTORS)
@@ -360,13 +429,11 @@ fn routes(frontend: &Arc<Frontend>, health: &HealthReporter) -> Result<GrpcRoute
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let failed = |error: tonic_reflection::server::Error| ServeError::Reflection(error.to_string());
-    let others = Routes::new(operator)
-        .add_service(cluster)
+    Ok(routes
         .add_service(health)
         .add_service(reflection().build_v1().map_err(failed)?.max_decoding_message_size(SMALL_SERVICE_BYTES_MAX))
         .add_service(reflection().build_v1alpha().map_err(failed)?.max_decoding_message_size(SMALL_SERVICE_BYTES_MAX))
-        .prepare();
-    Ok(GrpcRoutes { workflow, others, budget: Arc::new(Budget::new(request_bytes_max)), keepalive })
+        .prepare())
 }
 
 /// Clients may ping as often as they like: SDKs do so every 10 to 30 seconds, and hyper does not count pings.

@@ -260,5 +260,5 @@ fn is_there(error: MetaError) -> Result<(), MetaError> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, MetaError> + Send + 'static,
 ) -> Result<T, MetaError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| MetaError::Unavailable(error.to_string()))?
+    everlog_storage::blocking::spawn(work).await.map_err(|error| MetaError::Unavailable(error.to_string()))?
 }

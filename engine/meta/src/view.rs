@@ -189,7 +189,7 @@ impl Feed {
                 () = feed.view.closed() => return,
             }
             let looking = Arc::clone(&feed);
-            let looked = tokio::task::spawn_blocking(move || looking.look(is_behind)).await;
+            let looked = everlog_storage::blocking::spawn(move || looking.look(is_behind)).await;
             is_behind = !matches!(looked, Ok(Ok(())));
             if let Ok(Err(error @ MetaError::Corrupt(_))) = looked {
                 feed.unreadable.send_replace(Some(error));

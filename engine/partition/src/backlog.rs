@@ -46,7 +46,7 @@ impl Backlog for TaskRows {
                 namespace.ok_or_else(|| format!("namespace {} is not known here yet", queue.namespace_id))?;
             let limit = limit.min(limits::TASK_PAGE_ROWS);
             let page =
-                tokio::task::spawn_blocking(move || read_page(&group, &namespace, &queue, after.as_ref(), limit));
+                everlog_storage::blocking::spawn(move || read_page(&group, &namespace, &queue, after.as_ref(), limit));
             let page = page.await.map_err(|error| error.to_string())?;
             page.inspect_err(|error| faults.report(partition, format!("task rows cannot be read: {error}")))
         }

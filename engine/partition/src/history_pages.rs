@@ -89,7 +89,7 @@ pub(crate) async fn read_back(
 async fn blocking(
     read: impl FnOnce() -> Result<HistoryPage, CallError> + Send + 'static,
 ) -> Result<HistoryPage, CallError> {
-    let page = tokio::task::spawn_blocking(read).await;
+    let page = everlog_storage::blocking::spawn(read).await;
     page.map_err(|error| CallError::Failed(format!("reading history: {error}")))?
 }
 

@@ -11,6 +11,7 @@ use everlog_kernel::state::{Current, Run, RunInfo};
 use everlog_kernel::{ActivityExecutions, BatchJob, EntityKind, RunId, RunRow, RunRowKind, Schedule, Time, Workflow};
 use everlog_model::{EntityRef, rows};
 use everlog_raft::{Group, LeadEpoch};
+use everlog_storage::blocking;
 use everlog_storage::keys::{self, KeyRange, OutboxKey};
 use everlog_storage::state::{Direction, Row, StateError};
 use parking_lot::Mutex;
@@ -114,7 +115,7 @@ impl ReadFor {
 
     /// Reads a page of the outbox, on a thread for blocking work.
     pub(crate) fn read_outbox(self, start: Option<bytes::Bytes>) {
-        tokio::task::spawn_blocking(move || {
+        blocking::spawn(move || {
             let page = outbox::read_page(&self.group, start);
             self.answer(ReadRows::Outbox(page));
         });
@@ -122,7 +123,7 @@ impl ReadFor {
 
     /// Reads a page of wake rows, on a thread for blocking work.
     pub(crate) fn read_wakes(self, start: Option<bytes::Bytes>, horizon: Time) {
-        tokio::task::spawn_blocking(move || {
+        blocking::spawn(move || {
             let page = wakes::read_page(&self.group, start, horizon);
             self.answer(ReadRows::Wakes(page));
         });
@@ -136,18 +137,18 @@ pub(crate) struct Readers {
 }
 
 impl Readers {
-    /// Starts `threads` threads, which end when the last clone is dropped.
+    /// Starts `threads` threads, which end when the last clone is dropped. In a simulation, whose only thread runs the tasks, none.
     pub(crate) fn start(threads: usize) -> std::io::Result<Readers> {
         let (requests, receiver) = std_mpsc::channel::<(ReadFor, LoadRequest)>();
         let receiver = std::sync::Arc::new(Mutex::new(receiver));
+        let threads = if blocking::is_simulated() { 0 } else { threads };
         for number in 0..threads {
             let receiver = std::sync::Arc::clone(&receiver);
             thread::Builder::new().name(format!("reader-{number}")).spawn(move || {
                 loop {
                     let request = receiver.lock().recv();
                     let Ok((reader, request)) = request else { return };
-                    let rows = ReadRows::Workflow(Box::new(serve(&reader.group, request)));
-                    reader.answer(rows);
+                    answer(&reader, request);
                 }
             })?;
         }
@@ -156,9 +157,18 @@ impl Readers {
 
     /// Reads a workflow. Requests are bounded by those who ask: each lead has a limited number of loads on the way.
     pub(crate) fn load(&self, reader: ReadFor, request: LoadRequest) {
+        if blocking::is_simulated() {
+            blocking::spawn(move || answer(&reader, request));
+            return;
+        }
         // The threads live as long as any sender does, so this cannot fail but in the middle of a shutdown.
         let _ = self.requests.send((reader, request));
     }
+}
+
+fn answer(reader: &ReadFor, request: LoadRequest) {
+    let rows = ReadRows::Workflow(Box::new(serve(&reader.group, request)));
+    reader.answer(rows);
 }
 
 /// Reads a workflow. Within one lead nobody else writes its rows, so the ranges need not be read at one moment.

@@ -91,7 +91,7 @@ impl Partition {
 async fn blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, CallError> + Send + 'static,
 ) -> Result<T, CallError> {
-    let read = tokio::task::spawn_blocking(read).await;
+    let read = everlog_storage::blocking::spawn(read).await;
     read.map_err(|error| CallError::Failed(format!("reading history: {error}")))?
 }
 

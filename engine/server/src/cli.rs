@@ -107,7 +107,7 @@ pub(crate) struct DevArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
     /// The settings, in TOML. deploy/everlog.toml shows every one with its default. Variables of the environment count more:
-    /// EVERLOG__LISTEN__PORT is port of [listen].
+    /// EVERLOG__LISTEN__PORT is `port` of `[listen]`.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 }

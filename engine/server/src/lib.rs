@@ -5,6 +5,7 @@
 
 pub mod descriptors;
 pub mod disk;
+mod growth;
 pub mod membership;
 pub mod memory;
 pub mod node;

@@ -9,15 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_cluster::{
-    Admission, Formation, FormationOptions, Health, NodeReceiver, Picture, Places, TransportPeers, replica_id,
+    Admission, Admissions, Formation, FormationOptions, Health, NodeReceiver, Picture, Places, TransportPeers,
+    replica_id,
 };
 use everlog_meta::{NodeLabels, Topology};
 use everlog_model::{NodeId, limits};
 use everlog_raft::{Group, GroupReplica, GroupSlot};
 use everlog_storage::directory::{DataDirectory, Founding, NodeIdentity};
-use everlog_transport::{Identity, KnownNode, Mesh, MeshOptions, NodeTls, Timing, TlsFiles, Transport as _};
+use everlog_transport::{Identity, KnownNode, Links, Mesh, MeshOptions, NodeTls, Timing, TlsFiles};
 use tokio::net::TcpListener;
 
+use crate::growth;
 use crate::node::{META_GROUP, NodeError};
 
 /// How long a replica waits to hear that its group was founded before it founds it itself: longer than the others take to start.
@@ -72,21 +74,46 @@ impl Default for CatchingUp {
 /// More than a node is started with one disk.
 const STARTS_OF_A_DISK: u32 = 1 << 20;
 
-/// The cluster of a node.
+/// Where data directories wait that have no place in the cluster yet.
+pub trait Lobby: Send + Sync {
+    /// Those that wait are told whose they are, from now on.
+    fn admit(&self, admissions: Admissions);
+
+    /// Where a node is dialled that waits with this data directory, if one does.
+    fn asking(&self, directory_id: uuid::Uuid) -> Option<String>;
+}
+
+impl Lobby for Formation {
+    fn admit(&self, admissions: Admissions) {
+        Formation::admit(self, admissions);
+    }
+
+    fn asking(&self, directory_id: uuid::Uuid) -> Option<String> {
+        Formation::asking(self, directory_id)
+    }
+}
+
+/// The cluster of a node, once it is founded with it.
 #[derive(Clone)]
-pub(crate) struct Membership {
-    pub(crate) me: NodeId,
+pub struct Membership {
+    /// The node.
+    pub me: NodeId,
     /// How many disks of this node were lost before the one that it has.
-    disk: u32,
-    pub(crate) founding: Founding,
-    formation: Arc<Formation>,
+    pub disk: u32,
+    /// What the cluster was founded with.
+    pub founding: Founding,
+    /// Where others wait for a place.
+    pub lobby: Arc<dyn Lobby>,
     /// Where and what this node is, as its settings say.
-    pub(crate) labels: NodeLabels,
-    dead_after: Option<Duration>,
-    pub(crate) catching_up: CatchingUp,
-    pub(crate) mesh: Mesh,
+    pub labels: NodeLabels,
+    /// How long a node may be away until its replicas are given to others; for ever if none.
+    pub dead_after: Option<Duration>,
+    /// What this node keeps and takes for replicas that were away.
+    pub catching_up: CatchingUp,
+    /// The connections to the others.
+    pub links: Arc<dyn Links>,
     /// Where the others dial this node.
-    pub(crate) address: String,
+    pub address: String,
 }
 
 impl Membership {
@@ -106,11 +133,9 @@ impl Membership {
         } = options;
         let election_timeout_ms = u32::try_from(election_timeout.as_millis()).unwrap_or(u32::MAX);
         let founded = directory.founded()?;
-        if founded.is_none() && directory.identity()?.is_some() {
-            let path = directory.path().display();
-            return Err(NodeError::Cluster(format!(
-                "data directory {path} is that of a single node, which cannot become one of several yet"
-            )));
+        let was_alone = founded.is_none() && directory.identity()?.is_some();
+        if was_alone {
+            growth::check(directory, initial_nodes)?;
         }
         if let Some(Founding { election_timeout_ms: known, .. }) = &founded
             && *known != election_timeout_ms
@@ -131,13 +156,16 @@ impl Membership {
         let tls = tls.map_err(|error| NodeError::Cluster(format!("tls.node: {error}")))?.map(Arc::new);
         if let Some(tls) = &tls {
             let place = seeds.iter().position(|seed| *seed == advertise);
-            let will_be = place.and_then(|place| u32::try_from(place + 1).ok());
+            let will_be = if was_alone { Some(1) } else { place.and_then(|place| u32::try_from(place + 1).ok()) };
             let is = founded.as_ref().map_or(will_be, |founding| Some(founding.node(directory.id())?.0));
             check_certificate(tls, is)?;
         }
         let listener = TcpListener::bind(listen)
             .await
             .map_err(|error| NodeError::Cluster(format!("cannot listen on {listen} for other nodes: {error}")))?;
+        if was_alone {
+            growth::found_with_one(directory, &name, &advertise, election_timeout_ms).await?;
+        }
         let directory_id = directory.id();
         let timing = timing(founded.map_or(election_timeout_ms, |founding| founding.election_timeout_ms));
         let address = advertise.clone();
@@ -146,23 +174,34 @@ impl Membership {
         let options = FormationOptions { name, seeds, initial_nodes, election_timeout_ms, address: advertise };
         let formation = Formation::start(Arc::clone(directory), options, &mesh);
         let founding = formation.founded(&mesh).await?;
+        mesh.set_former(founding.former.clone());
         let (me, disk) = founding.node(directory_id).ok_or_else(|| {
             NodeError::Cluster(format!("cluster {} was founded without this node", founding.cluster_id))
         })?;
         if let Some(tls) = &tls {
             check_certificate(tls, Some(me))?;
         }
-        Ok(Membership { me: NodeId(me), disk, founding, formation, labels, dead_after, catching_up, mesh, address })
+        Ok(Membership {
+            me: NodeId(me),
+            disk,
+            founding,
+            lobby: formation,
+            labels,
+            dead_after,
+            catching_up,
+            links: Arc::new(mesh),
+            address,
+        })
     }
 
     /// Where a node is dialled that waits with this data directory for a place, if one does.
     pub(crate) fn asking(&self, directory_id: uuid::Uuid) -> Option<String> {
-        self.formation.asking(directory_id)
+        self.lobby.asking(directory_id)
     }
 
     /// Where the other nodes are.
     pub(crate) fn addresses(&self) -> BTreeMap<NodeId, String> {
-        self.mesh.known().into_iter().map(|known| (NodeId(known.node_id), known.address)).collect()
+        self.links.known().into_iter().map(|known| (NodeId(known.node_id), known.address)).collect()
     }
 
     /// The replica of the metadata that is here. No node has two in its life: its id is given out once.
@@ -177,11 +216,12 @@ impl Membership {
 
     /// Tells data directories that joined, or took the place of lost disks, whose they are, as the metadata say.
     pub(crate) fn admit(&self, places: &Arc<Places>) {
-        let (places, mesh, me, address) = (Arc::clone(places), self.mesh.clone(), self.me, self.address.clone());
-        self.formation.admit(Box::new(move |directory_id| {
+        let (places, me, address) = (Arc::clone(places), self.me, self.address.clone());
+        let links = Arc::clone(&self.links);
+        self.lobby.admit(Box::new(move |directory_id| {
             let is_new = !places.was_founded_with(directory_id);
             let place = places.picture().node_with(directory_id).filter(|_| is_new);
-            let known = mesh.known().into_iter().map(|known| (NodeId(known.node_id), known.address));
+            let known = links.known().into_iter().map(|known| (NodeId(known.node_id), known.address));
             Admission { place, nodes: known.chain([(me, address.clone())]).collect() }
         }));
     }
@@ -209,8 +249,7 @@ impl Membership {
                 row.is_none_or(|row| row.membership != everlog_meta::Membership::Removed)
             })
             .collect();
-        self.mesh.set_former(self.founding.former.clone());
-        self.mesh.join(me, known, Arc::new(NodeReceiver::new(raft.receiver(), Arc::clone(peers))));
+        self.links.join(me, known, Arc::new(NodeReceiver::new(raft.receiver(), Arc::clone(peers))));
         self.follow(&topology);
     }
 
@@ -218,23 +257,23 @@ impl Membership {
     pub(crate) fn follow(&self, topology: &Topology) {
         for (node, row) in &topology.nodes {
             match row.membership {
-                everlog_meta::Membership::Removed => self.mesh.remove(*node),
+                everlog_meta::Membership::Removed => self.links.remove(*node),
                 _ => {
                     let known = KnownNode { node_id: node.0, start_count: 0, address: row.address.clone() };
-                    self.mesh.add(known, row.directory_id);
+                    self.links.add(known, row.directory_id);
                 }
             }
         }
         for (node, disk) in &topology.disks {
-            self.mesh.set_directory(*node, disk.directory_id);
+            self.links.set_directory(*node, disk.directory_id);
         }
     }
 
     /// How a node is.
     pub(crate) fn health(&self, node: NodeId) -> Health {
-        let is_up = node == self.me || self.mesh.is_up(node);
+        let is_up = node == self.me || self.links.is_up(node);
         let is_given_up =
-            || self.dead_after.zip(self.mesh.down_since(node)).is_some_and(|(after, since)| since.elapsed() > after);
+            || self.dead_after.zip(self.links.down_since(node)).is_some_and(|(after, since)| since.elapsed() > after);
         match is_up {
             true => Health::Up,
             false if is_given_up() => Health::Lost,

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_cluster::{
-    About, GroupLeaders, Leads, Nodes, Offers, Operations, OperationsParts, Pages, Peers, Places, TransportPeers,
-    Voters,
+    About, DiskFigures, GroupLeaders, Leads, Nodes, Offers, Operations, OperationsParts, Pages, Peers, Places,
+    TransportPeers, Voters,
 };
 use everlog_frontend::{Listeners, ServeError, Services};
 use everlog_kernel::Limits;
@@ -27,6 +27,7 @@ use everlog_model::{DiskRoom, InForce, NamespaceSource, NodeId, OneNode, SlotSou
 use everlog_partition::{
     BatchJobs, Cluster, Dependencies, Leaders, NexusCalls, Partitions, Router, RowFaults, TaskRows,
 };
+use everlog_proto::api::enums::v1::IndexedValueType;
 use everlog_raft::{Group, GroupReplica, GroupSlot, GroupSlots, Leadership, NodeInfo, NodeOptions};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, DirectoryError, NodeIdentity};
@@ -154,8 +155,52 @@ pub struct Node {
     directory: Arc<DataDirectory>,
 }
 
+/// What a node is put together on.
+pub struct Ground {
+    /// Its Raft groups, none of which is open yet, on its engines.
+    pub raft: Arc<everlog_raft::Node>,
+    /// Who it is.
+    pub identity: NodeIdentity,
+    /// Its cluster, if there are other nodes.
+    pub membership: Option<Membership>,
+    /// See [`Options::neighbours`].
+    pub neighbours: Option<Neighbours>,
+    /// See [`Options::partitions`].
+    pub partitions: u32,
+    /// See [`Options::limits`].
+    pub limits: Arc<InForce<Limits>>,
+    /// See [`Options::cache_bytes_max`].
+    pub cache_bytes_max: usize,
+    /// Takes note, durably, that the groups are all there that a cluster begins with.
+    pub finish_bootstrap: Box<dyn Fn() -> Result<(), DirectoryError> + Send + Sync>,
+    /// Looks at the disk; may block on it.
+    pub disk: Arc<dyn Fn() -> DiskFigures + Send + Sync>,
+}
+
+/// What a node consists of above its engines.
+pub struct Assembly {
+    /// The way to the workflows.
+    pub router: Router,
+    /// The task queues.
+    pub matching: MatchingHandle,
+    /// The namespaces.
+    pub namespaces: Arc<Namespaces>,
+    /// Who waits for answers to queries.
+    pub queries: Arc<Queries>,
+    /// The batch jobs that run here.
+    pub batch_jobs: BatchJobs,
+    /// The calls to Nexus services that runs ask for here.
+    pub nexus_calls: NexusCalls,
+    /// The other nodes, if there are any.
+    pub nodes: Option<Arc<Nodes>>,
+    /// What operators see and steer.
+    pub operations: Arc<Operations>,
+    /// What goes on beside, for as long as the node runs.
+    pub tasks: Vec<AbortOnDrop>,
+}
+
 /// A task that ends with its owner.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+pub struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
@@ -206,8 +251,51 @@ impl Node {
             raft_options(membership.as_ref()),
             Arc::clone(&log) as Arc<dyn LogEngine>,
             Arc::clone(&state) as Arc<dyn StateEngine>,
-            membership.as_ref().map(|membership| Arc::new(membership.mesh.clone()) as _),
+            membership.as_ref().map(|membership| Arc::clone(&membership.links) as _),
         ));
+        let finished = Arc::clone(&directory);
+        let ground = Ground {
+            raft: Arc::clone(&raft),
+            identity,
+            membership: membership.clone(),
+            neighbours: options.neighbours,
+            partitions: options.partitions,
+            limits: options.limits,
+            cache_bytes_max: options.cache_bytes_max,
+            finish_bootstrap: Box::new(move || finished.finish_bootstrap()),
+            disk: disk::figures(&directory),
+        };
+        // The futures of whoever calls would be nested too deeply for the compiler.
+        let Assembly { router, matching, namespaces, queries, batch_jobs, nexus_calls, nodes, operations, tasks } =
+            Box::pin(ground.assemble()).await?;
+        Ok(Node {
+            router,
+            matching,
+            namespaces,
+            queries,
+            batch_jobs,
+            nexus_calls,
+            nodes,
+            operations,
+            raft,
+            log,
+            state,
+            membership,
+            _tasks: tasks,
+            directory,
+        })
+    }
+}
+
+impl Ground {
+    /// Starts every group. Returns once all of them are led here; in a cluster, once this node knows which partitions there are.
+    ///
+    /// # Errors
+    ///
+    /// See [`NodeError`].
+    pub async fn assemble(self) -> Result<Assembly, NodeError> {
+        let Ground { raft, identity, membership, neighbours, partitions, limits, .. } = self;
+        let me = NodeId(identity.node_id);
         let starting = Starting { raft: &raft, identity: &identity, membership: membership.as_ref() };
         let meta = Arc::new(RwLock::new(starting.group(META_GROUP).await?));
         let mut tasks = vec![spawn(everlog_meta::keep_open(Arc::clone(&raft), Arc::clone(&meta)))];
@@ -215,23 +303,23 @@ impl Node {
             Namespaces::open(Arc::clone(&meta), membership.as_ref().map(|membership| membership.me)).await?;
         let (groups, leaders, neighbours): (GroupSlots, _, _) = match &membership {
             None => {
-                let groups = starting.alone(&namespaces, options.partitions, options.neighbours.as_ref()).await?;
+                let groups = starting.alone(&namespaces, partitions, neighbours.as_ref()).await?;
                 if !identity.is_bootstrapped {
-                    directory.finish_bootstrap()?;
+                    (self.finish_bootstrap)()?;
                 }
-                (groups.into_iter().collect(), None, options.neighbours)
+                (groups.into_iter().collect(), None, neighbours)
             }
             Some(membership) => {
                 let places = Arc::new(Places::new(membership.founding.clone(), Arc::clone(&namespaces)));
                 let opened = replicas::open_known(&raft, membership, &places, identity.is_bootstrapped).await?;
-                let peers = TransportPeers::new(Arc::new(membership.mesh.clone()));
+                let peers = TransportPeers::new(Arc::clone(&membership.links) as _);
                 membership.join(&identity, &places, &raft, &peers);
                 if !identity.is_bootstrapped {
                     if membership.is_founder() {
                         let all: Vec<_> = opened.iter().chain([&meta]).cloned().collect();
                         membership.found_groups(&all).await?;
                     }
-                    directory.finish_bootstrap()?;
+                    (self.finish_bootstrap)()?;
                 }
                 membership.admit(&places);
                 found_slots(&namespaces, membership.founding.partitions).await?;
@@ -261,8 +349,8 @@ impl Node {
             slots: Arc::clone(&namespaces) as _,
             cluster: cluster.clone(),
             faults,
-            limits: options.limits,
-            cache_bytes_max: options.cache_bytes_max / partitions_of_a_node(&groups, places.as_deref()),
+            limits,
+            cache_bytes_max: self.cache_bytes_max / partitions_of_a_node(&groups, places.as_deref()),
         };
         let partitions = Partitions::new(&raft, dependencies)?;
         groups.slots().into_iter().for_each(|group| partitions.add(group));
@@ -271,7 +359,7 @@ impl Node {
             Some(places) => Box::new(move |group| places.nodes_of(group)),
             None => Box::new(move |_| vec![me]),
         };
-        let transport = membership.as_ref().map(|membership| Arc::new(membership.mesh.clone()) as _);
+        let transport = membership.as_ref().map(|membership| Arc::clone(&membership.links) as _);
         let leads = Leads::new(me, meta, groups.clone(), voters, transport);
         if let Some(nodes) = &nodes {
             nodes.set_leads(&leads);
@@ -285,7 +373,7 @@ impl Node {
                 Some(membership) => Box::new(move || membership.addresses()),
                 None => Box::new(Default::default),
             },
-            disk: disk::figures(&directory),
+            disk: self.disk,
             namespaces: Arc::clone(&namespaces),
             places: places.clone(),
             asking: match membership.clone() {
@@ -309,33 +397,11 @@ impl Node {
             tasks.push(spawn(Arc::clone(&replicas).announce(Arc::clone(&operations))));
             tasks.push(spawn(replicas.plan()));
         }
-        Ok(Node {
-            router,
-            matching,
-            namespaces,
-            queries,
-            batch_jobs,
-            nexus_calls,
-            nodes,
-            operations,
-            raft,
-            log,
-            state,
-            membership,
-            _tasks: tasks,
-            directory,
-        })
+        Ok(Assembly { router, matching, namespaces, queries, batch_jobs, nexus_calls, nodes, operations, tasks })
     }
+}
 
-    /// Waits until this node knows what was known of the metadata when it started, but not for long.
-    async fn catch_up(&self) {
-        let Some(nodes) = &self.nodes else { return };
-        let caught_up = self.namespaces.catch_up_with(async |leader| nodes.metadata_position(leader).await);
-        if !matches!(tokio::time::timeout(CATCH_UP_TIME_MAX, caught_up).await, Ok(Ok(()))) {
-            tracing::info!("this node may not know the latest of the metadata yet");
-        }
-    }
-
+impl Node {
     /// Gives the leads of this node to others, so that nobody waits until they notice that it is gone.
     pub async fn hand_over(&self) {
         if self.membership.is_some() {
@@ -346,7 +412,7 @@ impl Node {
     /// Resolves when the node must stop because its disk failed, its metadata cannot be read, or it was removed from its cluster.
     pub fn fatal(&self) -> impl Future<Output = NodeError> + Send + 'static {
         let (disk, metadata) = (self.raft.fatal(), self.namespaces.unreadable());
-        let removed = self.membership.as_ref().map(|membership| membership.mesh.removed());
+        let removed = self.membership.as_ref().map(|membership| membership.links.removed());
         async move {
             let removed = async {
                 match removed {
@@ -393,7 +459,7 @@ impl Node {
             }
             let stopped = self.raft.shutdown().await;
             if let Some(membership) = &self.membership {
-                membership.mesh.shutdown().await;
+                membership.links.shutdown().await;
             }
             Ok(stopped?)
         };
@@ -432,16 +498,16 @@ pub async fn run(
     let node = tokio::select! {
         node = starting => node?,
         () = &mut shutdown => return Ok(()),
+        never = listeners.turn_away() => match never {},
     };
-    let ensured = until_done(&node.namespaces, async || {
-        node.namespaces.ensure(settings.wanted_namespaces(), &settings.search_attributes).await
-    });
+    let ensured = ensure(&node.namespaces, settings.wanted_namespaces(), &settings.search_attributes);
     tokio::select! {
         ensured = ensured => ensured?,
         () = &mut shutdown => return node.stop().await,
         error = node.fatal() => return Err(error),
+        never = listeners.turn_away() => match never {},
     }
-    node.catch_up().await;
+    catch_up(&node.namespaces, node.nodes.as_deref()).await;
     let disk = Arc::new(DiskRoom::default());
     let watch = DiskWatch {
         path: data_dir.clone(),
@@ -593,17 +659,43 @@ fn even_slots(partitions: u32) -> Result<SlotTable, MetaError> {
         .ok_or_else(|| MetaError::Invalid(format!("cannot have {} partitions", wanted.len()).into()))
 }
 
+/// Waits until there are these namespaces, with these search attributes, which whichever node leads the metadata writes down.
+///
+/// # Errors
+///
+/// See [`MetaError`].
+pub async fn ensure<'a>(
+    namespaces: &Namespaces,
+    names: impl Iterator<Item = &'a str> + Clone,
+    attributes: &[(String, IndexedValueType)],
+) -> Result<(), MetaError> {
+    until_done(namespaces, || namespaces.ensure(names.clone(), attributes)).await
+}
+
+/// Waits until a node knows what was known of the metadata when it started, but not for long.
+pub async fn catch_up(namespaces: &Namespaces, nodes: Option<&Nodes>) {
+    let Some(nodes) = nodes else { return };
+    let caught_up = namespaces.catch_up_with(async |leader| nodes.metadata_position(leader).await);
+    if !matches!(tokio::time::timeout(CATCH_UP_TIME_MAX, caught_up).await, Ok(Ok(()))) {
+        tracing::info!("this node may not know the latest of the metadata yet");
+    }
+}
+
 /// Waits until it is known which partition holds which slot; whichever node leads the metadata writes it down.
 async fn found_slots(namespaces: &Namespaces, partitions: u32) -> Result<(), MetaError> {
     let wanted = even_slots(partitions)?;
-    until_done(namespaces, async || {
+    let wanted = &wanted;
+    until_done(namespaces, || async move {
         if namespaces.is_founded() { Ok(()) } else { namespaces.slots_or_set(wanted.clone()).await.map(|_| ()) }
     })
     .await
 }
 
 /// Does something to the metadata that whichever node leads it must do, and waits until this node sees that it is done.
-async fn until_done(namespaces: &Namespaces, try_it: impl AsyncFn() -> Result<(), MetaError>) -> Result<(), MetaError> {
+async fn until_done<T: Future<Output = Result<(), MetaError>>>(
+    namespaces: &Namespaces,
+    try_it: impl Fn() -> T,
+) -> Result<(), MetaError> {
     let mut said = tokio::time::Instant::now();
     loop {
         match try_it().await {

@@ -232,7 +232,9 @@ pub async fn apply(path: &Path, plan: &RecoveryPlan) -> Result<Vec<String>, Reco
         let topology = Topology::read(&*stopped.state, META_GROUP, &[]).map_err(failed)?;
         let rows = changes(plan, &Picture::new(&stopped.founding, &topology))?;
         let rows = RowBatch { changes: rows.iter().map(TopologyChange::row).collect() };
-        stopped.raft.go_on_alone(META_GROUP, stopped.me, rows).await.map_err(failed)?;
+        let replica = stopped.raft.replica_here(META_GROUP).await.map_err(failed)?;
+        let replica = replica.ok_or_else(|| RecoveryError("the metadata are not here".to_owned()))?;
+        stopped.raft.go_on_alone(replica, stopped.me, rows).await.map_err(failed)?;
         done.push("the metadata go on from here".to_owned());
     } else {
         stopped.raft.discard_group(META_GROUP).await.map_err(failed)?;
@@ -269,8 +271,9 @@ async fn apply_to_group(stopped: &Stopped, planned: &PlannedGroup) -> Result<Opt
     let group = GroupId(planned.group);
     match &planned.outcome {
         Outcome::Stays { .. } => Ok(None),
-        Outcome::Alone { node, .. } if NodeId(*node) == stopped.me => {
-            stopped.raft.go_on_alone(group, stopped.me, RowBatch::default()).await.map_err(failed)?;
+        Outcome::Alone { node, replica, .. } if NodeId(*node) == stopped.me => {
+            let replica = GroupReplica { group, group_epoch: 1, replica: *replica };
+            stopped.raft.go_on_alone(replica, stopped.me, RowBatch::default()).await.map_err(failed)?;
             Ok(Some(format!("group {group} goes on from here")))
         }
         Outcome::Anew { node, replica } if NodeId(*node) == stopped.me => {

@@ -96,7 +96,7 @@ pub(super) async fn step<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, VisibilityError> + Send + 'static,
 ) -> Result<T, VisibilityError> {
     let _step = STEPS.acquire().await.map_err(|_| internal("scans have been shut down"))?;
-    tokio::task::spawn_blocking(work).await.map_err(|error| internal(error.to_string()))?
+    everlog_storage::blocking::spawn(work).await.map_err(|error| internal(error.to_string()))?
 }
 
 fn internal(problem: impl Into<String>) -> VisibilityError {

@@ -80,7 +80,7 @@ impl GroupLog {
             }
             Ok(entries)
         };
-        tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+        everlog_storage::blocking::spawn(read).await.map_err(io::Error::other)?
     }
 }
 

@@ -19,6 +19,7 @@ use super::seeding::SeedHost;
 use super::wire::{self, Address, Addressed};
 use crate::group::{Group, RaftGroup};
 use crate::node::OpenGroups;
+use crate::sabotage::{self, Sabotage};
 use crate::types::{ReplicaId, TypeConfig};
 
 /// Takes Raft's messages of other nodes: the calls of the kinds in [`kind`].
@@ -60,7 +61,7 @@ impl RaftReceiver {
         if !is_meant {
             tracing::debug!(group = %address.group(), to = address.to, "a message is for another replica");
         }
-        is_meant.then_some(group)
+        (is_meant || sabotage::is(Sabotage::MessageForAnyReplica)).then_some(group)
     }
 
     fn append(&self, incoming: Incoming) {

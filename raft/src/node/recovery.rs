@@ -95,16 +95,17 @@ impl Node {
         self.whole(group).await.map(drop)
     }
 
-    /// Makes this node's replica of a group its only voter, with these rows written on top of everything that it has.
+    /// Makes this node's replica of a group its only voter, with these rows written on top of everything that it has. It is `replica` from then on,
+    /// be it that it was or another one.
     ///
     /// # Errors
     ///
     /// When there is no replica here or it has no entries, when the group is open, and when an engine fails.
-    pub async fn go_on_alone(&self, group: GroupId, me: NodeId, rows: RowBatch) -> Result<(), NodeError> {
+    pub async fn go_on_alone(&self, replica: GroupReplica, me: NodeId, rows: RowBatch) -> Result<(), NodeError> {
+        let GroupReplica { group, replica: id, .. } = replica;
         let failed = |error: String| NodeError(format!("group {group}: {error}"));
-        let (replica, log, progress) = self.whole(group).await?;
+        let (log, progress) = self.whole(group).await?;
         let position = progress.applied().ok_or_else(|| failed("its replica here has nothing".to_owned()))?;
-        let id = replica.replica;
         let membership = Membership::new(vec![BTreeSet::from([id])], BTreeMap::from([(id, NodeInfo::of(me))]))
             .map_err(|error| failed(error.to_string()))?;
         let membership = Arc::new(StoredMembership::new(Some(position.log_id), membership));
@@ -113,11 +114,12 @@ impl Node {
         blocking(move || state.commit(group, &encoded, &[rows])).await?;
         self.flusher.flush_rows().await?;
         let vote = log.vote().unwrap_or_else(|| Vote::new(0, id));
-        log.end_seeding(Seeding { position: alone.log_id, vote }).await.map_err(|error| failed(error.to_string()))
+        let seeding = Seeding { position: alone.log_id, vote };
+        log.begin_anew(seeding, replica).await.map_err(|error| failed(error.to_string()))
     }
 
     /// A replica all of whose entries are rows, durably.
-    async fn whole(&self, group: GroupId) -> Result<(GroupReplica, GroupLog, Arc<GroupProgress>), NodeError> {
+    async fn whole(&self, group: GroupId) -> Result<(GroupLog, Arc<GroupProgress>), NodeError> {
         let failed = |error: String| NodeError(format!("group {group}: {error}"));
         self.check_closed(group)?;
         let replica = self.replica_here(group).await?.ok_or_else(|| failed("it is not on this node".to_owned()))?;
@@ -135,7 +137,7 @@ impl Node {
         let entries = stream::iter(entries.into_iter().map(|entry| Ok((entry, None))));
         state_machine.apply_all(entries).await.map_err(|error| failed(error.to_string()))?;
         self.flusher.flush_rows().await?;
-        Ok((replica, log, progress))
+        Ok((log, progress))
     }
 
     fn check_closed(&self, group: GroupId) -> Result<(), NodeError> {

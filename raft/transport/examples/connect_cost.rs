@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use everlog_storage::NodeId;
-use everlog_transport::{Answer, Hello, Mesh, MeshOptions, NodeTls, StrangerCalls, Timing, TlsFiles, node_name};
+use everlog_transport::{
+    Answer, Hello, Links as _, Mesh, MeshOptions, NodeTls, StrangerCalls, Timing, TlsFiles, node_name,
+};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
 use tokio::net::TcpListener;
 

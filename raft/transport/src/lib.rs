@@ -24,8 +24,9 @@ pub mod twin;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use everlog_storage::NodeId;
@@ -96,6 +97,33 @@ pub trait Transport: Send + Sync + 'static {
 
     /// All other nodes that are known, up or not.
     fn nodes(&self) -> Vec<NodeId>;
+}
+
+/// The connections of a node to the other members of its cluster, whichever these are.
+pub trait Links: Transport {
+    /// This node is a member of a cluster from now on, with these other members. Their calls go to `receiver`.
+    fn join(&self, identity: Identity, others: Vec<KnownNode>, receiver: Arc<dyn Receiver>);
+
+    /// The data directory that a member has from now on, whatever it had before. Connections with another one of that node end.
+    fn set_directory(&self, node: NodeId, directory_id: uuid::Uuid);
+
+    /// There is another member, with this data directory. One that is known or was removed is left as it is.
+    fn add(&self, known: KnownNode, directory_id: uuid::Uuid);
+
+    /// A member is one no more, for good: it is not dialled, and is told so when it dials. It may be this node.
+    fn remove(&self, node: NodeId);
+
+    /// Resolves when this node was removed, or a member refuses it because it was, with what that says.
+    fn removed(&self) -> Pin<Box<dyn Future<Output = String> + Send>>;
+
+    /// Since when a member cannot be reached; none if it can be, or is no member.
+    fn down_since(&self, node: NodeId) -> Option<Instant>;
+
+    /// Where the other members were last.
+    fn known(&self) -> Vec<KnownNode>;
+
+    /// Ends all connections, and waits until nothing runs any more.
+    fn shutdown(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
 /// A call that waits for its answer.

@@ -4,6 +4,7 @@ mod accept;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 use crate::connection::{Connection, Io, Role};
 use crate::handshake::{self, Hello, KnownNode, PROTOCOL, Refusal, Reply};
 use crate::tls::{self, Complaints, NodeTls, Proven, Whom};
-use crate::{Answer, Call, ConnectionId, LANES, Lane, Receiver, Timing, Transport};
+use crate::{Answer, Call, ConnectionId, LANES, Lane, Links, Receiver, Timing, Transport};
 
 /// Connections that may be in their handshakes at a time.
 const HANDSHAKES_MAX: usize = 64;
@@ -65,7 +66,7 @@ pub trait StrangerCalls: Send + Sync + 'static {
     fn answer(&self, from: &Stranger, kind: u8, body: Bytes, answer: Answer);
 }
 
-/// The connections of a node. Cheap to clone; they end when [`Mesh::shutdown`] is called.
+/// The connections of a node. Cheap to clone; they end when [`Links::shutdown`] is called.
 #[derive(Clone)]
 pub struct Mesh(Arc<Shared>);
 
@@ -115,7 +116,7 @@ impl Peer {
 }
 
 impl Mesh {
-    /// Accepts on `listener`, and dials nobody before [`Mesh::join`].
+    /// Accepts on `listener`, and dials nobody before [`Links::join`].
     pub fn start(options: MeshOptions, listener: TcpListener) -> Mesh {
         let mesh = Mesh(Arc::new(Shared {
             options,
@@ -139,92 +140,9 @@ impl Mesh {
         *self.0.strangers.write() = Some(calls);
     }
 
-    /// This node is a member of a cluster from now on, with these other members. Their calls go to `receiver`.
-    pub fn join(&self, identity: Identity, others: impl IntoIterator<Item = KnownNode>, receiver: Arc<dyn Receiver>) {
-        *self.0.receiver.write() = Some(receiver);
-        let me = identity.node_id;
-        self.0.state.write().identity = Some(identity);
-        for known in others.into_iter().filter(|known| known.node_id != me.0) {
-            self.learn(known, true);
-        }
-    }
-
     /// Nodes that are still in one of these clusters are told that they were removed: this one was made of what was left of them.
     pub fn set_former(&self, clusters: Vec<uuid::Uuid>) {
         self.0.state.write().former = clusters;
-    }
-
-    /// The data directory that a member has from now on, whatever it had before. Connections with another one of that node end.
-    pub fn set_directory(&self, node: NodeId, directory_id: uuid::Uuid) {
-        let mut state = self.0.state.write();
-        let Some(peer) = state.peers.get_mut(&node) else { return };
-        let before = peer.directory_id.replace(directory_id);
-        if before.is_some_and(|before| before != directory_id) {
-            peer.lanes.values().for_each(|outgoing| outgoing.connection.close());
-        }
-    }
-
-    /// There is another member, with this data directory. One that is known or was removed is left as it is.
-    pub fn add(&self, known: KnownNode, directory_id: uuid::Uuid) {
-        let node = NodeId(known.node_id);
-        {
-            let state = self.0.state.read();
-            let is_me = state.identity.as_ref().is_none_or(|me| me.node_id == node);
-            if is_me || state.removed.contains(&node) || state.peers.contains_key(&node) {
-                return;
-            }
-        }
-        self.learn(known, true);
-        self.set_directory(node, directory_id);
-    }
-
-    /// A member is one no more, for good: it is not dialled, and is told so when it dials. It may be this node.
-    pub fn remove(&self, node: NodeId) {
-        let mut state = self.0.state.write();
-        if state.identity.as_ref().is_some_and(|me| me.node_id == node) {
-            self.0.removed.send_replace(Some(was_removed(node)));
-            return;
-        }
-        if state.removed.insert(node)
-            && let Some(peer) = state.peers.remove(&node)
-        {
-            peer.lanes.values().for_each(|outgoing| outgoing.connection.close());
-            peer.dial.notify_waiters();
-        }
-    }
-
-    /// Resolves when this node was removed, or a member refuses it because it was, with what that says.
-    pub fn removed(&self) -> impl Future<Output = String> + Send + 'static {
-        let mut removed = self.0.removed.subscribe();
-        async move {
-            match removed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) {
-                Some(why) => why,
-                // The mesh is gone.
-                None => std::future::pending().await,
-            }
-        }
-    }
-
-    /// Since when a member cannot be reached; none if it can be, or is no member.
-    pub fn down_since(&self, node: NodeId) -> Option<Instant> {
-        self.0.state.read().peers.get(&node).and_then(|peer| peer.down_since)
-    }
-
-    /// Where the other members were last.
-    pub fn known(&self) -> Vec<KnownNode> {
-        self.0.state.read().peers.values().map(|peer| peer.known.clone()).collect()
-    }
-
-    /// Ends all connections, and waits until nothing runs any more.
-    pub async fn shutdown(&self) {
-        self.0.stop.send_replace(true);
-        let mut tasks = std::mem::take(&mut *self.0.tasks.lock());
-        tasks.abort_all();
-        while tasks.join_next().await.is_some() {}
-        // What is cyclic ends here.
-        *self.0.receiver.write() = None;
-        *self.0.strangers.write() = None;
-        self.0.state.write().peers.clear();
     }
 
     /// Calls whoever is at an address, as a stranger. Returns what it says of itself with its answer.
@@ -445,6 +363,85 @@ impl Mesh {
         if tls::is_untrusted(error) && self.0.complaints.is_due(Whom::At(address.to_owned()), &why) {
             tracing::warn!(address, why, "a node that was dialled and this one do not trust each other");
         }
+    }
+}
+
+impl Links for Mesh {
+    fn join(&self, identity: Identity, others: Vec<KnownNode>, receiver: Arc<dyn Receiver>) {
+        *self.0.receiver.write() = Some(receiver);
+        let me = identity.node_id;
+        self.0.state.write().identity = Some(identity);
+        for known in others.into_iter().filter(|known| known.node_id != me.0) {
+            self.learn(known, true);
+        }
+    }
+
+    fn set_directory(&self, node: NodeId, directory_id: uuid::Uuid) {
+        let mut state = self.0.state.write();
+        let Some(peer) = state.peers.get_mut(&node) else { return };
+        let before = peer.directory_id.replace(directory_id);
+        if before.is_some_and(|before| before != directory_id) {
+            peer.lanes.values().for_each(|outgoing| outgoing.connection.close());
+        }
+    }
+
+    fn add(&self, known: KnownNode, directory_id: uuid::Uuid) {
+        let node = NodeId(known.node_id);
+        {
+            let state = self.0.state.read();
+            let is_me = state.identity.as_ref().is_none_or(|me| me.node_id == node);
+            if is_me || state.removed.contains(&node) || state.peers.contains_key(&node) {
+                return;
+            }
+        }
+        self.learn(known, true);
+        self.set_directory(node, directory_id);
+    }
+
+    fn remove(&self, node: NodeId) {
+        let mut state = self.0.state.write();
+        if state.identity.as_ref().is_some_and(|me| me.node_id == node) {
+            self.0.removed.send_replace(Some(was_removed(node)));
+            return;
+        }
+        if state.removed.insert(node)
+            && let Some(peer) = state.peers.remove(&node)
+        {
+            peer.lanes.values().for_each(|outgoing| outgoing.connection.close());
+            peer.dial.notify_waiters();
+        }
+    }
+
+    fn removed(&self) -> Pin<Box<dyn Future<Output = String> + Send>> {
+        let mut removed = self.0.removed.subscribe();
+        Box::pin(async move {
+            match removed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) {
+                Some(why) => why,
+                // The mesh is gone.
+                None => std::future::pending().await,
+            }
+        })
+    }
+
+    fn down_since(&self, node: NodeId) -> Option<Instant> {
+        self.0.state.read().peers.get(&node).and_then(|peer| peer.down_since)
+    }
+
+    fn known(&self) -> Vec<KnownNode> {
+        self.0.state.read().peers.values().map(|peer| peer.known.clone()).collect()
+    }
+
+    fn shutdown(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {
+            self.0.stop.send_replace(true);
+            let mut tasks = std::mem::take(&mut *self.0.tasks.lock());
+            tasks.abort_all();
+            while tasks.join_next().await.is_some() {}
+            // What is cyclic ends here.
+            *self.0.receiver.write() = None;
+            *self.0.strangers.write() = None;
+            self.0.state.write().peers.clear();
+        })
     }
 }
 

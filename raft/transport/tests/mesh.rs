@@ -13,7 +13,7 @@ use common::{
     CLUSTER, DROP, ECHO, KEEP, PATIENCE, SaysItsKind, body, directory_of, known, listen, members, start, until,
 };
 use everlog_storage::NodeId;
-use everlog_transport::{Failed, Identity, KnownNode, Lane, Transport};
+use everlog_transport::{Failed, Identity, KnownNode, Lane, Links as _, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;

@@ -12,7 +12,7 @@ use common::{
     CLUSTER, ECHO, Member, PATIENCE, SaysItsKind, body, directory_of, known, listen, members_with, start_with, until,
 };
 use everlog_storage::NodeId;
-use everlog_transport::{Identity, KnownNode, Lane, NodeTls, TlsFiles, Transport, node_name};
+use everlog_transport::{Identity, KnownNode, Lane, Links as _, NodeTls, TlsFiles, Transport, node_name};
 use parking_lot::Mutex;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -284,7 +284,7 @@ async fn members_connect_over_tls_after_a_restart_elsewhere() {
     let back = start_alone(2, Some(of_node(2, &authority))).await;
     let first = KnownNode { node_id: 1, start_count: 1, address: all[0].address.clone() };
     let identity = Identity { cluster_id: CLUSTER, node_id: NodeId(2), start_count: 2 };
-    back.mesh.join(identity, [first], Arc::clone(&back.recorder) as _);
+    back.mesh.join(identity, vec![first], Arc::clone(&back.recorder) as _);
     until(|| all[0].mesh.is_up(NodeId(2)) && back.mesh.is_up(NodeId(1))).await;
     echoes(&all[0], 2).await;
     all.push(back);

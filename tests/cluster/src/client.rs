@@ -16,8 +16,11 @@ use everlog_proto::clients::WorkflowServiceClient;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
+use tonic::body::Body;
+use tonic::transport::Endpoint;
 use tonic::{Code, Request, Response, Status};
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 
 use crate::checker;
 use crate::failure::Failure;
@@ -35,9 +38,20 @@ const PAGES_MAX: usize = 100;
 /// Statuses that nobody should see which are kept to be shown.
 const SURPRISES_MAX: usize = 20;
 
+/// The way to a node: a connection, or the node itself if it runs in this process.
+pub(crate) type Way = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Broken>;
+
+/// Why there was no answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Broken(#[source] pub(crate) Box<dyn std::error::Error + Send + Sync>);
+
+/// A generated client over it.
+type Stub = WorkflowServiceClient<Way>;
+
 /// Connections to all nodes for one namespace. A connection that breaks is made anew with the next call.
 pub(crate) struct Client {
-    stubs: Vec<WorkflowServiceClient<Channel>>,
+    stubs: Vec<Stub>,
     pub(crate) namespace: String,
     /// When nobody listened at a node, by node.
     away: Vec<Mutex<Option<Instant>>>,
@@ -92,16 +106,23 @@ impl Seen {
 impl Client {
     /// Connects when it is used.
     pub(crate) fn new(addresses: &[SocketAddr], namespace: &str, seen: &Arc<Seen>) -> Result<Client, Failure> {
-        let stub = |address: &SocketAddr| {
+        let way = |address: &SocketAddr| {
             let endpoint = Endpoint::from_shared(format!("http://{address}"))
                 .map_err(|error| Failure(error.to_string()))?
                 .connect_timeout(CONNECT_TIME_MAX)
                 .tcp_nodelay(true);
-            Ok(WorkflowServiceClient::new(endpoint.connect_lazy()).max_decoding_message_size(MESSAGE_BYTES_MAX))
+            Ok(BoxCloneSyncService::new(endpoint.connect_lazy().map_err(|error| Broken(error.into()))))
         };
-        let stubs = addresses.iter().map(stub).collect::<Result<_, Failure>>()?;
-        let away = addresses.iter().map(|_| Mutex::default()).collect();
-        Ok(Client { stubs, namespace: namespace.to_owned(), away, seen: Arc::clone(seen) })
+        let ways = addresses.iter().map(way).collect::<Result<_, Failure>>()?;
+        Ok(Client::over(ways, namespace, seen))
+    }
+
+    /// Over these ways, one for each node.
+    pub(crate) fn over(ways: Vec<Way>, namespace: &str, seen: &Arc<Seen>) -> Client {
+        let away = ways.iter().map(|_| Mutex::default()).collect();
+        let stub = |way| WorkflowServiceClient::new(way).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let stubs = ways.into_iter().map(stub).collect();
+        Client { stubs, namespace: namespace.to_owned(), away, seen: Arc::clone(seen) }
     }
 
     /// How many nodes there are.
@@ -123,7 +144,7 @@ impl Client {
         method: &'static str,
         request: T,
         time_max: Duration,
-        send: impl AsyncFnOnce(&mut WorkflowServiceClient<Channel>, Request<T>) -> Result<Response<R>, Status>,
+        send: impl AsyncFnOnce(&mut Stub, Request<T>) -> Result<Response<R>, Status>,
     ) -> Result<R, Status> {
         let mut request = Request::new(request);
         request.set_timeout(time_max);

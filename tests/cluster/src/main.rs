@@ -18,6 +18,8 @@ mod load;
 mod program;
 mod record;
 mod scenarios;
+#[cfg(test)]
+mod simulation;
 mod storm;
 mod worker;
 
@@ -69,10 +71,14 @@ const SHARED: [&str; 10] = [
     "a_new_disk_takes_the_place_of_a_lost_one",
 ];
 const FORMING: &str = "nodes_killed_while_they_form_a_cluster_form_one";
-const MEMBERSHIP: &str = "nodes_join_and_leave_under_load";
-const PLACEMENTS: &str = "replicas_are_more_fewer_and_elsewhere_under_load";
-const RECOVERY: [&str; 2] =
-    ["one_node_that_is_left_becomes_a_cluster_again", "two_nodes_of_five_that_are_left_become_a_cluster_again"];
+/// Each on a cluster of its own.
+const ALONE: [&str; 5] = [
+    "nodes_join_and_leave_under_load",
+    "a_node_that_was_alone_grows_into_a_cluster",
+    "replicas_are_more_fewer_and_elsewhere_under_load",
+    "one_node_that_is_left_becomes_a_cluster_again",
+    "two_nodes_of_five_that_are_left_become_a_cluster_again",
+];
 const STORM: &str = "storm_of_faults_loses_and_doubles_nothing";
 
 #[tokio::main]
@@ -144,8 +150,7 @@ impl Tests {
     }
 
     async fn shared(&mut self) {
-        if !SHARED.iter().chain([&FORMING, &MEMBERSHIP, &PLACEMENTS]).chain(&RECOVERY).any(|name| self.is_chosen(name))
-        {
+        if !SHARED.iter().chain([&FORMING]).chain(&ALONE).any(|name| self.is_chosen(name)) {
             return;
         }
         let began = Instant::now();
@@ -190,21 +195,16 @@ impl Tests {
             self.ended(FORMING, began, result, || stage.cluster.logs());
         }
         let stopped = stage.cluster.stop().await;
-        if self.is_chosen(MEMBERSHIP) {
-            let began = Instant::now();
-            let result = scenarios::join_and_leave(&stage).await;
-            self.ended(MEMBERSHIP, began, result, String::new);
-        }
-        if self.is_chosen(PLACEMENTS) {
-            let began = Instant::now();
-            let result = scenarios::placed_anew(&stage).await;
-            self.ended(PLACEMENTS, began, result, String::new);
-        }
-        for (at, name) in RECOVERY.into_iter().enumerate().filter(|(_, name)| self.is_chosen(name)).collect::<Vec<_>>()
-        {
+        for (at, name) in ALONE.into_iter().enumerate() {
+            if !self.is_chosen(name) {
+                continue;
+            }
             let began = Instant::now();
             let result = match at {
-                0 => scenarios::one_is_left(&stage).await,
+                0 => scenarios::join_and_leave(&stage).await,
+                1 => scenarios::one_grows(&stage).await,
+                2 => scenarios::placed_anew(&stage).await,
+                3 => scenarios::one_is_left(&stage).await,
                 _ => scenarios::two_are_left(&stage).await,
             };
             self.ended(name, began, result, String::new);

@@ -16,6 +16,12 @@ struct History {
     runs: HashMap<String, RunNumber>,
 }
 
+/// An operation that has begun.
+pub(crate) struct Begun {
+    workflow_id: String,
+    place: usize,
+}
+
 /// Takes operations from everywhere.
 pub(crate) struct Recorder {
     began: Instant,
@@ -50,6 +56,25 @@ impl Recorder {
     pub(crate) fn note(&self, workflow_id: &str, by: String, called_at: u64, call: Call, outcome: Outcome) {
         let operation = Operation { called_at, returned_at: self.now(), by, call, outcome };
         self.histories.lock().entry(workflow_id.to_owned()).or_default().operations.push(operation);
+    }
+
+    /// Takes an operation that begins now, which nobody may hear the end of.
+    pub(crate) fn begin(&self, workflow_id: &str, by: String, call: Call) -> Begun {
+        let now = self.now();
+        let operation = Operation { called_at: now, returned_at: now, by, call, outcome: Outcome::Unknown };
+        let mut histories = self.histories.lock();
+        let operations = &mut histories.entry(workflow_id.to_owned()).or_default().operations;
+        operations.push(operation);
+        Begun { workflow_id: workflow_id.to_owned(), place: operations.len() - 1 }
+    }
+
+    /// What became of an operation.
+    pub(crate) fn end(&self, Begun { workflow_id, place }: Begun, outcome: Outcome) {
+        let now = self.now();
+        if let Some(history) = self.histories.lock().get_mut(&workflow_id) {
+            let operation = &mut history.operations[place];
+            (operation.returned_at, operation.outcome) = (now, outcome);
+        }
     }
 
     /// How many operations of a workflow id there are.

@@ -160,17 +160,17 @@ async fn read_probes(probes: &Probes) -> Result<usize, Failure> {
 }
 
 /// What the checker says.
-struct Checked {
-    acknowledged: usize,
+pub(crate) struct Checked {
+    pub(crate) acknowledged: usize,
     unknown: usize,
     refused: usize,
     ids: usize,
     /// Ids that are explained by calls which were made twice.
     repeated: Vec<String>,
-    wrong: Vec<String>,
+    pub(crate) wrong: Vec<String>,
 }
 
-fn verdicts(histories: &[(String, Vec<crate::checker::Operation>)]) -> Checked {
+pub(crate) fn verdicts(histories: &[(String, Vec<crate::checker::Operation>)]) -> Checked {
     let of = |is: fn(&Outcome) -> bool| {
         histories.iter().flat_map(|(_, operations)| operations).filter(|operation| is(&operation.outcome)).count()
     };
@@ -181,10 +181,13 @@ fn verdicts(histories: &[(String, Vec<crate::checker::Operation>)]) -> Checked {
     for (id, operations) in histories {
         match check(operations, STEPS_MAX) {
             Verdict::Linearizable => {}
-            Verdict::Impossible(_) if check_with_repeats(operations, STEPS_MAX) == Verdict::Linearizable => {
-                repeated.push(id.clone());
-            }
-            Verdict::Impossible(why) => wrong.push(format!("{id}: what callers were told makes no sense:\n{why}")),
+            Verdict::Impossible(why) => match check_with_repeats(operations, STEPS_MAX) {
+                Verdict::Linearizable => repeated.push(id.clone()),
+                Verdict::Impossible(_) => wrong.push(format!("{id}: what callers were told makes no sense:\n{why}")),
+                Verdict::TooLong(_) => wrong.push(format!(
+                    "{id}: what callers were told makes no sense, unless calls were made twice, of which the checker gave up:\n{why}"
+                )),
+            },
             Verdict::TooLong(why) => wrong.push(format!("{id}: the checker gave up: {why}")),
         }
     }

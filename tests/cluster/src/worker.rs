@@ -14,7 +14,7 @@ use tonic::Status;
 use crate::checker::{Call, Outcome};
 use crate::client::{Client, is_transient, payloads, queue, refusal};
 use crate::program::{Program, closes, program, signals};
-use crate::record::Recorder;
+use crate::record::{Begun, Recorder};
 
 /// How long a poll waits.
 const POLL_TIME_MAX: Duration = Duration::from_secs(20);
@@ -152,15 +152,15 @@ impl Worker {
         };
         for again in 0..COMPLETION_TRIES {
             let node = (node + again) % self.client.nodes();
-            let called_at = self.recorder.now();
+            let begun = if is_closing { self.begin_completion(node, &program, &execution, &shown) } else { None };
             let told = self
                 .client
                 .call(node, "RespondWorkflowTaskCompleted", request.clone(), POLL_TIME_MAX, async |stub, request| {
                     stub.respond_workflow_task_completed(request).await
                 })
                 .await;
-            if is_closing {
-                self.note_completion(node, &program, &execution, &shown, called_at, &told);
+            if let Some(begun) = begun {
+                self.end_completion(begun, &execution.workflow_id, &told);
             }
             match told {
                 Ok(_) if is_closing => {
@@ -175,19 +175,23 @@ impl Worker {
     }
 
     /// For the checker, which knows only of programs that do nothing but take signals.
-    fn note_completion<R>(
+    fn begin_completion(
         &self,
         node: usize,
         program: &Program,
         execution: &everlog_proto::api::common::v1::WorkflowExecution,
         shown: &[(u32, String)],
-        called_at: u64,
-        told: &Result<R, Status>,
-    ) {
+    ) -> Option<Begun> {
         if *program != Program::Register {
-            return;
+            return None;
         }
         let id = &execution.workflow_id;
+        let seen = shown.iter().map(|(number, _)| *number).collect();
+        let call = Call::Complete { run: self.recorder.run(id, &execution.run_id), seen };
+        Some(self.recorder.begin(id, format!("worker at node {}", node + 1), call))
+    }
+
+    fn end_completion<R>(&self, begun: Begun, id: &str, told: &Result<R, Status>) {
         let outcome = match told {
             Ok(_) => Outcome::Done,
             Err(status) => {
@@ -195,9 +199,7 @@ impl Worker {
                 refused.map_or(Outcome::Unknown, Outcome::Refused)
             }
         };
-        let seen = shown.iter().map(|(number, _)| *number).collect();
-        let call = Call::Complete { run: self.recorder.run(id, &execution.run_id), seen };
-        self.recorder.note(id, format!("worker at node {}", node + 1), called_at, call, outcome);
+        self.recorder.end(begun, outcome);
     }
 
     async fn activity_tasks(self: Arc<Self>, first: usize) {

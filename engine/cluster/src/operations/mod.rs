@@ -141,7 +141,7 @@ impl Operations {
         let About { node, version, start_count, address, .. } = self.parts.about.clone();
         let disk = Arc::clone(&self.parts.disk);
         // A panic in there is logged by its thread; nothing is known of the disk then.
-        let disk = tokio::task::spawn_blocking(move || disk()).await.unwrap_or_default();
+        let disk = everlog_storage::blocking::spawn(move || disk()).await.unwrap_or_default();
         let groups: Vec<_> = self.leads().groups().iter().map(|group| self.group(group)).collect();
         let is_draining = self.leads().is_draining();
         let node = Node {

@@ -197,7 +197,7 @@ impl Settings {
     }
 
     /// The namespaces that must exist once the node serves.
-    pub fn wanted_namespaces(&self) -> impl Iterator<Item = &str> {
+    pub fn wanted_namespaces(&self) -> impl Iterator<Item = &str> + Clone {
         let others = self.namespaces.iter().map(String::as_str).filter(|name| *name != DEFAULT_NAMESPACE);
         std::iter::once(DEFAULT_NAMESPACE).chain(others)
     }

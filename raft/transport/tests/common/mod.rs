@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use everlog_storage::NodeId;
 use everlog_transport::{
-    Answer, ConnectionId, Hello, Identity, Incoming, KnownNode, Mesh, MeshOptions, NodeTls, Receiver, StrangerCalls,
-    Timing, Transport,
+    Answer, ConnectionId, Hello, Identity, Incoming, KnownNode, Links as _, Mesh, MeshOptions, NodeTls, Receiver,
+    StrangerCalls, Timing, Transport,
 };
 use parking_lot::Mutex;
 use tokio::net::TcpListener;

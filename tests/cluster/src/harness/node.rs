@@ -1,6 +1,5 @@
 //! One server process: its files, its addresses, and what is done to it.
 
-use std::fmt::Write as _;
 use std::io::{Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -51,36 +50,47 @@ pub(crate) struct Node {
     pid: Arc<AtomicI32>,
     /// Where the log of the running process begins.
     log_offset: AtomicU64,
+    /// What its settings say of the cluster.
+    cluster: String,
 }
 
 impl Node {
     /// Writes its settings; starts nothing.
     pub(super) fn new(binary: &Path, place: Place, seeds: &[SocketAddr], founders: usize) -> Result<Node, Failure> {
         std::fs::create_dir_all(&place.directory)?;
-        let node = Node {
+        let mut node = Node {
+            cluster: String::new(),
             binary: binary.to_owned(),
             process: Mutex::default(),
             pid: Arc::default(),
             log_offset: AtomicU64::new(0),
             place,
         };
-        let Place { grpc, listen, advertise, .. } = &node.place;
-        let mut settings = String::new();
+        let Place { listen, advertise, .. } = &node.place;
         let seeds: Vec<_> = seeds.iter().map(|seed| format!("{:?}", seed.to_string())).collect();
-        // Writing to a text cannot fail.
-        let _ = write!(
-            settings,
-            "data_dir = {data:?}\n\n[listen]\nip = \"{ip}\"\nport = {port}\nhttp_port = 0\nmetrics_port = 0\n\n\
-             [cluster]\nname = \"tests\"\nseeds = [{seeds}]\ninitial_nodes = {count}\nlisten = \"{listen}\"\n\
+        node.cluster = format!(
+            "\n[cluster]\nname = \"tests\"\nseeds = [{seeds}]\ninitial_nodes = {count}\nlisten = \"{listen}\"\n\
              advertise = \"{advertise}\"\nlog_retain_bytes = {LOG_RETAIN_BYTES}\ndead_after = \"{DEAD_AFTER}\"\n",
-            data = node.data().display().to_string(),
-            ip = grpc.ip(),
-            port = grpc.port(),
             count = founders,
             seeds = seeds.join(", "),
         );
-        std::fs::write(node.settings(), settings)?;
+        node.set_alone(false)?;
         Ok(node)
+    }
+
+    /// Whether it is to be a node of its own at its next start.
+    pub(crate) fn set_alone(&self, is_alone: bool) -> Result<(), Failure> {
+        let grpc = self.grpc();
+        let mut settings = format!(
+            "data_dir = {data:?}\n\n[listen]\nip = \"{ip}\"\nport = {port}\nhttp_port = 0\nmetrics_port = 0\n",
+            data = self.data().display().to_string(),
+            ip = grpc.ip(),
+            port = grpc.port(),
+        );
+        if !is_alone {
+            settings.push_str(&self.cluster);
+        }
+        Ok(std::fs::write(self.settings(), settings)?)
     }
 
     /// From 1.

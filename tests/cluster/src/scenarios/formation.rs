@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_proto::api::workflowservice::v1::GetClusterInfoRequest;
+use tonic::Code;
 
 use super::{PATIENCE, Stage};
 use crate::client::{Client, Seen};
@@ -21,6 +22,13 @@ pub(crate) async fn any_order(stage: &Stage) -> Result<(), Failure> {
         tokio::time::sleep(TEMPTATION).await;
         ensure(nodes[at].wait_serving(Duration::ZERO).await.is_err(), || "fewer than all nodes serve".to_owned())?;
     }
+    // Nobody is kept waiting by a node that waits itself.
+    let client = Client::new(&stage.cluster.addresses(), "default", &Arc::<Seen>::default())?;
+    let asked = client.call(0, "GetClusterInfo", GetClusterInfoRequest {}, PATIENCE, async |stub, request| {
+        stub.get_cluster_info(request).await
+    });
+    let told = asked.await.map(drop).map_err(|status| status.code());
+    ensure(told == Err(Code::Unavailable), || format!("a node that waits for others says {told:?}"))?;
     nodes[1].spawn().await?;
     stage.cluster.wait_serving().await?;
     one_cluster(&stage.cluster, &stage.seen).await

@@ -28,7 +28,7 @@ pub(crate) use command_line::commands;
 pub(crate) use everywhere::{namespaces, tasks, workflows};
 pub(crate) use failures::{kills, quorum, wiped};
 pub(crate) use formation::{any_order, restarted_while_forming};
-pub(crate) use membership::join_and_leave;
+pub(crate) use membership::{join_and_leave, one_grows};
 pub(crate) use new_disk::takes_the_place;
 pub(crate) use placements::placed_anew;
 pub(crate) use recovery::{one_is_left, two_are_left};

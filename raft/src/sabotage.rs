@@ -1,0 +1,45 @@
+//! Faults that are put back on purpose, on one thread, to see that a simulation finds them. Builds for production have none of this.
+
+#[cfg(feature = "sabotage")]
+use std::cell::Cell;
+
+/// A fault of this crate that is put back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// A leader trusts its lease for eight times as long as it may.
+    StaleLease,
+    /// A leader that has handed its lead over goes on trusting its lease.
+    LeaseAfterHandover,
+    /// A read does not wait for anybody to confirm who leads.
+    SkippedBarrier,
+    /// A replica that has just started votes at once, whatever it had promised.
+    NoHoldOff,
+    /// Rows that are offered replace those of a replica that has more.
+    SnapshotOverNewerLog,
+    /// A message for another replica of the group is taken for one's own.
+    MessageForAnyReplica,
+    /// The rows of each committed entry are applied, whatever it was decided on.
+    ChainUnchecked,
+}
+
+#[cfg(feature = "sabotage")]
+thread_local! {
+    static NOW: Cell<Option<Sabotage>> = const { Cell::new(None) };
+}
+
+/// From now on this thread has this fault, or none.
+#[cfg(feature = "sabotage")]
+pub fn put_back(sabotage: Option<Sabotage>) {
+    NOW.set(sabotage);
+}
+
+#[cfg(feature = "sabotage")]
+pub(crate) fn is(sabotage: Sabotage) -> bool {
+    NOW.get() == Some(sabotage)
+}
+
+#[cfg(not(feature = "sabotage"))]
+#[inline(always)]
+pub(crate) fn is(_: Sabotage) -> bool {
+    false
+}
