@@ -266,9 +266,24 @@ mod tests {
             (|p| p.replicas = 4, "placement eu: replicas = 4, and 1, 3 or 5 is allowed"),
             (|p| p.replicas = 0, "replicas = 0"),
             (|p| p.replicas = 3, "regions have 5 replicas in all, and replicas = 3"),
-            (|p| drop(p.regions.insert("c".to_owned(), 0)), "regions: c = 0"),
-            (|p| drop(p.regions.insert(String::new(), 1)), "regions: \"\" is no name"),
-            (|p| drop(p.learners.insert("e".to_owned(), 9)), "10 learners, and 5 are allowed"),
+            (
+                |p| {
+                    let _ = p.regions.insert("c".to_owned(), 0);
+                },
+                "regions: c = 0",
+            ),
+            (
+                |p| {
+                    let _ = p.regions.insert(String::new(), 1);
+                },
+                "regions: \"\" is no name",
+            ),
+            (
+                |p| {
+                    let _ = p.learners.insert("e".to_owned(), 9);
+                },
+                "10 learners, and 5 are allowed",
+            ),
             (|p| p.leaders.push("d".to_owned()), "leaders: d is none of regions"),
             (|p| p.leaders.push("a".to_owned()), "leaders: a region is named twice"),
             (|p| p.constraints.push("ssd".to_owned()), "constraints: \"ssd\" is not \"label=value\""),
