@@ -496,7 +496,7 @@ impl Group {
     /// Whether this replica may grant a Vote or PreVote at `now`. Asked for each of them before openraft sees it: openraft forgets in a restart
     /// what it promised to a leader's lease.
     pub fn may_grant_vote(&self, now: Instant, is_leadership_transfer: bool) -> bool {
-        sabotage::is(Sabotage::NoHoldOff) || self.0.hold_off.permits(now, is_leadership_transfer)
+        self.0.hold_off.permits(now, is_leadership_transfer)
     }
 
     /// Waits until rows read here satisfy `consistency`.
@@ -508,7 +508,7 @@ impl Group {
         };
         // A sole voter that leads has applied all that was ever acknowledged, and nobody else can acknowledge anything.
         let leads = matches!(*self.0.leadership.borrow(), Leadership::Leader { .. });
-        if leads && (self.0.progress.is_sole_voter() || sabotage::is(Sabotage::SkippedBarrier)) {
+        if leads && self.0.progress.is_sole_voter() {
             return Ok(());
         }
         let failed = |reason: String| ReadError { group: self.0.id, reason };

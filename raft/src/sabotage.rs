@@ -10,16 +10,8 @@ pub enum Sabotage {
     StaleLease,
     /// A leader that has handed its lead over goes on trusting its lease.
     LeaseAfterHandover,
-    /// A read does not wait for anybody to confirm who leads.
-    SkippedBarrier,
-    /// A replica that has just started votes at once, whatever it had promised.
-    NoHoldOff,
-    /// Rows that are offered replace those of a replica that has more.
-    SnapshotOverNewerLog,
     /// A message for another replica of the group is taken for one's own.
     MessageForAnyReplica,
-    /// The rows of each committed entry are applied, whatever it was decided on.
-    ChainUnchecked,
 }
 
 #[cfg(feature = "sabotage")]

@@ -29,7 +29,6 @@ use tokio::sync::oneshot;
 use crate::failure::FailureReport;
 use crate::log_store::GroupLog;
 use crate::progress::AppliedPosition;
-use crate::sabotage::{self, Sabotage};
 use crate::types::{LogId, Vote};
 
 /// What a replica is about to become.
@@ -60,7 +59,7 @@ pub(crate) async fn install(
 ) -> io::Result<()> {
     let has_more =
         applied.is_some_and(|applied| applied.log_id >= seeding.position) || log.contains(seeding.position).await?;
-    if has_more && !sabotage::is(Sabotage::SnapshotOverNewerLog) {
+    if has_more {
         return Ok(());
     }
     log.begin_seeding(seeding).await?;

@@ -21,7 +21,6 @@ use crate::entry_cache::payload_bytes;
 use crate::failure::FailureReport;
 use crate::flusher::FlushTrigger;
 use crate::progress::{AppliedPosition, GroupProgress};
-use crate::sabotage::{self, Sabotage};
 use crate::snapshot::GroupSnapshot;
 use crate::types::{
     CommittedLeaderId, Entry, LogId, NodeInfo, Payload, ReplicaId, SnapshotMeta, StoredMembership, TypeConfig,
@@ -108,9 +107,6 @@ impl GroupStateMachine {
             Payload::Blank => {}
             Payload::Normal(rows) => {
                 step = self.chain.step(&rows.stamp);
-                if sabotage::is(Sabotage::ChainUnchecked) {
-                    step = ChainStep::Applied;
-                }
                 match step {
                     ChainStep::Applied => {
                         let batch = RowBatch::decode(&rows.rows()).map_err(|error| self.failed(error))?;

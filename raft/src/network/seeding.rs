@@ -229,7 +229,7 @@ impl Parts {
             return Err("whoever offers rows does not lead".to_owned());
         }
         // What the log has is only waited for: the replica may have acknowledged more than the seed holds.
-        if group.log().contains(position).await.map_err(text)? && !sabotage::is(Sabotage::SnapshotOverNewerLog) {
+        if group.log().contains(position).await.map_err(text)? {
             group.log().settle().await.map_err(text)?;
             return self.has(&address, position);
         }

