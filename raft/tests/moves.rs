@@ -81,6 +81,13 @@ struct Cluster {
 
 impl Cluster {
     async fn start(voters: &[u32]) -> Cluster {
+        let cluster = Cluster::unfounded(voters).await;
+        cluster.found_by(NodeId(voters[0])).await;
+        cluster
+    }
+
+    /// Nodes with replicas of a group that nobody has founded.
+    async fn unfounded(voters: &[u32]) -> Cluster {
         let mut cluster = Cluster {
             network: TwinNetwork::new(),
             processes: BTreeMap::new(),
@@ -93,9 +100,11 @@ impl Cluster {
             let disk = (Arc::new(CrashLog::new(1)), Arc::new(CrashState::new(1)));
             cluster.boot(node, disk, voters.contains(&node.0).then(|| replica(node, 0))).await;
         }
-        let first = cluster.processes[&NodeId(voters[0])].group().unwrap();
-        first.found(&cluster.wanted.voters).await.unwrap();
         cluster
+    }
+
+    async fn found_by(&self, node: NodeId) {
+        self.processes[&node].group().unwrap().found(&self.wanted.voters).await.unwrap();
     }
 
     async fn boot(&mut self, id: NodeId, disk: (Arc<CrashLog>, Arc<CrashState>), replica: Option<u64>) {
@@ -295,6 +304,36 @@ async fn a_voter_is_not_given_up_for_one_that_is_not_there() {
     cluster.finish().await;
     cluster.until_equal().await;
     cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn founders_that_crash_or_come_late_found_one_group() {
+    for late in (1..=3).map(NodeId) {
+        let mut cluster = Cluster::unfounded(&[1, 2, 3]).await;
+        cluster.network.leave(late);
+        for node in (1..=3).map(NodeId).filter(|node| *node != late) {
+            cluster.found_by(node).await;
+            cluster.crash(node).await;
+            cluster.found_by(node).await;
+        }
+        cluster.write(10).await;
+        // It knows of nothing that there is, and founds the group once more.
+        cluster.found_by(late).await;
+        cluster.crash(late).await;
+        cluster.write(10).await;
+        cluster.until_equal().await;
+        // With it and one of the others there is all that was acknowledged.
+        let (leader, _) = cluster.leader().await;
+        if leader != late {
+            cluster.network.leave(leader);
+            let Process { node, .. } = &cluster.processes[&leader];
+            node.halt().await;
+            cluster.processes.remove(&leader);
+            cluster.write(5).await;
+            cluster.until_equal().await;
+        }
+        cluster.shutdown().await;
+    }
 }
 
 /// How many moves there are: `EVERLOG_MOVES` for more.

@@ -26,6 +26,7 @@ mod operations;
 mod pages;
 mod peers;
 mod placing;
+mod pools;
 mod remote;
 mod service;
 mod wire;
@@ -39,4 +40,5 @@ pub use operations::{About, ClusterApi, DiskFigures, Leads, Operations, Operatio
 pub use pages::Pages;
 pub use peers::{Entry, NOT_DONE, Peers, is_not_done, not_done};
 pub use placing::{Health, Moved, Picture, Places, REPLICAS, Wanted, generation_of, replica_id};
+pub use pools::{Pools, PoolsParts};
 pub use service::{Registrar, Service, ServiceParts};

@@ -77,7 +77,8 @@ impl Offers {
 
     /// Where a queue is at home.
     fn home(&self, namespace_id: NamespaceId, name: &str) -> Home {
-        let Some(partition) = self.slots.partition_of(slot_of(namespace_id, name)) else { return Home::Unknown };
+        let partition = self.slots.partition_of(namespace_id, slot_of(namespace_id, name));
+        let Some(partition) = partition else { return Home::Unknown };
         match self.leaders.leads_elsewhere(partition) {
             Some(node) => Home::There(node),
             None if self.nodes.book.leads(partition) => Home::Here,
@@ -120,7 +121,8 @@ impl Offers {
         self.announce();
         // Whoever polls queues that were at home here is to do it at their next home.
         if let Some(matching) = self.matching.get().and_then(Weak::upgrade) {
-            let was_here = |queue: &QueueId| self.slots.partition_of(queue.slot()) == Some(source.partition);
+            let home = |queue: &QueueId| self.slots.partition_of(queue.namespace_id, queue.slot());
+            let was_here = |queue: &QueueId| home(queue) == Some(source.partition);
             matching.end_polls_of(was_here);
         }
     }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use everlog_kernel::NamespaceId;
 use everlog_kernel::transition::{Task, TaskPosition};
 use everlog_matching::Backlog;
-use everlog_model::{NamespaceSource, QueueId, WorkflowRef};
+use everlog_model::{NamespaceSource, QueueId, SlotSource, WorkflowRef};
 use everlog_storage::GroupId;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -18,12 +19,19 @@ use crate::wire::task_from_wire;
 pub struct Pages {
     nodes: Arc<Nodes>,
     namespaces: Arc<dyn NamespaceSource>,
+    slots: Arc<dyn SlotSource>,
 }
 
 impl Pages {
     /// The rows of this node and of the others.
-    pub fn new(nodes: Arc<Nodes>, namespaces: Arc<dyn NamespaceSource>) -> Pages {
-        Pages { nodes, namespaces }
+    pub fn new(nodes: Arc<Nodes>, namespaces: Arc<dyn NamespaceSource>, slots: Arc<dyn SlotSource>) -> Pages {
+        Pages { nodes, namespaces, slots }
+    }
+
+    /// Whether a partition surely has nothing of a namespace.
+    fn is_of_another_pool(&self, partition: GroupId, namespace_id: NamespaceId) -> bool {
+        let partitions = self.slots.partitions_of(namespace_id);
+        !partitions.is_empty() && !partitions.contains(&partition)
     }
 }
 
@@ -38,6 +46,9 @@ impl Backlog for Pages {
         let Some((node, lead)) = self.nodes.book.elsewhere(partition) else {
             return self.nodes.rows.ready_tasks(partition, queue, after, limit);
         };
+        if self.is_of_another_pool(partition, queue.namespace_id) {
+            return std::future::ready(Ok(Vec::new())).boxed();
+        }
         let after = after.map_or(Bytes::new(), |after| Bytes::copy_from_slice(&after.to_bytes()));
         let page = self.nodes.task_page(node, lead, &queue, after, limit);
         let namespaces = Arc::clone(&self.namespaces);

@@ -13,7 +13,9 @@ mod plan;
 
 use std::collections::BTreeMap;
 
-use everlog_meta::{DEFAULT_PLACEMENT, GroupRow, Membership, NodeLabels, NodeRow, Placed, Placement, Topology};
+use everlog_meta::{
+    DEFAULT_PLACEMENT, GroupRow, Membership, NodeLabels, NodeRow, Placed, Placement, Pool, PoolId, Topology,
+};
 use everlog_model::NodeId;
 use everlog_raft::{GroupReplica, GroupReplicas, REPLICA_ID_MIN, ReplicaId};
 use everlog_storage::GroupId;
@@ -41,6 +43,12 @@ pub struct Picture {
     pub groups: BTreeMap<GroupId, GroupRow>,
     /// All placements, by name.
     pub placements: BTreeMap<String, Placement>,
+    /// The pools beside `default`.
+    pools: BTreeMap<PoolId, Pool>,
+    /// Where the replicas of each of those should be.
+    of_pools: BTreeMap<PoolId, Placement>,
+    /// The pools that partitions are of, but for `default`.
+    of_groups: BTreeMap<GroupId, PoolId>,
     /// How many disks each node has lost, if it has.
     disks: BTreeMap<NodeId, u32>,
     /// How many nodes founded it: those with the first ids.
@@ -71,13 +79,32 @@ impl Picture {
         groups.extend(topology.groups.clone());
         let disks = topology.disks.iter().map(|(node, disk)| (*node, disk.number)).collect();
         let founders = founders.last().map_or(0, |node| node.0);
-        Picture { nodes, groups, placements: topology.all_placements(), disks, founders }
+        let in_pool = |(id, pool): (&PoolId, &Pool)| pool.partitions().into_iter().map(|group| (group, *id)).collect();
+        let of_groups = topology.pools.iter().flat_map::<Vec<_>, _>(in_pool).collect();
+        let (placements, pools, of_pools) = (topology.all_placements(), topology.pools.clone(), BTreeMap::new());
+        let mut picture = Picture { nodes, groups, placements, pools, of_pools, of_groups, disks, founders };
+        picture.set_placements([]);
+        picture
+    }
+
+    /// These placements are so from now on.
+    fn set_placements(&mut self, placements: impl IntoIterator<Item = Placement>) {
+        self.placements.extend(placements.into_iter().map(|placement| (placement.name.clone(), placement)));
+        self.of_pools = self.pools.iter().map(|(id, pool)| (*id, self.placement_in(pool))).collect();
+    }
+
+    /// Where the replicas of a pool's groups should be, and who should lead them: a pool that fails over by itself says the latter first.
+    fn placement_in(&self, pool: &Pool) -> Placement {
+        let mut placement = self.placements.get(&pool.placement).unwrap_or(&self.placements[DEFAULT_PLACEMENT]).clone();
+        let others = placement.leaders.iter().filter(|region| !pool.leaders.contains(region));
+        placement.leaders = pool.leaders.iter().chain(others).cloned().collect();
+        placement
     }
 
     /// Where the replicas of a group should be.
-    pub fn placement_of(&self, _group: GroupId) -> &Placement {
-        // All partitions are of one pool.
-        &self.placements[DEFAULT_PLACEMENT]
+    pub fn placement_of(&self, group: GroupId) -> &Placement {
+        let of_pool = self.of_groups.get(&group).and_then(|pool| self.of_pools.get(pool));
+        of_pool.unwrap_or(&self.placements[DEFAULT_PLACEMENT])
     }
 
     /// Whether the cluster was founded with a node.
@@ -110,6 +137,17 @@ impl Picture {
             kind.insert(self.id(placed), placed.node);
         }
         replicas
+    }
+
+    /// The replicas that a group is to be founded with, the one that should lead first; none if it was founded.
+    pub fn founders_of(&self, group: GroupId) -> Vec<(ReplicaId, NodeId)> {
+        let founders = self.groups.get(&group).into_iter().flat_map(|row| &row.founding);
+        founders.map(|founder| (replica_id(founder.node, founder.disk, 0), founder.node)).collect()
+    }
+
+    /// The partitions, by id.
+    pub fn partitions(&self) -> impl Iterator<Item = GroupId> {
+        self.groups.keys().copied().filter(|group| *group != METADATA)
     }
 
     /// The replica of a group that is to be on a node, or may be needed there yet.
@@ -171,6 +209,7 @@ fn founded(group: GroupId, founders: &[NodeId]) -> GroupRow {
         replicas: (first..first + count).map(placed).collect(),
         leaving: Vec::new(),
         is_settled: true,
+        founding: Vec::new(),
     }
 }
 

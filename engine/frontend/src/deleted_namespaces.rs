@@ -46,7 +46,7 @@ pub(super) async fn reclaim(frontend: Arc<Frontend>) {
 /// Deletes a page of the namespace's schedules, batch jobs and runs in every partition that is led here. Returns how many were found.
 async fn delete_here(frontend: &Frontend, record: &NamespaceRecord) -> usize {
     let everything = &everything();
-    let partitions = frontend.router.partitions().all();
+    let partitions = frontend.router.partitions_of(record.namespace.id);
     let page = async |partition: &Arc<Partition>| {
         let mut found = 0;
         for ask in everything {

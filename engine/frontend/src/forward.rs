@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use everlog_cluster::{NOT_DONE, Nodes, is_not_done, not_done};
+use everlog_kernel::NamespaceId;
 use everlog_meta::Namespaces;
 use everlog_model::{NodeId, QueueId, limits, slot_of};
 use everlog_partition::{Route, Router};
@@ -146,7 +147,7 @@ impl Forward {
         match about {
             About::Nothing => Way::Here,
             About::Metadata => self.namespaces.leader().map_or(Way::Here, Way::There),
-            About::Slot(slot) => match self.router.slot(slot) {
+            About::Slot(namespace_id, slot) => match self.router.slot(namespace_id, slot) {
                 Route::Here(_) => Way::Here,
                 Route::There(node) => Way::There(node),
                 Route::Nowhere => Way::Nowhere,
@@ -166,12 +167,19 @@ impl Forward {
             Some(Location::Token { .. } | Location::QueueOfToken(_) | Location::Metadata) => None,
             _ => namespace_of(message),
         };
-        if namespace.is_some_and(|name| !name.is_empty() && self.namespaces.by_name(name).is_none()) {
+        let of_token = match &location {
+            Some(Location::Token { namespace_id, .. }) => Some(*namespace_id),
+            Some(Location::QueueOfToken(queue)) => Some(queue.namespace_id),
+            _ => None,
+        };
+        if namespace.is_some_and(|name| !name.is_empty() && self.namespaces.by_name(name).is_none())
+            || of_token.is_some_and(|id| self.namespaces.record_by_id(id).is_none())
+        {
             self.catch_up().await;
         }
         match location {
             Some(Location::Metadata) => About::Metadata,
-            Some(location) => self.slot_of(location).map_or(About::Nothing, About::Slot),
+            Some(location) => self.slot_of(location).unwrap_or(About::Nothing),
             None => About::Nothing,
         }
     }
@@ -198,14 +206,18 @@ impl Forward {
         Some(Cow::Owned(decompressed))
     }
 
-    /// The hash slot of what a call is about; `None` if its namespace is not known.
-    fn slot_of(&self, location: Location<'_>) -> Option<u16> {
+    /// The hash slot that a call is about; `None` if its namespace is not known.
+    fn slot_of(&self, location: Location<'_>) -> Option<About> {
         let id_of = |name: &str| self.namespaces.by_name(name).map(|namespace| namespace.namespace.id);
+        let workflow = |id: NamespaceId, workflow_id: &str| About::Slot(id, slot_of(id, workflow_id));
+        let queue = |queue: &QueueId| About::Slot(queue.namespace_id, queue.slot());
         match location {
-            Location::Workflow { namespace, workflow_id } => Some(slot_of(id_of(namespace)?, workflow_id)),
-            Location::Token { namespace_id, workflow_id } => Some(slot_of(namespace_id, &workflow_id)),
-            Location::Queue { namespace, kind, name } => Some(QueueId::new(id_of(namespace)?, kind, name).slot()),
-            Location::QueueOfToken(queue) => Some(queue.slot()),
+            Location::Workflow { namespace, workflow_id } => Some(workflow(id_of(namespace)?, workflow_id)),
+            Location::Token { namespace_id, workflow_id } => {
+                self.namespaces.record_by_id(namespace_id).map(|_| workflow(namespace_id, &workflow_id))
+            }
+            Location::Queue { namespace, kind, name } => Some(queue(&QueueId::new(id_of(namespace)?, kind, name))),
+            Location::QueueOfToken(of) => self.namespaces.record_by_id(of.namespace_id).map(|_| queue(&of)),
             Location::Metadata => None,
         }
     }
@@ -228,8 +240,8 @@ impl Forward {
 /// What a call is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum About {
-    /// Whatever has that hash slot.
-    Slot(u16),
+    /// Whatever of that namespace has that hash slot.
+    Slot(NamespaceId, u16),
     /// The metadata, which it changes.
     Metadata,
     /// Nothing that one node has: any node answers it.

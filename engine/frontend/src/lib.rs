@@ -70,12 +70,12 @@ pub use serve::{Listeners, LocalFront, ServeError, serve};
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_cluster::{Nodes, Operations};
+use everlog_cluster::{Nodes, Operations, Pools};
 use everlog_config::{Addresses, DynamicConfig};
 use everlog_kernel::NamespaceId;
 use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
-use everlog_meta::{NamespaceRecord, Namespaces};
+use everlog_meta::{NamespaceRecord, Namespaces, Regions};
 use everlog_model::{DiskRoom, InForce, WorkflowRef};
 use everlog_partition::{BatchJobs, NexusCalls, Router};
 use everlog_proto::api::enums::v1::NamespaceState;
@@ -94,6 +94,8 @@ pub struct Services {
     pub nodes: Option<Arc<Nodes>>,
     /// What operators see and steer.
     pub operations: Arc<Operations>,
+    /// The pools of partitions.
+    pub pools: Arc<Pools>,
     /// The task queues.
     pub matching: MatchingHandle,
     /// The namespaces.
@@ -150,6 +152,11 @@ impl Frontend {
     /// Limits and timeouts of a namespace, as they are now.
     fn config(&self, namespace: &str) -> Arc<DynamicConfig> {
         self.config.of(namespace)
+    }
+
+    /// The regions of the cluster.
+    fn regions(&self) -> Regions {
+        self.namespaces.topology().regions.clone()
     }
 
     /// The namespace with a name, for whatever is done in it: it must not be deleted.

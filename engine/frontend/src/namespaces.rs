@@ -1,13 +1,16 @@
 //! RegisterNamespace, DescribeNamespace, ListNamespaces, UpdateNamespace, DeprecateNamespace.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_kernel::time::{positive, to_proto};
-use everlog_meta::{BadBinary, MetaError, NamespaceRecord, NewNamespace};
+use everlog_meta::{
+    BadBinary, Failover, MetaError, NamespaceRecord, NewNamespace, Replication, ReplicationChange, Topology, WantedPool,
+};
 use everlog_proto::api::enums::v1::{ArchivalState, NamespaceState, ReplicationState};
 use everlog_proto::api::namespace::v1::{BadBinaries, BadBinaryInfo, NamespaceConfig, NamespaceInfo};
-use everlog_proto::api::replication::v1::{ClusterReplicationConfig, NamespaceReplicationConfig};
+use everlog_proto::api::replication::v1::{ClusterReplicationConfig, FailoverStatus, NamespaceReplicationConfig};
 use everlog_proto::api::workflowservice::v1::{
     DeprecateNamespaceRequest, DeprecateNamespaceResponse, DescribeNamespaceRequest, DescribeNamespaceResponse,
     ListNamespacesRequest, ListNamespacesResponse, RegisterNamespaceRequest, RegisterNamespaceResponse,
@@ -17,8 +20,19 @@ use everlog_proto::wkt;
 
 use super::call::Call;
 use super::errors::Error;
-use super::system::CLUSTER_NAME;
 use super::{Frontend, capabilities, unbuilt};
+
+/// The key of a namespace's data that names its placement.
+const PLACEMENT: &str = "everlog.placement";
+
+/// The key of a global namespace's data that names the failover group which it shares with others.
+const FAILOVER_GROUP: &str = "everlog.failover_group";
+
+/// The key of a namespace's data that shows which regions should lead, the best one first.
+const LEADERS: &str = "everlog.leaders";
+
+/// How long a global namespace keeps closed runs at least, as in Temporal.
+const GLOBAL_RETENTION_MIN: Duration = Duration::from_secs(24 * 3600);
 
 /// Namespaces of a page where the caller sets no size, and at most.
 const PAGE_NAMESPACES_DEFAULT: usize = 100;
@@ -33,22 +47,38 @@ pub(super) async fn register_namespace(
     frontend.check_room()?;
     check_name(&request.namespace)?;
     frontend.check_namespace_length(&request.namespace)?;
-    if request.is_global_namespace {
+    let regions = frontend.regions();
+    if request.is_global_namespace && !regions.are_named() {
         return Err(Error::invalid("Cannot register global namespace when not enabled"));
     }
-    let retention = retention(frontend, request.workflow_execution_retention_period.as_ref())?;
+    let retention_min = if request.is_global_namespace { GLOBAL_RETENTION_MIN } else { Duration::ZERO };
+    let retention = retention(frontend, request.workflow_execution_retention_period.as_ref(), retention_min)?;
     if frontend.namespaces.by_name(&request.namespace).is_some() {
         return Err(Error::NamespaceAlreadyExists(request.namespace));
     }
-    check_clusters(&request.active_cluster_name, &request.clusters)?;
+    let wanted = change_of(&request.active_cluster_name, &request.clusters, ReplicationState::Unspecified);
+    let placement = request.data.get(PLACEMENT).cloned();
+    let (replication, pool) = if request.is_global_namespace {
+        let active = wanted.active.unwrap_or_else(|| frontend.pools.region_here());
+        let replication = Replication::new(&regions, &active, wanted.regions)?;
+        let failover_group = request.data.get(FAILOVER_GROUP).cloned();
+        let pool = WantedPool::ToFailOver { placement, failover_group, regions: replication.active_first() };
+        (Some(replication), pool)
+    } else {
+        let pool = placement.map_or(WantedPool::Default, WantedPool::OfPlacement);
+        let home = frontend.namespaces.home_of(&pool);
+        everlog_meta::check_local(&regions, &home, &wanted, NamespaceState::Registered)?;
+        (None, pool)
+    };
     let new = NewNamespace {
         name: request.namespace,
         retention,
         description: request.description,
         owner_email: request.owner_email,
         data: request.data.into_iter().collect(),
+        replication,
     };
-    frontend.namespaces.register(new).await?;
+    frontend.pools.register(&pool, new).await?;
     Ok(RegisterNamespaceResponse::default())
 }
 
@@ -104,28 +134,46 @@ pub(super) async fn update_namespace(
 ) -> Result<UpdateNamespaceResponse, Error> {
     check_name(&request.namespace)?;
     let namespace = frontend.namespace(&request.namespace)?;
-    if request.promote_namespace {
-        let name = &request.namespace;
-        return Err(Error::invalid(format!(
-            "global namespace is not enabled on this cluster, cannot update global namespace or promote local namespace: {name}"
-        )));
+    if request.promote_namespace && namespace.replication.is_none() {
+        return Err(not_promoted(frontend, &request.namespace));
     }
     let replication = request.replication_config.unwrap_or_default();
-    check_replication_state(namespace.state, replication.state())?;
-    check_clusters(&replication.active_cluster_name, &replication.clusters)?;
+    let replication = change_of(&replication.active_cluster_name, &replication.clusters, replication.state());
+    if namespace.replication.is_none() {
+        let home = frontend.namespaces.topology().home_of(namespace.pool);
+        everlog_meta::check_local(&frontend.regions(), &home, &replication, namespace.state)?;
+    }
     let config = request.config.unwrap_or_default();
     unbuilt::namespace_config(&config)?;
     let new_retention = match &config.workflow_execution_retention_ttl {
-        Some(wanted) => Some(retention(frontend, Some(wanted))?),
+        Some(wanted) => {
+            let is_global = namespace.replication.is_some();
+            Some(retention(frontend, Some(wanted), if is_global { GLOBAL_RETENTION_MIN } else { Duration::ZERO })?)
+        }
         None => None,
     };
     let bad_binaries = config.bad_binaries.unwrap_or_default().binaries;
     let bad_binaries_max = frontend.config(&request.namespace).frontend.bad_binaries_max;
     let info = request.update_info.unwrap_or_default();
+    check_placement(frontend, &namespace, &info.data)?;
     let state = NamespaceState::try_from(info.state).map_err(|_| Error::invalid("Invalid namespace state update."))?;
+    // As Temporal counts it: bad binaries that are added change nothing.
+    let has_same_state = [NamespaceState::Unspecified, namespace.state].contains(&state);
+    let has_same_texts = info.description.is_empty() && info.owner_email.is_empty() && info.data.is_empty();
+    let is_same_but_active = has_same_state
+        && has_same_texts
+        && new_retention.is_none()
+        && request.delete_bad_binary.is_empty()
+        && replication.regions.is_empty()
+        && replication.state == ReplicationState::Unspecified;
     let record = frontend
         .namespaces
         .update(&request.namespace, |change| {
+            change.set_replication(&replication)?;
+            if change.is_global() && replication.active.is_some() && !is_same_but_active {
+                let message = "Cannot set active cluster to current cluster when other parameters are set.";
+                return Err(MetaError::Invalid(message.into()));
+            }
             change.set_texts(&info.description, &info.owner_email);
             change.merge_data(&info.data);
             if let Some(retention) = new_retention {
@@ -144,6 +192,9 @@ pub(super) async fn update_namespace(
             }
         })
         .await?;
+    if let (Some(now), true) = (&record.replication, replication.active.is_some()) {
+        frontend.pools.until_led_in(record.pool, &now.active).await;
+    }
     let description = description(frontend, &record);
     Ok(UpdateNamespaceResponse {
         namespace_info: description.namespace_info,
@@ -166,37 +217,55 @@ pub(super) async fn deprecate_namespace(
     Ok(DeprecateNamespaceResponse::default())
 }
 
+/// Refuses data that name another placement than a namespace has: what it has would have to move.
+fn check_placement(frontend: &Frontend, record: &NamespaceRecord, data: &HashMap<String, String>) -> Result<(), Error> {
+    let known = record.data.get(FAILOVER_GROUP);
+    if data.get(FAILOVER_GROUP).is_some_and(|wanted| Some(wanted) != known) {
+        return Err(Error::failed_precondition(format!(
+            "namespace {} cannot be moved to another failover group yet: register another one there",
+            record.name()
+        )));
+    }
+    let Some(wanted) = data.get(PLACEMENT) else { return Ok(()) };
+    let placement = frontend.namespaces.placement_in(record.pool);
+    if *wanted == placement {
+        return Ok(());
+    }
+    Err(Error::failed_precondition(format!(
+        "namespace {} has placement {placement:?}, and cannot be moved to {wanted:?} yet: register another one there",
+        record.name()
+    )))
+}
+
 fn check_name(name: &str) -> Result<(), Error> {
     if name.is_empty() { Err(Error::invalid("Namespace not set on request.")) } else { Ok(()) }
 }
 
-/// There is one cluster, and all namespaces are in it.
-fn check_clusters(active: &str, clusters: &[ClusterReplicationConfig]) -> Result<(), Error> {
-    let active = Some(active).filter(|name| !name.is_empty());
-    let mut named = active.into_iter().chain(clusters.iter().map(|cluster| cluster.cluster_name.as_str()));
-    if let Some(other) = named.find(|name| *name != CLUSTER_NAME) {
-        return Err(Error::invalid(format!("Invalid cluster name: {other}")));
-    }
-    if clusters.len() > 1 { Err(Error::invalid("Invalid local namespace clusters")) } else { Ok(()) }
-}
-
-/// Only a namespace of several clusters is ever handed over.
-fn check_replication_state(state: NamespaceState, wanted: ReplicationState) -> Result<(), Error> {
-    match (wanted, state) {
-        (ReplicationState::Handover, NamespaceState::Registered) => {
-            Err(Error::invalid("Handover can only be set for global namespace"))
-        }
-        (ReplicationState::Handover, state) => Err(Error::invalid(format!(
-            "update ReplicationState is only supported when namespace is in Registered state, current state: {state:?}"
-        ))),
-        (ReplicationState::Unspecified | ReplicationState::Normal, _) => Ok(()),
+/// What a request says of where a namespace is to be.
+fn change_of(active: &str, clusters: &[ClusterReplicationConfig], state: ReplicationState) -> ReplicationChange {
+    ReplicationChange {
+        active: Some(active).filter(|name| !name.is_empty()).map(str::to_owned),
+        regions: clusters.iter().map(|cluster| cluster.cluster_name.clone()).collect(),
+        state,
     }
 }
 
-fn retention(frontend: &Frontend, wanted: Option<&wkt::Duration>) -> Result<Duration, Error> {
+/// Why a local namespace does not become a global one.
+fn not_promoted(frontend: &Frontend, name: &str) -> Error {
+    if frontend.regions().are_named() {
+        return Error::failed_precondition(format!(
+            "namespace {name} cannot be promoted yet: it would need partitions of its own, and to move there: register a global one"
+        ));
+    }
+    Error::invalid(format!(
+        "global namespace is not enabled on this cluster, cannot update global namespace or promote local namespace: {name}"
+    ))
+}
+
+fn retention(frontend: &Frontend, wanted: Option<&wkt::Duration>, min: Duration) -> Result<Duration, Error> {
     let retention = positive(wanted).ok().flatten();
     retention
-        .filter(|retention| *retention >= frontend.config("").frontend.retention_min)
+        .filter(|retention| *retention >= frontend.config("").frontend.retention_min.max(min))
         .ok_or_else(|| Error::from(MetaError::Invalid("A valid retention period is not set on request.".into())))
 }
 
@@ -206,13 +275,14 @@ fn bad_binary((checksum, bad): (&String, &BadBinary)) -> (String, BadBinaryInfo)
 }
 
 fn description(frontend: &Frontend, record: &NamespaceRecord) -> DescribeNamespaceResponse {
+    let (topology, replication) = (frontend.namespaces.topology(), record.replication.as_ref());
     DescribeNamespaceResponse {
         namespace_info: Some(NamespaceInfo {
             name: record.name().to_owned(),
             state: record.state as i32,
             description: record.description.clone(),
             owner_email: record.owner_email.clone(),
-            data: record.data.clone().into_iter().collect(),
+            data: data(&topology, record),
             id: record.namespace.id.to_string(),
             capabilities: Some(capabilities::namespace(&frontend.config(record.name()))),
             limits: Some(capabilities::limits(&frontend.config(record.name()))),
@@ -225,14 +295,47 @@ fn description(frontend: &Frontend, record: &NamespaceRecord) -> DescribeNamespa
             visibility_archival_state: ArchivalState::Disabled as i32,
             ..NamespaceConfig::default()
         }),
-        replication_config: Some(NamespaceReplicationConfig {
-            active_cluster_name: CLUSTER_NAME.to_owned(),
-            clusters: vec![ClusterReplicationConfig {
-                cluster_name: CLUSTER_NAME.to_owned(),
-                ..ClusterReplicationConfig::default()
-            }],
-            state: ReplicationState::Normal as i32,
-        }),
+        replication_config: Some(replication_config(&topology, record)),
+        failover_version: replication.map_or(0, |replication| replication.failover_version),
+        is_global_namespace: replication.is_some(),
+        failover_history: replication
+            .map_or(Vec::new(), |replication| replication.history.iter().map(failover_status).collect()),
         ..DescribeNamespaceResponse::default()
     }
+}
+
+fn failover_status(failover: &Failover) -> FailoverStatus {
+    FailoverStatus { failover_time: Some(failover.at.to_proto()), failover_version: failover.version }
+}
+
+fn replication_config(topology: &Topology, record: &NamespaceRecord) -> NamespaceReplicationConfig {
+    let cluster =
+        |name: &String| ClusterReplicationConfig { cluster_name: name.clone(), ..ClusterReplicationConfig::default() };
+    match &record.replication {
+        Some(Replication { active, regions, is_handed_over, .. }) => NamespaceReplicationConfig {
+            active_cluster_name: active.clone(),
+            clusters: regions.iter().map(cluster).collect(),
+            state: if *is_handed_over { ReplicationState::Handover } else { ReplicationState::Normal } as i32,
+        },
+        None => {
+            let home = topology.home_of(record.pool);
+            NamespaceReplicationConfig {
+                clusters: vec![cluster(&home)],
+                active_cluster_name: home,
+                state: ReplicationState::Normal as i32,
+            }
+        }
+    }
+}
+
+/// What is kept with a namespace, and where it is, if it is in a pool that it has chosen.
+fn data(topology: &Topology, record: &NamespaceRecord) -> HashMap<String, String> {
+    let mut data: HashMap<_, _> = record.data.clone().into_iter().collect();
+    if let Some(pool) = topology.pools.get(&record.pool) {
+        data.insert(PLACEMENT.to_owned(), pool.placement.clone());
+        if !pool.leaders.is_empty() {
+            data.insert(LEADERS.to_owned(), pool.leaders.join(","));
+        }
+    }
+    data
 }

@@ -94,6 +94,7 @@ mod tests {
     use std::time::Duration;
 
     use everlog_kernel::{Namespace, NamespaceId, Time};
+    use everlog_meta::PoolId;
     use everlog_proto::api::command::v1::UpsertWorkflowSearchAttributesCommandAttributes;
     use everlog_proto::api::common::v1::Payload;
     use everlog_proto::api::enums::v1::{IndexedValueType, NamespaceState};
@@ -117,6 +118,8 @@ mod tests {
             created: Time(0),
             updated: Time(0),
             deletion: None,
+            pool: PoolId::DEFAULT,
+            replication: None,
         }
     }
 

@@ -1,5 +1,8 @@
 //! GetSystemInfo, GetClusterInfo and ListClusters: what clients ask first.
 
+use std::collections::BTreeMap;
+
+use everlog_meta::FAILOVER_VERSION_STEP;
 use everlog_proto::api::operatorservice::v1::{ClusterMetadata, ListClustersRequest, ListClustersResponse};
 use everlog_proto::api::version::v1::{ReleaseInfo, VersionInfo};
 use everlog_proto::api::workflowservice::v1::{
@@ -10,15 +13,8 @@ use super::call::Call;
 use super::errors::Error;
 use super::{Frontend, capabilities};
 
-/// The cluster's name: that of a Temporal cluster which has no others beside it.
-pub(super) const CLUSTER_NAME: &str = "active";
-
 /// What stores histories and lists.
 const STORE_NAME: &str = "everlog";
-
-/// The failover version that a cluster begins with, and by how much it grows, in a cluster that has no others beside it.
-const FAILOVER_VERSION_FIRST: i64 = 1;
-const FAILOVER_VERSION_STEP: i64 = 10;
 
 /// Clients that are served, with their versions: Temporal's table, which the Web UI and the command line look at.
 const SUPPORTED_CLIENTS: [(&str, &str); 8] = [
@@ -50,6 +46,7 @@ pub(super) async fn get_cluster_info(
     _call: Call,
     _request: GetClusterInfoRequest,
 ) -> Result<GetClusterInfoResponse, Error> {
+    let cluster_name = frontend.pools.region_here();
     let release = ReleaseInfo {
         version: capabilities::SERVER_VERSION.to_owned(),
         notes: format!("Everlog {}", env!("CARGO_PKG_VERSION")),
@@ -64,32 +61,39 @@ pub(super) async fn get_cluster_info(
             recommended: Some(release),
             ..VersionInfo::default()
         }),
-        cluster_name: CLUSTER_NAME.to_owned(),
         history_shard_count: partitions(frontend),
         persistence_store: STORE_NAME.to_owned(),
         visibility_store: STORE_NAME.to_owned(),
-        initial_failover_version: FAILOVER_VERSION_FIRST,
+        initial_failover_version: frontend.regions().initial_version(&cluster_name).unwrap_or_default(),
+        cluster_name,
         failover_version_increment: FAILOVER_VERSION_STEP,
     })
 }
 
-/// Lists the one cluster that there is.
+/// Lists the regions, which stand where Temporal has clusters; without any, the one cluster that there is.
 pub(super) async fn list_clusters(
     frontend: &Frontend,
     _call: Call,
     _request: ListClustersRequest,
 ) -> Result<ListClustersResponse, Error> {
-    let cluster = ClusterMetadata {
-        cluster_name: CLUSTER_NAME.to_owned(),
-        cluster_id: frontend.cluster_id.clone(),
-        address: frontend.addresses.grpc.to_string(),
-        http_address: frontend.addresses.http.to_string(),
-        initial_failover_version: FAILOVER_VERSION_FIRST,
+    let (regions, here) = (frontend.regions(), frontend.pools.region_here());
+    let mut addresses =
+        if regions.are_named() { frontend.operations.client_addresses().await } else { BTreeMap::new() };
+    addresses.insert(here.clone(), frontend.addresses.grpc.to_string());
+    let cluster = |name: &str| ClusterMetadata {
+        cluster_name: name.to_owned(),
+        cluster_id: match regions.are_named() {
+            true => format!("{}-{name}", frontend.cluster_id),
+            false => frontend.cluster_id.clone(),
+        },
+        address: addresses.get(name).cloned().unwrap_or_default(),
+        http_address: if name == here { frontend.addresses.http.to_string() } else { String::new() },
+        initial_failover_version: regions.initial_version(name).unwrap_or_default(),
         history_shard_count: partitions(frontend),
         is_connection_enabled: true,
-        is_replication_enabled: false,
+        is_replication_enabled: regions.are_named(),
     };
-    Ok(ListClustersResponse { clusters: vec![cluster], ..ListClustersResponse::default() })
+    Ok(ListClustersResponse { clusters: regions.names().map(cluster).collect(), ..ListClustersResponse::default() })
 }
 
 /// Partitions stand where Temporal has shards.

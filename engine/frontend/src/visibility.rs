@@ -128,7 +128,7 @@ impl<'a> Runs<'a> {
     pub(super) fn new(frontend: &'a Frontend, namespace: &NamespaceRecord, ask: Ask) -> Result<Runs<'a>, Error> {
         let query = ask.read(&types(namespace))?;
         let namespace = Arc::clone(&namespace.namespace);
-        let spread = frontend.router.spread(visibility::only_workflow(&namespace, &query).as_ref())?;
+        let spread = frontend.router.spread(namespace.id, visibility::only_workflow(&namespace, &query).as_ref())?;
         let lists = ask.lists(&namespace);
         let asked = AskedRuns { namespace_id: namespace.id, ask };
         let namespace = lists;

@@ -67,6 +67,6 @@ impl Namespaces {
 
     /// Whether it is known which partition holds which slot.
     pub fn is_founded(&self) -> bool {
-        !self.partitions().is_empty()
+        !self.default_partitions().is_empty()
     }
 }

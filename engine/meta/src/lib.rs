@@ -1,5 +1,5 @@
-//! The metadata of the cluster: namespaces with their search attributes and worker deployments, settings of task queues, Nexus endpoints, which
-//! partition holds which hash slot, which nodes there are, where replicas should be, and which nodes have them.
+//! The metadata of the cluster: namespaces with their search attributes and worker deployments, settings of task queues, Nexus endpoints, pools of
+//! partitions, which partition holds which hash slot, which nodes there are, where replicas should be, and which nodes have them.
 //!
 //! They are rows of the meta group, written through its log like everything else. Every node with a replica keeps a view of the rows
 //! that are applied there. A change is answered once the view has it, so that whoever made it sees it at once.
@@ -8,11 +8,14 @@ mod change;
 mod delete;
 mod deployments;
 mod elsewhere;
+mod failover;
 mod namespaces;
 mod nexus_endpoints;
 mod owner;
 mod placements;
+mod pools;
 mod record;
+mod replication;
 mod slots;
 mod task_queues;
 mod topology;
@@ -23,9 +26,13 @@ pub use namespaces::{DEFAULT_RETENTION, Namespaces, NewNamespace, Page, SYSTEM_N
 pub use nexus_endpoints::{EndpointId, EndpointSpec, EndpointTarget, NexusEndpoint};
 pub use owner::keep_open;
 pub use placements::{DEFAULT_PLACEMENT, PLACEMENTS_MAX, Placement, REPLICAS_DEFAULT, Reads, Spread, is_name};
+pub use pools::{NewGroups, PlaceGroups, Pool, PoolId, Sharing, WantedPool};
 pub use record::{BadBinary, Deletion, NamespaceRecord};
+pub use replication::{
+    FAILOVER_VERSION_STEP, Failover, ONLY_REGION, Regions, Replication, ReplicationChange, check_local,
+};
 pub use task_queues::ConfiguredQueue;
-pub use topology::{GroupRow, Membership, NodeDisk, NodeLabels, NodeRow, Placed, Topology, TopologyChange};
+pub use topology::{Founder, GroupRow, Membership, NodeDisk, NodeLabels, NodeRow, Placed, Topology, TopologyChange};
 
 use std::borrow::Cow;
 

@@ -14,8 +14,11 @@ use tokio::sync::{Notify, watch};
 
 use super::MetaError;
 use super::change::{now, saved, until_led};
+use super::pools::{PlaceGroups, Pool, PoolId, WantedPool};
 use super::record::NamespaceRecord;
+use super::replication::Replication;
 use super::slots;
+use super::topology::Topology;
 use super::view::{Feed, View};
 
 /// The namespace that is the server's own. Its name is Temporal's: clients leave it out of lists by that name.
@@ -58,6 +61,8 @@ pub struct NewNamespace {
     pub owner_email: String,
     /// Whatever its owners keep with it.
     pub data: BTreeMap<String, String>,
+    /// Which regions it is in, if it is a global one.
+    pub replication: Option<Replication>,
 }
 
 /// A page of the list of namespaces.
@@ -119,7 +124,9 @@ impl Namespaces {
                 description: "the server's own namespace".to_owned(),
                 ..NewNamespace::default()
             };
-            self.register_with_id(id, system).await.map(drop).or_else(is_there)?;
+            let unasked = |_: &Topology, _: &Pool| Ok(Vec::new());
+            let made = self.register_with_id(id, &WantedPool::Default, &unasked, system).await;
+            made.map(drop).or_else(is_there)?;
         }
         for name in names {
             if self.by_name(name).is_none() {
@@ -141,7 +148,7 @@ impl Namespaces {
         Ok(())
     }
 
-    /// Which partition holds which slot; `wanted` if that was never written down.
+    /// Which partition of the pool `default` holds which slot; `wanted` if that was never written down.
     ///
     /// # Errors
     ///
@@ -197,16 +204,37 @@ impl Namespaces {
         Page { namespaces, next }
     }
 
-    /// Registers a namespace under a new id.
+    /// Registers a namespace under a new id, in the pool that the cluster was founded with.
     ///
     /// # Errors
     ///
     /// [`MetaError::AlreadyExists`], and see there.
     pub async fn register(&self, new: NewNamespace) -> Result<Arc<NamespaceRecord>, MetaError> {
-        self.register_with_id(NamespaceId(uuid::Uuid::new_v4().into_bytes()), new).await
+        let unasked = |_: &Topology, _: &Pool| Ok(Vec::new());
+        self.register_in(&WantedPool::Default, &unasked, new).await
     }
 
-    async fn register_with_id(&self, id: NamespaceId, new: NewNamespace) -> Result<Arc<NamespaceRecord>, MetaError> {
+    /// Registers a namespace under a new id, in a pool that is made if it is not there: `place` says where its groups are to be.
+    ///
+    /// # Errors
+    ///
+    /// [`MetaError::AlreadyExists`], [`MetaError::Protected`] with what `place` says, and see there.
+    pub async fn register_in(
+        &self,
+        wanted: &WantedPool,
+        place: &PlaceGroups<'_>,
+        new: NewNamespace,
+    ) -> Result<Arc<NamespaceRecord>, MetaError> {
+        self.register_with_id(NamespaceId(uuid::Uuid::new_v4().into_bytes()), wanted, place, new).await
+    }
+
+    async fn register_with_id(
+        &self,
+        id: NamespaceId,
+        wanted: &WantedPool,
+        place: &PlaceGroups<'_>,
+        new: NewNamespace,
+    ) -> Result<Arc<NamespaceRecord>, MetaError> {
         self.change(|view| {
             if view.by_name.contains_key(&new.name) {
                 return Err(MetaError::AlreadyExists(new.name.clone()));
@@ -215,7 +243,8 @@ impl Namespaces {
                 return Err(MetaError::Invalid(format!("cannot have more than {NAMESPACES_MAX} namespaces").into()));
             }
             let (now, new) = (now(), new.clone());
-            Ok(saved(NamespaceRecord {
+            let (pool, mut rows) = view.pool(wanted, place)?;
+            let (of_namespace, record) = saved(NamespaceRecord {
                 namespace: Arc::new(Namespace { id, name: new.name, retention: new.retention, ..Namespace::default() }),
                 state: NamespaceState::Registered,
                 description: new.description,
@@ -226,7 +255,11 @@ impl Namespaces {
                 created: now,
                 updated: now,
                 deletion: None,
-            }))
+                pool,
+                replication: new.replication,
+            });
+            rows.extend(of_namespace);
+            Ok((rows, record))
         })
         .await
     }
@@ -239,13 +272,17 @@ impl NamespaceSource for Namespaces {
 }
 
 impl SlotSource for Namespaces {
-    fn partition_of(&self, slot: u16) -> Option<GroupId> {
-        self.view.borrow().slots.as_ref().map(|slots| slots.owner(slot).partition)
+    fn partition_of(&self, namespace_id: NamespaceId, slot: u16) -> Option<GroupId> {
+        self.view.borrow().slots_of(namespace_id).map(|slots| slots.owner(slot).partition)
     }
 
-    fn partitions(&self) -> Vec<GroupId> {
+    fn partitions_of(&self, namespace_id: NamespaceId) -> Vec<GroupId> {
         let view = self.view.borrow();
-        view.slots.iter().flat_map(|slots| slots.partitions()).collect()
+        view.slots_of(namespace_id).into_iter().flat_map(SlotTable::partitions).collect()
+    }
+
+    fn default_partitions(&self) -> Vec<GroupId> {
+        self.partitions_in(PoolId::DEFAULT).into_iter().collect()
     }
 }
 

@@ -12,6 +12,8 @@ use everlog_proto::api::enums::v1::{IndexedValueType, NamespaceState};
 use prost::Message;
 
 use super::MetaError;
+use super::pools::PoolId;
+use super::replication::{Replication, ReplicationRow};
 
 /// A namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +38,10 @@ pub struct NamespaceRecord {
     pub updated: Time,
     /// Set once it is deleted with all that is in it.
     pub deletion: Option<Deletion>,
+    /// The pool of partitions that it is in, for good.
+    pub pool: PoolId,
+    /// Which regions it is in, if it is a global one.
+    pub replication: Option<Replication>,
 }
 
 /// Why the binary of a worker is bad.
@@ -83,6 +89,10 @@ struct Row {
     deletion: Option<DeletionRow>,
     #[prost(btree_map = "string, message", tag = "11")]
     bad_binaries: BTreeMap<String, BadBinaryRow>,
+    #[prost(uint32, tag = "12")]
+    pool: u32,
+    #[prost(message, optional, tag = "13")]
+    replication: Option<ReplicationRow>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -149,6 +159,8 @@ impl NamespaceRecord {
                 delay_ns: u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX),
             }),
             bad_binaries: self.bad_binaries.iter().map(|(checksum, bad)| (checksum.clone(), bad.to_row())).collect(),
+            pool: self.pool.0,
+            replication: self.replication.as_ref().map(Replication::to_row),
         };
         row.encode_to_vec()
     }
@@ -182,6 +194,8 @@ impl NamespaceRecord {
             deletion: row
                 .deletion
                 .map(|row| Deletion { asked: Time(row.asked_ns), delay: Duration::from_nanos(row.delay_ns) }),
+            pool: PoolId(row.pool),
+            replication: row.replication.map(Replication::from_row),
         })
     }
 }
@@ -198,10 +212,10 @@ impl BadBinary {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn record() -> NamespaceRecord {
+    pub(in super::super) fn record() -> NamespaceRecord {
         NamespaceRecord {
             namespace: Arc::new(Namespace {
                 id: NamespaceId([7; 16]),
@@ -218,6 +232,8 @@ mod tests {
             created: Time(1),
             updated: Time(2),
             deletion: None,
+            pool: PoolId::DEFAULT,
+            replication: None,
         }
     }
 
@@ -248,6 +264,13 @@ mod tests {
         let bad = BadBinary { reason: "r".to_owned(), operator: "o".to_owned(), created: Time(3) };
         let record = NamespaceRecord { bad_binaries: BTreeMap::from([("c".to_owned(), bad)]), ..record() };
         assert!(record.encode().ends_with(b"\x5a\x14\x0a\x01c\x12\x0f\x0a\x01r\x12\x01o\x19\x03\0\0\0\0\0\0\0"));
+        assert_eq!(NamespaceRecord::decode(record.namespace.id, &record.encode()), Ok(record));
+    }
+
+    #[test]
+    fn a_pool_has_its_field() {
+        let record = NamespaceRecord { pool: PoolId(300), ..record() };
+        assert!(record.encode().ends_with(b"\x60\xac\x02"));
         assert_eq!(NamespaceRecord::decode(record.namespace.id, &record.encode()), Ok(record));
     }
 

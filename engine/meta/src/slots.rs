@@ -1,4 +1,4 @@
-//! The slot table as it is stored: one row.
+//! Slot tables as they are stored: that of the pool `default` is a row, those of other pools are in theirs.
 
 use bytes::Bytes;
 use everlog_model::{SlotRange, SlotTable};
@@ -16,7 +16,7 @@ struct Row {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Range {
+pub(super) struct Range {
     #[prost(uint32, tag = "1")]
     slots: u32,
     #[prost(uint32, tag = "2")]
@@ -31,20 +31,32 @@ pub(super) fn key() -> Bytes {
 }
 
 pub(super) fn encode(table: &SlotTable) -> Bytes {
-    let range =
-        |range: &SlotRange| Range { slots: range.slots.into(), partition: range.partition.0, epoch: range.epoch };
-    Row { ranges: table.ranges().iter().map(range).collect() }.encode_to_vec().into()
+    Row { ranges: to_ranges(table) }.encode_to_vec().into()
 }
 
 pub(super) fn decode(value: &[u8]) -> Result<SlotTable, MetaError> {
-    let corrupt = |why: &str| MetaError::Corrupt(format!("slot table: {why}"));
-    let row = Row::decode(value).map_err(|error| corrupt(&error.to_string()))?;
+    from_ranges(Row::decode(value).map_err(|error| corrupt(&error.to_string()))?.ranges)
+}
+
+/// The ranges of a table as they are stored.
+pub(super) fn to_ranges(table: &SlotTable) -> Vec<Range> {
+    let range =
+        |range: &SlotRange| Range { slots: range.slots.into(), partition: range.partition.0, epoch: range.epoch };
+    table.ranges().iter().map(range).collect()
+}
+
+/// The table that was stored as these ranges.
+pub(super) fn from_ranges(ranges: Vec<Range>) -> Result<SlotTable, MetaError> {
     let range = |range: Range| {
         let slots = u16::try_from(range.slots).ok()?;
         Some(SlotRange { slots, partition: GroupId(range.partition), epoch: range.epoch })
     };
-    let ranges = row.ranges.into_iter().map(range).collect::<Option<Vec<_>>>();
+    let ranges = ranges.into_iter().map(range).collect::<Option<Vec<_>>>();
     ranges.and_then(SlotTable::from_ranges).ok_or_else(|| corrupt("it does not cover every slot once"))
+}
+
+fn corrupt(why: &str) -> MetaError {
+    MetaError::Corrupt(format!("slot table: {why}"))
 }
 
 #[cfg(test)]

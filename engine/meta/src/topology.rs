@@ -5,8 +5,11 @@
 //! |---|---|
 //! | `disk/<node>` | the data directory that took the place of a lost one, and how many were lost before ([`NodeDisk`]) |
 //! | `node/<node>` | a node that joined, leaves or has left, or has labels ([`NodeRow`]) |
-//! | `replicas/<group>` | the replicas that a group should have, and those that it is to lose ([`GroupRow`]) |
+//! | `replicas/<group>` | the replicas that a group should have, those that it is to lose, and who founds it if nobody has yet ([`GroupRow`]) |
 //! | `placement/<name>` | where the replicas of groups should be ([`Placement`]) |
+//! | `pool/<id>` | a pool of partitions beside the one that the cluster was founded with ([`Pool`]) |
+//! | `regions` | the regions that nodes have named, in the order in which they did ([`Regions`](crate::Regions)) |
+//! | `counters` | the greatest ids of groups and pools that were given out (`Counters`) |
 //!
 //! A node is known by its id, its disk by the id of its data directory. When the disk is lost, what it had promised is, too: votes, and entries
 //! that it acknowledged. So its replicas never come back. The new disk gets replicas with new ids, by its number. For the same reason a replica
@@ -23,6 +26,8 @@ use everlog_storage::{GroupId, NodeId};
 use prost::Message;
 
 use super::placements::{DEFAULT_PLACEMENT, Placement};
+use super::pools::{Counters, Pool, PoolId};
+use super::replication::Regions;
 use super::{MetaError, Namespaces};
 
 /// The whole of it.
@@ -32,10 +37,16 @@ pub struct Topology {
     pub disks: BTreeMap<NodeId, NodeDisk>,
     /// Nodes that joined, and founders that have labels, leave or have left.
     pub nodes: BTreeMap<NodeId, NodeRow>,
-    /// Groups whose replicas are others than when the cluster was founded.
+    /// Groups whose replicas are others than when the cluster was founded, and groups that were made since.
     pub groups: BTreeMap<GroupId, GroupRow>,
     /// The placements that were written down, by name.
     pub placements: BTreeMap<String, Placement>,
+    /// The pools that were made since.
+    pub pools: BTreeMap<PoolId, Pool>,
+    /// The regions that nodes have named.
+    pub regions: Regions,
+    /// The greatest ids that were given out since.
+    pub(super) counters: Counters,
 }
 
 /// The disk of a node that has lost one.
@@ -107,9 +118,39 @@ pub struct GroupRow {
     pub leaving: Vec<Placed>,
     /// Whether that is known.
     pub is_settled: bool,
+    /// The replicas that a group is founded with which was made after its cluster: each of them may found it, with all of them. None once that is done.
+    pub founding: Vec<Founder>,
+}
+
+/// A replica that a group is founded with. It has generation 0, votes, and is on the disk that the node has then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Founder {
+    /// The node.
+    pub node: NodeId,
+    /// How many disks of the node were lost before.
+    pub disk: u32,
 }
 
 impl GroupRow {
+    /// A group that is yet to be founded, with a replica on each of these disks; the node that should lead it comes first.
+    pub fn new(founding: Vec<Founder>) -> GroupRow {
+        let placed = |founder: &Founder| Placed { node: founder.node, generation: 0, is_voter: true };
+        GroupRow {
+            version: 1,
+            last_generation: 0,
+            replicas: founding.iter().map(placed).collect(),
+            leaving: Vec::new(),
+            is_settled: false,
+            founding,
+        }
+    }
+
+    /// The same group once it is known that it has the replicas that it should have, and no others.
+    #[must_use]
+    pub fn settled(&self) -> GroupRow {
+        GroupRow { is_settled: true, leaving: Vec::new(), founding: Vec::new(), ..self.clone() }
+    }
+
     /// The replica on a node that is to be there, or may be needed yet.
     pub fn on(&self, node: NodeId) -> Option<Placed> {
         let mut all = self.replicas.iter().chain(&self.leaving);
@@ -176,11 +217,24 @@ struct GroupMessage {
     leaving: Vec<PlacedMessage>,
     #[prost(bool, tag = "5")]
     is_settled: bool,
+    #[prost(message, repeated, tag = "6")]
+    founding: Vec<FounderMessage>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct FounderMessage {
+    #[prost(uint32, tag = "1")]
+    node: u32,
+    #[prost(uint32, tag = "2")]
+    disk: u32,
 }
 
 const DISK: &[u8] = b"disk/";
 const NODE: &[u8] = b"node/";
 const GROUP: &[u8] = b"replicas/";
+const POOL: &[u8] = b"pool/";
+const REGIONS: &[u8] = b"regions";
+const COUNTERS: &[u8] = b"counters";
 const PLACEMENT: &[u8] = b"placement/";
 
 /// What a row of the topology is about.
@@ -189,6 +243,9 @@ pub(super) enum TopologyKey {
     Disk(NodeId),
     Node(NodeId),
     Group(GroupId),
+    Pool(PoolId),
+    Regions,
+    Counters,
     Placement(String),
 }
 
@@ -204,14 +261,21 @@ impl TopologyKey {
         let node = || id(NODE).map(|id| number(id).map(|id| TopologyKey::Node(NodeId(id))));
         let group = || id(GROUP).map(|id| number(id).map(|id| TopologyKey::Group(GroupId(id))));
         let placement = || id(PLACEMENT).map(placement_name);
-        disk.or_else(node).or_else(group).or_else(placement)
+        let pool = || id(POOL).map(|id| number(id).map(|id| TopologyKey::Pool(PoolId(id))));
+        let regions = || id(REGIONS).filter(|rest| rest.is_empty()).map(|_| Ok(TopologyKey::Regions));
+        let counters = || id(COUNTERS).filter(|rest| rest.is_empty()).map(|_| Ok(TopologyKey::Counters));
+        let later = || placement().or_else(pool).or_else(regions).or_else(counters);
+        disk.or_else(node).or_else(group).or_else(later)
     }
 
-    fn row(self) -> Bytes {
+    pub(super) fn row(self) -> Bytes {
         let (prefix, id) = match self {
             TopologyKey::Disk(NodeId(id)) => (DISK, id),
             TopologyKey::Node(NodeId(id)) => (NODE, id),
             TopologyKey::Group(GroupId(id)) => (GROUP, id),
+            TopologyKey::Pool(PoolId(id)) => (POOL, id),
+            TopologyKey::Regions => return meta_row(MetaKind::Other, REGIONS),
+            TopologyKey::Counters => return meta_row(MetaKind::Other, COUNTERS),
             TopologyKey::Placement(name) => {
                 return meta_row(MetaKind::Other, &[PLACEMENT, name.as_bytes()].concat());
             }
@@ -281,6 +345,9 @@ impl Topology {
             TopologyKey::Disk(node) => put(&mut self.disks, node, value.map(decode_disk).transpose()?),
             TopologyKey::Node(node) => put(&mut self.nodes, node, value.map(decode_node).transpose()?),
             TopologyKey::Group(group) => put(&mut self.groups, group, value.map(decode_group).transpose()?),
+            TopologyKey::Pool(pool) => put(&mut self.pools, pool, value.map(Pool::decode).transpose()?),
+            TopologyKey::Regions => self.regions = value.map(Regions::decode).transpose()?.unwrap_or_default(),
+            TopologyKey::Counters => self.counters = value.map(Counters::decode).transpose()?.unwrap_or_default(),
             TopologyKey::Placement(name) => {
                 put(&mut self.placements, name, value.map(Placement::decode).transpose()?);
             }
@@ -349,13 +416,15 @@ fn encode_group(row: &GroupRow) -> Bytes {
         });
         placed.collect()
     };
-    let GroupRow { version, last_generation, replicas, leaving, is_settled } = row;
+    let GroupRow { version, last_generation, replicas, leaving, is_settled, founding } = row;
+    let founder = |founder: &Founder| FounderMessage { node: founder.node.0, disk: founder.disk };
     let message = GroupMessage {
         version: *version,
         last_generation: *last_generation,
         replicas: placed(replicas),
         leaving: placed(leaving),
         is_settled: *is_settled,
+        founding: founding.iter().map(founder).collect(),
     };
     message.encode_to_vec().into()
 }
@@ -371,8 +440,16 @@ fn decode_group(value: &[u8]) -> Result<GroupRow, MetaError> {
         });
         placed.collect::<Vec<_>>()
     };
-    let GroupMessage { version, last_generation, replicas, leaving, is_settled } = message;
-    let row = GroupRow { version, last_generation, replicas: placed(replicas), leaving: placed(leaving), is_settled };
+    let GroupMessage { version, last_generation, replicas, leaving, is_settled, founding } = message;
+    let founder = |FounderMessage { node, disk }| Founder { node: NodeId(node), disk };
+    let row = GroupRow {
+        version,
+        last_generation,
+        replicas: placed(replicas),
+        leaving: placed(leaving),
+        is_settled,
+        founding: founding.into_iter().map(founder).collect(),
+    };
     if !row.replicas.iter().any(|placed| placed.is_voter) {
         return Err(corrupt(WHAT, "it has none that votes"));
     }
@@ -452,6 +529,7 @@ mod tests {
             replicas: vec![placed(1, 0, true), placed(4, 7, true), placed(300, 6, false)],
             leaving: vec![placed(2, 0, true)],
             is_settled: false,
+            founding: Vec::new(),
         }
     }
 
@@ -487,6 +565,12 @@ mod tests {
         let bytes = encode_group(&row());
         assert_eq!(hex(&bytes), "080310071a04080118011a060804100718011a0508ac021006220408021801");
         assert_eq!(decode_group(&bytes), Ok(row()));
+        let founders = [(4, 0), (300, 2)].map(|(node, disk)| Founder { node: NodeId(node), disk });
+        let new = GroupRow::new(founders.to_vec());
+        let bytes = encode_group(&new);
+        assert_eq!(hex(&bytes), "08011a04080418011a0508ac021801320208043205 08ac021002".replace(' ', ""));
+        assert_eq!(decode_group(&bytes), Ok(new.clone()));
+        assert_eq!(decode_group(&encode_group(&new.settled())).unwrap().founding, []);
         for bytes in [&b""[..], b"\xff", b"\x08\x01\x1a\x02\x08\x01"] {
             assert!(matches!(decode_group(bytes), Err(MetaError::Corrupt(_))), "{bytes:?}");
         }
@@ -494,10 +578,10 @@ mod tests {
 
     #[test]
     fn a_row_is_found_by_its_key() {
+        let disk = TopologyKey::Disk(NodeId(258));
         let placement = TopologyKey::Placement("eu".to_owned());
-        for key in
-            [TopologyKey::Disk(NodeId(258)), TopologyKey::Node(NodeId(1)), TopologyKey::Group(GroupId(0)), placement]
-        {
+        let others = [placement, TopologyKey::Pool(PoolId(7)), TopologyKey::Regions, TopologyKey::Counters];
+        for key in [disk, TopologyKey::Node(NodeId(1)), TopologyKey::Group(GroupId(0))].into_iter().chain(others) {
             assert_eq!(TopologyKey::of(&key.clone().row()), Some(Ok(key)));
         }
         assert_eq!(TopologyKey::of(&meta_row(MetaKind::Other, b"slots")), None);

@@ -1,13 +1,18 @@
 //! Changes of a namespace.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_model::search_attributes;
 use everlog_proto::api::enums::v1::{IndexedValueType, NamespaceState};
 
+use everlog_storage::state::RowChange;
+
 use super::change::{now, saved};
 use super::record::{BadBinary, NamespaceRecord};
+use super::replication::{ReplicationChange, check_local};
+use super::view::View;
 use super::{MetaError, Namespaces};
 
 /// Search attributes that a namespace may have of its own.
@@ -28,12 +33,15 @@ impl Namespaces {
         self.change(|view| {
             let before = view.by_name.get(name).ok_or_else(|| MetaError::NotFound(name.to_owned()))?;
             let mut record = NamespaceRecord::clone(before);
-            change(&mut NamespaceChange { record: &mut record })?;
-            if record == **before {
+            let mut rows = Vec::new();
+            change(&mut NamespaceChange { record: &mut record, view, rows: &mut rows })?;
+            if record == **before && rows.is_empty() {
                 return Ok((Vec::new(), Arc::clone(before)));
             }
             record.updated = now();
-            Ok(saved(record))
+            let (of_namespace, record) = saved(record);
+            rows.extend(of_namespace);
+            Ok((rows, record))
         })
         .await
     }
@@ -95,6 +103,9 @@ impl Namespaces {
 /// A namespace that is being changed.
 pub struct NamespaceChange<'a> {
     record: &'a mut NamespaceRecord,
+    view: &'a View,
+    /// What else changes with it.
+    rows: &'a mut Vec<RowChange>,
 }
 
 impl NamespaceChange<'_> {
@@ -117,6 +128,33 @@ impl NamespaceChange<'_> {
     /// How long runs that close from now on are kept.
     pub fn set_retention(&mut self, retention: Duration) {
         self.record.set_retention(retention);
+    }
+
+    /// Whether it is a global one.
+    pub fn is_global(&self) -> bool {
+        self.record.replication.is_some()
+    }
+
+    /// Changes which regions it is in and which one leads, if it is a global one. Namespaces that fail over with it do so now.
+    ///
+    /// # Errors
+    ///
+    /// [`MetaError::Invalid`] with what Temporal says, [`MetaError::Protected`] if it cannot be in these regions.
+    pub fn set_replication(&mut self, wanted: &ReplicationChange) -> Result<(), MetaError> {
+        let (view, record) = (self.view, &mut *self.record);
+        let known = &view.topology.regions;
+        let Some(before) = &record.replication else {
+            return check_local(known, &view.topology.home_of(record.pool), wanted, record.state);
+        };
+        let next = before.changed(known, wanted, record.state, now())?;
+        let id = record.namespace.id;
+        if next.regions.iter().collect::<BTreeSet<_>>() != before.regions.iter().collect() {
+            self.rows.extend(view.spread_pool(record.pool, id, &next)?);
+        } else if wanted.active.is_some() {
+            self.rows.extend(view.fail_over(record.pool, id, &next));
+        }
+        record.replication = Some(next);
+        Ok(())
     }
 
     /// Sets what is not empty.

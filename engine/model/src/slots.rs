@@ -1,4 +1,4 @@
-//! The slot table: which partition holds the workflows of which hash slot.
+//! The slot table of a pool: which of its partitions holds the workflows of which hash slot.
 
 use std::collections::BTreeSet;
 
@@ -6,13 +6,16 @@ use everlog_kernel::NamespaceId;
 use everlog_storage::GroupId;
 use everlog_storage::keys::{self, SLOTS};
 
-/// Which partition holds a hash slot.
+/// Which partition holds a hash slot of a namespace: each namespace is in a pool of partitions, and each pool has a table of its own.
 pub trait SlotSource: Send + Sync + 'static {
-    /// The partition, if the table is known here.
-    fn partition_of(&self, slot: u16) -> Option<GroupId>;
+    /// The partition, if the namespace and its pool are known here.
+    fn partition_of(&self, namespace_id: NamespaceId, slot: u16) -> Option<GroupId>;
 
-    /// Every partition that holds a slot, by id; none if the table is not known here.
-    fn partitions(&self) -> Vec<GroupId>;
+    /// Every partition that a namespace may have something in, by id; none if the namespace or its pool is not known here.
+    fn partitions_of(&self, namespace_id: NamespaceId) -> Vec<GroupId>;
+
+    /// Every partition of the pool that namespaces are in which choose none, by id; none if its table is not known here.
+    fn default_partitions(&self) -> Vec<GroupId>;
 }
 
 /// The hash slot of a workflow, of any other entity, or of the home of a task queue.

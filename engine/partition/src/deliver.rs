@@ -63,7 +63,7 @@ impl Post {
 
     fn way(&self, message: &OutboxMessage) -> Way {
         let Some(address) = target(&*self.namespaces, message) else { return Way::Nowhere };
-        let Some(id) = self.slots.partition_of(address.slot()) else { return Way::Nowhere };
+        let Some(id) = self.slots.partition_of(address.namespace.id, address.slot()) else { return Way::Nowhere };
         if let Some(node) = self.cluster.leaders.leads_elsewhere(id) {
             return Way::There(node);
         }

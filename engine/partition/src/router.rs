@@ -14,7 +14,7 @@ use futures::future::try_join_all;
 
 use super::cluster::{Cluster, OtherNodes};
 use super::outbox::Delivery;
-use super::{Partition, Partitions, deliver};
+use super::{Partition, Partitions, Status, deliver};
 
 /// The way of a request.
 #[derive(Clone)]
@@ -51,21 +51,22 @@ impl Router {
 
     /// The way to a workflow, or to any other entity of that id.
     pub fn workflow(&self, namespace_id: NamespaceId, id: &str) -> Route {
-        self.slot(slot_of(namespace_id, id))
+        self.slot(namespace_id, slot_of(namespace_id, id))
     }
 
     /// The way to the home of a task queue.
     pub fn queue(&self, queue: &QueueId) -> Route {
-        self.slot(queue.slot())
+        self.slot(queue.namespace_id, queue.slot())
     }
 
-    /// The way to whatever has that hash slot.
-    pub fn slot(&self, slot: u16) -> Route {
-        self.slots.partition_of(slot).map_or(Route::Nowhere, |partition| self.partition(partition))
+    /// The way to whatever of a namespace has that hash slot.
+    pub fn slot(&self, namespace_id: NamespaceId, slot: u16) -> Route {
+        let partition = self.slots.partition_of(namespace_id, slot);
+        partition.map_or(Route::Nowhere, |partition| self.partition(partition))
     }
 
     pub(crate) fn way(&self, workflow: &WorkflowRef) -> Route {
-        self.slot(workflow.slot())
+        self.slot(workflow.namespace.id, workflow.slot())
     }
 
     fn partition(&self, partition: GroupId) -> Route {
@@ -130,15 +131,15 @@ impl Router {
         }
     }
 
-    /// Where a workflow is, or all of them are.
+    /// Where a workflow of a namespace is, or all of them are.
     ///
     /// # Errors
     ///
     /// [`CallError::NotDone`] if no node is known to lead one of the partitions.
-    pub fn spread(&self, workflow: Option<&WorkflowRef>) -> Result<Spread, CallError> {
+    pub fn spread(&self, namespace_id: NamespaceId, workflow: Option<&WorkflowRef>) -> Result<Spread, CallError> {
         let partitions = match workflow {
-            Some(workflow) => self.slots.partition_of(workflow.slot()).into_iter().collect(),
-            None => self.slots.partitions(),
+            Some(workflow) => self.slots.partition_of(namespace_id, workflow.slot()).into_iter().collect(),
+            None => self.slots.partitions_of(namespace_id),
         };
         let mut spread = Spread { here: Vec::new(), there: BTreeMap::new() };
         for partition in partitions {
@@ -157,9 +158,23 @@ impl Router {
         &self.partitions
     }
 
-    /// How many partitions there are, here and elsewhere.
+    /// The partitions of this node that a namespace may have something in.
+    pub fn partitions_of(&self, namespace_id: NamespaceId) -> Vec<Arc<Partition>> {
+        self.slots.partitions_of(namespace_id).into_iter().filter_map(|id| self.partitions.get(id)).collect()
+    }
+
+    /// The node that is known to lead a partition; `me` is this one.
+    pub fn leader(&self, partition: GroupId, me: NodeId) -> Option<NodeId> {
+        match self.partition(partition) {
+            Route::Here(partition) => (*partition.status.borrow() == Status::Serving).then_some(me),
+            Route::There(node) => Some(node),
+            Route::Nowhere => None,
+        }
+    }
+
+    /// How many partitions there are, here and elsewhere, for namespaces that choose no others.
     pub fn partitions_count(&self) -> usize {
-        self.slots.partitions().len()
+        self.slots.default_partitions().len()
     }
 }
 

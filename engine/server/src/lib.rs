@@ -3,6 +3,7 @@
 //! Start reading at [`node`] for how a node is put together, then `everlog-partition` for where decisions are made,
 //! `everlog-matching` for how tasks meet workers, and `everlog-frontend` for the gRPC services.
 
+mod alone;
 pub mod descriptors;
 pub mod disk;
 mod growth;

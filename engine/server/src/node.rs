@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_cluster::{
-    About, DiskFigures, GroupLeaders, Leads, Nodes, Offers, Operations, OperationsParts, Pages, Peers, Places,
-    TransportPeers, Voters,
+    About, DiskFigures, GroupLeaders, Health, Leads, Nodes, Offers, Operations, OperationsParts, Pages, Peers, Places,
+    Pools, PoolsParts, TransportPeers, Voters,
 };
 use everlog_frontend::{Listeners, ServeError, Services};
 use everlog_kernel::Limits;
@@ -37,6 +37,7 @@ use everlog_storage::segment_log::{LogOptions, SegmentLog};
 use everlog_storage::state::{StateEngine, StateError};
 use parking_lot::RwLock;
 
+use crate::alone::{self, Alone};
 use crate::descriptors::Descriptors;
 use crate::disk::{self, DiskWatch};
 use crate::membership::{ClusterOptions, Membership};
@@ -144,6 +145,8 @@ pub struct Node {
     pub nodes: Option<Arc<Nodes>>,
     /// What operators see and steer.
     pub operations: Arc<Operations>,
+    /// The pools of partitions.
+    pub pools: Arc<Pools>,
     raft: Arc<everlog_raft::Node>,
     log: Arc<SegmentLog>,
     state: Arc<RocksState>,
@@ -195,6 +198,8 @@ pub struct Assembly {
     pub nodes: Option<Arc<Nodes>>,
     /// What operators see and steer.
     pub operations: Arc<Operations>,
+    /// The pools of partitions.
+    pub pools: Arc<Pools>,
     /// What goes on beside, for as long as the node runs.
     pub tasks: Vec<AbortOnDrop>,
 }
@@ -266,8 +271,9 @@ impl Node {
             disk: disk::figures(&directory),
         };
         // The futures of whoever calls would be nested too deeply for the compiler.
-        let Assembly { router, matching, namespaces, queries, batch_jobs, nexus_calls, nodes, operations, tasks } =
-            Box::pin(ground.assemble()).await?;
+        let assembly = Box::pin(ground.assemble()).await?;
+        let Assembly { router, matching, namespaces, queries, batch_jobs, nexus_calls, .. } = assembly;
+        let Assembly { nodes, operations, pools, tasks, .. } = assembly;
         Ok(Node {
             router,
             matching,
@@ -277,6 +283,7 @@ impl Node {
             nexus_calls,
             nodes,
             operations,
+            pools,
             raft,
             log,
             state,
@@ -381,6 +388,16 @@ impl Ground {
                 None => Box::new(|_| None),
             },
         });
+        let pools = Pools::new(PoolsParts {
+            me,
+            namespaces: Arc::clone(&namespaces),
+            router: router.clone(),
+            places: places.clone(),
+            health: match membership.clone() {
+                Some(membership) => Box::new(move |node| membership.health(node)),
+                None => Box::new(|_| Health::Up),
+            },
+        });
         if let (Some(membership), Some(places), Some(nodes)) = (membership.clone(), places, nodes.clone()) {
             let replicas = Arc::new(Replicas {
                 raft: Arc::clone(&raft),
@@ -395,9 +412,13 @@ impl Ground {
             tasks.push(spawn(Arc::clone(&replicas).follow()));
             tasks.push(spawn(Arc::clone(&replicas).lead(Arc::clone(&operations))));
             tasks.push(spawn(Arc::clone(&replicas).announce(Arc::clone(&operations))));
+            tasks.push(spawn(Arc::clone(&replicas).hand_on()));
             tasks.push(spawn(replicas.plan()));
+        } else {
+            let namespaces = Arc::clone(&namespaces);
+            tasks.push(spawn(Alone { raft: Arc::clone(&raft), namespaces, groups, partitions }.follow()));
         }
-        Ok(Assembly { router, matching, namespaces, queries, batch_jobs, nexus_calls, nodes, operations, tasks })
+        Ok(Assembly { router, matching, namespaces, queries, batch_jobs, nexus_calls, nodes, operations, pools, tasks })
     }
 }
 
@@ -520,6 +541,7 @@ pub async fn run(
     let services = Services {
         disk,
         operations: Arc::clone(&node.operations),
+        pools: Arc::clone(&node.pools),
         router: node.router.clone(),
         nodes: node.nodes.clone(),
         matching: node.matching.clone(),
@@ -578,8 +600,9 @@ fn seams(neighbours: Option<Neighbours>, rows: TaskRows, namespaces: &Arc<Namesp
     };
     let nodes = Nodes::new(me, peers, rows);
     let slots: Arc<dyn SlotSource> = Arc::clone(namespaces) as _;
-    let offers = Offers::new(Arc::clone(&nodes), slots, Arc::clone(&leaders));
-    let pages: Arc<dyn Backlog> = Arc::new(Pages::new(Arc::clone(&nodes), Arc::clone(namespaces) as _));
+    let offers = Offers::new(Arc::clone(&nodes), Arc::clone(&slots), Arc::clone(&leaders));
+    let pages: Arc<dyn Backlog> =
+        Arc::new(Pages::new(Arc::clone(&nodes), Arc::clone(namespaces) as _, Arc::clone(&slots)));
     let matching = MatchingHandle::new(Matching::new(pages), Arc::clone(&offers) as Arc<dyn Homes>);
     offers.set_matching(matching.local());
     let cluster = Cluster { leaders, others: Arc::clone(&nodes) as _ };
@@ -622,6 +645,7 @@ impl Starting<'_> {
         for partition in slots.partitions().into_iter().filter(|partition| !leads_elsewhere(partition)) {
             groups.push(self.group(partition).await?);
         }
+        groups.extend(alone::open_later_groups(self.raft, &namespaces.topology()).await?);
         for group in &groups {
             until_led(group).await?;
         }

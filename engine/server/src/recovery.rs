@@ -329,6 +329,7 @@ fn changes(plan: &RecoveryPlan, picture: &Picture) -> Result<Vec<TopologyChange>
             replicas: vec![Placed { node, generation, is_voter: true }],
             leaving: Vec::new(),
             is_settled: true,
+            founding: Vec::new(),
         };
         changes.push(TopologyChange::Group(group, row));
     }

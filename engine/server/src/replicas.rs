@@ -21,11 +21,15 @@ use everlog_partition::Partitions;
 use everlog_raft::{Group, GroupSlot, GroupSlots, NodeError};
 use everlog_storage::GroupId;
 use parking_lot::RwLock;
+use tokio::time::Instant;
 
 use crate::membership::Membership;
 
 /// How often a node looks at what is not as it should be.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the node that should lead a new group has to found it, before the others do.
+const FOUND_WAIT: Duration = Duration::from_secs(2);
 
 /// How long a step of one group may keep the others waiting.
 const STEP_TIME_MAX: Duration = Duration::from_secs(10);
@@ -53,7 +57,7 @@ pub(crate) async fn open_known(
     let picture = places.picture_of(&topology);
     let is_founding = !is_bootstrapped && membership.is_founder();
     let mut groups = Vec::new();
-    for partition in (1..=membership.founding.partitions).map(GroupId) {
+    for partition in picture.partitions() {
         let wanted = picture.replica_on(membership.me, partition);
         let group = match (raft.replica_here(partition).await?, wanted) {
             (Some(here), Some(wanted)) if here == wanted => raft.open_group(here).await?,
@@ -72,20 +76,28 @@ impl Replicas {
     pub(crate) async fn follow(self: Arc<Replicas>) {
         let mut is_up_to_date = false;
         let mut leftovers = true;
+        let mut seen_unfounded = BTreeMap::new();
         loop {
             let topology = self.places.topology();
             self.membership.follow(&topology);
             let picture = self.places.picture_of(&topology);
             let mut is_done = true;
-            for partition in (1..=self.membership.founding.partitions).map(GroupId) {
-                is_done &= self.bring_here(partition, &picture, &mut is_up_to_date, leftovers).await.unwrap_or_else(
-                    |NodeError(error)| {
-                        tracing::warn!(%partition, error, "this node does not have the replica that it should have");
-                        false
-                    },
-                );
+            let was_up_to_date = is_up_to_date;
+            for partition in picture.partitions() {
+                let brought = async {
+                    let is_here = self.bring_here(partition, &picture, &mut is_up_to_date, leftovers).await?;
+                    Ok(is_here && self.found(partition, &picture, &mut is_up_to_date, &mut seen_unfounded).await?)
+                };
+                is_done &= brought.await.unwrap_or_else(|NodeError(error)| {
+                    tracing::warn!(%partition, error, "this node does not have the replica that it should have");
+                    false
+                });
             }
             leftovers = false;
+            if is_up_to_date && !was_up_to_date {
+                // What waited for that goes on.
+                continue;
+            }
             let changed = self.namespaces.until_other_topology(&topology);
             if is_done {
                 changed.await;
@@ -134,6 +146,36 @@ impl Replicas {
         };
         self.add(group);
         Ok(true)
+    }
+
+    /// Founds a partition that was made after its cluster, if nobody has yet and this node is one of those that may. The one that should lead it does so
+    /// first; each of the others only if that one does not come. All of them name the same replicas, so it is one group whoever comes first. False
+    /// if that has to wait.
+    async fn found(
+        &self,
+        partition: GroupId,
+        picture: &Picture,
+        is_up_to_date: &mut bool,
+        seen: &mut BTreeMap<GroupId, Instant>,
+    ) -> Result<bool, NodeError> {
+        let founders = picture.founders_of(partition);
+        let here = picture.replica_on(self.membership.me, partition);
+        let place = founders.iter().position(|(replica, _)| here.is_some_and(|here| here.replica == *replica));
+        let group = self.groups.get(partition).filter(|group| !group.is_founded());
+        let Some((place, group)) = place.zip(group) else {
+            seen.remove(&partition);
+            return Ok(true);
+        };
+        let seen = *seen.entry(partition).or_insert_with(Instant::now);
+        if !*is_up_to_date {
+            // By what was seen before that, it may have been founded and moved since.
+            *is_up_to_date = self.catch_up().await;
+            return Ok(false);
+        }
+        if place == 0 || seen.elapsed() > FOUND_WAIT {
+            group.found(&founders.into_iter().collect()).await?;
+        }
+        Ok(false)
     }
 
     fn add(&self, group: Group) {
@@ -197,11 +239,23 @@ impl Replicas {
         }
     }
 
+    /// Has leads go to whom should have them as soon as the metadata say so, for as long as it is polled.
+    pub(crate) async fn hand_on(self: Arc<Replicas>) {
+        loop {
+            let topology = self.places.topology();
+            self.leads.look();
+            self.namespaces.until_other_topology(&topology).await;
+        }
+    }
+
     /// Plans which nodes should have which replicas as long as the metadata are led here, for as long as it is polled.
     pub(crate) async fn plan(self: Arc<Replicas>) {
         loop {
             let topology = self.places.topology();
             if self.namespaces.is_led_here() {
+                if let Err(error) = self.namespaces.note_regions().await {
+                    tracing::info!(%error, "new regions cannot be written down now");
+                }
                 match self.places.carry_on(|node| self.membership.health(node)).await {
                     Ok(changes) => changes.iter().for_each(say),
                     Err(error) => tracing::info!(%error, "what should be where cannot be written down now"),

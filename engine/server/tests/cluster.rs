@@ -5,6 +5,10 @@
 #[path = "cluster/batch_jobs.rs"]
 mod batch_jobs;
 mod harness;
+#[path = "cluster/pools.rs"]
+mod pools;
+#[path = "cluster/regions.rs"]
+mod regions;
 
 use std::fs::File;
 use std::net::TcpListener;

@@ -37,13 +37,8 @@ async fn start(path: &Path) -> Node {
 async fn a_panic_costs_the_command_that_did_it_and_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let node = start(directory.path()).await;
-    let namespace = everlog_kernel::Namespace {
-        id: everlog_kernel::NamespaceId([7; 16]),
-        name: "n".to_owned(),
-        retention: std::time::Duration::from_secs(1),
-        ..everlog_kernel::Namespace::default()
-    };
-    let namespace = Arc::new(namespace);
+    let new = NewNamespace { name: "n".to_owned(), retention: Duration::from_secs(60), ..NewNamespace::default() };
+    let namespace = Arc::clone(&node.namespaces.register(new).await.unwrap().namespace);
     let workflow = |id: &str| WorkflowRef { namespace: Arc::clone(&namespace), workflow_id: id.into() };
     let partition = node.router.partition_of(&workflow("w")).unwrap().clone();
 

@@ -59,7 +59,19 @@ pub(crate) async fn under_load(
     workers_at: &[usize],
     disturb: impl AsyncFnOnce(&Probes) -> Result<Injected, Failure>,
 ) -> Result<(), Failure> {
-    let client = Arc::new(Client::new(&cluster.addresses(), "default", seen)?);
+    under_load_in("default", cluster, seen, seed, workers_at, disturb).await
+}
+
+/// The same in a namespace.
+pub(crate) async fn under_load_in(
+    namespace: &str,
+    cluster: &Cluster,
+    seen: &Arc<Seen>,
+    seed: u64,
+    workers_at: &[usize],
+    disturb: impl AsyncFnOnce(&Probes) -> Result<Injected, Failure>,
+) -> Result<(), Failure> {
+    let client = Arc::new(Client::new(&cluster.addresses(), namespace, seen)?);
     let recorder = Arc::new(Recorder::new());
     let workers = Workers::start(&client, &recorder, "storm", workers_at, LOOPS);
     let probes = probes(&client, &recorder).await?;

@@ -100,6 +100,11 @@ impl Leads {
         self.wake.notify_one();
     }
 
+    /// Others may be to lead now: leads go to them at once.
+    pub fn look(&self) {
+        self.wake.notify_one();
+    }
+
     /// What another node says of itself.
     pub(crate) fn heard(&self, node: NodeId, is_draining: bool) {
         let mut draining = self.draining.lock();

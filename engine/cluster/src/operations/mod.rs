@@ -122,8 +122,14 @@ impl Operations {
     ///
     /// Why they cannot, one line.
     pub fn readiness(&self) -> Result<(), String> {
+        let topology = self.parts.namespaces.topology();
+        // Nobody has anything in a group that is being founded.
+        let is_founded = |group: &GroupId| topology.groups.get(group).is_none_or(|row| row.founding.is_empty());
         for group in self.leads().groups() {
             let id = group.id();
+            if !is_founded(&id) {
+                continue;
+            }
             let Some(leader) = group.leader() else { return Err(format!("nobody is known to lead group {id}")) };
             if !self.leads().is_reachable(leader) {
                 return Err(format!("node {leader}, which leads group {id}, cannot be reached"));
@@ -226,6 +232,16 @@ impl Operations {
         }
         let About { cluster_id, cluster_name, node, .. } = self.parts.about.clone();
         DescribeClusterResponse { cluster_id, cluster_name, answered_by: node.0, nodes, groups }
+    }
+
+    /// Where a node of each region listens to clients, as far as nodes answer.
+    pub async fn client_addresses(&self) -> BTreeMap<String, String> {
+        let topology = self.parts.namespaces.topology();
+        let address = |node: Node| {
+            let region = topology.region_of(NodeId(node.node_id)).filter(|_| !node.client_address.is_empty())?;
+            Some((region.to_owned(), node.client_address))
+        };
+        self.describe().await.nodes.into_iter().filter_map(address).collect()
     }
 
     /// Does what this node is told to.

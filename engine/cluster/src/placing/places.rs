@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use everlog_meta::{
-    GroupRow, Membership, MetaError, Namespaces, NodeLabels, NodeRow, PLACEMENTS_MAX, Placement, Topology,
+    GroupRow, Membership, MetaError, Namespaces, NodeLabels, NodeRow, PLACEMENTS_MAX, Placement, Pool, Topology,
     TopologyChange,
 };
 use everlog_model::NodeId;
@@ -95,6 +95,20 @@ impl Places {
             .await
     }
 
+    /// On which nodes the groups of a new pool are to be founded, by what the metadata say.
+    ///
+    /// # Errors
+    ///
+    /// Why they cannot be, one line.
+    pub fn place(
+        &self,
+        topology: &Topology,
+        pool: &Pool,
+        health: impl Fn(NodeId) -> Health,
+    ) -> Result<Vec<(GroupId, GroupRow)>, String> {
+        plan::place(&self.picture_of(topology), pool, health)
+    }
+
     /// What would come of placements: which groups would be elsewhere, and what an operator should know of it.
     ///
     /// # Errors
@@ -104,7 +118,7 @@ impl Places {
         let mut picture = self.picture();
         places(&picture, placements)?;
         let warnings = warnings(&picture, placements);
-        picture.placements.extend(placements.iter().map(|placement| (placement.name.clone(), placement.clone())));
+        picture.set_placements(placements.iter().cloned());
         Ok((plan::foreseen(&picture), warnings))
     }
 
@@ -160,8 +174,7 @@ fn changes(picture: &Picture, wanted: &Wanted) -> Result<Vec<TopologyChange>, St
         },
         Wanted::Settled(group, version) => {
             let row = picture.groups.get(group).filter(|row| row.version == *version && !row.is_settled);
-            let settled = |row: &GroupRow| GroupRow { is_settled: true, leaving: Vec::new(), ..row.clone() };
-            Ok(row.map(|row| TopologyChange::Group(*group, settled(row))).into_iter().collect())
+            Ok(row.map(|row| TopologyChange::Group(*group, row.settled())).into_iter().collect())
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use everlog_meta::{GroupRow, Membership, NodeRow, Placed, Placement, TopologyChange};
+use everlog_meta::{Founder, GroupRow, Membership, NodeRow, Placed, Placement, Pool, TopologyChange};
 use everlog_model::NodeId;
 use everlog_storage::GroupId;
 
@@ -31,6 +31,39 @@ pub(super) fn plan(picture: &Picture, health: impl Fn(NodeId) -> Health) -> Vec<
     let gone = planning.gone();
     let metadata = planning.metadata(&gone);
     gone.into_iter().chain(metadata).chain(planning.partitions()).collect()
+}
+
+/// On which nodes the groups of a new pool are to be founded: on those that fit best, and can be reached now.
+pub(super) fn place(
+    picture: &Picture,
+    pool: &Pool,
+    health: impl Fn(NodeId) -> Health,
+) -> Result<Vec<(GroupId, GroupRow)>, String> {
+    let placement = &picture.placement_in(pool);
+    if let Some(why) = lacking(picture, placement, None) {
+        return Err(why);
+    }
+    let planning = Planning::new(picture, &health);
+    let mut rows: Rows = planning.partition_rows().map(|(group, row)| (group, row.clone())).collect();
+    let groups = pool.partitions();
+    for group in &groups {
+        let loads = planning.loads(&rows);
+        let mut founders = Vec::new();
+        while founders.len() < placement.replicas as usize {
+            let row = GroupRow::new(founders.clone());
+            let Some(node) = planning.best_place(placement, &row, None, &loads) else { break };
+            founders.push(Founder { node, disk: picture.disk(node) });
+        }
+        if founders.is_empty() {
+            return Err(format!("no node can be reached that may have replicas (placement {})", placement.name));
+        }
+        let leads = planning.leads(&rows);
+        let rank = |node: NodeId| placement.rank(&picture.labels(node).region);
+        founders.sort_by_key(|founder| (rank(founder.node), leads.get(&founder.node).copied()));
+        rows.insert(*group, GroupRow::new(founders));
+    }
+    rows.retain(|group, _| groups.contains(group));
+    Ok(rows.into_iter().collect())
 }
 
 /// Why a node must not be removed: too few would be left.
@@ -173,7 +206,8 @@ impl Planning<'_> {
     fn partitions(&self) -> Vec<TopologyChange> {
         let mut rows: Rows = self.partition_rows().map(|(group, row)| (group, row.clone())).collect();
         let moves_max = (self.health.len() / 2).max(2);
-        let unsettled = |rows: &Rows| rows.values().filter(|row| !row.is_settled).count();
+        let is_moving = |row: &&GroupRow| !row.is_settled && row.founding.is_empty();
+        let unsettled = |rows: &Rows| rows.values().filter(is_moving).count();
         // A bound for the case that this function has a fault.
         for _ in 0..2 * rows.len() {
             let step = self.correct(&rows).or_else(|| (unsettled(&rows) < moves_max).then(|| self.step(&rows))?);
@@ -201,9 +235,10 @@ impl Planning<'_> {
     }
 
     /// A group that has not settled is changed only if a replica that is on its way cannot come or is not wanted any more, or another one is lost
-    /// meanwhile.
+    /// meanwhile. What a group is founded with stays as it is until it is founded.
     fn correct(&self, rows: &Rows) -> Option<(GroupId, GroupRow)> {
-        rows.iter().filter(|(_, row)| !row.is_settled).find_map(|(group, row)| {
+        let is_moving = |row: &GroupRow| !row.is_settled && row.founding.is_empty();
+        rows.iter().filter(|(_, row)| is_moving(row)).find_map(|(group, row)| {
             let placement = self.picture.placement_of(*group);
             let (voters, wanted) = (voting(row), placement.replicas as usize);
             if voters.len() > wanted {
@@ -234,6 +269,17 @@ impl Planning<'_> {
             }
         }
         loads
+    }
+
+    /// How many groups each node should lead that can have some.
+    fn leads(&self, rows: &Rows) -> Loads {
+        let mut leads: Loads = self.health.keys().map(|node| (*node, 0)).collect();
+        for first in rows.values().filter_map(|row| row.replicas.first()) {
+            if let Some(count) = leads.get_mut(&first.node) {
+                *count += 1;
+            }
+        }
+        leads
     }
 
     fn misfit(&self, placement: &Placement, voters: &[NodeId]) -> Misfit {
@@ -372,12 +418,7 @@ impl Planning<'_> {
     /// A group should be led from the best region that it has a voter in, and a node that should lead two more than another one of its group there
     /// leaves one to that. Nothing moves for it.
     fn lead(&self, rows: &Rows) -> Option<(GroupId, GroupRow)> {
-        let mut leads: Loads = self.health.keys().map(|node| (*node, 0)).collect();
-        for first in rows.values().filter_map(|row| row.replicas.first()) {
-            if let Some(count) = leads.get_mut(&first.node) {
-                *count += 1;
-            }
-        }
+        let leads = self.leads(rows);
         rows.iter().filter(|(_, row)| row.is_settled).find_map(|(group, row)| {
             let placement = self.picture.placement_of(*group);
             let rank = |node: NodeId| placement.rank(&self.picture.labels(node).region);
@@ -431,7 +472,7 @@ fn changed(row: &GroupRow, replicas: Vec<Placed>, last_generation: u32) -> Group
         replicas.iter().any(|other| (other.node, other.generation) == (placed.node, placed.generation))
     };
     let leaving = row.replicas.iter().chain(&row.leaving).filter(|placed| !stays(placed)).copied().collect();
-    GroupRow { version: row.version + 1, last_generation, replicas, leaving, is_settled: false }
+    GroupRow { version: row.version + 1, last_generation, replicas, leaving, is_settled: false, founding: Vec::new() }
 }
 
 #[cfg(test)]

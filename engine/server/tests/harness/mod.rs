@@ -79,6 +79,7 @@ impl Server {
         let services = Services {
             disk: Arc::clone(&disk),
             operations: Arc::clone(&node.operations),
+            pools: Arc::clone(&node.pools),
             router: node.router.clone(),
             nodes: node.nodes.clone(),
             matching: node.matching.clone(),

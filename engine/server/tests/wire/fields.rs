@@ -366,16 +366,6 @@ fn settings() -> Vec<Case> {
     const FAIRNESS: &str = "InvalidArgument: Fairness keys are not supported by this server yet.";
     vec![
         case(
-            "RegisterNamespaceRequest.is_global_namespace",
-            "RegisterNamespace",
-            RegisterNamespaceRequest {
-                namespace: "global".to_owned(),
-                is_global_namespace: true,
-                ..Default::default()
-            },
-            "InvalidArgument: Cannot register global namespace when not enabled",
-        ),
-        case(
             "UpdateNamespaceRequest.promote_namespace",
             "UpdateNamespace",
             UpdateNamespaceRequest { namespace: NAMESPACE.to_owned(), promote_namespace: true, ..Default::default() },

@@ -143,6 +143,30 @@ impl Cluster {
         .await
     }
 
+    /// The partitions that there are.
+    pub(crate) async fn partitions(&self, by: usize) -> Result<Vec<u32>, Failure> {
+        let shown = self.operator(by)?.describe_cluster(DescribeClusterRequest {}).await?.into_inner();
+        let partitions = shown.groups.iter().filter(|group| group.kind() == GroupKind::Partition);
+        Ok(partitions.map(|group| group.group_id).collect())
+    }
+
+    /// Waits until all partitions but these are led in a region.
+    pub(crate) async fn until_led_in(&self, by: usize, others: &[u32], region: &str) -> Result<(), Failure> {
+        self.until(by, MOVE_TIME_MAX, |shown| {
+            let of = |id: u32| shown.nodes.iter().find(|node| node.node_id == id).map_or("", |node| &node.region);
+            let is_asked = |group: &&Group| group.kind() == GroupKind::Partition && !others.contains(&group.group_id);
+            let mut asked = shown.groups.iter().filter(is_asked).peekable();
+            if asked.peek().is_none() {
+                return Err("there are no others".to_owned());
+            }
+            match asked.find(|group| group.leader == 0 || of(group.leader) != region) {
+                Some(group) => Err(format!("it is not led in {region}: {group:?}")),
+                None => Ok(()),
+            }
+        })
+        .await
+    }
+
     /// Waits until every group has the replicas that it should have and a leader, and nodes have their share of the partitions but for those that are
     /// `lost`.
     pub(crate) async fn until_settled(&self, by: usize, lost: &[usize]) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 mod away;
 mod command_line;
 mod everywhere;
+mod failover;
 mod failures;
 mod formation;
 mod membership;
@@ -26,6 +27,7 @@ use crate::record::Recorder;
 pub(crate) use away::seeded;
 pub(crate) use command_line::commands;
 pub(crate) use everywhere::{namespaces, tasks, workflows};
+pub(crate) use failover::fail_over;
 pub(crate) use failures::{kills, quorum, wiped};
 pub(crate) use formation::{any_order, restarted_while_forming};
 pub(crate) use membership::{join_and_leave, one_grows};

@@ -188,8 +188,8 @@ impl Life {
             disk: Arc::new(DiskFigures::default),
         };
         let assembled = ground.assemble().await.map_err(|error| error.to_string())?;
-        let Assembly { router, matching, namespaces, queries, batch_jobs, nexus_calls, nodes, operations, tasks } =
-            assembled;
+        let Assembly { router, matching, namespaces, queries, batch_jobs, nexus_calls, .. } = assembled;
+        let Assembly { nodes, operations, pools, tasks, .. } = assembled;
         *self.namespaces.lock() = Some(Arc::clone(&namespaces));
         ensure(&namespaces, ["default"].into_iter(), &[]).await.map_err(|error| error.to_string())?;
         catch_up(&namespaces, nodes.as_deref()).await;
@@ -198,6 +198,7 @@ impl Life {
             router,
             nodes,
             operations,
+            pools,
             matching,
             namespaces,
             queries,

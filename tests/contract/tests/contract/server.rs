@@ -46,6 +46,7 @@ impl Server {
         let services = Services {
             disk: Arc::new(DiskRoom::default()),
             operations: Arc::clone(&node.operations),
+            pools: Arc::clone(&node.pools),
             router: node.router.clone(),
             nodes: node.nodes.clone(),
             matching: node.matching.clone(),

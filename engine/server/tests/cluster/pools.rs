@@ -1,0 +1,114 @@
+//! Pools of partitions that are made while a cluster runs, with nodes that are away and nodes that start again.
+
+use std::collections::{BTreeSet, HashMap};
+
+use everlog_proto::api::workflowservice::v1::{
+    ListWorkflowExecutionsRequest, RegisterNamespaceRequest, StartWorkflowExecutionRequest, UpdateNamespaceRequest,
+};
+use serde_json::Value;
+
+use super::*;
+
+fn register(name: &str, placement: &str) -> RegisterNamespaceRequest {
+    RegisterNamespaceRequest {
+        namespace: name.to_owned(),
+        workflow_execution_retention_period: Some(everlog_proto::wkt::Duration { seconds: 86_400, nanos: 0 }),
+        data: HashMap::from([("everlog.placement".to_owned(), placement.to_owned())]),
+        ..RegisterNamespaceRequest::default()
+    }
+}
+
+async fn start_in(client: &mut Client, namespace: &str, ids: std::ops::Range<u32>) {
+    for id in ids {
+        let request =
+            StartWorkflowExecutionRequest { namespace: namespace.to_owned(), ..start_request(&format!("w{id}")) };
+        client.start_workflow_execution(request).await.unwrap_or_else(|status| panic!("{id} in {namespace}: {status}"));
+    }
+}
+
+async fn count_in(client: &mut Client, namespace: &str) -> usize {
+    let request =
+        ListWorkflowExecutionsRequest { namespace: namespace.to_owned(), ..ListWorkflowExecutionsRequest::default() };
+    client.list_workflow_executions(request).await.unwrap().into_inner().executions.len()
+}
+
+fn groups(status: &Value) -> BTreeSet<u64> {
+    status["groups"].as_array().unwrap().iter().map(|group| group["groupId"].as_u64().unwrap()).collect()
+}
+
+/// Whether every partition has three replicas, all of them voting.
+fn is_whole(status: &Value) -> bool {
+    let replicas = |group: &Value| group["replicas"].as_array().unwrap().len();
+    status["groups"].as_array().unwrap().iter().all(|group| replicas(group) == 3)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pools_are_made_while_the_cluster_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let addresses = addresses();
+    let start = |node| Running::start(&settings(dir.path(), node, &addresses, None));
+    let (mut first, mut second, mut third) = (start(1), start(2), start(3));
+    let founded = groups(&first.sees(is_spread).await);
+    let nowhere = first.client().await.register_namespace(register("eu", "eu")).await.unwrap_err();
+    assert_eq!(nowhere.message(), "there is no placement \"eu\"");
+    let file = dir.path().join("placements.toml");
+    std::fs::write(&file, "[[placement]]\nname = \"eu\"\nreplicas = 3\n[[placement]]\nname = \"us\"\nreplicas = 3\n")
+        .unwrap();
+    let (code, _, error) = first.cluster(&["placement", "apply", "-f", file.to_str().unwrap()]).await;
+    assert_eq!(code, Some(0), "{error}");
+    let global = RegisterNamespaceRequest { is_global_namespace: true, ..register("global", "eu") };
+    let refused = first.client().await.register_namespace(global).await.unwrap_err();
+    assert_eq!(refused.message(), "Cannot register global namespace when not enabled", "no node names a region");
+    first.client().await.register_namespace(register("eu", "eu")).await.unwrap();
+    // At once, by way of other nodes.
+    start_in(&mut second.client().await, "eu", 0..20).await;
+    assert_eq!(count_in(&mut third.client().await, "eu").await, 20);
+    let status = first.sees(|status| is_spread(status) && is_whole(status)).await;
+    let after = groups(&status);
+    assert_eq!(after.len(), founded.len() + 8, "{status:#}");
+    let (code, _, error) = first.cluster(&["placement", "delete", "eu"]).await;
+    assert!(code == Some(1) && error.contains("cannot be deleted"), "{error}");
+
+    // Another namespace of that placement shares the pool; to move there is refused.
+    second.client().await.register_namespace(register("eu2", "eu")).await.unwrap();
+    start_in(&mut first.client().await, "eu2", 0..5).await;
+    assert_eq!(groups(&first.status().await), after);
+    let moved = everlog_proto::api::namespace::v1::UpdateNamespaceInfo {
+        data: HashMap::from([("everlog.placement".to_owned(), "eu".to_owned())]),
+        ..Default::default()
+    };
+    let update = |namespace: &str| UpdateNamespaceRequest {
+        namespace: namespace.to_owned(),
+        update_info: Some(moved.clone()),
+        ..UpdateNamespaceRequest::default()
+    };
+    third.client().await.update_namespace(update("eu")).await.unwrap();
+    let refused = third.client().await.update_namespace(update("default")).await.unwrap_err();
+    assert_eq!(
+        refused.message(),
+        "namespace default has placement \"default\", and cannot be moved to \"eu\" yet: register another one there"
+    );
+
+    // A node that is away while a pool is made gets its replicas when it is back.
+    third.child.kill().unwrap();
+    third.child.wait().unwrap();
+    first.sees(|status| node(status, 3)["state"] == "unreachable").await;
+    second.client().await.register_namespace(register("us", "us")).await.unwrap();
+    start_in(&mut first.client().await, "us", 0..20).await;
+    assert_eq!(count_in(&mut second.client().await, "us").await, 20);
+    let third = &mut start(3);
+    third.sees(|status| is_spread(status) && is_whole(status)).await;
+    assert_eq!(count_in(&mut third.client().await, "us").await, 20);
+
+    // All of them start again, after a kill.
+    for node in [&mut first, &mut second, third] {
+        node.child.kill().unwrap();
+        node.child.wait().unwrap();
+    }
+    let (first, second, third) = (start(1), start(2), start(3));
+    first.sees(|status| is_spread(status) && is_whole(status)).await;
+    for (node, namespace, count) in [(&first, "eu", 20), (&second, "us", 20), (&third, "eu2", 5)] {
+        assert_eq!(count_in(&mut node.client().await, namespace).await, count, "{namespace}");
+    }
+    start_in(&mut third.client().await, "eu", 20..30).await;
+}
