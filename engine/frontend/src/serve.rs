@@ -15,6 +15,7 @@ use everlog_model::limits;
 use everlog_partition::{Router, Status};
 use everlog_proto::cluster::ClusterServiceServer;
 use everlog_proto::operator_service::{OperatorServiceServer, operator_service_server};
+use everlog_proto::test_service::TestServiceServer;
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
 use everlog_visibility::Tallies;
 use tokio::net::TcpListener;
@@ -33,6 +34,7 @@ use super::layer::ObserveLayer;
 use super::polls::Polls;
 use super::request_body::Budget;
 use super::services::{OperatorApi, WorkflowApi};
+use super::test_service::TestApi;
 use super::{Frontend, Services, batch_jobs, deleted_namespaces, deployments, http, nexus_calls};
 
 /// How long requests in flight may take once the server is to stop.
@@ -360,7 +362,17 @@ fn routes(frontend: &Arc<Frontend>, health: &HealthReporter) -> Result<GrpcRoute
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let failed = |error: tonic_reflection::server::Error| ServeError::Reflection(error.to_string());
-    let others = Routes::new(operator)
+    let test = frontend.skipped_time.clone().map(|time| {
+        TestServiceServer::new(TestApi(time))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(SMALL_SERVICE_BYTES_MAX)
+    });
+    let others = Routes::new(operator);
+    let others = match test {
+        Some(test) => others.add_service(test),
+        None => others,
+    };
+    let others = others
         .add_service(cluster)
         .add_service(health)
         .add_service(reflection().build_v1().map_err(failed)?.max_decoding_message_size(SMALL_SERVICE_BYTES_MAX))

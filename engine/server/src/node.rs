@@ -25,7 +25,7 @@ use everlog_matching::{Backlog, Homes, Matching, MatchingHandle};
 use everlog_meta::{MetaError, Namespaces};
 use everlog_model::{DiskRoom, InForce, NamespaceSource, NodeId, OneNode, SlotSource, SlotTable, limits};
 use everlog_partition::{
-    BatchJobs, Cluster, Dependencies, Leaders, NexusCalls, Partitions, Router, RowFaults, TaskRows,
+    BatchJobs, Cluster, Dependencies, Leaders, NexusCalls, Partitions, Router, RowFaults, SkippedTime, TaskRows,
 };
 use everlog_raft::{Group, GroupReplica, GroupSlot, GroupSlots, Leadership, NodeInfo, NodeOptions};
 use everlog_storage::GroupId;
@@ -74,6 +74,8 @@ pub struct Options {
     /// Other nodes that partitions of one replica each are shared with, for tests: a node has those that nobody else leads. Excludes
     /// `cluster`.
     pub neighbours: Option<Neighbours>,
+    /// The time of a server that skips it, for tests. Excludes other nodes.
+    pub skipped_time: Option<Arc<SkippedTime>>,
 }
 
 /// The other nodes of a cluster.
@@ -262,6 +264,7 @@ impl Node {
             faults,
             limits: options.limits,
             cache_bytes_max: options.cache_bytes_max / partitions_of_a_node(&groups, places.as_deref()),
+            skipped_time: options.skipped_time,
         };
         let partitions = Partitions::new(&raft, dependencies)?;
         groups.slots().into_iter().for_each(|group| partitions.add(group));
@@ -417,6 +420,7 @@ pub async fn run(
     let mut shutdown = std::pin::pin!(shutdown);
     let config = Arc::new(InForce::new(settings.dynamic.per_namespace()));
     let limits = Arc::new(InForce::new(settings.dynamic.per_namespace().map(|config| config.limits.clone())));
+    let skipped_time = settings.time_skipping.map(|skipping| Arc::new(SkippedTime::new(skipping.is_locked())));
     let starting = Node::start(Options {
         data_dir: data_dir.clone(),
         partitions: limits::PARTITIONS_DEFAULT,
@@ -425,6 +429,7 @@ pub async fn run(
         tables_open_max: descriptors.tables_open_max(),
         cluster: settings.cluster.clone(),
         neighbours: None,
+        skipped_time: skipped_time.clone(),
     });
     // Nodes of a cluster wait for each other.
     let node = tokio::select! {
@@ -432,7 +437,7 @@ pub async fn run(
         () = &mut shutdown => return Ok(()),
     };
     let ensured = until_done(&node.namespaces, async || {
-        node.namespaces.ensure(settings.wanted_namespaces(), &settings.search_attributes).await
+        node.namespaces.ensure(settings.wanted_namespaces(), settings.retention(), &settings.search_attributes).await
     });
     tokio::select! {
         ensured = ensured => ensured?,
@@ -460,6 +465,7 @@ pub async fn run(
         batch_jobs: node.batch_jobs.clone(),
         nexus_calls: node.nexus_calls.clone(),
         config: Arc::clone(&config),
+        skipped_time,
         cluster_id: node.cluster_id(),
         request_bytes_max: settings.listen.request_bytes_max,
         connections_max: descriptors.connections_max(),
