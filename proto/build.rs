@@ -1,7 +1,7 @@
-//! Generates the *server* side of Temporal's two public gRPC services.
+//! Generates the *server* side of Temporal's two public gRPC services, and of the one that its test server has besides.
 //!
 //! The messages come from `temporalio-protos`, which hands on the descriptor set it was compiled from; only the files that
-//! define the two services are kept here, and every message type is taken from that crate. A few responses are replaced by
+//! define these services are kept here, and every message type is taken from that crate. A few responses are replaced by
 //! types of `src/encoded.rs`, which carry a history that is encoded already. The service between nodes is generated whole; its messages are
 //! in `src/internal.rs`.
 
@@ -12,8 +12,11 @@ use prost_types_plain::FileDescriptorSet;
 use tonic_build::manual::{Builder, Method, Service};
 
 /// The files whose services Everlog serves.
-const SERVICE_FILES: [&str; 2] =
-    ["temporal/api/workflowservice/v1/service.proto", "temporal/api/operatorservice/v1/service.proto"];
+const SERVICE_FILES: [&str; 3] = [
+    "temporal/api/workflowservice/v1/service.proto",
+    "temporal/api/operatorservice/v1/service.proto",
+    "temporal/api/testservice/v1/service.proto",
+];
 
 /// Responses that `src/encoded.rs` replaces.
 const ENCODED: [&str; 4] = [

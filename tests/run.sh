@@ -71,7 +71,7 @@ step_sdk-typescript() {
 	cp tests/sdk/typescript/*.js tests/sdk/typescript/package*.json "$copy/"
 	# Not `npm ci`, which refuses the lock file on platforms whose optional packages it does not list.
 	once "$copy/installed" tests/sdk/typescript/package-lock.json npm --prefix "$copy" install --no-audit --no-fund
-	npm --prefix "$copy" test --silent
+	EVERLOG_TEST_SERVER=$root/deploy/test-server.sh npm --prefix "$copy" test --silent
 }
 
 step_sdk-go() {

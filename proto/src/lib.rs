@@ -1,7 +1,7 @@
 //! Wire types, no logic.
 //!
 //! The messages of Temporal's public API come from `temporalio-protos` and are re-exported as [`api`]; this crate adds the
-//! *server* stubs of its two services and, in [`encoded`], responses that carry parts which are encoded already. What nodes ask of each
+//! *server* stubs of its services and, in [`encoded`], responses that carry parts which are encoded already. What nodes ask of each
 //! other is in [`internal`], and what operators ask of a cluster in [`cluster`].
 
 #[allow(missing_docs, unreachable_pub, clippy::all)]
@@ -54,9 +54,17 @@ pub mod operator_service {
     pub use operator_service_server::{OperatorService, OperatorServiceServer};
 }
 
-/// Client stubs of the two services, for tests and the benchmark.
+/// Server stub of `temporal.api.testservice.v1.TestService`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod test_service {
+    tonic::include_proto!("temporal.api.testservice.v1");
+    pub use test_service_server::{TestService, TestServiceServer};
+}
+
+/// Client stubs of these services, for tests and the benchmark.
 #[cfg(feature = "clients")]
 pub mod clients {
     pub use temporalio_protos::temporal::api::operatorservice::v1::operator_service_client::OperatorServiceClient;
+    pub use temporalio_protos::temporal::api::testservice::v1::test_service_client::TestServiceClient;
     pub use temporalio_protos::temporal::api::workflowservice::v1::workflow_service_client::WorkflowServiceClient;
 }

@@ -70,7 +70,7 @@ const TOO_DEEP_MESSAGE: &str =
 /// What metrics call the methods that are not served: their names are the caller's, and any number of them.
 const OTHER_OPERATION: &str = "other";
 
-/// The services that there are.
+/// The services that every server has.
 const SERVICES: [&str; 6] = [
     workflow_service_server::SERVICE_NAME,
     operator_service_server::SERVICE_NAME,

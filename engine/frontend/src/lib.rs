@@ -54,6 +54,7 @@ mod services;
 mod system;
 mod task_queue_config;
 mod task_queues;
+mod test_service;
 mod turned_off;
 mod unbuilt;
 mod updates;
@@ -77,7 +78,7 @@ use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
 use everlog_meta::{NamespaceRecord, Namespaces, Regions};
 use everlog_model::{DiskRoom, InForce, WorkflowRef};
-use everlog_partition::{BatchJobs, NexusCalls, Router};
+use everlog_partition::{BatchJobs, NexusCalls, Router, SkippedTime};
 use everlog_proto::api::enums::v1::NamespaceState;
 use everlog_visibility::Tallies;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -108,6 +109,8 @@ pub struct Services {
     pub nexus_calls: NexusCalls,
     /// Limits and timeouts.
     pub config: Arc<InForce<DynamicConfig>>,
+    /// The time of a server that skips it, for tests.
+    pub skipped_time: Option<Arc<SkippedTime>>,
     /// Names the cluster, for `GetClusterInfo`.
     pub cluster_id: String,
     /// The largest request, bytes.

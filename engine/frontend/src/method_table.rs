@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::fs;
 
 use everlog_proto::operator_service::operator_service_server;
+use everlog_proto::test_service::test_service_server;
 use everlog_proto::workflow_service::workflow_service_server;
 use prost::Message;
 use prost_types_plain::FileDescriptorSet;
@@ -46,6 +47,7 @@ fn table() -> String {
     let services = [
         (workflow_service_server::SERVICE_NAME, everlog_proto::DESCRIPTORS, Some(WORKFLOW_OPERATIONS)),
         (operator_service_server::SERVICE_NAME, everlog_proto::DESCRIPTORS, Some(OPERATOR_OPERATIONS)),
+        (test_service_server::SERVICE_NAME, everlog_proto::DESCRIPTORS, None),
         (everlog_proto::cluster::SERVICE_NAME, everlog_proto::OWN_DESCRIPTORS, None),
         ("grpc.health.v1.Health", tonic_health::pb::FILE_DESCRIPTOR_SET, None),
         ("grpc.reflection.v1.ServerReflection", tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, None),
@@ -54,7 +56,7 @@ fn table() -> String {
     for (service, descriptors, operations) in services {
         let methods = methods(service, descriptors);
         let said = |method: &str| {
-            // The cluster service, health and reflection are served whole.
+            // The test service, the cluster service, health and reflection are served whole.
             let Some(operations) = operations else { return WORKS };
             let file = operations.iter().find(|(name, _)| *name == method).map_or("", |(_, file)| file);
             SAID.iter().find(|(name, _)| *name == file).map_or(WORKS, |(_, said)| said)

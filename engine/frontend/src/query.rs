@@ -12,7 +12,7 @@ use everlog_kernel::{Rejection, RunCommand, RunId};
 use everlog_matching::Message;
 use everlog_matching::query_waiters::WaitingQuery;
 use everlog_model::{QueueId, WorkflowRef};
-use everlog_partition::{LeadWatch, Route};
+use everlog_partition::{LeadWatch, Route, SkippedTime};
 use everlog_proto::api::common::v1::Payloads;
 use everlog_proto::api::enums::v1::QueryResultType;
 use everlog_proto::api::query::v1::QueryRejected;
@@ -50,6 +50,8 @@ pub(super) async fn query_workflow(
     validate::payloads(query.query_args.as_ref(), &frontend.config(&request.namespace))?;
     let address = address(&namespace, workflow_id);
     let deadline = call.deadline.unwrap_or_else(|| Instant::now() + WAIT_MAX);
+    // It takes a worker's time, as a task does.
+    let _hold = frontend.skipped_time.as_ref().map(SkippedTime::hold);
 
     loop {
         let lead = frontend.router.partition_of(&address)?.lead();

@@ -15,9 +15,10 @@ use everlog_config::{Addresses, Listen};
 use everlog_http::Api;
 use everlog_matching::MatchingHandle;
 use everlog_model::limits;
-use everlog_partition::{Router, Status};
+use everlog_partition::{Router, SkippedTime, Status};
 use everlog_proto::cluster::ClusterServiceServer;
 use everlog_proto::operator_service::{OperatorServiceServer, operator_service_server};
+use everlog_proto::test_service::TestServiceServer;
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
 use everlog_visibility::Tallies;
 use futures::FutureExt;
@@ -37,6 +38,7 @@ use super::layer::ObserveLayer;
 use super::polls::Polls;
 use super::request_body::Budget;
 use super::services::{OperatorApi, WorkflowApi};
+use super::test_service::TestApi;
 use super::{Frontend, Services, batch_jobs, deleted_namespaces, deployments, http, nexus_calls};
 
 /// How long requests in flight may take once the server is to stop.
@@ -150,7 +152,7 @@ pub async fn serve(
         request_bytes_max: frontend.request_bytes_max,
         hosts: frontend.config("").frontend.http_hosts.clone(),
     };
-    let others = with_health_and_reflection(routes.others, &health)?;
+    let others = with_health_and_reflection(routes.others, &health, frontend.skipped_time.clone())?;
     let drained = |mut draining: watch::Receiver<bool>| async move {
         // The sender lives as long as this function.
         let _ = draining.wait_for(|draining| *draining).await;
@@ -416,7 +418,11 @@ fn routes(frontend: &Arc<Frontend>) -> GrpcRoutes {
 }
 
 /// The services of those who come through a listener, besides.
-fn with_health_and_reflection(routes: Routes, health: &HealthReporter) -> Result<Routes, ServeError> {
+fn with_health_and_reflection(
+    routes: Routes,
+    health: &HealthReporter,
+    skipped_time: Option<Arc<SkippedTime>>,
+) -> Result<Routes, ServeError> {
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health.clone()),
     )
@@ -429,6 +435,15 @@ fn with_health_and_reflection(routes: Routes, health: &HealthReporter) -> Result
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let failed = |error: tonic_reflection::server::Error| ServeError::Reflection(error.to_string());
+    let test = skipped_time.map(|time| {
+        TestServiceServer::new(TestApi(time))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(SMALL_SERVICE_BYTES_MAX)
+    });
+    let routes = match test {
+        Some(test) => routes.add_service(test),
+        None => routes,
+    };
     Ok(routes
         .add_service(health)
         .add_service(reflection().build_v1().map_err(failed)?.max_decoding_message_size(SMALL_SERVICE_BYTES_MAX))

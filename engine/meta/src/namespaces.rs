@@ -114,6 +114,7 @@ impl Namespaces {
     pub async fn ensure<'a>(
         &self,
         names: impl Iterator<Item = &'a str>,
+        retention: Duration,
         attributes: &[(String, IndexedValueType)],
     ) -> Result<(), MetaError> {
         if self.by_name(SYSTEM_NAMESPACE).is_none() {
@@ -130,8 +131,7 @@ impl Namespaces {
         }
         for name in names {
             if self.by_name(name).is_none() {
-                let new =
-                    NewNamespace { name: name.to_owned(), retention: DEFAULT_RETENTION, ..NewNamespace::default() };
+                let new = NewNamespace { name: name.to_owned(), retention, ..NewNamespace::default() };
                 self.register(new).await.map(drop).or_else(is_there)?;
             }
             let missing: Vec<_> = attributes

@@ -37,6 +37,15 @@ pub(crate) struct Reading {
     pub(crate) instant: Instant,
     /// The wall clock.
     pub(crate) wall: Time,
+    /// How much time was skipped so far. It is in the wall clock already.
+    pub(crate) skipped: Duration,
+}
+
+impl Reading {
+    /// The monotonic clock, with what was skipped.
+    fn moment(self) -> Instant {
+        self.instant + self.skipped
+    }
 }
 
 impl PartitionClock {
@@ -44,18 +53,18 @@ impl PartitionClock {
     pub(crate) fn start(newest: Hlc, reading: Reading) -> PartitionClock {
         let newest = Time(i64::try_from(newest.0).unwrap_or(i64::MAX));
         let now = reading.wall.max(newest.plus(Duration::from_nanos(1)));
-        PartitionClock { now, hlc: Hlc(nanos(newest)), read: reading.instant, ahead_since: None }
+        PartitionClock { now, hlc: Hlc(nanos(newest)), read: reading.moment(), ahead_since: None }
     }
 
     /// Moves time on to the moment of `reading`, and tells it.
     pub(crate) fn tick(&mut self, reading: Reading) -> Time {
-        let elapsed = reading.instant.saturating_duration_since(self.read);
-        self.read = self.read.max(reading.instant);
+        let elapsed = reading.moment().saturating_duration_since(self.read);
+        self.read = self.read.max(reading.moment());
         let expected = self.now.plus(elapsed);
         let slew = elapsed / limits::CLOCK_SLEW_SHARE;
         self.now = if reading.wall >= expected {
             let ahead = reading.wall.since(expected);
-            if self.is_believed(ahead, reading.instant) { reading.wall } else { expected.plus(slew.min(ahead)) }
+            if self.is_believed(ahead, reading.moment()) { reading.wall } else { expected.plus(slew.min(ahead)) }
         } else {
             self.ahead_since = None;
             let behind = expected.since(reading.wall);
@@ -116,6 +125,7 @@ mod tests {
         let reading = move |seconds: f64, offset_s: i64| Reading {
             instant: start + Duration::from_secs_f64(seconds),
             wall: Time((seconds * SECOND as f64) as i64 + (1000 + offset_s) * SECOND),
+            skipped: Duration::ZERO,
         };
         (PartitionClock::start(Hlc(0), reading(0.0, 0)), reading)
     }
@@ -202,6 +212,15 @@ mod tests {
         assert!(clock.next_hlc() > Hlc(7000 * SECOND as u64));
         // What is due does not become due by that.
         assert_eq!(clock.now(), now);
+    }
+
+    #[test]
+    fn time_that_is_skipped_has_passed() {
+        let (mut clock, reading) = clock();
+        let skipped = Duration::from_secs(3600);
+        let later = |seconds| Reading { skipped, ..reading(seconds, 3600) };
+        assert!((seconds(clock.tick(later(1.0))) - 3601.0).abs() < 1e-6);
+        assert!((seconds(clock.tick(later(2.0))) - 3602.0).abs() < 1e-6);
     }
 
     #[test]

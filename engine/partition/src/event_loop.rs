@@ -36,6 +36,7 @@ use super::lead::{Action, Applied, Lead, LeadSettings, Outgoing, Poison};
 use super::load::{Read, ReadFor, ReadRows, Readers};
 use super::outbox::Parcel;
 use super::pace::Pace;
+use super::skipped_time::SkippedTime;
 use super::status::{PartitionLoad, Status};
 
 /// Where a partition's jobs come from and its status goes to. Outlives leads, and groups that die.
@@ -244,12 +245,13 @@ impl EventLoop {
         *lost = BackOff::default();
         tracing::info!(partition = %group.id(), %epoch, "leading");
         self.status.send_replace(Status::Serving);
-        let reading = read_clocks();
+        let reading = self.read_clocks();
         let clock = PartitionClock::start(group.applied_chain().hlc, reading);
         let settings = LeadSettings {
             namespaces: Arc::clone(&self.dependencies.namespaces),
             limits: Arc::clone(&self.dependencies.limits),
             cache_bytes_max: self.dependencies.cache_bytes_max,
+            skips_time: self.dependencies.skipped_time.is_some(),
         };
         let rows = group.clone();
         let chain = group.clone();
@@ -270,9 +272,13 @@ impl EventLoop {
             carrier: Arc::clone(&self.carrier),
             in_flight: VecDeque::new(),
             sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            jumps: self.dependencies.skipped_time.as_ref().map(|time| time.jumps()),
         };
         self.dependencies.faults.listen(group.id(), &leading.reader);
         let end = self.turns(&mut lead, &mut leading, leadership).await;
+        if let Some(time) = &self.dependencies.skipped_time {
+            time.forget(group.id());
+        }
         self.dependencies.matching.send(Message::Closed(source(group, epoch)));
         self.dependencies.batch_jobs.closed(source(group, epoch));
         let error = CallError::Unavailable(format!("partition {} has lost its leadership", group.id()));
@@ -292,7 +298,7 @@ impl EventLoop {
         epoch: LeadEpoch,
         leadership: &mut watch::Receiver<Leadership>,
     ) -> Option<LeadEnd> {
-        let hlc = PartitionClock::start(group.applied_chain().hlc, read_clocks()).next_hlc();
+        let hlc = PartitionClock::start(group.applied_chain().hlc, self.read_clocks()).next_hlc();
         let stamp = EntryStamp { chain: ChainPosition { epoch, sequence: 0 }, hlc };
         let outcome = match group.propose(stamp, RowBatch::default()) {
             Ok(outcome) => outcome,
@@ -371,6 +377,7 @@ impl EventLoop {
                     self.turn.extend(jobs.drain(..));
                 }
                 () = &mut leading.sleep => {}
+                () = jump(&mut leading.jumps) => {}
             }
         }
     }
@@ -383,9 +390,14 @@ impl EventLoop {
         reads: &mut Vec<Read>,
         settled: bool,
     ) -> Result<(), LeadEnd> {
+        let partition = leading.group.id();
+        // Time does not jump amid a turn.
+        let skipped_time = self.dependencies.skipped_time.clone();
+        let _hold = skipped_time.as_ref().map(SkippedTime::hold);
+        let reading = self.read_clocks();
         let (pace, turn) = (&self.pace, &mut self.turn);
         let stepped = catch_unwind(AssertUnwindSafe(|| {
-            lead.tick(read_clocks());
+            lead.tick(reading);
             if settled {
                 lead.settle();
             }
@@ -396,8 +408,19 @@ impl EventLoop {
                 lead.take(job);
             }
             lead.end_turn(|since| pace.patience(since, Instant::now()));
+            if let Some(time) = &skipped_time {
+                time.stands(partition, lead.standing());
+            }
         }));
         stepped.map_err(|panic| self.panicked(lead, leading, &*panic))
+    }
+
+    fn read_clocks(&self) -> Reading {
+        if let Some(time) = &self.dependencies.skipped_time {
+            return time.read();
+        }
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Reading { instant: Instant::now(), wall: Time::default().plus(since_epoch), skipped: Duration::ZERO }
     }
 
     fn panicked(&mut self, lead: &Lead, leading: &Leading<'_>, panic: &(dyn Any + Send)) -> LeadEnd {
@@ -439,6 +462,8 @@ struct Leading<'a> {
     /// Outcomes of the batches in flight, in order.
     in_flight: VecDeque<ProposalOutcome>,
     sleep: Pin<Box<Sleep>>,
+    /// Tells that time has jumped, where it is skipped.
+    jumps: Option<watch::Receiver<()>>,
 }
 
 impl Leading<'_> {
@@ -579,9 +604,12 @@ async fn front_outcome(in_flight: &mut VecDeque<ProposalOutcome>) -> Result<(), 
     }
 }
 
-fn read_clocks() -> Reading {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Reading { instant: Instant::now(), wall: Time(i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX)) }
+/// Waits until time jumps; for ever, if it does not.
+async fn jump(jumps: &mut Option<watch::Receiver<()>>) {
+    let Some(jumps) = jumps else { return std::future::pending().await };
+    if jumps.changed().await.is_err() {
+        std::future::pending().await
+    }
 }
 
 fn system_seed() -> u128 {

@@ -28,6 +28,7 @@ mod machines;
 #[cfg(test)]
 mod message_tests;
 mod messages;
+mod standings;
 #[cfg(test)]
 mod test_partition;
 #[cfg(test)]
@@ -53,6 +54,7 @@ use everlog_storage::state::RowBatch;
 
 use self::batches::Batches;
 use self::messages::OutboxMetrics;
+use self::standings::Standings;
 use self::updates::Follower;
 use self::watching::Watcher;
 use super::cache::Cache;
@@ -71,6 +73,8 @@ pub(crate) struct LeadSettings {
     pub(crate) limits: Arc<InForce<Limits>>,
     /// Memory for workflows, bytes.
     pub(crate) cache_bytes_max: usize,
+    /// Whether time is skipped.
+    pub(crate) skips_time: bool,
 }
 
 /// What is applied, told from memory.
@@ -171,6 +175,8 @@ pub(crate) struct Lead {
     outbox: Outbox,
     watchers: HashMap<(EntityRef, RunId), Vec<Watcher>>,
     followers: HashMap<(EntityRef, RunId), Vec<Follower>>,
+    /// How its entities stand, where time is skipped.
+    standings: Option<Standings>,
     /// Where the seeds of decisions come from.
     seeds: Ids,
     /// Reads of workflows that were asked for and not answered.
@@ -198,9 +204,11 @@ impl Lead {
         instant: Instant,
     ) -> Lead {
         let label = partition.to_string();
+        let standings = settings.skips_time.then(Standings::default);
         let mut lead = Lead {
             partition,
             epoch,
+            standings,
             settings,
             applied,
             clock,

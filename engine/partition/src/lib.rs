@@ -31,6 +31,7 @@ mod reset;
 mod router;
 #[cfg(test)]
 mod simulation;
+mod skipped_time;
 mod starts;
 mod status;
 mod sticky_memory;
@@ -60,6 +61,7 @@ pub use job::Answer;
 pub use nexus_calls::NexusCalls;
 pub use outbox::Delivery;
 pub use router::{Route, Router, Spread, confirm_leads};
+pub use skipped_time::{Hold, SkippedTime, Unbalanced};
 pub use starts::StartQuery;
 pub use status::Status;
 
@@ -93,6 +95,8 @@ pub struct Dependencies {
     pub limits: Arc<InForce<Limits>>,
     /// Memory for workflows, bytes a partition.
     pub cache_bytes_max: usize,
+    /// The time of a server that skips it, for tests.
+    pub skipped_time: Option<Arc<SkippedTime>>,
 }
 
 /// The partitions of a node. Cheap to clone: clones share them. They end with the last one.

@@ -2,7 +2,7 @@
 
 use everlog_kernel::{
     ActivityExecutionCommand, ActivityExecutions, BatchJob, BatchJobCommand, Context, EntityKind, Rejection, RunId,
-    Schedule, ScheduleCommand, Time, Transition, activity_execution, batch_job, schedule,
+    Schedule, ScheduleCommand, Standing, Time, Transition, activity_execution, batch_job, schedule,
 };
 use everlog_model::RunView;
 
@@ -75,6 +75,15 @@ impl Machine {
             Machine::Activity(executions) => (None, Some(executions.looks())),
         };
         one.into_iter().chain(several.into_iter().flatten())
+    }
+
+    /// How it stands.
+    pub(crate) fn standing(&self) -> Standing {
+        match self {
+            Machine::Schedule(schedule) => schedule.standing(),
+            Machine::BatchJob(job) => job.standing(),
+            Machine::Activity(executions) => executions.standing(),
+        }
     }
 
     /// Whether it may have a run that is not in memory.

@@ -14,7 +14,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 pub(crate) use cluster::ClusterCommand;
 use everlog_server::settings::{
-    DEFAULT_DATA_DIR, DataLocation, Disk, Listen, Log, LogFormat, Mode, Settings, SettingsError, load,
+    DEFAULT_DATA_DIR, DataLocation, Disk, Listen, Log, LogFormat, Mode, Settings, SettingsError, TimeSkipping, load,
     search_attribute_type,
 };
 
@@ -22,6 +22,7 @@ const EXAMPLES: &str = "\
 Examples:
   everlog dev                                     everything on its default port, data in ./everlog-data
   everlog dev --ephemeral --port 0                for tests: nothing is kept, the system picks the port
+  everlog dev --time-skipping --port 0            for tests in which years pass
   everlog dev --namespace orders --search-attribute CustomerId=Keyword
   everlog server --config /etc/everlog.toml
   everlog cluster init --name prod --nodes n1 n2 n3 --dir certificates
@@ -78,7 +79,19 @@ pub(crate) struct DevArgs {
     /// Keep the data in a temporary directory that is removed at the end.
     #[arg(long)]
     ephemeral: bool,
-    /// Create this namespace besides `default`, if it is not there (may be repeated). Retention is 24 hours.
+    /// Skip time in which nothing happens, for tests, and serve Temporal's test service, by which the time-skipping test environments of SDKs
+    /// say when. Nothing is kept, as with --ephemeral. It begins `locked`, as these environments expect it, or `unlocked`.
+    #[arg(
+        long,
+        value_name = "STATE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "locked",
+        conflicts_with = "data_dir"
+    )]
+    time_skipping: Option<TimeSkipping>,
+    /// Create this namespace besides `default`, if it is not there (may be repeated). Retention is 24 hours; 100 years with
+    /// --time-skipping.
     #[arg(long = "namespace", value_name = "NAME")]
     namespaces: Vec<String>,
     /// Add a search attribute to `default` and the namespaces above (may be repeated). Types: Text, Keyword, Int, Double, Bool,
@@ -167,7 +180,12 @@ impl DevArgs {
                 metrics_port: self.metrics_port,
                 ..Listen::default()
             },
-            data: if self.ephemeral { DataLocation::Ephemeral } else { DataLocation::Directory(self.data_dir) },
+            time_skipping: self.time_skipping,
+            data: if self.ephemeral || self.time_skipping.is_some() {
+                DataLocation::Ephemeral
+            } else {
+                DataLocation::Directory(self.data_dir)
+            },
             disk: Disk { free_bytes_min: self.disk_free_bytes_min, free_percent_min: self.disk_free_percent_min },
             log: Log { level: self.log.log_level, format: self.log.log_format.parse::<LogFormat>()? },
             ..Settings::default()
@@ -250,11 +268,23 @@ mod tests {
     }
 
     #[test]
+    fn time_that_is_skipped_is_kept_nowhere() {
+        let settings = dev(&["--time-skipping"]).unwrap();
+        assert_eq!((settings.time_skipping, &settings.data), (Some(TimeSkipping::Locked), &DataLocation::Ephemeral));
+        assert!(settings.retention() > dev(&[]).unwrap().retention());
+        assert_eq!(dev(&["--time-skipping=unlocked"]).unwrap().time_skipping, Some(TimeSkipping::Unlocked));
+        let server = parse(["everlog", "server", "--config", "x", "--time-skipping"].map(OsString::from));
+        assert!(matches!(server, Err(Refused::Wrong(line)) if line.contains("'--time-skipping'")));
+    }
+
+    #[test]
     fn what_is_wrong_is_said_in_one_line() {
-        let cases: [(&[&str], &str); 9] = [
+        let cases: [(&[&str], &str); 11] = [
             (&["--prot", "1"], "unexpected argument '--prot' found"),
             (&["--port", "70000"], "invalid value '70000' for '--port <PORT>'"),
             (&["--ephemeral", "--data-dir", "x"], "cannot be used with"),
+            (&["--time-skipping", "--data-dir", "x"], "cannot be used with"),
+            (&["--time-skipping=half"], "[possible values: locked, unlocked]"),
             (&["--namespace", ""], "a namespace must have a name"),
             (&["--search-attribute", "C"], "search attribute \"C\" is not NAME=TYPE"),
             (&["--search-attribute", "C=String"], "\"String\" is none of Text, "),

@@ -25,7 +25,7 @@ use everlog_matching::{Backlog, Homes, Matching, MatchingHandle};
 use everlog_meta::{MetaError, Namespaces};
 use everlog_model::{DiskRoom, InForce, NamespaceSource, NodeId, OneNode, SlotSource, SlotTable, limits};
 use everlog_partition::{
-    BatchJobs, Cluster, Dependencies, Leaders, NexusCalls, Partitions, Router, RowFaults, TaskRows,
+    BatchJobs, Cluster, Dependencies, Leaders, NexusCalls, Partitions, Router, RowFaults, SkippedTime, TaskRows,
 };
 use everlog_proto::api::enums::v1::IndexedValueType;
 use everlog_raft::{Group, GroupReplica, GroupSlot, GroupSlots, Leadership, NodeInfo, NodeOptions};
@@ -76,6 +76,8 @@ pub struct Options {
     /// Other nodes that partitions of one replica each are shared with, for tests: a node has those that nobody else leads. Excludes
     /// `cluster`.
     pub neighbours: Option<Neighbours>,
+    /// The time of a server that skips it, for tests. Excludes other nodes.
+    pub skipped_time: Option<Arc<SkippedTime>>,
 }
 
 /// The other nodes of a cluster.
@@ -174,6 +176,8 @@ pub struct Ground {
     pub limits: Arc<InForce<Limits>>,
     /// See [`Options::cache_bytes_max`].
     pub cache_bytes_max: usize,
+    /// See [`Options::skipped_time`].
+    pub skipped_time: Option<Arc<SkippedTime>>,
     /// Takes note, durably, that the groups are all there that a cluster begins with.
     pub finish_bootstrap: Box<dyn Fn() -> Result<(), DirectoryError> + Send + Sync>,
     /// Looks at the disk; may block on it.
@@ -267,6 +271,7 @@ impl Node {
             partitions: options.partitions,
             limits: options.limits,
             cache_bytes_max: options.cache_bytes_max,
+            skipped_time: options.skipped_time,
             finish_bootstrap: Box::new(move || finished.finish_bootstrap()),
             disk: disk::figures(&directory),
         };
@@ -358,6 +363,7 @@ impl Ground {
             faults,
             limits,
             cache_bytes_max: self.cache_bytes_max / partitions_of_a_node(&groups, places.as_deref()),
+            skipped_time: self.skipped_time,
         };
         let partitions = Partitions::new(&raft, dependencies)?;
         groups.slots().into_iter().for_each(|group| partitions.add(group));
@@ -506,6 +512,7 @@ pub async fn run(
     let mut shutdown = std::pin::pin!(shutdown);
     let config = Arc::new(InForce::new(settings.dynamic.per_namespace()));
     let limits = Arc::new(InForce::new(settings.dynamic.per_namespace().map(|config| config.limits.clone())));
+    let skipped_time = settings.time_skipping.map(|skipping| Arc::new(SkippedTime::new(skipping.is_locked())));
     let starting = Node::start(Options {
         data_dir: data_dir.clone(),
         partitions: limits::PARTITIONS_DEFAULT,
@@ -514,6 +521,7 @@ pub async fn run(
         tables_open_max: descriptors.tables_open_max(),
         cluster: settings.cluster.clone(),
         neighbours: None,
+        skipped_time: skipped_time.clone(),
     });
     // Nodes of a cluster wait for each other.
     let node = tokio::select! {
@@ -521,7 +529,8 @@ pub async fn run(
         () = &mut shutdown => return Ok(()),
         never = listeners.turn_away() => match never {},
     };
-    let ensured = ensure(&node.namespaces, settings.wanted_namespaces(), &settings.search_attributes);
+    let (names, retention) = (settings.wanted_namespaces(), settings.retention());
+    let ensured = ensure(&node.namespaces, names, retention, &settings.search_attributes);
     tokio::select! {
         ensured = ensured => ensured?,
         () = &mut shutdown => return node.stop().await,
@@ -550,6 +559,7 @@ pub async fn run(
         batch_jobs: node.batch_jobs.clone(),
         nexus_calls: node.nexus_calls.clone(),
         config: Arc::clone(&config),
+        skipped_time,
         cluster_id: node.cluster_id(),
         request_bytes_max: settings.listen.request_bytes_max,
         connections_max: descriptors.connections_max(),
@@ -683,7 +693,7 @@ fn even_slots(partitions: u32) -> Result<SlotTable, MetaError> {
         .ok_or_else(|| MetaError::Invalid(format!("cannot have {} partitions", wanted.len()).into()))
 }
 
-/// Waits until there are these namespaces, with these search attributes, which whichever node leads the metadata writes down.
+/// Waits until there are these namespaces, new ones with this retention, with these search attributes, which whichever node leads the metadata writes down.
 ///
 /// # Errors
 ///
@@ -691,9 +701,10 @@ fn even_slots(partitions: u32) -> Result<SlotTable, MetaError> {
 pub async fn ensure<'a>(
     namespaces: &Namespaces,
     names: impl Iterator<Item = &'a str> + Clone,
+    retention: Duration,
     attributes: &[(String, IndexedValueType)],
 ) -> Result<(), MetaError> {
-    until_done(namespaces, || namespaces.ensure(names.clone(), attributes)).await
+    until_done(namespaces, || namespaces.ensure(names.clone(), retention, attributes)).await
 }
 
 /// Waits until a node knows what was known of the metadata when it started, but not for long.

@@ -58,6 +58,7 @@ async fn start(path: &Path) -> Result<Node, NodeError> {
         tables_open_max: 100,
         cluster: None,
         neighbours: None,
+        skipped_time: None,
     };
     // The tasks of the node before may let go of its engines a moment after it has stopped, which a process that ended would not show.
     for _ in 0..STARTS_MAX {

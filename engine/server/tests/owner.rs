@@ -29,6 +29,7 @@ async fn start(path: &Path) -> Node {
         tables_open_max: 100,
         cluster: None,
         neighbours: None,
+        skipped_time: None,
     };
     Node::start(options).await.unwrap()
 }

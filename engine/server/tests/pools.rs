@@ -122,6 +122,7 @@ async fn start(path: &Path) -> Result<Node, NodeError> {
         tables_open_max: 100,
         cluster: None,
         neighbours: None,
+        skipped_time: None,
     };
     let_go(path).await;
     Node::start(options).await

@@ -105,3 +105,10 @@ export async function mixed(count) {
   if (patched('one-more-timer')) await sleep(Math.random() * 20);
   return results;
 }
+
+// Sleeps for so many days, and returns how many that were by its clock.
+export async function sleepsDaily(days) {
+  const begun = Date.now();
+  for (let slept = 0; slept < days; slept++) await sleep('1 day');
+  return Math.round((Date.now() - begun) / (24 * 3600 * 1000));
+}

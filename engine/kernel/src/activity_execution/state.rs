@@ -12,7 +12,7 @@ use prost::Message;
 
 use crate::state::Activity;
 use crate::task::TaskKey;
-use crate::{RunId, Time, time};
+use crate::{RunId, Standing, Time, time};
 
 /// The activities that have an id, one after the other, as far as they are in memory.
 #[derive(Clone, Debug, Default)]
@@ -267,6 +267,11 @@ impl ActivityExecutions {
         self.runs.values().filter_map(|run| Some((run.run_id, run.next_look()?)))
     }
 
+    /// How they stand, as far as they are open.
+    pub fn standing(&self) -> Standing {
+        self.runs.values().map(|run| run.standing()).fold(Standing::default(), Standing::and)
+    }
+
     /// Drops closed ones from memory that are not the current one. Their rows have them.
     pub fn forget_closed(&mut self) {
         let current = self.current;
@@ -286,6 +291,14 @@ impl Execution {
 
     pub(super) fn set_status(&mut self, status: Status) {
         self.progress.status = status.into();
+    }
+
+    fn standing(&self) -> Standing {
+        if !self.status().is_open() {
+            return Standing::default();
+        }
+        let is_in_hand = self.status() != Status::Paused && self.activity.is_in_hand();
+        Standing { steps: 0, calls: usize::from(is_in_hand), next: self.next_look() }
     }
 
     /// When its first attempt is due.

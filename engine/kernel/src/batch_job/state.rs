@@ -5,7 +5,7 @@ use everlog_proto::api::workflowservice::v1::StartBatchOperationRequest;
 use prost::Message;
 
 use super::Work;
-use crate::{RunId, Time};
+use crate::{RunId, Standing, Time};
 
 /// A batch job, or the place of one that is not there.
 #[derive(Clone, Debug, Default)]
@@ -107,6 +107,12 @@ impl BatchJob {
     pub fn next_look(&self) -> Option<(RunId, Time)> {
         let live = self.live.as_ref().filter(|live| !live.is_running())?;
         Some((live.run_id, Time(live.progress.wake_at?)))
+    }
+
+    /// How it stands: it is a step of the server for as long as it runs.
+    pub fn standing(&self) -> Standing {
+        let is_running = self.live.as_ref().is_some_and(|live| live.is_running());
+        Standing { steps: usize::from(is_running), ..Standing::default() }
     }
 
     /// Rough size in memory, bytes.

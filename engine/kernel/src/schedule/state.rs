@@ -12,7 +12,7 @@ use everlog_proto::wkt;
 use prost::Message;
 
 use super::spec::Compiled;
-use crate::{NamespaceId, RunId, Time, time};
+use crate::{NamespaceId, RunId, Standing, Time, time};
 
 /// A schedule, or the place of one that is not there.
 #[derive(Clone, Debug, Default)]
@@ -199,6 +199,11 @@ impl Schedule {
     pub fn next_look(&self) -> Option<(RunId, Time)> {
         let live = self.live.as_ref()?;
         Some((live.run_id, Time(live.progress.next_look?)))
+    }
+
+    /// How it stands. What it starts is on its way as messages.
+    pub fn standing(&self) -> Standing {
+        Standing { next: self.next_look().map(|(_, time)| time), ..Standing::default() }
     }
 
     /// Rough size in memory, bytes.

@@ -286,6 +286,7 @@ fn lead(namespace: &Arc<Namespace>, state: &Arc<CrashState>, chain: &Chain, open
         namespaces: Arc::new(OneNamespace(Arc::clone(namespace))),
         limits: Arc::default(),
         cache_bytes_max: usize::MAX,
+        skips_time: false,
     };
     let clock = PartitionClock::start(chain.end().hlc, reading);
     let (rows, chain) = (Arc::clone(state), chain.clone());
@@ -301,5 +302,5 @@ fn lead(namespace: &Arc<Namespace>, state: &Arc<CrashState>, chain: &Chain, open
 }
 
 fn reading(begun: Instant, passed: Duration) -> Reading {
-    Reading { instant: begun + passed, wall: Time(1_700_000_000_000_000_000).plus(passed) }
+    Reading { instant: begun + passed, wall: Time(1_700_000_000_000_000_000).plus(passed), skipped: Duration::ZERO }
 }

@@ -54,6 +54,7 @@ impl Bench {
             namespaces: Arc::new(OneNamespace(Arc::clone(&namespace))),
             limits: Arc::default(),
             cache_bytes_max,
+            skips_time: false,
         };
         let clock = PartitionClock::start(Hlc(0), reading(start, Duration::ZERO));
         let epoch = LeadEpoch { term: 1, opening: 1 };
@@ -107,7 +108,7 @@ impl Bench {
 }
 
 fn reading(start: Instant, passed: Duration) -> Reading {
-    Reading { instant: start + passed, wall: Time(1_700_000_000_000_000_000).plus(passed) }
+    Reading { instant: start + passed, wall: Time(1_700_000_000_000_000_000).plus(passed), skipped: Duration::ZERO }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use everlog_kernel::time::DURATION_MAX;
 use everlog_kernel::{
     ActivityExecutionCommand, BatchJobCommand, Command, EntityKind, RunCommand, ScheduleCommand, Time,
 };
@@ -15,6 +16,7 @@ use super::{Action, Lead};
 impl Lead {
     /// Sees to it that each run of the workflow is woken at its next deadline, unless a wake row will do that in good time.
     pub(super) fn schedule_wakes(&mut self, key: &EntityRef) {
+        self.note_standing(key);
         // Rows that are due not long after the horizon may be in flight when the next page is read: those are kept in memory.
         let near = self.wakes.horizon.plus(2 * limits::WAKE_HORIZON);
         let Some(entry) = self.cache.get_mut(key) else { return };
@@ -34,6 +36,7 @@ impl Lead {
 
     /// The same of a state machine.
     pub(super) fn schedule_look(&mut self, key: &EntityRef) {
+        self.note_standing(key);
         let near = self.wakes.horizon.plus(2 * limits::WAKE_HORIZON);
         let Some(entry) = self.cache.get_mut(key) else { return };
         for (run_id, time) in entry.machine.iter().flat_map(Machine::looks) {
@@ -133,7 +136,9 @@ impl Lead {
 
     /// Reads wake rows up to a new horizon, from `start` or from the first one.
     pub(super) fn read_wakes(&mut self, start: Option<bytes::Bytes>) {
-        let horizon = self.now().max(self.wakes.horizon).plus(limits::WAKE_HORIZON);
+        // Where time is skipped nobody knows how soon the next page would be wanted: there it has everything.
+        let ahead = if self.settings.skips_time { DURATION_MAX } else { limits::WAKE_HORIZON };
+        let horizon = self.now().max(self.wakes.horizon).plus(ahead);
         self.wakes.horizon = horizon;
         self.wakes.reading = true;
         self.actions.push(Action::ReadWakes { start, horizon });

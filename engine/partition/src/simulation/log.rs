@@ -208,6 +208,7 @@ impl World {
             namespaces: Arc::new(OneNamespace(Arc::clone(&self.namespace))),
             limits: Arc::default(),
             cache_bytes_max: if self.random.percent(20) { 4096 } else { 1 << 20 },
+            skips_time: false,
         };
         let seed = (u128::from(self.random.any()) << 64) | u128::from(self.random.any());
         let log = &mut self.partitions[partition];

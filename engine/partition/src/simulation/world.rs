@@ -243,7 +243,7 @@ impl World {
         if self.sabotage == Some(Sabotage::WallClockBelieved) {
             instant += Duration::from_nanos(self.wall_offset.max(0).unsigned_abs());
         }
-        Reading { instant, wall: Time(WALL_START + passed + self.wall_offset) }
+        Reading { instant, wall: Time(WALL_START + passed + self.wall_offset), skipped: Duration::ZERO }
     }
 
     fn happen(&mut self, event: Event) {

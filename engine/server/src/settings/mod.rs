@@ -11,7 +11,10 @@ mod follow;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
+use everlog_kernel::time::DURATION_MAX;
+use everlog_meta::DEFAULT_RETENTION;
 use everlog_model::limits;
 use everlog_proto::api::enums::v1::IndexedValueType;
 
@@ -29,6 +32,8 @@ pub struct Settings {
     pub listen: Listen,
     /// Where the node keeps its data.
     pub data: DataLocation,
+    /// Whether time in which nothing happens is skipped, for tests.
+    pub time_skipping: Option<TimeSkipping>,
     /// The cluster that the node is part of, if it is not alone.
     pub cluster: Option<ClusterOptions>,
     /// When the disk is too full for new work.
@@ -56,6 +61,22 @@ pub enum Mode {
     Dev,
     /// `everlog server`.
     Server,
+}
+
+/// How a server begins that skips time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TimeSkipping {
+    /// Time passes as it always does until a client unlocks it.
+    Locked,
+    /// Time is skipped until a client locks it.
+    Unlocked,
+}
+
+impl TimeSkipping {
+    /// Whether time passes as it always does at first.
+    pub fn is_locked(self) -> bool {
+        self == TimeSkipping::Locked
+    }
 }
 
 /// Where the node keeps its data.
@@ -126,6 +147,7 @@ impl Default for Settings {
             mode: Mode::Dev,
             listen: Listen::default(),
             data: DataLocation::Directory(PathBuf::from(DEFAULT_DATA_DIR)),
+            time_skipping: None,
             cluster: None,
             disk: Disk::default(),
             namespaces: Vec::new(),
@@ -194,6 +216,12 @@ impl Settings {
         self.dynamic = read_dynamic(self.dynamic_file.as_deref())?;
         self.dynamic_flags.iter().try_for_each(|flag| self.dynamic.set_from_flag(flag))?;
         Ok(self)
+    }
+
+    /// How long closed workflows are kept in the namespaces that are made at the start. Where years are skipped in a test, for longer than
+    /// that: nothing is to be gone that the test still asks for.
+    pub fn retention(&self) -> Duration {
+        if self.time_skipping.is_some() { DURATION_MAX } else { DEFAULT_RETENTION }
     }
 
     /// The namespaces that must exist once the node serves.

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use everlog_config::{Addresses, DynamicConfig, Listen};
 use everlog_frontend::{Listeners, Services, serve};
+use everlog_meta::DEFAULT_RETENTION;
 use everlog_model::{DiskRoom, InForce, PerNamespace};
+use everlog_partition::SkippedTime;
 use everlog_proto::api::common::v1::{Payload, Payloads, WorkflowExecution, WorkflowType};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::workflowservice::v1::{
@@ -58,6 +60,22 @@ impl Server {
         cache_bytes_max: usize,
         neighbours: Option<Neighbours>,
     ) -> Server {
+        // Boxed: the compiler does not see to the bottom of it otherwise.
+        Box::pin(Server::in_time(partitions, config, cache_bytes_max, neighbours, None)).await
+    }
+
+    /// One that skips time.
+    pub(crate) async fn skipping(time: SkippedTime) -> Server {
+        Server::in_time(4, DynamicConfig::default(), 64 << 20, None, Some(Arc::new(time))).await
+    }
+
+    async fn in_time(
+        partitions: u32,
+        config: DynamicConfig,
+        cache_bytes_max: usize,
+        neighbours: Option<Neighbours>,
+        skipped_time: Option<Arc<SkippedTime>>,
+    ) -> Server {
         let data = tempfile::tempdir().unwrap();
         let listen = Listen { grpc_port: 0, http_port: 0, metrics_port: 0, ..Listen::default() };
         let listeners = Listeners::bind(&listen).await.unwrap();
@@ -71,10 +89,11 @@ impl Server {
             tables_open_max: 100,
             cluster: None,
             neighbours,
+            skipped_time: skipped_time.clone(),
         })
         .await
         .unwrap();
-        node.namespaces.ensure(["default"].into_iter(), &[]).await.unwrap();
+        node.namespaces.ensure(["default"].into_iter(), DEFAULT_RETENTION, &[]).await.unwrap();
         let disk = Arc::new(DiskRoom::default());
         let services = Services {
             disk: Arc::clone(&disk),
@@ -88,6 +107,7 @@ impl Server {
             batch_jobs: node.batch_jobs.clone(),
             nexus_calls: node.nexus_calls.clone(),
             config: Arc::new(InForce::new(per_namespace)),
+            skipped_time,
             cluster_id: node.cluster_id(),
             request_bytes_max: listen.request_bytes_max,
             connections_max: 1000,

@@ -71,6 +71,7 @@ async fn runs_left(data: &Path, namespace: NamespaceId) -> usize {
         tables_open_max: 100,
         cluster: None,
         neighbours: None,
+        skipped_time: None,
     })
     .await
     .unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use everlog_cluster::{Admissions, DiskFigures, Entry};
 use everlog_config::DynamicConfig;
 use everlog_frontend::{LocalFront, Services};
-use everlog_meta::{Namespaces, NodeLabels};
+use everlog_meta::{DEFAULT_RETENTION, Namespaces, NodeLabels};
 use everlog_model::{DiskRoom, InForce, PerNamespace};
 use everlog_raft::{Node as RaftNode, NodeInfo, NodeOptions};
 use everlog_server::membership::{CatchingUp, Lobby, Membership};
@@ -181,6 +181,7 @@ impl Life {
             partitions: PARTITIONS,
             limits: Arc::new(InForce::new(config.map(|config| config.limits.clone()))),
             cache_bytes_max: 16 << 20,
+            skipped_time: None,
             finish_bootstrap: Box::new(move || {
                 is_bootstrapped.store(true, Ordering::Relaxed);
                 Ok(())
@@ -191,10 +192,13 @@ impl Life {
         let Assembly { router, matching, namespaces, queries, batch_jobs, nexus_calls, .. } = assembled;
         let Assembly { nodes, operations, pools, tasks, .. } = assembled;
         *self.namespaces.lock() = Some(Arc::clone(&namespaces));
-        ensure(&namespaces, ["default"].into_iter(), &[]).await.map_err(|error| error.to_string())?;
+        ensure(&namespaces, ["default"].into_iter(), DEFAULT_RETENTION, &[])
+            .await
+            .map_err(|error| error.to_string())?;
         catch_up(&namespaces, nodes.as_deref()).await;
         let unreadable = namespaces.unreadable();
         let front = LocalFront::new(Services {
+            skipped_time: None,
             router,
             nodes,
             operations,

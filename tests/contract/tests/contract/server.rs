@@ -6,6 +6,7 @@ use everlog_config::{DynamicConfig, DynamicSettings, Listen};
 use everlog_frontend::{Listeners, Services, serve};
 use everlog_model::{DiskRoom, InForce, PerNamespace};
 use everlog_server::node::{Node, Options};
+use everlog_server::settings::Settings;
 
 /// A server that serves until the process ends.
 pub(crate) struct Server {
@@ -39,10 +40,11 @@ impl Server {
             tables_open_max: 100,
             cluster: None,
             neighbours: None,
+            skipped_time: None,
         })
         .await
         .unwrap();
-        node.namespaces.ensure(["default"].into_iter(), &[]).await.unwrap();
+        node.namespaces.ensure(["default"].into_iter(), Settings::default().retention(), &[]).await.unwrap();
         let services = Services {
             disk: Arc::new(DiskRoom::default()),
             operations: Arc::clone(&node.operations),
@@ -55,6 +57,7 @@ impl Server {
             batch_jobs: node.batch_jobs.clone(),
             nexus_calls: node.nexus_calls.clone(),
             config: Arc::new(InForce::new(config)),
+            skipped_time: None,
             cluster_id: node.cluster_id(),
             request_bytes_max: listen.request_bytes_max,
             connections_max: 1000,
