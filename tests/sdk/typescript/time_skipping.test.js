@@ -57,7 +57,7 @@ suite('time is skipped', { skip }, () => {
         await environment.sleep('40s');
       },
     };
-    const options = { scheduleToCloseTimeout: '1h', heartbeatTimeout: '20s', retry: { maximumAttempts: 1 } };
+    const options = { startToCloseTimeout: '1h', heartbeatTimeout: '20s', retry: { maximumAttempts: 1 } };
     const failed = execute('runsActivity', ['sleepsByTheService', [], options], activities);
     const error = await failed.then(
       () => assert.fail('the workflow did not fail'),
