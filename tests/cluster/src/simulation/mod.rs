@@ -59,11 +59,11 @@ enum Sabotage {
 
 /// The faults that are put back, each with seeds that find it. Changes of the product move them, mostly not all at once.
 const FOUND: &[(Sabotage, &[u64])] = &[
-    (Sabotage::Raft(sabotage::Sabotage::StaleLease), &[51, 59, 67]),
-    (Sabotage::Raft(sabotage::Sabotage::LeaseAfterHandover), &[1]),
-    (Sabotage::Raft(sabotage::Sabotage::MessageForAnyReplica), &[2, 15, 24]),
-    (Sabotage::AppendNotDurable, &[25]),
-    (Sabotage::ReusedReplicaId, &[2, 8, 15]),
+    (Sabotage::Raft(sabotage::Sabotage::StaleLease), &[59, 75]),
+    (Sabotage::Raft(sabotage::Sabotage::LeaseAfterHandover), &[6, 11, 29, 63]),
+    (Sabotage::Raft(sabotage::Sabotage::MessageForAnyReplica), &[2, 24, 37, 51]),
+    (Sabotage::AppendNotDurable, &[1, 76]),
+    (Sabotage::ReusedReplicaId, &[2, 8, 15, 24]),
 ];
 
 thread_local! {
