@@ -249,14 +249,13 @@ impl Formation {
             )));
         };
         let member = FoundingMember { directory_id: me, address, disk: *disk };
-        match founding.members.get_mut(*node_id as usize - 1) {
-            Some(place) => *place = member,
-            None => {
-                let others = nodes.iter().filter(|node| node.node_id != *node_id);
-                let others = others.map(|node| (node.node_id, node.address.clone())).collect();
-                founding.joined = Some(Joined { node_id: *node_id, member, others });
-            }
+        if let Some(founder) = founding.members.get_mut(*node_id as usize - 1) {
+            *founder = member.clone();
         }
+        // Founders may be gone, and whoever leads the metadata may be none of them.
+        let others = nodes.iter().filter(|node| node.node_id != *node_id);
+        let others = others.map(|node| (node.node_id, node.address.clone())).collect();
+        founding.joined = Some(Joined { node_id: *node_id, member, others });
         tracing::info!(node = node_id, disk, "this data directory is that of a node from now on");
         self.directory.found(&founding)?;
         Ok(None)

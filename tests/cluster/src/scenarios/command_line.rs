@@ -51,7 +51,10 @@ pub(crate) async fn commands(stage: &Stage) -> Result<(), Failure> {
 
     const NOBODY: &str = "6f1c1f9e-6c39-4a43-8a0c-3f6a4d3c9f10";
     let refused: [(&[&str], &str); 9] = [
-        (&["remove", "--node", "1"], "2 nodes would be left, and each partition has 3 replicas: add a node first"),
+        (
+            &["remove", "--node", "1"],
+            "2 nodes would be left, and each partition has 3 replicas (placement default): add a node first",
+        ),
         (&["remove", "--node", "9"], "there is no node 9"),
         (&["remove", "--node", "9", "--undo"], "there is no node 9"),
         (&["add", "--directory", NOBODY], "no node waits with the data directory"),
