@@ -18,10 +18,12 @@ use everlog_proto::api::command::v1::Command as WorkflowCommand;
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{
     RequestCancelExternalWorkflowExecutionCommandAttributes, ScheduleActivityTaskCommandAttributes,
-    SignalExternalWorkflowExecutionCommandAttributes, StartChildWorkflowExecutionCommandAttributes,
-    StartTimerCommandAttributes,
+    ScheduleNexusOperationCommandAttributes, SignalExternalWorkflowExecutionCommandAttributes,
+    StartChildWorkflowExecutionCommandAttributes, StartTimerCommandAttributes,
 };
-use everlog_proto::api::common::v1::{ActivityType, Payload, Payloads, WorkflowExecution, WorkflowType};
+use everlog_proto::api::common::v1::{
+    ActivityType, Callback, Payload, Payloads, WorkflowExecution, WorkflowType, callback,
+};
 use everlog_proto::api::enums::v1::{
     CommandType, ParentClosePolicy, ScheduleOverlapPolicy, WorkflowExecutionStatus, WorkflowIdConflictPolicy,
 };
@@ -129,6 +131,13 @@ impl Story {
             task_queue: queue("fuzz"),
             input: payloads(),
             request_id: "start".to_owned(),
+            completion_callbacks: vec![Callback {
+                variant: Some(callback::Variant::Nexus(callback::Nexus {
+                    url: "temporal://system".to_owned(),
+                    header: [("token".to_owned(), "t".to_owned())].into(),
+                })),
+                links: Vec::new(),
+            }],
             ..Default::default()
         };
         self.decide(Command::start(request, &self.limits).map_err(|rejection| rejection.to_string())?)?;
@@ -158,6 +167,12 @@ impl Story {
             input: payloads(),
             ..Default::default()
         };
+        let operation = ScheduleNexusOperationCommandAttributes {
+            endpoint: "endpoint".to_owned(),
+            service: "service".to_owned(),
+            operation: "operation".to_owned(),
+            ..Default::default()
+        };
         let command = |command_type: CommandType, attributes| WorkflowCommand {
             command_type: command_type as i32,
             attributes: Some(attributes),
@@ -179,6 +194,10 @@ impl Story {
                     CommandType::StartChildWorkflowExecution,
                     Attributes::StartChildWorkflowExecutionCommandAttributes(child),
                 ),
+                command(
+                    CommandType::ScheduleNexusOperation,
+                    Attributes::ScheduleNexusOperationCommandAttributes(operation),
+                ),
             ],
             messages: vec![acceptance()],
             sticky_attributes: Some(StickyExecutionAttributes {
@@ -187,7 +206,9 @@ impl Story {
             }),
             ..Default::default()
         };
-        self.decide(RunCommand::CompleteWorkflowTask(started, Box::new(request), Objections::default()))?;
+        let nexus_endpoints = [("endpoint".to_owned(), RunId([4; 16]).to_string())].into();
+        let objections = Objections { nexus_endpoints, ..Objections::default() };
+        self.decide(RunCommand::CompleteWorkflowTask(started, Box::new(request), objections))?;
         let activity = self.workflow.current_run().and_then(|run| run.activities.keys().next().copied());
         self.decide(RunCommand::StartActivityTask(StartActivityTask {
             deployment_version: None,
