@@ -396,15 +396,7 @@ impl Node {
         }
 
         let (ended_sender, ended) = watch::channel(());
-        let state_machine = GroupStateMachine::new(
-            group,
-            self.state.clone(),
-            progress.clone(),
-            self.failure.clone(),
-            self.flusher.trigger.clone(),
-            ApplyLimits { entries_max: self.options.apply_entries_max, bytes_max: self.options.apply_bytes_max },
-            ended_sender,
-        );
+        let state_machine = self.state_machine(group, &progress, ended_sender);
         // Ticks start when the supervisor sees other members; until then nobody campaigns unless told to.
         let config = Arc::new(self.options.raft_config(false)?);
         let pins = LogPins::default();
@@ -450,6 +442,23 @@ impl Node {
             proposals: metrics::counter!("everlog_raft_proposals_total", "group" => group.to_string()),
         });
         Ok(OpenGroup { replica: identity, group, supervisor, ended, seed: None, closed_for_seed })
+    }
+
+    fn state_machine(
+        &self,
+        group: GroupId,
+        progress: &Arc<GroupProgress>,
+        ended: watch::Sender<()>,
+    ) -> GroupStateMachine {
+        GroupStateMachine::new(
+            group,
+            self.state.clone(),
+            Arc::clone(progress),
+            self.failure.clone(),
+            self.flusher.trigger.clone(),
+            ApplyLimits { entries_max: self.options.apply_entries_max, bytes_max: self.options.apply_bytes_max },
+            ended,
+        )
     }
 
     async fn start_election(&self, raft: &RaftGroup, found: bool) -> Result<(), NodeError> {

@@ -24,6 +24,7 @@ use everlog_visibility::Tallies;
 use futures::FutureExt;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -199,7 +200,7 @@ pub struct LocalFront {
     entry: Entry,
     matching: MatchingHandle,
     drain: watch::Sender<bool>,
-    _tasks: Vec<AbortOnDrop>,
+    _tasks: JoinSet<()>,
 }
 
 impl LocalFront {
@@ -238,21 +239,13 @@ struct Front {
     drain: watch::Sender<bool>,
     draining: watch::Receiver<bool>,
     /// What goes on beside.
-    tasks: Vec<AbortOnDrop>,
-}
-
-/// A task that ends with its owner.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    tasks: JoinSet<()>,
 }
 
 fn front(services: Services, addresses: Addresses) -> Front {
     let (drain, draining) = watch::channel(false);
-    let following = tokio::spawn(follow_metadata(services.clone()));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follow_metadata(services.clone()));
     let forward = Forward::new(&services, draining.clone());
     let tallies = Arc::default();
     let registrar = deployments::Register::default();
@@ -264,8 +257,8 @@ fn front(services: Services, addresses: Addresses) -> Front {
         Arc::new(Frontend { services, tallies, polls, registering, pages, addresses, draining: draining_now });
     registrar.attach(&frontend);
     let routes = routes(&frontend);
-    let reclaiming = tokio::spawn(deleted_namespaces::reclaim(Arc::clone(&frontend)));
-    let counting = tokio::spawn(deployments::drain(Arc::clone(&frontend)));
+    tasks.spawn(deleted_namespaces::reclaim(Arc::clone(&frontend)));
+    tasks.spawn(deployments::drain(Arc::clone(&frontend)));
     if let (Some((peers, internal)), Some(forward)) = (internal, &forward) {
         let (workflow, forward, budget) = (routes.workflow.clone(), Arc::clone(forward), Arc::clone(&routes.budget));
         let others = routes.others.clone().prepare();
@@ -273,9 +266,8 @@ fn front(services: Services, addresses: Addresses) -> Front {
     }
     let observed = ObserveLayer { workflow: routes.workflow.clone(), budget: Arc::clone(&routes.budget), forward };
     let calls = batch_jobs::Calls::new(observed.layer(routes.others.clone().prepare()));
-    let calling = tokio::spawn(nexus_calls::make_calls(frontend.services.clone()));
-    let driving = tokio::spawn(batch_jobs::drive(Arc::clone(&frontend), calls));
-    let tasks = [following, reclaiming, counting, calling, driving].into_iter().map(AbortOnDrop).collect();
+    tasks.spawn(nexus_calls::make_calls(frontend.services.clone()));
+    tasks.spawn(batch_jobs::drive(Arc::clone(&frontend), calls));
     Front { frontend, routes, observed, drain, draining, tasks }
 }
 

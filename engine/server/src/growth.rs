@@ -4,19 +4,15 @@
 //! founded its cluster: offline, at the first start with a `[cluster]`, group by group. What says that it is a cluster is written last, so whoever
 //! was cut off begins again.
 
-use std::sync::Arc;
-
 use everlog_cluster::replica_id;
 use everlog_model::NodeId;
-use everlog_raft::{GroupReplica, NodeOptions};
+use everlog_raft::GroupReplica;
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, Founding, FoundingMember};
-use everlog_storage::log::LogEngine;
-use everlog_storage::rocks_state::{RocksState, StateOptions};
-use everlog_storage::segment_log::{LogOptions, SegmentLog};
-use everlog_storage::state::{RowBatch, StateEngine};
+use everlog_storage::state::RowBatch;
 
 use crate::node::{META_GROUP, NodeError};
+use crate::offline::Offline;
 
 /// The first node.
 const ME: NodeId = NodeId(1);
@@ -52,18 +48,24 @@ pub(crate) async fn found_with_one(
     advertise: &str,
     election_timeout_ms: u32,
 ) -> Result<(), NodeError> {
-    let log = Arc::new(SegmentLog::open(&directory.log_path(), LogOptions::default())?);
-    let state = Arc::new(RocksState::open(&directory.state_path(), StateOptions::default())?);
-    let raft =
-        everlog_raft::Node::new(NodeOptions::default(), log as Arc<dyn LogEngine>, state as Arc<dyn StateEngine>);
-    let mut partitions = 0;
-    for group in (META_GROUP.0..).map(GroupId) {
-        if raft.replica_here(group).await?.is_none() {
-            break;
+    let offline = Offline::open(directory)?;
+    // The first partitions are those that the node was founded with; the metadata name those that were made since.
+    let later = offline.topology().await?.groups;
+    let raft = offline.raft;
+    let mut partitions = META_GROUP.0;
+    while !later.contains_key(&GroupId(partitions + 1)) && raft.replica_here(GroupId(partitions + 1)).await?.is_some() {
+        partitions += 1;
+    }
+    for group in (META_GROUP.0..=partitions).map(GroupId).chain(later.into_keys()) {
+        match raft.remains(group).await? {
+            // It is made by whoever it is to be founded with, at the next start.
+            None => {}
+            Some(remains) if remains.voters.is_empty() => raft.discard_group(group).await?,
+            Some(_) => {
+                let replica = GroupReplica { group, group_epoch: 1, replica: replica_id(ME, 0, 0) };
+                raft.go_on_alone(replica, ME, RowBatch::default()).await?;
+            }
         }
-        let replica = GroupReplica { group, group_epoch: 1, replica: replica_id(ME, 0, 0) };
-        raft.go_on_alone(replica, ME, RowBatch::default()).await?;
-        partitions = group.0;
     }
     raft.shutdown().await?;
     let member = FoundingMember { directory_id: directory.id(), address: advertise.to_owned(), disk: 0 };

@@ -10,6 +10,7 @@ mod growth;
 pub mod membership;
 pub mod memory;
 pub mod node;
+mod offline;
 pub mod recovery;
 mod replicas;
 pub mod settings;

@@ -18,6 +18,7 @@ use everlog_cluster::{
     About, DiskFigures, GroupLeaders, Health, Leads, Nodes, Offers, Operations, OperationsParts, Pages, Peers, Places,
     Pools, PoolsParts, TransportPeers, Voters,
 };
+use everlog_config::{DynamicConfig, Listen};
 use everlog_frontend::{Listeners, ServeError, Services};
 use everlog_kernel::Limits;
 use everlog_matching::query_waiters::Queries;
@@ -36,6 +37,7 @@ use everlog_storage::rocks_state::{RocksState, StateOptions};
 use everlog_storage::segment_log::{LogOptions, SegmentLog};
 use everlog_storage::state::{StateEngine, StateError};
 use parking_lot::RwLock;
+use tokio::task::JoinSet;
 
 use crate::alone::{self, Alone};
 use crate::descriptors::Descriptors;
@@ -47,6 +49,9 @@ use crate::{memory, telemetry};
 
 /// How long a node that starts waits for the latest of the metadata.
 const CATCH_UP_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Connections that a node takes where nobody says more.
+const CONNECTIONS_DEFAULT: usize = 1000;
 
 /// How often a node looks whether the metadata is there, and how often it says that it is not.
 const FOUND_INTERVAL: Duration = Duration::from_millis(100);
@@ -78,6 +83,22 @@ pub struct Options {
     pub neighbours: Option<Neighbours>,
     /// The time of a server that skips it, for tests. Excludes other nodes.
     pub skipped_time: Option<Arc<SkippedTime>>,
+}
+
+impl Options {
+    /// A node without others, with what it has where nobody says more.
+    pub fn of_one(data_dir: PathBuf) -> Options {
+        Options {
+            data_dir,
+            partitions: limits::PARTITIONS_DEFAULT,
+            limits: Arc::default(),
+            cache_bytes_max: limits::WORKFLOW_CACHE_BYTES_MAX,
+            tables_open_max: StateOptions::default().tables_open_max,
+            cluster: None,
+            neighbours: None,
+            skipped_time: None,
+        }
+    }
 }
 
 /// The other nodes of a cluster.
@@ -131,31 +152,13 @@ pub enum NodeError {
 
 /// A running node without its servers.
 pub struct Node {
-    /// The way to the workflows.
-    pub router: Router,
-    /// The task queues.
-    pub matching: MatchingHandle,
-    /// The namespaces.
-    pub namespaces: Arc<Namespaces>,
-    /// Who waits for answers to queries.
-    pub queries: Arc<Queries>,
-    /// The batch jobs that run here.
-    pub batch_jobs: BatchJobs,
-    /// The calls to Nexus services that runs ask for here.
-    pub nexus_calls: NexusCalls,
-    /// The other nodes, if there are any.
-    pub nodes: Option<Arc<Nodes>>,
-    /// What operators see and steer.
-    pub operations: Arc<Operations>,
-    /// The pools of partitions.
-    pub pools: Arc<Pools>,
+    /// What it consists of above its engines.
+    pub parts: Assembly,
     raft: Arc<everlog_raft::Node>,
     log: Arc<SegmentLog>,
     state: Arc<RocksState>,
     /// Its cluster, if there are other nodes.
     membership: Option<Membership>,
-    /// What goes on beside, for as long as the node runs.
-    _tasks: Vec<AbortOnDrop>,
     /// Held until everything else has stopped: it keeps other processes out.
     directory: Arc<DataDirectory>,
 }
@@ -205,15 +208,33 @@ pub struct Assembly {
     /// The pools of partitions.
     pub pools: Arc<Pools>,
     /// What goes on beside, for as long as the node runs.
-    pub tasks: Vec<AbortOnDrop>,
+    pub tasks: JoinSet<()>,
 }
 
-/// A task that ends with its owner.
-pub struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
+impl Assembly {
+    /// What its servers serve, with settings where nobody says more.
+    pub fn services(&self, config: Arc<InForce<DynamicConfig>>, cluster_id: String) -> Services {
+        let listen = Listen::default();
+        Services {
+            disk: Arc::default(),
+            operations: Arc::clone(&self.operations),
+            pools: Arc::clone(&self.pools),
+            router: self.router.clone(),
+            nodes: self.nodes.clone(),
+            matching: self.matching.clone(),
+            namespaces: Arc::clone(&self.namespaces),
+            queries: Arc::clone(&self.queries),
+            batch_jobs: self.batch_jobs.clone(),
+            nexus_calls: self.nexus_calls.clone(),
+            config,
+            skipped_time: None,
+            cluster_id,
+            request_bytes_max: listen.request_bytes_max,
+            connections_max: CONNECTIONS_DEFAULT,
+            handshakes_per_address_max: listen.handshakes_per_address_max,
+            handshake_timeout: listen.handshake_timeout,
+            render_metrics: telemetry::render,
+        }
     }
 }
 
@@ -276,26 +297,8 @@ impl Node {
             disk: disk::figures(&directory),
         };
         // The futures of whoever calls would be nested too deeply for the compiler.
-        let assembly = Box::pin(ground.assemble()).await?;
-        let Assembly { router, matching, namespaces, queries, batch_jobs, nexus_calls, .. } = assembly;
-        let Assembly { nodes, operations, pools, tasks, .. } = assembly;
-        Ok(Node {
-            router,
-            matching,
-            namespaces,
-            queries,
-            batch_jobs,
-            nexus_calls,
-            nodes,
-            operations,
-            pools,
-            raft,
-            log,
-            state,
-            membership,
-            _tasks: tasks,
-            directory,
-        })
+        let parts = Box::pin(ground.assemble()).await?;
+        Ok(Node { parts, raft, log, state, membership, directory })
     }
 }
 
@@ -310,7 +313,8 @@ impl Ground {
         let me = NodeId(identity.node_id);
         let starting = Starting { raft: &raft, identity: &identity, membership: membership.as_ref() };
         let meta = Arc::new(RwLock::new(starting.group(META_GROUP).await?));
-        let mut tasks = vec![spawn(everlog_meta::keep_open(Arc::clone(&raft), Arc::clone(&meta)))];
+        let mut tasks = JoinSet::new();
+        tasks.spawn(everlog_meta::keep_open(Arc::clone(&raft), Arc::clone(&meta)));
         let namespaces =
             Namespaces::open(Arc::clone(&meta), membership.as_ref().map(|membership| membership.me)).await?;
         let (groups, leaders, neighbours): (GroupSlots, _, _) = match &membership {
@@ -376,7 +380,7 @@ impl Ground {
         let leads = Leads::new(me, meta, groups.clone(), voters, transport);
         if let Some(nodes) = &nodes {
             nodes.set_leads(&leads);
-            tasks.push(spawn(Arc::clone(&leads).spread()));
+            tasks.spawn(Arc::clone(&leads).spread());
         }
         let operations = Operations::new(OperationsParts {
             about: about(&identity, membership.as_ref()),
@@ -415,14 +419,14 @@ impl Ground {
                 leads,
                 partitions,
             });
-            tasks.push(spawn(Arc::clone(&replicas).follow()));
-            tasks.push(spawn(Arc::clone(&replicas).lead(Arc::clone(&operations))));
-            tasks.push(spawn(Arc::clone(&replicas).announce(Arc::clone(&operations))));
-            tasks.push(spawn(Arc::clone(&replicas).hand_on()));
-            tasks.push(spawn(replicas.plan()));
+            tasks.spawn(Arc::clone(&replicas).follow());
+            tasks.spawn(Arc::clone(&replicas).lead(Arc::clone(&operations)));
+            tasks.spawn(Arc::clone(&replicas).announce(Arc::clone(&operations)));
+            tasks.spawn(Arc::clone(&replicas).hand_on());
+            tasks.spawn(replicas.plan());
         } else {
             let namespaces = Arc::clone(&namespaces);
-            tasks.push(spawn(Alone { raft: Arc::clone(&raft), namespaces, groups, partitions }.follow()));
+            tasks.spawn(Alone { raft: Arc::clone(&raft), namespaces, groups, partitions }.follow());
         }
         Ok(Assembly { router, matching, namespaces, queries, batch_jobs, nexus_calls, nodes, operations, pools, tasks })
     }
@@ -432,13 +436,13 @@ impl Node {
     /// Gives the leads of this node to others, so that nobody waits until they notice that it is gone.
     pub async fn hand_over(&self) {
         if self.membership.is_some() {
-            self.operations.leads().hand_over().await;
+            self.parts.operations.leads().hand_over().await;
         }
     }
 
     /// Resolves when the node must stop because its disk failed, its metadata cannot be read, or it was removed from its cluster.
     pub fn fatal(&self) -> impl Future<Output = NodeError> + Send + 'static {
-        let (disk, metadata) = (self.raft.fatal(), self.namespaces.unreadable());
+        let (disk, metadata) = (self.raft.fatal(), self.parts.namespaces.unreadable());
         let removed = self.membership.as_ref().map(|membership| membership.links.removed());
         async move {
             let removed = async {
@@ -480,8 +484,8 @@ impl Node {
     /// See [`NodeError`].
     pub async fn stop(self) -> Result<(), NodeError> {
         let stop = async {
-            self.matching.local().drain();
-            for partition in self.router.partitions().all().iter() {
+            self.parts.matching.local().drain();
+            for partition in self.parts.router.partitions().all().iter() {
                 partition.stop().await;
             }
             let stopped = self.raft.shutdown().await;
@@ -514,14 +518,11 @@ pub async fn run(
     let limits = Arc::new(InForce::new(settings.dynamic.per_namespace().map(|config| config.limits.clone())));
     let skipped_time = settings.time_skipping.map(|skipping| Arc::new(SkippedTime::new(skipping.is_locked())));
     let starting = Node::start(Options {
-        data_dir: data_dir.clone(),
-        partitions: limits::PARTITIONS_DEFAULT,
         limits: Arc::clone(&limits),
-        cache_bytes_max: limits::WORKFLOW_CACHE_BYTES_MAX,
         tables_open_max: descriptors.tables_open_max(),
         cluster: settings.cluster.clone(),
-        neighbours: None,
         skipped_time: skipped_time.clone(),
+        ..Options::of_one(data_dir.clone())
     });
     // Nodes of a cluster wait for each other.
     let node = tokio::select! {
@@ -530,14 +531,14 @@ pub async fn run(
         never = listeners.turn_away() => match never {},
     };
     let (names, retention) = (settings.wanted_namespaces(), settings.retention());
-    let ensured = ensure(&node.namespaces, names, retention, &settings.search_attributes);
+    let ensured = ensure(&node.parts.namespaces, names, retention, &settings.search_attributes);
     tokio::select! {
         ensured = ensured => ensured?,
         () = &mut shutdown => return node.stop().await,
         error = node.fatal() => return Err(error),
         never = listeners.turn_away() => match never {},
     }
-    catch_up(&node.namespaces, node.nodes.as_deref()).await;
+    catch_up(&node.parts.namespaces, node.parts.nodes.as_deref()).await;
     let disk = Arc::new(DiskRoom::default());
     let watch = DiskWatch {
         path: data_dir.clone(),
@@ -546,26 +547,15 @@ pub async fn run(
         room: Arc::clone(&disk),
     };
     watch.look()?;
-    node.operations.serves_at(listeners.addresses().grpc.to_string());
+    node.parts.operations.serves_at(listeners.addresses().grpc.to_string());
     let services = Services {
         disk,
-        operations: Arc::clone(&node.operations),
-        pools: Arc::clone(&node.pools),
-        router: node.router.clone(),
-        nodes: node.nodes.clone(),
-        matching: node.matching.clone(),
-        namespaces: Arc::clone(&node.namespaces),
-        queries: Arc::clone(&node.queries),
-        batch_jobs: node.batch_jobs.clone(),
-        nexus_calls: node.nexus_calls.clone(),
-        config: Arc::clone(&config),
         skipped_time,
-        cluster_id: node.cluster_id(),
         request_bytes_max: settings.listen.request_bytes_max,
         connections_max: descriptors.connections_max(),
         handshakes_per_address_max: settings.listen.handshakes_per_address_max,
         handshake_timeout: settings.listen.handshake_timeout,
-        render_metrics: telemetry::render,
+        ..node.parts.services(Arc::clone(&config), node.cluster_id())
     };
     let line = settings.serving_line(&listeners.addresses());
     // Whoever started the process may have closed its standard output.
@@ -760,10 +750,6 @@ fn raft_options(membership: Option<&Membership>) -> NodeOptions {
         seed_bytes_per_second: membership.catching_up.seed_bytes_per_second,
         ..NodeOptions::default()
     }
-}
-
-fn spawn(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDrop {
-    AbortOnDrop(tokio::spawn(task))
 }
 
 /// Waits until this node leads a group.

@@ -15,24 +15,21 @@
 mod plan;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_cluster::{Picture, generation_of};
-use everlog_meta::{GroupRow, Membership, NodeRow, Placed, Topology, TopologyChange};
+use everlog_meta::{GroupRow, Membership, NodeRow, Placed, TopologyChange};
 use everlog_model::NodeId;
-use everlog_raft::{GroupReplica, Leadership, NodeOptions, Remains, ReplicaId};
+use everlog_raft::{GroupReplica, Leadership, Remains, ReplicaId};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, DirectoryError, Founding, FoundingMember, Joined};
-use everlog_storage::log::LogEngine;
-use everlog_storage::rocks_state::{RocksState, StateOptions};
-use everlog_storage::segment_log::{LogOptions, SegmentLog};
-use everlog_storage::state::{RowBatch, StateEngine};
+use everlog_storage::state::RowBatch;
 use serde::{Deserialize, Serialize};
 
 pub use plan::{Allowed, Outcome, PlannedGroup, RecoveryPlan, Survivor, plan};
 
 use crate::node::META_GROUP;
+use crate::offline::Offline;
 
 /// The form of what is collected and planned.
 pub const FORMAT: u32 = 1;
@@ -113,8 +110,7 @@ struct Stopped {
     founding: Founding,
     me: NodeId,
     disk: u32,
-    raft: everlog_raft::Node,
-    state: Arc<RocksState>,
+    offline: Offline,
 }
 
 impl Stopped {
@@ -130,30 +126,21 @@ impl Stopped {
         let (me, disk) = founding.node(directory.id()).ok_or_else(|| {
             RecoveryError(format!("data directory {shown} is that of no node of cluster {:?}", founding.name))
         })?;
-        let log = Arc::new(SegmentLog::open(&directory.log_path(), LogOptions::default()).map_err(failed)?);
-        let state = Arc::new(RocksState::open(&directory.state_path(), StateOptions::default()).map_err(failed)?);
-        let raft = everlog_raft::Node::new(
-            NodeOptions::default(),
-            log as Arc<dyn LogEngine>,
-            Arc::clone(&state) as Arc<dyn StateEngine>,
-        );
-        Ok(Stopped { directory, founding, me: NodeId(me), disk, raft, state })
+        let offline = Offline::open(&directory).map_err(failed)?;
+        Ok(Stopped { directory, founding, me: NodeId(me), disk, offline })
     }
 
-    /// What there is of the cluster, by the metadata that this node has.
-    async fn topology(&self) -> Result<Topology, RecoveryError> {
-        let remains = self.raft.remains(META_GROUP).await.map_err(failed)?;
-        let tail = remains.map(|remains| remains.tail).unwrap_or_default();
-        Topology::read(&*self.state, META_GROUP, &tail).map_err(failed)
+    fn raft(&self) -> &everlog_raft::Node {
+        &self.offline.raft
     }
 
     async fn left(&self, group: GroupId) -> Result<Option<Left>, RecoveryError> {
-        let remains = self.raft.remains(group).await.map_err(failed)?;
+        let remains = self.raft().remains(group).await.map_err(failed)?;
         Ok(remains.map(|remains| left(group, &remains)))
     }
 
     async fn close(self) -> Result<(), RecoveryError> {
-        self.raft.shutdown().await.map_err(failed)
+        self.raft().shutdown().await.map_err(failed)
     }
 }
 
@@ -171,7 +158,7 @@ fn left(group: GroupId, remains: &Remains) -> Left {
 pub async fn collect(path: &Path) -> Result<Collected, RecoveryError> {
     let stopped = Stopped::open(path)?;
     stopped.directory.check_whole()?;
-    let picture = Picture::new(&stopped.founding, &stopped.topology().await?);
+    let picture = Picture::new(&stopped.founding, &stopped.offline.topology().await.map_err(failed)?);
     let members = picture.members().map(|(node, row)| Member { node: node.0, address: row.address.clone() }).collect();
     let known =
         |(group, row): (&GroupId, &GroupRow)| KnownGroup { group: group.0, last_generation: row.last_generation };
@@ -228,20 +215,20 @@ pub async fn apply(path: &Path, plan: &RecoveryPlan) -> Result<Vec<String>, Reco
     }
     let leads_metadata = plan.metadata_node() == Some(survivor.node);
     if leads_metadata {
-        stopped.raft.apply_all(META_GROUP).await.map_err(failed)?;
-        let topology = Topology::read(&*stopped.state, META_GROUP, &[]).map_err(failed)?;
+        stopped.raft().apply_all(META_GROUP).await.map_err(failed)?;
+        let topology = stopped.offline.topology().await.map_err(failed)?;
         let rows = changes(plan, &Picture::new(&stopped.founding, &topology))?;
         let rows = RowBatch { changes: rows.iter().map(TopologyChange::row).collect() };
-        let replica = stopped.raft.replica_here(META_GROUP).await.map_err(failed)?;
+        let replica = stopped.raft().replica_here(META_GROUP).await.map_err(failed)?;
         let replica = replica.ok_or_else(|| RecoveryError("the metadata are not here".to_owned()))?;
-        stopped.raft.go_on_alone(replica, stopped.me, rows).await.map_err(failed)?;
+        stopped.raft().go_on_alone(replica, stopped.me, rows).await.map_err(failed)?;
         done.push("the metadata go on from here".to_owned());
     } else {
-        stopped.raft.discard_group(META_GROUP).await.map_err(failed)?;
+        stopped.raft().discard_group(META_GROUP).await.map_err(failed)?;
     }
     let founding = founding(&stopped, plan, leads_metadata);
-    let Stopped { directory, raft, .. } = stopped;
-    raft.shutdown().await.map_err(failed)?;
+    let Stopped { directory, offline, .. } = stopped;
+    offline.raft.shutdown().await.map_err(failed)?;
     directory.finish_recovery(&founding, leads_metadata)?;
     Ok(done)
 }
@@ -273,7 +260,7 @@ async fn apply_to_group(stopped: &Stopped, planned: &PlannedGroup) -> Result<Opt
         Outcome::Stays { .. } => Ok(None),
         Outcome::Alone { node, replica, .. } if NodeId(*node) == stopped.me => {
             let replica = GroupReplica { group, group_epoch: 1, replica: *replica };
-            stopped.raft.go_on_alone(replica, stopped.me, RowBatch::default()).await.map_err(failed)?;
+            stopped.raft().go_on_alone(replica, stopped.me, RowBatch::default()).await.map_err(failed)?;
             Ok(Some(format!("group {group} goes on from here")))
         }
         Outcome::Anew { node, replica } if NodeId(*node) == stopped.me => {
@@ -281,19 +268,19 @@ async fn apply_to_group(stopped: &Stopped, planned: &PlannedGroup) -> Result<Opt
             Ok(Some(format!("group {group} begins anew here, empty")))
         }
         Outcome::Alone { .. } | Outcome::Anew { .. } => {
-            let had = stopped.raft.replica_here(group).await.map_err(failed)?.is_some();
-            stopped.raft.discard_group(group).await.map_err(failed)?;
+            let had = stopped.raft().replica_here(group).await.map_err(failed)?.is_some();
+            stopped.raft().discard_group(group).await.map_err(failed)?;
             Ok(had.then(|| format!("the replica of group {group} is discarded: it goes on from another node")))
         }
     }
 }
 
 async fn begin_anew(stopped: &Stopped, replica: GroupReplica) -> Result<(), RecoveryError> {
-    let here = stopped.raft.replica_here(replica.group).await.map_err(failed)?;
+    let here = stopped.raft().replica_here(replica.group).await.map_err(failed)?;
     if here.is_some_and(|here| here != replica) {
-        stopped.raft.discard_group(replica.group).await.map_err(failed)?;
+        stopped.raft().discard_group(replica.group).await.map_err(failed)?;
     }
-    let group = stopped.raft.create_replica(replica).await.map_err(failed)?;
+    let group = stopped.raft().create_replica(replica).await.map_err(failed)?;
     if !group.is_founded() {
         group.found(&[(replica.replica, stopped.me)].into()).await.map_err(failed)?;
     }

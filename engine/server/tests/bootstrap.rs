@@ -51,14 +51,10 @@ async fn killed_after(path: &Path, step: u32) {
 
 async fn start(path: &Path) -> Result<Node, NodeError> {
     let options = Options {
-        data_dir: path.to_owned(),
         partitions: PARTITIONS,
-        limits: Arc::default(),
         cache_bytes_max: 1 << 20,
         tables_open_max: 100,
-        cluster: None,
-        neighbours: None,
-        skipped_time: None,
+        ..Options::of_one(path.to_owned())
     };
     // The tasks of the node before may let go of its engines a moment after it has stopped, which a process that ended would not show.
     for _ in 0..STARTS_MAX {
@@ -96,7 +92,7 @@ async fn a_bootstrap_that_was_cut_off_is_finished() {
         killed_after(path, step).await;
         for _ in 0..2 {
             let node = start(path).await.unwrap_or_else(|error| panic!("step {step}: {error}"));
-            assert_eq!(node.router.partitions().all().len(), PARTITIONS as usize, "step {step}");
+            assert_eq!(node.parts.router.partitions().all().len(), PARTITIONS as usize, "step {step}");
             node.stop().await.unwrap();
             let text = std::fs::read_to_string(path.join("NODE")).unwrap();
             assert!(text.ends_with("bootstrap done\n"), "step {step}: {text}");

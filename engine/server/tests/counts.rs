@@ -44,6 +44,7 @@ impl Written {
         Written {
             entries: server
                 .node
+                .parts
                 .router
                 .partitions()
                 .all()

@@ -21,16 +21,8 @@ use everlog_storage::state::{RowBatch, StateEngine};
 use everlog_storage::{GroupId, RocksState, StateOptions};
 
 async fn start(path: &Path) -> Node {
-    let options = Options {
-        data_dir: path.to_owned(),
-        partitions: 1,
-        limits: Arc::default(),
-        cache_bytes_max: 1 << 20,
-        tables_open_max: 100,
-        cluster: None,
-        neighbours: None,
-        skipped_time: None,
-    };
+    let options =
+        Options { partitions: 1, cache_bytes_max: 1 << 20, tables_open_max: 100, ..Options::of_one(path.to_owned()) };
     Node::start(options).await.unwrap()
 }
 
@@ -39,9 +31,9 @@ async fn a_panic_costs_the_command_that_did_it_and_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let node = start(directory.path()).await;
     let new = NewNamespace { name: "n".to_owned(), retention: Duration::from_secs(60), ..NewNamespace::default() };
-    let namespace = Arc::clone(&node.namespaces.register(new).await.unwrap().namespace);
+    let namespace = Arc::clone(&node.parts.namespaces.register(new).await.unwrap().namespace);
     let workflow = |id: &str| WorkflowRef { namespace: Arc::clone(&namespace), workflow_id: id.into() };
-    let partition = node.router.partition_of(&workflow("w")).unwrap().clone();
+    let partition = node.parts.router.partition_of(&workflow("w")).unwrap().clone();
 
     let poison: Result<(), CallError> = partition.inspect(workflow("w"), None, |_, _| panic!("poison")).await;
     assert!(matches!(poison, Err(CallError::Failed(_))), "{poison:?}");
@@ -88,7 +80,7 @@ async fn a_task_row_that_cannot_be_read_stops_the_partition() {
     let directory = tempfile::tempdir().unwrap();
     let node = start(directory.path()).await;
     let new = NewNamespace { name: "n".to_owned(), retention: Duration::from_secs(60), ..NewNamespace::default() };
-    let namespace = Arc::clone(&node.namespaces.register(new).await.unwrap().namespace);
+    let namespace = Arc::clone(&node.parts.namespaces.register(new).await.unwrap().namespace);
     node.stop().await.unwrap();
 
     // A task of an entity of kind 7, which a later version may know.
@@ -100,7 +92,7 @@ async fn a_task_row_that_cannot_be_read_stops_the_partition() {
     put(directory.path(), RowBatch { changes: vec![row] }).await;
 
     let node = start(directory.path()).await;
-    let partition = node.router.partitions().all()[0].clone();
+    let partition = node.parts.router.partitions().all()[0].clone();
     partition.status().wait_for(|status| *status == Status::Serving).await.unwrap();
     let poll = Poll {
         queue,
@@ -110,7 +102,7 @@ async fn a_task_row_that_cannot_be_read_stops_the_partition() {
         worker_instance_key: String::new(),
         version: None,
     };
-    let matching = Arc::clone(node.matching.local());
+    let matching = Arc::clone(node.parts.matching.local());
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     let polling = tokio::spawn(async move { matching.poll(poll, deadline).await });
     let reason = not_serving(&partition).await;
@@ -124,7 +116,7 @@ async fn a_workflow_that_cannot_be_read_stops_the_partition() {
     let directory = tempfile::tempdir().unwrap();
     let node = start(directory.path()).await;
     let new = NewNamespace { name: "n".to_owned(), retention: Duration::from_secs(60), ..NewNamespace::default() };
-    let namespace = Arc::clone(&node.namespaces.register(new).await.unwrap().namespace);
+    let namespace = Arc::clone(&node.parts.namespaces.register(new).await.unwrap().namespace);
     let workflow = WorkflowRef { namespace, workflow_id: "w".into() };
     let request = StartWorkflowExecutionRequest {
         workflow_id: "w".to_owned(),
@@ -134,7 +126,7 @@ async fn a_workflow_that_cannot_be_read_stops_the_partition() {
         ..StartWorkflowExecutionRequest::default()
     };
     let start_it = Command::start(request, &Limits::default()).unwrap();
-    let partition = node.router.partitions().all()[0].clone();
+    let partition = node.parts.router.partitions().all()[0].clone();
     let Reply::Started(started) = partition.execute(workflow.clone(), None, start_it).await.unwrap() else { panic!() };
     drop(partition);
     node.stop().await.unwrap();
@@ -144,7 +136,7 @@ async fn a_workflow_that_cannot_be_read_stops_the_partition() {
     put(directory.path(), RowBatch { changes: vec![row] }).await;
 
     let node = start(directory.path()).await;
-    let partition = node.router.partitions().all()[0].clone();
+    let partition = node.parts.router.partitions().all()[0].clone();
     let looked: Result<(), CallError> = partition.inspect(workflow, None, |_, _| Ok(())).await;
     assert!(matches!(looked, Err(CallError::Corrupt(_))), "{looked:?}");
     let reason = not_serving(&partition).await;

@@ -71,16 +71,16 @@ async fn is_signalled(client: &mut Client, namespace: &str, workflow_id: &str) -
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_a_pool_is_in_its_partitions_alone() {
     let mut server = Server::start().await;
-    let record = server.node.pools.register(&own(), new("own")).await.unwrap();
-    let mine: BTreeSet<_> = server.node.namespaces.partitions_of(record.namespace.id).into_iter().collect();
+    let record = server.node.parts.pools.register(&own(), new("own")).await.unwrap();
+    let mine: BTreeSet<_> = server.node.parts.namespaces.partitions_of(record.namespace.id).into_iter().collect();
     assert_eq!(mine, (3..=6).map(GroupId).collect(), "the server has two others");
-    assert_eq!(server.node.router.partitions_count(), 2);
+    assert_eq!(server.node.parts.router.partitions_count(), 2);
     let mut client = server.client().await;
     let ids: BTreeSet<_> = (0..20).map(|number| format!("w{number}")).collect();
     let mut used = BTreeSet::new();
     for id in &ids {
         client.start_workflow_execution(start_in("own", id)).await.unwrap();
-        let Route::Here(partition) = server.node.router.workflow(record.namespace.id, id) else { panic!("{id}") };
+        let Route::Here(partition) = server.node.parts.router.workflow(record.namespace.id, id) else { panic!("{id}") };
         used.insert(partition.group().id());
     }
     assert!(used.is_subset(&mine) && used.len() > 1, "{used:?}");
@@ -93,7 +93,7 @@ async fn what_is_in_a_pool_is_in_its_partitions_alone() {
     let poll = PollWorkflowTaskQueueRequest { namespace: "own".to_owned(), ..requests::poll_workflow("queue") };
     let task = client.poll_workflow_task_queue(within(PATIENCE, poll)).await.unwrap().into_inner();
     let WorkflowExecution { workflow_id, .. } = task.workflow_execution.unwrap();
-    let home = |id: &str| match server.node.router.workflow(record.namespace.id, id) {
+    let home = |id: &str| match server.node.parts.router.workflow(record.namespace.id, id) {
         Route::Here(partition) => partition.group().id(),
         _ => panic!("{id} is not here"),
     };
@@ -114,16 +114,8 @@ async fn what_is_in_a_pool_is_in_its_partitions_alone() {
 }
 
 async fn start(path: &Path) -> Result<Node, NodeError> {
-    let options = Options {
-        data_dir: path.to_owned(),
-        partitions: 2,
-        limits: Arc::default(),
-        cache_bytes_max: 1 << 20,
-        tables_open_max: 100,
-        cluster: None,
-        neighbours: None,
-        skipped_time: None,
-    };
+    let options =
+        Options { partitions: 2, cache_bytes_max: 1 << 20, tables_open_max: 100, ..Options::of_one(path.to_owned()) };
     let_go(path).await;
     Node::start(options).await
 }
@@ -160,13 +152,13 @@ fn here(_: &Topology, pool: &Pool) -> Result<Vec<(GroupId, GroupRow)>, String> {
 }
 
 async fn serves(node: &Node, namespace: &NamespaceRecord) {
-    for partition in node.router.partitions_of(namespace.namespace.id) {
+    for partition in node.parts.router.partitions_of(namespace.namespace.id) {
         let mut status = partition.status();
         let serving = status.wait_for(|status| *status == Status::Serving);
         tokio::time::timeout(PATIENCE, serving).await.unwrap().unwrap();
     }
     let settled = async {
-        while node.namespaces.topology().groups.values().any(|row| !row.is_settled || !row.founding.is_empty()) {
+        while node.parts.namespaces.topology().groups.values().any(|row| !row.is_settled || !row.founding.is_empty()) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -180,19 +172,48 @@ async fn a_pool_that_was_being_made_is_finished_at_the_next_start() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path();
         start(path).await.unwrap().stop().await.unwrap();
-        killed_after(path, async |node, namespaces| {
-            namespaces.register_in(&own(), &here, new("own")).await.unwrap();
-            for group in 3..3 + step {
-                let group = node.create_group(GroupReplica::founding(GroupId(group))).await.unwrap();
-                let mut leadership = group.leadership();
-                leadership.wait_for(|now| matches!(now, Leadership::Leader { .. })).await.unwrap();
-            }
-        })
-        .await;
+        killed_after(path, async |node, namespaces| make_some_of(node, namespaces, step).await).await;
         for _ in 0..2 {
             let node = start(path).await.unwrap_or_else(|error| panic!("step {step}: {error}"));
-            let namespace = node.namespaces.by_name("own").unwrap();
-            assert_eq!((namespace.pool, node.router.partitions().all().len()), (PoolId(1), 6), "step {step}");
+            let namespace = node.parts.namespaces.by_name("own").unwrap();
+            assert_eq!((namespace.pool, node.parts.router.partitions().all().len()), (PoolId(1), 6), "step {step}");
+            serves(&node, &namespace).await;
+            node.stop().await.unwrap();
+        }
+    }
+}
+
+/// A pool of four partitions is to be, and so many of them are made.
+async fn make_some_of(node: &everlog_raft::Node, namespaces: &Namespaces, count: u32) {
+    namespaces.register_in(&own(), &here, new("own")).await.unwrap();
+    for group in 3..3 + count {
+        let group = node.create_group(GroupReplica::founding(GroupId(group))).await.unwrap();
+        let mut leadership = group.leadership();
+        leadership.wait_for(|now| matches!(now, Leadership::Leader { .. })).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_alone_takes_its_pools_into_a_cluster() {
+    for made in 0..=4 {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path();
+        start(path).await.unwrap().stop().await.unwrap();
+        killed_after(path, async |node, namespaces| make_some_of(node, namespaces, made).await).await;
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let settings = format!("[cluster]\nseeds = [\"{address}\"]\ninitial_nodes = 1\nlisten = \"{address}\"\n");
+        let cluster = everlog_server::settings::parse(&settings, &[]).unwrap().cluster;
+        for _ in 0..2 {
+            let_go(path).await;
+            let options = Options { cluster: cluster.clone(), ..Options::of_one(path.to_owned()) };
+            let node = Node::start(options).await.unwrap_or_else(|error| panic!("{made} made: {error}"));
+            let namespace = node.parts.namespaces.by_name("own").unwrap();
+            let all = async {
+                while node.parts.router.partitions().all().len() < 6 {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, all).await.unwrap_or_else(|_| panic!("{made} made: not all are here"));
             serves(&node, &namespace).await;
             node.stop().await.unwrap();
         }
@@ -204,7 +225,7 @@ async fn a_group_that_is_lost_is_not_founded_again() {
     let temporary = tempfile::tempdir().unwrap();
     let path = temporary.path();
     let node = start(path).await.unwrap();
-    let namespace = node.pools.register(&own(), new("own")).await.unwrap();
+    let namespace = node.parts.pools.register(&own(), new("own")).await.unwrap();
     serves(&node, &namespace).await;
     node.stop().await.unwrap();
     killed_after(path, async |node, _| node.discard_group(GroupId(4)).await.unwrap()).await;

@@ -259,7 +259,7 @@ fn start_timer(timer_id: &str) -> Command {
 
 /// All rows of all workflows.
 fn rows(server: &Server) -> usize {
-    let partitions = server.node.router.partitions();
+    let partitions = server.node.parts.router.partitions();
     partitions
         .all()
         .iter()
@@ -276,7 +276,7 @@ async fn retention_leaves_nothing_of_a_run() {
     // Shorter than callers may set it.
     let short =
         NewNamespace { name: "short".to_owned(), retention: Duration::from_millis(300), ..NewNamespace::default() };
-    server.node.namespaces.register(short).await.unwrap();
+    server.node.parts.namespaces.register(short).await.unwrap();
     assert_eq!(rows(&server), 0);
     let in_short = |workflow_id: &str| StartWorkflowExecutionRequest {
         namespace: "short".to_owned(),

@@ -231,7 +231,7 @@ async fn a_query_reaches_a_worker_and_its_answer_the_caller() {
     };
     // A client of another namespace that counts, and one of this namespace that has seen another query.
     register(&mut client, "other").await;
-    let other_id = server.node.namespaces.by_name("other").unwrap().namespace.id;
+    let other_id = server.node.parts.namespaces.by_name("other").unwrap().namespace.id;
     let token: QueryTaskToken = token::decode(&answer.task_token).unwrap();
     let forged = [
         ("other", QueryTaskToken { namespace_id: other_id, ..token.clone() }),

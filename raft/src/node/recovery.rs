@@ -11,11 +11,12 @@
 //! Each step may be repeated, so whoever was cut off begins again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Arc;
 
 use everlog_storage::state::RowBatch;
 use everlog_storage::{GroupId, NodeId};
-use futures::stream;
+use futures::{StreamExt, TryStreamExt};
 use openraft::storage::RaftLogReader;
 use tokio::sync::watch;
 
@@ -25,8 +26,7 @@ use crate::encoding;
 use crate::log_store::GroupLog;
 use crate::progress::{AppliedPosition, GroupProgress};
 use crate::seed::Seeding;
-use crate::state_machine::{ApplyLimits, GroupStateMachine};
-use crate::types::{Entry, GroupReplica, Membership, NodeInfo, Payload, ReplicaId, StoredMembership, Vote};
+use crate::types::{GroupReplica, Membership, NodeInfo, Payload, ReplicaId, StoredMembership, Vote};
 
 /// What a node has of a group that is not open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +40,6 @@ pub struct Remains {
     pub last: (u64, u64),
     /// When the last entry with rows was decided, by the clock of whoever led.
     pub last_at: Hlc,
-    /// The rows of entries that are in its log and not applied yet, in order.
-    pub tail: Vec<RowBatch>,
 }
 
 impl Node {
@@ -60,19 +58,13 @@ impl Node {
             .map(|position| (position.membership.membership().clone(), position.chain.clone()))
             .unwrap_or_default();
         let mut last = position.map(|position| position.log_id);
-        let mut tail = Vec::new();
-        for entry in unapplied(&log, &progress).await? {
+        let mut reader = log.clone();
+        let mut rest = pin!(reader.entries_stream(behind(&progress)..).await);
+        while let Some(entry) = rest.try_next().await.map_err(|error| NodeError(error.to_string()))? {
             last = Some(entry.log_id);
             match entry.payload {
                 Payload::Blank => {}
-                Payload::Normal(rows) => {
-                    if chain.step(&rows.stamp) == ChainStep::Applied {
-                        tail.push(
-                            RowBatch::decode(&rows.rows())
-                                .map_err(|error| NodeError(format!("group {group}: {error}")))?,
-                        );
-                    }
-                }
+                Payload::Normal(rows) => drop(chain.step(&rows.stamp)),
                 Payload::Membership(changed) => membership = changed,
             }
         }
@@ -83,7 +75,30 @@ impl Node {
         let voters = membership.get_joint_config().iter().map(|voters| voters.iter().map(node_of).collect());
         let voters = voters.filter(|voters: &BTreeSet<NodeId>| !voters.is_empty()).collect();
         let last = last.map(|log_id| (log_id.leader_id.term, log_id.index)).unwrap_or_default();
-        Ok(Some(Remains { replica, voters, last, last_at: chain.end().hlc, tail }))
+        Ok(Some(Remains { replica, voters, last, last_at: chain.end().hlc }))
+    }
+
+    /// The rows of entries that this node has in its log of a group that is not open here, and that are not applied yet, in order.
+    ///
+    /// # Errors
+    ///
+    /// As [`Node::remains`].
+    pub async fn tail(&self, group: GroupId) -> Result<Vec<RowBatch>, NodeError> {
+        self.check_closed(group)?;
+        let Some(replica) = self.replica_here(group).await? else { return Ok(Vec::new()) };
+        let (mut log, progress) = self.recover(group, replica.replica).await?;
+        let mut chain = progress.applied().map(|position| position.chain).unwrap_or_default();
+        let mut rest = pin!(log.entries_stream(behind(&progress)..).await);
+        let mut tail = Vec::new();
+        while let Some(entry) = rest.try_next().await.map_err(|error| NodeError(error.to_string()))? {
+            if let Payload::Normal(rows) = entry.payload
+                && chain.step(&rows.stamp) == ChainStep::Applied
+            {
+                let batch = RowBatch::decode(&rows.rows());
+                tail.push(batch.map_err(|error| NodeError(format!("group {group}: {error}")))?);
+            }
+        }
+        Ok(tail)
     }
 
     /// Applies everything that this node's replica of a group has in its log, whether it was committed or not.
@@ -124,18 +139,10 @@ impl Node {
         self.check_closed(group)?;
         let replica = self.replica_here(group).await?.ok_or_else(|| failed("it is not on this node".to_owned()))?;
         let (log, progress) = self.recover(group, replica.replica).await?;
-        let entries = unapplied(&log, &progress).await?;
-        let mut state_machine = GroupStateMachine::new(
-            group,
-            self.state.clone(),
-            progress.clone(),
-            self.failure.clone(),
-            self.flusher.trigger.clone(),
-            ApplyLimits { entries_max: self.options.apply_entries_max, bytes_max: self.options.apply_bytes_max },
-            watch::channel(()).0,
-        );
-        let entries = stream::iter(entries.into_iter().map(|entry| Ok((entry, None))));
-        state_machine.apply_all(entries).await.map_err(|error| failed(error.to_string()))?;
+        let mut state_machine = self.state_machine(group, &progress, watch::channel(()).0);
+        let mut reader = log.clone();
+        let entries = reader.entries_stream(behind(&progress)..).await.map_ok(|entry| (entry, None));
+        state_machine.apply_all(entries.boxed()).await.map_err(|error| failed(error.to_string()))?;
         self.flusher.flush_rows().await?;
         Ok((log, progress))
     }
@@ -148,15 +155,7 @@ impl Node {
     }
 }
 
-/// The entries behind the applied position.
-async fn unapplied(log: &GroupLog, progress: &GroupProgress) -> Result<Vec<Entry>, NodeError> {
-    let mut next = progress.applied().map_or(0, |position| position.log_id.index + 1);
-    let mut entries: Vec<Entry> = Vec::new();
-    loop {
-        let read =
-            log.clone().try_get_log_entries(next..u64::MAX).await.map_err(|error| NodeError(error.to_string()))?;
-        let Some(last) = read.last() else { return Ok(entries) };
-        next = last.log_id.index + 1;
-        entries.extend(read);
-    }
+/// The index behind the applied position.
+fn behind(progress: &GroupProgress) -> u64 {
+    progress.applied().map_or(0, |position| position.log_id.index + 1)
 }

@@ -1,6 +1,7 @@
 //! Random numbers for tests, and random changes: a seed gives the same ones on every machine and with every version of every crate.
 
 pub mod mutate;
+pub mod seeds;
 
 /// A sequence of random numbers: SplitMix64 (Steele, Lea and Flood, 2014).
 #[derive(Clone, Debug)]

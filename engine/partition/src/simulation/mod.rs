@@ -20,7 +20,7 @@
 //! `world` is the clock and what happens when, `log` and `turns` are a partition, `clients`, `operators` and `workers` those who use it, `checks`
 //! what must hold. Everything that goes to a partition goes through `World::carry`, as messages between partitions will.
 //!
-//! `EVERLOG_SIMULATION_SEEDS=FIRST..LAST` runs those seeds instead of the ones of the gate, and `EVERLOG_SIMULATION_MINUTES=60` runs new
+//! `EVERLOG_SIMULATION_SEEDS=COUNT`, or `FIRST..LAST`, runs those seeds instead of the ones of the gate, and `EVERLOG_SIMULATION_MINUTES=60` runs new
 //! ones for so long. A failing seed is printed; it belongs into [`KEPT`].
 //!
 //! That faults are found is a test, too: [`FOUND`] names a seed for each that is put back.
@@ -38,10 +38,8 @@ mod workers;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use everlog_random::seeds;
 
 use world::{Story, World};
 
@@ -49,7 +47,7 @@ use world::{Story, World};
 const SEEDS: u64 = 2000;
 
 /// Seeds that found faults once, with the fault.
-const KEPT: &[(u64, &str)] = &[
+const KEPT: [(u64, &str); 3] = [
     (546, "a run that began before a message was sent by another clock hid the run that had taken it"),
     (796, "the same for a request to cancel"),
     (6286, "a child did not know again that a run had closed which was not the one that had started it"),
@@ -110,50 +108,13 @@ fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<Story, String> {
     })
 }
 
-fn seeds() -> Vec<u64> {
-    match std::env::var("EVERLOG_SIMULATION_SEEDS") {
-        Ok(seeds) => {
-            let (first, last) = seeds.split_once("..").expect("FIRST..LAST");
-            (first.parse().expect("a seed")..last.parse().expect("a seed")).collect()
-        }
-        Err(_) => KEPT.iter().map(|(seed, _)| *seed).chain(0..SEEDS).collect(),
-    }
-}
-
 #[test]
 fn invariants_hold_whatever_log_disk_clock_and_readers_do() {
-    let begun = Instant::now();
-    let minutes = std::env::var("EVERLOG_SIMULATION_MINUTES").ok().map(|minutes| minutes.parse().expect("minutes"));
-    let until = minutes.map(|minutes: u64| begun + Duration::from_secs(60 * minutes));
-    let seeds = seeds();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let (next, tasks, two_in_flight) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let failed = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    let seed = match (until, seeds.get(usize::try_from(number).expect("a small number"))) {
-                        (None, Some(seed)) => *seed,
-                        (Some(until), _) if Instant::now() < until => SEEDS + number,
-                        _ => return,
-                    };
-                    match run(seed, None) {
-                        Ok(story) => {
-                            tasks.fetch_add(story.tasks, Ordering::Relaxed);
-                            two_in_flight.fetch_add(story.two_in_flight, Ordering::Relaxed);
-                        }
-                        Err(error) => failed.lock().push((seed, error)),
-                    }
-                }
-            });
-        }
-    });
-    let mut failed = failed.into_inner();
-    failed.sort();
+    let kept = KEPT.map(|(seed, _)| seed);
+    let (stories, failed) = seeds::run_all(&kept, SEEDS, |seed| run(seed, None));
     assert!(failed.is_empty(), "{} seeds failed, the first: {:?}", failed.len(), &failed[..failed.len().min(3)]);
-    let (tasks, two_in_flight) = (tasks.into_inner(), two_in_flight.into_inner());
+    let sum = |of: fn(&Story) -> u64| stories.iter().map(of).sum::<u64>();
+    let (tasks, two_in_flight) = (sum(|story| story.tasks), sum(|story| story.two_in_flight));
     assert!(tasks > 0 && two_in_flight > 0, "{tasks} tasks, {two_in_flight} times two batches in flight");
 }
 

@@ -130,7 +130,7 @@ async fn a_call_that_a_partition_did_not_take_is_made_again() {
     let mut cluster = Cluster::start().await;
     let id = cluster.id_at(1, "w");
     // The node is taken for the leader, also by itself.
-    let partition = cluster.servers[1].node.router.partitions().all()[0].clone();
+    let partition = cluster.servers[1].node.parts.router.partitions().all()[0].clone();
     partition.stop().await;
     for client in &mut cluster.clients {
         let refused = client.start_workflow_execution(within(Duration::from_secs(2), start(&id))).await.unwrap_err();

@@ -183,7 +183,7 @@ impl Cluster {
             servers.push(server);
             all_views.push(view);
         }
-        let namespace_id = servers[0].node.namespaces.by_name(NAMESPACE).unwrap().namespace.id;
+        let namespace_id = servers[0].node.parts.namespaces.by_name(NAMESPACE).unwrap().namespace.id;
         Cluster { servers, clients, links, views: all_views, namespace_id }
     }
 

@@ -82,38 +82,22 @@ impl Server {
         let per_namespace = PerNamespace::new(config, []);
         let limits = Arc::new(InForce::new(per_namespace.map(|config| config.limits.clone())));
         let node = Node::start(Options {
-            data_dir: data.path().to_owned(),
             partitions,
             limits: Arc::clone(&limits),
             cache_bytes_max,
             tables_open_max: 100,
-            cluster: None,
             neighbours,
             skipped_time: skipped_time.clone(),
+            ..Options::of_one(data.path().to_owned())
         })
         .await
         .unwrap();
-        node.namespaces.ensure(["default"].into_iter(), DEFAULT_RETENTION, &[]).await.unwrap();
+        node.parts.namespaces.ensure(["default"].into_iter(), DEFAULT_RETENTION, &[]).await.unwrap();
         let disk = Arc::new(DiskRoom::default());
         let services = Services {
             disk: Arc::clone(&disk),
-            operations: Arc::clone(&node.operations),
-            pools: Arc::clone(&node.pools),
-            router: node.router.clone(),
-            nodes: node.nodes.clone(),
-            matching: node.matching.clone(),
-            namespaces: Arc::clone(&node.namespaces),
-            queries: Arc::clone(&node.queries),
-            batch_jobs: node.batch_jobs.clone(),
-            nexus_calls: node.nexus_calls.clone(),
-            config: Arc::new(InForce::new(per_namespace)),
             skipped_time,
-            cluster_id: node.cluster_id(),
-            request_bytes_max: listen.request_bytes_max,
-            connections_max: 1000,
-            handshakes_per_address_max: 100,
-            handshake_timeout: listen.handshake_timeout,
-            render_metrics: everlog_server::telemetry::render,
+            ..node.parts.services(Arc::new(InForce::new(per_namespace)), node.cluster_id())
         };
         let addresses = listeners.addresses();
         let (stop, stopped) = oneshot::channel();

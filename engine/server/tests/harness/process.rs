@@ -143,8 +143,10 @@ impl Process {
     /// The same; returns what it has written on standard error.
     pub(crate) async fn stop_for_logs(mut self) -> String {
         self.signal("TERM");
-        assert_eq!(self.ended().await.code(), Some(0));
-        self.logs.take().unwrap().join().unwrap()
+        let status = self.ended().await;
+        let logs = self.logs.take().unwrap().join().unwrap();
+        assert_eq!(status.code(), Some(0), "{logs}");
+        logs
     }
 }
 

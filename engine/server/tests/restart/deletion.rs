@@ -64,14 +64,11 @@ async fn a_workflow_that_was_deleted_is_not_there_after_a_kill() {
 /// How many runs and batch jobs of a namespace have rows.
 async fn runs_left(data: &Path, namespace: NamespaceId) -> usize {
     let node = Node::start(Options {
-        data_dir: data.to_owned(),
         partitions: 1,
         limits: Arc::new(InForce::new(PerNamespace::new(Limits::default(), []))),
         cache_bytes_max: 16 << 20,
         tables_open_max: 100,
-        cluster: None,
-        neighbours: None,
-        skipped_time: None,
+        ..Options::of_one(data.to_owned())
     })
     .await
     .unwrap();
@@ -81,7 +78,7 @@ async fn runs_left(data: &Path, namespace: NamespaceId) -> usize {
         let rows = |range: &KeyRange| group.scan(&range.start[..]..&range.end[..], Direction::Ascending, 10_000);
         ranges.iter().map(|range| rows(range).unwrap().len()).sum::<usize>()
     };
-    let left = node.router.partitions().all().iter().map(|partition| rows(partition.group())).sum();
+    let left = node.parts.router.partitions().all().iter().map(|partition| rows(partition.group())).sum();
     node.stop().await.unwrap();
     left
 }

@@ -28,11 +28,9 @@ mod world;
 
 use std::cell::RefCell;
 use std::sync::Once;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use everlog_raft::sabotage;
-use parking_lot::Mutex;
+use everlog_random::seeds;
 
 use world::{Story, World};
 
@@ -40,7 +38,7 @@ use world::{Story, World};
 const SEEDS: u64 = 50;
 
 /// Seeds that found faults once, with the fault.
-const KEPT: &[(u64, &str)] = &[
+const KEPT: [(u64, &str); 3] = [
     (8, "a leader that had handed its lead over answered by its lease, while another one led"),
     (33, "a completion that was on its way at the end was not known to the checker"),
     (59, "a node that had just started did not get over it that another one had registered its namespaces"),
@@ -139,27 +137,9 @@ fn show_logs() {
     }
 }
 
-/// What a variable says, if it is set.
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
-fn number(text: &str) -> u64 {
-    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
-}
-
-fn seeds() -> Vec<u64> {
-    let kept = KEPT.iter().map(|(seed, _)| *seed);
-    match variable("EVERLOG_SIMULATION_SEEDS").as_deref().map(|seeds| seeds.split_once("..").ok_or(seeds)) {
-        Some(Ok((first, last))) => (number(first)..number(last)).collect(),
-        Some(Err(count)) => kept.chain(0..number(count)).collect(),
-        None => kept.chain(0..SEEDS).collect(),
-    }
-}
-
 /// The fault that is to be put back.
 fn sabotage_wanted() -> Option<Sabotage> {
-    let name = variable("EVERLOG_SIMULATION_SABOTAGE")?;
+    let name = std::env::var("EVERLOG_SIMULATION_SABOTAGE").ok()?;
     let has_name = |sabotage: &Sabotage| match sabotage {
         Sabotage::Raft(sabotage) => format!("{sabotage:?}") == name,
         sabotage => format!("{sabotage:?}") == name,
@@ -168,44 +148,11 @@ fn sabotage_wanted() -> Option<Sabotage> {
     Some(known.unwrap_or_else(|| panic!("there is no {name} among {FOUND:?}")))
 }
 
-/// Runs seeds on as many threads as there are processors: these, or new ones until some time.
-fn run_all(seeds: &[u64], minutes: Option<u64>, sabotage: Option<Sabotage>) -> (Vec<Story>, Vec<(u64, String)>) {
-    let began = std::time::Instant::now();
-    let until = minutes.map(|minutes| began + Duration::from_secs(60 * minutes));
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let next = AtomicU64::new(0);
-    let (stories, failed) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    let seed = match (until, seeds.get(usize::try_from(number).expect("a small number"))) {
-                        (None, Some(seed)) => *seed,
-                        (Some(until), _) if std::time::Instant::now() < until => SEEDS + number,
-                        _ => return,
-                    };
-                    match run(seed, sabotage) {
-                        Ok(story) => stories.lock().push(story),
-                        Err(error) => {
-                            eprintln!("seed {seed}: {error}");
-                            failed.lock().push((seed, error));
-                        }
-                    }
-                }
-            });
-        }
-    });
-    let mut failed = failed.into_inner();
-    failed.sort();
-    (stories.into_inner(), failed)
-}
-
 #[test]
 fn invariants_hold_whatever_nodes_links_disks_and_clocks_do() {
     let began = std::time::Instant::now();
-    let minutes = variable("EVERLOG_SIMULATION_MINUTES").map(|minutes| number(&minutes));
-    let (stories, failed) = run_all(&seeds(), minutes, sabotage_wanted());
+    let (kept, sabotage) = (KEPT.map(|(seed, _)| seed), sabotage_wanted());
+    let (stories, failed) = seeds::run_all(&kept, SEEDS, |seed| run(seed, sabotage));
     let sum = |of: fn(&Story) -> u64| stories.iter().map(of).sum::<u64>();
     let (acknowledged, unknown, faults) = (sum(|s| s.acknowledged), sum(|s| s.unknown), sum(|s| s.faults));
     eprintln!(

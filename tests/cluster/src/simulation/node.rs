@@ -9,10 +9,10 @@ use everlog_cluster::{Admissions, DiskFigures, Entry};
 use everlog_config::DynamicConfig;
 use everlog_frontend::{LocalFront, Services};
 use everlog_meta::{DEFAULT_RETENTION, Namespaces, NodeLabels};
-use everlog_model::{DiskRoom, InForce, PerNamespace};
+use everlog_model::{InForce, PerNamespace};
 use everlog_raft::{Node as RaftNode, NodeInfo, NodeOptions};
 use everlog_server::membership::{CatchingUp, Lobby, Membership};
-use everlog_server::node::{Assembly, Ground, catch_up, ensure};
+use everlog_server::node::{Ground, catch_up, ensure};
 use everlog_storage::directory::{Founding, FoundingMember, Joined, NodeIdentity};
 use everlog_storage::log::LogEngine;
 use everlog_storage::state::StateEngine;
@@ -189,41 +189,21 @@ impl Life {
             disk: Arc::new(DiskFigures::default),
         };
         let assembled = ground.assemble().await.map_err(|error| error.to_string())?;
-        let Assembly { router, matching, namespaces, queries, batch_jobs, nexus_calls, .. } = assembled;
-        let Assembly { nodes, operations, pools, tasks, .. } = assembled;
-        *self.namespaces.lock() = Some(Arc::clone(&namespaces));
-        ensure(&namespaces, ["default"].into_iter(), DEFAULT_RETENTION, &[])
-            .await
-            .map_err(|error| error.to_string())?;
-        catch_up(&namespaces, nodes.as_deref()).await;
-        let unreadable = namespaces.unreadable();
+        let namespaces = &assembled.namespaces;
+        *self.namespaces.lock() = Some(Arc::clone(namespaces));
+        ensure(namespaces, ["default"].into_iter(), DEFAULT_RETENTION, &[]).await.map_err(|error| error.to_string())?;
+        catch_up(namespaces, assembled.nodes.as_deref()).await;
         let front = LocalFront::new(Services {
-            skipped_time: None,
-            router,
-            nodes,
-            operations,
-            pools,
-            matching,
-            namespaces,
-            queries,
-            batch_jobs,
-            nexus_calls,
-            config: Arc::new(InForce::new(config)),
-            cluster_id: "simulation".to_owned(),
             request_bytes_max: 4 << 20,
-            disk: Arc::new(DiskRoom::default()),
-            connections_max: 100,
-            handshakes_per_address_max: 100,
-            handshake_timeout: Duration::from_secs(10),
             render_metrics: String::new,
+            ..assembled.services(Arc::new(InForce::new(config)), "simulation".to_owned())
         });
         *self.entry.lock() = Some(front.entry());
         // As long as the process lives.
         let error = tokio::select! {
             error = self.raft.fatal() => error.to_string(),
-            error = unreadable => error.to_string(),
+            error = namespaces.unreadable() => error.to_string(),
         };
-        drop(tasks);
         Err(error)
     }
 

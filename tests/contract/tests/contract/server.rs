@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use everlog_config::{DynamicConfig, DynamicSettings, Listen};
-use everlog_frontend::{Listeners, Services, serve};
-use everlog_model::{DiskRoom, InForce, PerNamespace};
+use everlog_frontend::{Listeners, serve};
+use everlog_model::{InForce, PerNamespace};
 use everlog_server::node::{Node, Options};
 use everlog_server::settings::Settings;
 
@@ -33,38 +33,16 @@ impl Server {
         let listen = Listen { grpc_port: 0, http_port: 0, metrics_port: 0, ..Listen::default() };
         let listeners = Listeners::bind(&listen).await.unwrap();
         let node = Node::start(Options {
-            data_dir: data.path().to_owned(),
             partitions: 2,
             limits: Arc::new(InForce::new(config.map(|config| config.limits.clone()))),
             cache_bytes_max: 64 << 20,
             tables_open_max: 100,
-            cluster: None,
-            neighbours: None,
-            skipped_time: None,
+            ..Options::of_one(data.path().to_owned())
         })
         .await
         .unwrap();
-        node.namespaces.ensure(["default"].into_iter(), Settings::default().retention(), &[]).await.unwrap();
-        let services = Services {
-            disk: Arc::new(DiskRoom::default()),
-            operations: Arc::clone(&node.operations),
-            pools: Arc::clone(&node.pools),
-            router: node.router.clone(),
-            nodes: node.nodes.clone(),
-            matching: node.matching.clone(),
-            namespaces: Arc::clone(&node.namespaces),
-            queries: Arc::clone(&node.queries),
-            batch_jobs: node.batch_jobs.clone(),
-            nexus_calls: node.nexus_calls.clone(),
-            config: Arc::new(InForce::new(config)),
-            skipped_time: None,
-            cluster_id: node.cluster_id(),
-            request_bytes_max: listen.request_bytes_max,
-            connections_max: 1000,
-            handshake_timeout: listen.handshake_timeout,
-            handshakes_per_address_max: 100,
-            render_metrics: everlog_server::telemetry::render,
-        };
+        node.parts.namespaces.ensure(["default"].into_iter(), Settings::default().retention(), &[]).await.unwrap();
+        let services = node.parts.services(Arc::new(InForce::new(config)), node.cluster_id());
         let address = listeners.addresses().grpc.to_string();
         tokio::spawn(serve(listeners, services, std::future::pending()));
         Server { address, _node: node, _data: data }
