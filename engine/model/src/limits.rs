@@ -254,6 +254,9 @@ pub const ARCHIVE_WAITING_MAX: usize = 10_000;
 /// Runs that a node archives at a time. Each has some MiB of its history in memory.
 pub const ARCHIVES_MAX: usize = 8;
 
+/// How long nothing is archived to a URI that has just failed.
+pub const ARCHIVE_PAUSE: Duration = Duration::from_secs(5);
+
 /// From so many bytes of a history on, what follows goes into another object of the archive.
 pub const ARCHIVE_OBJECT_BYTES: usize = 2 << 20;
 
