@@ -23,6 +23,7 @@ use prost::Message;
 use super::Frontend;
 use super::call::Call;
 use super::errors::Error;
+use super::history::in_place;
 
 /// The largest page of a list that may be asked for.
 const PAGE_MAX: i32 = 10_000;
@@ -53,8 +54,8 @@ impl ArchivedToken {
     }
 }
 
-/// Whether a history may have to be read from the archive: the run that was named is not there.
-pub(super) fn may_be_archived(frontend: &Frontend, error: &Error) -> bool {
+/// Whether a history that was named is to be looked for in the archive: its run is not there.
+pub(super) fn is_wanted(frontend: &Frontend, error: &Error) -> bool {
     is_read(frontend.archive.history()) && matches!(error, Error::Rejected(Rejection::NotFound(_)))
 }
 
@@ -85,7 +86,7 @@ pub(super) async fn history(
         run_id,
     };
     let place = frontend.archive.place_if_there(uri).await?.ok_or(ArchiveError::NoHistory)?;
-    let _place = frontend.place_for_page().await?;
+    let permit = frontend.place_for_page().await?;
     let from = token.map(|token| token.position).unwrap_or_default();
     let size = PageSize { events_max, bytes_max: limits::HISTORY_PAGE_BYTES_MAX };
     let page = read_history(&place, &run, from, size).await?;
@@ -96,7 +97,7 @@ pub(super) async fn history(
             archived: true,
             ..PlainResponse::default()
         },
-        history: Some(EncodedHistory { batches: page.batches }),
+        history: Some(EncodedHistory { batches: in_place(page.batches, permit) }),
     })
 }
 

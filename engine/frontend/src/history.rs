@@ -60,13 +60,15 @@ pub(super) async fn get_workflow_execution_history(
         return from_archive(run_id, Some(token)).await;
     }
     let token = HistoryToken::decode(&request.next_page_token, run_id)?;
+    // Whoever has read a part of it would have that twice: it has to begin anew once the run has gone.
+    let may_be_archived = token.is_none() && !request.skip_archival;
     let found = if request.history_event_filter_type() == HistoryEventFilterType::CloseEvent {
         read.close_event(token, run_id).await
     } else {
         read.events(token, run_id).await
     };
     match (found, run_id) {
-        (Err(error), Some(run_id)) if !request.skip_archival && archived::may_be_archived(frontend, &error) => {
+        (Err(error), Some(run_id)) if may_be_archived && archived::is_wanted(frontend, &error) => {
             from_archive(run_id, None).await
         }
         (found, _) => found,
@@ -238,7 +240,7 @@ impl Read<'_> {
 }
 
 /// The batches, which have their place until they are encoded as an answer.
-fn in_place(mut batches: Vec<Bytes>, place: OwnedSemaphorePermit) -> Vec<Bytes> {
+pub(super) fn in_place(mut batches: Vec<Bytes>, place: OwnedSemaphorePermit) -> Vec<Bytes> {
     if let Some(first) = batches.first_mut() {
         *first = with_share(std::mem::take(first), place);
     }

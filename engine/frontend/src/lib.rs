@@ -7,7 +7,7 @@
 //! ```text
 //!   other nodes ─▶ inside ─▶┐
 //!   serve ─▶ layer ────────▶ services ─▶ workflow_start, workflow_control, workflow_options, workflow_tasks, activity_tasks,
-//!                                        activity_operations, history, query, visibility, schedules, batch_jobs, namespaces, operator,
+//!                                        activity_operations, history, archived, query, visibility, schedules, batch_jobs, namespaces, operator,
 //!                                        system, task_queues, deployments, workers, no_effect, turned_off
 //! ```
 

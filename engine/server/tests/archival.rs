@@ -140,6 +140,8 @@ async fn a_run_is_read_from_the_archive_once_its_retention_is_over() {
     client.register_namespace(register(1)).await.unwrap();
     let run_id = closed_run(&mut client, "a").await;
     let before = read(&mut client, history_of("a", &run_id)).await.unwrap();
+    let first = GetWorkflowExecutionHistoryRequest { maximum_page_size: 1, ..history_of("a", &run_id) };
+    let half_read = read(&mut client, first).await.unwrap().next_page_token;
     let after = archived(&mut client, "a", &run_id).await;
     assert_eq!((before.archived, events(&before)), (false, events(&after)));
 
@@ -149,6 +151,9 @@ async fn a_run_is_read_from_the_archive_once_its_retention_is_over() {
     let skipping = GetWorkflowExecutionHistoryRequest { skip_archival: true, ..history_of("a", &run_id) };
     assert_eq!(read(&mut client, skipping).await.unwrap_err().code(), Code::NotFound);
     assert_eq!(read(&mut client, history_of("a", "")).await.unwrap_err().code(), Code::NotFound);
+    assert!(!half_read.is_empty());
+    let rest = GetWorkflowExecutionHistoryRequest { next_page_token: half_read, ..history_of("a", &run_id) };
+    assert_eq!(read(&mut client, rest).await.unwrap_err().code(), Code::NotFound, "no event comes twice");
     let (mut paged, mut request) = (Vec::new(), history_of("a", &run_id));
     request.maximum_page_size = 1;
     for _ in 0..10 {
