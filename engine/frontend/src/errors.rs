@@ -73,6 +73,8 @@ pub(super) enum Error {
     Internal(String),
     /// What is stored cannot be read; the same.
     Corrupt(String),
+    /// What Temporal's servers have no status for.
+    Unknown(String),
     /// The caller's time is up.
     DeadlineExceeded(&'static str),
     /// One of several operations that are done together, or not at all, could not be done; in their order, `None` for each that was
@@ -201,6 +203,7 @@ fn row_of(error: Error) -> Row {
         ),
         Error::Internal(message) => Row::new(Code::Internal, message),
         Error::Corrupt(message) => Row::new(Code::DataLoss, message),
+        Error::Unknown(message) => Row::new(Code::Unknown, message),
         Error::DeadlineExceeded(message) => Row::new(Code::DeadlineExceeded, message),
         Error::MultiOperation(operations) => row_of_operations(operations),
     }

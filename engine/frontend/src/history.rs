@@ -6,6 +6,8 @@
 //!
 //! A workflow task in a worker's hands is part of the history, though its start is written with its end. One that follows a failure is not;
 //! its events are shown behind the last page, but not to people.
+//!
+//! A run that is named and not there any more may be in the archive (`archived.rs`), whose pages are read to their end without waiting.
 
 use std::time::Duration;
 
@@ -28,6 +30,7 @@ use prost::Message;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::archived::{self, ArchivedToken};
 use super::call::Call;
 use super::errors::Error;
 use super::execute::explain;
@@ -51,11 +54,24 @@ pub(super) async fn get_workflow_execution_history(
         wait: request.wait_new_event,
         call,
     };
+    let size = read.page_batches_max;
+    let from_archive = |run_id, token| archived::history(frontend, &namespace, workflow_id, run_id, token, size);
+    if let (Some(token), Some(run_id)) = (ArchivedToken::decode(&request.next_page_token), run_id) {
+        return from_archive(run_id, Some(token)).await;
+    }
     let token = HistoryToken::decode(&request.next_page_token, run_id)?;
-    if request.history_event_filter_type() == HistoryEventFilterType::CloseEvent {
+    // Whoever has read a part of it would have that twice: it has to begin anew once the run has gone.
+    let may_be_archived = token.is_none() && !request.skip_archival;
+    let found = if request.history_event_filter_type() == HistoryEventFilterType::CloseEvent {
         read.close_event(token, run_id).await
     } else {
         read.events(token, run_id).await
+    };
+    match (found, run_id) {
+        (Err(error), Some(run_id)) if may_be_archived && archived::is_wanted(frontend, &error) => {
+            from_archive(run_id, None).await
+        }
+        (found, _) => found,
     }
 }
 
@@ -224,7 +240,7 @@ impl Read<'_> {
 }
 
 /// The batches, which have their place until they are encoded as an answer.
-fn in_place(mut batches: Vec<Bytes>, place: OwnedSemaphorePermit) -> Vec<Bytes> {
+pub(super) fn in_place(mut batches: Vec<Bytes>, place: OwnedSemaphorePermit) -> Vec<Bytes> {
     if let Some(first) = batches.first_mut() {
         *first = with_share(std::mem::take(first), place);
     }

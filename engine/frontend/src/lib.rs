@@ -7,13 +7,15 @@
 //! ```text
 //!   other nodes ─▶ inside ─▶┐
 //!   serve ─▶ layer ────────▶ services ─▶ workflow_start, workflow_control, workflow_options, workflow_tasks, activity_tasks,
-//!                                        activity_operations, history, query, visibility, schedules, batch_jobs, namespaces, operator,
+//!                                        activity_operations, history, archived, query, visibility, schedules, batch_jobs, namespaces, operator,
 //!                                        system, task_queues, deployments, workers, no_effect, turned_off
 //! ```
 
 mod activity_executions;
 mod activity_operations;
 mod activity_tasks;
+mod archived;
+mod archiver;
 mod batch_jobs;
 mod call;
 mod capabilities;
@@ -71,6 +73,7 @@ pub use serve::{Listeners, LocalFront, ServeError, serve};
 use std::sync::Arc;
 use std::time::Duration;
 
+use everlog_archive::Archive;
 use everlog_cluster::{Nodes, Operations, Pools};
 use everlog_config::{Addresses, DynamicConfig};
 use everlog_kernel::NamespaceId;
@@ -78,7 +81,7 @@ use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
 use everlog_meta::{NamespaceRecord, Namespaces, Regions};
 use everlog_model::{DiskRoom, InForce, WorkflowRef};
-use everlog_partition::{BatchJobs, NexusCalls, Router, SkippedTime};
+use everlog_partition::{BatchJobs, ExpiredRuns, NexusCalls, Router, SkippedTime};
 use everlog_proto::api::enums::v1::NamespaceState;
 use everlog_visibility::Tallies;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -107,6 +110,10 @@ pub struct Services {
     pub batch_jobs: BatchJobs,
     /// The calls to Nexus services that runs ask for here.
     pub nexus_calls: NexusCalls,
+    /// The runs that are to be archived here before they go.
+    pub expired_runs: ExpiredRuns,
+    /// Where to.
+    pub archive: Archive,
     /// Limits and timeouts.
     pub config: Arc<InForce<DynamicConfig>>,
     /// The time of a server that skips it, for tests.

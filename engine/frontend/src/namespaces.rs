@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use everlog_archive::PartOptions;
 use everlog_kernel::time::{positive, to_proto};
 use everlog_meta::{
-    BadBinary, Failover, MetaError, NamespaceRecord, NewNamespace, Replication, ReplicationChange, Topology, WantedPool,
+    Archival, ArchivalWish, BadBinary, Failover, MetaError, NamespaceRecord, NewNamespace, Replication,
+    ReplicationChange, Topology, WantedPool,
 };
 use everlog_proto::api::enums::v1::{ArchivalState, NamespaceState, ReplicationState};
 use everlog_proto::api::namespace::v1::{BadBinaries, BadBinaryInfo, NamespaceConfig, NamespaceInfo};
@@ -70,6 +72,11 @@ pub(super) async fn register_namespace(
         everlog_meta::check_local(&regions, &home, &wanted, NamespaceState::Registered)?;
         (None, pool)
     };
+    let of_history = wish(frontend.archive.history(), request.history_archival_state, &request.history_archival_uri)?;
+    let of_visibility =
+        wish(frontend.archive.visibility(), request.visibility_archival_state, &request.visibility_archival_uri)?;
+    let history_archival = first_archival(frontend, frontend.archive.history(), of_history).await?;
+    let visibility_archival = first_archival(frontend, frontend.archive.visibility(), of_visibility).await?;
     let new = NewNamespace {
         name: request.namespace,
         retention,
@@ -77,6 +84,8 @@ pub(super) async fn register_namespace(
         owner_email: request.owner_email,
         data: request.data.into_iter().collect(),
         replication,
+        history_archival,
+        visibility_archival,
     };
     frontend.pools.register(&pool, new).await?;
     Ok(RegisterNamespaceResponse::default())
@@ -143,8 +152,15 @@ pub(super) async fn update_namespace(
         let home = frontend.namespaces.topology().home_of(namespace.pool);
         everlog_meta::check_local(&frontend.regions(), &home, &replication, namespace.state)?;
     }
+    let has_config = request.config.is_some();
     let config = request.config.unwrap_or_default();
     unbuilt::namespace_config(&config)?;
+    let archive = &frontend.archive;
+    let of_history = wish(archive.history(), config.history_archival_state, &config.history_archival_uri)?;
+    let of_visibility = wish(archive.visibility(), config.visibility_archival_state, &config.visibility_archival_uri)?;
+    let (of_history, of_visibility) = (of_history.filter(|_| has_config), of_visibility.filter(|_| has_config));
+    let has_same_archival = !changes(frontend, &namespace.history_archival, of_history.as_ref()).await?
+        & !changes(frontend, &namespace.visibility_archival, of_visibility.as_ref()).await?;
     let new_retention = match &config.workflow_execution_retention_ttl {
         Some(wanted) => {
             let is_global = namespace.replication.is_some();
@@ -163,6 +179,7 @@ pub(super) async fn update_namespace(
     let is_same_but_active = has_same_state
         && has_same_texts
         && new_retention.is_none()
+        && has_same_archival
         && request.delete_bad_binary.is_empty()
         && replication.regions.is_empty()
         && replication.state == ReplicationState::Unspecified;
@@ -179,6 +196,7 @@ pub(super) async fn update_namespace(
             if let Some(retention) = new_retention {
                 change.set_retention(retention);
             }
+            change.set_archival(of_history.as_ref(), of_visibility.as_ref())?;
             if !bad_binaries.is_empty() {
                 let binaries = bad_binaries.iter().map(|(checksum, bad)| (checksum, (&bad.reason, &bad.operator)));
                 change.add_bad_binaries(binaries, bad_binaries_max)?;
@@ -262,6 +280,46 @@ fn not_promoted(frontend: &Frontend, name: &str) -> Error {
     ))
 }
 
+/// What a request wants of archival; nothing is made of it where the server has none.
+fn wish(part: &PartOptions, state: i32, uri: &str) -> Result<Option<ArchivalWish>, Error> {
+    if !part.is_enabled {
+        return Ok(None);
+    }
+    let unknown = "Encountered current state and event that cannot be handled (should be impossible)";
+    let state = ArchivalState::try_from(state).map_err(|_| Error::invalid(unknown))?;
+    Ok(Some(ArchivalWish { state, uri: uri.to_owned(), default_uri: part.default_uri.clone() }))
+}
+
+/// What is archived of a new namespace: what the server does by default, if its request does not say.
+async fn first_archival(
+    frontend: &Frontend,
+    part: &PartOptions,
+    wish: Option<ArchivalWish>,
+) -> Result<Archival, Error> {
+    let Some(mut wish) = wish else { return Ok(Archival::default()) };
+    if wish.state == ArchivalState::Unspecified {
+        wish.state = if part.is_default { ArchivalState::Enabled } else { ArchivalState::Disabled };
+    }
+    let archival = Archival::default().next(&wish)?;
+    check_uri(frontend, &archival).await?;
+    Ok(archival)
+}
+
+/// Whether a wish changes what is archived of a namespace. One that cannot be is an error, and so is a URI that cannot be archived to any more.
+async fn changes(frontend: &Frontend, before: &Archival, wish: Option<&ArchivalWish>) -> Result<bool, Error> {
+    let Some(wish) = wish else { return Ok(false) };
+    let next = before.next(wish)?;
+    check_uri(frontend, &next).await?;
+    Ok(next != *before)
+}
+
+async fn check_uri(frontend: &Frontend, archival: &Archival) -> Result<(), Error> {
+    if archival.uri.is_empty() {
+        return Ok(());
+    }
+    Ok(frontend.archive.check_uri(&archival.uri).await?)
+}
+
 fn retention(frontend: &Frontend, wanted: Option<&wkt::Duration>, min: Duration) -> Result<Duration, Error> {
     let retention = positive(wanted).ok().flatten();
     retention
@@ -291,8 +349,10 @@ fn description(frontend: &Frontend, record: &NamespaceRecord) -> DescribeNamespa
         config: Some(NamespaceConfig {
             workflow_execution_retention_ttl: Some(to_proto(record.namespace.retention)),
             bad_binaries: Some(BadBinaries { binaries: record.bad_binaries.iter().map(bad_binary).collect() }),
-            history_archival_state: ArchivalState::Disabled as i32,
-            visibility_archival_state: ArchivalState::Disabled as i32,
+            history_archival_state: record.history_archival.state() as i32,
+            history_archival_uri: record.history_archival.uri.clone(),
+            visibility_archival_state: record.visibility_archival.state() as i32,
+            visibility_archival_uri: record.visibility_archival.uri.clone(),
             ..NamespaceConfig::default()
         }),
         replication_config: Some(replication_config(&topology, record)),

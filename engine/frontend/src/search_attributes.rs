@@ -94,7 +94,7 @@ mod tests {
     use std::time::Duration;
 
     use everlog_kernel::{Namespace, NamespaceId, Time};
-    use everlog_meta::PoolId;
+    use everlog_meta::{Archival, PoolId};
     use everlog_proto::api::command::v1::UpsertWorkflowSearchAttributesCommandAttributes;
     use everlog_proto::api::common::v1::Payload;
     use everlog_proto::api::enums::v1::{IndexedValueType, NamespaceState};
@@ -120,6 +120,8 @@ mod tests {
             deletion: None,
             pool: PoolId::DEFAULT,
             replication: None,
+            history_archival: Archival::default(),
+            visibility_archival: Archival::default(),
         }
     }
 

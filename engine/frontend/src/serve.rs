@@ -40,7 +40,7 @@ use super::polls::Polls;
 use super::request_body::Budget;
 use super::services::{OperatorApi, WorkflowApi};
 use super::test_service::TestApi;
-use super::{Frontend, Services, batch_jobs, deleted_namespaces, deployments, http, nexus_calls};
+use super::{Frontend, Services, archiver, batch_jobs, deleted_namespaces, deployments, http, nexus_calls};
 
 /// How long requests in flight may take once the server is to stop.
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -267,6 +267,7 @@ fn front(services: Services, addresses: Addresses) -> Front {
     let observed = ObserveLayer { workflow: routes.workflow.clone(), budget: Arc::clone(&routes.budget), forward };
     let calls = batch_jobs::Calls::new(observed.layer(routes.others.clone().prepare()));
     tasks.spawn(nexus_calls::make_calls(frontend.services.clone()));
+    tasks.spawn(archiver::archive_runs(frontend.services.clone()));
     tasks.spawn(batch_jobs::drive(Arc::clone(&frontend), calls));
     Front { frontend, routes, observed, drain, draining, tasks }
 }

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use super::call::Call;
 use super::request_body::settle;
 use super::{
-    Frontend, activity_executions, activity_operations, activity_tasks, batch_jobs, deployments, history,
+    Frontend, activity_executions, activity_operations, activity_tasks, archived, batch_jobs, deployments, history,
     multi_operation, namespaces, nexus_endpoints, nexus_tasks, operator, query, reset, schedules, system,
     task_queue_config, task_queues, turned_off, updates, visibility, workers, workflow_control, workflow_options,
     workflow_start, workflow_tasks,
@@ -181,7 +181,7 @@ service!(WorkflowService for WorkflowApi as WORKFLOW_OPERATIONS {
     UpdateWorkerConfig(turned_off.update_worker_config: workflow_api::UpdateWorkerConfigRequest) -> workflow_api::UpdateWorkerConfigResponse;
     UnpauseWorkflowExecution(turned_off.unpause_workflow_execution: workflow_api::UnpauseWorkflowExecutionRequest) -> workflow_api::UnpauseWorkflowExecutionResponse;
     PauseWorkflowExecution(turned_off.pause_workflow_execution: workflow_api::PauseWorkflowExecutionRequest) -> workflow_api::PauseWorkflowExecutionResponse;
-    ListArchivedWorkflowExecutions(turned_off.list_archived_workflow_executions: workflow_api::ListArchivedWorkflowExecutionsRequest) -> workflow_api::ListArchivedWorkflowExecutionsResponse;
+    ListArchivedWorkflowExecutions(archived.list_archived_workflow_executions: workflow_api::ListArchivedWorkflowExecutionsRequest) -> workflow_api::ListArchivedWorkflowExecutionsResponse;
 
     ShutdownWorker(workers.shutdown_worker: workflow_api::ShutdownWorkerRequest) -> workflow_api::ShutdownWorkerResponse;
     RecordWorkerHeartbeat(workers.record_worker_heartbeat: workflow_api::RecordWorkerHeartbeatRequest) -> workflow_api::RecordWorkerHeartbeatResponse;

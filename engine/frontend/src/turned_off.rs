@@ -14,9 +14,6 @@ const VERSION_SETS: Error =
     Error::PermissionDenied("Worker versioning v0.1 (Version Set-based, deprecated) is disabled on this namespace.");
 const VERSION_RULES: Error =
     Error::PermissionDenied("Worker versioning v0.2 (Rules-based, deprecated) is disabled on this namespace.");
-/// The largest page that may be asked for of the archive.
-const ARCHIVE_PAGE_MAX: i32 = 10_000;
-
 const DEPLOYMENTS: Error =
     unimplemented("Deployments are deprecated and no longer supported, use Worker Deployments instead");
 const NEXUS_OPERATIONS: Error = unimplemented("Standalone Nexus operation is disabled");
@@ -108,17 +105,4 @@ pub(super) async fn unpause_workflow_execution(
         true => Err(Error::failed_precondition("workflow is not paused.")),
         false => Err(Rejection::workflow_completed().into()),
     }
-}
-
-/// There is no archive.
-pub(super) async fn list_archived_workflow_executions(
-    frontend: &Frontend,
-    _call: Call,
-    request: api::ListArchivedWorkflowExecutionsRequest,
-) -> Result<api::ListArchivedWorkflowExecutionsResponse, Error> {
-    frontend.namespace(&request.namespace)?;
-    if request.page_size > ARCHIVE_PAGE_MAX {
-        return Err(Error::invalid(format!("PageSize is larger than allowed {ARCHIVE_PAGE_MAX}.")));
-    }
-    Err(Error::invalid("Cluster is not configured for visibility archival."))
 }

@@ -111,8 +111,7 @@ pub(super) fn completion(request: &RespondWorkflowTaskCompletedRequest) -> Resul
     Ok(())
 }
 
-/// Refuses settings of a namespace that would do nothing. What an archive would need is taken and has no effect, as in a Temporal cluster
-/// that has none.
+/// Refuses settings of a namespace that would do nothing.
 pub(super) fn namespace_config(config: &NamespaceConfig) -> Result<(), Error> {
     if config.custom_search_attribute_aliases.is_empty() {
         return Ok(());

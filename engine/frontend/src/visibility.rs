@@ -165,7 +165,7 @@ pub(super) fn page_size(frontend: &Frontend, namespace: &str, wanted: i32) -> i3
     if wanted > 0 { wanted.min(most) } else { most }
 }
 
-fn types(namespace: &NamespaceRecord) -> SearchAttributeTypes {
+pub(super) fn types(namespace: &NamespaceRecord) -> SearchAttributeTypes {
     namespace.search_attributes.iter().map(|(name, kind)| (name.clone(), *kind)).collect()
 }
 

@@ -44,6 +44,8 @@ pub struct Namespace {
     pub name: String,
     /// How long closed runs are kept.
     pub retention: Duration,
+    /// Whether closed runs are archived before they are deleted.
+    pub archives: bool,
     /// The versions of its workers, and which of them gets what, as far as is known where the decision is made.
     pub deployments: Arc<Deployments>,
 }

@@ -13,6 +13,7 @@
 //! Start reading at [`command`] and [`transition`] for what goes in and out, then [`state`], then `txn`.
 
 pub mod activity_execution;
+pub mod archive;
 pub mod batch_job;
 pub mod command;
 pub mod context;

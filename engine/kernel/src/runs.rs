@@ -16,7 +16,9 @@ use crate::rows::{RunRow, RunRowKind};
 use crate::state::{Current, PendingRows, Run, Workflow};
 use crate::transition::{Transition, VisibilityKey};
 use crate::txn::{self, NewRun, Txn};
-use crate::{Context, Limits, Rejection, RowKey, RunId, Time, family, history_limits, time, updates, workflow_task};
+use crate::{
+    Context, Limits, Namespace, Rejection, RowKey, RunId, Time, family, history_limits, time, updates, workflow_task,
+};
 
 /// Runs `handler` on one run of the workflow. If it refuses, it must have changed nothing.
 pub(crate) fn on_run(
@@ -42,7 +44,7 @@ pub(crate) fn on_run(
         family::closed(&mut txn, closing);
     }
     let (run, mut transition, successor) = txn.finish(reply);
-    let deleted = is_due_for_deletion(&run, ctx.now);
+    let deleted = is_due_for_deletion(&run, ctx.now, ctx.namespace);
     workflow.runs.insert(run_id, run);
     if deleted {
         delete_run(workflow, run_id, &mut transition);
@@ -160,8 +162,13 @@ fn schedule_first_task(txn: &mut Txn<'_>) {
 }
 
 /// Whether the run is closed, has been kept long enough, and owes nobody a message.
-pub(crate) fn is_due_for_deletion(run: &Run, now: Time) -> bool {
+pub(crate) fn is_expired(run: &Run, now: Time) -> bool {
     !run.is_open() && run.children.is_empty() && run.state.delete_time.is_some_and(|time| time <= now)
+}
+
+/// Whether it can also go at once: in a namespace that archives its runs, only whoever has archived it, or does not want it, has it deleted.
+pub(crate) fn is_due_for_deletion(run: &Run, now: Time, namespace: &Namespace) -> bool {
+    is_expired(run, now) && (run.state.deletion_asked || !namespace.archives)
 }
 
 /// Deletes the run: its rows, and what is in memory of it.

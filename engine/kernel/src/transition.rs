@@ -62,6 +62,12 @@ pub enum Effect {
     /// A Nexus service is to be called, once the rows are durable; [`crate::RunCommand::SettleNexusCall`] takes what it says. It is asked
     /// again if nothing is heard of that for a while.
     CallNexus(Box<NexusCall>),
+    /// The retention of a run is over, and it is to be archived (see [`crate::archive`]) and then deleted. It is asked again if it is still there
+    /// after a while.
+    Archive {
+        /// The run.
+        run_id: RunId,
+    },
     /// A batch job is to be worked on, or not any more; known once the rows are durable.
     BatchJob {
         /// Which job it is, of all that had its id.

@@ -4,6 +4,7 @@
 //! They are rows of the meta group, written through its log like everything else. Every node with a replica keeps a view of the rows
 //! that are applied there. A change is answered once the view has it, so that whoever made it sees it at once.
 
+mod archival;
 mod change;
 mod delete;
 mod deployments;
@@ -22,6 +23,7 @@ mod topology;
 mod update;
 mod view;
 
+pub use archival::{Archival, ArchivalWish};
 pub use namespaces::{DEFAULT_RETENTION, Namespaces, NewNamespace, Page, SYSTEM_NAMESPACE};
 pub use nexus_endpoints::{EndpointId, EndpointSpec, EndpointTarget, NexusEndpoint};
 pub use owner::keep_open;

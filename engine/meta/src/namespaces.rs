@@ -13,6 +13,7 @@ use everlog_storage::{GroupId, NodeId};
 use tokio::sync::{Notify, watch};
 
 use super::MetaError;
+use super::archival::Archival;
 use super::change::{now, saved, until_led};
 use super::pools::{PlaceGroups, Pool, PoolId, WantedPool};
 use super::record::NamespaceRecord;
@@ -63,6 +64,10 @@ pub struct NewNamespace {
     pub data: BTreeMap<String, String>,
     /// Which regions it is in, if it is a global one.
     pub replication: Option<Replication>,
+    /// Whether histories are archived, and where.
+    pub history_archival: Archival,
+    /// Whether what lists show is archived, and where.
+    pub visibility_archival: Archival,
 }
 
 /// A page of the list of namespaces.
@@ -244,7 +249,7 @@ impl Namespaces {
             }
             let (now, new) = (now(), new.clone());
             let (pool, mut rows) = view.pool(wanted, place)?;
-            let (of_namespace, record) = saved(NamespaceRecord {
+            let mut record = NamespaceRecord {
                 namespace: Arc::new(Namespace { id, name: new.name, retention: new.retention, ..Namespace::default() }),
                 state: NamespaceState::Registered,
                 description: new.description,
@@ -257,7 +262,11 @@ impl Namespaces {
                 deletion: None,
                 pool,
                 replication: new.replication,
-            });
+                history_archival: Archival::default(),
+                visibility_archival: Archival::default(),
+            };
+            record.set_archival(Some(new.history_archival), Some(new.visibility_archival));
+            let (of_namespace, record) = saved(record);
             rows.extend(of_namespace);
             Ok((rows, record))
         })

@@ -12,6 +12,7 @@ use everlog_proto::api::enums::v1::{IndexedValueType, NamespaceState};
 use prost::Message;
 
 use super::MetaError;
+use super::archival::{Archival, ArchivalRow};
 use super::pools::PoolId;
 use super::replication::{Replication, ReplicationRow};
 
@@ -42,6 +43,10 @@ pub struct NamespaceRecord {
     pub pool: PoolId,
     /// Which regions it is in, if it is a global one.
     pub replication: Option<Replication>,
+    /// Whether histories are archived, and where.
+    pub history_archival: Archival,
+    /// Whether what lists show is archived, and where.
+    pub visibility_archival: Archival,
 }
 
 /// Why the binary of a worker is bad.
@@ -93,6 +98,10 @@ struct Row {
     pool: u32,
     #[prost(message, optional, tag = "13")]
     replication: Option<ReplicationRow>,
+    #[prost(message, optional, tag = "14")]
+    history_archival: Option<ArchivalRow>,
+    #[prost(message, optional, tag = "15")]
+    visibility_archival: Option<ArchivalRow>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -134,6 +143,14 @@ impl NamespaceRecord {
         self.namespace = Arc::new(Namespace { retention, ..Namespace::clone(&self.namespace) });
     }
 
+    /// Changes what is archived, where it is said.
+    pub(super) fn set_archival(&mut self, history: Option<Archival>, visibility: Option<Archival>) {
+        self.history_archival = history.unwrap_or_else(|| std::mem::take(&mut self.history_archival));
+        self.visibility_archival = visibility.unwrap_or_else(|| std::mem::take(&mut self.visibility_archival));
+        let archives = self.history_archival.is_enabled || self.visibility_archival.is_enabled;
+        self.namespace = Arc::new(Namespace { archives, ..Namespace::clone(&self.namespace) });
+    }
+
     /// The same namespace with these deployments, which have rows of their own.
     pub(super) fn with_deployments(mut self, deployments: Option<Arc<Deployments>>) -> NamespaceRecord {
         let deployments = deployments.unwrap_or_default();
@@ -161,6 +178,8 @@ impl NamespaceRecord {
             bad_binaries: self.bad_binaries.iter().map(|(checksum, bad)| (checksum.clone(), bad.to_row())).collect(),
             pool: self.pool.0,
             replication: self.replication.as_ref().map(Replication::to_row),
+            history_archival: self.history_archival.to_row(),
+            visibility_archival: self.visibility_archival.to_row(),
         };
         row.encode_to_vec()
     }
@@ -177,8 +196,11 @@ impl NamespaceRecord {
             .into_iter()
             .filter_map(|(name, kind)| Some((name, IndexedValueType::try_from(kind).ok()?)))
             .collect();
+        let history_archival = Archival::from_row(row.history_archival);
+        let visibility_archival = Archival::from_row(row.visibility_archival);
+        let archives = history_archival.is_enabled || visibility_archival.is_enabled;
         Ok(NamespaceRecord {
-            namespace: Arc::new(Namespace { id, name: row.name, retention, ..Namespace::default() }),
+            namespace: Arc::new(Namespace { id, name: row.name, retention, archives, ..Namespace::default() }),
             state: NamespaceState::try_from(row.state).unwrap_or(NamespaceState::Registered),
             description: row.description,
             owner_email: row.owner_email,
@@ -196,6 +218,8 @@ impl NamespaceRecord {
                 .map(|row| Deletion { asked: Time(row.asked_ns), delay: Duration::from_nanos(row.delay_ns) }),
             pool: PoolId(row.pool),
             replication: row.replication.map(Replication::from_row),
+            history_archival,
+            visibility_archival,
         })
     }
 }
@@ -234,6 +258,8 @@ pub(super) mod tests {
             deletion: None,
             pool: PoolId::DEFAULT,
             replication: None,
+            history_archival: Archival::default(),
+            visibility_archival: Archival::default(),
         }
     }
 
@@ -272,6 +298,18 @@ pub(super) mod tests {
         let record = NamespaceRecord { pool: PoolId(300), ..record() };
         assert!(record.encode().ends_with(b"\x60\xac\x02"));
         assert_eq!(NamespaceRecord::decode(record.namespace.id, &record.encode()), Ok(record));
+    }
+
+    #[test]
+    fn archival_has_its_fields() {
+        let history_archival = Archival { is_enabled: true, uri: "file:///h".to_owned() };
+        let visibility_archival = Archival { is_enabled: false, uri: "s3://v".to_owned() };
+        let mut record = record();
+        record.set_archival(Some(history_archival), Some(visibility_archival));
+        assert!(record.encode().ends_with(b"\x72\x0d\x08\x01\x12\x09file:///h\x7a\x08\x12\x06s3://v"));
+        let read = NamespaceRecord::decode(record.namespace.id, &record.encode());
+        assert!(read.as_ref().is_ok_and(|read| read.namespace.archives), "{read:?}");
+        assert_eq!(read, Ok(record));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use everlog_proto::api::enums::v1::{IndexedValueType, NamespaceState};
 
 use everlog_storage::state::RowChange;
 
+use super::archival::{Archival, ArchivalWish};
 use super::change::{now, saved};
 use super::record::{BadBinary, NamespaceRecord};
 use super::replication::{ReplicationChange, check_local};
@@ -128,6 +129,23 @@ impl NamespaceChange<'_> {
     /// How long runs that close from now on are kept.
     pub fn set_retention(&mut self, retention: Duration) {
         self.record.set_retention(retention);
+    }
+
+    /// Changes what is archived.
+    ///
+    /// # Errors
+    ///
+    /// [`MetaError::Invalid`] where that cannot be.
+    pub fn set_archival(
+        &mut self,
+        history: Option<&ArchivalWish>,
+        visibility: Option<&ArchivalWish>,
+    ) -> Result<(), MetaError> {
+        let next = |before: &Archival, wish: Option<&ArchivalWish>| wish.map(|wish| before.next(wish)).transpose();
+        let history = next(&self.record.history_archival, history)?;
+        let visibility = next(&self.record.visibility_archival, visibility)?;
+        self.record.set_archival(history, visibility);
+        Ok(())
     }
 
     /// Whether it is a global one.

@@ -248,6 +248,24 @@ pub const NEXUS_CALL_BYTES_MAX: usize = 64 << 20;
 /// Calls to Nexus services that a node makes at a time.
 pub const NEXUS_CALLS_MAX: usize = 1000;
 
+/// Runs that wait at a node to be archived.
+pub const ARCHIVE_WAITING_MAX: usize = 10_000;
+
+/// Runs that a node archives at a time. Each has some MiB of its history in memory.
+pub const ARCHIVES_MAX: usize = 8;
+
+/// How long nothing is archived to a URI that has just failed.
+pub const ARCHIVE_PAUSE: Duration = Duration::from_secs(5);
+
+/// From so many bytes of a history on, what follows goes into another object of the archive.
+pub const ARCHIVE_OBJECT_BYTES: usize = 2 << 20;
+
+/// Archived records that one call looks at.
+pub const ARCHIVE_RECORDS_MAX: usize = 10_000;
+
+/// Archived records that a call reads at a time.
+pub const ARCHIVE_READS_MAX: usize = 16;
+
 /// Nexus endpoints of a cluster. Each costs some hundred bytes on every node, up to 20 kB with a long description.
 pub const NEXUS_ENDPOINTS_MAX: usize = 10_000;
 

@@ -562,6 +562,7 @@ impl Outgoing {
             Outgoing::Query(workflow, query) => dependencies.matching.send(Message::Query { workflow, query }),
             Outgoing::QueryAnswer { query_id, answer } => dependencies.queries.answer(query_id, answer),
             Outgoing::NexusCall(address, call) => dependencies.nexus_calls.ask(address, call),
+            Outgoing::Archive(address, run_id) => dependencies.expired_runs.ask(address, run_id),
             Outgoing::BatchJob(address, run_id, is_running) => {
                 dependencies.batch_jobs.tell(source, run_id, address, is_running);
             }
@@ -577,8 +578,8 @@ impl Outgoing {
             Outgoing::View(reply, _) => drop(reply.try_send(Err(error.clone()))),
             // The channel closes with the lead, and the caller asks the next one.
             Outgoing::News(..) => {}
-            // Its row, if it gets one, is found by the next lead; a run asks again for a call.
-            Outgoing::Task(..) | Outgoing::BatchJob(..) | Outgoing::NexusCall(..) => {}
+            // Its row, if it gets one, is found by the next lead; a run asks again for a call, and to be archived.
+            Outgoing::Task(..) | Outgoing::BatchJob(..) | Outgoing::NexusCall(..) | Outgoing::Archive(..) => {}
             Outgoing::Query(_, query) => {
                 dependencies.queries.answer(query.query_id, Err(Rejection::Unavailable(error.to_string().into())));
             }

@@ -20,6 +20,8 @@
 //! sound because each batch carries the lead's [`LeadEpoch`] and the next sequence number, and the state machine applies a batch only
 //! as the successor of the one before it (`everlog_raft::chain`). A batch that is lost takes all later ones with it.
 
+#[cfg(test)]
+mod archive_tests;
 mod batches;
 #[cfg(test)]
 mod handover_tests;
@@ -130,6 +132,8 @@ pub(crate) enum Outgoing {
     QueryAnswer { query_id: u64, answer: Result<Option<Payloads>, Rejection> },
     /// A call to a Nexus service.
     NexusCall(WorkflowRef, Box<NexusCall>),
+    /// A run that is to be archived.
+    Archive(WorkflowRef, RunId),
     /// Whether a batch job is to be worked on.
     BatchJob(WorkflowRef, RunId, bool),
     /// How far an update has come.

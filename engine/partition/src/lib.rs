@@ -15,6 +15,7 @@ mod clock;
 mod cluster;
 mod deliver;
 mod event_loop;
+mod expired_runs;
 mod faults;
 mod history;
 mod history_pages;
@@ -57,6 +58,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use backlog::TaskRows;
 pub use batch_jobs::{BatchJobs, Running};
 pub use cluster::{Cluster, Leaders, OtherNodes};
+pub use expired_runs::{ExpiredRun, ExpiredRuns};
 pub use faults::RowFaults;
 pub use history_pages::{HistoryPage, PageSize};
 pub use job::Answer;
@@ -86,6 +88,8 @@ pub struct Dependencies {
     pub batch_jobs: BatchJobs,
     /// The calls to Nexus services that runs ask for here.
     pub nexus_calls: NexusCalls,
+    /// The runs that are to be archived here before they go.
+    pub expired_runs: ExpiredRuns,
     /// Namespaces by id.
     pub namespaces: Arc<dyn NamespaceSource>,
     /// Which partition holds which workflow.

@@ -82,7 +82,7 @@ mod tests {
             id: NamespaceId([1; 16]),
             name: "default".to_owned(),
             retention: Duration::ZERO,
-            deployments: Arc::default(),
+            ..Namespace::default()
         };
         let address = WorkflowRef { namespace: Arc::new(namespace), workflow_id: "w".into() };
         let input = Some(Payload { data: vec![0; bytes], ..Payload::default() });

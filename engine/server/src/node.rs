@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use everlog_archive::Archive;
 use everlog_cluster::{
     About, DiskFigures, GroupLeaders, Health, Leads, Nodes, Offers, Operations, OperationsParts, Pages, Peers, Places,
     Pools, PoolsParts, TransportPeers, Voters,
@@ -26,7 +27,8 @@ use everlog_matching::{Backlog, Homes, Matching, MatchingHandle};
 use everlog_meta::{MetaError, Namespaces};
 use everlog_model::{DiskRoom, InForce, NamespaceSource, NodeId, OneNode, SlotSource, SlotTable, limits};
 use everlog_partition::{
-    BatchJobs, Cluster, Dependencies, Leaders, NexusCalls, Partitions, Router, RowFaults, SkippedTime, TaskRows,
+    BatchJobs, Cluster, Dependencies, ExpiredRuns, Leaders, NexusCalls, Partitions, Router, RowFaults, SkippedTime,
+    TaskRows,
 };
 use everlog_proto::api::enums::v1::IndexedValueType;
 use everlog_raft::{Group, GroupReplica, GroupSlot, GroupSlots, Leadership, NodeInfo, NodeOptions};
@@ -201,6 +203,8 @@ pub struct Assembly {
     pub batch_jobs: BatchJobs,
     /// The calls to Nexus services that runs ask for here.
     pub nexus_calls: NexusCalls,
+    /// The runs that are to be archived here before they go.
+    pub expired_runs: ExpiredRuns,
     /// The other nodes, if there are any.
     pub nodes: Option<Arc<Nodes>>,
     /// What operators see and steer.
@@ -226,6 +230,8 @@ impl Assembly {
             queries: Arc::clone(&self.queries),
             batch_jobs: self.batch_jobs.clone(),
             nexus_calls: self.nexus_calls.clone(),
+            expired_runs: self.expired_runs.clone(),
+            archive: Archive::default(),
             config,
             skipped_time: None,
             cluster_id,
@@ -355,12 +361,13 @@ impl Ground {
         }
         let queries = Arc::new(Queries::new());
         let batch_jobs = BatchJobs::default();
-        let nexus_calls = NexusCalls::default();
+        let (nexus_calls, expired_runs) = (NexusCalls::default(), ExpiredRuns::default());
         let dependencies = Dependencies {
             matching: matching.clone(),
             queries: Arc::clone(&queries),
             batch_jobs: batch_jobs.clone(),
             nexus_calls: nexus_calls.clone(),
+            expired_runs: expired_runs.clone(),
             namespaces: source,
             slots: Arc::clone(&namespaces) as _,
             cluster: cluster.clone(),
@@ -428,7 +435,19 @@ impl Ground {
             let namespaces = Arc::clone(&namespaces);
             tasks.spawn(Alone { raft: Arc::clone(&raft), namespaces, groups, partitions }.follow());
         }
-        Ok(Assembly { router, matching, namespaces, queries, batch_jobs, nexus_calls, nodes, operations, pools, tasks })
+        Ok(Assembly {
+            router,
+            matching,
+            namespaces,
+            queries,
+            batch_jobs,
+            nexus_calls,
+            expired_runs,
+            nodes,
+            operations,
+            pools,
+            tasks,
+        })
     }
 }
 
@@ -550,6 +569,7 @@ pub async fn run(
     node.parts.operations.serves_at(listeners.addresses().grpc.to_string());
     let services = Services {
         disk,
+        archive: Archive::new(settings.archive.clone()),
         skipped_time,
         request_bytes_max: settings.listen.request_bytes_max,
         connections_max: descriptors.connections_max(),

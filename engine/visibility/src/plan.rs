@@ -12,7 +12,7 @@ use everlog_storage::keys::{KeyRange, after};
 
 use super::field::{status_is_open, statuses};
 use super::record::Record;
-use super::{Comparison, Field, Filter, Value};
+use super::{Comparison, Field, Filter, Query, Value};
 
 /// Where the records that match a filter can be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,11 @@ const EVERYTHING: Bound = Bound { open: Some(ALL_TIMES), closed: Some(ALL_TIMES)
 /// The bound of a filter.
 pub(super) fn bound(filter: Option<&Filter>) -> Bound {
     filter.map_or(EVERYTHING, of)
+}
+
+/// The times, in nanoseconds, at which runs closed that a query asks for; none, if it asks for no closed ones.
+pub fn close_times(query: &Query) -> Option<RangeInclusive<i64>> {
+    bound(query.filter.as_ref()).closed
 }
 
 fn of(filter: &Filter) -> Bound {

@@ -14,7 +14,7 @@ const NEVER: [u32; 3] = [field::PARENT_NAMESPACE_ID, field::FIRST_RUN_ID, field:
 const OF_CLOSED: [u32; 3] = [field::HISTORY_LENGTH, field::STATE_TRANSITION_COUNT, field::HISTORY_SIZE_BYTES];
 
 /// A stored record as an entry of a list. What is no record is handed on as it is, for its reader to refuse.
-pub(super) fn entry(record: Bytes) -> Bytes {
+pub fn entry(record: Bytes) -> Bytes {
     written(&record).map_or(record, Bytes::from)
 }
 

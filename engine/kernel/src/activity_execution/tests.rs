@@ -156,7 +156,7 @@ impl World {
     ) -> Result<Transition, Rejection> {
         let retention = Duration::from_secs(RETENTION);
         let namespace =
-            Namespace { id: NamespaceId([1; 16]), name: "default".into(), retention, deployments: Default::default() };
+            Namespace { id: NamespaceId([1; 16]), name: "default".into(), retention, ..Namespace::default() };
         let now = Time(0).plus(Duration::from_secs(self.now));
         let mut ctx = Context { now, latest: now, namespace: &namespace, limits: &Limits::default(), ids };
         decide(executions, run_id, command, &mut ctx)

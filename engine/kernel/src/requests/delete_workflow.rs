@@ -12,7 +12,7 @@ use crate::workflow_task::SERVER_IDENTITY;
 const KEPT_AFTER_END: Duration = Duration::from_millis(500);
 
 /// Has the run deleted: at once if it is closed, and otherwise soon after its end. The deletion is what follows from the time that is set
-/// here, as it does at the end of the namespace's retention.
+/// here, as it does at the end of the namespace's retention. Nobody archives it first.
 pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
     let mut delete_time = txn.now();
     if txn.run.is_open() {
@@ -20,6 +20,7 @@ pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
         delete_time = delete_time.plus(KEPT_AFTER_END);
     }
     txn.run.state.delete_time = Some(delete_time);
+    txn.run.state.deletion_asked = true;
     txn.touch();
     Ok(Reply::Done)
 }

@@ -18,12 +18,16 @@ use crate::command::Reply;
 use crate::state::{Activity, Run, UserTimer};
 use crate::successor::AfterFailure;
 use crate::txn::Txn;
-use crate::{Rejection, Time, activity_task, family, nexus, retry, runs, successor, workflow_task};
+use crate::{Rejection, Time, activity_task, archive, family, nexus, retry, runs, successor, workflow_task};
 
 /// Does all that is due.
 pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
-    if runs::is_due_for_deletion(&txn.run, txn.now()) {
+    if runs::is_due_for_deletion(&txn.run, txn.now(), txn.ctx.namespace) {
         return Ok(Reply::Done); // its deletion follows
+    }
+    if runs::is_expired(&txn.run, txn.now()) {
+        archive::ask(txn);
+        return Ok(Reply::Done);
     }
     if txn.run.is_open() && !time_out_run(txn) {
         let fired = fire_user_timers(txn);

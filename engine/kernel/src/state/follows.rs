@@ -150,6 +150,7 @@ fn compare_state(mut found: RunState, mut expected: RunState) -> Result<(), Stri
     found.delete_time = expected.delete_time;
     found.reset_run_id = expected.reset_run_id;
     found.is_remains = expected.is_remains;
+    found.deletion_asked = expected.deletion_asked;
     found.workflow_task_problems = expected.workflow_task_problems;
     // An attempt that left no events may have wanted to close.
     found.close_attempted &= expected.close_attempted;

@@ -71,6 +71,8 @@ pub struct Run {
     pub unsaved_activities: BTreeSet<i64>,
     /// Leader memory: when the starts in `unsaved_activities` must be written.
     pub flush_at: Option<Time>,
+    /// Leader memory: when it is asked again that the run be archived, once it has been.
+    pub archive_again_at: Option<Time>,
     /// Whether `info` has changed since its row was written.
     pub(crate) info_changed: bool,
     /// Whether what is known of the workers has changed since its row was written.
@@ -192,6 +194,8 @@ pub struct RunState {
     pub reset_run_id: Option<RunId>,
     /// Whether the run was deleted and is kept only for those who hold its history: see [`super::Branch`].
     pub is_remains: bool,
+    /// Whether somebody has asked for the run to be deleted: it is not archived then.
+    pub deletion_asked: bool,
 }
 
 /// How a workflow task has ended that was not completed.
@@ -249,6 +253,7 @@ impl RunState {
             wake_at: None,
             reset_run_id: None,
             is_remains: false,
+            deletion_asked: false,
         }
     }
 }
@@ -330,6 +335,7 @@ impl Run {
             unwritten_transitions: 0,
             unsaved_activities: BTreeSet::new(),
             flush_at: None,
+            archive_again_at: None,
             workflow_task_row: None,
             workflow_task_start_row: false,
             rows_version: None,
@@ -371,7 +377,8 @@ impl Run {
     /// The next moment at which [`crate::RunCommand::FireTimers`] has something to do, from rows and leader memory.
     pub fn next_deadline(&self) -> Option<Time> {
         if !self.is_open() {
-            return self.next_durable_deadline();
+            let durable = self.next_durable_deadline();
+            return durable.map(|time| self.archive_again_at.map_or(time, |again| again.max(time)));
         }
         let task = self.state.workflow_task.as_ref();
         let save_at = task.and_then(|task| task.started.as_ref()?.save_at);

@@ -164,6 +164,7 @@ fn effect(effect: &Effect) -> String {
                 "call {what} of {scheduled_event_id}, {service}/{operation}, attempt {attempt}, within {time_max:?}"
             )
         }
+        Effect::Archive { run_id } => format!("archive {run_id}"),
         Effect::BatchJob { .. } => "of a batch job".to_owned(),
     }
 }

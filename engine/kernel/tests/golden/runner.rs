@@ -29,6 +29,7 @@
 //! | `history`, `rows`, `state` | shows what there is |
 //! | `describe` | what DescribeWorkflowExecution says |
 //! | `limit NAME=VALUE` | changes a limit |
+//! | `archives VALUE` | whether the namespace archives its runs |
 //!
 //! Commands to a run take `run=run2`; without it the current run is meant.
 
@@ -347,6 +348,10 @@ impl Runner {
             }),
             "state" => Ok(print::state(self.run_of(run_id)?)),
             "limit" => self.set_limits(arguments),
+            "archives" => {
+                self.namespace.archives = arguments.expected("true or false")?.parse()?;
+                Ok(String::new())
+            }
             other => Err(format!("unknown command {other}").into()),
         }
     }

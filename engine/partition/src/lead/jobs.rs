@@ -407,6 +407,9 @@ impl Lead {
             Effect::CallNexus(call) => {
                 self.when_durable(last_batch, Outgoing::NexusCall(address.clone(), call));
             }
+            Effect::Archive { run_id } => {
+                self.when_durable(last_batch, Outgoing::Archive(address.clone(), run_id));
+            }
             Effect::BatchJob { run_id, is_running } => {
                 self.when_durable(last_batch, Outgoing::BatchJob(address.clone(), run_id, is_running));
             }

@@ -72,6 +72,8 @@ pub(super) struct Partition {
     pub(super) tasks: Vec<Task>,
     /// What was told of batch jobs: whether each is to be worked on.
     pub(super) batch_jobs: Vec<bool>,
+    /// The runs that were to be archived.
+    pub(super) to_archive: Vec<RunId>,
     namespace: Arc<Namespace>,
     begun: Instant,
     passed: Duration,
@@ -79,7 +81,17 @@ pub(super) struct Partition {
 
 impl Partition {
     pub(super) fn new() -> Partition {
+        Partition::of(false)
+    }
+
+    /// One whose namespace archives its runs.
+    pub(super) fn archiving() -> Partition {
+        Partition::of(true)
+    }
+
+    fn of(archives: bool) -> Partition {
         let namespace = Namespace {
+            archives,
             id: NamespaceId([7; 16]),
             name: "n".to_owned(),
             retention: Duration::from_secs(86_400),
@@ -99,6 +111,7 @@ impl Partition {
             parcels: Vec::new(),
             tasks: Vec::new(),
             batch_jobs: Vec::new(),
+            to_archive: Vec::new(),
             namespace,
             begun,
             passed: Duration::ZERO,
@@ -172,6 +185,7 @@ impl Partition {
             Outgoing::Reply(reply, answer) => drop(reply.send(answer)),
             Outgoing::View(reply, view) => drop(reply.try_send(view)),
             Outgoing::Task(_, task) => self.tasks.push(task),
+            Outgoing::Archive(_, run_id) => self.to_archive.push(run_id),
             Outgoing::BatchJob(_, _, is_running) => self.batch_jobs.push(is_running),
             _ => {}
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use everlog_config::parse_duration;
 use serde::Deserialize;
 
+use super::archival::{self, FileArchival};
 use super::cluster::{self, FileCluster, FileTls};
 use super::{
     DataLocation, Disk, Listen, Log, LogFormat, Mode, Settings, SettingsError, environment, read_dynamic,
@@ -26,6 +27,7 @@ struct File {
     cluster: Option<FileCluster>,
     tls: FileTls,
     disk: FileDisk,
+    archival: FileArchival,
     log: FileLog,
     dynamic_config_file: Option<PathBuf>,
     dynamic_config: BTreeMap<String, serde_json::Value>,
@@ -117,6 +119,7 @@ pub fn parse(text: &str, variables: &[(String, String)]) -> Result<Settings, Set
         free_bytes_min: file.disk.free_bytes_min.unwrap_or(defaults.free_bytes_min),
         free_percent_min: file.disk.free_percent_min.unwrap_or(defaults.free_percent_min),
     };
+    settings.archive = archival::read(file.archival)?;
     let defaults = Log::default();
     settings.log =
         Log { level: file.log.level.unwrap_or(defaults.level), format: file.log.format.unwrap_or(defaults.format) };

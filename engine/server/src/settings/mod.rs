@@ -4,6 +4,7 @@
 //! `deploy/everlog.toml` documents every one of them, and a test keeps it complete. Whatever is wrong with a value is said in
 //! one line: what, where, and what is allowed.
 
+mod archival;
 mod cluster;
 mod environment;
 mod file;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use everlog_archive::ArchiveOptions;
 use everlog_kernel::time::DURATION_MAX;
 use everlog_meta::DEFAULT_RETENTION;
 use everlog_model::limits;
@@ -38,6 +40,8 @@ pub struct Settings {
     pub cluster: Option<ClusterOptions>,
     /// When the disk is too full for new work.
     pub disk: Disk,
+    /// What becomes of runs whose retention is over.
+    pub archive: ArchiveOptions,
     /// Namespaces that are created at the start if they are not there, besides `default`.
     pub namespaces: Vec<String>,
     /// Search attributes that are added to those namespaces and to `default`.
@@ -150,6 +154,7 @@ impl Default for Settings {
             time_skipping: None,
             cluster: None,
             disk: Disk::default(),
+            archive: ArchiveOptions::default(),
             namespaces: Vec::new(),
             search_attributes: Vec::new(),
             file: None,

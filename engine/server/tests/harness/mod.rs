@@ -10,6 +10,7 @@ pub(crate) mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
+use everlog_archive::{Archive, ArchiveOptions};
 use everlog_config::{Addresses, DynamicConfig, Listen};
 use everlog_frontend::{Listeners, Services, serve};
 use everlog_meta::DEFAULT_RETENTION;
@@ -61,12 +62,18 @@ impl Server {
         neighbours: Option<Neighbours>,
     ) -> Server {
         // Boxed: the compiler does not see to the bottom of it otherwise.
-        Box::pin(Server::in_time(partitions, config, cache_bytes_max, neighbours, None)).await
+        Box::pin(Server::in_time(partitions, config, cache_bytes_max, neighbours, None, Archive::default())).await
     }
 
     /// One that skips time.
     pub(crate) async fn skipping(time: SkippedTime) -> Server {
-        Server::in_time(4, DynamicConfig::default(), 64 << 20, None, Some(Arc::new(time))).await
+        let (config, time) = (DynamicConfig::default(), Some(Arc::new(time)));
+        Server::in_time(4, config, 64 << 20, None, time, Archive::default()).await
+    }
+
+    /// One that has an archive.
+    pub(crate) async fn archiving(config: DynamicConfig, archive: ArchiveOptions) -> Server {
+        Box::pin(Server::in_time(2, config, 64 << 20, None, None, Archive::new(archive))).await
     }
 
     async fn in_time(
@@ -75,6 +82,7 @@ impl Server {
         cache_bytes_max: usize,
         neighbours: Option<Neighbours>,
         skipped_time: Option<Arc<SkippedTime>>,
+        archive: Archive,
     ) -> Server {
         let data = tempfile::tempdir().unwrap();
         let listen = Listen { grpc_port: 0, http_port: 0, metrics_port: 0, ..Listen::default() };
@@ -96,6 +104,7 @@ impl Server {
         let disk = Arc::new(DiskRoom::default());
         let services = Services {
             disk: Arc::clone(&disk),
+            archive,
             skipped_time,
             ..node.parts.services(Arc::new(InForce::new(per_namespace)), node.cluster_id())
         };

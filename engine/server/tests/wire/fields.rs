@@ -62,7 +62,7 @@ fn said() -> BTreeMap<String, Said> {
 }
 
 /// Methods that answer nothing but that they are turned off.
-const TURNED_OFF: [&str; 28] = [
+const TURNED_OFF: [&str; 27] = [
     "CountNexusOperationExecutions",
     "CreateWorkflowRule",
     "DeleteNexusOperationExecution",
@@ -76,7 +76,6 @@ const TURNED_OFF: [&str; 28] = [
     "GetWorkerBuildIdCompatibility",
     "GetWorkerTaskReachability",
     "GetWorkerVersioningRules",
-    "ListArchivedWorkflowExecutions",
     "ListDeployments",
     "ListNexusOperationExecutions",
     "ListWorkflowRules",

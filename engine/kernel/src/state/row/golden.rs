@@ -439,6 +439,7 @@ fn cases() -> Vec<Case> {
         state("closed", closed_state()),
         state("reset", RunState { reset_run_id: Some(RUN), ..closed_state() }),
         state("of remains", RunState { reset_run_id: Some(RUN), is_remains: true, ..closed_state() }),
+        state("to be deleted", RunState { deletion_asked: true, ..closed_state() }),
         case(RunRowKind::Branch.name(), "", branch(), Branch::to_row, Branch::from_row),
         pending("", RUN.to_string(), HistoryHold { until: 4 }),
         pending("", "u".to_owned(), ReappliedUpdate { admitted_event_id: 5, request_id: "r".to_owned() }),

@@ -53,6 +53,8 @@ struct StateRow {
     reset_run_id: Option<Bytes>,
     #[prost(bool, tag = "24")]
     is_remains: bool,
+    #[prost(bool, tag = "25")]
+    deletion_asked: bool,
 }
 
 #[derive(Message)]
@@ -100,6 +102,7 @@ impl RunState {
             },
             reset_run_id: self.reset_run_id.map(|run_id| Bytes::copy_from_slice(&run_id.0)),
             is_remains: self.is_remains,
+            deletion_asked: self.deletion_asked,
         })
     }
 
@@ -132,6 +135,7 @@ impl RunState {
             wake_at: row.wake_at.map(Time),
             reset_run_id: row.reset_run_id.map(run_id).transpose()?,
             is_remains: row.is_remains,
+            deletion_asked: row.deletion_asked,
         })
     }
 }
