@@ -52,3 +52,18 @@ pub(crate) fn http_status(code: Code) -> StatusCode {
         Code::Unauthenticated => StatusCode::UNAUTHORIZED,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_of_grpc_is_a_status_of_http() {
+        let of = [200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401];
+        for (code, http) in of.into_iter().enumerate() {
+            let status = Status::new(Code::from_i32(i32::try_from(code).unwrap()), "why");
+            assert_eq!(http_status(status.code()).as_u16(), http, "{:?}", status.code());
+            assert_eq!(json(&status), format!(r#"{{"code":{code},"message":"why"}}"#));
+        }
+    }
+}

@@ -7,12 +7,16 @@
 //! ```
 //!
 //! Nothing here knows a method: a table (`routes`) names them, and messages are read and written by their descriptors (`json`). So
-//! a method that gRPC answers is answered here, with the same checks, bounds and errors, on whichever node its workflow is led.
+//! a method that gRPC answers is answered here, with the same checks, bounds and errors, on whichever node its workflow is led. From the
+//! same table and descriptors documents are made that say what there is (`openapi`). What the pages of Temporal's Web UI ask of their own
+//! server besides is in `pages`.
 
 mod call;
 mod errors;
 mod fields;
 mod json;
+mod openapi;
+mod pages;
 mod path;
 mod routes;
 mod serve;

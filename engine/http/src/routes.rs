@@ -11,7 +11,7 @@ use crate::path::{segments, unescaped};
 const TABLE: &str = include_str!("routes.txt");
 
 /// The prefix of the second family of paths.
-const API: &str = "/api/v1";
+pub(crate) const API: &str = "/api/v1";
 
 static POOL: LazyLock<Result<DescriptorPool, String>> =
     LazyLock::new(|| DescriptorPool::decode(everlog_proto::DESCRIPTORS).map_err(|error| error.to_string()));
@@ -52,6 +52,10 @@ pub(crate) fn table() -> impl Iterator<Item = Row> {
 }
 
 impl Row {
+    pub(crate) fn has_body(self) -> bool {
+        self.verb == "POST"
+    }
+
     /// Its method, if the API as it is compiled in has it.
     pub(crate) fn descriptor(self, pool: &DescriptorPool) -> Option<MethodDescriptor> {
         let package = self.service.to_lowercase();
@@ -61,27 +65,26 @@ impl Row {
 
     fn route(self, pool: &DescriptorPool) -> Option<Route> {
         let method = self.descriptor(pool)?;
-        Some(Route { verb: self.verb, path: self.path, method })
+        Some(Route { row: self, method })
     }
 }
 
 /// A method at a path.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
-    verb: &'static str,
-    path: &'static str,
+    row: Row,
     pub(crate) method: MethodDescriptor,
 }
 
 impl Route {
     pub(crate) fn has_body(&self) -> bool {
-        self.verb == "POST"
+        self.row.has_body()
     }
 
     /// Fields of the request and their values, as the path that was asked for has them.
     pub(crate) fn variables<'a>(&self, path: &'a str) -> Vec<(&'static str, std::borrow::Cow<'a, str>)> {
-        let doubled = self.path.starts_with(API);
-        segments(self.path)
+        let doubled = self.row.path.starts_with(API);
+        segments(self.row.path)
             .zip(segments(path))
             .filter_map(|(pattern, segment)| Some((variable(pattern)?, unescaped(segment, doubled))))
             .collect()
@@ -109,7 +112,7 @@ pub(crate) enum Found {
 impl Node {
     fn add(&mut self, route: Route) {
         let mut node = self;
-        for segment in segments(route.path) {
+        for segment in segments(route.row.path) {
             node = match variable(segment) {
                 Some(_) => &mut **node.variable.get_or_insert_default(),
                 None => node.literals.entry(segment).or_default(),
@@ -135,7 +138,7 @@ impl Node {
 }
 
 /// The name in `{name}`.
-fn variable(segment: &str) -> Option<&str> {
+pub(crate) fn variable(segment: &str) -> Option<&str> {
     segment.strip_prefix('{')?.strip_suffix('}')
 }
 
@@ -147,7 +150,7 @@ pub(crate) fn find(verb: &str, path: &str) -> Found {
     if routes.peek().is_none() {
         return Found::NoPath;
     }
-    routes.find(|route| route.verb == verb).map_or(Found::NoVerb, Found::Route)
+    routes.find(|route| route.row.verb == verb).map_or(Found::NoVerb, Found::Route)
 }
 
 #[cfg(test)]

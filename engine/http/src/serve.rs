@@ -9,10 +9,11 @@ use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER,
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, VARY,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use prost::Message;
 use prost_reflect::{DynamicMessage, MessageDescriptor};
@@ -22,12 +23,15 @@ use tower::{BoxError, Service, ServiceExt};
 
 use crate::call::{Grpc, call};
 use crate::json::{Payloads, indented, read, write};
+use crate::pages::Page;
 use crate::path::pairs;
 use crate::routes::{Found, Route, find};
-use crate::{errors, fields};
+use crate::{errors, fields, openapi, pages};
 
 const BINARY: &str = "application/x-protobuf";
 const JSON: &str = "application/json";
+/// OpenAPI documents, of either version: as Temporal sends them.
+const DOCUMENT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const WHOLE_PAYLOADS: &str = "no-payload-shorthand";
 const PRETTY: &str = "pretty";
 
@@ -90,22 +94,41 @@ impl Api {
         let (parts, body) = request.into_parts();
         let form = Form::of(&parts);
         let gzip = takes_gzip(&parts.headers);
+        if let Err(refusal) = self.check_host(&parts) {
+            return refused(refusal, form, gzip).await;
+        }
+        if parts.method == Method::GET
+            && let Some(answer) = self.beside(&parts, gzip).await
+        {
+            return answer;
+        }
         match self.response(&parts, body, form).await {
-            Ok(answer) => responded(StatusCode::OK, form, answer, gzip).await,
-            Err(Refusal { http, status }) => {
-                let form = if form == Form::Binary { Form::JSON } else { form };
-                let json = errors::json(&status);
-                let mut response = responded(http, form, form.text(json), gzip).await;
-                if http == StatusCode::TOO_MANY_REQUESTS {
-                    response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_S);
-                }
-                response
-            }
+            Ok(answer) => responded(StatusCode::OK, form.content_type(), answer, gzip).await,
+            Err(refusal) => refused(refusal, form, gzip).await,
         }
     }
 
+    /// What there is beside the methods.
+    async fn beside(&self, parts: &Parts, gzip: bool) -> Option<Response<Body>> {
+        let path = parts.uri.path();
+        if let Some(version) = openapi::at(path) {
+            // The first time it is made.
+            let document = tokio::task::spawn_blocking(move || openapi::document(version)).await;
+            return Some(match document.unwrap_or(Err("the document could not be made")) {
+                Ok(document) => responded(StatusCode::OK, DOCUMENT, document, gzip).await,
+                Err(problem) => refused(Status::internal(problem).into(), Form::JSON, gzip).await,
+            });
+        }
+        Some(match pages::at(path)? {
+            Page::Settings => responded(StatusCode::OK, Form::JSON.content_type(), pages::settings(), gzip).await,
+            Page::History(run) => {
+                let events = pages::history(self.grpc.clone(), parts.headers.clone(), run, gzip);
+                response(StatusCode::OK, Form::JSON.content_type(), events, gzip)
+            }
+        })
+    }
+
     async fn response(&self, parts: &Parts, body: Body, form: Form) -> Result<Bytes, Refusal> {
-        self.check_host(parts)?;
         let route = match find(parts.method.as_str(), parts.uri.path()) {
             Found::Route(route) => route,
             Found::NoPath => return Err(Status::not_found("Not Found").into()),
@@ -264,24 +287,40 @@ impl Form {
     }
 }
 
-async fn responded(http: StatusCode, form: Form, answer: Bytes, gzip: bool) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = http;
-    response.headers_mut().insert(CONTENT_TYPE, form.content_type());
-    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+async fn refused(Refusal { http, status }: Refusal, form: Form, gzip: bool) -> Response<Body> {
+    let form = if form == Form::Binary { Form::JSON } else { form };
+    let json = form.text(errors::json(&status));
+    let mut response = responded(http, form.content_type(), json, gzip).await;
+    if http == StatusCode::TOO_MANY_REQUESTS {
+        response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_S);
+    }
+    response
+}
+
+async fn responded(http: StatusCode, content_type: HeaderValue, answer: Bytes, gzip: bool) -> Response<Body> {
     let compressed = if gzip && answer.len() >= COMPRESSED_BYTES_MIN {
         let answer = answer.clone();
         on_bytes(answer.len(), move || gzipped(&answer)).await
     } else {
         Ok(None)
     };
-    *response.body_mut() = match compressed {
-        Ok(Some(compressed)) => {
-            response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            Body::from(compressed)
-        }
-        _ => Body::from(answer),
-    };
+    match compressed {
+        Ok(Some(compressed)) => response(http, content_type, Body::from(compressed), true),
+        _ => response(http, content_type, Body::from(answer), false),
+    }
+}
+
+fn response(http: StatusCode, content_type: HeaderValue, body: Body, is_compressed: bool) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = http;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, content_type);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // Caches on the way are not to hand one caller's form to another.
+    headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
+    if is_compressed {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
     response
 }
 
@@ -294,7 +333,9 @@ fn gzipped(bytes: &[u8]) -> Option<Vec<u8>> {
 fn takes_gzip(headers: &HeaderMap) -> bool {
     text(headers, &ACCEPT_ENCODING).split(',').any(|encoding| {
         let (name, quality) = encoding.trim().split_once(';').unwrap_or((encoding.trim(), ""));
-        name.eq_ignore_ascii_case("gzip") && quality.trim() != "q=0"
+        let is_refused =
+            quality.trim().strip_prefix("q=").is_some_and(|quality| quality.trim().parse::<f64>() == Ok(0.0));
+        name.trim().eq_ignore_ascii_case("gzip") && !is_refused
     })
 }
 
@@ -327,3 +368,6 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
     pattern[at..].iter().all(|byte| *byte == b'*')
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,6 +89,17 @@ async fn errors_are_statuses_with_details() {
         ("/namespaces/default/workflows?pageSize=x", 400, r#"strconv.ParseInt: parsing \"x\": invalid syntax"#),
         ("/namespaces/default/workflows?pageSize=%", 400, "parsing"),
         ("/namespaces/default/workflows?maximum.page.size=1&=&&x", 200, ""),
+        ("/namespaces/default/workflows/w/../../../../cluster", 404, "Not Found"),
+        ("//cluster", 404, "Not Found"),
+        ("/cluster/", 404, "Not Found"),
+        ("/%63luster", 404, "Not Found"),
+        ("/cluster%2Fnamespaces", 404, "Not Found"),
+        ("/api/v1/../../cluster", 404, "Not Found"),
+        ("/api/v1", 404, "Not Found"),
+        ("/api/v1/swagger.json/", 404, "Not Found"),
+        ("/namespaces//workflows", 400, "Namespace is empty."),
+        ("/namespaces/%2e%2e/workflows", 404, "Namespace .. is not found."),
+        ("/namespaces/default/workflows/%", 404, "workflow not found for ID: %"),
     ] {
         let answer = get(&server, path).await;
         assert_eq!(answer.status(), status, "{path}: {}", answer.text());
@@ -138,7 +149,104 @@ async fn large_answers_are_compressed_and_large_requests_are_refused() {
     let refused = post(&server, "/namespaces/default/workflows/large", &too_large).await;
     assert_eq!(refused.status(), 429, "{}", refused.text());
     assert!(refused.text().contains("received message larger than max"), "{}", refused.text());
+    assert!(refused.head.contains("\r\nretry-after: 1"), "{}", refused.head);
     assert_eq!(get(&server, "/cluster").await.status(), 200);
+    server.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documents_are_sent_compressed_to_who_takes_it() {
+    let server = Server::start().await;
+    let head = "GET /swagger.json HTTP/1.1\r\nhost: localhost\r\naccept-encoding: gzip";
+    let compressed = ask(&server, head, b"").await;
+    assert_eq!(compressed.status(), 200);
+    assert!(compressed.head.contains("content-encoding: gzip"), "{}", compressed.head);
+    let plain = get(&server, "/api/v1/swagger.json").await;
+    assert!(plain.text().contains(r#""/namespaces/{namespace}/workflows/{workflowId}": {"#));
+    assert!(compressed.body.len() * 4 < plain.body.len(), "{} bytes", compressed.body.len());
+    assert!(get(&server, "/openapi.yaml").await.text().contains("  /namespaces/{namespace}/workflows/{workflowId}:\n"));
+    server.stopped().await;
+}
+
+/// A body that was sent in parts, whose lengths stand between them.
+fn joined(answer: &Answer) -> String {
+    assert!(answer.head.contains("transfer-encoding: chunked"), "{}", answer.head);
+    let (mut rest, mut joined) = (answer.text(), String::new());
+    while let Some((length, behind)) = rest.split_once("\r\n") {
+        let (part, behind) = behind.split_at(usize::from_str_radix(length, 16).unwrap());
+        joined.push_str(part);
+        rest = behind.strip_prefix("\r\n").unwrap();
+    }
+    joined
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_the_web_ui_get_settings_and_whole_histories() {
+    let mut config = DynamicConfig::default();
+    config.frontend.history_page_events_max = 2;
+    let server = Server::with(1, config).await;
+    let json = r#"{"workflowType": {"name": "type"}, "taskQueue": {"name": "queue"}}"#;
+    let started = post(&server, "/namespaces/default/workflows/a%2Fb", json).await;
+    let run_id = started.text().split('"').nth(3).unwrap().to_owned();
+    for number in 0..5 {
+        let input = format!(r#"{{"input": [{number}]}}"#);
+        let signalled = post(&server, "/namespaces/default/workflows/a%2Fb/signal/go", &input).await;
+        assert_eq!(signalled.status(), 200);
+    }
+    let history =
+        get(&server, &format!("/api/v1/namespaces/default/workflows/a%252Fb/run/{run_id}/history.json")).await;
+    assert_eq!(history.status(), 200);
+    let history = joined(&history);
+    let events: Vec<_> =
+        history.strip_prefix('[').unwrap().strip_suffix(']').unwrap().trim_end().split("\n,").collect();
+    assert_eq!(events.len(), 7, "{history}");
+    for (at, event) in events.iter().enumerate() {
+        assert!(event.starts_with(&format!(r#"{{"event_id":{}"#, at + 1)), "{event}");
+        assert!(event.contains(r#""event_time":{"seconds":"#), "{event}");
+    }
+    assert!(events[6].contains(r#""event_type":26"#), "{history}");
+    assert!(
+        events[6].contains(r#""Attributes":{"WorkflowExecutionSignaledEventAttributes":{"signal_name":"go""#),
+        "{history}"
+    );
+    let head = format!(
+        "GET /api/v1/namespaces/default/workflows/a%252Fb/run/{run_id}/history.json HTTP/1.1\r\nhost: localhost\r\naccept-encoding: gzip"
+    );
+    assert!(ask(&server, &head, b"").await.head.contains("content-encoding: gzip"));
+    let unknown = get(&server, "/api/v1/namespaces/default/workflows/nobody/run//history.json").await;
+    assert_eq!(unknown.status(), 200);
+    let problem = r#"[{"error":"rpc error: code = NotFound desc = workflow not found for ID: nobody"}"#;
+    assert_eq!(joined(&unknown), format!("{problem}\n]"));
+    let settings = get(&server, "/api/v1/settings").await;
+    assert!(settings.text().contains(r#""WorkflowTerminateDisabled":false"#), "{}", settings.text());
+    assert!(settings.text().contains(r#""Auth":{"Enabled":false,"#), "{}", settings.text());
+    server.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_polls_end_before_their_callers_give_up() {
+    let server = Server::start().await;
+    let json = r#"{"workflowType": {"name": "type"}, "taskQueue": {"name": "queue"}}"#;
+    assert_eq!(post(&server, "/namespaces/default/workflows/w", json).await.status(), 200);
+    let path = "/namespaces/default/workflows/w/history?waitNewEvent=true&historyEventFilterType=2";
+    let waited = ask(&server, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\ngrpc-timeout: 2S"), b"").await;
+    assert_eq!(waited.status(), 200, "{}", waited.text());
+    assert!(waited.text().contains("nextPageToken"), "{}", waited.text());
+    server.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_other_origins_are_not_let_in() {
+    let server = Server::start().await;
+    let origin = "host: localhost\r\norigin: https://elsewhere.example";
+    let asked = format!("OPTIONS /cluster HTTP/1.1\r\n{origin}\r\naccess-control-request-method: POST");
+    let asked = ask(&server, &asked, b"").await;
+    assert_eq!(asked.status(), 501, "{}", asked.text());
+    let read = ask(&server, &format!("GET /cluster HTTP/1.1\r\n{origin}"), b"").await;
+    assert_eq!(read.status(), 200);
+    for answer in [asked, read] {
+        assert!(!answer.head.contains("access-control"), "{}", answer.head);
+    }
     server.stopped().await;
 }
 

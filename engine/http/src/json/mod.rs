@@ -3,12 +3,14 @@
 //!
 //! Messages are known by their descriptors alone, so that a method or a field more needs no code here.
 
+mod go;
 mod names;
 mod payload;
 mod pretty;
 mod read;
 mod write;
 
+pub(crate) use go::go_json;
 pub(crate) use names::enum_number;
 pub(crate) use payload::bytes_of;
 pub(crate) use pretty::indented;
@@ -24,8 +26,8 @@ pub(crate) enum Payloads {
     Whole,
 }
 
-const PAYLOAD: &str = "temporal.api.common.v1.Payload";
-const PAYLOADS: &str = "temporal.api.common.v1.Payloads";
+pub(crate) const PAYLOAD: &str = "temporal.api.common.v1.Payload";
+pub(crate) const PAYLOADS: &str = "temporal.api.common.v1.Payloads";
 
 /// Messages whose JSON is a form of their own.
 fn is_well_known(full_name: &str) -> bool {

@@ -189,3 +189,20 @@ fn indented_json_is_the_same_json() {
     assert_eq!(indented(json), expected);
     assert_eq!(indented(expected), expected);
 }
+
+#[test]
+fn structs_of_go_have_numbers_for_enums_and_a_level_for_each_choice() {
+    let event = r#"{"eventId": "3", "eventTime": "2026-01-02T03:04:05.000000006Z", "eventType": "WorkflowExecutionSignaled",
+        "workflowExecutionSignaledEventAttributes": {"signalName": "<s>", "input": [1], "header": {"fields": {"b": null, "a": "x"}},
+            "externalWorkflowExecution": {}}}"#;
+    let event = read(event, &descriptor("history.v1.HistoryEvent"), Payloads::Shorthand).unwrap();
+    let plain = |data: &str| format!(r#"{{"metadata":{{"encoding":"anNvbi9wbGFpbg=="}},"data":"{data}"}}"#);
+    let expected = format!(
+        r#"{{"event_id":3,"event_time":{{"seconds":1767323045,"nanos":6}},"event_type":26,"Attributes":{{"WorkflowExecutionSignaledEventAttributes":{{"signal_name":"\u003cs\u003e","input":{{"payloads":[{}]}},"header":{{"fields":{{"a":{},"b":{{"metadata":{{"encoding":"YmluYXJ5L251bGw="}}}}}}}},"external_workflow_execution":{{}}}}}}}}"#,
+        plain("MQ=="),
+        plain("Ingi"),
+    );
+    assert_eq!(go_json(&event), expected);
+    let empty = DynamicMessage::new(descriptor("history.v1.HistoryEvent"));
+    assert_eq!(go_json(&empty), r#"{"Attributes":null}"#);
+}

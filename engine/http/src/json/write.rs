@@ -125,7 +125,7 @@ fn all_short(payloads: &DynamicMessage) -> Option<String> {
     Some(format!("[{}]", values?.join(",")))
 }
 
-fn key_text(key: &MapKey) -> String {
+pub(super) fn key_text(key: &MapKey) -> String {
     match key {
         MapKey::Bool(key) => key.to_string(),
         MapKey::I32(key) => key.to_string(),
