@@ -13,7 +13,7 @@ fn settings(dir: &Path, node: usize, addresses: &[String], proves: &str) -> Path
     let text = format!(
         "data_dir = {data:?}\n[listen]\nport = 0\nhttp_port = 0\nmetrics_port = 0\n\
          [cluster]\nname = \"tests\"\nseeds = {seeds:?}\ninitial_nodes = 3\nlisten = {listen:?}\n\
-         tls = \"auto\"\ncertificate_lifetime = \"45s\"\n{proves}\n"
+         election_timeout = \"2s\"\ntls = \"auto\"\ncertificate_lifetime = \"45s\"\n{proves}\n"
     );
     let path = dir.join(format!("node{node}.toml"));
     std::fs::write(&path, text).unwrap();
@@ -94,6 +94,11 @@ async fn a_cluster_certifies_its_nodes_and_those_that_join_by_a_token() {
     let revoked = token(&first, &["--node-name", "n6"]).await;
     let (code, _, error) = first.cluster(&["token", "revoke", revoked.split('.').nth(1).unwrap()]).await;
     assert_eq!(code, Some(0), "{error}");
+    let begin = Instant::now();
+    while !first.cluster(&["token", "list"]).await.1.contains("expired") {
+        assert!(begin.elapsed() < PATIENCE, "it does not expire");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     for (text, expected) in [(&short, "has expired"), (&revoked, "is of another cluster, or was taken back")] {
         let mut refused = start(5, &by(text));
         refused.until(expected).await;

@@ -189,7 +189,7 @@ impl FirstContact {
         handshake::write(&mut io, &Knock { token, directory_id, proof: key.proof(DIALLER, &said) }).await?;
         let Opened { why_not, proof } = handshake::read(&mut io).await?;
         if !why_not.is_empty() {
-            return Err(untrusted(format!("it does not let this node in: {why_not}")));
+            return Err(distrust(Why::OnTheOtherSide, format!("it does not let this node in: {why_not}")));
         }
         if !key.is_proof(&proof, ACCEPTOR, &said) {
             return Err(distrust(Why::WrongSecret, "it does not know the secret that this node has"));
