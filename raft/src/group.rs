@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -100,6 +100,8 @@ pub(crate) struct GroupParts {
     pub(crate) data_metrics: WatchReceiverOf<TypeConfig, RaftDataMetrics<TypeConfig>>,
     /// How old a quorum's acknowledgement may be for a lease read.
     pub(crate) lease: Duration,
+    /// Whether a quorum is asked before each read, lease or not.
+    pub(crate) confirms_reads: AtomicBool,
     pub(crate) hold_off: VoteHoldOff,
     pub(crate) handovers: Handovers,
     /// Largest batch that is proposed, in bytes as encoded.
@@ -475,12 +477,25 @@ impl Group {
         self.0.progress.was_applied(position)
     }
 
+    /// Has a quorum asked before each read, or not: a lease is not believed then, so that a clock that runs wrong can do no harm.
+    pub fn confirm_reads(&self, always: bool) {
+        self.0.confirms_reads.store(always, Ordering::Relaxed);
+    }
+
+    /// Whether a quorum is asked before each read.
+    pub fn confirms_reads(&self) -> bool {
+        self.0.confirms_reads.load(Ordering::Relaxed)
+    }
+
     /// Whether no other replica can have been elected at `now`, so that what this one has applied or decided is the latest there is. A few
-    /// atomic reads; a replica that does not lead has no lease.
+    /// atomic reads; a replica that does not lead has no lease, and neither has one that [confirms](Group::confirm_reads) each read.
     pub fn lease_valid(&self, now: Instant) -> bool {
         let Leadership::Leader { term } = *self.0.leadership.borrow() else { return false };
         if self.0.progress.is_sole_voter() {
             return true;
+        }
+        if self.confirms_reads() {
+            return false;
         }
         if self.0.handovers.include(term) && !sabotage::is(Sabotage::LeaseAfterHandover) {
             return false;
@@ -504,6 +519,7 @@ impl Group {
         let option = match consistency {
             ReadConsistency::Stale => return Ok(()),
             ReadConsistency::Linearizable => LinearizerOption::from(ReadPolicy::ReadIndex),
+            ReadConsistency::Lease if self.confirms_reads() => LinearizerOption::from(ReadPolicy::ReadIndex),
             ReadConsistency::Lease => LinearizerOption::new(Some(self.0.lease), true),
         };
         // A sole voter that leads has applied all that was ever acknowledged, and nobody else can acknowledge anything.

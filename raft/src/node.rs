@@ -228,6 +228,7 @@ impl Node {
         }
         let open = self.start(replica, Start::Open).await.map_err(|NodeError(error)| failed(error))?;
         let handle = open.group.clone();
+        handle.confirm_reads(dead.confirms_reads());
         self.groups.0.lock().insert(group, open);
         if let Some((done, installed)) = seeded {
             // Whoever waits may have given up.
@@ -438,6 +439,7 @@ impl Node {
             runtime: tokio::runtime::Handle::current(),
             handovers: Handovers::default(),
             lease: self.options.election_timeout_max / 2,
+            confirms_reads: AtomicBool::new(false),
             pins,
             proposals: metrics::counter!("everlog_raft_proposals_total", "group" => group.to_string()),
         });

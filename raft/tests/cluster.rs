@@ -227,6 +227,27 @@ async fn a_leader_that_is_cut_off_acknowledges_nothing_and_follows_when_it_is_ba
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_confirms_reads_believes_no_lease() {
+    let cluster = TestCluster::start().await;
+    let leader = cluster.leader().await;
+    write_some(&mut lead(&leader.group).await, "a", 1).await;
+    let barrier = async || {
+        let read = leader.group.read_barrier(ReadConsistency::Lease);
+        tokio::time::timeout(Duration::from_secs(1), read).await
+    };
+    leader.group.confirm_reads(true);
+    assert!(!leader.group.lease_valid(std::time::Instant::now()));
+    assert!(matches!(barrier().await, Ok(Ok(()))), "a quorum answers");
+    for other in NODES.into_iter().filter(|node| *node != leader.id) {
+        cluster.network.cut(other, leader.id);
+    }
+    // Within its lease, which it had a moment ago.
+    assert!(!matches!(barrier().await, Ok(Ok(()))), "nobody answers");
+    cluster.network.mend();
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_lead_is_handed_over() {
     let cluster = TestCluster::start().await;
     let old = cluster.leader().await;

@@ -14,6 +14,7 @@
 //! 05 outbox      slot u16 | time u64 | number u16
 //! 06 meta        kind u8 | name, raw to the end of the key
 //! 07 partition   name, raw to the end of the key
+//! 08 journal     hybrid time u64
 //! ```
 //!
 //! - An entity is a workflow or a state machine of its own beside workflows. Its place is its slot, 12 bits, then its kind, 4 bits,
@@ -30,6 +31,7 @@
 //! The layout is for ever: rows are on disks. Golden bytes guard it (`tests/golden/keys.txt`).
 
 mod entity;
+mod journal;
 mod meta;
 mod order;
 mod outbox;
@@ -39,9 +41,10 @@ mod visibility;
 mod wake;
 
 pub use entity::{EntityKey, RunKey, decode_run_row, slot_range};
+pub use journal::JournalKey;
 pub use meta::{MetaKind, meta_range, meta_row, partition_row};
 pub use outbox::OutboxKey;
-pub use slot::{ENTITY_KINDS, Place, SLOTS, slot};
+pub use slot::{ENTITY_KINDS, Place, SLOTS, slot, stable_hash};
 pub use task::{TaskQueueKey, all_tasks, decode_task};
 pub use visibility::{visibility_range, visibility_row};
 pub use wake::WakeKey;
@@ -68,6 +71,7 @@ mod table {
     pub(super) const OUTBOX: u8 = 5;
     pub(super) const META: u8 = 6;
     pub(super) const PARTITION: u8 = 7;
+    pub(super) const JOURNAL: u8 = 8;
 }
 
 /// A key that is not of the kind that it was taken for: corruption, or a row written by a later version.

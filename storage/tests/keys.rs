@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use everlog_random::Random;
 use everlog_storage::keys::{
-    self, EntityKey, MetaKind, OutboxKey, Place, TaskQueueKey, WakeKey, decode_run_row, decode_task,
+    self, EntityKey, JournalKey, MetaKind, OutboxKey, Place, TaskQueueKey, WakeKey, decode_run_row, decode_task,
 };
 
 const NAMESPACE: [u8; 16] = *b"namespace-is-16b";
@@ -41,6 +41,10 @@ impl Data {
         let (id, kind) = (self.string(), self.pick(&[0, 1, 15]));
         let entity = EntityKey::new(kind, self.id(), &id);
         WakeKey::new(self.int(), &entity, self.id())
+    }
+
+    fn journal(&mut self) -> JournalKey {
+        JournalKey { time_ns: self.int().cast_unsigned() }
     }
 
     fn outbox(&mut self) -> OutboxKey {
@@ -87,6 +91,7 @@ fn wakes_are_ordered_by_time() {
 
 #[test]
 fn messages_are_ordered_by_slot_and_time() {
+    check(Data::journal, JournalKey::encode, |key| JournalKey::decode(key).ok(), JournalKey::clone);
     check(Data::outbox, OutboxKey::encode, |key| OutboxKey::decode(key).ok(), OutboxKey::clone);
 }
 
@@ -263,6 +268,7 @@ fn keys_and_slots_are_what_they_always_were() {
         ("namespace", keys::meta_row(MetaKind::Namespace, &NAMESPACE)),
         ("other meta row", keys::meta_row(MetaKind::Other, b"slots")),
         ("partition row", keys::partition_row("outbox-sequence")),
+        ("journal", JournalKey { time_ns: 1_000_000_007 }.encode()),
     ];
     let hex = |key: &Bytes| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let lines: String = cases.iter().map(|(name, key)| format!("{name}: {}\n", hex(key))).collect();

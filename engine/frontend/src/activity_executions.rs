@@ -28,7 +28,7 @@ use everlog_visibility::{self as visibility, Ask};
 use prost::Message;
 use tokio::time::Instant;
 
-use super::call::Call;
+use super::call::{Call, own_request_id};
 use super::errors::Error;
 use super::execute::unexpected;
 use super::visibility::{Runs, page_size};
@@ -364,7 +364,7 @@ fn check_id(activity_id: &str, config: &DynamicConfig) -> Result<(), Error> {
 /// A request without an id is another one each time.
 fn check_request_id(request_id: &mut String, config: &DynamicConfig) -> Result<(), Error> {
     if request_id.is_empty() {
-        *request_id = uuid::Uuid::new_v4().to_string();
+        *request_id = own_request_id();
     }
     check_length("request ID", request_id, config)
 }

@@ -20,7 +20,7 @@ use everlog_proto::api::workflowservice::v1::{
 use everlog_proto::wkt;
 
 use super::activity_executions::{self, done};
-use super::call::Call;
+use super::call::{Call, own_request_id};
 use super::errors::Error;
 use super::execute::unexpected;
 use super::{Frontend, address, validate};
@@ -271,8 +271,7 @@ impl Named {
 
     /// Without an id of its own it is another request each time.
     fn with_request_id(self) -> Named {
-        let own = || uuid::Uuid::new_v4().to_string();
-        Named { request_id: if self.request_id.is_empty() { own() } else { self.request_id }, ..self }
+        Named { request_id: if self.request_id.is_empty() { own_request_id() } else { self.request_id }, ..self }
     }
 
     /// The run of the workflow that has scheduled it.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use everlog_partition::OperationId;
 use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
@@ -70,6 +71,12 @@ impl Call {
         let answer_by = self.deadline.map(|deadline| deadline.checked_sub(ANSWER_TIME).unwrap_or(now).max(now));
         answer_by.map_or(now + wait_max, |answer_by| answer_by.min(now + wait_max))
     }
+}
+
+/// The id of a request that has none: another one for each call, the same however often the called node makes that.
+pub(super) fn own_request_id() -> String {
+    let of_call = |operation: OperationId| uuid::Builder::from_random_bytes(operation.to_bytes()).into_uuid();
+    OperationId::current().map_or_else(uuid::Uuid::new_v4, of_call).to_string()
 }
 
 /// The value of a `grpc-timeout` header: up to eight digits and a unit.

@@ -7,8 +7,9 @@
 //!
 //! A call is forwarded once: the node that it comes to answers it or says that it cannot, and never sends it on. Of a call that a node
 //! could not answer surely nothing was done ([`NOT_DONE`]), so the called node tries again, wherever the call belongs by then, until
-//! the caller's time is up or a failover should long be over. It does the same when nobody knows what became of a call, if that can be
-//! made twice without harm.
+//! the caller's time is up or a failover should long be over. It does the same when nobody knows what became of a call: either that can be
+//! made twice without harm, or the called node gives it an [id](OperationId) under which it is done once. Calls that change metadata have
+//! neither.
 //!
 //! Calls that change metadata go to the node that leads those, and are answered once all nodes that can be reached have seen the change. A
 //! node that was away may not: it asks there for a namespace that it does not know before it tells a caller that there is none.
@@ -26,9 +27,9 @@ use everlog_cluster::{NOT_DONE, Nodes, is_not_done, not_done};
 use everlog_kernel::NamespaceId;
 use everlog_meta::Namespaces;
 use everlog_model::{NodeId, QueueId, limits, slot_of};
-use everlog_partition::{Route, Router};
+use everlog_partition::{OperationId, Route, Router};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Frame;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -42,6 +43,9 @@ use super::locate::{Location, is_repeatable, locate, namespace_of, reads_metadat
 use super::request_body::{Frames, waits_for_something};
 
 const TIMEOUT: &str = "grpc-timeout";
+
+/// The header that says under which id a call is done, however often it is made. Only nodes say so to each other.
+const OPERATION: &str = "everlog-operation";
 
 /// What is kept back of a caller's time, so that the answer arrives: this share of it, but at least and at most so much.
 const ANSWER_SHARE: u32 = 10;
@@ -78,7 +82,9 @@ impl Forward {
         let about = self.about(method, message.as_deref()).await;
         let repeatable = message.as_deref().is_some_and(|message| is_repeatable(method, message));
         drop(message);
-        let kept = Kept::new(request);
+        let is_of_a_slot = matches!(about, About::Slot(..));
+        let operation = (is_of_a_slot && !repeatable).then(OperationId::random);
+        let kept = Kept::new(request, operation);
         let mut pause = limits::FORWARD_AGAIN_WAIT.0;
         // From the first failure on: a poll may have waited for long before.
         let mut until = None;
@@ -88,7 +94,7 @@ impl Forward {
                 match self.way(about) {
                     Way::There(node) => self.send(node, method, &kept).await,
                     Way::Nowhere => not_done(Status::unavailable("no node is known to lead the partition")),
-                    Way::Here => match service.call(kept.request()).await {
+                    Way::Here => match done_under(operation, service.call(kept.request())).await {
                         Ok(response) => response,
                         Err(never) => match never {},
                     },
@@ -104,7 +110,8 @@ impl Forward {
                 self.catch_up().await;
                 self.nodes.await_metadata(self.namespaces.seen()).await;
             }
-            let may_be_tried_again = is_not_done(&response) || (repeatable && is_unavailable(&response));
+            let may_be_made_twice = repeatable || operation.is_some();
+            let may_be_tried_again = is_not_done(&response) || (may_be_made_twice && is_unavailable(&response));
             // Whoever calls a node that stops is better off at another one.
             if !may_be_tried_again || *self.draining.borrow() {
                 response.headers_mut().remove(NOT_DONE);
@@ -136,10 +143,13 @@ impl Forward {
             Way::There(_) | Way::Nowhere => {
                 not_done(Status::unavailable("the called node does not lead the partition"))
             }
-            Way::Here => match service.call(request.map(Body::new)).await {
-                Ok(response) => response,
-                Err(never) => match never {},
-            },
+            Way::Here => {
+                let operation = request.headers().get(OPERATION).and_then(|id| id.to_str().ok()?.parse().ok());
+                match done_under(operation, service.call(request.map(Body::new))).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                }
+            }
         }
     }
 
@@ -255,6 +265,14 @@ enum Way {
     Nowhere,
 }
 
+/// What a call comes to that is done once under an id, if it has one.
+async fn done_under<F: Future>(operation: Option<OperationId>, call: F) -> F::Output {
+    match operation {
+        Some(operation) => operation.scope(call).await,
+        None => call.await,
+    }
+}
+
 fn is_unavailable(response: &Response<Body>) -> bool {
     response.headers().get(Status::GRPC_STATUS).is_some_and(|status| status == "14")
 }
@@ -270,9 +288,13 @@ struct Kept {
 }
 
 impl Kept {
-    fn new(request: Request<Frames>) -> Kept {
+    fn new(request: Request<Frames>, operation: Option<OperationId>) -> Kept {
         let now = Instant::now();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        // A client that knows the header does not choose its ids.
+        parts.headers.remove(OPERATION);
+        let id = operation.and_then(|operation| HeaderValue::from_str(&operation.to_string()).ok());
+        parts.headers.extend(id.map(|id| (HeaderName::from_static(OPERATION), id)));
         let timeout = parts.headers.get(TIMEOUT).and_then(|value| parse_timeout(value.to_str().ok()?));
         let for_answer = |timeout: Duration| (timeout / ANSWER_SHARE).max(ANSWER_TIME_MIN).min(ANSWER_TIME_MAX);
         let after = |timeout: Duration| now.checked_add(timeout);

@@ -22,9 +22,8 @@ use everlog_proto::api::workflowservice::v1::{
 };
 use prost::Message;
 use tokio::time::Instant;
-use uuid::Uuid;
 
-use super::call::Call;
+use super::call::{Call, own_request_id};
 use super::errors::{Error, UNAVAILABLE_PAUSE};
 use super::execute::explain;
 use super::{Frontend, address, links, validate};
@@ -86,7 +85,7 @@ pub(super) fn prepare(
     let meta = update.meta.as_mut().ok_or_else(|| Error::invalid("Update meta is not set on request."))?;
     validate::length(&meta.update_id, config.limits.id_bytes_max, "UpdateId length exceeds limit.")?;
     if meta.update_id.is_empty() {
-        meta.update_id = Uuid::new_v4().to_string();
+        meta.update_id = own_request_id();
     }
     let input = update.input.as_ref().ok_or_else(|| Error::invalid("Update input is not set on request."))?;
     if input.name.is_empty() {

@@ -14,7 +14,7 @@ use everlog_proto::api::workflowservice::v1::{
 };
 use prost::Message;
 
-use super::call::Call;
+use super::call::{Call, own_request_id};
 use super::errors::Error;
 use super::execute::{explain, unexpected};
 use super::{Frontend, address, links, search_attributes, unbuilt, validate, workflow_tasks};
@@ -58,6 +58,9 @@ pub(super) fn prepare(
     mut request: StartWorkflowExecutionRequest,
 ) -> Result<Command, Error> {
     validate::cut_causes(&mut request.continued_failure);
+    if request.request_id.is_empty() {
+        request.request_id = own_request_id();
+    }
     search_attributes::prepare(request.search_attributes.as_mut(), namespace, config)?;
     unbuilt::eager_version(request.eager_worker_deployment_options.as_ref(), config)?;
     Ok(Command::start(request, &config.limits)?)
@@ -85,7 +88,7 @@ pub(super) async fn signal_with_start_workflow_execution(
     let config = frontend.config(&request.namespace);
     search_attributes::prepare(request.search_attributes.as_mut(), &namespace, &config)?;
     if request.request_id.is_empty() {
-        request.request_id = uuid::Uuid::new_v4().to_string();
+        request.request_id = own_request_id();
     }
     let (workflow_id, request_id) = (request.workflow_id.clone(), request.request_id.clone());
     let address = address(&namespace, &workflow_id);

@@ -68,6 +68,8 @@ pub enum Spread {
 pub enum Reads {
     /// A leader answers from its rows as long as it has its lease, and asks the others if not.
     Lease = 1,
+    /// A leader asks the others before each answer, so that a clock that runs wrong cannot make it answer from old rows. A round trip more.
+    Linearizable = 2,
 }
 
 /// Tags are never used twice.

@@ -206,6 +206,15 @@ pub const WAKE_HORIZON: Duration = Duration::from_secs(60);
 /// Wake rows read in one page.
 pub const WAKE_PAGE_ROWS: usize = 4096;
 
+/// How long it is remembered what was done for a call that has no id of its own: longer than anybody makes it again.
+pub const JOURNAL_KEPT: Duration = Duration::from_secs(60);
+
+/// Rows of the journal read in one page.
+pub const JOURNAL_PAGE_ROWS: usize = 1024;
+
+/// Rows of the journal that a batch deletes at most. It adds one at most, so they do not become more.
+pub const JOURNAL_ROWS_DELETED_MAX: usize = 4;
+
 /// Rows of the outbox read in one page.
 pub const OUTBOX_PAGE_ROWS: usize = 1024;
 

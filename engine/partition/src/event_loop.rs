@@ -483,6 +483,7 @@ impl Leading<'_> {
                 Action::Load(request) => readers.load(self.reader.clone(), request),
                 Action::ReadWakes { start, horizon } => self.reader.clone().read_wakes(start, horizon),
                 Action::ReadOutbox { start } => self.reader.clone().read_outbox(start),
+                Action::ReadJournal { start } => self.reader.clone().read_journal(start),
                 Action::Deliver(parcels) => self.deliver(parcels),
                 Action::Fail(error) => return Err(LeadEnd::Failed(error)),
                 action @ (Action::Release(_) | Action::Withhold(..)) => self.release(dependencies, action),
@@ -523,6 +524,7 @@ impl Leading<'_> {
             | Action::Load(_)
             | Action::ReadWakes { .. }
             | Action::ReadOutbox { .. }
+            | Action::ReadJournal { .. }
             | Action::Deliver(_)
             | Action::Fail(_) => {}
         }

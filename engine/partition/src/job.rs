@@ -13,12 +13,15 @@ use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 
 use super::history;
+use super::operation::{OperationId, Step};
 
 /// Something to do on a workflow.
 pub(crate) struct Job {
     pub(crate) address: WorkflowRef,
     pub(crate) run_id: Option<RunId>,
     pub(crate) work: Work,
+    /// The call that it is for, if that has no id of its own and may be made again.
+    pub(crate) operation: Option<OperationId>,
     /// Its share of what may wait; given back when the job is done or refused.
     pub(crate) charge: Charge,
 }
@@ -83,6 +86,19 @@ impl Job {
             Work::Settle { .. } => "SettleMessage",
             Work::Inspect(_) => "Inspect",
             Work::Watch { .. } => "Watch",
+        }
+    }
+
+    /// The step of its call that it is, if that is to be done once.
+    pub(crate) fn step(&self) -> Option<Step> {
+        match &self.work {
+            Work::Command { command, reply: Some(_) } => Some(self.operation?.step(&self.entity(), command.name())),
+            // An update has an id.
+            Work::Command { reply: None, .. }
+            | Work::FollowUpdate { .. }
+            | Work::Settle { .. }
+            | Work::Inspect(_)
+            | Work::Watch { .. } => None,
         }
     }
 

@@ -24,6 +24,8 @@ mod batches;
 #[cfg(test)]
 mod handover_tests;
 mod jobs;
+#[cfg(test)]
+mod journal_tests;
 mod machines;
 #[cfg(test)]
 mod message_tests;
@@ -60,7 +62,9 @@ use self::watching::Watcher;
 use super::cache::Cache;
 use super::clock::{PartitionClock, Reading};
 use super::job::{Answer, NewsTo, ReplyTo, Tell, ViewTo};
+use super::journal::{Journal, JournalPage};
 use super::load::{LoadRequest, Read, ReadRows};
+use super::operation::Step;
 use super::outbox::{Outbox, Parcel};
 use super::wakes::Wakes;
 
@@ -98,6 +102,8 @@ pub(crate) enum Action {
     ReadWakes { start: Option<bytes::Bytes>, horizon: Time },
     /// Read rows of the outbox from `start`, or the first one; [`Lead::add_outbox`] takes the answer.
     ReadOutbox { start: Option<bytes::Bytes> },
+    /// Read rows of the journal from `start`, or the first one; [`Lead::add_journal`] takes the answer.
+    ReadJournal { start: Option<bytes::Bytes> },
     /// Carry messages to their targets; [`Lead::delivered`] takes the answers, one by one.
     Deliver(Vec<Parcel>),
     /// Let something leave the partition: it is durable, or need not be.
@@ -173,6 +179,7 @@ pub(crate) struct Lead {
     batches: Batches,
     wakes: Wakes,
     outbox: Outbox,
+    journal: Journal,
     watchers: HashMap<(EntityRef, RunId), Vec<Watcher>>,
     followers: HashMap<(EntityRef, RunId), Vec<Follower>>,
     /// How its entities stand, where time is skipped.
@@ -183,6 +190,8 @@ pub(crate) struct Lead {
     loads: usize,
     stopping: bool,
     running: Option<Running>,
+    /// The step that is being decided, if it is to be done once.
+    step: Option<Step>,
     poisons: Vec<Poison>,
     actions: Vec<Action>,
     answers: Vec<Outgoing>,
@@ -217,12 +226,14 @@ impl Lead {
             batches: Batches::default(),
             wakes: Wakes::default(),
             outbox: Outbox::opening(),
+            journal: Journal::default(),
             watchers: HashMap::new(),
             followers: HashMap::new(),
             seeds: Ids::new(seed),
             loads: 0,
             stopping: false,
             running: None,
+            step: None,
             poisons: Vec::new(),
             actions: Vec::new(),
             answers: Vec::new(),
@@ -233,6 +244,7 @@ impl Lead {
         };
         lead.read_wakes(None);
         lead.actions.push(Action::ReadOutbox { start: None });
+        lead.actions.push(Action::ReadJournal { start: None });
         lead
     }
 
@@ -269,6 +281,7 @@ impl Lead {
             ReadRows::Workflow(loaded) => self.loaded(*loaded),
             ReadRows::Wakes(page) => self.add_wakes(page),
             ReadRows::Outbox(page) => self.add_outbox(page),
+            ReadRows::Journal(page) => self.add_journal(page),
             ReadRows::Fault(error) => self.actions.push(Action::Fail(error)),
             ReadRows::Delivered(key, delivery) => self.delivered(key, delivery),
         }
@@ -299,7 +312,7 @@ impl Lead {
 
     /// Bytes in memory: workflows, messages, and batches that form or are in flight.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.cache.bytes() + self.batches.bytes() + self.outbox.bytes()
+        self.cache.bytes() + self.batches.bytes() + self.outbox.bytes() + self.journal.bytes()
     }
 
     /// Refuses jobs from here on; what is under way goes on.
@@ -344,11 +357,26 @@ impl Lead {
         actions.extend(withheld);
         // They waited to be decided.
         let not_done = CallError::NotDone(error.to_string());
-        for job in self.cache.drain() {
+        for job in self.cache.drain().into_iter().chain(self.journal.take_waiting()) {
             job.refuse(&not_done);
         }
         self.outbox_metrics.clear();
         actions
+    }
+
+    /// Takes in rows of the journal that were read.
+    pub(crate) fn add_journal(&mut self, page: Result<JournalPage, String>) {
+        match page {
+            Ok(page) => {
+                let next = page.next.clone();
+                self.actions.extend(next.map(|next| Action::ReadJournal { start: Some(next) }));
+                for job in self.journal.add(page) {
+                    self.take(job);
+                }
+            }
+            // Going on might do something twice.
+            Err(error) => self.actions.push(Action::Fail(format!("rows of the journal cannot be read: {error}"))),
+        }
     }
 
     fn chain(&self, sequence: u64) -> ChainPosition {

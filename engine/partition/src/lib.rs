@@ -19,11 +19,13 @@ mod faults;
 mod history;
 mod history_pages;
 mod job;
+mod journal;
 mod lead;
 mod load;
 mod machine;
 mod memory;
 mod nexus_calls;
+mod operation;
 mod outbox;
 mod owner;
 mod pace;
@@ -59,6 +61,7 @@ pub use faults::RowFaults;
 pub use history_pages::{HistoryPage, PageSize};
 pub use job::Answer;
 pub use nexus_calls::NexusCalls;
+pub use operation::{NotAnOperationId, OperationId};
 pub use outbox::Delivery;
 pub use router::{Route, Router, Spread, confirm_leads};
 pub use skipped_time::{Hold, SkippedTime, Unbalanced};
@@ -492,7 +495,7 @@ impl Partition {
         if let Some(charge) = self.load.try_admit(bytes)
             && let Ok(place) = self.jobs.try_reserve()
         {
-            place.send(Job { address, run_id, work, charge });
+            place.send(Job { address, run_id, work, operation: OperationId::current(), charge });
             return Ok(());
         }
         Box::pin(self.send_when_there_is_room(address, run_id, work, bytes)).await
@@ -507,7 +510,7 @@ impl Partition {
     ) -> Result<(), CallError> {
         let admitted = async {
             let charge = self.load.admit(bytes).await;
-            self.jobs.send(Job { address, run_id, work, charge }).await
+            self.jobs.send(Job { address, run_id, work, operation: OperationId::current(), charge }).await
         };
         match tokio::time::timeout(limits::PARTITION_ADMISSION_WAIT_MAX, admitted).await {
             Ok(Ok(())) => Ok(()),

@@ -17,6 +17,7 @@ use everlog_storage::state::{Direction, Row, StateError};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::journal::{self, JournalPage};
 use super::machine::Machine;
 use super::outbox::{self, Delivery, OutboxPage};
 use super::wakes::{self, WakePage};
@@ -91,6 +92,7 @@ pub(crate) enum ReadRows {
     Workflow(Box<Loaded>),
     Wakes(Result<WakePage, String>),
     Outbox(Result<OutboxPage, String>),
+    Journal(Result<JournalPage, String>),
     /// Others have found a row that cannot be read.
     Fault(String),
     /// A message was carried to its target.
@@ -118,6 +120,14 @@ impl ReadFor {
         blocking::spawn(move || {
             let page = outbox::read_page(&self.group, start);
             self.answer(ReadRows::Outbox(page));
+        });
+    }
+
+    /// Reads a page of the journal, on a thread for blocking work.
+    pub(crate) fn read_journal(self, start: Option<bytes::Bytes>) {
+        blocking::spawn(move || {
+            let page = journal::read_page(&self.group, start);
+            self.answer(ReadRows::Journal(page));
         });
     }
 

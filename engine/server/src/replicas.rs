@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_cluster::{Leads, Nodes, Operations, Picture, Places, leads};
-use everlog_meta::{Namespaces, TopologyChange};
+use everlog_meta::{Namespaces, Reads, TopologyChange};
 use everlog_partition::Partitions;
 use everlog_raft::{Group, GroupSlot, GroupSlots, NodeError};
 use everlog_storage::GroupId;
@@ -84,6 +84,9 @@ impl Replicas {
             let mut is_done = true;
             let was_up_to_date = is_up_to_date;
             for partition in picture.partitions() {
+                if let Some(group) = self.groups.get(partition) {
+                    group.confirm_reads(picture.placement_of(partition).reads == Reads::Linearizable);
+                }
                 let brought = async {
                     let is_here = self.bring_here(partition, &picture, &mut is_up_to_date, leftovers).await?;
                     Ok(is_here && self.found(partition, &picture, &mut is_up_to_date, &mut seen_unfounded).await?)
@@ -144,6 +147,7 @@ impl Replicas {
                 self.raft.create_replica(wanted).await?
             }
         };
+        group.confirm_reads(picture.placement_of(partition).reads == Reads::Linearizable);
         self.add(group);
         Ok(true)
     }

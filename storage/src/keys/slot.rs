@@ -14,9 +14,13 @@ const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
 /// are poor for ids that differ in their last digit only. Clients never see it, nodes of all versions agree on it: it cannot
 /// change.
 pub fn slot(namespace: &NamespaceId, id: &str) -> u16 {
-    let bytes = namespace.iter().chain(id.as_bytes());
-    let hash = bytes.fold(FNV_OFFSET, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME));
-    (finalise(hash) % u64::from(SLOTS)) as u16
+    (stable_hash(namespace.iter().chain(id.as_bytes())) % u64::from(SLOTS)) as u16
+}
+
+/// FNV-1a, finalised as [`slot`] has it: nodes of all versions agree on it. Whoever chooses the bytes can make them meet.
+pub fn stable_hash<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> u64 {
+    let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME);
+    finalise(bytes.into_iter().fold(FNV_OFFSET, hash))
 }
 
 fn finalise(mut hash: u64) -> u64 {

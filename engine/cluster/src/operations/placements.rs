@@ -54,8 +54,11 @@ pub(super) fn list(picture: &Picture) -> Vec<api::Placement> {
     }
     let shown = |placement: &Placement| {
         let (all, moving) = groups.get(placement.name.as_str()).copied().unwrap_or_default();
-        let Placement { name, replicas, spread, regions, learners, leaders, reads: Reads::Lease, constraints } =
-            placement.clone();
+        let Placement { name, replicas, spread, regions, learners, leaders, reads, constraints } = placement.clone();
+        let reads = match reads {
+            Reads::Lease => PlacementReads::Lease,
+            Reads::Linearizable => PlacementReads::Linearizable,
+        };
         let spread = match spread {
             Spread::Node => PlacementSpread::Node,
             Spread::Zone => PlacementSpread::Zone,
@@ -68,7 +71,7 @@ pub(super) fn list(picture: &Picture) -> Vec<api::Placement> {
             regions: regions.into_iter().collect(),
             learners: learners.into_iter().collect(),
             leaders,
-            reads: PlacementReads::Lease as i32,
+            reads: reads as i32,
             constraints,
             groups: count(all),
             moving_groups: count(moving),
@@ -88,6 +91,7 @@ fn placement(asked: api::Placement) -> Result<Placement, Status> {
     };
     let reads = match PlacementReads::try_from(asked.reads) {
         Ok(PlacementReads::Lease | PlacementReads::Unspecified) => Reads::Lease,
+        Ok(PlacementReads::Linearizable) => Reads::Linearizable,
         Err(_) => return Err(unknown("reads")),
     };
     let api::Placement { name, replicas, regions, learners, leaders, constraints, .. } = asked;
@@ -117,7 +121,7 @@ mod tests {
             regions: [("a".to_owned(), 2), ("b".to_owned(), 1)].into(),
             learners: [("c".to_owned(), 1)].into(),
             leaders: vec!["b".to_owned()],
-            reads: PlacementReads::Lease as i32,
+            reads: PlacementReads::Linearizable as i32,
             constraints: vec!["disk=ssd".to_owned()],
             ..api::Placement::default()
         };

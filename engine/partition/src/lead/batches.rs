@@ -111,6 +111,9 @@ impl Lead {
         }
         let hlc = self.clock.next_hlc();
         let stamp = EntryStamp { chain: self.chain(self.batches.sequence), hlc };
+        for change in self.journal.take_changes(hlc.0) {
+            self.batches.forming.push(change);
+        }
         let batches = &mut self.batches;
         batches.last_commands = batches.forming.commands();
         let bytes = batches.forming.bytes();

@@ -29,6 +29,17 @@ impl Lead {
         if let Some(poison) = self.poison(&key, job.name()) {
             return job.refuse(&poison.error());
         }
+        let step = job.step();
+        if step.is_some() && !self.journal.is_read() {
+            // It may have been done under an earlier lead.
+            return self.journal.wait(job);
+        }
+        if let Some(step) = &step
+            && let Some((reply, sequence)) = self.journal.find(step)
+            && let Work::Command { reply: Some(to), .. } = job.work
+        {
+            return self.when_durable(sequence, Outgoing::Reply(to, Ok(Answer { reply, history: None })));
+        }
         self.running = Some(Running { name: job.name(), key: key.clone(), run_id: job.run_id });
         self.admit(key, job);
         self.running = None;
@@ -129,7 +140,8 @@ impl Lead {
     }
 
     pub(super) fn execute(&mut self, key: &EntityRef, job: Job) {
-        let Job { address, run_id, work, charge: _charge } = job;
+        self.step = job.step();
+        let Job { address, run_id, work, operation: _, charge: _charge } = job;
         match work {
             Work::Command { command, reply } => {
                 let _not_followed = self.command(key, &address, run_id, command, reply);
@@ -172,6 +184,7 @@ impl Lead {
             }
             Work::Watch { seen, reply, .. } => self.watch(key, run_id, seen, reply),
         }
+        self.step = None;
         // One with rows on their way is counted when these are applied.
         if self.cache.get_mut(key).is_some_and(|entry| entry.last_batch <= self.batches.committed) {
             self.cache.recount_durable(key, self.clock.now());
@@ -357,6 +370,12 @@ impl Lead {
                 }
             }
             last_batch = entry.last_batch;
+        }
+        if let Some(step) = self.step.take()
+            && let Ok(reply) = &reply
+            && wrote
+        {
+            self.journal.record(step, address.slot(), sequence, reply);
         }
         for effect in effects {
             match effect {

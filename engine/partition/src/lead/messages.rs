@@ -103,7 +103,13 @@ impl Lead {
         let address = WorkflowRef { namespace, workflow_id: Arc::from(message.source_workflow_id.as_str()) };
         let source = message.body.source_kind();
         let work = Work::Settle { message: key, source, event_id: message.event_id, outcome };
-        self.take(Job { address, run_id: Some(message.source_run_id), work, charge: Charge::default() });
+        self.take(Job {
+            address,
+            run_id: Some(message.source_run_id),
+            work,
+            operation: None,
+            charge: Charge::default(),
+        });
     }
 
     /// Hands a job back once it is known which run it is for. Only for a message that names no run earlier ones may have to be

@@ -29,7 +29,9 @@ use super::{Action, Applied, Lead, LeadSettings, Outgoing};
 use crate::clock::{PartitionClock, Reading};
 use crate::history_pages::{self, PageSize};
 use crate::job::{Answer, Charge, Job, Work};
+use crate::journal;
 use crate::load::{Rows, serve};
+use crate::operation::OperationId;
 use crate::outbox::{self, Parcel};
 use crate::wakes::{self, WakePage};
 
@@ -150,6 +152,11 @@ impl Partition {
                     self.lead.add_outbox(page);
                     self.turn();
                 }
+                Action::ReadJournal { start } => {
+                    let page = journal::read_page(&TwinRows(&self.state), start);
+                    self.lead.add_journal(page);
+                    self.turn();
+                }
                 Action::Deliver(parcels) => self.parcels.extend(parcels),
                 Action::Release(outgoing) => self.release(outgoing),
                 _ => {}
@@ -190,8 +197,23 @@ impl Partition {
 
     fn take_for(&mut self, workflow_id: &str, run_id: Option<RunId>, work: Work) {
         let address = self.address(workflow_id);
-        self.lead.take(Job { address, run_id, work, charge: Charge::default() });
+        self.lead.take(Job { address, run_id, work, operation: None, charge: Charge::default() });
         self.turn();
+    }
+
+    /// A command to `w` of a call that may be made again.
+    pub(super) fn ask_in(&mut self, operation: OperationId, command: impl Into<Command>) -> Waiting {
+        let (reply, waiting) = oneshot::channel();
+        let work = Work::Command { command: command.into(), reply: Some(reply) };
+        let (address, operation) = (self.address("w"), Some(operation));
+        self.lead.take(Job { address, run_id: None, work, operation, charge: Charge::default() });
+        self.turn();
+        waiting
+    }
+
+    /// How many rows of a range are durable.
+    pub(super) fn rows(&self, range: KeyRange) -> usize {
+        TwinRows(&self.state).scan(range, Direction::Ascending, usize::MAX).unwrap().len()
     }
 
     pub(super) fn ask(&mut self, command: impl Into<Command>) -> Waiting {

@@ -89,7 +89,7 @@ impl Bench {
 
     fn job(&self, workflow_id: &str, work: Work) -> Job {
         let address = WorkflowRef { namespace: Arc::clone(&self.namespace), workflow_id: workflow_id.into() };
-        Job { address, run_id: None, work, charge: Charge::default() }
+        Job { address, run_id: None, work, operation: None, charge: Charge::default() }
     }
 
     /// Ends the turn; the batches that are proposed are durable at once.

@@ -130,7 +130,7 @@ impl Lead {
             // A workflow that left memory is read again, also where only memory knew of what was due: a later deadline of
             // its rows may count on this wake.
             let work = Work::Command { command, reply: None };
-            self.take(Job { address, run_id: Some(wake.run_id), work, charge: Charge::default() });
+            self.take(Job { address, run_id: Some(wake.run_id), work, operation: None, charge: Charge::default() });
         }
     }
 

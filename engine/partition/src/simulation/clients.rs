@@ -24,6 +24,7 @@ use super::workers::{Held, seconds};
 use super::world::{Event, World};
 use crate::job::{Answer, Charge, Job, Work};
 use crate::load::{Read, ReadRows};
+use crate::operation::OperationId;
 use crate::outbox::{Delivery, Parcel};
 
 /// Workflows of each partition: few, so that commands meet.
@@ -32,10 +33,20 @@ pub(super) const WORKFLOWS: usize = 2;
 /// Requests of a burst: more than make a batch full.
 const BURST: usize = 20;
 
+/// How often a call without an id is made: together in far less time than the journal remembers it.
+const TRIES: u32 = 5;
+
 /// What a client or a worker waits for.
 pub(super) enum Asked {
     Start,
     Signal(String),
+    /// A signal without an id, which is made again as the node does that a client has called.
+    SignalAgain {
+        operation: OperationId,
+        workflow_id: String,
+        name: String,
+        tries: u32,
+    },
     Task(Box<Held>),
     /// A workflow task's end, with which the next one may come.
     Completion,
@@ -77,26 +88,38 @@ impl World {
 
     /// Sends a command to where its workflow is.
     pub(super) fn send(&mut self, workflow_id: &str, run_id: Option<RunId>, command: impl Into<Command>, asked: Asked) {
-        let (reply, answer) = oneshot::channel();
-        let work = Work::Command { command: command.into(), reply: Some(reply) };
-        let job = Job { address: self.address(workflow_id), run_id, work, charge: Charge::default() };
-        self.calls.push(Call { asked, answer });
+        let job = self.call(workflow_id, run_id, command.into(), asked);
         self.carry(partition_of(workflow_id), job);
     }
 
-    /// Carries a message to where its target is, as a `Carrier` does; sometimes twice.
+    /// A command of somebody who waits for its answer.
+    fn call(&mut self, workflow_id: &str, run_id: Option<RunId>, command: Command, asked: Asked) -> Job {
+        let (reply, answer) = oneshot::channel();
+        let work = Work::Command { command, reply: Some(reply) };
+        let operation = match &asked {
+            Asked::SignalAgain { operation, .. } => Some(*operation),
+            _ => None,
+        };
+        let job = Job { address: self.address(workflow_id), run_id, work, operation, charge: Charge::default() };
+        self.calls.push(Call { asked, answer });
+        job
+    }
+
+    /// Carries a message to where its target is, as a `Carrier` does. Sometimes it is sent again because nobody has heard of what became of it: the
+    /// first one arrives first, since a node takes what comes in order and a lead that follows begins behind all that was decided before.
     pub(super) fn deliver(&mut self, partition: usize, epoch: LeadEpoch, parcel: Parcel) {
         let Parcel { key, message } = parcel;
         if self.sabotage == Some(Sabotage::EndsUntold) && matches!(message.body, MessageBody::ScheduledClosed(_)) {
             let rows = ReadRows::Delivered(key, Delivery::Settled(Outcome::Delivered));
             return self.read_done(partition, Read { epoch, rows });
         }
-        let times = if self.faults && self.random.percent(10) { 2 } else { 1 };
-        for _ in 0..times {
-            let command = crate::deliver::receipt(&message);
-            let asked = Asked::Message { partition, epoch, key };
-            self.send(&message.target_workflow_id, message.target_run_id, command, asked);
+        let (target, run_id) = (&message.target_workflow_id, message.target_run_id);
+        if self.faults && self.random.percent(10) {
+            let job = self.call(target, run_id, crate::deliver::receipt(&message), Asked::Other);
+            self.after(Duration::ZERO, Event::Arrive { partition: partition_of(target), job: Box::new(job) });
         }
+        let asked = Asked::Message { partition, epoch, key };
+        self.send(target, run_id, crate::deliver::receipt(&message), asked);
     }
 
     pub(super) fn number(&mut self) -> u64 {
@@ -181,12 +204,24 @@ impl World {
 
     fn signal(&mut self, partition: usize) {
         let (workflow_id, name) = (self.some_workflow(partition), self.signal_name());
+        if self.random.percent(50) {
+            let operation = OperationId::from_bytes(u128::from(self.number()).to_be_bytes());
+            return self.signal_again(operation, workflow_id, name, 1);
+        }
         let request = SignalWorkflowExecutionRequest {
             signal_name: name.clone(),
             request_id: name.clone(),
             ..SignalWorkflowExecutionRequest::default()
         };
         self.send(&workflow_id, None, RunCommand::SignalWorkflow(Box::new(request)), Asked::Signal(name));
+    }
+
+    fn signal_again(&mut self, operation: OperationId, workflow_id: String, name: String, tries: u32) {
+        let request =
+            SignalWorkflowExecutionRequest { signal_name: name.clone(), ..SignalWorkflowExecutionRequest::default() };
+        let command = RunCommand::SignalWorkflow(Box::new(request));
+        let asked = Asked::SignalAgain { operation, workflow_id: workflow_id.clone(), name, tries };
+        self.send(&workflow_id, None, command, asked);
     }
 
     fn signal_with_start(&mut self, partition: usize) {
@@ -250,6 +285,19 @@ impl World {
             }
             (Asked::Signal(name), Some(Ok(_))) => {
                 self.signals.insert(name, true);
+            }
+            (Asked::SignalAgain { operation, workflow_id, name, tries }, answer) => {
+                let is_known = match &answer {
+                    // What is told may be lost on its way back.
+                    Some(Ok(_)) => !(self.faults && self.random.percent(20)),
+                    Some(Err(error)) => !matches!(error, CallError::Unavailable(_) | CallError::NotDone(_)),
+                    None => false,
+                };
+                match answer {
+                    Some(Ok(_)) if is_known => drop(self.signals.insert(name, true)),
+                    _ if !is_known && tries < TRIES => self.signal_again(operation, workflow_id, name, tries + 1),
+                    _ => {}
+                }
             }
             (Asked::Reset(of), Some(Ok(Answer { reply, .. }))) => self.was_reset(*of, reply),
             (Asked::Task(held), answer) => self.task_answered(*held, answer),

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! What must hold afterwards: the events of a run have contiguous ids, and its rows [follow from](everlog_kernel::Run::follows_from)
-//! them; at most one run of a workflow is open; what was acknowledged is there, once; no timer fires early; an activity that may
+//! them; at most one run of a workflow is open; what was acknowledged is there, once, also if the call had
+//! no id and was made again; no timer fires early; an activity that may
 //! be attempted once is handed out once; a message to another workflow counts once, also if its target has another run by the time it is
 //! repeated; parents and children agree on what became of each other; what was told of an update is in the history, and nothing of one that
 //! was rejected; schedules and the workflows that they start agree; what came to a run behind the event to
@@ -68,6 +69,8 @@ enum Sabotage {
     OverdueForgotten,
     /// Time follows the wall clock forward.
     WallClockBelieved,
+    /// What earlier leads did for calls without an id is not read.
+    JournalForgotten,
     /// Earlier runs of a workflow are not asked whether they have taken a message.
     EarlierRunsForgotten,
     /// Whether a child was started before is asked of the current run alone.
@@ -86,6 +89,7 @@ const FOUND: &[(Sabotage, u64)] = &[
     (Sabotage::AnsweredTooEarly, 0),
     (Sabotage::OverdueForgotten, 17),
     (Sabotage::WallClockBelieved, 0),
+    (Sabotage::JournalForgotten, 0),
     (Sabotage::EarlierRunsForgotten, 7),
     (Sabotage::FirstRunsForgotten, 389),
     (Sabotage::EndsUntold, 1),

@@ -63,7 +63,8 @@ impl World {
             let seen = outcome.map(|(workflow, _)| workflow.run(run_id).map(see));
             Box::new(move |durable| drop(tell.send(durable.and(seen))))
         }));
-        let job = Job { address: self.address(&of.workflow_id), run_id, work, charge: Charge::default() };
+        let job =
+            Job { address: self.address(&of.workflow_id), run_id, work, operation: None, charge: Charge::default() };
         let partition = partition_of(&of.workflow_id);
         self.looks.push(Look { of, seen });
         self.carry(partition, job);

@@ -10,6 +10,7 @@ use everlog_raft::LeadEpoch;
 use super::Sabotage;
 use super::log::{Leading, source};
 use super::world::{Event, TwinRows, World, nanos};
+use crate::journal::{self, JournalPage};
 use crate::lead::{Action, Outgoing};
 use crate::load::{Found, LoadRequest, Read, ReadRows, serve};
 use crate::outbox;
@@ -20,6 +21,7 @@ pub(super) enum Wanted {
     Workflow(LoadRequest),
     Wakes { start: Option<bytes::Bytes>, horizon: Time },
     Outbox { start: Option<bytes::Bytes> },
+    Journal { start: Option<bytes::Bytes> },
 }
 
 impl World {
@@ -50,6 +52,7 @@ impl World {
                 Action::ReadWakes { start, horizon } => {
                     self.ask(partition, epoch, Wanted::Wakes { start, horizon });
                 }
+                Action::ReadJournal { start } => self.ask(partition, epoch, Wanted::Journal { start }),
                 Action::ReadOutbox { start } => self.ask(partition, epoch, Wanted::Outbox { start }),
                 Action::Deliver(parcels) => {
                     parcels.into_iter().for_each(|parcel| self.deliver(partition, epoch, parcel))
@@ -151,6 +154,11 @@ impl World {
             Wanted::Wakes { .. } if fails => ReadRows::Wakes(Err("the disk does not answer".to_owned())),
             Wanted::Outbox { .. } if fails => ReadRows::Outbox(Err("the disk does not answer".to_owned())),
             Wanted::Outbox { start } => ReadRows::Outbox(outbox::read_page(&rows, start)),
+            Wanted::Journal { .. } if fails => ReadRows::Journal(Err("the disk does not answer".to_owned())),
+            Wanted::Journal { .. } if self.sabotage == Some(Sabotage::JournalForgotten) => {
+                ReadRows::Journal(Ok(JournalPage::empty()))
+            }
+            Wanted::Journal { start } => ReadRows::Journal(journal::read_page(&rows, start)),
             Wanted::Wakes { start, horizon } => ReadRows::Wakes(wakes::read_page(&rows, start, horizon)),
         };
         self.after(delay, Event::ReadDone { partition, read: Read { epoch, rows } });

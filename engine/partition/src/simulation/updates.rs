@@ -114,7 +114,8 @@ impl World {
         let (reply, answer) = oneshot::channel();
         let (news, steps) = mpsc::channel(2);
         let work = Work::FollowUpdate { command, reply, news };
-        let job = Job { address: self.address(workflow_id), run_id: None, work, charge: Charge::default() };
+        let job =
+            Job { address: self.address(workflow_id), run_id: None, work, operation: None, charge: Charge::default() };
         self.updates.followed.push(Followed { update_id, answer: Some(answer), news: steps, run_id: None });
         self.carry(super::clients::partition_of(workflow_id), job);
     }

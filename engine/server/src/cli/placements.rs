@@ -191,9 +191,13 @@ fn placement(file: FilePlacement) -> Result<Placement, String> {
             ));
         }
     };
-    if reads != "lease" {
-        return Err(format!("placement {name}: reads = {reads:?}, and only \"lease\" is there yet"));
-    }
+    let reads = match &*reads {
+        "lease" => PlacementReads::Lease,
+        "linearizable" => PlacementReads::Linearizable,
+        _ => {
+            return Err(format!("placement {name}: reads = {reads:?}, and \"lease\" or \"linearizable\" is allowed"));
+        }
+    };
     if writes != "quorum" {
         return Err(format!("placement {name}: writes = {writes:?}, and only \"quorum\" is there yet"));
     }
@@ -204,7 +208,7 @@ fn placement(file: FilePlacement) -> Result<Placement, String> {
         regions: regions.into_iter().collect(),
         learners: learners.into_iter().collect(),
         leaders,
-        reads: PlacementReads::Lease as i32,
+        reads: reads as i32,
         constraints,
         ..Placement::default()
     })
@@ -218,6 +222,13 @@ fn spread(placement: &Placement) -> &'static str {
     }
 }
 
+fn reads_of(placement: &Placement) -> &'static str {
+    match placement.reads() {
+        PlacementReads::Lease | PlacementReads::Unspecified => "lease",
+        PlacementReads::Linearizable => "linearizable",
+    }
+}
+
 /// A placement as a file says it.
 fn as_file(placement: &Placement) -> String {
     let Placement { name, replicas, regions, learners, leaders, constraints, .. } = placement.clone();
@@ -227,7 +238,7 @@ fn as_file(placement: &Placement) -> String {
             replicas,
             spread: spread(placement).to_owned(),
             leaders,
-            reads: reads_default(),
+            reads: reads_of(placement).to_owned(),
             writes: writes_default(),
             constraints,
             regions: regions.into_iter().collect(),
@@ -247,7 +258,7 @@ fn as_json(placements: &[Placement]) -> String {
             "regions": placement.regions.iter().collect::<BTreeMap<_, _>>(),
             "learners": placement.learners.iter().collect::<BTreeMap<_, _>>(),
             "leaders": placement.leaders,
-            "reads": reads_default(),
+            "reads": reads_of(placement),
             "constraints": placement.constraints,
             "groups": placement.groups,
             "movingGroups": placement.moving_groups,
@@ -272,6 +283,9 @@ fn table(placements: &[Placement]) -> String {
         parts.extend(named.iter().filter(|(_, of)| !of.is_empty()).map(|(what, of)| format!("{what} {of}")));
         if !constraints.is_empty() {
             parts.push(format!("nodes with {}", constraints.join(", ")));
+        }
+        if placement.reads() == PlacementReads::Linearizable {
+            parts.push("each read asks a quorum".to_owned());
         }
         parts.push(format!("{groups} groups, {moving_groups} of them moving"));
         // Writing to a text cannot fail.
@@ -322,6 +336,7 @@ spread = "region"
 regions = { eu-west = 2, eu-central = 2, eu-north = 1 }
 learners = { us-east = 1 }
 leaders = ["eu-west"]
+reads = "linearizable"
 constraints = ["disk=ssd"]
 "#;
 
@@ -333,7 +348,7 @@ constraints = ["disk=ssd"]
         assert_eq!(
             table(&placements),
             "eu: 5 replicas, spread by region; in eu-central 2, eu-north 1, eu-west 2; learners in us-east 1; led from eu-west; \
-             nodes with disk=ssd; 0 groups, 0 of them moving\n"
+             nodes with disk=ssd; each read asks a quorum; 0 groups, 0 of them moving\n"
         );
         assert!(as_json(&placements).contains("\"movingGroups\": 0"));
     }
@@ -347,7 +362,7 @@ constraints = ["disk=ssd"]
                 "replicas = 5\nwrites = \"relaxed\"",
                 "writes = \"relaxed\", and only \"quorum\" is there",
             ),
-            ("replicas = 5", "replicas = 5\nreads = \"stale\"", "reads = \"stale\", and only \"lease\" is there"),
+            ("\"linearizable\"", "\"stale\"", "reads = \"stale\", and \"lease\" or \"linearizable\" is allowed"),
             ("replicas = 5", "replicas = -5", "line 4: "),
             ("replicas = 5", "copies = 5", "unknown field `copies`"),
         ] {

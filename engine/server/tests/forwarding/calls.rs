@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use everlog_proto::api::workflowservice::v1::{
-    GetWorkflowExecutionHistoryRequest, SignalWorkflowExecutionRequest, TerminateWorkflowExecutionRequest,
+    GetWorkflowExecutionHistoryRequest, SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest,
+    TerminateWorkflowExecutionRequest,
 };
 use tonic::Code;
 use tonic::codec::CompressionEncoding;
@@ -104,14 +105,22 @@ async fn a_call_waits_for_the_view_to_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_a_call_that_was_surely_not_done_is_made_again() {
+async fn a_call_is_done_once_however_often_it_is_made() {
     let mut cluster = Cluster::start().await;
     let (id, signalled) = (cluster.id_at(1, "w"), "SignalWorkflowExecution");
-    cluster.clients[0].start_workflow_execution(start(&id)).await.unwrap();
-    // Its answer is lost: it may have been done, and was.
-    cluster.links.decide(|_, _| Fate::AnswerLost);
-    let lost = cluster.clients[0].signal_workflow_execution(signal(&id, "")).await.unwrap_err();
-    assert_eq!((lost.code(), cluster.links.calls(NODES[0], signalled)), (Code::Unavailable, 1));
+    // Its answers are lost for a while: it was done the first time.
+    lose_answers(&cluster);
+    let mut client = cluster.clients[0].clone();
+    let request = StartWorkflowExecutionRequest { request_id: String::new(), ..start(&id) };
+    let held = tokio::spawn(async move { client.start_workflow_execution(request).await });
+    mend_after_tries(&cluster, START).await;
+    held.await.unwrap().unwrap();
+    lose_answers(&cluster);
+    let mut client = cluster.clients[0].clone();
+    let request = signal(&id, "");
+    let held = tokio::spawn(async move { client.signal_workflow_execution(request).await });
+    mend_after_tries(&cluster, signalled).await;
+    held.await.unwrap().unwrap();
     // The node is away for a moment.
     cluster.links.decide(|_, _| Fate::Refused);
     let mut client = cluster.clients[0].clone();
@@ -120,9 +129,47 @@ async fn only_a_call_that_was_surely_not_done_is_made_again() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     cluster.links.mend();
     held.await.unwrap().unwrap();
+    // Another node's word is not a client's.
+    let mut named = tonic::Request::new(signal(&id, ""));
+    named.metadata_mut().insert("everlog-operation", "00000000000000000000000000000001".parse().unwrap());
+    for _ in 0..2 {
+        let again = clone_of(&named);
+        cluster.clients[0].signal_workflow_execution(again).await.unwrap();
+    }
     let signals = everlog_proto::api::enums::v1::EventType::WorkflowExecutionSignaled;
-    assert_eq!(count_events(&mut cluster.clients[1], &id, signals).await, 2);
+    assert_eq!(count_events(&mut cluster.clients[1], &id, signals).await, 4);
+    // One that is too late would be refused, had the first been forgotten.
+    lose_answers(&cluster);
+    let mut client = cluster.clients[0].clone();
+    let request = TerminateWorkflowExecutionRequest {
+        namespace: NAMESPACE.to_owned(),
+        workflow_execution: execution(&id),
+        ..TerminateWorkflowExecutionRequest::default()
+    };
+    let held = tokio::spawn(async move { client.terminate_workflow_execution(request).await });
+    mend_after_tries(&cluster, "TerminateWorkflowExecution").await;
+    held.await.unwrap().unwrap();
     cluster.stop().await;
+}
+
+/// Calls arrive from now on, and what they came to is not heard of.
+fn lose_answers(cluster: &Cluster) {
+    cluster.links.decide(|_, _| Fate::AnswerLost);
+}
+
+/// Mends the links once a call was made several times.
+async fn mend_after_tries(cluster: &Cluster, method: &str) {
+    let before = cluster.links.calls(NODES[0], method);
+    let until = Instant::now() + Duration::from_secs(5);
+    while cluster.links.calls(NODES[0], method) < before + 3 {
+        assert!(Instant::now() < until, "{method} is not made again");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    cluster.links.mend();
+}
+
+fn clone_of<T: Clone>(request: &tonic::Request<T>) -> tonic::Request<T> {
+    tonic::Request::from_parts(request.metadata().clone(), tonic::Extensions::new(), request.get_ref().clone())
 }
 
 #[tokio::test(flavor = "multi_thread")]
