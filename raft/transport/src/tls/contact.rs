@@ -106,6 +106,9 @@ struct Opened {
     why_not: String,
     #[prost(bytes = "vec", tag = "2")]
     proof: Vec<u8>,
+    /// Whether it may be later.
+    #[prost(bool, tag = "3")]
+    is_not_ready: bool,
 }
 
 impl FirstContact {
@@ -187,7 +190,10 @@ impl FirstContact {
         let said = bound(&io, directory_id.as_bytes())?;
         let directory_id = directory_id.as_bytes().to_vec();
         handshake::write(&mut io, &Knock { token, directory_id, proof: key.proof(DIALLER, &said) }).await?;
-        let Opened { why_not, proof } = handshake::read(&mut io).await?;
+        let Opened { why_not, proof, is_not_ready } = handshake::read(&mut io).await?;
+        if is_not_ready {
+            return Err(io::Error::other(why_not));
+        }
         if !why_not.is_empty() {
             return Err(distrust(Why::OnTheOtherSide, format!("it does not let this node in: {why_not}")));
         }
@@ -207,14 +213,16 @@ impl FirstContact {
         let judged = self.judge(token.map(TokenId), &directory_id, &proof, &said);
         match judged {
             Ok((contact, directory_id, key)) => {
-                let opened = Opened { why_not: String::new(), proof: key.proof(ACCEPTOR, &said) };
+                let opened = Opened { proof: key.proof(ACCEPTOR, &said), ..Opened::default() };
                 handshake::write(&mut io, &opened).await?;
                 Ok((io, contact, directory_id))
             }
             Err((why, text)) => {
-                handshake::write(&mut io, &Opened { why_not: text.clone(), proof: Vec::new() }).await?;
+                let is_not_ready = why == Why::NotReady;
+                let opened = Opened { why_not: text.clone(), is_not_ready, ..Opened::default() };
+                handshake::write(&mut io, &opened).await?;
                 read_rest(io).await;
-                Err(distrust(why, text))
+                Err(if is_not_ready { io::Error::other(text) } else { distrust(why, text) })
             }
         }
     }
