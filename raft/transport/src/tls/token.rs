@@ -146,7 +146,7 @@ mod tests {
         let text = token.text();
         assert_eq!(
             text,
-            "everlog-join-1.0000000001020304.BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCc-7CpU"
+            "everlog-join-1.0000000001020304.BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCb5Vbs8"
         );
         assert_eq!(text.parse::<JoinToken>().unwrap(), token);
         assert!(!format!("{token:?}").contains("7, 7"));
