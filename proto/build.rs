@@ -68,7 +68,7 @@ fn own_service() -> Result<(), Box<dyn Error>> {
 }
 
 /// The methods of the service between nodes: request and response are types of `src/internal.rs`.
-const INTERNAL_METHODS: [(&str, &str, &str, &str); 16] = [
+const INTERNAL_METHODS: [(&str, &str, &str, &str); 17] = [
     ("announce", "Announce", "AnnounceRequest", "Empty"),
     ("offer", "Offer", "OfferRequest", "Empty"),
     ("start_task", "StartTask", "StartTaskRequest", "StartTaskResponse"),
@@ -85,6 +85,7 @@ const INTERNAL_METHODS: [(&str, &str, &str, &str); 16] = [
     ("dispatch_nexus", "DispatchNexus", "DispatchNexusRequest", "DispatchNexusResponse"),
     ("report", "Report", "Empty", "NodeReport"),
     ("steer", "Steer", "SteerRequest", "Empty"),
+    ("enrol", "Enrol", "EnrolRequest", "EnrolResponse"),
 ];
 
 /// Generates the service that nodes call each other with: server and client.

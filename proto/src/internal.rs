@@ -622,6 +622,63 @@ pub struct SteerRequest {
     /// A placement that is not needed any more, if this node leads the metadata; empty: none.
     #[prost(string, tag = "11")]
     pub deleted_placement: String,
+    /// The cluster's certificate authority as it is in its row, if this node leads the metadata and none is known; empty: none.
+    #[prost(bytes = "bytes", tag = "12")]
+    pub authority: Bytes,
+    /// The certificate that a node has, if this node leads the metadata.
+    #[prost(message, optional, tag = "13")]
+    pub certificate: Option<NumberedRow>,
+    /// A new join token, if this node leads the metadata.
+    #[prost(message, optional, tag = "14")]
+    pub new_token: Option<NumberedRow>,
+    /// A join token that is taken back, if this node leads the metadata.
+    #[prost(fixed64, optional, tag = "15")]
+    pub revoked_token: Option<u64>,
+}
+
+/// Something that has a number, as it is in its row.
+#[derive(Clone, PartialEq, Message)]
+pub struct NumberedRow {
+    /// Which one.
+    #[prost(fixed64, tag = "1")]
+    pub id: u64,
+    /// The row.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub row: Bytes,
+}
+
+/// Somebody who asks for a certificate, by what it has proven to whoever passes this on to the node that leads the metadata.
+#[derive(Clone, PartialEq, Message)]
+pub struct EnrolRequest {
+    /// Its data directory.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub directory_id: Bytes,
+    /// Where it is dialled, `host:port`.
+    #[prost(string, tag = "2")]
+    pub address: String,
+    /// The token that it has.
+    #[prost(fixed64, optional, tag = "3")]
+    pub token: Option<u64>,
+    /// The node that it is; 0: it has no certificate. With neither it knows the secret that founders share.
+    #[prost(uint32, tag = "4")]
+    pub node: u32,
+    /// Its signing request.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub request: Bytes,
+}
+
+/// The certificate of somebody who has asked for it.
+#[derive(Clone, PartialEq, Message)]
+pub struct EnrolResponse {
+    /// The node that it is.
+    #[prost(uint32, tag = "1")]
+    pub node: u32,
+    /// The certificate, PEM.
+    #[prost(string, tag = "2")]
+    pub certificate: String,
+    /// That of the cluster's authority, PEM.
+    #[prost(string, tag = "3")]
+    pub authority: String,
 }
 
 /// Where and what a node is.

@@ -10,7 +10,10 @@
 //! are cut off from each other. When a node is missing, the others wait, and say for whom.
 //!
 //! A node that finds a cluster which was founded without its data directory waits until an operator has it join as another node, or take the place
-//! of a member whose disk is lost.
+//! of a member whose disk is lost; or it joins by a token.
+//!
+//! Where a cluster is its own certificate authority, whoever has no certificate asks for one in the same way: by the secret that founders share,
+//! or by a token. Whoever is asked passes that on ([`Enrolments`]).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -19,14 +22,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use everlog_model::{NodeId, limits};
 use everlog_storage::directory::{DataDirectory, DirectoryError, Founding, FoundingMember, Joined, Promise};
-use everlog_transport::{Answer, Hello, Mesh, StrangerCalls};
-use futures::future::join_all;
+use everlog_transport::{Answer, Contact, Hello, Mesh, Proof, Stranger, StrangerCalls};
+use futures::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 use prost::Message;
 
 /// The kinds of calls that nodes which are in no cluster yet answer.
 const LOOK: u8 = 48;
 const PROMISE: u8 = 49;
+const ENROL: u8 = 50;
 
 /// How often a node looks whom it sees.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -80,6 +84,50 @@ struct PromiseAnswer {
     why: String,
 }
 
+#[derive(Clone, PartialEq, Message)]
+struct EnrolAnswer {
+    /// Why not; empty if it is given.
+    #[prost(string, tag = "1")]
+    why: String,
+    #[prost(uint32, tag = "2")]
+    node_id: u32,
+    #[prost(string, tag = "3")]
+    certificate: String,
+    #[prost(string, tag = "4")]
+    authority: String,
+    #[prost(string, tag = "5")]
+    authority_key: String,
+}
+
+/// Somebody without a certificate who asks for one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enrolling {
+    /// What it has proven to know.
+    pub contact: Contact,
+    /// Its data directory.
+    pub directory_id: uuid::Uuid,
+    /// Where it is dialled, `host:port`.
+    pub address: String,
+    /// Its signing request.
+    pub request: Bytes,
+}
+
+/// What it gets.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Enrolled {
+    /// The node that it is.
+    pub node: NodeId,
+    /// Its certificate, PEM.
+    pub certificate: String,
+    /// That of the cluster's authority, PEM.
+    pub authority: String,
+    /// The authority's key, PEM, as long as the metadata do not have it: any founder may be left to write it down. Empty otherwise.
+    pub authority_key: String,
+}
+
+/// Certifies those who may have a certificate, or says why they may not.
+pub type Enrolments = Box<dyn Fn(Enrolling) -> BoxFuture<'static, Result<Enrolled, String>> + Send + Sync>;
+
 /// What somebody is told who looks for its cluster with a data directory that this was founded without.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
@@ -105,6 +153,8 @@ pub struct FormationOptions {
     pub election_timeout_ms: u32,
     /// Where this node is dialled.
     pub address: String,
+    /// Whether it asks to join by a token, so that no operator has to say that it may.
+    pub has_token: bool,
 }
 
 /// A node that looks for its cluster, and helps others to find it.
@@ -117,6 +167,9 @@ pub struct Formation {
     promising: Mutex<()>,
     /// Known once the metadata is.
     admissions: OnceLock<Admissions>,
+    /// What certifies founders before the metadata are there, if this node can.
+    early_enrolments: OnceLock<Enrolments>,
+    enrolments: OnceLock<Enrolments>,
     /// The data directories that have asked for a place, when they did last, and where they are dialled.
     asking: Mutex<BTreeMap<uuid::Uuid, (tokio::time::Instant, String)>>,
 }
@@ -124,8 +177,16 @@ pub struct Formation {
 impl Formation {
     /// A node with this data directory. It answers others through `mesh` from now on.
     pub fn start(directory: Arc<DataDirectory>, options: FormationOptions, mesh: &Mesh) -> Arc<Formation> {
-        let (seen, promising, admissions, asking) = Default::default();
-        let formation = Arc::new(Formation { directory, options, seen, promising, admissions, asking });
+        let formation = Arc::new(Formation {
+            directory,
+            options,
+            seen: Mutex::default(),
+            promising: Mutex::default(),
+            admissions: OnceLock::new(),
+            early_enrolments: OnceLock::new(),
+            enrolments: OnceLock::new(),
+            asking: Mutex::default(),
+        });
         mesh.answer_strangers(Arc::clone(&formation) as _);
         formation
     }
@@ -164,6 +225,55 @@ impl Formation {
     pub fn admit(&self, admissions: Admissions) {
         // They are named once.
         let _ = self.admissions.set(admissions);
+    }
+
+    /// Those who ask for certificates get them by this, until there is something better.
+    pub fn enrol_founders(&self, enrolments: Enrolments) {
+        // They are named once.
+        let _ = self.early_enrolments.set(enrolments);
+    }
+
+    /// Those who ask for certificates get them by this, from now on.
+    pub fn enrol(&self, enrolments: Enrolments) {
+        // They are named once.
+        let _ = self.enrolments.set(enrolments);
+    }
+
+    /// Asks whoever is at an address for a certificate.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, one line.
+    pub async fn ask_for_certificate(mesh: &Mesh, address: &str, request: Bytes) -> Result<Enrolled, String> {
+        let (_, answer) = mesh.call_stranger(address, ENROL, request).await.map_err(|error| error.to_string())?;
+        let answer = EnrolAnswer::decode(answer).map_err(|error| error.to_string())?;
+        let EnrolAnswer { why, node_id, certificate, authority, authority_key } = answer;
+        match why.is_empty() {
+            true => Ok(Enrolled { node: NodeId(node_id), certificate, authority, authority_key }),
+            false => Err(why),
+        }
+    }
+
+    /// Somebody asks for a certificate.
+    fn asked_for_certificate(&self, from: &Stranger, request: Bytes, answer: Answer) {
+        let say = |why: &str| EnrolAnswer { why: why.to_owned(), ..EnrolAnswer::default() };
+        let Proof::Contact(contact, directory_id) = from.proof else {
+            return answer.send(say("it has not proven that it may have one").encode_to_vec().into());
+        };
+        let Some(enrolments) = self.enrolments.get().or(self.early_enrolments.get()) else {
+            return answer.send(say("this node makes no certificates yet").encode_to_vec().into());
+        };
+        let address = from.hello.address.clone();
+        let enrolled = enrolments(Enrolling { contact, directory_id, address, request });
+        tokio::spawn(async move {
+            let answered = match enrolled.await {
+                Ok(Enrolled { node, certificate, authority, authority_key }) => {
+                    EnrolAnswer { why: String::new(), node_id: node.0, certificate, authority, authority_key }
+                }
+                Err(why) => EnrolAnswer { why, ..EnrolAnswer::default() },
+            };
+            answer.send(answered.encode_to_vec().into());
+        });
     }
 
     /// Where a node is dialled that waits with this data directory for a place, if one does.
@@ -239,6 +349,11 @@ impl Formation {
         let (me, address) = (self.directory.id(), self.options.address.clone());
         let Some(Seen { node_id, disk, nodes, .. }) = admissions.max_by_key(|seen| seen.disk) else {
             let cluster_id = founding.cluster_id;
+            if self.options.has_token {
+                return Ok(Some(format!(
+                    "a node of cluster {cluster_id} to take the join token of this one, whose data directory is {me}"
+                )));
+            }
             // A node with its address is likely the one whose disk is lost. Of several the last one has it now.
             let nodes = looked.iter().map(|(_, _, seen)| seen).filter(is_of_it).flat_map(|seen| &seen.nodes);
             let here = nodes.filter(|node| node.address == address).map(|node| node.node_id).max();
@@ -307,7 +422,7 @@ impl Formation {
     }
 
     fn propose(&self, others: BTreeMap<uuid::Uuid, String>, attempt_before: u32) -> Founding {
-        let FormationOptions { name, seeds, initial_nodes, election_timeout_ms, address } = &self.options;
+        let FormationOptions { name, seeds, initial_nodes, election_timeout_ms, address, .. } = &self.options;
         let me = FoundingMember { directory_id: self.directory.id(), address: address.clone(), disk: 0 };
         let others =
             others.into_iter().map(|(directory_id, address)| FoundingMember { directory_id, address, disk: 0 });
@@ -410,10 +525,13 @@ impl Formation {
 }
 
 impl StrangerCalls for Formation {
-    fn answer(&self, from: &Hello, kind: u8, body: Bytes, answer: Answer) {
+    fn answer(&self, from: &Stranger, kind: u8, body: Bytes, answer: Answer) {
+        if kind == ENROL {
+            return self.asked_for_certificate(from, body, answer);
+        }
         // A few small files are read and at most one is written, once in the life of a cluster.
         let bytes = tokio::task::block_in_place(|| match kind {
-            LOOK => self.seen_by(from).ok().map(|seen| seen.encode_to_vec()),
+            LOOK => self.seen_by(&from.hello).ok().map(|seen| seen.encode_to_vec()),
             PROMISE => {
                 let given = self.promise(&body);
                 let why = given.as_ref().err().cloned().unwrap_or_default();
@@ -465,6 +583,7 @@ mod tests {
             initial_nodes: u32::try_from(all.len()).unwrap(),
             election_timeout_ms: 500,
             address: node.address.clone(),
+            has_token: false,
         };
         Running { formation: Formation::start(directory, options, &mesh), mesh }
     }

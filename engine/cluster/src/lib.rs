@@ -32,13 +32,15 @@ mod service;
 mod wire;
 
 pub use calls::{NodeReceiver, TransportPeers};
-pub use formation::{Admission, Admissions, Formation, FormationOptions};
+pub use formation::{Admission, Admissions, Enrolled, Enrolling, Enrolments, Formation, FormationOptions};
 pub use leaders::GroupLeaders;
 pub use nodes::{AskedRuns, Nodes};
 pub use offers::Offers;
 pub use operations::{About, ClusterApi, DiskFigures, Leads, Operations, OperationsParts, Voters, leads};
 pub use pages::Pages;
 pub use peers::{Entry, NOT_DONE, Peers, is_not_done, not_done};
-pub use placing::{Health, Moved, Picture, Places, REPLICAS, Wanted, generation_of, replica_id};
+pub use placing::{
+    EnrolledBy, Enrolment, Health, Moved, Note, Picture, Places, REPLICAS, Wanted, generation_of, replica_id,
+};
 pub use pools::{Pools, PoolsParts};
 pub use service::{Registrar, Service, ServiceParts};

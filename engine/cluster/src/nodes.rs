@@ -16,9 +16,9 @@ use everlog_proto::api::enums::v1::ResourceExhaustedCause;
 use everlog_proto::api::nexus::v1 as nexus;
 use everlog_proto::api::worker::v1::WorkerHeartbeat;
 use everlog_proto::internal::{
-    AnnounceRequest, DispatchNexusRequest, Empty, EndPollsRequest, InternalClient, NodeReport, OfferRequest,
-    RecentPollerRequest, RegisterWorkerRequest, SteerRequest, TaskPageRequest, VisibilityRequest, VisibleRun, Wanted,
-    WorkersHeardRequest,
+    AnnounceRequest, DispatchNexusRequest, Empty, EndPollsRequest, EnrolRequest, EnrolResponse, InternalClient,
+    NodeReport, OfferRequest, RecentPollerRequest, RegisterWorkerRequest, SteerRequest, TaskPageRequest,
+    VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest,
 };
 use everlog_raft::ChainPosition;
 use everlog_storage::GroupId;
@@ -142,6 +142,12 @@ impl Nodes {
     }
 
     /// Has a node do what an operator wants.
+    /// A certificate for somebody, if that node leads the metadata.
+    pub(crate) async fn enrol(&self, node: NodeId, request: EnrolRequest) -> Result<EnrolResponse, Status> {
+        answered(self.client(node).enrol(request)).await
+    }
+
+    /// Has a node do something.
     pub(crate) async fn steer(&self, node: NodeId, request: SteerRequest) -> Result<Empty, Status> {
         answered(self.client(node).steer(request)).await
     }

@@ -8,6 +8,7 @@
 //! ```
 
 mod fit;
+mod joining;
 mod places;
 mod plan;
 
@@ -21,6 +22,7 @@ use everlog_raft::{GroupReplica, GroupReplicas, REPLICA_ID_MIN, ReplicaId};
 use everlog_storage::GroupId;
 use everlog_storage::directory::Founding;
 
+pub use joining::{EnrolledBy, Enrolment, Note};
 pub use places::{Places, Wanted};
 pub use plan::{Health, Moved};
 

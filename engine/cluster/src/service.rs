@@ -18,11 +18,11 @@ use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::workflowservice::v1::{ListClosedWorkflowExecutionsRequest, ListOpenWorkflowExecutionsRequest};
 use everlog_proto::internal::{
     ActivityTaskStart, AnnounceRequest, DeliverRequest, DeliverResponse, DispatchNexusRequest, DispatchNexusResponse,
-    Empty, EndPollsRequest, Internal, InternalServer, MetadataPosition, NodeReport, OfferRequest, QueryStart,
-    RecentPollerRequest, RecentPollerResponse, RegisterWorkerRequest, RegisterWorkerResponse, Start, StartTaskRequest,
-    StartTaskResponse, StartedTask, StatusCount, SteerRequest, TaskPageRequest, TaskPageResponse,
-    VisibilityCountResponse, VisibilityPageResponse, VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest,
-    WorkflowTaskStart, internal_server,
+    Empty, EndPollsRequest, EnrolRequest, EnrolResponse, Internal, InternalServer, MetadataPosition, NodeReport,
+    OfferRequest, QueryStart, RecentPollerRequest, RecentPollerResponse, RegisterWorkerRequest, RegisterWorkerResponse,
+    Start, StartTaskRequest, StartTaskResponse, StartedTask, StatusCount, SteerRequest, TaskPageRequest,
+    TaskPageResponse, VisibilityCountResponse, VisibilityPageResponse, VisibilityRequest, VisibleRun, Wanted,
+    WorkersHeardRequest, WorkflowTaskStart, internal_server,
 };
 use everlog_raft::Group;
 use everlog_storage::GroupId;
@@ -413,6 +413,10 @@ impl Internal for Handlers {
     async fn steer(&self, request: tonic::Request<SteerRequest>) -> Answer<Empty> {
         self.parts().operations.steered(request.into_inner()).await?;
         Ok(tonic::Response::new(Empty {}))
+    }
+
+    async fn enrol(&self, request: tonic::Request<EnrolRequest>) -> Answer<EnrolResponse> {
+        Ok(tonic::Response::new(self.parts().operations.enrolled(request.into_inner()).await?))
     }
 
     async fn workers_heard(&self, request: tonic::Request<WorkersHeardRequest>) -> Answer<Empty> {

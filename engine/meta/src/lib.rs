@@ -10,6 +10,7 @@ mod delete;
 mod deployments;
 mod elsewhere;
 mod failover;
+mod joining;
 mod namespaces;
 mod nexus_endpoints;
 mod owner;
@@ -24,6 +25,7 @@ mod update;
 mod view;
 
 pub use archival::{Archival, ArchivalWish};
+pub use joining::{ClusterAuthority, NodeCertificate, TOKENS_MAX, TokenRow, TokenScope, TokenUse};
 pub use namespaces::{DEFAULT_RETENTION, Namespaces, NewNamespace, Page, SYSTEM_NAMESPACE};
 pub use nexus_endpoints::{EndpointId, EndpointSpec, EndpointTarget, NexusEndpoint};
 pub use owner::keep_open;

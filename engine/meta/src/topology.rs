@@ -9,6 +9,7 @@
 //! | `placement/<name>` | where the replicas of groups should be ([`Placement`]) |
 //! | `pool/<id>` | a pool of partitions beside the one that the cluster was founded with ([`Pool`]) |
 //! | `regions` | the regions that nodes have named, in the order in which they did ([`Regions`](crate::Regions)) |
+//! | `authority`, `certificate/<node>`, `join-token/<id>` | how nodes prove who they are ([`joining`](super::joining)) |
 //! | `counters` | the greatest ids of groups and pools that were given out (`Counters`) |
 //!
 //! A node is known by its id, its disk by the id of its data directory. When the disk is lost, what it had promised is, too: votes, and entries
@@ -25,6 +26,7 @@ use everlog_storage::state::{RowBatch, RowChange, StateEngine};
 use everlog_storage::{GroupId, NodeId};
 use prost::Message;
 
+use super::joining::{ClusterAuthority, NodeCertificate, TokenRow};
 use super::placements::{DEFAULT_PLACEMENT, Placement};
 use super::pools::{Counters, Pool, PoolId};
 use super::replication::Regions;
@@ -45,6 +47,12 @@ pub struct Topology {
     pub pools: BTreeMap<PoolId, Pool>,
     /// The regions that nodes have named.
     pub regions: Regions,
+    /// The authority, where the cluster is its own.
+    pub authority: Option<ClusterAuthority>,
+    /// The certificates that nodes say they have of it.
+    pub certificates: BTreeMap<NodeId, NodeCertificate>,
+    /// The tokens that let nodes join.
+    pub tokens: BTreeMap<u64, TokenRow>,
     /// The greatest ids that were given out since.
     pub(super) counters: Counters,
 }
@@ -169,6 +177,14 @@ pub enum TopologyChange {
     Placement(Placement),
     /// There is no such placement any more.
     NoPlacement(String),
+    /// This is the cluster's authority from now on.
+    Authority(ClusterAuthority),
+    /// A node has this certificate.
+    Certificate(NodeId, NodeCertificate),
+    /// A token is so from now on.
+    Token(u64, TokenRow),
+    /// There is no such token any more.
+    NoToken(u64),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -236,6 +252,9 @@ const POOL: &[u8] = b"pool/";
 const REGIONS: &[u8] = b"regions";
 const COUNTERS: &[u8] = b"counters";
 const PLACEMENT: &[u8] = b"placement/";
+const AUTHORITY: &[u8] = b"authority";
+const CERTIFICATE: &[u8] = b"certificate/";
+const TOKEN: &[u8] = b"join-token/";
 
 /// What a row of the topology is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -247,6 +266,9 @@ pub(super) enum TopologyKey {
     Regions,
     Counters,
     Placement(String),
+    Authority,
+    Certificate(NodeId),
+    Token(u64),
 }
 
 impl TopologyKey {
@@ -264,7 +286,14 @@ impl TopologyKey {
         let pool = || id(POOL).map(|id| number(id).map(|id| TopologyKey::Pool(PoolId(id))));
         let regions = || id(REGIONS).filter(|rest| rest.is_empty()).map(|_| Ok(TopologyKey::Regions));
         let counters = || id(COUNTERS).filter(|rest| rest.is_empty()).map(|_| Ok(TopologyKey::Counters));
-        let later = || placement().or_else(pool).or_else(regions).or_else(counters);
+        let authority = || id(AUTHORITY).filter(|rest| rest.is_empty()).map(|_| Ok(TopologyKey::Authority));
+        let certificate = || id(CERTIFICATE).map(|id| number(id).map(|id| TopologyKey::Certificate(NodeId(id))));
+        let token = || {
+            let id = id(TOKEN)?.try_into().map(|id| TopologyKey::Token(u64::from_be_bytes(id)));
+            Some(id.map_err(|_| MetaError::Corrupt(format!("key {key:?}"))))
+        };
+        let joining = || authority().or_else(certificate).or_else(token);
+        let later = || placement().or_else(pool).or_else(regions).or_else(counters).or_else(joining);
         disk.or_else(node).or_else(group).or_else(later)
     }
 
@@ -279,6 +308,9 @@ impl TopologyKey {
             TopologyKey::Placement(name) => {
                 return meta_row(MetaKind::Other, &[PLACEMENT, name.as_bytes()].concat());
             }
+            TopologyKey::Authority => return meta_row(MetaKind::Other, AUTHORITY),
+            TopologyKey::Certificate(NodeId(id)) => (CERTIFICATE, id),
+            TopologyKey::Token(id) => return meta_row(MetaKind::Other, &[TOKEN, &id.to_be_bytes()].concat()),
         };
         meta_row(MetaKind::Other, &[prefix, &id.to_be_bytes()].concat())
     }
@@ -304,6 +336,16 @@ impl TopologyChange {
                 RowChange::Put { key, value: placement.encode() }
             }
             TopologyChange::NoPlacement(name) => RowChange::Delete { key: TopologyKey::Placement(name.clone()).row() },
+            TopologyChange::Authority(authority) => {
+                RowChange::Put { key: TopologyKey::Authority.row(), value: authority.encode() }
+            }
+            TopologyChange::Certificate(node, certificate) => {
+                RowChange::Put { key: TopologyKey::Certificate(*node).row(), value: certificate.encode() }
+            }
+            TopologyChange::Token(id, row) => {
+                RowChange::Put { key: TopologyKey::Token(*id).row(), value: row.encode() }
+            }
+            TopologyChange::NoToken(id) => RowChange::Delete { key: TopologyKey::Token(*id).row() },
         }
     }
 }
@@ -351,6 +393,11 @@ impl Topology {
             TopologyKey::Placement(name) => {
                 put(&mut self.placements, name, value.map(Placement::decode).transpose()?);
             }
+            TopologyKey::Authority => self.authority = value.map(ClusterAuthority::decode).transpose()?,
+            TopologyKey::Certificate(node) => {
+                put(&mut self.certificates, node, value.map(NodeCertificate::decode).transpose()?);
+            }
+            TopologyKey::Token(id) => put(&mut self.tokens, id, value.map(TokenRow::decode).transpose()?),
         }
         Ok(())
     }
@@ -581,11 +628,15 @@ mod tests {
         let disk = TopologyKey::Disk(NodeId(258));
         let placement = TopologyKey::Placement("eu".to_owned());
         let others = [placement, TopologyKey::Pool(PoolId(7)), TopologyKey::Regions, TopologyKey::Counters];
+        let joining = [TopologyKey::Authority, TopologyKey::Certificate(NodeId(258)), TopologyKey::Token(1 << 40)];
+        let others = others.into_iter().chain(joining);
         for key in [disk, TopologyKey::Node(NodeId(1)), TopologyKey::Group(GroupId(0))].into_iter().chain(others) {
             assert_eq!(TopologyKey::of(&key.clone().row()), Some(Ok(key)));
         }
         assert_eq!(TopologyKey::of(&meta_row(MetaKind::Other, b"slots")), None);
-        assert!(matches!(TopologyKey::of(&meta_row(MetaKind::Other, b"disk/1")), Some(Err(_))));
+        for key in [&b"disk/1"[..], b"certificate/1", b"join-token/1234"] {
+            assert!(matches!(TopologyKey::of(&meta_row(MetaKind::Other, key)), Some(Err(_))), "{key:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod cluster;
 mod cluster_view;
 mod placements;
 mod recover;
+mod tokens;
 
 use std::ffi::OsString;
 use std::net::IpAddr;

@@ -6,6 +6,7 @@
 mod alone;
 pub mod descriptors;
 pub mod disk;
+pub mod enrolment;
 mod growth;
 pub mod membership;
 pub mod memory;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_cluster::{
-    Admission, Admissions, Formation, FormationOptions, Health, NodeReceiver, Picture, Places, TransportPeers,
-    replica_id,
+    Admission, Admissions, Enrolments, Formation, FormationOptions, Health, NodeReceiver, Operations, Picture, Places,
+    TransportPeers, replica_id,
 };
 use everlog_meta::{NodeLabels, Topology};
 use everlog_model::{NodeId, limits};
@@ -19,6 +19,7 @@ use everlog_storage::directory::{DataDirectory, Founding, NodeIdentity};
 use everlog_transport::{Identity, KnownNode, Links, Mesh, MeshOptions, NodeTls, Timing, TlsFiles};
 use tokio::net::TcpListener;
 
+use crate::enrolment::{AutoTls, Enrolment};
 use crate::growth;
 use crate::node::{META_GROUP, NodeError};
 
@@ -50,7 +51,16 @@ pub struct ClusterOptions {
     /// Where they dial this one, `host:port`.
     pub advertise: String,
     /// What nodes prove to each other who they are with. Without it whoever reaches a node is believed.
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<ClusterTls>,
+}
+
+/// What nodes prove to each other who they are with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClusterTls {
+    /// Certificates in files that somebody makes.
+    Files(TlsFiles),
+    /// Certificates that the cluster makes.
+    Auto(AutoTls),
 }
 
 /// How replicas that were away get what they missed.
@@ -81,9 +91,18 @@ pub trait Lobby: Send + Sync {
 
     /// Where a node is dialled that waits with this data directory, if one does.
     fn asking(&self, directory_id: uuid::Uuid) -> Option<String>;
+
+    /// Those that have no certificate get one by this, from now on. Where nobody needs one, nobody asks.
+    fn enrol(&self, enrolments: Enrolments) {
+        drop(enrolments);
+    }
 }
 
 impl Lobby for Formation {
+    fn enrol(&self, enrolments: Enrolments) {
+        Formation::enrol(self, enrolments);
+    }
+
     fn admit(&self, admissions: Admissions) {
         Formation::admit(self, admissions);
     }
@@ -114,6 +133,8 @@ pub struct Membership {
     pub links: Arc<dyn Links>,
     /// Where the others dial this node.
     pub address: String,
+    /// Where its certificate comes from, if the cluster is its own authority.
+    pub enrolment: Option<Arc<Enrolment>>,
 }
 
 impl Membership {
@@ -152,18 +173,30 @@ impl Membership {
                 "data directory {path} belongs to cluster {known:?}, the settings name {name:?}"
             )));
         }
-        let tls = tls.map(|files| NodeTls::open(files, &name)).transpose();
-        let tls = tls.map_err(|error| NodeError::Cluster(format!("tls.node: {error}")))?.map(Arc::new);
-        if let Some(tls) = &tls {
-            let place = seeds.iter().position(|seed| *seed == advertise);
-            let will_be = if was_alone { Some(1) } else { place.and_then(|place| u32::try_from(place + 1).ok()) };
-            let is = founded.as_ref().map_or(will_be, |founding| Some(founding.node(directory.id())?.0));
-            check_certificate(tls, is)?;
-        }
+        let (tls, enrolment) = match tls {
+            None => (None, None),
+            Some(ClusterTls::Files(files)) => {
+                let tls = NodeTls::open(files, &name);
+                let tls = tls.map_err(|error| NodeError::Cluster(format!("tls.node: {error}")))?;
+                let place = seeds.iter().position(|seed| *seed == advertise);
+                let will_be = if was_alone { Some(1) } else { place.and_then(|place| u32::try_from(place + 1).ok()) };
+                let is = founded.as_ref().map_or(will_be, |founding| Some(founding.node(directory.id())?.0));
+                check_certificate(&tls, is)?;
+                (Some(Arc::new(tls)), None)
+            }
+            Some(ClusterTls::Auto(auto)) => {
+                let enrolment = Enrolment::open(directory, &name, &advertise, &auto)?;
+                (Some(Arc::clone(enrolment.tls())), Some(Arc::new(enrolment)))
+            }
+        };
         let listener = TcpListener::bind(listen)
             .await
             .map_err(|error| NodeError::Cluster(format!("cannot listen on {listen} for other nodes: {error}")))?;
         if was_alone {
+            if let Some(enrolment) = &enrolment {
+                // Before the directory says that it is a cluster's: only then may it be made.
+                enrolment.found_authority()?;
+            }
             growth::found_with_one(directory, &name, &advertise, election_timeout_ms).await?;
         }
         let directory_id = directory.id();
@@ -171,15 +204,40 @@ impl Membership {
         let address = advertise.clone();
         let mesh =
             Mesh::start(MeshOptions { directory_id, address: advertise.clone(), timing, tls: tls.clone() }, listener);
-        let options = FormationOptions { name, seeds, initial_nodes, election_timeout_ms, address: advertise };
+        let has_token = enrolment.as_ref().is_some_and(|enrolment| enrolment.has_token());
+        let options = FormationOptions {
+            name,
+            seeds: seeds.clone(),
+            initial_nodes,
+            election_timeout_ms,
+            address: advertise,
+            has_token,
+        };
         let formation = Formation::start(Arc::clone(directory), options, &mesh);
-        let founding = formation.founded(&mesh).await?;
+        let founding = match directory.founded()? {
+            Some(founding) => founding,
+            None => {
+                let founded = async { formation.founded(&mesh).await.map_err(NodeError::from) };
+                // Whoever has joined finds its place by looking.
+                let joins = async {
+                    match enrolment.as_ref().filter(|_| has_token) {
+                        Some(enrolment) => enrolment.join(&mesh, &seeds).await,
+                        None => Ok(()),
+                    }
+                };
+                tokio::try_join!(founded, joins)?.0
+            }
+        };
         mesh.set_former(founding.former.clone());
         let (me, disk) = founding.node(directory_id).ok_or_else(|| {
             NodeError::Cluster(format!("cluster {} was founded without this node", founding.cluster_id))
         })?;
-        if let Some(tls) = &tls {
-            check_certificate(tls, Some(me))?;
+        match (&enrolment, &tls) {
+            (Some(enrolment), _) => {
+                enrolment.certified(directory, &mesh, &formation, &founding, NodeId(me)).await?;
+            }
+            (None, Some(tls)) => check_certificate(tls, Some(me))?,
+            (None, None) => {}
         }
         Ok(Membership {
             me: NodeId(me),
@@ -191,6 +249,7 @@ impl Membership {
             catching_up,
             links: Arc::new(mesh),
             address,
+            enrolment,
         })
     }
 
@@ -224,6 +283,18 @@ impl Membership {
             let known = links.known().into_iter().map(|known| (NodeId(known.node_id), known.address));
             Admission { place, nodes: known.chain([(me, address.clone())]).collect() }
         }));
+    }
+
+    /// Takes in nodes by tokens and gives nodes certificates from now on, if the cluster is its own authority. What is returned keeps this node's
+    /// certificate good for as long as it is polled.
+    pub(crate) fn enrol(
+        &self,
+        places: &Arc<Places>,
+        operations: &Arc<Operations>,
+    ) -> Result<Option<impl Future<Output = ()> + Send + 'static>, NodeError> {
+        let Some(enrolment) = &self.enrolment else { return Ok(None) };
+        self.lobby.enrol(enrolment.serve(&self.founding, places, operations)?);
+        Ok(Some(Arc::clone(enrolment).keep(self.me, Arc::clone(places), Arc::clone(operations))))
     }
 
     /// Connects to the other nodes. What they send goes to `raft`'s groups and to whatever is attached to `peers`.

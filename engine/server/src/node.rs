@@ -44,6 +44,7 @@ use tokio::task::JoinSet;
 use crate::alone::{self, Alone};
 use crate::descriptors::Descriptors;
 use crate::disk::{self, DiskWatch};
+use crate::enrolment::CERTIFICATE_LIFETIME;
 use crate::membership::{ClusterOptions, Membership};
 use crate::replicas::{self, Replicas};
 use crate::settings::{DataLocation, Settings, follow};
@@ -404,6 +405,10 @@ impl Ground {
                 Some(membership) => Box::new(move |directory_id| membership.asking(directory_id)),
                 None => Box::new(|_| None),
             },
+            certificate_lifetime: membership
+                .as_ref()
+                .and_then(|membership| membership.enrolment.as_ref())
+                .map_or(CERTIFICATE_LIFETIME, |enrolment| enrolment.lifetime()),
         });
         let pools = Pools::new(PoolsParts {
             me,
@@ -426,6 +431,9 @@ impl Ground {
                 leads,
                 partitions,
             });
+            if let Some(keep) = replicas.membership.enrol(&replicas.places, &operations)? {
+                tasks.spawn(keep);
+            }
             tasks.spawn(Arc::clone(&replicas).follow());
             tasks.spawn(Arc::clone(&replicas).lead(Arc::clone(&operations)));
             tasks.spawn(Arc::clone(&replicas).announce(Arc::clone(&operations)));

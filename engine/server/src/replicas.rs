@@ -275,6 +275,10 @@ fn say(change: &TopologyChange) {
     match change {
         TopologyChange::Placement(placement) => tracing::info!(?placement, "a placement"),
         TopologyChange::NoPlacement(name) => tracing::info!(name, "a placement is no more"),
+        TopologyChange::Authority(_) => tracing::info!("the cluster has an authority"),
+        TopologyChange::Certificate(node, certificate) => tracing::info!(%node, ?certificate, "a certificate"),
+        TopologyChange::Token(id, row) => tracing::info!(id, ?row, "a join token"),
+        TopologyChange::NoToken(id) => tracing::info!(id, "a join token is no more"),
         TopologyChange::Node(node, row) => tracing::info!(%node, membership = ?row.membership, "a node"),
         TopologyChange::Group(group, row) if row.is_settled => {
             tracing::info!(%group, preferred = %row.replicas[0].node, "a group should be led by another node");

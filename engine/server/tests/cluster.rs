@@ -9,6 +9,8 @@ mod harness;
 mod pools;
 #[path = "cluster/regions.rs"]
 mod regions;
+#[path = "cluster/tokens.rs"]
+mod tokens;
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -29,7 +31,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where nodes 1 to 3 listen to each other.
 fn addresses() -> Vec<String> {
-    let listeners: Vec<_> = (1..=3).map(|n| TcpListener::bind(format!("127.0.9.{n}:0")).unwrap()).collect();
+    addresses_of(3)
+}
+
+fn addresses_of(nodes: u8) -> Vec<String> {
+    let listeners: Vec<_> = (1..=nodes).map(|n| TcpListener::bind(format!("127.0.9.{n}:0")).unwrap()).collect();
     listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use everlog_server::membership::ClusterTls;
 use everlog_server::settings::{ClusterOptions, Settings, parse};
 use serde_json::Value;
 
@@ -27,7 +28,7 @@ fn cluster(text: &str, variables: &[(String, String)]) -> (Settings, ClusterOpti
     (settings, cluster)
 }
 
-/// Nodes that found one cluster together: each is one of its seeds, and has a certificate of its own.
+/// Nodes that found one cluster together: each is one of its seeds, and all have the file of one secret.
 fn found_a_cluster(nodes: &[ClusterOptions]) {
     assert_eq!(nodes.len(), NODES);
     let advertised: BTreeSet<_> = nodes.iter().map(|node| node.advertise.clone()).collect();
@@ -35,8 +36,12 @@ fn found_a_cluster(nodes: &[ClusterOptions]) {
         assert_eq!((&node.name, &node.seeds, node.initial_nodes), (&nodes[0].name, &nodes[0].seeds, 3));
         assert_eq!(advertised, node.seeds.iter().cloned().collect());
     }
-    let certificates: BTreeSet<_> = nodes.iter().map(|node| node.tls.as_ref().unwrap().certificate.clone()).collect();
-    assert_eq!(certificates.len(), NODES);
+    let secret = |node: &ClusterOptions| match node.tls.clone() {
+        Some(ClusterTls::Auto(auto)) => auto.join_secret_file.unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let secrets: BTreeSet<_> = nodes.iter().map(secret).collect();
+    assert_eq!(secrets.len(), 1);
 }
 
 fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {

@@ -215,6 +215,26 @@ fn what_operators_want_is_what_it_always_was() {
     check(&SteerRequest { leaving: Some(leaving), ..Default::default() }, "3a04 0804 1001");
     let settled = SettledGroup { group: 3, version: 300 };
     check(&SteerRequest { settled: Some(settled), ..Default::default() }, "4205 0803 10ac02");
+    let numbered = || Some(NumberedRow { id: 7, row: Bytes::from_static(&[1, 2]) });
+    let joining = SteerRequest {
+        authority: Bytes::from_static(&[3]),
+        certificate: numbered(),
+        new_token: numbered(),
+        revoked_token: Some(8),
+        ..Default::default()
+    };
+    let row = "09 0700000000000000 1202 0102";
+    check(&joining, &format!("6201 03 6a0d {row} 720d {row} 79 0800000000000000"));
+    let enrols = EnrolRequest {
+        directory_id: Bytes::from_static(&[1, 2]),
+        address: "a".to_owned(),
+        token: Some(7),
+        node: 4,
+        request: Bytes::from_static(&[3]),
+    };
+    check(&enrols, "0a02 0102 1201 61 19 0700000000000000 2004 2a01 03");
+    let enrolled = EnrolResponse { node: 4, certificate: "c".to_owned(), authority: "a".to_owned() };
+    check(&enrolled, "0804 1201 63 1a01 61");
     let node = crate::cluster::Node { node_id: 2, ..crate::cluster::Node::default() };
     let group = crate::cluster::Group { group_id: 5, leader: 2, ..crate::cluster::Group::default() };
     check(&NodeReport { node: Some(node), groups: vec![group] }, "0a02 0802 1204 0805 1802");

@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use everlog_storage::NodeId;
 use everlog_transport::{
-    Answer, Hello, Links as _, Mesh, MeshOptions, NodeTls, StrangerCalls, Timing, TlsFiles, node_name,
+    Answer, Links as _, Mesh, MeshOptions, NodeTls, Stranger, StrangerCalls, Timing, TlsFiles, node_name,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
 use tokio::net::TcpListener;
@@ -20,7 +20,7 @@ const CONNECTIONS: u32 = 1000;
 struct Echoes;
 
 impl StrangerCalls for Echoes {
-    fn answer(&self, _from: &Hello, _kind: u8, body: Bytes, answer: Answer) {
+    fn answer(&self, _from: &Stranger, _kind: u8, body: Bytes, answer: Answer) {
         answer.send(body);
     }
 }

@@ -34,7 +34,10 @@ use tokio::sync::oneshot;
 
 pub use handshake::{Hello, KnownNode, Refusal};
 pub use mesh::{Identity, Mesh, MeshOptions, Stranger, StrangerCalls};
-pub use tls::{NodeTls, TlsError, TlsFiles, certificate_names, node_name};
+pub use tls::{
+    Authority, Contact, ContactKey, Credential, Fingerprint, FirstContact, JoinToken, KnownToken, NodeTls, Proof,
+    SigningRequest, TlsError, TlsFiles, TokenId, Tokens, certificate_names, node_name,
+};
 
 /// The first kind of call that is free to be used; those before it are the transport's own.
 pub const KIND_MIN: u8 = 16;

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::connection::{Connection, Io, Role};
 use crate::handshake::{self, Hello, KnownNode, PROTOCOL, Refusal, Reply};
-use crate::tls::{self, Complaints, NodeTls, Proven, Whom};
+use crate::tls::{self, Complaints, NodeTls, Proof, Whom, Why};
 use crate::{Answer, Call, ConnectionId, LANES, Lane, Links, Receiver, Timing, Transport};
 
 /// Connections that may be in their handshakes at a time.
@@ -54,11 +54,17 @@ pub struct MeshOptions {
     pub tls: Option<Arc<NodeTls>>,
 }
 
-/// A connection's bytes, encrypted or not, and what the other side has proven, if it had to.
-type Stream = (Box<dyn Io>, Option<Proven>);
+/// A connection's bytes, encrypted or not, and what the other side has proven.
+type Stream = (Box<dyn Io>, Proof);
 
-/// Somebody who is in no cluster, or whose cluster is not known yet, and what it says of itself.
-pub type Stranger = Hello;
+/// Somebody who is in no cluster, or whose cluster is not known yet.
+#[derive(Clone, Debug)]
+pub struct Stranger {
+    /// What it says of itself.
+    pub hello: Hello,
+    /// What it has proven. Its data directory is the one that it says if it has proven that it knows a secret.
+    pub proof: Proof,
+}
 
 /// Answers the calls of strangers.
 pub trait StrangerCalls: Send + Sync + 'static {
@@ -335,12 +341,16 @@ impl Mesh {
     async fn greet(&self, address: &str, expected: NodeId, purpose: u32) -> io::Result<(Box<dyn Io>, Reply)> {
         let io = TcpStream::connect(address).await?;
         io.set_nodelay(true)?;
-        let (mut io, proven): Stream = match &self.0.options.tls {
-            Some(tls) => {
-                let (io, proven) = tls.connect(io).await?;
-                (Box::new(io), Some(proven))
+        let (mut io, proof): Stream = match &self.0.options.tls {
+            Some(tls) if purpose == PURPOSE_STRANGER => {
+                let (io, proof) = tls.connect_as_stranger(io, self.0.options.directory_id).await?;
+                (Box::new(io), proof)
             }
-            None => (Box::new(io), None),
+            Some(tls) => {
+                let (io, proof) = tls.connect(io).await?;
+                (Box::new(io), proof)
+            }
+            None => (Box::new(io), Proof::None),
         };
         let greeted = async {
             handshake::write(&mut io, &self.hello(expected, purpose)).await?;
@@ -351,16 +361,20 @@ impl Mesh {
             Some(_) => greeted.await.map_err(tls::said)?,
             None => greeted.await?,
         };
-        if let (Some(proven), Some(hello)) = (proven, &reply.hello) {
-            proven.check(hello.node_id).map_err(tls::untrusted)?;
+        if let Some(hello) = &reply.hello {
+            proof.check(hello.node_id).map_err(|(why, text)| tls::distrust(why, text))?;
         }
         Ok((io, reply))
     }
 
-    /// Says that whoever is at an address is not trusted or does not trust this node, now and then.
+    /// Says that whoever is at an address is not trusted or does not trust this node, now and then. Each time counts, if it is for this node to say.
     fn complain_of(&self, address: &str, error: &io::Error) {
+        let Some(reason) = tls::distrusted(error) else { return };
+        if reason != Why::OnTheOtherSide {
+            metrics::counter!("everlog_peer_refused_total", "reason" => format!("{reason:?}")).increment(1);
+        }
         let why = error.to_string();
-        if tls::is_untrusted(error) && self.0.complaints.is_due(Whom::At(address.to_owned()), &why) {
+        if self.0.complaints.is_due(Whom::At(address.to_owned()), &why) {
             tracing::warn!(address, why, "a node that was dialled and this one do not trust each other");
         }
     }
@@ -475,7 +489,9 @@ fn was_removed(node: NodeId) -> String {
 fn welcome(reply: Reply) -> io::Result<Hello> {
     match (reply.refusal(), reply.hello) {
         (Refusal::None, Some(hello)) => Ok(hello),
-        (Refusal::Untrusted, _) => Err(tls::untrusted(format!("it refuses this node: {}", reply.detail))),
+        (Refusal::Untrusted, _) => {
+            Err(tls::distrust(Why::OnTheOtherSide, format!("it refuses this node: {}", reply.detail)))
+        }
         (refusal, _) => Err(io::Error::other(format!("refused ({refusal:?}): {}", reply.detail))),
     }
 }

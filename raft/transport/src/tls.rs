@@ -9,9 +9,14 @@
 //! them. What host a node is dialled by is no matter: addresses change.
 //!
 //! The files are looked at for each new connection and read again when they have changed; connections that there are stay.
+//!
+//! Where a cluster is its own [authority](Authority), nodes begin without certificates, and meet by [`FirstContact`] until they have them.
 
+mod authority;
+mod contact;
 mod failures;
 mod names;
+mod token;
 
 use std::fmt;
 use std::io;
@@ -28,14 +33,17 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tokio_rustls::{Accept, LazyConfigAcceptor, TlsAcceptor, TlsConnector, TlsStream};
 
+pub use self::authority::{Authority, Fingerprint, SigningRequest};
+pub use self::contact::{Contact, Credential, FirstContact, KnownToken, Tokens};
 use self::failures::reason;
-pub(crate) use self::failures::{Complaints, Whom, is_untrusted, said, untrusted};
+pub(crate) use self::failures::{Complaints, Whom, Why, distrust, distrusted, said, untrusted};
 use self::names::Names;
 pub use self::names::{certificate_names, node_name};
+pub use self::token::{ContactKey, JoinToken, TokenId};
 
 /// What both sides must say they speak.
 const ALPN: &[u8] = b"everlog-peer/1";
@@ -76,7 +84,10 @@ pub struct NodeTls {
     files: TlsFiles,
     /// The name of the cluster.
     cluster: String,
-    loaded: Mutex<Loaded>,
+    /// None as long as it has no certificate.
+    loaded: Mutex<Option<Loaded>>,
+    /// How it meets others as long as one of them has no certificate, if its cluster makes these itself.
+    contact: Option<FirstContact>,
     expiry_said: Mutex<Option<Instant>>,
 }
 
@@ -86,28 +97,39 @@ struct Loaded {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
     node: Option<NodeId>,
+    begins: SystemTime,
     expires: SystemTime,
 }
 
 /// When a file was written, and how many bytes it has.
 type Stamp = (SystemTime, u64);
 
-/// A peer that has proven that it is a node of this cluster.
+/// What a peer has proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Proven {
-    /// Which one, if its certificate says so.
-    pub(crate) node: Option<NodeId>,
+pub enum Proof {
+    /// Nothing: nodes talk in the clear.
+    None,
+    /// That it is a node of this cluster; which one, if its certificate says so.
+    Certificate(Option<NodeId>),
+    /// That it knows a secret, for the node with this data directory.
+    Contact(Contact, uuid::Uuid),
 }
 
-impl Proven {
+impl Proof {
     /// Whether the peer may say that it is this node, 0 while it has no id.
-    pub(crate) fn check(self, node: u32) -> Result<(), String> {
-        match self.node {
-            Some(proven) if node != 0 && proven.0 != node => {
-                Err(format!("it says that it is node {node}, and has the certificate of node {proven}"))
+    pub(crate) fn check(self, node: u32) -> Result<(), (Why, String)> {
+        match self {
+            Proof::Certificate(Some(proven)) if node != 0 && proven.0 != node => {
+                let text = format!("it says that it is node {node}, and has the certificate of node {proven}");
+                Err((Why::OtherName, text))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether the peer may be more than a stranger.
+    pub(crate) fn is_of_a_node(self) -> bool {
+        !matches!(self, Proof::Contact(..))
     }
 }
 
@@ -125,16 +147,43 @@ impl NodeTls {
     /// When a file is missing or is none, the key is not that of the certificate, or no other node would take the certificate: it has expired, is
     /// not of this authority, or has not the name.
     pub fn open(files: TlsFiles, cluster: &str) -> Result<NodeTls, TlsError> {
-        let loaded = load(&files, cluster)?;
-        let tls =
-            NodeTls { files, cluster: cluster.to_owned(), loaded: Mutex::new(loaded), expiry_said: Mutex::default() };
+        let loaded = Mutex::new(Some(load(&files, cluster)?));
+        let cluster = cluster.to_owned();
+        let tls = NodeTls { files, cluster, loaded, contact: None, expiry_said: Mutex::default() };
         tls.warn_of_expiry();
         Ok(tls)
     }
 
-    /// The node that the certificate is for, if it says so.
+    /// For a node whose cluster makes the files itself: they are not there at first, and of no use once they have expired.
+    pub fn of_its_own(files: TlsFiles, cluster: &str, contact: FirstContact) -> NodeTls {
+        let (cluster, contact) = (cluster.to_owned(), Some(contact));
+        let tls = NodeTls { files, cluster, loaded: Mutex::default(), contact, expiry_said: Mutex::default() };
+        if tls.files.certificate.exists()
+            && let Err(error) = tls.read()
+        {
+            tracing::warn!(%error, "this node needs a new certificate");
+        }
+        tls
+    }
+
+    /// Reads the files.
+    ///
+    /// # Errors
+    ///
+    /// See [`NodeTls::open`]. What was read before stays in use then.
+    pub fn read(&self) -> Result<(), TlsError> {
+        *self.loaded.lock() = Some(load(&self.files, &self.cluster)?);
+        Ok(())
+    }
+
+    /// The node that the certificate is for, if there is one and it says so.
     pub fn node(&self) -> Option<NodeId> {
-        self.loaded.lock().node
+        self.loaded.lock().as_ref()?.node
+    }
+
+    /// From when to when the certificate is valid, if there is one.
+    pub fn validity(&self) -> Option<(SystemTime, SystemTime)> {
+        self.loaded.lock().as_ref().map(|loaded| (loaded.begins, loaded.expires))
     }
 
     /// The certificate's file.
@@ -142,41 +191,87 @@ impl NodeTls {
         &self.files.certificate
     }
 
+    /// How the node meets others that have no certificate, or as long as it has none itself.
+    pub fn contact(&self) -> Option<&FirstContact> {
+        self.contact.as_ref()
+    }
+
     /// Proves to whoever was dialled who this node is, and wants the same of it.
-    pub(crate) async fn connect(&self, io: TcpStream) -> io::Result<(TlsStream<TcpStream>, Proven)> {
+    pub(crate) async fn connect(&self, io: TcpStream) -> io::Result<(TlsStream<TcpStream>, Proof)> {
+        let Some((client, _)) = self.current() else {
+            return Err(io::Error::other("this node has no certificate yet"));
+        };
         // It is not what the certificate is checked for; as an address it is not even sent.
         let name = ServerName::from(io.peer_addr()?.ip());
-        let connector = TlsConnector::from(self.current().0);
-        let connected = connector.connect(name, io).await.map_err(|error| match error.kind() {
+        let connected = TlsConnector::from(client).connect(name, io).await.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset if self.contact.is_some() => {
+                io::Error::other("it ends the connection before TLS is agreed: it has no certificate yet, or cluster.tls is another one there")
+            }
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
                 untrusted("it ends the connection before TLS is agreed: is cluster.tls \"off\" there?")
             }
             _ => said(error),
         });
         let io = TlsStream::from(connected?);
-        let proven = self.prove(&io).map_err(untrusted)?;
-        Ok((io, proven))
+        let proof = self.prove(&io).map_err(|(why, text)| distrust(why, text))?;
+        Ok((io, proof))
+    }
+
+    /// The same for a node that may have no certificate yet, and is a stranger then to whoever was dialled.
+    pub(crate) async fn connect_as_stranger(
+        &self,
+        io: TcpStream,
+        directory_id: uuid::Uuid,
+    ) -> io::Result<(TlsStream<TcpStream>, Proof)> {
+        match &self.contact {
+            Some(contact) if self.loaded.lock().is_none() => {
+                // What the other side has proven is that it knows the same.
+                Ok((contact.knock(io, directory_id).await?, Proof::Certificate(None)))
+            }
+            _ => self.connect(io).await,
+        }
     }
 
     /// The same for whoever has dialled. A peer that is of the authority without being a node of this cluster is told so by whoever
     /// called this.
-    pub(crate) async fn accept(&self, io: TcpStream) -> io::Result<(TlsStream<TcpStream>, Result<Proven, String>)> {
-        let acceptor = TlsAcceptor::from(self.current().1);
-        match acceptor.accept(io).into_fallible().await {
-            Ok(io) => {
-                let io = TlsStream::from(io);
-                let proven = self.prove(&io);
-                Ok((io, proven))
+    pub(crate) async fn accept(
+        &self,
+        io: TcpStream,
+    ) -> io::Result<(TlsStream<TcpStream>, Result<Proof, (Why, String)>)> {
+        let own = self.current().map(|(_, server)| server);
+        let Some(contact) = &self.contact else {
+            let own = own.ok_or_else(|| io::Error::other("this node has no certificate"))?;
+            let io = agreed(TlsAcceptor::from(own).accept(io)).await?;
+            let proof = self.prove(&io);
+            return Ok((io, proof));
+        };
+        let mut acceptor = std::pin::pin!(LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io));
+        let started = match acceptor.as_mut().await {
+            Ok(started) => started,
+            Err(error) => {
+                if let Some(io) = acceptor.take_io() {
+                    read_rest(io).await;
+                }
+                return Err(said(error));
             }
-            Err((error, io)) => {
-                read_rest(io).await;
-                Err(said(error))
-            }
+        };
+        let is_contact =
+            started.client_hello().alpn().is_some_and(|mut spoken| spoken.any(|spoken| spoken == contact::ALPN));
+        if is_contact {
+            let io = agreed(started.into_stream(contact.server())).await?;
+            let (io, known, directory_id) = contact.opened(io).await?;
+            return Ok((io, Ok(Proof::Contact(known, directory_id))));
         }
+        let own = own.ok_or_else(|| io::Error::other("this node has no certificate yet"))?;
+        let io = agreed(started.into_stream(own)).await?;
+        let proof = self.prove(&io);
+        Ok((io, proof))
     }
 
-    fn current(&self) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
-        let mut loaded = self.loaded.lock();
+    /// None as long as there is no certificate.
+    fn current(&self) -> Option<(Arc<ClientConfig>, Arc<ServerConfig>)> {
+        let mut now = self.loaded.lock();
+        let loaded = now.as_mut()?;
         let stamps = stamps(&self.files);
         if stamps != loaded.stamps {
             match load(&self.files, &self.cluster) {
@@ -198,29 +293,49 @@ impl NodeTls {
             loaded.stamps = stamps;
         }
         let configs = (Arc::clone(&loaded.client), Arc::clone(&loaded.server));
-        drop(loaded);
+        drop(now);
         self.warn_of_expiry();
-        configs
+        Some(configs)
     }
 
     fn warn_of_expiry(&self) {
-        let left = self.loaded.lock().expires.duration_since(SystemTime::now()).unwrap_or_default();
+        let Some((begins, expires)) = self.validity() else { return };
+        let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
+        // Those that a cluster makes are made anew before that.
+        let warning = match &self.contact {
+            Some(_) => expires.duration_since(begins).unwrap_or_default() / 6,
+            None => EXPIRY_WARNING,
+        };
         let mut said = self.expiry_said.lock();
-        if left < EXPIRY_WARNING && said.is_none_or(|said| said.elapsed() > EXPIRY_SAY_INTERVAL) {
+        if left < warning && said.is_none_or(|said| said.elapsed() > EXPIRY_SAY_INTERVAL) {
             *said = Some(Instant::now());
             let hours = left.as_secs() / 3600;
             tracing::warn!(file = %self.files.certificate.display(), hours, "the node's certificate expires soon; connections then fail");
         }
     }
 
-    fn prove(&self, io: &TlsStream<TcpStream>) -> Result<Proven, String> {
+    fn prove(&self, io: &TlsStream<TcpStream>) -> Result<Proof, (Why, String)> {
         let certificates = io.get_ref().1.peer_certificates();
-        let certificate = certificates.and_then(<[_]>::first).ok_or("it shows no certificate")?;
-        let names = Names::of(certificate).map_err(|error| format!("its certificate cannot be read: {error}"))?;
+        let none = || (Why::Untrusted, "it shows no certificate".to_owned());
+        let certificate = certificates.and_then(<[_]>::first).ok_or_else(none)?;
+        let unreadable = |error| (Why::Untrusted, format!("its certificate cannot be read: {error}"));
+        let names = Names::of(certificate).map_err(unreadable)?;
         if names.are_of(&self.cluster, &self.files.peer_names) {
-            return Ok(Proven { node: names.node(&self.cluster) });
+            return Ok(Proof::Certificate(names.node(&self.cluster)));
         }
-        Err(format!("its certificate has no name of a node of cluster {:?}; it has {names}", self.cluster))
+        let text = format!("its certificate has no name of a node of cluster {:?}; it has {names}", self.cluster);
+        Err((Why::OtherName, text))
+    }
+}
+
+/// Waits until TLS is agreed with whoever has dialled.
+async fn agreed(accepting: Accept<TcpStream>) -> io::Result<TlsStream<TcpStream>> {
+    match accepting.into_fallible().await {
+        Ok(io) => Ok(TlsStream::from(io)),
+        Err((error, io)) => {
+            read_rest(io).await;
+            Err(said(error))
+        }
     }
 }
 
@@ -259,7 +374,8 @@ fn load(files: &TlsFiles, cluster: &str) -> Result<Loaded, TlsError> {
         .verify_client_cert(&chain[0], between, now)
         .and_then(|_| servers.verify(&chain[0], between, now))
         .map_err(|error| wrong(&files.certificate, &reason(&error).unwrap_or_else(|| error.to_string())))?;
-    let expires = expires(now.as_secs(), |at| servers.verify(&chain[0], between, at).is_ok());
+    let is_good = |at| servers.verify(&chain[0], between, at).is_ok();
+    let (begins, expires) = (begins(now.as_secs(), is_good), expires(now.as_secs(), is_good));
     let keyed = |error: rustls::Error| wrong(&files.key, &format!("it does not go with the certificate: {error}"));
     let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -285,6 +401,7 @@ fn load(files: &TlsFiles, cluster: &str) -> Result<Loaded, TlsError> {
         client: Arc::new(client),
         server: Arc::new(server),
         node: names.node(cluster),
+        begins: UNIX_EPOCH + Duration::from_secs(begins),
         expires: UNIX_EPOCH + Duration::from_secs(expires),
     })
 }
@@ -300,6 +417,14 @@ fn expires(now: u64, is_good: impl Fn(UnixTime) -> bool) -> u64 {
         }
     }
     good
+}
+
+/// The first second of the same.
+fn begins(now: u64, is_good: impl Fn(UnixTime) -> bool) -> u64 {
+    // Seconds before now, counted as those after it are.
+    let before =
+        expires(0, |back| is_good(UnixTime::since_unix_epoch(Duration::from_secs(now.saturating_sub(back.as_secs())))));
+    now.saturating_sub(before)
 }
 
 /// The certificates in a file, one at least.
@@ -320,7 +445,7 @@ fn pem_problem(error: &rustls::pki_types::pem::Error) -> String {
     }
 }
 
-/// Takes servers that have a certificate of the authority, whatever their address; [`NodeTls::prove`] looks at the names.
+/// Takes servers that have a certificate of the authority, whatever their address; `NodeTls::prove` looks at the names.
 #[derive(Debug)]
 struct OfAuthority {
     roots: Arc<RootCertStore>,
@@ -380,7 +505,7 @@ impl ServerCertVerifier for OfAuthority {
 }
 
 /// Reads what is still coming, so that the other side can read the reason before it hears that nobody is there any more.
-async fn read_rest(mut io: TcpStream) {
+async fn read_rest(mut io: impl AsyncRead + AsyncWrite + Unpin) {
     let rest = async {
         io.shutdown().await?;
         let mut taken = [0; 4096];
@@ -415,5 +540,8 @@ mod tests {
         let good_until = |last: u64| expires(1_000, |at| at.as_secs() <= last);
         assert_eq!((good_until(1_000), good_until(1_001), good_until(5_000_000)), (1_000, 1_001, 5_000_000));
         assert!(good_until(u64::MAX) < u64::MAX, "for ever is a hundred years");
+        let good_from = |first: u64| begins(1_000_000, |at| at.as_secs() >= first);
+        assert_eq!((good_from(1_000_000), good_from(999_999), good_from(5_000)), (1_000_000, 999_999, 5_000));
+        assert_eq!(good_from(0), 0);
     }
 }

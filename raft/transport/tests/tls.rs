@@ -137,7 +137,7 @@ async fn calls_are_answered_and_nobody_between_reads_them() {
 
 async fn start_alone(node: u32, tls: Option<NodeTls>) -> Member {
     let (listener, address) = listen().await;
-    start_with(listener, &address, directory_of(node), tls)
+    start_with(listener, &address, directory_of(node), tls.map(Arc::new))
 }
 
 #[tokio::test]
@@ -207,7 +207,7 @@ async fn a_node_is_the_one_that_its_certificate_is_for() {
     // A certificate that names no node is believed to be of any.
     let (listener, address) = listen().await;
     let shared = with_names(&["spiffe://everlog/cluster/prod"], &authority);
-    let back = start_with(listener, &address, directory_of(3), Some(shared));
+    let back = start_with(listener, &address, directory_of(3), Some(Arc::new(shared)));
     back.join(3, 10, others[..2].to_vec());
     until(|| back.mesh.is_up(NodeId(1)) && all[0].mesh.is_up(NodeId(3))).await;
     echoes(&all[0], 3).await;

@@ -9,9 +9,11 @@ use everlog_model::NodeId;
 use everlog_proto::cluster::transfer_leads_response::Transfer;
 use everlog_proto::cluster::{
     AddNodeRequest, AddNodeResponse, ApplyPlacementsRequest, ApplyPlacementsResponse, ClusterService,
-    DeletePlacementRequest, DeletePlacementResponse, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest,
-    DrainNodeResponse, Group, ListPlacementsRequest, ListPlacementsResponse, Node, NodeState, RemoveNodeRequest,
-    RemoveNodeResponse, ReplaceDiskRequest, ReplaceDiskResponse, Replica, TransferLeadsRequest, TransferLeadsResponse,
+    CreateJoinTokenRequest, CreateJoinTokenResponse, DeletePlacementRequest, DeletePlacementResponse,
+    DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest, DrainNodeResponse, Group, ListJoinTokensRequest,
+    ListJoinTokensResponse, ListPlacementsRequest, ListPlacementsResponse, Node, NodeState, RemoveNodeRequest,
+    RemoveNodeResponse, ReplaceDiskRequest, ReplaceDiskResponse, Replica, RevokeJoinTokenRequest,
+    RevokeJoinTokenResponse, TransferLeadsRequest, TransferLeadsResponse,
 };
 use everlog_proto::internal::{LeavingNode, NewNode, SteerRequest, SteeredTransfer};
 use tokio::sync::Semaphore;
@@ -193,6 +195,30 @@ impl ClusterService for ClusterApi {
         self.operations.delete_placement(request.into_inner().name).await?;
         Ok(Response::new(DeletePlacementResponse {}))
     }
+
+    async fn create_join_token(
+        &self,
+        request: Request<CreateJoinTokenRequest>,
+    ) -> Result<Response<CreateJoinTokenResponse>, Status> {
+        let _place = self.place()?;
+        Ok(Response::new(self.operations.create_token(request.into_inner()).await?))
+    }
+
+    async fn list_join_tokens(
+        &self,
+        _request: Request<ListJoinTokensRequest>,
+    ) -> Result<Response<ListJoinTokensResponse>, Status> {
+        Ok(Response::new(ListJoinTokensResponse { tokens: self.operations.tokens() }))
+    }
+
+    async fn revoke_join_token(
+        &self,
+        request: Request<RevokeJoinTokenRequest>,
+    ) -> Result<Response<RevokeJoinTokenResponse>, Status> {
+        let _place = self.place()?;
+        self.operations.revoke_token(&request.into_inner().token_id).await?;
+        Ok(Response::new(RevokeJoinTokenResponse {}))
+    }
 }
 
 impl ClusterApi {
@@ -269,8 +295,7 @@ impl ClusterApi {
     }
 
     fn places(&self) -> Result<&Places, Status> {
-        let places = self.operations.parts.places.as_deref();
-        places.ok_or_else(|| Status::failed_precondition("this node is alone, and was started without [cluster]"))
+        self.operations.places()
     }
 }
 

@@ -7,6 +7,7 @@
 //! ```
 
 mod api;
+mod joining;
 mod leads;
 mod merge;
 mod placements;
@@ -87,6 +88,8 @@ pub struct OperationsParts {
     pub places: Option<Arc<Places>>,
     /// Where a node is dialled that waits with a data directory for a place, if one does.
     pub asking: Box<dyn Fn(uuid::Uuid) -> Option<String> + Send + Sync>,
+    /// How long certificates are valid that it makes for nodes.
+    pub certificate_lifetime: Duration,
 }
 
 /// A cluster as one of its nodes sees and steers it.
@@ -246,6 +249,7 @@ impl Operations {
 
     /// Does what this node is told to.
     pub(crate) async fn steered(&self, request: SteerRequest) -> Result<(), Status> {
+        let notes = joining::notes(&request)?;
         let SteerRequest { is_draining, kept, released, transfers, new_disk, new_node, leaving, settled, .. } = request;
         let SteerRequest { labels, placements, deleted_placement, .. } = request;
         let leads = self.leads();
@@ -274,6 +278,9 @@ impl Operations {
             if let Some((wanted, places)) = wanted.zip(self.parts.places.as_ref()) {
                 places.change(&wanted).await.map_err(|error| refused(&error))?;
             }
+        }
+        for note in notes {
+            self.places()?.note(&note, joining::now_ms()).await.map_err(|error| refused(&error))?;
         }
         let Some(NewDisk { node, directory_id }) = new_disk else { return Ok(()) };
         let directory_id = uuid::Uuid::from_slice(&directory_id).map_err(|error| invalid("new_disk", &error))?;

@@ -87,10 +87,18 @@ impl Places {
     ///
     /// [`MetaError::Invalid`] with the reason if it must not be, and see there.
     pub async fn change(&self, wanted: &Wanted) -> Result<(), MetaError> {
+        self.change_with(|picture, _| changes(picture, wanted).map(|changes| (changes, ()))).await
+    }
+
+    /// Makes the changes that `decide` wants, and returns what it returns with them.
+    pub(super) async fn change_with<T>(
+        &self,
+        decide: impl Fn(&Picture, &Topology) -> Result<(Vec<TopologyChange>, T), String>,
+    ) -> Result<T, MetaError> {
         self.namespaces
             .change_topology(|topology| {
-                let changes = changes(&self.picture_of(topology), wanted);
-                Ok((changes.map_err(|why| MetaError::Invalid(why.into()))?, ()))
+                let decided = decide(&self.picture_of(topology), topology);
+                decided.map_err(|why| MetaError::Invalid(why.into()))
             })
             .await
     }
@@ -179,7 +187,7 @@ fn changes(picture: &Picture, wanted: &Wanted) -> Result<Vec<TopologyChange>, St
     }
 }
 
-fn joins(
+pub(super) fn joins(
     picture: &Picture,
     directory_id: uuid::Uuid,
     address: &str,
@@ -283,6 +291,7 @@ mod tests {
                     drop(topology.placements.insert(placement.name.clone(), placement));
                 }
                 TopologyChange::NoPlacement(name) => drop(topology.placements.remove(&name)),
+                other => panic!("{other:?}"),
             }
         }
         Ok(count)

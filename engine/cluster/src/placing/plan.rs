@@ -95,7 +95,8 @@ pub(super) fn foreseen(picture: &Picture) -> Vec<Moved> {
             match change {
                 TopologyChange::Group(group, row) => drop(then.groups.insert(group, row)),
                 TopologyChange::Node(node, row) => drop(then.nodes.insert(node, row)),
-                TopologyChange::Placement(_) | TopologyChange::NoPlacement(_) => {}
+                // Where replicas are does not depend on them.
+                _ => {}
             }
         }
         for row in then.groups.values_mut() {

@@ -16,6 +16,7 @@ use super::certificates::{self, DAYS_DEFAULT};
 use super::cluster_view as view;
 use super::placements::PlacementCommand;
 use super::recover::RecoverCommand;
+use super::tokens::TokenCommand;
 
 const INIT_EXAMPLE: &str = "\
 Example:
@@ -80,6 +81,9 @@ pub(crate) enum ClusterCommand {
     /// Have a node with a new, empty data directory join the cluster.
     #[command(after_help = ADD_EXAMPLE)]
     Add(AddArgs),
+    /// Let nodes join that prove themselves with a token, of a cluster that is its own certificate authority (cluster.tls = "auto").
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Have a node give all it has to others and leave the cluster for good.
     #[command(after_help = REMOVE_EXAMPLES)]
     Remove(RemoveArgs),
@@ -259,6 +263,7 @@ impl ClusterCommand {
             ClusterCommand::Replace(args) => wait_for(args.replace()),
             ClusterCommand::Add(args) => wait_for(args.add()),
             ClusterCommand::Remove(args) => wait_for(args.remove()),
+            ClusterCommand::Token(command) => wait_for(command.run()),
             ClusterCommand::Placement(command) => wait_for(command.run()),
             ClusterCommand::Recover(command) => wait_for(command.run()),
         }

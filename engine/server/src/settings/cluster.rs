@@ -12,7 +12,8 @@ use serde::Deserialize;
 
 use super::SettingsError;
 use super::file::duration;
-use crate::membership::{CatchingUp, ClusterOptions, is_private};
+use crate::enrolment::{AutoTls, CERTIFICATE_LIFETIME};
+use crate::membership::{CatchingUp, ClusterOptions, ClusterTls, is_private};
 
 /// How many nodes may found a cluster: all of them keep the metadata.
 const INITIAL_NODES_MAX: u32 = 7;
@@ -29,6 +30,10 @@ const DEAD_AFTER_MIN: Duration = Duration::from_secs(10);
 
 /// Labels of a node: all nodes keep those of all.
 const LABELS_MAX: usize = 32;
+
+/// A shorter one would be renewed all the time; a longer one would be good for too long once it is stolen.
+const CERTIFICATE_LIFETIMES: RangeInclusive<Duration> =
+    Duration::from_secs(10)..=Duration::from_secs(5 * 365 * 24 * 60 * 60);
 
 /// Less is of no use to anybody.
 const MIB: u64 = 1 << 20;
@@ -51,12 +56,18 @@ pub(super) struct FileCluster {
     advertise: Option<String>,
     insecure: bool,
     tls: Option<Tls>,
+    join_secret_file: Option<PathBuf>,
+    join_token_file: Option<PathBuf>,
+    join_token: Option<String>,
+    certificate_lifetime: Option<String>,
 }
 
 /// How nodes prove to each other who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Tls {
+    /// With certificates that the cluster makes.
+    Auto,
     /// With the certificates in the files of `[tls.node]`.
     Files,
     /// Not at all.
@@ -137,24 +148,23 @@ pub(super) fn read(file: FileCluster, tls: FileTls) -> Result<ClusterOptions, Se
         }
         None => listen.to_string(),
     };
-    let files =
-        tls.node.map(|FileNodeTls { ca, certificate, key, peer_names }| TlsFiles { ca, certificate, key, peer_names });
-    let tls = match (file.tls, files) {
-        (Some(Tls::Files), None) => {
-            return wrong("cluster.tls = \"files\" needs [tls.node] with ca, certificate and key");
-        }
-        (Some(Tls::Off), _) => None,
-        (Some(Tls::Files) | None, files) => files,
-    };
-    if tls.as_ref().is_some_and(|files| files.peer_names.iter().any(String::is_empty)) {
-        return wrong("tls.node.peer_names: an empty name is none");
-    }
+    let tls = how_to_prove(
+        file.tls,
+        tls,
+        Joining {
+            secret_file: file.join_secret_file,
+            token_file: file.join_token_file,
+            token: file.join_token,
+            certificate_lifetime: file.certificate_lifetime,
+        },
+    )?;
     if !is_private(&listen) && !file.insecure && tls.is_none() {
         return wrong(format!(
-            "cluster.listen: without TLS whoever reaches {listen} is taken for a node; set [tls.node] (`everlog cluster init` makes the files), or cluster.insecure = true once a firewall keeps others out"
+            "cluster.listen: without TLS whoever reaches {listen} is taken for a node; set cluster.tls = \"auto\" with a secret of all nodes in \
+             cluster.join_secret_file (`openssl rand -hex 32`), or [tls.node], or cluster.insecure = true once a firewall keeps others out"
         ));
     }
-    let FileCluster { seeds, .. } = file;
+    let seeds = file.seeds;
     Ok(ClusterOptions {
         name,
         seeds,
@@ -167,6 +177,61 @@ pub(super) fn read(file: FileCluster, tls: FileTls) -> Result<ClusterOptions, Se
         advertise,
         tls,
     })
+}
+
+/// What `[cluster]` says of how nodes get certificates that the cluster makes.
+struct Joining {
+    secret_file: Option<PathBuf>,
+    token_file: Option<PathBuf>,
+    token: Option<String>,
+    certificate_lifetime: Option<String>,
+}
+
+/// How nodes prove to each other who they are, if they do.
+fn how_to_prove(tls: Option<Tls>, files: FileTls, joining: Joining) -> Result<Option<ClusterTls>, SettingsError> {
+    let files = files.node.map(|FileNodeTls { ca, certificate, key, peer_names }| TlsFiles {
+        ca,
+        certificate,
+        key,
+        peer_names,
+    });
+    if files.as_ref().is_some_and(|files| files.peer_names.iter().any(String::is_empty)) {
+        return wrong("tls.node.peer_names: an empty name is none");
+    }
+    let Joining { secret_file, token_file, token, certificate_lifetime } = joining;
+    let joins = secret_file.is_some() || token_file.is_some() || token.is_some();
+    let is_auto = match (tls, &files) {
+        (Some(Tls::Auto), Some(_)) => {
+            return wrong("cluster.tls = \"auto\" makes certificates itself: leave [tls.node] out");
+        }
+        (Some(Tls::Auto), None) => true,
+        (None, Some(_)) if joins => {
+            return wrong(
+                "there are both [tls.node] and a join secret or token: cluster.tls must say \"files\" or \"auto\"",
+            );
+        }
+        (None, None) => joins,
+        _ => false,
+    };
+    if is_auto {
+        let lifetime = duration("cluster.certificate_lifetime", certificate_lifetime)?.unwrap_or(CERTIFICATE_LIFETIME);
+        if !CERTIFICATE_LIFETIMES.contains(&lifetime) {
+            return wrong("cluster.certificate_lifetime must be from \"10s\" to \"1825d\" (five years)");
+        }
+        let token = token.map(|token| token.trim().parse());
+        let token = token.transpose().map_err(|why| SettingsError(format!("cluster.join_token is none: {why}")))?;
+        return Ok(Some(ClusterTls::Auto(AutoTls {
+            join_secret_file: secret_file,
+            join_token_file: token_file,
+            join_token: token,
+            certificate_lifetime: lifetime,
+        })));
+    }
+    match (tls, files) {
+        (Some(Tls::Files), None) => wrong("cluster.tls = \"files\" needs [tls.node] with ca, certificate and key"),
+        (Some(Tls::Off), _) => Ok(None),
+        (_, files) => Ok(files.map(ClusterTls::Files)),
+    }
 }
 
 /// Where and what the node is.
@@ -197,6 +262,8 @@ fn wrong<T>(message: impl Into<String>) -> Result<T, SettingsError> {
 
 #[cfg(test)]
 mod tests {
+    use everlog_transport::{Fingerprint, JoinToken};
+
     use super::*;
 
     fn parse(text: &str) -> Result<ClusterOptions, String> {
@@ -209,14 +276,14 @@ mod tests {
         #[derive(Deserialize)]
         struct Whole {
             cluster: FileCluster,
-            tls: FileTls,
         }
         let mut seeds = Vec::new();
         for node in 1..=3 {
             let path = format!("{}/../../deploy/three-nodes/node{node}.toml", env!("CARGO_MANIFEST_DIR"));
             let whole: Whole = toml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-            let options = read(whole.cluster, whole.tls).unwrap();
-            assert!(options.tls.is_some_and(|files| files.key.ends_with(format!("node-{node}.key"))));
+            let options = read(whole.cluster, FileTls::default()).unwrap();
+            let Some(ClusterTls::Auto(auto)) = options.tls else { panic!("{:?}", options.tls) };
+            assert!(auto.join_secret_file.is_some_and(|file| file.ends_with("join-secret")));
             assert_eq!((options.initial_nodes, options.advertise.as_str()), (3, options.seeds[node - 1].as_str()));
             seeds.push((options.name, options.seeds));
         }
@@ -246,13 +313,49 @@ mod tests {
         };
         let tls = |cluster, files| read(cluster, files).map(|options| options.tls).map_err(|error| error.to_string());
         let found = tls(cluster(""), files("peer_names = [\"*.example\"]")).unwrap().unwrap();
+        let ClusterTls::Files(found) = found else { panic!("{found:?}") };
         assert_eq!((found.ca.to_str(), found.peer_names), (Some("a"), vec!["*.example".to_owned()]));
         assert!(tls(cluster("tls = \"files\""), files("")).unwrap().is_some());
         assert_eq!(tls(cluster("tls = \"off\"\ninsecure = true"), files("")), Ok(None));
-        let error = |found: Result<Option<TlsFiles>, String>| found.unwrap_err();
+        let error = |found: Result<Option<ClusterTls>, String>| found.unwrap_err();
         assert!(error(tls(cluster("tls = \"off\""), files(""))).contains("cluster.insecure = true"));
         assert!(error(tls(cluster("tls = \"files\""), FileTls::default())).contains("needs [tls.node]"));
         assert!(error(tls(cluster(""), files("peer_names = [\"\"]"))).contains("an empty name is none"));
+    }
+
+    #[test]
+    fn the_cluster_makes_certificates_where_there_is_a_secret_or_a_token() {
+        let cluster = |more: &str| -> FileCluster {
+            toml::from_str(&format!("seeds = [\"a:1\"]\ninitial_nodes = 3\nlisten = \"10.0.0.1:7\"\n{more}")).unwrap()
+        };
+        let tls = |more: &str| read(cluster(more), FileTls::default()).unwrap().tls;
+        let auto = |more: &str| match tls(more) {
+            Some(ClusterTls::Auto(auto)) => auto,
+            other => panic!("{more}: {other:?}"),
+        };
+        let token = JoinToken::make(Fingerprint([7; 32])).unwrap();
+        let found = auto("join_secret_file = \"secret\"");
+        assert_eq!((found.join_secret_file.unwrap().to_str(), found.join_token), (Some("secret"), None));
+        assert_eq!(found.certificate_lifetime, CERTIFICATE_LIFETIME);
+        let found = auto(&format!("tls = \"auto\"\njoin_token = \"{}\"\ncertificate_lifetime = \"30d\"", token.text()));
+        assert_eq!((found.join_token, found.certificate_lifetime.as_secs()), (Some(token), 30 * 86_400));
+        assert_eq!(tls("tls = \"off\"\ninsecure = true\njoin_secret_file = \"secret\""), None);
+        auto("tls = \"auto\"");
+
+        let files = || -> FileTls { toml::from_str("[node]\nca = \"a\"\ncertificate = \"b\"\nkey = \"c\"").unwrap() };
+        let refused = |more: &str, files, expected: &str| {
+            let error = read(cluster(more), files).unwrap_err().to_string();
+            assert!(error.contains(expected) && !error.contains('\n'), "{error}");
+        };
+        refused(
+            "",
+            FileTls::default(),
+            "set cluster.tls = \"auto\" with a secret of all nodes in cluster.join_secret_file",
+        );
+        refused("tls = \"auto\"", files(), "leave [tls.node] out");
+        refused("join_secret_file = \"s\"", files(), "cluster.tls must say \"files\" or \"auto\"");
+        refused("join_token = \"x\"", FileTls::default(), "cluster.join_token is none: it does not begin with");
+        refused("tls = \"auto\"\ncertificate_lifetime = \"9s\"", FileTls::default(), "from \"10s\" to \"1825d\"");
     }
 
     #[test]
@@ -282,7 +385,10 @@ mod tests {
             (format!("{seeds}initial_nodes = 3\nadvertise = \":1\""), "cluster.advertise: \":1\" is no"),
             (format!("{seeds}initial_nodes = 3\nlisten = \"0.0.0.0:1\""), "cluster.advertise must say where"),
             (format!("{seeds}initial_nodes = 3\nlisten = \"10.0.0.1:1\""), "or cluster.insecure = true"),
-            (format!("{seeds}initial_nodes = 3\ntls = \"auto\""), "unknown variant `auto`, expected `files` or `off`"),
+            (
+                format!("{seeds}initial_nodes = 3\ntls = \"on\""),
+                "unknown variant `on`, expected one of `auto`, `files`, `off`",
+            ),
         ];
         for (text, expected) in cases {
             let error = parse(&text).unwrap_err();

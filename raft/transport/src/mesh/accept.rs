@@ -8,10 +8,10 @@ use std::time::Instant;
 use everlog_storage::NodeId;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Mesh, PURPOSE_STRANGER, StrangerCalls, was_removed};
+use super::{Mesh, PURPOSE_STRANGER, Stranger, StrangerCalls, was_removed};
 use crate::connection::{Connection, Io, Role};
 use crate::handshake::{self, Hello, PROTOCOL, Refusal, Reply};
-use crate::tls::{self, Whom};
+use crate::tls::{self, Proof, Whom, Why};
 use crate::{Incoming, Receiver};
 
 impl Mesh {
@@ -21,12 +21,10 @@ impl Mesh {
                 Ok((io, from)) => {
                     let mesh = self.clone();
                     self.spawn(async move {
-                        match mesh.serve(io, from).await {
-                            Err(error) if tls::is_untrusted(&error) => {
-                                mesh.refused(from, NodeId(0), Refusal::Untrusted, &error.to_string());
-                            }
-                            Err(error) => tracing::debug!(%from, %error, "a connection of a node has ended"),
-                            Ok(()) => {}
+                        let Err(error) = mesh.serve(io, from).await else { return };
+                        match tls::distrusted(&error) {
+                            Some(why) => mesh.refused(from, NodeId(0), format!("{why:?}"), &error.to_string()),
+                            None => tracing::debug!(%from, %error, "a connection of a node has ended"),
                         }
                     });
                 }
@@ -79,32 +77,29 @@ impl Mesh {
         io: TcpStream,
         from: SocketAddr,
     ) -> io::Result<Option<(Box<dyn Io>, Hello, Arc<dyn Receiver>)>> {
-        let (mut io, proven): (Box<dyn Io>, _) = match &self.0.options.tls {
+        let (mut io, proof): (Box<dyn Io>, _) = match &self.0.options.tls {
             Some(tls) => {
-                let (io, proven) = tls.accept(self.encrypted(io).await?).await?;
-                (Box::new(io), Some(proven))
+                let (io, proof) = tls.accept(self.encrypted(io).await?).await?;
+                (Box::new(io), proof)
             }
-            None => (Box::new(io), None),
+            None => (Box::new(io), Ok(Proof::None)),
         };
         let hello: Hello = handshake::read(&mut io).await?;
-        let trusted = match proven {
-            Some(proven) => proven.and_then(|proven| proven.check(hello.node_id)),
-            None => Ok(()),
+        let (why, refusal, detail) = match proof.and_then(|proof| trust(proof, &hello).map(|()| proof)) {
+            Ok(proof) => match self.judge(&hello, proof) {
+                Ok(role) => {
+                    let welcome = self.hello(NodeId(hello.node_id), hello.purpose);
+                    handshake::write(&mut io, &Reply { hello: Some(welcome), ..Reply::default() }).await?;
+                    return Ok(Some((io, hello, role)));
+                }
+                Err((refusal, detail)) => (format!("{refusal:?}"), refusal, detail),
+            },
+            Err((why, detail)) => (format!("{why:?}"), Refusal::Untrusted, detail),
         };
-        let judged = trusted.map_err(|why| (Refusal::Untrusted, why)).and_then(|()| self.judge(&hello));
-        match judged {
-            Ok(role) => {
-                let welcome = self.hello(NodeId(hello.node_id), hello.purpose);
-                handshake::write(&mut io, &Reply { hello: Some(welcome), ..Reply::default() }).await?;
-                Ok(Some((io, hello, role)))
-            }
-            Err((refusal, detail)) => {
-                self.refused(from, NodeId(hello.node_id), refusal, &detail);
-                let me = (refusal != Refusal::Untrusted).then(|| self.hello(NodeId(0), 0));
-                handshake::write(&mut io, &Reply { hello: me, refusal: refusal as i32, detail }).await?;
-                Ok(None)
-            }
-        }
+        self.refused(from, NodeId(hello.node_id), why, &detail);
+        let me = (refusal != Refusal::Untrusted).then(|| self.hello(NodeId(0), 0));
+        handshake::write(&mut io, &Reply { hello: me, refusal: refusal as i32, detail }).await?;
+        Ok(None)
     }
 
     /// Refuses whoever begins to talk in the clear, in words that it understands.
@@ -112,7 +107,7 @@ impl Mesh {
         let mut first = [0];
         if io.peek(&mut first).await? == 1 && first[0] == handshake::MAGIC[0] {
             tls::read_greeting_unheard(&mut io).await?;
-            let detail = "nodes of this cluster talk TLS: cluster.tls is \"files\" here".to_owned();
+            let detail = "nodes of this cluster talk TLS: cluster.tls is not \"off\" here".to_owned();
             refuse(&mut io, Refusal::Untrusted, detail).await?;
             return Err(tls::untrusted("it does not speak TLS: is cluster.tls \"off\" there?"));
         }
@@ -120,10 +115,10 @@ impl Mesh {
     }
 
     /// Counts somebody who was refused, and says so now and then.
-    fn refused(&self, from: SocketAddr, node: NodeId, refusal: Refusal, why: &str) {
-        metrics::counter!("everlog_peer_refused_total", "reason" => format!("{refusal:?}")).increment(1);
+    fn refused(&self, from: SocketAddr, node: NodeId, reason: String, why: &str) {
+        metrics::counter!("everlog_peer_refused_total", "reason" => reason.clone()).increment(1);
         if self.0.complaints.is_due(Whom::From(from.ip()), why) {
-            tracing::warn!(%from, %node, ?refusal, why, "a connection is refused");
+            tracing::warn!(%from, %node, reason, why, "a connection is refused");
         }
     }
 
@@ -142,7 +137,7 @@ impl Mesh {
     }
 
     /// Who may call what.
-    fn judge(&self, hello: &Hello) -> Result<Arc<dyn Receiver>, (Refusal, String)> {
+    fn judge(&self, hello: &Hello, proof: Proof) -> Result<Arc<dyn Receiver>, (Refusal, String)> {
         if hello.protocol_min > PROTOCOL || hello.protocol_max < PROTOCOL {
             let Hello { protocol_min, protocol_max, .. } = hello;
             let detail = format!("it speaks protocols {protocol_min} to {protocol_max}, this node {PROTOCOL}");
@@ -151,7 +146,7 @@ impl Mesh {
         if hello.purpose == PURPOSE_STRANGER {
             let calls = self.0.strangers.read().clone();
             let calls = calls.ok_or_else(|| (Refusal::NotAMember, "nobody answers strangers here".to_owned()))?;
-            return Ok(Arc::new(Strange { hello: hello.clone(), calls }));
+            return Ok(Arc::new(Strange { stranger: Stranger { hello: hello.clone(), proof }, calls }));
         }
         let mut state = self.0.state.write();
         let Some(me) = state.identity.clone() else {
@@ -189,14 +184,27 @@ impl Mesh {
 
 /// The calls of one stranger.
 struct Strange {
-    hello: Hello,
+    stranger: Stranger,
     calls: Arc<dyn StrangerCalls>,
 }
 
 impl Receiver for Strange {
     fn receive(&self, incoming: Incoming) {
-        self.calls.answer(&self.hello, incoming.kind, incoming.body, incoming.answer);
+        self.calls.answer(&self.stranger, incoming.kind, incoming.body, incoming.answer);
     }
+}
+
+/// Whether somebody who has proven this may say that of itself.
+fn trust(proof: Proof, hello: &Hello) -> Result<(), (Why, String)> {
+    if let Proof::Contact(_, directory_id) = proof
+        && directory_id.as_bytes() != &hello.directory_id[..]
+    {
+        return Err((Why::Untrusted, "it names two data directories".to_owned()));
+    }
+    if !proof.is_of_a_node() && hello.purpose != PURPOSE_STRANGER {
+        return Err((Why::Untrusted, "only a node with a certificate is more than a stranger".to_owned()));
+    }
+    proof.check(hello.node_id)
 }
 
 async fn refuse(io: &mut TcpStream, refusal: Refusal, detail: String) -> io::Result<()> {

@@ -5,27 +5,71 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError};
+
+/// What somebody is not trusted for. Its name is what it is counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// Anything else.
+    Untrusted,
+    /// The other side does not trust this one, and counts it.
+    OnTheOtherSide,
+    /// Its join secret, or that of its token, is another one.
+    WrongSecret,
+    /// Nobody knows its join token.
+    TokenUnknown,
+    /// Another node has joined with its token.
+    TokenUsed,
+    /// The time of its token is up.
+    TokenExpired,
+    /// Tokens cannot be told apart yet.
+    NotReady,
+    /// The time of its certificate is up, or has not come.
+    CertificateExpired,
+    /// Its certificate is of another authority.
+    OtherAuthority,
+    /// Its certificate is another node's, or of no node of this cluster.
+    OtherName,
+}
 
 /// Somebody is not what it should be.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Untrusted(String);
-
-pub(crate) fn untrusted(why: impl Into<String>) -> io::Error {
-    io::Error::new(io::ErrorKind::PermissionDenied, Untrusted(why.into()))
+#[error("{text}")]
+pub(crate) struct Untrusted {
+    why: Why,
+    text: String,
 }
 
-/// Whether a connection failed because one side does not trust the other.
-pub(crate) fn is_untrusted(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Untrusted>)
+pub(crate) fn untrusted(why: impl Into<String>) -> io::Error {
+    distrust(Why::Untrusted, why)
+}
+
+pub(crate) fn distrust(why: Why, text: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, Untrusted { why, text: text.into() })
+}
+
+/// Why a connection failed, if that is because one side does not trust the other.
+pub(crate) fn distrusted(error: &io::Error) -> Option<Why> {
+    error.get_ref()?.downcast_ref::<Untrusted>().map(|untrusted| untrusted.why)
 }
 
 /// What an error of TLS means; any other error is what it is.
 pub(crate) fn said(error: io::Error) -> io::Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(tls) => untrusted(reason(tls).unwrap_or_else(|| format!("no TLS connection comes about: {tls}"))),
+        Some(tls) => distrust(why(tls), reason(tls).unwrap_or_else(|| format!("no TLS connection comes about: {tls}"))),
         None => error,
+    }
+}
+
+fn why(error: &rustls::Error) -> Why {
+    use CertificateError::{BadSignature, Expired, ExpiredContext, NotValidYet, NotValidYetContext, UnknownIssuer};
+    match error {
+        rustls::Error::InvalidCertificate(
+            Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. },
+        ) => Why::CertificateExpired,
+        rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature) => Why::OtherAuthority,
+        rustls::Error::AlertReceived(_) => Why::OnTheOtherSide,
+        _ => Why::Untrusted,
     }
 }
 
@@ -48,6 +92,9 @@ pub(super) fn reason(error: &rustls::Error) -> Option<String> {
         },
         rustls::Error::NoCertificatesPresented => "it shows no certificate",
         rustls::Error::InvalidMessage(_) => "it does not speak TLS",
+        rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+            "it takes no join secrets or tokens, or this node needs none: is cluster.tls \"auto\" on one side only?"
+        }
         rustls::Error::AlertReceived(alert) => {
             return Some(format!("it does not take this node's certificate ({alert:?})"));
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use everlog_storage::NodeId;
 use everlog_transport::{
-    Answer, ConnectionId, Hello, Identity, Incoming, KnownNode, Links as _, Mesh, MeshOptions, NodeTls, Receiver,
+    Answer, ConnectionId, Identity, Incoming, KnownNode, Links as _, Mesh, MeshOptions, NodeTls, Receiver, Stranger,
     StrangerCalls, Timing, Transport,
 };
 use parking_lot::Mutex;
@@ -83,8 +83,8 @@ pub fn start(listener: TcpListener, address: &str, directory_id: uuid::Uuid) -> 
     start_with(listener, address, directory_id, None)
 }
 
-pub fn start_with(listener: TcpListener, address: &str, directory_id: uuid::Uuid, tls: Option<NodeTls>) -> Member {
-    let options = MeshOptions { directory_id, address: address.to_owned(), timing: timing(), tls: tls.map(Arc::new) };
+pub fn start_with(listener: TcpListener, address: &str, directory_id: uuid::Uuid, tls: Option<Arc<NodeTls>>) -> Member {
+    let options = MeshOptions { directory_id, address: address.to_owned(), timing: timing(), tls };
     let mesh = Mesh::start(options, listener);
     Member { mesh, recorder: Arc::default(), address: address.to_owned(), directory_id }
 }
@@ -106,7 +106,7 @@ pub async fn members_with(count: u32, tls: impl Fn(u32) -> Option<NodeTls>) -> V
     let mut all = Vec::new();
     for node in 1..=count {
         let (listener, address) = listen().await;
-        all.push(start_with(listener, &address, directory_of(node), tls(node)));
+        all.push(start_with(listener, &address, directory_of(node), tls(node).map(Arc::new)));
     }
     for node in 1..=count {
         all[node as usize - 1].join(node, 1, known(&all));
@@ -140,8 +140,8 @@ pub fn body(text: &str) -> Bytes {
 pub struct SaysItsKind;
 
 impl StrangerCalls for SaysItsKind {
-    fn answer(&self, from: &Hello, kind: u8, body: Bytes, answer: Answer) {
-        answer.send(Bytes::from(format!("{kind} {} {}", from.node_id, body.len())));
+    fn answer(&self, from: &Stranger, kind: u8, body: Bytes, answer: Answer) {
+        answer.send(Bytes::from(format!("{kind} {} {}", from.hello.node_id, body.len())));
     }
 }
 
@@ -149,7 +149,7 @@ impl StrangerCalls for SaysItsKind {
 pub struct Echoes;
 
 impl StrangerCalls for Echoes {
-    fn answer(&self, _from: &Hello, _kind: u8, body: Bytes, answer: Answer) {
+    fn answer(&self, _from: &Stranger, _kind: u8, body: Bytes, answer: Answer) {
         answer.send(body);
     }
 }

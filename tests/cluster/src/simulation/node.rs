@@ -171,6 +171,7 @@ impl Life {
             catching_up: CatchingUp::default(),
             links: Arc::clone(&self.links),
             address: address(self.node),
+            enrolment: None,
         };
         let config = PerNamespace::new(DynamicConfig::default(), []);
         let ground = Ground {

@@ -59,7 +59,7 @@ impl Model {
                     check_step(group, &before.groups[&group], &row, bad);
                     self.topology.groups.insert(group, row);
                 }
-                TopologyChange::Placement(_) | TopologyChange::NoPlacement(_) => panic!("{change:?}"),
+                _ => panic!("{change:?}"),
             }
         }
         changes.len()
