@@ -60,7 +60,7 @@ const FOUND: &[(Sabotage, &[u64])] = &[
     (Sabotage::Raft(sabotage::Sabotage::StaleLease), &[59, 75]),
     (Sabotage::Raft(sabotage::Sabotage::LeaseAfterHandover), &[6, 11, 29, 63]),
     (Sabotage::Raft(sabotage::Sabotage::MessageForAnyReplica), &[2, 24, 37, 51]),
-    (Sabotage::AppendNotDurable, &[1, 76]),
+    (Sabotage::AppendNotDurable, &[25, 37, 122]),
     (Sabotage::ReusedReplicaId, &[2, 8, 15, 24]),
 ];
 
