@@ -24,7 +24,7 @@ use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::enums::v1::ResourceExhaustedCause;
 use everlog_proto::api::workflowservice::v1 as api;
 
-use super::call::Call;
+use super::call::{Call, own_request_id};
 use super::errors::Error;
 use super::{Frontend, visibility};
 
@@ -319,7 +319,7 @@ pub(super) async fn create_worker_deployment(
 }
 
 fn request_id(given: String) -> String {
-    if given.is_empty() { uuid::Uuid::new_v4().to_string() } else { given }
+    if given.is_empty() { own_request_id() } else { given }
 }
 
 /// The version of a request that must name both of its parts.

@@ -17,8 +17,8 @@ use everlog_kernel::command::Reply;
 use everlog_model::limits;
 use everlog_proto::api::activity::v1::ActivityOptions;
 use everlog_proto::api::workflow::v1::WorkflowExecutionOptions;
-use everlog_storage::keys::{self, JournalKey};
-use everlog_storage::state::{Direction, RowChange};
+use everlog_storage::keys::JournalKey;
+use everlog_storage::state::RowChange;
 use prost::Message;
 
 use super::job::Job;
@@ -149,11 +149,7 @@ impl JournalPage {
 
 /// Reads a page of rows from `start`, or from the first one. Blocks.
 pub(crate) fn read_page(rows: &impl Rows, start: Option<Bytes>) -> Result<JournalPage, String> {
-    let all = JournalKey::all();
-    let range = start.unwrap_or(all.start)..all.end;
-    let found = rows.scan(range, Direction::Ascending, limits::JOURNAL_PAGE_ROWS).map_err(|error| error.to_string())?;
-    let is_full = found.len() == limits::JOURNAL_PAGE_ROWS;
-    let next = found.last().filter(|_| is_full).map(|(key, _)| keys::after(key));
+    let (found, next) = rows.page(JournalKey::all(), start, limits::JOURNAL_PAGE_ROWS)?;
     let row = |(key, value): (Bytes, Bytes)| {
         let key = JournalKey::decode(&key).map_err(|error| error.to_string())?;
         let row = JournalRow::decode(value).map_err(|error| error.to_string())?;

@@ -28,6 +28,20 @@ pub(crate) trait Rows {
     fn get(&self, key: &[u8]) -> Result<Option<bytes::Bytes>, StateError>;
     /// Up to `limit` rows of a range.
     fn scan(&self, range: KeyRange, direction: Direction, limit: usize) -> Result<Vec<Row>, StateError>;
+
+    /// A page of up to `limit` rows of a range, from `start` or from the first one, and where the next page starts if there may be one.
+    fn page(
+        &self,
+        range: KeyRange,
+        start: Option<bytes::Bytes>,
+        limit: usize,
+    ) -> Result<(Vec<Row>, Option<bytes::Bytes>), String> {
+        let range = start.unwrap_or(range.start)..range.end;
+        let rows = self.scan(range, Direction::Ascending, limit).map_err(|error| error.to_string())?;
+        let is_full = rows.len() == limit;
+        let next = rows.last().filter(|_| is_full).map(|(key, _)| keys::after(key));
+        Ok((rows, next))
+    }
 }
 
 impl Rows for Group {

@@ -17,7 +17,7 @@ use everlog_kernel::Time;
 use everlog_kernel::outbox::{OutboxMessage, Outcome};
 use everlog_model::limits;
 use everlog_storage::keys::OutboxKey;
-use everlog_storage::state::{Direction, RowChange};
+use everlog_storage::state::RowChange;
 
 use super::load::Rows;
 
@@ -47,11 +47,7 @@ pub(crate) struct OutboxPage {
 
 /// Reads a page of rows from `start`, or from the first one.
 pub(crate) fn read_page(rows: &impl Rows, start: Option<bytes::Bytes>) -> Result<OutboxPage, String> {
-    let all = OutboxKey::all();
-    let range = start.unwrap_or(all.start)..all.end;
-    let found = rows.scan(range, Direction::Ascending, limits::OUTBOX_PAGE_ROWS).map_err(|error| error.to_string())?;
-    let is_full = found.len() == limits::OUTBOX_PAGE_ROWS;
-    let next = found.last().filter(|_| is_full).map(|(key, _)| everlog_storage::keys::after(key));
+    let (found, next) = rows.page(OutboxKey::all(), start, limits::OUTBOX_PAGE_ROWS)?;
     let parcel = |(key, value): (bytes::Bytes, bytes::Bytes)| {
         let key = OutboxKey::decode(&key).map_err(|error| error.to_string())?;
         let message = OutboxMessage::from_row(&value).map_err(|error| error.to_string())?;

@@ -6,7 +6,6 @@ use std::collections::BinaryHeap;
 use everlog_kernel::{RunId, Time};
 use everlog_model::{EntityRef, limits};
 use everlog_storage::keys::WakeKey;
-use everlog_storage::state::Direction;
 
 use super::load::Rows;
 use crate::memory;
@@ -64,14 +63,7 @@ pub(crate) struct WakePage {
 
 /// Reads wake rows from `start` (or the first one) up to `horizon`. Blocks.
 pub(crate) fn read_page(group: &impl Rows, start: Option<bytes::Bytes>, horizon: Time) -> Result<WakePage, String> {
-    let range = WakeKey::until(horizon.0);
-    let start = start.unwrap_or(range.start);
-    let rows = group
-        .scan(start..range.end, Direction::Ascending, limits::WAKE_PAGE_ROWS)
-        .map_err(|error| error.to_string())?;
-    let next = (rows.len() == limits::WAKE_PAGE_ROWS)
-        .then(|| rows.last().map(|(key, _)| everlog_storage::keys::after(key)))
-        .flatten();
+    let (rows, next) = group.page(WakeKey::until(horizon.0), start, limits::WAKE_PAGE_ROWS)?;
     let wakes = rows
         .iter()
         .map(|(key, _)| {

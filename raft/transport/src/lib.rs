@@ -36,7 +36,8 @@ pub use handshake::{Hello, KnownNode, Refusal};
 pub use mesh::{Identity, Mesh, MeshOptions, Stranger, StrangerCalls};
 pub use tls::{
     Authority, Contact, ContactKey, Credential, Fingerprint, FirstContact, JoinToken, KnownToken, NodeTls, Proof,
-    SigningRequest, TlsError, TlsFiles, TokenId, Tokens, certificate_names, node_name,
+    SigningRequest, TlsError, TlsFiles, TokenId, Tokens, certificate_names, certificate_of_authority,
+    certificate_of_node, node_name,
 };
 
 /// The first kind of call that is free to be used; those before it are the transport's own.

@@ -37,7 +37,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::{Accept, LazyConfigAcceptor, TlsAcceptor, TlsConnector, TlsStream};
 
-pub use self::authority::{Authority, Fingerprint, SigningRequest};
+pub use self::authority::{
+    Authority, Fingerprint, SigningRequest, of_authority as certificate_of_authority, of_node as certificate_of_node,
+};
 pub use self::contact::{Contact, Credential, FirstContact, KnownToken, Tokens};
 use self::failures::reason;
 pub(crate) use self::failures::{Complaints, Whom, Why, distrust, distrusted, said, untrusted};
@@ -367,7 +369,7 @@ fn load(files: &TlsFiles, cluster: &str) -> Result<Loaded, TlsError> {
     let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
         .build()
         .map_err(|error| wrong(&files.ca, &error))?;
-    let servers = Arc::new(OfAuthority { roots, provider: Arc::clone(&provider) });
+    let servers = Arc::new(Servers { taken: Taken::OfAuthority(roots), provider: Arc::clone(&provider) });
     // What others would say of it.
     let (now, between) = (UnixTime::now(), &chain[1..]);
     clients
@@ -445,27 +447,36 @@ fn pem_problem(error: &rustls::pki_types::pem::Error) -> String {
     }
 }
 
-/// Takes servers that have a certificate of the authority, whatever their address; `NodeTls::prove` looks at the names.
+/// Which servers are taken, whatever their address. In either case they have the key of their certificate, and talk TLS 1.3.
 #[derive(Debug)]
-struct OfAuthority {
-    roots: Arc<RootCertStore>,
+enum Taken {
+    /// Those that have a certificate of the authority; `NodeTls::prove` looks at the names.
+    OfAuthority(Arc<RootCertStore>),
+    /// Any: what counts is proven on the channel, at a [first contact](contact).
+    OfAnybody,
+}
+
+#[derive(Debug)]
+struct Servers {
+    taken: Taken,
     provider: Arc<CryptoProvider>,
 }
 
-impl OfAuthority {
+impl Servers {
     fn verify(
         &self,
         certificate: &CertificateDer<'_>,
         between: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
+        let Taken::OfAuthority(roots) = &self.taken else { return Ok(()) };
         let parsed = rustls::server::ParsedCertificate::try_from(certificate)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, between, now, algorithms)
+        verify_server_cert_signed_by_trust_anchor(&parsed, roots, between, now, algorithms)
     }
 }
 
-impl ServerCertVerifier for OfAuthority {
+impl ServerCertVerifier for Servers {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

@@ -21,7 +21,9 @@ mod v3;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
+use prost_reflect::FieldDescriptor;
 
+use self::tree::Tree;
 use crate::json::indented;
 use crate::routes;
 
@@ -71,6 +73,28 @@ const OF_PAYLOADS: &str = "Any JSON: what a payload carries. With `noPayloadShor
 /// A status in answers that are errors, and what its details are in.
 const STATUS: &str = "google.rpc.Status";
 const ANY: &str = "google.protobuf.Any";
+
+/// A message with its type; what is said of its fields is `others`.
+fn any(others: Tree) -> Tree {
+    let of =
+        Tree::from([("type", "string".into()), ("description", "What message it is, behind the last slash.".into())]);
+    Tree::from([
+        ("type", "object".into()),
+        ("properties", Tree::from([("@type", of)])),
+        ("additionalProperties", others),
+    ])
+}
+
+/// What a field is, each of whose values is `value`.
+fn of_field(field: &FieldDescriptor, value: Tree) -> Tree {
+    if field.is_map() {
+        Tree::from([("type", "object".into()), ("additionalProperties", value)])
+    } else if field.is_list() {
+        Tree::from([("type", "array".into()), ("items", value)])
+    } else {
+        value
+    }
+}
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use super::comments::Comments;
 use super::names::{Type, for_v2, reachable, scalar, value_kind};
 use super::operations::{Operation, Parameter, declared, in_paths, operations};
 use super::tree::Tree;
-use super::{ANY, OF_PAYLOADS, SERVER_VERSION, STATUS, TITLE};
+use super::{ANY, OF_PAYLOADS, SERVER_VERSION, STATUS, TITLE, any, of_field};
 use crate::json::{PAYLOAD, PAYLOADS};
 
 /// The document.
@@ -133,7 +133,7 @@ impl Writer<'_> {
         match of {
             Type::Message(message) => match message.full_name() {
                 PAYLOAD | PAYLOADS => Tree::from([("description", OF_PAYLOADS.into())]),
-                ANY => any(),
+                ANY => any(Tree::from([])),
                 _ => {
                     let fields = declared(message);
                     let properties =
@@ -186,14 +186,7 @@ impl Writer<'_> {
             Kind::Enum(names) => self.reference(names.full_name()),
             kind => typed(Tree::from([]), kind),
         };
-        let tree = if field.is_map() {
-            Tree::from([("type", "object".into()), ("additionalProperties", value)])
-        } else if field.is_list() {
-            Tree::from([("type", "array".into()), ("items", value)])
-        } else {
-            value
-        };
-        tree.and("description", self.comments.at(&field.parent_message().parent_file(), field.path()))
+        of_field(field, value).and("description", self.comments.at(&field.parent_message().parent_file(), field.path()))
     }
 }
 
@@ -209,17 +202,6 @@ fn typed(tree: Tree, kind: &Kind) -> Tree {
 fn values(tree: Tree, names: &EnumDescriptor) -> Tree {
     let values = names.values().map(|value| value.name().into()).collect();
     tree.and("type", "string").and("enum", Tree::List(values)).and("default", names.default_value().name())
-}
-
-/// A message with its type.
-fn any() -> Tree {
-    let of =
-        Tree::from([("type", "string".into()), ("description", "What message it is, behind the last slash.".into())]);
-    Tree::from([
-        ("type", "object".into()),
-        ("properties", Tree::from([("@type", of)])),
-        ("additionalProperties", Tree::from([])),
-    ])
 }
 
 /// A text's first paragraph, and the others.

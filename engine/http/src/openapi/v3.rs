@@ -8,7 +8,7 @@ use super::comments::Comments;
 use super::names::{Type, for_v3, reachable, scalar, value_kind};
 use super::operations::{Operation, Parameter, declared, operations};
 use super::tree::Tree;
-use super::{ANY, OF_PAYLOADS, SERVER_VERSION, STATUS, TITLE};
+use super::{ANY, OF_PAYLOADS, SERVER_VERSION, STATUS, TITLE, any, of_field};
 use crate::json::{PAYLOAD, PAYLOADS};
 
 /// What the JSON of a duration looks like.
@@ -122,7 +122,7 @@ impl Writer<'_> {
         let Type::Message(message) = of else { return Tree::from([]) };
         match message.full_name() {
             PAYLOAD | PAYLOADS => return Tree::from([("description", OF_PAYLOADS.into())]),
-            ANY => return any(),
+            ANY => return any(Tree::Flag(true)),
             _ => {}
         }
         let fields = declared(message);
@@ -153,13 +153,7 @@ impl Writer<'_> {
             Kind::Enum(names) => values(names),
             kind => typed(kind),
         };
-        if field.is_map() {
-            Tree::from([("type", "object".into()), ("additionalProperties", value)])
-        } else if field.is_list() {
-            Tree::from([("type", "array".into()), ("items", value)])
-        } else {
-            value
-        }
+        of_field(field, value)
     }
 }
 
@@ -175,15 +169,4 @@ fn typed(kind: &Kind) -> Tree {
 fn values(names: &EnumDescriptor) -> Tree {
     let values = names.values().map(|value| value.name().into()).collect();
     Tree::from([("type", "string".into()), ("format", "enum".into()), ("enum", Tree::List(values))])
-}
-
-/// A message with its type.
-fn any() -> Tree {
-    let of =
-        Tree::from([("type", "string".into()), ("description", "What message it is, behind the last slash.".into())]);
-    Tree::from([
-        ("type", "object".into()),
-        ("properties", Tree::from([("@type", of)])),
-        ("additionalProperties", Tree::Flag(true)),
-    ])
 }

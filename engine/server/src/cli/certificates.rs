@@ -18,11 +18,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, Datelike};
 use everlog_model::NodeId;
-use everlog_transport::{certificate_names, node_name};
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, SigningKey, date_time_ymd,
-};
+use everlog_transport::{certificate_names, certificate_of_authority, certificate_of_node, node_name};
+use rcgen::{CertificateParams, Issuer, KeyPair, SanType, SigningKey, date_time_ymd};
 
 /// How long a node's certificate is valid where nobody says.
 pub(super) const DAYS_DEFAULT: u32 = 365;
@@ -60,7 +57,7 @@ pub(super) fn init(name: &str, nodes: &[String], dir: &Path, days: u32) -> Resul
     }
     let hosts = nodes.iter().map(|node| host(node)).collect::<Result<Vec<_>, _>>()?;
     let key = KeyPair::generate().map_err(failed)?;
-    let mut params = authority();
+    let mut params = certificate_of_authority();
     lasts(&mut params, AUTHORITY_DAYS);
     let certificate = params.self_signed(&key).map_err(failed)?;
     let mut files =
@@ -128,7 +125,7 @@ fn issuer(dir: &Path) -> Result<Issuer<'static, KeyPair>, String> {
     let path = dir.join("ca.key");
     let key = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     let key = KeyPair::from_pem(&key).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(Issuer::new(authority(), key))
+    Ok(Issuer::new(certificate_of_authority(), key))
 }
 
 /// Makes the certificates of all nodes in `dir` anew, with the names that they have.
@@ -189,24 +186,11 @@ fn of_names(
     issuer: &Issuer<'_, impl SigningKey>,
 ) -> Result<(String, String), String> {
     let key = KeyPair::generate().map_err(failed)?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = common_name(&format!("Everlog node {place}"));
-    params.subject_alt_names = names.iter().map(|name| alternative(name)).collect::<Result<_, _>>()?;
-    params.use_authority_key_identifier_extension = true;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let names = names.iter().map(|name| alternative(name)).collect::<Result<_, _>>()?;
+    let mut params = certificate_of_node(NodeId(place), names);
     lasts(&mut params, days);
     let certificate = params.signed_by(&key, issuer).map_err(failed)?;
     Ok((certificate.pem(), key.serialize_pem()))
-}
-
-/// What the certificate of an authority says, but when it expires. All have the same name: their keys tell them apart.
-fn authority() -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = common_name("Everlog cluster authority");
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params
 }
 
 fn host(text: &str) -> Result<Host, String> {
@@ -233,12 +217,6 @@ impl Host {
 fn alternative(name: &str) -> Result<SanType, String> {
     let text = name.try_into().map_err(|_| format!("a certificate cannot have the name {name:?}"))?;
     Ok(if name.contains("://") { SanType::URI(text) } else { SanType::DnsName(text) })
-}
-
-fn common_name(name: &str) -> DistinguishedName {
-    let mut names = DistinguishedName::new();
-    names.push(DnType::CommonName, name);
-    names
 }
 
 fn lasts(params: &mut CertificateParams, days: u32) {

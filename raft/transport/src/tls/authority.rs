@@ -73,7 +73,7 @@ impl Authority {
     /// When the system has no random numbers.
     pub fn make() -> Result<Authority, TlsError> {
         let key = KeyPair::generate().map_err(|error| failed(&error))?;
-        let mut params = authority();
+        let mut params = of_authority();
         lasts(&mut params, AUTHORITY_LIFETIME);
         let certificate = params.self_signed(&key).map_err(|error| failed(&error))?.pem();
         Ok(Authority { certificate, issuer: Issuer::new(params, key) })
@@ -86,7 +86,7 @@ impl Authority {
     /// When the key is none.
     pub fn of(certificate: String, key: &str) -> Result<Authority, TlsError> {
         let key = KeyPair::from_pem(key).map_err(|error| failed(&error))?;
-        Ok(Authority { certificate, issuer: Issuer::new(authority(), key) })
+        Ok(Authority { certificate, issuer: Issuer::new(of_authority(), key) })
     }
 
     /// Its certificate, PEM: what nodes know it by.
@@ -107,13 +107,8 @@ impl Authority {
     pub fn certify(&self, request: &[u8], cluster: &str, node: NodeId, lifetime: Duration) -> Result<String, TlsError> {
         let public_key = signed(request)
             .ok_or_else(|| TlsError("the signing request is not signed with the key that it is for".to_owned()))?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = common_name(&format!("Everlog node {node}"));
         let name = node_name(cluster, node).try_into().map_err(|error| failed(&error))?;
-        params.subject_alt_names = vec![SanType::URI(name)];
-        params.use_authority_key_identifier_extension = true;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let mut params = of_node(node, vec![SanType::URI(name)]);
         lasts(&mut params, lifetime);
         Ok(params.signed_by(&public_key, &self.issuer).map_err(|error| failed(&error))?.pem())
     }
@@ -188,11 +183,22 @@ pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 /// What the certificate of an authority says, but when it expires. All have the same name: their keys tell them apart.
-fn authority() -> CertificateParams {
+pub fn of_authority() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = common_name("Everlog cluster authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+/// What the certificate of a node with these names says, but when it expires. Only the names count.
+pub fn of_node(node: NodeId, names: Vec<SanType>) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = common_name(&format!("Everlog node {node}"));
+    params.subject_alt_names = names;
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params
 }
 

@@ -16,18 +16,17 @@ use std::sync::{Arc, OnceLock};
 use prost::Message;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::authority::Fingerprint;
 use super::failures::{Why, distrust, said, untrusted};
 use super::token::{ContactKey, JoinToken, TokenId};
-use super::{TlsError, read_rest};
+use super::{Servers, Taken, TlsError, read_rest};
 use crate::handshake;
 
 /// What both sides must say they speak.
@@ -135,7 +134,7 @@ impl FirstContact {
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| failed(&error))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(OfAnybody { provider }))
+            .with_custom_certificate_verifier(Arc::new(Servers { taken: Taken::OfAnybody, provider }))
             .with_no_client_auth();
         client.resumption = Resumption::disabled();
         client.alpn_protocols = vec![ALPN.to_vec()];
@@ -271,45 +270,4 @@ fn bound(io: &TlsStream<TcpStream>, directory_id: &[u8]) -> io::Result<Vec<u8>> 
         TlsStream::Server(io) => io.get_ref().1.export_keying_material([0_u8; 32], BINDING, None),
     };
     Ok([&exported.map_err(io::Error::other)?[..], directory_id].concat())
-}
-
-/// Takes whatever certificate: what counts is proven on the channel.
-#[derive(Debug)]
-struct OfAnybody {
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for OfAnybody {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("nodes talk TLS 1.3".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
