@@ -106,6 +106,8 @@ struct Search {
     left_out: bool,
     /// Whether a lane was left out since the search began, for want of room.
     is_full: bool,
+    /// Whether it goes on with the next sweep. Rows of tasks that are elsewhere would have it go round and round.
+    rests: bool,
 }
 
 /// A page of rows to be read.
@@ -155,7 +157,7 @@ impl Tasks {
         (tasks.is_away, tasks.wants_page) = (false, true);
         tasks.unkeyed.read_from_the_start(Lane::NONE, left_out);
         tasks.keyed.iter_mut().for_each(|(lane, tasks)| tasks.read_from_the_start(*lane, left_out));
-        tasks.search = Some(Search { after: Position::end_of(Lane::NONE), left_out, is_full: false });
+        tasks.search = Some(Search { after: Position::end_of(Lane::NONE), left_out, is_full: false, rests: false });
         tasks.search_again = None;
     }
 
@@ -313,11 +315,14 @@ impl Tasks {
         for partition in &mut self.partitions {
             (partition.is_away, partition.wants_page) = (false, true);
             partition.lanes_mut().for_each(|lane| lane.sweep(now));
+            if let Some(search) = &mut partition.search {
+                search.rests = false;
+            }
             if partition.search_again.is_some_and(|at| at <= now) && partition.search.is_none() {
                 partition.search_again = None;
                 partition.keyed.iter_mut().for_each(|(lane, tasks)| tasks.read_again(*lane));
                 partition.search =
-                    Some(Search { after: Position::end_of(Lane::NONE), left_out: false, is_full: false });
+                    Some(Search { after: Position::end_of(Lane::NONE), left_out: false, is_full: false, rests: false });
             }
         }
         self.shares.sweep();
@@ -394,7 +399,7 @@ impl PartitionTasks {
         }
         if self.keyed.len() >= lanes_max {
             // It is found when it has its turn, or once more when its row is surely there.
-            let start = Search { after: Position::end_of(Lane::NONE), left_out: true, is_full: true };
+            let start = Search { after: Position::end_of(Lane::NONE), left_out: true, is_full: true, rests: false };
             let search = self.search.get_or_insert(start);
             (search.left_out, search.is_full) = (true, true);
             return false;
@@ -432,7 +437,7 @@ impl PartitionTasks {
 
     /// Whether the search for lanes goes on: there is room for what it finds.
     fn is_searching(&self, lanes_max: usize) -> bool {
-        self.search.is_some() && self.keyed.len() < lanes_max
+        self.search.is_some_and(|search| !search.rests) && self.keyed.len() < lanes_max
     }
 
     fn is_fetching(&self, fetch: &Fetch) -> bool {
@@ -577,11 +582,11 @@ impl PartitionTasks {
         }
     }
 
-    /// No row stands behind those that were found. If lanes were left out, their turn comes now.
+    /// No row stands behind those that were found. If lanes were left out, their turn comes with the next sweep.
     fn search_ended(&mut self, now: Instant) {
         let Some(search) = self.search.take() else { return };
         if search.is_full {
-            self.search = Some(Search { after: Position::end_of(Lane::NONE), is_full: false, ..search });
+            self.search = Some(Search { after: Position::end_of(Lane::NONE), is_full: false, rests: true, ..search });
         } else if search.left_out {
             self.search_again = Some(now + limits::BACKLOG_SETTLE);
         }
