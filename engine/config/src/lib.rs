@@ -8,7 +8,7 @@ mod listen;
 mod scope;
 
 pub use durations::parse_duration;
-pub use dynamic::{DynamicConfig, DynamicSettings, FrontendLimits};
+pub use dynamic::{ArchivalSwitch, DynamicConfig, DynamicSettings, FrontendLimits};
 pub use listen::{Addresses, Listen};
 
 /// A setting is wrong; the text is one line.

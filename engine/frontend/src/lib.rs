@@ -73,7 +73,7 @@ pub use serve::{Listeners, LocalFront, ServeError, serve};
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_archive::Archive;
+use everlog_archive::{Archive, PartOptions};
 use everlog_cluster::{Nodes, Operations, Pools};
 use everlog_config::{Addresses, DynamicConfig};
 use everlog_kernel::NamespaceId;
@@ -132,6 +132,20 @@ pub struct Services {
     pub handshake_timeout: Duration,
     /// Everything that was measured, in Prometheus' text form.
     pub render_metrics: fn() -> String,
+}
+
+impl Services {
+    /// What becomes of histories, as the settings are now.
+    fn history_archive(&self) -> PartOptions {
+        let config = &self.config.of("").frontend;
+        archived::in_force(self.archive.history(), config.history_archival, config.history_archive_read)
+    }
+
+    /// The same of what lists show.
+    fn visibility_archive(&self) -> PartOptions {
+        let config = &self.config.of("").frontend;
+        archived::in_force(self.archive.visibility(), config.visibility_archival, config.visibility_archive_read)
+    }
 }
 
 /// What every handler is given.

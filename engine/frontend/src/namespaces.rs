@@ -72,11 +72,11 @@ pub(super) async fn register_namespace(
         everlog_meta::check_local(&regions, &home, &wanted, NamespaceState::Registered)?;
         (None, pool)
     };
-    let of_history = wish(frontend.archive.history(), request.history_archival_state, &request.history_archival_uri)?;
-    let of_visibility =
-        wish(frontend.archive.visibility(), request.visibility_archival_state, &request.visibility_archival_uri)?;
-    let history_archival = first_archival(frontend, frontend.archive.history(), of_history).await?;
-    let visibility_archival = first_archival(frontend, frontend.archive.visibility(), of_visibility).await?;
+    let (histories, lists) = (frontend.history_archive(), frontend.visibility_archive());
+    let of_history = wish(&histories, request.history_archival_state, &request.history_archival_uri)?;
+    let of_visibility = wish(&lists, request.visibility_archival_state, &request.visibility_archival_uri)?;
+    let history_archival = first_archival(frontend, &histories, of_history).await?;
+    let visibility_archival = first_archival(frontend, &lists, of_visibility).await?;
     let new = NewNamespace {
         name: request.namespace,
         retention,
@@ -155,9 +155,9 @@ pub(super) async fn update_namespace(
     let has_config = request.config.is_some();
     let config = request.config.unwrap_or_default();
     unbuilt::namespace_config(&config)?;
-    let archive = &frontend.archive;
-    let of_history = wish(archive.history(), config.history_archival_state, &config.history_archival_uri)?;
-    let of_visibility = wish(archive.visibility(), config.visibility_archival_state, &config.visibility_archival_uri)?;
+    let (histories, lists) = (frontend.history_archive(), frontend.visibility_archive());
+    let of_history = wish(&histories, config.history_archival_state, &config.history_archival_uri)?;
+    let of_visibility = wish(&lists, config.visibility_archival_state, &config.visibility_archival_uri)?;
     let (of_history, of_visibility) = (of_history.filter(|_| has_config), of_visibility.filter(|_| has_config));
     let has_same_archival = !changes(frontend, &namespace.history_archival, of_history.as_ref()).await?
         & !changes(frontend, &namespace.visibility_archival, of_visibility.as_ref()).await?;
