@@ -25,6 +25,7 @@ mod deployments;
 mod errors;
 mod execute;
 mod forward;
+mod forwarded;
 mod handshakes;
 mod history;
 mod history_token;
@@ -57,11 +58,14 @@ mod system;
 mod task_queue_config;
 mod task_queues;
 mod test_service;
+mod tls;
 mod turned_off;
 mod unbuilt;
 mod updates;
 mod validate;
 mod visibility;
+mod web;
+mod wire;
 mod workers;
 mod workflow_control;
 mod workflow_options;
@@ -75,7 +79,7 @@ use std::time::Duration;
 
 use everlog_archive::{Archive, PartOptions};
 use everlog_cluster::{Nodes, Operations, Pools};
-use everlog_config::{Addresses, DynamicConfig};
+use everlog_config::{Addresses, DynamicConfig, HttpAccess};
 use everlog_kernel::NamespaceId;
 use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
@@ -130,6 +134,8 @@ pub struct Services {
     pub handshakes_per_address_max: usize,
     /// How long a connection may say nothing.
     pub handshake_timeout: Duration,
+    /// Who may use the HTTP API in which way.
+    pub http_access: Arc<HttpAccess>,
     /// Everything that was measured, in Prometheus' text form.
     pub render_metrics: fn() -> String,
 }

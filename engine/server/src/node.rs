@@ -245,6 +245,7 @@ impl Assembly {
             connections_max: CONNECTIONS_DEFAULT,
             handshakes_per_address_max: listen.handshakes_per_address_max,
             handshake_timeout: listen.handshake_timeout,
+            http_access: Arc::new(listen.http),
             render_metrics: telemetry::render,
         }
     }
@@ -589,6 +590,7 @@ pub async fn run(
         connections_max: descriptors.connections_max(),
         handshakes_per_address_max: settings.listen.handshakes_per_address_max,
         handshake_timeout: settings.listen.handshake_timeout,
+        http_access: Arc::new(settings.listen.http.clone()),
         ..node.parts.services(Arc::clone(&config), node.cluster_id())
     };
     let line = settings.serving_line(&listeners.addresses());

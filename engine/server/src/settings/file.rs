@@ -9,6 +9,7 @@ use everlog_config::parse_duration;
 use serde::Deserialize;
 
 use super::archival::{self, FileArchival};
+use super::clients::{self, FileHttp};
 use super::cluster::{self, FileCluster, FileTls};
 use super::{
     DataLocation, Disk, Listen, Log, LogFormat, Mode, Settings, SettingsError, environment, read_dynamic,
@@ -24,6 +25,7 @@ struct File {
     namespaces: Vec<String>,
     search_attributes: BTreeMap<String, String>,
     listen: FileListen,
+    http: FileHttp,
     cluster: Option<FileCluster>,
     tls: FileTls,
     disk: FileDisk,
@@ -78,7 +80,7 @@ pub fn load(path: &Path) -> Result<Settings, SettingsError> {
 ///
 /// One line that says what is wrong, and where.
 pub fn parse(text: &str, variables: &[(String, String)]) -> Result<Settings, SettingsError> {
-    let file: File = if variables.is_empty() {
+    let mut file: File = if variables.is_empty() {
         toml::from_str(text).map_err(|error| one_line(text, &error))?
     } else {
         let mut table: toml::Table = toml::from_str(text).map_err(|error| one_line(text, &error))?;
@@ -107,6 +109,8 @@ pub fn parse(text: &str, variables: &[(String, String)]) -> Result<Settings, Set
         handshake_timeout: duration("listen.handshake_timeout", listen.handshake_timeout)?
             .unwrap_or(defaults.handshake_timeout),
         handshakes_per_address_max: listen.max_handshakes_per_address.unwrap_or(defaults.handshakes_per_address_max),
+        tls: file.tls.frontend.take().map(clients::tls).transpose()?,
+        http: clients::access(&file.http)?,
     };
     let tls = file.tls;
     settings.cluster = file.cluster.map(|cluster| cluster::read(cluster, tls)).transpose()?;
@@ -240,7 +244,7 @@ mod tests {
             ),
             ("[cluster]\nname = 1", "line 2: "),
             ("[tls.node]\nca = \"a\"", "line 1: missing field `certificate`"),
-            ("[tls.frontend]\nca = \"a\"", "line 1: unknown field `frontend`, expected `node`"),
+            ("[tls.backend]\nca = \"a\"", "line 1: unknown field `backend`, expected `frontend` or `node`"),
         ];
         for (text, expected) in cases {
             let error = parse(text, &[]).unwrap_err().to_string();

@@ -5,6 +5,7 @@
 //! one line: what, where, and what is allowed.
 
 mod archival;
+mod clients;
 mod cluster;
 mod environment;
 mod file;
