@@ -19,6 +19,7 @@
 mod book;
 mod calls;
 mod formation;
+mod freshness;
 mod leaders;
 mod nodes;
 mod offers;
@@ -28,11 +29,13 @@ mod peers;
 mod placing;
 mod pools;
 mod remote;
+mod scattered;
 mod service;
 mod wire;
 
 pub use calls::{NodeReceiver, TransportPeers};
 pub use formation::{Admission, Admissions, Enrolled, Enrolling, Enrolments, Formation, FormationOptions};
+pub use freshness::ReadBound;
 pub use leaders::GroupLeaders;
 pub use nodes::{AskedRuns, Nodes};
 pub use offers::Offers;
@@ -43,4 +46,5 @@ pub use placing::{
     EnrolledBy, Enrolment, Health, Moved, Note, Picture, Places, REPLICAS, Wanted, generation_of, replica_id,
 };
 pub use pools::{Pools, PoolsParts};
+pub use scattered::{ReadHere, ReadThere, Scattered};
 pub use service::{Registrar, Service, ServiceParts};

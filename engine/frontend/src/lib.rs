@@ -46,6 +46,7 @@ mod operator;
 mod polls;
 mod protocol;
 mod query;
+mod reads;
 mod request_body;
 mod reset;
 mod response_body;

@@ -27,6 +27,7 @@ use everlog_storage::{GroupId, NodeId};
 use prost::Message;
 
 use super::joining::{ClusterAuthority, NodeCertificate, TokenRow};
+use super::operations::Answer;
 use super::placements::{DEFAULT_PLACEMENT, Placement};
 use super::pools::{Counters, Pool, PoolId};
 use super::replication::Regions;
@@ -516,7 +517,24 @@ impl Namespaces {
         let _ = view.wait_for(|view| *view.topology != *known).await;
     }
 
-    /// Makes the changes that `decide` wants when it is shown the topology, and returns what it returns with them once they are applied here.
+    /// Makes the changes that `decide` wants when it is shown the topology, and returns what it returns with them once they are applied here. A call
+    /// that has an id and is made again gets the answer of the first time.
+    ///
+    /// # Errors
+    ///
+    /// What `decide` says, and see there.
+    pub async fn change_topology_once<T: Answer>(
+        &self,
+        decide: impl Fn(&Topology) -> Result<(Vec<TopologyChange>, T), MetaError>,
+    ) -> Result<T, MetaError> {
+        self.change_once(|view| {
+            let (changes, outcome) = decide(&view.topology)?;
+            Ok((changes.iter().map(TopologyChange::row).collect(), outcome))
+        })
+        .await
+    }
+
+    /// The same for what is no call's.
     ///
     /// # Errors
     ///
@@ -538,7 +556,7 @@ impl Namespaces {
     ///
     /// [`MetaError::Invalid`] if it is another node's, and see there.
     pub async fn replace_disk(&self, node: NodeId, directory_id: uuid::Uuid) -> Result<NodeDisk, MetaError> {
-        self.change(|view| {
+        self.change_once(|view| {
             let Topology { disks, nodes, .. } = &*view.topology;
             let known = disks.get(&node);
             if let Some(same) = known.filter(|disk| disk.directory_id == directory_id) {

@@ -16,15 +16,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use everlog_meta::{Membership, MetaError, Namespaces, NodeLabels, Placement};
-use everlog_model::NodeId;
+use everlog_model::{NodeId, OperationId, limits};
 use everlog_proto::cluster::{DescribeClusterResponse, Group, GroupKind, Node, NodeState, Replica};
 use everlog_proto::internal::{
     Empty, LabelledNode, LeavingNode, NewDisk, NewNode, NodeReport, SettledGroup, SteerRequest,
 };
 use everlog_storage::GroupId;
 use futures::future::join_all;
-use tonic::Status;
+use tokio::time::Instant;
+use tonic::{Code, Status};
 
 pub use api::ClusterApi;
 pub use leads::{Leads, Voters, leads};
@@ -237,6 +239,13 @@ impl Operations {
         DescribeClusterResponse { cluster_id, cluster_name, answered_by: node.0, nodes, groups }
     }
 
+    /// The nodes that should have replicas of a group, this one aside.
+    pub fn others_with(&self, group: GroupId) -> Vec<NodeId> {
+        let row = self.parts.places.as_ref().and_then(|places| places.picture().groups.remove(&group));
+        let placed = row.into_iter().flat_map(|row| row.replicas);
+        placed.map(|placed| placed.node).filter(|node| *node != self.me()).collect()
+    }
+
     /// Where a node of each region listens to clients, as far as nodes answer.
     pub async fn client_addresses(&self) -> BTreeMap<String, String> {
         let topology = self.parts.namespaces.topology();
@@ -249,6 +258,19 @@ impl Operations {
 
     /// Does what this node is told to.
     pub(crate) async fn steered(&self, request: SteerRequest) -> Result<(), Status> {
+        let operation = match &request.operation[..] {
+            [] => None,
+            id => Some(OperationId::from_bytes(id.try_into().map_err(|error| invalid("operation", &error))?)),
+        };
+        // The futures of whoever calls would be nested too deeply for the compiler.
+        let carried_out = Box::pin(self.carry_out(request));
+        match operation {
+            Some(operation) => operation.scope(carried_out).await,
+            None => carried_out.await,
+        }
+    }
+
+    async fn carry_out(&self, request: SteerRequest) -> Result<(), Status> {
         let notes = joining::notes(&request)?;
         let SteerRequest { is_draining, kept, released, transfers, new_disk, new_node, leaving, settled, .. } = request;
         let SteerRequest { labels, placements, deleted_placement, .. } = request;
@@ -298,8 +320,24 @@ impl Operations {
         disk.map(|disk| disk.number).ok_or_else(|| Status::aborted("another disk has taken the place of this one"))
     }
 
-    /// Has the metadata changed by whichever node leads them. All nodes that can be reached have seen it, too, when this returns.
+    /// Has the metadata changed by whichever node leads them, once, whoever leads meanwhile. All nodes that can be reached have seen it, too, when this
+    /// returns.
     async fn change(&self, request: SteerRequest) -> Result<(), Status> {
+        let operation = Bytes::copy_from_slice(&OperationId::random().to_bytes());
+        let request = SteerRequest { operation, ..request };
+        let until = Instant::now() + limits::FORWARD_WAIT_MAX;
+        let mut pause = limits::FORWARD_AGAIN_WAIT.0;
+        loop {
+            match self.try_change(request.clone()).await {
+                Err(status) if status.code() == Code::Unavailable && Instant::now() + pause < until => {}
+                changed => return changed,
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(limits::FORWARD_AGAIN_WAIT.1);
+        }
+    }
+
+    async fn try_change(&self, request: SteerRequest) -> Result<(), Status> {
         let namespaces = &self.parts.namespaces;
         self.steer(namespaces.leader().unwrap_or(self.me()), request).await?;
         if let Some(nodes) = &self.parts.nodes {

@@ -12,6 +12,8 @@ use everlog_proto::cluster::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use everlog_config::parse_duration;
+
 use super::cluster::{ClientArgs, pretty};
 
 const APPLY_EXAMPLES: &str = "\
@@ -24,6 +26,8 @@ The file has a part for each placement:
   learners = { us-east = 1 }            # others, which do not vote
   leaders = [\"eu-west\", \"eu-central\"]  # from where they should be led, the best one first
   constraints = [\"disk=ssd\"]            # labels that nodes must have
+  reads = \"stale\"                       # lists and counts from the nearest replica; \"lease\", \"linearizable\"
+  stale_max = \"5s\"                      # how old these may be
 
 Examples:
   everlog cluster placement apply -f placements.toml --plan    what would move
@@ -92,6 +96,8 @@ struct FilePlacement {
     leaders: Vec<String>,
     #[serde(default = "reads_default")]
     reads: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stale_max: Option<String>,
     #[serde(default = "writes_default")]
     writes: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -180,7 +186,8 @@ fn read(text: &str) -> Result<Vec<Placement>, String> {
 }
 
 fn placement(file: FilePlacement) -> Result<Placement, String> {
-    let FilePlacement { name, replicas, spread, leaders, reads, writes, constraints, regions, learners } = file;
+    let FilePlacement { name, replicas, spread, leaders, reads, stale_max, writes, constraints, regions, learners } =
+        file;
     let spread = match &*spread {
         "node" => PlacementSpread::Node,
         "zone" => PlacementSpread::Zone,
@@ -194,10 +201,18 @@ fn placement(file: FilePlacement) -> Result<Placement, String> {
     let reads = match &*reads {
         "lease" => PlacementReads::Lease,
         "linearizable" => PlacementReads::Linearizable,
+        "stale" => PlacementReads::Stale,
         _ => {
-            return Err(format!("placement {name}: reads = {reads:?}, and \"lease\" or \"linearizable\" is allowed"));
+            return Err(format!(
+                "placement {name}: reads = {reads:?}, and \"lease\", \"linearizable\" or \"stale\" is allowed"
+            ));
         }
     };
+    let stale_max = stale_max.map(|text| {
+        let time = parse_duration(&text).filter(|time| !time.is_zero());
+        time.ok_or_else(|| format!("placement {name}: stale_max = {text:?} is not like \"5s\""))
+    });
+    let stale_max = stale_max.transpose()?.unwrap_or_default();
     if writes != "quorum" {
         return Err(format!("placement {name}: writes = {writes:?}, and only \"quorum\" is there yet"));
     }
@@ -209,6 +224,7 @@ fn placement(file: FilePlacement) -> Result<Placement, String> {
         learners: learners.into_iter().collect(),
         leaders,
         reads: reads as i32,
+        stale_max_ms: u64::try_from(stale_max.as_millis()).unwrap_or(u64::MAX),
         constraints,
         ..Placement::default()
     })
@@ -226,6 +242,7 @@ fn reads_of(placement: &Placement) -> &'static str {
     match placement.reads() {
         PlacementReads::Lease | PlacementReads::Unspecified => "lease",
         PlacementReads::Linearizable => "linearizable",
+        PlacementReads::Stale => "stale",
     }
 }
 
@@ -239,6 +256,7 @@ fn as_file(placement: &Placement) -> String {
             spread: spread(placement).to_owned(),
             leaders,
             reads: reads_of(placement).to_owned(),
+            stale_max: (placement.stale_max_ms > 0).then(|| format!("{}ms", placement.stale_max_ms)),
             writes: writes_default(),
             constraints,
             regions: regions.into_iter().collect(),
@@ -259,6 +277,7 @@ fn as_json(placements: &[Placement]) -> String {
             "learners": placement.learners.iter().collect::<BTreeMap<_, _>>(),
             "leaders": placement.leaders,
             "reads": reads_of(placement),
+            "staleMaxMs": placement.stale_max_ms,
             "constraints": placement.constraints,
             "groups": placement.groups,
             "movingGroups": placement.moving_groups,
@@ -286,6 +305,9 @@ fn table(placements: &[Placement]) -> String {
         }
         if placement.reads() == PlacementReads::Linearizable {
             parts.push("each read asks a quorum".to_owned());
+        }
+        if placement.reads() == PlacementReads::Stale {
+            parts.push(format!("lists and counts up to {} ms old", placement.stale_max_ms));
         }
         parts.push(format!("{groups} groups, {moving_groups} of them moving"));
         // Writing to a text cannot fail.
@@ -351,6 +373,10 @@ constraints = ["disk=ssd"]
              nodes with disk=ssd; each read asks a quorum; 0 groups, 0 of them moving\n"
         );
         assert!(as_json(&placements).contains("\"movingGroups\": 0"));
+        let stale = read(&FILE.replace("\"linearizable\"", "\"stale\"\nstale_max = \"1m\"")).unwrap();
+        assert_eq!((stale[0].reads(), stale[0].stale_max_ms), (PlacementReads::Stale, 60_000));
+        assert_eq!(read(&as_file(&stale[0])).unwrap(), stale);
+        assert!(table(&stale).contains("; lists and counts up to 60000 ms old; "));
     }
 
     #[test]
@@ -362,7 +388,8 @@ constraints = ["disk=ssd"]
                 "replicas = 5\nwrites = \"relaxed\"",
                 "writes = \"relaxed\", and only \"quorum\" is there",
             ),
-            ("\"linearizable\"", "\"stale\"", "reads = \"stale\", and \"lease\" or \"linearizable\" is allowed"),
+            ("\"linearizable\"", "\"old\"", "reads = \"old\", and \"lease\", \"linearizable\" or \"stale\" is allowed"),
+            ("\"linearizable\"", "\"stale\"\nstale_max = \"0\"", "stale_max = \"0\" is not like \"5s\""),
             ("replicas = 5", "replicas = -5", "line 4: "),
             ("replicas = 5", "copies = 5", "unknown field `copies`"),
         ] {
