@@ -601,6 +601,20 @@ pub struct NodeReport {
     /// Its groups. Whoever leads one says so; nobody says it of another.
     #[prost(message, repeated, tag = "2")]
     pub groups: Vec<crate::cluster::Group>,
+    /// Who waits at it for a place in the cluster.
+    #[prost(message, repeated, tag = "3")]
+    pub waiting: Vec<WaitingNode>,
+}
+
+/// A node with an empty data directory that waits for a place.
+#[derive(Clone, PartialEq, Message)]
+pub struct WaitingNode {
+    /// The data directory.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub directory_id: Bytes,
+    /// Where it is dialled, `host:port`.
+    #[prost(string, tag = "2")]
+    pub address: String,
 }
 
 /// A lead that is to go to another node.

@@ -71,8 +71,8 @@ impl<'a> Scattered<'a> {
         let groups = [group.clone()];
         let is_led_here = || matches!(self.router.route(partition), Route::Here(_));
         let may = match self.bound {
-            ReadBound::Stale(bound) => self.nodes.may_read(&group, bound),
-            ReadBound::Lease => is_led_here() && confirm_leads(&groups).await.is_ok(),
+            ReadBound::Stale(bound) if self.nodes.may_read(&group, bound) => true,
+            ReadBound::Stale(_) | ReadBound::Lease => is_led_here() && confirm_leads(&groups).await.is_ok(),
             ReadBound::Quorum => is_led_here() && confirm_by_quorum(&groups).await.is_ok(),
         };
         may.then_some(group)

@@ -27,7 +27,7 @@ use everlog_proto::internal::{
 use everlog_raft::Group;
 use everlog_storage::GroupId;
 use everlog_visibility::{Ask, Query, Tallies, VisibilityError};
-use futures::future::{BoxFuture, join_all};
+use futures::future::{BoxFuture, join_all, try_join_all};
 use http::{Request, Response};
 use prost::Message as _;
 use tokio::sync::Semaphore;
@@ -206,12 +206,14 @@ impl Handlers {
         let partitions = request.partitions.iter().map(|partition| GroupId(*partition));
         if request.stale_max_ms > 0 {
             let bound = Duration::from_millis(request.stale_max_ms);
-            let replica = |partition| {
-                let group = router.replica(partition).filter(|group| nodes.may_read(group, bound));
-                let too_old = || CallError::NotDone(format!("what is known here of partition {partition} is older"));
-                group.ok_or_else(|| status_from_error(too_old()))
+            let replica = |partition| async move {
+                if let Some(group) = router.replica(partition).filter(|group| nodes.may_read(group, bound)) {
+                    return Ok(group);
+                }
+                let group = router.group(partition)?;
+                confirm_leads(std::slice::from_ref(&group)).await.map(|()| group)
             };
-            return partitions.map(replica).collect();
+            return try_join_all(partitions.map(replica)).await.map_err(status_from_error);
         }
         let groups = partitions.map(|partition| router.group(partition)).collect::<Result<Vec<_>, _>>();
         let groups = groups.map_err(status_from_error)?;

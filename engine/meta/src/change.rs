@@ -66,7 +66,7 @@ impl Namespaces {
         let (changes, outcome) = match decide(&view) {
             Ok((changes, outcome)) if !changes.is_empty() => (changes, outcome),
             decided => {
-                let is_latest = self.me.is_none() || is_latest(&group, view.position).await?;
+                let is_latest = self.me.is_none() || is_latest(&group, view.position).await;
                 return if is_latest { decided.map(|(_, outcome)| Some(outcome)) } else { Ok(None) };
             }
         };
@@ -102,10 +102,10 @@ pub(super) fn saved(record: NamespaceRecord) -> (Vec<RowChange>, Arc<NamespaceRe
 
 /// Whether nothing was applied behind a position that somebody was told of. What changes nothing, or is refused, is decided on that alone; a change
 /// would be skipped that came too late.
-async fn is_latest(group: &Group, position: ChainPosition) -> Result<bool, MetaError> {
+async fn is_latest(group: &Group, position: ChainPosition) -> bool {
+    // If that fails another one may lead, which is seen next.
     let confirmed = group.read_barrier(ReadConsistency::Lease).await;
-    confirmed.map_err(|error| MetaError::Unavailable(error.to_string()))?;
-    Ok(group.applied_chain().position == position)
+    confirmed.is_ok() && group.applied_chain().position == position
 }
 
 /// Waits until this node leads the group, and says in which term.

@@ -80,7 +80,8 @@ pub enum Reads {
     Lease = 1,
     /// A leader asks the others before each answer, so that a clock that runs wrong cannot make it answer from old rows. A round trip more.
     Linearizable = 2,
-    /// Lists and counts are answered by any replica that surely has all that was acknowledged [`Placement::stale_max`] ago; all else as by a lease.
+    /// Lists and counts are answered by any replica that surely has all that was acknowledged [`Placement::stale_max`] ago; all else as by a lease. In a
+    /// row it is [`Reads::Lease`] with such a time.
     Stale = 3,
 }
 
@@ -208,6 +209,8 @@ impl Placement {
     pub fn encode(&self) -> Bytes {
         let Placement { name, replicas, spread, regions, learners, leaders, reads, stale_max, constraints } =
             self.clone();
+        // So that releases before stale reads know what to do with it: what a lease says is as good.
+        let reads = if reads == Reads::Stale { Reads::Lease } else { reads };
         let (spread, reads) = (spread as i32, reads as i32);
         let stale_max_ms = u64::try_from(stale_max.as_millis()).unwrap_or(u64::MAX);
         PlacementMessage { name, replicas, spread, regions, learners, leaders, reads, constraints, stale_max_ms }
@@ -226,7 +229,10 @@ impl Placement {
         let PlacementMessage { name, replicas, spread, regions, learners, leaders, reads, constraints, stale_max_ms } =
             message;
         let spread = Spread::try_from(spread).map_err(|error| corrupt(&error))?;
-        let reads = Reads::try_from(reads).map_err(|error| corrupt(&error))?;
+        let reads = match Reads::try_from(reads).map_err(|error| corrupt(&error))? {
+            Reads::Lease if stale_max_ms > 0 => Reads::Stale,
+            reads => reads,
+        };
         let stale_max = Duration::from_millis(stale_max_ms);
         let placement = Placement { name, replicas, spread, regions, learners, leaders, reads, stale_max, constraints };
         placement.check().map_err(|why| corrupt(&why))?;
@@ -293,7 +299,7 @@ mod tests {
         assert_eq!(Placement::decode(&bytes), Ok(placement()));
         let stale = Placement { reads: Reads::Stale, stale_max: STALE_MAX_DEFAULT, ..Placement::default() };
         let bytes = stale.encode();
-        let golden = "0a0764656661756c74100318023803488827";
+        let golden = "0a0764656661756c74100318023801488827";
         assert_eq!(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), golden);
         assert_eq!(Placement::decode(&bytes), Ok(stale));
         let bytes = placement().encode();

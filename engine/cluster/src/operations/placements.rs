@@ -35,6 +35,22 @@ impl Operations {
         Ok(ApplyPlacementsResponse { moves: moves.into_iter().map(moved).collect(), warnings })
     }
 
+    /// Has those of these placements be so that the metadata do not say anything of.
+    ///
+    /// # Errors
+    ///
+    /// When they are not. It may be tried again.
+    pub async fn found_placements(&self, placements: &[api::Placement]) -> Result<(), Status> {
+        let places = self.places()?;
+        let known = &places.topology().placements;
+        let placements: Vec<_> =
+            placements.iter().filter(|placement| !known.contains_key(&placement.name)).cloned().collect();
+        if placements.is_empty() {
+            return Ok(());
+        }
+        self.apply_placements(places, ApplyPlacementsRequest { placements, only_plan: false }).await.map(drop)
+    }
+
     /// Has a placement be no more.
     pub(super) async fn delete_placement(&self, name: String) -> Result<(), Status> {
         if name.is_empty() {
@@ -82,6 +98,15 @@ pub(super) fn list(picture: &Picture) -> Vec<api::Placement> {
         }
     };
     picture.placements.values().map(shown).collect()
+}
+
+/// Whether a placement can be carried out by any cluster.
+///
+/// # Errors
+///
+/// One line that says what is wrong and what is allowed.
+pub fn check_placement(asked: &api::Placement) -> Result<(), String> {
+    placement(asked.clone()).map(drop).map_err(|status| status.message().to_owned())
 }
 
 fn placement(asked: api::Placement) -> Result<Placement, Status> {

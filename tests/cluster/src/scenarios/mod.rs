@@ -10,6 +10,7 @@ mod membership;
 mod metadata;
 mod new_disk;
 mod placements;
+mod reads;
 mod recovery;
 
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ pub(crate) use membership::{join_and_leave, one_grows};
 pub(crate) use metadata::changed_once;
 pub(crate) use new_disk::takes_the_place;
 pub(crate) use placements::placed_anew;
+pub(crate) use reads::while_cut_off;
 pub(crate) use recovery::{one_is_left, two_are_left};
 
 /// How long something may take that nothing stands in the way of.
