@@ -18,7 +18,7 @@ use std::time::Duration;
 use everlog_cluster::{Leads, Nodes, Operations, Picture, Places, leads};
 use everlog_meta::{Namespaces, Reads, TopologyChange};
 use everlog_partition::Partitions;
-use everlog_raft::{Group, GroupSlot, GroupSlots, NodeError};
+use everlog_raft::{GroupSlot, GroupSlots, NodeError};
 use everlog_storage::GroupId;
 use parking_lot::RwLock;
 use tokio::time::Instant;

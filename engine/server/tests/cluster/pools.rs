@@ -136,7 +136,7 @@ async fn a_cluster_is_founded_with_the_placements_of_its_settings() {
         partitions.clone().count() > 0 && partitions.into_iter().all(|group| group["leader"] == 2)
     };
     first.sees(is_led).await;
-    let placements = |node: &Running| node.cluster_json(&["placement", "list"]);
+    let placements = async |node: &Running| node.cluster_json(&["placement", "list"]).await;
     let shown = placements(&first).await;
     let names: Vec<_> = shown["placements"].as_array().unwrap().iter().map(|one| one["name"].clone()).collect();
     assert_eq!(names, ["default", "one"]);
