@@ -58,7 +58,8 @@ impl Freshness {
     fn age(&self, group: GroupId, applied_index: u64, now: Instant) -> Option<Duration> {
         let mut all = self.0.lock();
         let Known { waiting, reached } = all.get_mut(&group)?;
-        while let Some(front) = waiting.pop_front_if(|(_, index)| *index <= applied_index) {
+        while let Some(front) = waiting.front().copied().filter(|(_, index)| *index <= applied_index) {
+            waiting.pop_front();
             // Answers of two leaders may come in any order.
             *reached = (*reached).max(Some(front));
         }
