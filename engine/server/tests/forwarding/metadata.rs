@@ -54,6 +54,7 @@ impl Caller<'_> {
 #[tokio::test(flavor = "multi_thread")]
 async fn metadata_are_changed_once_however_often_a_call_is_made() {
     let cluster = Cluster::start().await;
+    cluster.links.until_attached(NODES[1]).await;
     let workflow = Caller { cluster: &cluster, service: WORKFLOW };
     let operator = Caller { cluster: &cluster, service: OPERATOR };
     let namespace = || "shop".to_owned();
