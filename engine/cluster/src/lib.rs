@@ -39,7 +39,9 @@ pub use freshness::ReadBound;
 pub use leaders::GroupLeaders;
 pub use nodes::{AskedRuns, Nodes};
 pub use offers::Offers;
-pub use operations::{check_placement, About, ClusterApi, DiskFigures, Leads, Operations, OperationsParts, Voters, leads};
+pub use operations::{
+    About, ClusterApi, DiskFigures, Leads, Operations, OperationsParts, Voters, check_placement, leads,
+};
 pub use pages::Pages;
 pub use peers::{Entry, NOT_DONE, Peers, is_not_done, not_done};
 pub use placing::{

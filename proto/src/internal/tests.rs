@@ -245,5 +245,8 @@ fn what_operators_want_is_what_it_always_was() {
     let node = crate::cluster::Node { node_id: 2, ..crate::cluster::Node::default() };
     let group = crate::cluster::Group { group_id: 5, leader: 2, ..crate::cluster::Group::default() };
     let waiting = vec![WaitingNode { directory_id: id(7), address: "a".to_owned() }];
-    check(&NodeReport { node: Some(node), groups: vec![group], waiting }, "0a02 0802 1204 0805 1802 1a07 0a020707 120161");
+    check(
+        &NodeReport { node: Some(node), groups: vec![group], waiting },
+        "0a02 0802 1204 0805 1802 1a07 0a020707 120161",
+    );
 }

@@ -21,8 +21,7 @@ use everlog_meta::{Membership, MetaError, Namespaces, NodeLabels, Placement, Poo
 use everlog_model::{NodeId, OperationId, limits};
 use everlog_proto::cluster::{self as api_types, DescribeClusterResponse, Group, GroupKind, Node, NodeState, Replica};
 use everlog_proto::internal::{
-    Empty, LabelledNode, LeavingNode, NewDisk, NewNode, NodeReport, SettledGroup, SteerRequest,
-    WaitingNode,
+    Empty, LabelledNode, LeavingNode, NewDisk, NewNode, NodeReport, SettledGroup, SteerRequest, WaitingNode,
 };
 use everlog_storage::GroupId;
 use futures::future::join_all;

@@ -286,9 +286,7 @@ impl Planning<'_> {
     /// A group that nobody is known to have founded, and most of whose founders are lost or have lost their disks, is founded by others. No node uses a
     /// group before it is known to be founded, so nothing is in it that anybody was told of.
     fn found_anew(&self, rows: &Rows) -> Option<(GroupId, GroupRow)> {
-        let can = |founder: &&Founder| {
-            self.is_good(founder.node) && self.picture.disk(founder.node) == founder.disk
-        };
+        let can = |founder: &&Founder| self.is_good(founder.node) && self.picture.disk(founder.node) == founder.disk;
         let mut unfounded = rows.iter().filter(|(_, row)| !row.founding.is_empty());
         unfounded.find_map(|(group, row)| {
             if 2 * row.founding.iter().filter(can).count() > row.founding.len() {

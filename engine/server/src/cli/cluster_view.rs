@@ -135,9 +135,8 @@ struct PoolState {
 
 impl PoolState {
     fn of(cluster: &DescribeClusterResponse, pool: &Pool) -> PoolState {
-        let answers = |node: u32| {
-            cluster.nodes.iter().any(|one| one.node_id == node && one.state() != NodeState::Unreachable)
-        };
+        let answers =
+            |node: u32| cluster.nodes.iter().any(|one| one.node_id == node && one.state() != NodeState::Unreachable);
         let known = |id: &u32| cluster.groups.iter().find(|group| group.group_id == *id);
         let is_led = |id: &u32| known(id).is_some_and(|group| group.leader != 0);
         let voters = |id: &u32| {

@@ -12,7 +12,6 @@ use everlog_proto::cluster::{
 use everlog_server::settings::{placement_file, read_placements, reads_name, spread_name};
 use serde_json::json;
 
-
 use super::cluster::{ClientArgs, pretty};
 
 const APPLY_EXAMPLES: &str = "\

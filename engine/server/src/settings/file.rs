@@ -255,7 +255,10 @@ mod tests {
                 "ephemeral and [cluster] exclude",
             ),
             ("[cluster]\nname = 1", "line 2: "),
-            ("[[placement]]\nname = \"eu\"\nreplicas = 3", "[[placement]] is for a node of a cluster: there is no [cluster]"),
+            (
+                "[[placement]]\nname = \"eu\"\nreplicas = 3",
+                "[[placement]] is for a node of a cluster: there is no [cluster]",
+            ),
             (
                 "[cluster]\nseeds = [\"127.0.0.1:1\"]\ninitial_nodes = 3\n[[placement]]\nname = \"eu\"\nreplicas = 4",
                 "placement eu: replicas = 4, and 1, 3 or 5 is allowed",

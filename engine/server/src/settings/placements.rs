@@ -147,4 +147,3 @@ pub fn placement_file(placement: &Placement) -> String {
     // There is nothing in it that TOML has no words for.
     toml::to_string(&file).unwrap_or_default()
 }
-

@@ -61,7 +61,8 @@ async fn pools_are_made_while_the_cluster_runs() {
     assert_eq!(refused.message(), "Cannot register global namespace when not enabled", "no node names a region");
     first.client().await.register_namespace(register("eu", "eu")).await.unwrap();
     let pool = |status: &Value, at: usize, what: &str| status["pools"][at][what].clone();
-    let status = first.sees(|status| pool(status, 1, "leaders").as_object().is_some_and(|leaders| leaders.len() == 8)).await;
+    let status =
+        first.sees(|status| pool(status, 1, "leaders").as_object().is_some_and(|leaders| leaders.len() == 8)).await;
     assert_eq!((pool(&status, 0, "placement"), pool(&status, 1, "placement")), ("default".into(), "eu".into()));
     assert_eq!(pool(&status, 1, "partitions").as_array().unwrap().len(), 8, "{status:#}");
     // At once, by way of other nodes.

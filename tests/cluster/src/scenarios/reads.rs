@@ -162,8 +162,7 @@ async fn count(
     read: Option<&'static str>,
     is_partial: bool,
 ) -> Result<Response<service::CountWorkflowExecutionsResponse>, Status> {
-    let request =
-        service::CountWorkflowExecutionsRequest { namespace: "default".to_owned(), ..Default::default() };
+    let request = service::CountWorkflowExecutionsRequest { namespace: "default".to_owned(), ..Default::default() };
     let mut request = Request::new(request);
     request.set_timeout(if is_partial { PATIENCE } else { READ_TIME });
     let headers = request.metadata_mut();

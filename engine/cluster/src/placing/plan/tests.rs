@@ -546,9 +546,14 @@ fn a_group_whose_founders_are_lost_is_founded_by_others() {
     model.topology.groups.insert(group, row);
     let directory_id = |id| uuid::Uuid::from_u128(id);
     for node in [1, 2] {
-        model.topology.disks.insert(NodeId(node), NodeDisk { directory_id: directory_id(70 + u128::from(node)), number: 1 });
+        model
+            .topology
+            .disks
+            .insert(NodeId(node), NodeDisk { directory_id: directory_id(70 + u128::from(node)), number: 1 });
     }
-    assert!(planned(&model).is_some_and(|anew| anew.founding.iter().all(|it| it.disk == model.picture().disk(it.node))));
+    assert!(
+        planned(&model).is_some_and(|anew| anew.founding.iter().all(|it| it.disk == model.picture().disk(it.node)))
+    );
     model.health = (1..=5).map(|node| (NodeId(node), Health::Lost)).collect();
     assert_eq!(planned(&model), None);
 }
