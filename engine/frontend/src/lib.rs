@@ -47,6 +47,7 @@ mod operator;
 mod polls;
 mod protocol;
 mod query;
+mod reads;
 mod request_body;
 mod reset;
 mod response_body;

@@ -8,7 +8,7 @@ use everlog_kernel::command::{Objections, Reply, StartWorkflowTask};
 use everlog_kernel::token::{self, WorkflowTaskToken};
 use everlog_kernel::transition::Task;
 use everlog_kernel::{Command, EntityKind, Limits, Namespace, NamespaceId, RunCommand, RunId, Time};
-use everlog_model::{CallError, NamespaceSource, RunView, WorkflowRef};
+use everlog_model::{CallError, NamespaceSource, OperationId, RunView, WorkflowRef};
 use everlog_proto::api::command::v1::Command as WorkflowCommand;
 use everlog_proto::api::common::v1::WorkflowType;
 use everlog_proto::api::history::v1::{History, HistoryEvent};
@@ -31,7 +31,6 @@ use crate::history_pages::{self, PageSize};
 use crate::job::{Answer, Charge, Job, Work};
 use crate::journal;
 use crate::load::{Rows, serve};
-use crate::operation::OperationId;
 use crate::outbox::{self, Parcel};
 use crate::wakes::{self, WakePage};
 

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use everlog_config::parse_duration;
+use everlog_proto::cluster::Placement;
 use serde::Deserialize;
 
 use super::archival::{self, FileArchival};
 use super::clients::{self, FileHttp};
 use super::cluster::{self, FileCluster, FileTls};
+use super::placements::{self, FilePlacement};
 use super::{
     DataLocation, Disk, Listen, Log, LogFormat, Mode, Settings, SettingsError, environment, read_dynamic,
     search_attribute_type,
@@ -27,6 +29,7 @@ struct File {
     listen: FileListen,
     http: FileHttp,
     cluster: Option<FileCluster>,
+    placement: Vec<FilePlacement>,
     tls: FileTls,
     disk: FileDisk,
     archival: FileArchival,
@@ -59,6 +62,18 @@ struct FileDisk {
 struct FileLog {
     level: Option<String>,
     format: Option<LogFormat>,
+}
+
+/// The placements that a cluster is founded with.
+fn placements(file: Vec<FilePlacement>, has_cluster: bool) -> Result<Vec<Placement>, SettingsError> {
+    if !file.is_empty() && !has_cluster {
+        return Err(SettingsError("[[placement]] is for a node of a cluster: there is no [cluster]".to_owned()));
+    }
+    let read = |placement| {
+        let placement = placements::placement(placement)?;
+        everlog_cluster::check_placement(&placement).map(|()| placement)
+    };
+    file.into_iter().map(read).collect::<Result<_, _>>().map_err(SettingsError)
 }
 
 /// Reads the settings file at `path`, and what the environment says instead.
@@ -118,6 +133,7 @@ pub fn parse(text: &str, variables: &[(String, String)]) -> Result<Settings, Set
         let message = "ephemeral and [cluster] exclude each other: a node whose data is gone is another node";
         return Err(SettingsError(message.to_owned()));
     }
+    settings.placements = placements(file.placement, settings.cluster.is_some())?;
     let defaults = Disk::default();
     settings.disk = Disk {
         free_bytes_min: file.disk.free_bytes_min.unwrap_or(defaults.free_bytes_min),
@@ -243,6 +259,14 @@ mod tests {
                 "ephemeral and [cluster] exclude",
             ),
             ("[cluster]\nname = 1", "line 2: "),
+            (
+                "[[placement]]\nname = \"eu\"\nreplicas = 3",
+                "[[placement]] is for a node of a cluster: there is no [cluster]",
+            ),
+            (
+                "[cluster]\nseeds = [\"127.0.0.1:1\"]\ninitial_nodes = 3\n[[placement]]\nname = \"eu\"\nreplicas = 4",
+                "placement eu: replicas = 4, and 1, 3 or 5 is allowed",
+            ),
             ("[tls.node]\nca = \"a\"", "line 1: missing field `certificate`"),
             ("[tls.backend]\nca = \"a\"", "line 1: unknown field `backend`, expected `frontend` or `node`"),
         ];
