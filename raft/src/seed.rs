@@ -184,7 +184,7 @@ mod tests {
     use crate::progress::GroupProgress;
     use crate::types::{Entry, GroupReplica, LeaderId, Payload, StoredMembership, log_id};
 
-    const GROUP: GroupId = GroupId(1);
+    pub(super) const GROUP: GroupId = GroupId(1);
 
     pub(super) fn vote(term: u64, replica: u64, committed: bool) -> Vote {
         Vote { leader_id: LeaderId { term, voted_for: replica }, committed }
@@ -194,16 +194,25 @@ mod tests {
         encoding::encode_position(&AppliedPosition::new(log_id(term, index), StoredMembership::default()))
     }
 
-    /// A replica with entries 0 to 9 of term 1, of which rows hold those up to 4.
-    fn replica() -> (CrashLog, CrashState) {
-        let (log, state) = (CrashLog::new(1), CrashState::new(1));
+    /// The disk of a replica that has heard of a leader of term 1.
+    pub(super) fn disk(seed: u64) -> (CrashLog, CrashState) {
+        let (log, state) = (CrashLog::new(seed), CrashState::new(seed));
         let identity = GroupReplica::founding(GROUP);
         log.submit(LogRecord::Replica { group: GROUP, replica: encoding::encode_replica(&identity) }, None);
         log.submit(LogRecord::Vote { group: GROUP, vote: encoding::encode_vote(&vote(1, 5, true)) }, None);
-        for index in 0..10 {
-            let (_, bytes) = encoding::encode_entry(Entry { log_id: log_id(1, index), payload: Payload::Blank });
-            log.submit(LogRecord::Append { group: GROUP, first_index: index, entries: vec![bytes] }, None);
-        }
+        (log, state)
+    }
+
+    /// Appends an entry of term 1.
+    pub(super) fn append(log: &CrashLog, index: u64) {
+        let (_, bytes) = encoding::encode_entry(Entry { log_id: log_id(1, index), payload: Payload::Blank });
+        log.submit(LogRecord::Append { group: GROUP, first_index: index, entries: vec![bytes] }, None);
+    }
+
+    /// A replica with entries 0 to 9 of term 1, of which rows hold those up to 4.
+    fn replica() -> (CrashLog, CrashState) {
+        let (log, state) = disk(1);
+        (0..10).for_each(|index| append(&log, index));
         let mut batch = RowBatch::new();
         batch.put(&b"old"[..], &b"1"[..]);
         state.commit(GROUP, &position(1, 4), &[batch]).unwrap();

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use everlog_config::{ClientCertificates, FrontendTls};
-use everlog_transport::pem::{Stamp, certificates, private_key, stamp, wrong};
+use everlog_transport::pem::{Stamp, authorities, certificates, private_key, stamp, wrong};
 use everlog_transport::{TlsError, certificate_expiry};
 use parking_lot::Mutex;
+use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 /// From when on a certificate that will expire is warned of, and how often.
@@ -121,11 +121,7 @@ fn load(files: &FrontendTls) -> Result<Loaded, TlsError> {
     let verifier = match files.clients.ca() {
         None => WebPkiClientVerifier::no_client_auth(),
         Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for root in certificates(path)? {
-                roots.add(root).map_err(|error| wrong(path, &error))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(path)?), provider);
             let verifier = match files.clients {
                 ClientCertificates::Required(_) => verifier,
                 _ => verifier.allow_unauthenticated(),

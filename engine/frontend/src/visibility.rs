@@ -54,16 +54,11 @@ pub(super) async fn scan_workflow_executions(
     call: Call,
     request: ScanWorkflowExecutionsRequest,
 ) -> Result<ScanWorkflowExecutionsResponse, Error> {
-    let (executions, next_page_token) = list(
-        frontend,
-        &call,
-        &request.namespace,
-        Ask::Query(request.query),
-        request.page_size,
-        &request.next_page_token,
-    )
-    .await?;
-    Ok(ScanWorkflowExecutionsResponse { executions: decoded(executions)?, next_page_token })
+    let ScanWorkflowExecutionsRequest { namespace, page_size, next_page_token, query } = request;
+    let request = ListWorkflowExecutionsRequest { namespace, page_size, next_page_token, query };
+    let listed = list_workflow_executions(frontend, call, request).await?;
+    let next_page_token = listed.message.next_page_token;
+    Ok(ScanWorkflowExecutionsResponse { executions: decoded(listed.executions)?, next_page_token })
 }
 
 /// Counts the executions that match a query.

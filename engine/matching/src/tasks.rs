@@ -110,6 +110,13 @@ struct Search {
     rests: bool,
 }
 
+impl Search {
+    /// A search through all lanes.
+    fn begin(left_out: bool) -> Search {
+        Search { after: Position::end_of(Lane::NONE), left_out, is_full: false, rests: false }
+    }
+}
+
 /// A page of rows to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fetch {
@@ -157,7 +164,7 @@ impl Tasks {
         (tasks.is_away, tasks.wants_page) = (false, true);
         tasks.unkeyed.read_from_the_start(Lane::NONE, left_out);
         tasks.keyed.iter_mut().for_each(|(lane, tasks)| tasks.read_from_the_start(*lane, left_out));
-        tasks.search = Some(Search { after: Position::end_of(Lane::NONE), left_out, is_full: false, rests: false });
+        tasks.search = Some(Search::begin(left_out));
         tasks.search_again = None;
     }
 
@@ -321,8 +328,7 @@ impl Tasks {
             if partition.search_again.is_some_and(|at| at <= now) && partition.search.is_none() {
                 partition.search_again = None;
                 partition.keyed.iter_mut().for_each(|(lane, tasks)| tasks.read_again(*lane));
-                partition.search =
-                    Some(Search { after: Position::end_of(Lane::NONE), left_out: false, is_full: false, rests: false });
+                partition.search = Some(Search::begin(false));
             }
         }
         self.shares.sweep();
@@ -399,8 +405,7 @@ impl PartitionTasks {
         }
         if self.keyed.len() >= lanes_max {
             // It is found when it has its turn, or once more when its row is surely there.
-            let start = Search { after: Position::end_of(Lane::NONE), left_out: true, is_full: true, rests: false };
-            let search = self.search.get_or_insert(start);
+            let search = self.search.get_or_insert(Search::begin(true));
             (search.left_out, search.is_full) = (true, true);
             return false;
         }
@@ -586,7 +591,7 @@ impl PartitionTasks {
     fn search_ended(&mut self, now: Instant) {
         let Some(search) = self.search.take() else { return };
         if search.is_full {
-            self.search = Some(Search { after: Position::end_of(Lane::NONE), is_full: false, rests: true, ..search });
+            self.search = Some(Search { rests: true, ..Search::begin(search.left_out) });
         } else if search.left_out {
             self.search_again = Some(now + limits::BACKLOG_SETTLE);
         }

@@ -8,7 +8,7 @@ use everlog_storage::NodeId;
 use everlog_storage::state::RowChange;
 
 use super::change::{now, saved};
-use super::placements::{DEFAULT_PLACEMENT, Placement};
+use super::placements::Placement;
 use super::pools::{Pool, PoolId, Sharing, WantedPool, pool_row};
 use super::record::NamespaceRecord;
 use super::replication::{Regions, Replication};
@@ -30,8 +30,8 @@ impl Topology {
 
     /// The region that local namespaces of a pool are said to be in: the first one that should lead it, or the first one that there was.
     pub fn home_of(&self, pool: PoolId) -> String {
+        let placement = self.placements.get(self.placement_in(pool));
         let pool = self.pools.get(&pool);
-        let placement = self.placements.get(pool.map_or(DEFAULT_PLACEMENT, |pool| &pool.placement));
         let leaders = pool.into_iter().flat_map(|pool| &pool.leaders);
         let mut leaders = leaders.chain(placement.into_iter().flat_map(|placement| &placement.leaders));
         let known = |region: &&String| self.regions.initial_version(region).is_some();

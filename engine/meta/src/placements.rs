@@ -256,8 +256,8 @@ impl Namespaces {
     pub fn reads_in(&self, pool: PoolId) -> (Reads, Duration) {
         let view = self.view.borrow();
         let topology = &view.topology;
-        let name = topology.pools.get(&pool).map_or(DEFAULT_PLACEMENT, |pool| &pool.placement);
-        let placement = topology.placements.get(name).or_else(|| topology.placements.get(DEFAULT_PLACEMENT));
+        let placement =
+            topology.placements.get(topology.placement_in(pool)).or_else(|| topology.placements.get(DEFAULT_PLACEMENT));
         placement.map_or((Reads::Lease, Duration::ZERO), |placement| (placement.reads, placement.stale_max))
     }
 }

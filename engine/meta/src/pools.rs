@@ -186,6 +186,11 @@ impl Counters {
 }
 
 impl Topology {
+    /// The name of the placement of a pool.
+    pub(super) fn placement_in(&self, pool: PoolId) -> &str {
+        self.pools.get(&pool).map_or(DEFAULT_PLACEMENT, |pool| &pool.placement)
+    }
+
     /// The pool that a group is a partition of, unless that is `default`.
     pub fn pool_of(&self, group: GroupId) -> Option<(PoolId, &Pool)> {
         let has_it = |pool: &Pool| pool.slots.ranges().iter().any(|range| range.partition == group);
@@ -339,8 +344,7 @@ impl Namespaces {
 
     /// The placement of a pool.
     pub fn placement_in(&self, pool: PoolId) -> String {
-        let view = self.view.borrow();
-        view.topology.pools.get(&pool).map_or(DEFAULT_PLACEMENT.to_owned(), |pool| pool.placement.clone())
+        self.view.borrow().topology.placement_in(pool).to_owned()
     }
 }
 

@@ -1,17 +1,15 @@
 //! One replica under one seed: entries of its group, rows of leaders that have got as far as they have, and crashes, in any order.
 
 use everlog_random::{Random, seeds};
-use everlog_storage::GroupId;
-use everlog_storage::log::{LogEngine, LogRecord};
+use everlog_storage::log::LogEngine;
 use everlog_storage::state::{RowBatch, StateEngine};
 use everlog_storage::twin::{CrashLog, CrashState};
 
-use super::tests::{position, recovered, vote};
+use super::tests::{GROUP, append, disk, position, recovered, vote};
 use super::*;
 use crate::encoding;
-use crate::types::{Entry, GroupReplica, Payload, log_id};
+use crate::types::log_id;
 
-const GROUP: GroupId = GroupId(1);
 const TERM: u64 = 1;
 const SEEDS: u64 = 300;
 const STEPS: usize = 60;
@@ -34,10 +32,8 @@ struct Replica {
 impl Replica {
     /// With the entry that its group began with.
     fn new(seed: u64) -> Replica {
-        let (log, state) = (Arc::new(CrashLog::new(seed)), Arc::new(CrashState::new(seed)));
-        let replica = encoding::encode_replica(&GroupReplica::founding(GROUP));
-        log.submit(LogRecord::Replica { group: GROUP, replica }, None);
-        log.submit(LogRecord::Vote { group: GROUP, vote: encoding::encode_vote(&vote(TERM, 5, true)) }, None);
+        let (log, state) = disk(seed);
+        let (log, state) = (Arc::new(log), Arc::new(state));
         let mut replica = Replica { random: Random::new(seed), log, state, end: 0, acknowledged: 0 };
         replica.append(0..=0);
         replica.commit(0);
@@ -46,12 +42,8 @@ impl Replica {
     }
 
     fn append(&mut self, range: std::ops::RangeInclusive<u64>) {
-        let entry = |index| encoding::encode_entry(Entry { log_id: log_id(TERM, index), payload: Payload::Blank }).1;
-        let (first_index, entries) = (*range.start(), range.clone().map(entry).collect::<Vec<_>>());
-        if !entries.is_empty() {
-            self.log.submit(LogRecord::Append { group: GROUP, first_index, entries }, None);
-        }
         self.acknowledged = *range.end();
+        range.for_each(|index| append(&self.log, index));
     }
 
     /// Applies the entries up to `index`.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::SystemTime;
 
+use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -31,6 +32,19 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErro
         Ok(_) => Err(wrong(path, &"there is no certificate in it")),
         Err(error) => Err(wrong(path, &format_args!("no certificate can be read: {}", problem(&error)))),
     }
+}
+
+/// The authorities whose certificates are in a file, one at least.
+///
+/// # Errors
+///
+/// A line that names the file and says what is wrong with it.
+pub fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for root in certificates(path)? {
+        roots.add(root).map_err(|error| wrong(path, &error))?;
+    }
+    Ok(roots)
 }
 
 /// The private key in a file.

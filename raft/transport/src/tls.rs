@@ -45,7 +45,7 @@ pub(crate) use self::failures::{Complaints, Whom, Why, distrust, distrusted, sai
 use self::names::Names;
 pub use self::names::{certificate_names, node_name};
 pub use self::token::{ContactKey, JoinToken, TokenId};
-use crate::pem::{Stamp, certificates, private_key, stamp, wrong};
+use crate::pem::{Stamp, authorities, certificates, private_key, stamp, wrong};
 
 /// What both sides must say they speak.
 const ALPN: &[u8] = b"everlog-peer/1";
@@ -345,11 +345,7 @@ fn stamps(files: &TlsFiles) -> [Option<Stamp>; 3] {
 fn load(files: &TlsFiles, cluster: &str) -> Result<Loaded, TlsError> {
     // Before they are read: what is written meanwhile is read the next time.
     let stamps = stamps(files);
-    let mut roots = RootCertStore::empty();
-    for root in certificates(&files.ca)? {
-        roots.add(root).map_err(|error| wrong(&files.ca, &error))?;
-    }
-    let roots = Arc::new(roots);
+    let roots = Arc::new(authorities(&files.ca)?);
     let chain = certificates(&files.certificate)?;
     let key = private_key(&files.key)?;
     let names = Names::of(&chain[0]).map_err(|error| wrong(&files.certificate, &error))?;

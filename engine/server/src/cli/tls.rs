@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use everlog_transport::pem::{certificates, private_key, wrong};
+use everlog_transport::pem::{authorities, certificates, private_key, wrong};
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -65,10 +65,7 @@ impl TlsArgs {
 
     fn config(&self) -> Result<Option<ClientConfig>, String> {
         let Some(ca) = &self.tls_ca_path else { return Ok(None) };
-        let mut roots = RootCertStore::empty();
-        for root in certificates(ca).map_err(|error| error.to_string())? {
-            roots.add(root).map_err(|error| wrong(ca, &error).to_string())?;
-        }
+        let roots = authorities(ca).map_err(|error| error.to_string())?;
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
             .map_err(|error| error.to_string())?
