@@ -100,6 +100,9 @@ pub struct Task {
     /// Whose it is: the number of the entity's kind.
     #[prost(uint32, tag = "8")]
     pub entity_kind: u32,
+    /// How much the lane weighs in which it stands, in thousandths, if the task says so.
+    #[prost(uint32, tag = "9")]
+    pub weight: u32,
 }
 
 /// A task, and the lead that offers it.

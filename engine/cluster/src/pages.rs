@@ -49,7 +49,7 @@ impl Backlog for Pages {
         if self.is_of_another_pool(partition, queue.namespace_id) {
             return std::future::ready(Ok(Vec::new())).boxed();
         }
-        let after = after.map_or(Bytes::new(), |after| Bytes::copy_from_slice(&after.to_bytes()));
+        let after = after.map_or(Bytes::new(), |after| after.with_bytes(Bytes::copy_from_slice));
         let page = self.nodes.task_page(node, lead, &queue, after, limit);
         let namespaces = Arc::clone(&self.namespaces);
         async move {

@@ -94,8 +94,8 @@ impl OtherNodes for Nodes {
         let StartActivityTask { scheduled_event_id, attempt, key, identity, request_id, sdk, deployment_version } =
             start;
         let (sdk_name, sdk_version) = sdk;
-        let (task_queue, position) = match key {
-            Some(TaskKey { task_queue, position, .. }) => (task_queue, Bytes::copy_from_slice(&position.to_bytes())),
+        let (task_queue, position) = match key.map(|key| *key) {
+            Some(TaskKey { task_queue, position, .. }) => (task_queue, position.with_bytes(Bytes::copy_from_slice)),
             None => Default::default(),
         };
         let entity_kind = kind as u32;

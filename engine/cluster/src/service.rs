@@ -178,11 +178,8 @@ impl Handlers {
                     (start.position, (start.sdk_name, start.sdk_version), start.deployment_version);
                 let kind =
                     entity_kind(start.entity_kind).map_err(|status| CallError::Failed(status.message().to_owned()))?;
-                let key = TaskPosition::from_bytes(&position).map(|position| TaskKey {
-                    kind: TaskKind::Activity,
-                    task_queue,
-                    position,
-                });
+                let position = TaskPosition::from_bytes(&position);
+                let key = position.map(|position| Box::new(TaskKey { kind: TaskKind::Activity, task_queue, position }));
                 let start = StartActivityTask {
                     scheduled_event_id,
                     attempt,

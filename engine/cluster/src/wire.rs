@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use everlog_kernel::transition::{QueryTask, Task, TaskKey, TaskKind, TaskPosition};
-use everlog_kernel::{EntityKind, NamespaceId, RunId};
+use everlog_kernel::{EntityKind, NamespaceId, RunId, Weight};
 use everlog_matching::Source;
 use everlog_matching::nexus::{NexusReply, NotAnswered};
 use everlog_model::{CallError, NamespaceSource, NodeId, QueueId, WorkflowRef};
@@ -121,16 +121,17 @@ pub(crate) fn workflow_from_wire(
 }
 
 pub(crate) fn task_to_wire(workflow: &WorkflowRef, task: Task) -> internal::Task {
-    let Task { key: TaskKey { kind, task_queue, position }, attempt, sticky, version, entity } = task;
+    let Task { key: TaskKey { kind, task_queue, position }, attempt, sticky, version, entity, weight } = task;
     internal::Task {
         workflow: Some(workflow_to_wire(workflow)),
         kind: kind as u32,
         task_queue,
-        position: Bytes::copy_from_slice(&position.to_bytes()),
+        position: position.with_bytes(Bytes::copy_from_slice),
         attempt,
         sticky,
         version: version.map(|version| *version),
         entity_kind: entity as u32,
+        weight: weight.0,
     }
 }
 
@@ -148,11 +149,13 @@ pub(crate) fn task_from_wire(
         sticky,
         version,
         entity_kind: entity,
+        weight,
     } = task;
+    let (version, weight) = (version.map(Box::new), Weight(weight));
     let entity = entity_kind(entity)?;
     let key = TaskKey { kind: kind(number)?, task_queue, position: position(&place)? };
     let workflow = workflow_from_wire(workflow, namespaces)?;
-    Ok(workflow.map(|workflow| (workflow, Task { key, attempt, sticky, version: version.map(Box::new), entity })))
+    Ok(workflow.map(|workflow| (workflow, Task { key, attempt, sticky, version, entity, weight })))
 }
 
 /// The kind of entity with a number.

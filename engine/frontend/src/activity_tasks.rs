@@ -103,7 +103,7 @@ async fn start_task(
     let start = StartActivityTask {
         scheduled_event_id: lease.task.key.position.scheduled_event_id,
         attempt: lease.task.attempt,
-        key: Some(lease.task.key.clone()),
+        key: Some(Box::new(lease.task.key.clone())),
         identity: poll.identity.clone(),
         request_id: uuid::Uuid::new_v4().to_string(),
         sdk: call.sdk.clone(),

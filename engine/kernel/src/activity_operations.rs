@@ -63,14 +63,14 @@ pub(crate) fn jittered(ctx: &mut Context<'_>, jitter: Option<&wkt::Duration>) ->
 
 /// Has the attempt of an activity that no worker has offered at `time`. Why an attempt before it failed is not known any more.
 pub(crate) fn schedule_anew(txn: &mut Txn<'_>, scheduled_event_id: i64, time: Time) {
-    let (now, run_priority) = (txn.now(), txn.run.priority());
+    let now = txn.now();
     let Some(activity) = txn.run.activities.get(&scheduled_event_id) else { return };
-    let priority = activity.priority_in(run_priority);
-    if priority != activity.priority || activity.task_row_time.is_some_and(|written| written != time) {
+    let standing = activity.standing_in(txn.run.given_priority());
+    if standing != activity.standing() || activity.task_row_time.is_some_and(|written| written != time) {
         txn.take_back_activity_task(scheduled_event_id);
     }
     let Some(activity) = txn.activity_mut(scheduled_event_id) else { return };
-    activity.priority = priority;
+    (activity.priority, activity.lane) = standing;
     activity.attempt_scheduled_time = time;
     activity.offered = time <= now;
     activity.last_failure = None;

@@ -84,18 +84,18 @@ pub(crate) fn ensure_started(txn: &mut Txn<'_>, scheduled_event_id: i64, identit
 
 /// What follows a failed or timed out attempt: another one, or (`Some`) none, for that reason.
 pub(crate) fn retry(txn: &mut Txn<'_>, scheduled_event_id: i64, failure: &Failure) -> Option<RetryState> {
-    let (now, run_priority) = (txn.now(), txn.run.priority());
+    let now = txn.now();
     let activity = txn.run.activities.get(&scheduled_event_id)?;
     let next = match next_attempt(activity, failure, now) {
         Ok(next) => next,
         Err(reason) => return Some(reason),
     };
-    let priority = activity.priority_in(run_priority);
-    if priority != activity.priority {
+    let standing = activity.standing_in(txn.run.given_priority());
+    if standing != activity.standing() {
         txn.take_back_activity_task(scheduled_event_id);
     }
     let activity = txn.activity_mut(scheduled_event_id)?;
-    activity.priority = priority;
+    (activity.priority, activity.lane) = standing;
     activity.attempt_failed(failure, now);
     if let Next::After(interval) = next {
         activity.attempt_scheduled_time = now.plus(interval);

@@ -340,7 +340,7 @@ pub struct StartActivityTask {
     pub attempt: i32,
     /// Where the task stood that was handed out: it is void if the activity's stands elsewhere by now. `None` if a node of an older
     /// version asks, which does not say.
-    pub key: Option<TaskKey>,
+    pub key: Option<Box<TaskKey>>,
     /// The worker.
     pub identity: String,
     /// Names this poll.

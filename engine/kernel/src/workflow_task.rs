@@ -102,6 +102,7 @@ pub(crate) fn schedule(txn: &mut Txn<'_>, original_scheduled_time: Option<crate:
         started: None,
         offered_sticky,
         is_speculative: false,
+        lane: txn.run.lane(),
     });
     txn.touch();
 }
@@ -120,6 +121,7 @@ pub(crate) fn schedule_speculative(txn: &mut Txn<'_>) {
         started: None,
         offered_sticky,
         is_speculative: true,
+        lane: txn.run.lane(),
     });
     txn.keep_speculative();
 }
@@ -132,7 +134,8 @@ pub(crate) fn offer_if_speculative(txn: &mut Txn<'_>) {
     let Some(key) = txn.run.workflow_task_key() else { return };
     let sticky = txn.run.sticky.as_ref().map(|sticky| sticky.task_queue.clone());
     let version = txn.run.task_version().cloned().map(Box::new);
-    txn.effects.push(Effect::OfferTask(Task { key, attempt: 1, sticky, version, entity: EntityKind::Workflow }));
+    let (entity, weight) = (EntityKind::Workflow, txn.run.weight_of(None));
+    txn.effects.push(Effect::OfferTask(Task { key, attempt: 1, sticky, version, entity, weight }));
 }
 
 /// Makes a speculative task a normal one, under the id that it has: its Scheduled event is written, as the worker has seen it. Who has it

@@ -44,11 +44,11 @@ impl TaskLease {
     pub(super) fn new(matching: Arc<Matching>, grant: GrantedTask) -> TaskLease {
         let key = grant.queue.task(grant.position);
         let held = grant.held();
-        let WaitingTask { partition, address, attempt, sticky, version, entity } = grant.task;
+        let WaitingTask { partition, address, attempt, sticky, version, entity, weight } = grant.task;
         TaskLease {
             partition,
             address,
-            task: Task { key, attempt, sticky, version, entity },
+            task: Task { key, attempt, sticky, version, entity, weight },
             queue_name: grant.polled_name,
             backlog: grant.backlog,
             hold: Hold { matching, queue: grant.queue, held: Some(held) },

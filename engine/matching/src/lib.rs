@@ -18,7 +18,7 @@
 //! A sticky queue is a line of its own within the normal queue behind it, so that a task is in one place only and one lock
 //! guards all of it. Workers of different versions poll different queues of one name: `matching/routes.rs`. Queues are spread over shards, each with its own lock; nothing waits and nothing is spawned per queue.
 //! All queues together are `matching`; what one of them decides is in `queue`, which tasks stay rows because memory is bounded in
-//! `tasks`, who waits in `line`.
+//! `tasks`, which fairness key has its turn in `shares`, who waits in `line`.
 
 pub mod handle;
 pub mod nexus;
@@ -30,13 +30,15 @@ mod line;
 mod matching;
 mod queue;
 mod rates;
+mod shares;
 mod tasks;
 mod workers;
 
 use std::sync::Arc;
 
 use everlog_kernel::transition::{Task, TaskPosition};
-use everlog_model::{QueueId, WorkflowRef};
+use everlog_kernel::{Lane, Weight};
+use everlog_model::{FastMap, QueueId, WorkflowRef};
 use everlog_proto::api::common::v1::WorkerVersionCapabilities;
 use everlog_proto::api::deployment::v1::WorkerDeploymentOptions;
 use everlog_storage::GroupId;
@@ -47,6 +49,17 @@ pub use lease::{QueryLease, TaskLease};
 pub use matching::Matching;
 pub use rates::RateSource;
 pub use workers::Workers;
+
+/// What the settings of a queue say.
+#[derive(Clone, Debug, Default)]
+pub struct QueueSettings {
+    /// Tasks per second that it hands out, if they say so.
+    pub per_second: Option<f64>,
+    /// The same for each fairness key, in proportion to its weight.
+    pub per_second_and_key: Option<f64>,
+    /// Weights of keys, which count more than what tasks say.
+    pub weights: Arc<FastMap<Lane, Weight>>,
+}
 
 /// A worker's poll.
 #[derive(Clone, Debug)]

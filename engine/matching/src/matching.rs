@@ -25,8 +25,8 @@ use super::lease::{QueryLease, TaskLease, WaitingPoll};
 use super::line::Meters;
 use super::nexus::NexusTasks;
 use super::queue::{Admission, Grant, Held, Queue};
-use super::tasks::WaitingTask;
-use super::{Backlog, Matched, Message, Poll, QueueDescription, Source, Workers};
+use super::tasks::{TaskBounds, WaitingTask};
+use super::{Backlog, Matched, Message, Poll, QueueDescription, QueueSettings, Source, Workers};
 
 /// Locks that the queues are spread over: many more than cores, so that two busy queues seldom share one.
 const SHARDS: usize = 64;
@@ -49,8 +49,8 @@ pub struct Matching {
     draining: AtomicBool,
     queues: AtomicUsize,
     queues_created: AtomicU64,
-    /// The rates that the settings of queues allow, tasks per second.
-    rates: RwLock<FastMap<QueueId, f64>>,
+    /// Of queues that have any.
+    settings: RwLock<FastMap<QueueId, QueueSettings>>,
     /// Worker processes that have shut down, and when.
     shut_down: RwLock<FastMap<String, Instant>>,
     /// Told whenever one does.
@@ -72,8 +72,7 @@ pub struct Matching {
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
     queues: usize,
-    /// Of a queue and partition.
-    tasks_in_memory: usize,
+    tasks: TaskBounds,
 }
 
 type Shard = FastMap<Arc<QueueId>, Queue>;
@@ -83,8 +82,14 @@ type QueryIndex = FastMap<u64, Arc<QueueId>>;
 impl Matching {
     /// No queues yet. Must be called within a tokio runtime, which then also carries the upkeep.
     pub fn new(backlog: Arc<dyn Backlog>) -> Arc<Matching> {
-        let bounds = Bounds { queues: limits::QUEUES_MAX, tasks_in_memory: limits::QUEUE_TASKS_IN_MEMORY_MAX };
-        Matching::with_bounds(backlog, bounds)
+        Matching::with_tasks_in_memory(backlog, limits::QUEUE_TASKS_IN_MEMORY_MAX)
+    }
+
+    /// The same with another bound on the tasks of a queue and partition that are in memory.
+    pub fn with_tasks_in_memory(backlog: Arc<dyn Backlog>, tasks: usize) -> Arc<Matching> {
+        // Each lane has room for a few.
+        let tasks = TaskBounds { tasks, lanes: limits::QUEUE_LANES_MAX.min(tasks / 2) };
+        Matching::with_bounds(backlog, Bounds { queues: limits::QUEUES_MAX, tasks })
     }
 
     fn with_bounds(backlog: Arc<dyn Backlog>, bounds: Bounds) -> Arc<Matching> {
@@ -101,7 +106,7 @@ impl Matching {
             draining: AtomicBool::new(false),
             queues: AtomicUsize::new(0),
             queues_created: AtomicU64::new(0),
-            rates: RwLock::default(),
+            settings: RwLock::default(),
             shut_down: RwLock::default(),
             shutdowns: Notify::new(),
             workers: Workers::default(),
@@ -165,13 +170,13 @@ impl Matching {
         if self.leads.read().get(&source.partition) != Some(&source.lead) {
             return;
         }
-        let Task { key: TaskKey { kind, task_queue, position }, attempt, sticky, version, entity } = task;
-        let queue = QueueId::new(address.namespace.id, kind, task_queue);
-        let queue = self.unnamed_home(&queue, sticky.as_deref()).unwrap_or_else(|| {
-            let version = self.version_of(&queue, version.as_deref(), &address.workflow_id);
+        let TaskKey { kind, task_queue, .. } = &task.key;
+        let queue = QueueId::new(address.namespace.id, *kind, task_queue.clone());
+        let queue = self.unnamed_home(&queue, task.sticky.as_deref()).unwrap_or_else(|| {
+            let version = self.version_of(&queue, task.version.as_deref(), &address.workflow_id);
             QueueId { version, ..queue }
         });
-        let task = WaitingTask { partition: source.partition, address, attempt, sticky, version, entity };
+        let (position, task) = WaitingTask::new(source.partition, address, task);
         if self.with_queue(queue, |queue| queue.offer(position, task, Instant::now())).is_none() {
             // It is found in its row once there is room for its queue and somebody polls that.
             self.left_out.store(true, Ordering::Release);
@@ -293,17 +298,18 @@ impl Matching {
         self.with_normal_or_sticky(queue, |candidate, sticky| candidate.describe(sticky, now)).unwrap_or_default()
     }
 
-    /// What the settings of a queue allow it to hand out, tasks per second; `None` if they do not say.
-    pub fn configure(&self, queue: &QueueId, per_second: Option<f64>) {
+    /// What the settings of a queue say; `None` if it has none.
+    pub fn configure(&self, queue: &QueueId, settings: Option<QueueSettings>) {
         {
-            let mut rates = self.rates.write();
-            match per_second {
-                Some(per_second) => rates.insert(queue.clone(), per_second),
-                None => rates.remove(queue),
+            let mut all = self.settings.write();
+            match &settings {
+                Some(settings) => all.insert(queue.clone(), settings.clone()),
+                None => all.remove(queue),
             };
         }
+        let settings = settings.unwrap_or_default();
         for id in self.of_all_versions(queue) {
-            self.with_existing(&id, |queue| queue.configure(per_second, Instant::now()));
+            self.with_existing(&id, |queue| queue.configure(settings.clone(), Instant::now()));
         }
     }
 

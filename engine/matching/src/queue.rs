@@ -17,10 +17,11 @@ use everlog_model::{FastMap, QueueId, WorkflowRef, limits};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::QueueSettings;
 use super::describe::Flow;
 use super::line::{Line, Meters};
 use super::rates::{RateLimit, RateSource};
-use super::tasks::{Fetch, Position, Tasks, WaitingTask};
+use super::tasks::{Fetch, Position, TaskBounds, Tasks, WaitingTask};
 
 /// What a lease is on.
 #[derive(Clone, Copy, Debug)]
@@ -42,8 +43,8 @@ pub(super) struct Queue {
     /// Whether rows are read at all: nobody has asked for the tasks of a queue that was only offered some.
     rows_wanted: bool,
     rate: RateLimit,
-    /// A wake is on its way, for when the rate limit lets the next task through.
-    wake_is_set: bool,
+    /// When the next wake comes that is on its way, for when limits let the next task through.
+    wake_at: Option<Instant>,
     flow: Flow,
     last_used: Instant,
     last_number: u64,
@@ -55,11 +56,19 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct StickyLine {
     line: Line,
-    tasks: BTreeMap<Position, WaitingTask>,
+    /// By priority and age, whatever their lanes: they are all for one worker.
+    tasks: BTreeMap<(u8, Time, Position), WaitingTask>,
+}
+
+/// Where a task stands in a sticky line.
+fn in_line(position: Position) -> (u8, Time, Position) {
+    (position.priority, position.scheduled_time, position)
 }
 
 struct LeasedTask {
     lease: u64,
+    /// Whether it counts for the share of its lane.
+    is_charged: bool,
     task: WaitingTask,
     /// Offered once more while it was out: if the lease ends well, this is what comes next.
     offered_again: Option<WaitingTask>,
@@ -154,23 +163,23 @@ pub(super) enum Errand {
 impl Queue {
     pub(super) fn new(
         id: Arc<QueueId>,
-        tasks_in_memory_max: usize,
+        bounds: TaskBounds,
         meters: Meters,
         first_number: u64,
-        rate: Option<f64>,
+        settings: QueueSettings,
         now: Instant,
     ) -> Queue {
         Queue {
             id,
             line: Line::default(),
-            tasks: Tasks::new(tasks_in_memory_max),
+            rate: RateLimit::new(settings.per_second, now),
+            tasks: Tasks::new(bounds, settings),
             sticky: FastMap::default(),
             in_sticky: FastMap::default(),
             leased: FastMap::default(),
             leased_queries: FastMap::default(),
             rows_wanted: false,
-            rate: RateLimit::new(rate, now),
-            wake_is_set: false,
+            wake_at: None,
             flow: Flow::default(),
             last_used: now,
             last_number: first_number,
@@ -226,10 +235,17 @@ impl Queue {
         if let Some((_, (address, query))) = self.line.queries.pop_first() {
             return Some(self.lease_query(address, query, None));
         }
-        if self.tasks.is_empty() || !self.take_token(now) {
+        if self.tasks.is_empty() {
             return None;
         }
-        let (position, task) = self.tasks.pop_first()?;
+        let Some(lane) = self.tasks.choose(now) else {
+            self.wake_by(self.tasks.next_ready());
+            return None;
+        };
+        if !self.take_token(now) {
+            return None;
+        }
+        let (position, task) = self.tasks.pop_first(lane, now)?;
         self.ask_for_page();
         Some(self.lease_task(position, task, None, now))
     }
@@ -239,14 +255,15 @@ impl Queue {
         if let Some((_, (address, query))) = sticky.line.queries.pop_first() {
             return Some(self.lease_query(address, query, Some(name)));
         }
-        let (position, task) = sticky.tasks.pop_first()?;
+        let ((_, _, position), task) = sticky.tasks.pop_first()?;
         self.in_sticky.remove(&position);
         Some(self.lease_task(position, task, Some(name), now))
     }
 
     fn lease_task(&mut self, position: Position, task: WaitingTask, sticky: Option<&str>, now: Instant) -> Grant {
         let lease = self.next_number();
-        self.leased.insert(position, LeasedTask { lease, task: task.clone(), offered_again: None });
+        let is_charged = sticky.is_none();
+        self.leased.insert(position, LeasedTask { lease, is_charged, task: task.clone(), offered_again: None });
         self.flow.count_dispatched(position.priority, now);
         self.meters.dispatched.increment(1);
         self.meters.schedule_to_start.record(age(position.scheduled_time));
@@ -268,22 +285,27 @@ impl Queue {
         if self.rate.take(now) {
             return true;
         }
-        if !self.wake_is_set
-            && let Some(at) = self.rate.next_at()
-        {
-            self.wake_is_set = true;
-            self.errands.push(Errand::WakeAt(at));
-        }
+        self.wake_by(self.rate.next_at());
         false
     }
 
-    /// The rate that the settings of the queue allow, if they say any.
-    pub(super) fn configure(&mut self, per_second: Option<f64>, now: Instant) {
-        if self.rate.set_api(per_second, now) {
-            // The wake that may be set is one for the old rate.
-            self.wake_is_set = false;
-            self.hand_out(now);
+    /// Sets a wake, unless one comes earlier.
+    fn wake_by(&mut self, at: Option<Instant>) {
+        if let Some(at) = at
+            && self.wake_at.is_none_or(|set| at < set)
+        {
+            self.wake_at = Some(at);
+            self.errands.push(Errand::WakeAt(at));
         }
+    }
+
+    /// What the settings of the queue say from here on.
+    pub(super) fn configure(&mut self, settings: QueueSettings, now: Instant) {
+        self.rate.set_api(settings.per_second, now);
+        self.tasks.configure(settings, now);
+        // The wake that may be set is one for the old rate.
+        self.wake_at = None;
+        self.hand_out(now);
     }
 
     /// Tasks per second that the queue hands out at most, and who says so.
@@ -293,7 +315,7 @@ impl Queue {
 
     /// The wake that was asked for.
     pub(super) fn wake(&mut self, now: Instant) {
-        self.wake_is_set = false;
+        self.wake_at = None;
         self.hand_out(now);
     }
 
@@ -317,6 +339,7 @@ impl Queue {
     /// Where the tasks stand that wait in a sticky line, or in the queue with all of its sticky lines.
     pub(super) fn positions(&self, sticky: Option<&str>) -> impl Iterator<Item = &Position> {
         let in_line = sticky.and_then(|name| self.sticky.get(name)).into_iter().flat_map(|line| line.tasks.keys());
+        let in_line = in_line.map(|(_, _, position)| position);
         let in_queue = sticky.is_none().then(|| self.tasks.positions().chain(self.in_sticky.keys()));
         in_line.chain(in_queue.into_iter().flatten())
     }

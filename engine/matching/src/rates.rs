@@ -43,6 +43,18 @@ impl TokenBucket {
         available
     }
 
+    /// Whether there is a token.
+    pub(super) fn has_token(&mut self, now: Instant) -> bool {
+        self.fill(now);
+        self.tokens >= 1.0
+    }
+
+    /// Whether it has been left alone for long enough to have all its tokens.
+    pub(super) fn is_full(&mut self, now: Instant) -> bool {
+        self.fill(now);
+        self.tokens >= self.burst()
+    }
+
     /// When the next token will be there; `None` if never.
     pub(super) fn next_at(&self) -> Option<Instant> {
         if self.per_second <= 0.0 {

@@ -14,6 +14,7 @@ pub mod limits;
 mod one_node;
 pub mod rows;
 pub mod search_attributes;
+mod slot_set;
 mod slots;
 mod workflow_ref;
 
@@ -25,5 +26,6 @@ pub use everlog_storage::NodeId;
 pub use hash::FastMap;
 pub use in_force::{InForce, PerNamespace};
 pub use one_node::OneNode;
+pub use slot_set::SlotSet;
 pub use slots::{SlotRange, SlotSource, SlotTable, slot_of};
 pub use workflow_ref::{NamespaceSource, QueueId, WorkflowRef};

@@ -303,6 +303,14 @@ pub const HISTORY_PAGE_BYTES_MAX: usize = 2 << 20;
 /// Tasks of one queue and partition that matching keeps in memory; the others stay rows until there is room.
 pub const QUEUE_TASKS_IN_MEMORY_MAX: usize = 10_000;
 
+/// Fairness keys of one queue and partition of which matching has tasks in memory at a time, some hundred bytes each besides the tasks; those
+/// of others stay rows, and have their turn when there is room.
+pub const QUEUE_LANES_MAX: usize = 1_000;
+
+/// Fairness keys that a queue remembers how far they have got, and what their limits leave them, some dozen bytes each. Keys beyond that do
+/// not wait for anything are forgotten: when they come back they start like new ones.
+pub const LANES_REMEMBERED_MAX: usize = 4_000;
+
 /// Task queues that a node knows, one to two kilobytes each: those that were polled or offered tasks lately. Tasks of others stay rows.
 pub const QUEUES_MAX: usize = 50_000;
 

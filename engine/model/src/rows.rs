@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use everlog_kernel::transition::{Task, TaskKey, TaskKind, TaskPosition, TaskRow, VisibilityKey};
-use everlog_kernel::{EntityKind, NamespaceId, RowKey, RunId, RunRow, RunRowKind};
+use everlog_kernel::{EntityKind, NamespaceId, RowKey, RunId, RunRow, RunRowKind, Weight};
 use everlog_storage::keys::{self, EntityKey, KeyRange, RunKey, TaskQueueKey, WakeKey};
 use everlog_storage::state::RowChange;
 
@@ -14,7 +14,8 @@ pub fn change(rows: &EntityKey<'_>, key: RowKey, value: Option<Bytes>) -> RowCha
         RowKey::Current => rows.current(),
         RowKey::Run(run_id, row) => run_row(&rows.run(&run_id.0), &row),
         RowKey::Task(key) => {
-            task_queue_key(NamespaceId(rows.namespace), key.kind, &key.task_queue).task(&key.position.to_bytes())
+            let queue = task_queue_key(NamespaceId(rows.namespace), key.kind, &key.task_queue);
+            key.position.with_bytes(|position| queue.task(position))
         }
         RowKey::Wake(time, run_id) => WakeKey::new(time.0, rows, run_id.0).encode(),
         RowKey::Visibility(key) => {
@@ -91,7 +92,7 @@ pub fn task_range(queue: &QueueId, after: Option<&TaskPosition>) -> KeyRange {
     let key = task_queue_key(queue.namespace_id, queue.kind, &queue.name);
     match after {
         None => key.range(),
-        Some(after) => key.range_after(&after.to_bytes()),
+        Some(after) => after.with_bytes(|after| key.range_after(after)),
     }
 }
 
@@ -101,10 +102,10 @@ pub fn task(key: &[u8], value: &[u8]) -> Result<(EntityRef, Task), String> {
     let kind = TaskKind::from_byte(kind).ok_or_else(|| format!("a task of an unknown kind, {kind}"))?;
     let position = TaskPosition::from_bytes(position).ok_or("a task without a position")?;
     let row = TaskRow::from_row(value).map_err(|error| error.to_string())?;
-    let TaskRow { entity_id, attempt, version, entity_kind } = row;
+    let TaskRow { entity_id, attempt, version, entity_kind, weight } = row;
     let entity = EntityRef::decode(entity_kind, namespace, entity_id)?;
     let key = TaskKey { kind, task_queue, position };
-    let task = Task { key, attempt, sticky: None, version, entity: entity.kind };
+    let task = Task { key, attempt, sticky: None, version, entity: entity.kind, weight: Weight(weight) };
     Ok((entity, task))
 }
 
@@ -113,7 +114,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use everlog_kernel::{Namespace, Time};
+    use everlog_kernel::{Lane, Namespace, Time};
 
     use super::*;
 
@@ -137,8 +138,13 @@ mod tests {
     }
 
     fn task_row() -> RowKey {
-        let position =
-            TaskPosition { priority: 3, scheduled_time: Time(1_000_000_007), run_id: RUN, scheduled_event_id: 5 };
+        let position = TaskPosition {
+            lane: Lane::NONE,
+            priority: 3,
+            scheduled_time: Time(1_000_000_007),
+            run_id: RUN,
+            scheduled_event_id: 5,
+        };
         RowKey::Task(TaskKey { kind: TaskKind::Activity, task_queue: "queue".to_owned(), position })
     }
 
@@ -183,12 +189,12 @@ mod tests {
     #[test]
     fn tasks_are_read_as_they_were_written() {
         let RowKey::Task(expected) = task_row() else { panic!("a task") };
-        // The workflow's id and the second attempt.
-        let (key, value) = put(task_row(), b"\x0a\x07order-1\x10\x02");
+        // The workflow's id, the second attempt, and a weight of 2.5.
+        let (key, value) = put(task_row(), b"\x0a\x07order-1\x10\x02\x28\xc4\x13");
         let (entity, found) = task(&key, &value).unwrap();
         assert_eq!(entity, workflow().entity());
-        let workflows = EntityKind::Workflow;
-        let task = Task { key: expected.clone(), attempt: 2, sticky: None, version: None, entity: workflows };
+        let (workflows, weight) = (EntityKind::Workflow, Weight(2_500));
+        let task = Task { key: expected.clone(), attempt: 2, sticky: None, version: None, entity: workflows, weight };
         assert_eq!(found, task);
         let queue = QueueId::new(entity.namespace_id, TaskKind::Activity, "queue");
         assert!(task_range(&queue, None).contains(&key));

@@ -385,7 +385,7 @@ mod tests {
     use std::time::Duration;
 
     use everlog_kernel::state::{Current, RunInfo, Sticky, WorkflowTask};
-    use everlog_kernel::{EntityKind, NamespaceId, Run};
+    use everlog_kernel::{EntityKind, Lane, NamespaceId, Run};
     use everlog_proto::api::enums::v1::WorkflowExecutionStatus;
 
     use super::*;
@@ -479,6 +479,7 @@ mod tests {
             started: None,
             offered_sticky: false,
             is_speculative: false,
+            lane: Lane::NONE,
         };
         let mut cache = cache(5);
         run(&mut cache, 0).state.workflow_task = Some(task.clone());

@@ -79,6 +79,8 @@ pub struct Options {
     pub cache_bytes_max: usize,
     /// Tables of rows that are open at a time.
     pub tables_open_max: usize,
+    /// Tasks of a queue and partition in memory.
+    pub queue_tasks_in_memory_max: usize,
     /// The cluster that it is one node of, if there are others.
     pub cluster: Option<ClusterOptions>,
     /// Other nodes that partitions of one replica each are shared with, for tests: a node has those that nobody else leads. Excludes
@@ -97,6 +99,7 @@ impl Options {
             limits: Arc::default(),
             cache_bytes_max: limits::WORKFLOW_CACHE_BYTES_MAX,
             tables_open_max: StateOptions::default().tables_open_max,
+            queue_tasks_in_memory_max: limits::QUEUE_TASKS_IN_MEMORY_MAX,
             cluster: None,
             neighbours: None,
             skipped_time: None,
@@ -182,6 +185,8 @@ pub struct Ground {
     pub limits: Arc<InForce<Limits>>,
     /// See [`Options::cache_bytes_max`].
     pub cache_bytes_max: usize,
+    /// See [`Options::queue_tasks_in_memory_max`].
+    pub queue_tasks_in_memory_max: usize,
     /// See [`Options::skipped_time`].
     pub skipped_time: Option<Arc<SkippedTime>>,
     /// Takes note, durably, that the groups are all there that a cluster begins with.
@@ -299,6 +304,7 @@ impl Node {
             partitions: options.partitions,
             limits: options.limits,
             cache_bytes_max: options.cache_bytes_max,
+            queue_tasks_in_memory_max: options.queue_tasks_in_memory_max,
             skipped_time: options.skipped_time,
             finish_bootstrap: Box::new(move || finished.finish_bootstrap()),
             disk: disk::figures(&directory),
@@ -356,7 +362,7 @@ impl Ground {
         let source: Arc<dyn NamespaceSource> = Arc::clone(&namespaces) as _;
         let faults = RowFaults::default();
         let rows = TaskRows::new(groups.clone(), Arc::clone(&source), faults.clone());
-        let Seams { nodes, cluster, matching } = seams(neighbours, rows, &namespaces);
+        let Seams { nodes, cluster, matching } = seams(neighbours, rows, &namespaces, self.queue_tasks_in_memory_max);
         if let (Some(leaders), Some(nodes)) = (leaders, &nodes) {
             leaders.set_nodes(nodes);
         }
@@ -621,9 +627,15 @@ struct Seams {
     matching: MatchingHandle,
 }
 
-fn seams(neighbours: Option<Neighbours>, rows: TaskRows, namespaces: &Arc<Namespaces>) -> Seams {
+fn seams(
+    neighbours: Option<Neighbours>,
+    rows: TaskRows,
+    namespaces: &Arc<Namespaces>,
+    queue_tasks_in_memory_max: usize,
+) -> Seams {
+    let matching = |rows: Arc<dyn Backlog>| Matching::with_tasks_in_memory(rows, queue_tasks_in_memory_max);
     let Some(Neighbours { me, leaders, peers }) = neighbours else {
-        let matching = MatchingHandle::new(Matching::new(Arc::new(rows)), Arc::new(OneNode));
+        let matching = MatchingHandle::new(matching(Arc::new(rows)), Arc::new(OneNode));
         return Seams { nodes: None, cluster: Cluster::of_one(), matching };
     };
     let nodes = Nodes::new(me, peers, rows);
@@ -631,7 +643,7 @@ fn seams(neighbours: Option<Neighbours>, rows: TaskRows, namespaces: &Arc<Namesp
     let offers = Offers::new(Arc::clone(&nodes), Arc::clone(&slots), Arc::clone(&leaders));
     let pages: Arc<dyn Backlog> =
         Arc::new(Pages::new(Arc::clone(&nodes), Arc::clone(namespaces) as _, Arc::clone(&slots)));
-    let matching = MatchingHandle::new(Matching::new(pages), Arc::clone(&offers) as Arc<dyn Homes>);
+    let matching = MatchingHandle::new(matching(pages), Arc::clone(&offers) as Arc<dyn Homes>);
     offers.set_matching(matching.local());
     let cluster = Cluster { leaders, others: Arc::clone(&nodes) as _ };
     Seams { nodes: Some(nodes), cluster, matching }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use everlog_kernel::transition::{TaskKind, TaskPosition};
-use everlog_kernel::{Command, Limits, Rejection, Reply, RowKey, RunId, RunRow, RunRowKind, Time};
+use everlog_kernel::{Command, Lane, Limits, Rejection, Reply, RowKey, RunId, RunRow, RunRowKind, Time};
 use everlog_matching::Poll;
 use everlog_meta::NewNamespace;
 use everlog_model::{CallError, QueueId, WorkflowRef, rows};
@@ -85,7 +85,13 @@ async fn a_task_row_that_cannot_be_read_stops_the_partition() {
 
     // A task of an entity of kind 7, which a later version may know.
     let queue = QueueId::new(namespace.id, TaskKind::Workflow, "q");
-    let position = TaskPosition { priority: 3, scheduled_time: Time(1), run_id: RunId([1; 16]), scheduled_event_id: 2 };
+    let position = TaskPosition {
+        lane: Lane::NONE,
+        priority: 3,
+        scheduled_time: Time(1),
+        run_id: RunId([1; 16]),
+        scheduled_event_id: 2,
+    };
     let task = RowKey::Task(queue.task(position));
     let entity = WorkflowRef { namespace, workflow_id: "w".into() }.entity();
     let row = rows::change(&entity.key(), task, Some(Bytes::from_static(b"\x0a\x01w\x10\x01\x20\x07")));

@@ -32,6 +32,7 @@ fn task() -> Task {
         sticky: Some("s".to_owned()),
         version: version(),
         entity_kind: 0,
+        weight: 0,
     }
 }
 

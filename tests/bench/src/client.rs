@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use everlog_proto::api::common::v1::{Payload, Payloads, WorkflowExecution, WorkflowType};
+use everlog_proto::api::common::v1::{Payload, Payloads, Priority, WorkflowExecution, WorkflowType};
 use everlog_proto::api::enums::v1::{HistoryEventFilterType, TaskQueueKind};
 use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::query::v1::WorkflowQuery;
@@ -220,6 +220,18 @@ impl Client {
         task_queue: &str,
         program: &Program,
     ) -> Result<Execution, BenchError> {
+        self.start_with(workflow_id, workflow_type, task_queue, program, None).await
+    }
+
+    /// The same with a priority.
+    pub(crate) async fn start_with(
+        &self,
+        workflow_id: String,
+        workflow_type: &str,
+        task_queue: &str,
+        program: &Program,
+        priority: Option<Priority>,
+    ) -> Result<Execution, BenchError> {
         let request = service::StartWorkflowExecutionRequest {
             namespace: self.namespace.clone(),
             workflow_id: workflow_id.clone(),
@@ -228,6 +240,7 @@ impl Client {
             input: Some(program.encode()),
             identity: self.identity.clone(),
             request_id: format!("{workflow_id}-start"),
+            priority,
             ..Default::default()
         };
         let response = self

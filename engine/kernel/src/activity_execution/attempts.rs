@@ -64,7 +64,7 @@ impl Execution {
     fn start_attempt(&mut self, start: StartActivityTask, ctx: &Context<'_>) -> Result<Reply, Rejection> {
         let is_ready = self.status() == Status::Scheduled && self.activity.offered;
         let is_it =
-            self.activity.attempt == start.attempt && start.key.as_ref().is_none_or(|key| *key == self.task_key());
+            self.activity.attempt == start.attempt && start.key.as_ref().is_none_or(|key| **key == self.task_key());
         if !is_ready || !is_it {
             return Err(Rejection::activity_not_found());
         }

@@ -12,7 +12,7 @@ use crate::state::{Activity, CorruptRow, Current};
 use crate::task::{TaskKey, TaskKind, TaskPosition, TaskRow};
 use crate::transition::{Effect, Task, Transition, VisibilityKey};
 use crate::visibility::ActivityRecord;
-use crate::{Context, EntityKind, Rejection, RunId, Time};
+use crate::{Context, EntityKind, Rejection, RunId, Time, Weight};
 
 /// The values of the rows of an activity, as far as they are there.
 #[derive(Clone, Debug, Default)]
@@ -84,6 +84,7 @@ impl Execution {
             kind: TaskKind::Activity,
             task_queue: self.activity.task_queue().to_owned(),
             position: TaskPosition {
+                lane: self.activity.lane,
                 priority: self.activity.priority,
                 scheduled_time: self.activity.attempt_scheduled_time,
                 run_id: self.run_id,
@@ -157,7 +158,8 @@ impl Execution {
             transition.rows.push((RowKey::Task(key), None));
         }
         if let Some((key, attempt)) = &wanted {
-            let row = TaskRow::of_activity(id, *attempt).to_row();
+            let weight = Weight::of_priority(self.activity.given_priority());
+            let row = TaskRow::of_activity(id, *attempt, weight).to_row();
             transition.rows.push((RowKey::Task(key.clone()), Some(row)));
             transition.effects.push(Effect::OfferTask(Task {
                 key: key.clone(),
@@ -165,6 +167,7 @@ impl Execution {
                 sticky: None,
                 version: None,
                 entity: EntityKind::Activity,
+                weight,
             }));
         }
         self.task_row = wanted;

@@ -14,7 +14,7 @@ use crate::activity_timeouts::Timeouts;
 use crate::command::Reply;
 use crate::state::Activity;
 use crate::transition::Transition;
-use crate::{Context, Limits, Rejection, proto, retry, time, validation};
+use crate::{Context, Limits, Rejection, retry, time, validation};
 
 /// A request to start an activity in which nothing is wrong that can be told without the activity: nothing but
 /// [`ValidActivityStart::new`] makes one.
@@ -213,7 +213,7 @@ fn begin(start: ValidActivityStart, ctx: &mut Context<'_>) -> Execution {
     let now = ctx.now;
     let request_id = if start.request_id.is_empty() { ctx.ids.request_id() } else { start.request_id };
     let run_id = ctx.ids.run_id(now);
-    let activity = Activity::scheduled(SCHEDULED_EVENT_ID, now, start.scheduled, proto::priority_level(0));
+    let activity = Activity::scheduled(SCHEDULED_EVENT_ID, now, start.scheduled, None);
     let mut run = Execution {
         run_id,
         asked: Asked {

@@ -337,7 +337,7 @@ impl Execution {
         self.set_status(Status::Scheduled);
         self.activity.attempt_scheduled_time = due;
         self.activity.offered = due <= now;
-        self.activity.priority = self.activity.priority_in(crate::proto::priority_level(0));
+        (self.activity.priority, self.activity.lane) = self.activity.standing_in(None);
     }
 
     /// When something of it is due.

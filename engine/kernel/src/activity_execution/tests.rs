@@ -182,7 +182,7 @@ impl World {
         let start = StartActivityTask {
             scheduled_event_id: task.key.position.scheduled_event_id,
             attempt: task.attempt,
-            key: Some(task.key),
+            key: Some(Box::new(task.key)),
             identity: "worker".into(),
             request_id: format!("poll {}", self.now),
             sdk: ("sdk".into(), "1".into()),

@@ -14,7 +14,7 @@ use super::{CommandContext, Invalid};
 use crate::inheritance::{self, Inherited};
 use crate::outbox::{MessageBody, StartChild, child_run_id};
 use crate::txn::Txn;
-use crate::{cron, deployment, payload_map, retry, time, validation};
+use crate::{cron, deployment, fairness, payload_map, retry, time, validation};
 
 const CAUSE: Cause = Cause::BadStartChildExecutionAttributes;
 
@@ -228,17 +228,7 @@ fn check_sizes(txn: &Txn<'_>, initiated: &StartChildWorkflowExecutionInitiatedEv
 /// A child's priority: what the command leaves open is as in the parent.
 fn inherited(parent: Option<&Priority>, child: Option<&Priority>) -> Option<Priority> {
     let (Some(parent), Some(child)) = (parent, child) else { return child.or(parent).cloned() };
-    let mut priority = child.clone();
-    if priority.priority_key == 0 {
-        priority.priority_key = parent.priority_key;
-    }
-    if priority.fairness_key.is_empty() {
-        priority.fairness_key.clone_from(&parent.fairness_key);
-    }
-    if priority.fairness_weight == 0.0 {
-        priority.fairness_weight = parent.fairness_weight;
-    }
-    Some(priority)
+    Some(fairness::filled_in(child, parent))
 }
 
 #[cfg(test)]

@@ -17,11 +17,9 @@ pub(crate) fn apply(txn: &mut Txn<'_>) -> Result<Reply, Rejection> {
         let attempt = task.attempt;
         let key = txn.run.workflow_task_key();
         let version = txn.run.task_version().cloned().map(Box::new);
-        txn.effects.extend(
-            key.map(|key| {
-                Effect::OfferTask(Task { key, attempt, sticky: None, version, entity: EntityKind::Workflow })
-            }),
-        );
+        let (entity, weight) = (EntityKind::Workflow, txn.run.weight_of(None));
+        let task = key.map(|key| Task { key, attempt, sticky: None, version, entity, weight });
+        txn.effects.extend(task.map(Effect::OfferTask));
     }
     Ok(Reply::Done)
 }

@@ -10,7 +10,7 @@ use crate::state::{Activity, ActivityStarted};
 use crate::task::TaskKind;
 use crate::token::{self, ActivityTaskToken};
 use crate::txn::Txn;
-use crate::{EntityKind, Namespace, Rejection, workflow_task};
+use crate::{EntityKind, Namespace, Rejection, fairness, workflow_task};
 
 /// Starts the attempt. Refuses with `NotFound` if it is not the one that waits to be started; the same poll is answered the
 /// same way again.
@@ -148,15 +148,5 @@ pub(crate) fn told_of_attempt(
 /// The activity's priority, with the workflow's where it says nothing.
 fn merged_priority(workflow: Option<&Priority>, activity: Option<&Priority>) -> Option<Priority> {
     let (Some(workflow), Some(activity)) = (workflow, activity) else { return activity.or(workflow).cloned() };
-    let mut merged = activity.clone();
-    if merged.priority_key == 0 {
-        merged.priority_key = workflow.priority_key;
-    }
-    if merged.fairness_key.is_empty() {
-        merged.fairness_key.clone_from(&workflow.fairness_key);
-    }
-    if merged.fairness_weight == 0.0 {
-        merged.fairness_weight = workflow.fairness_weight;
-    }
-    Some(merged)
+    Some(fairness::filled_in(activity, workflow))
 }

@@ -14,10 +14,10 @@ use everlog_proto::wkt;
 use prost::Message;
 
 use super::{CorruptRow, PendingValue};
-use crate::Time;
 use crate::proto;
 use crate::retry;
 use crate::rows::RunRowKind;
+use crate::{Lane, Time};
 
 /// An activity between its ActivityTaskScheduled event and its end. Its attempts leave no events.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +40,8 @@ pub struct Activity {
     pub forgets_heartbeat: bool,
     /// Its priority, 1 to 5: the one that the workflow set for it, or else the workflow's own.
     pub priority: u8,
+    /// The lane of its queue in which its current attempt stands, in the same way.
+    pub lane: Lane,
     /// The current attempt, from 1.
     pub attempt: i32,
     /// When the current attempt was, or will be, handed to matching: in the future while a retry backs off.
@@ -94,18 +96,20 @@ pub struct ActivityStarted {
 }
 
 impl Activity {
-    /// The activity that an ActivityTaskScheduled event schedules, in a run of the given priority: at its first attempt, which
+    /// The activity that an ActivityTaskScheduled event schedules, in a run that was given a priority: at its first attempt, which
     /// is ready for a worker.
     pub(crate) fn scheduled(
         event_id: i64,
         time: Time,
         attributes: ActivityTaskScheduledEventAttributes,
-        run_priority: u8,
+        run_priority: Option<&Priority>,
     ) -> Activity {
+        let (priority, lane) = standing(attributes.priority.as_ref(), run_priority);
         Activity {
             scheduled_event_id: event_id,
             scheduled_time: time,
-            priority: level(attributes.priority.as_ref(), run_priority),
+            priority,
+            lane,
             scheduled: attributes,
             changed_options: None,
             pause: None,
@@ -201,9 +205,14 @@ impl Activity {
         self.changed_options = (options != original).then(|| Box::new(options));
     }
 
-    /// The level of its priority, 1 to 5, in a run of that priority.
-    pub(crate) fn priority_in(&self, run_priority: u8) -> u8 {
-        level(self.given_priority(), run_priority)
+    /// Where its next attempt stands, in a run that was given a priority: at which level, 1 to 5, and in which lane.
+    pub(crate) fn standing_in(&self, run_priority: Option<&Priority>) -> (u8, Lane) {
+        standing(self.given_priority(), run_priority)
+    }
+
+    /// Where its current attempt stands.
+    pub(crate) fn standing(&self) -> (u8, Lane) {
+        (self.priority, self.lane)
     }
 
     /// Its current attempt has failed, and another one follows, which is not offered yet.
@@ -360,10 +369,16 @@ impl Activity {
     }
 }
 
-/// The level of a priority, 1 to 5, that may leave it to the run's.
-fn level(priority: Option<&Priority>, run_priority: u8) -> u8 {
-    match priority.map_or(0, |priority| priority.priority_key) {
-        0 => run_priority,
+/// The level, 1 to 5, and the lane of a priority that may leave them to the run's.
+fn standing(priority: Option<&Priority>, run_priority: Option<&Priority>) -> (u8, Lane) {
+    let key = |priority: Option<&Priority>| priority.map_or(0, |priority| priority.priority_key);
+    let level = match key(priority) {
+        0 => proto::priority_level(key(run_priority)),
         key => proto::priority_level(key),
-    }
+    };
+    let lane = match Lane::of_priority(priority) {
+        Lane::NONE => Lane::of_priority(run_priority),
+        lane => lane,
+    };
+    (level, lane)
 }

@@ -201,7 +201,7 @@ impl Run {
                 }
             }
             Some(A::ActivityTaskScheduledEventAttributes(a)) => {
-                let activity = Activity::scheduled(event.event_id, event_time(event), a.clone(), self.priority());
+                let activity = Activity::scheduled(event.event_id, event_time(event), a.clone(), self.given_priority());
                 self.activities.insert(event.event_id, Arc::new(activity));
             }
             // Tells of the last attempt of an activity that has ended; the event that says so is right behind it.
@@ -352,6 +352,10 @@ impl Run {
                 if a.priority.is_some() && self.given_priority() != a.priority.as_ref() {
                     Arc::make_mut(&mut self.info).given_priority = a.priority.clone().map(Box::new);
                     self.info_changed = true;
+                    let lane = self.lane();
+                    if let Some(task) = &mut self.state.workflow_task {
+                        task.lane = lane;
+                    }
                 }
             }
             Some(A::TimerFiredEventAttributes(a)) => {
@@ -436,6 +440,7 @@ impl Run {
             started: None,
             offered_sticky: sticky,
             is_speculative: false,
+            lane: self.lane(),
         });
     }
 

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::proto::{self, Encoded};
 use crate::task::{TaskKey, TaskKind, TaskPosition};
-use crate::{RunId, Time};
+use crate::{Lane, RunId, Time, Weight};
 
 /// One run of a workflow.
 #[derive(Clone, Debug)]
@@ -465,6 +465,7 @@ impl Run {
     fn workflow_task_position(&self) -> Option<TaskPosition> {
         let task = self.state.workflow_task.as_ref()?;
         Some(TaskPosition {
+            lane: task.lane,
             priority: self.priority(),
             scheduled_time: task.scheduled_time,
             run_id: self.id,
@@ -483,6 +484,7 @@ impl Run {
 
     fn activity_task_position(&self, activity: &Activity, scheduled_time: Time) -> TaskPosition {
         TaskPosition {
+            lane: activity.lane,
             priority: activity.priority,
             scheduled_time,
             run_id: self.id,
@@ -518,6 +520,19 @@ impl Run {
     /// Whether something was changed since the rows were written that belongs into a row of its own.
     pub fn has_unwritten_changes(&self) -> bool {
         self.info_changed || self.workers_changed || self.pending().iter().any(|pending| pending.is_touched())
+    }
+
+    /// The lane of its fairness key, for the tasks that it has from now on.
+    pub(crate) fn lane(&self) -> Lane {
+        Lane::of_priority(self.given_priority())
+    }
+
+    /// The weight that a task says for its lane: as it was given for the task, or else for the run.
+    pub(crate) fn weight_of(&self, given: Option<&Priority>) -> Weight {
+        match Weight::of_priority(given) {
+            Weight(0) => Weight::of_priority(self.given_priority()),
+            weight => weight,
+        }
     }
 
     /// Whether more than `count` messages to other workflows have not arrived. The run is then given no workflow task, lest it sends

@@ -10,7 +10,7 @@ use prost::Message;
 
 use super::row::{decode, encode, required};
 use super::{CorruptRow, Sticky};
-use crate::Time;
+use crate::{Lane, Time};
 
 /// How long a speculative task waits for a worker before it becomes a normal one, which no change of leader loses.
 const SPECULATIVE_SCHEDULE_TO_START_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,6 +36,8 @@ pub struct WorkflowTask {
     /// Leader memory: the task is for updates alone, and leaves no trace unless something comes of it. It has no row, and its Scheduled
     /// event is not written.
     pub is_speculative: bool,
+    /// The lane of its queue in which it stands: that of the run's fairness key when it was scheduled, or since.
+    pub lane: Lane,
 }
 
 /// A workflow task in a worker's hands.

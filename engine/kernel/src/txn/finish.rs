@@ -80,7 +80,8 @@ impl Txn<'_> {
                 if let Some(time) = wanted {
                     let key = self.run.activity_task_key(&activity, time);
                     let version = self.run.task_version().cloned().map(Box::new);
-                    let row = TaskRow::of_workflow(self.workflow_id, activity.attempt, version.clone());
+                    let weight = self.run.weight_of(activity.given_priority());
+                    let row = TaskRow::of_workflow(self.workflow_id, activity.attempt, version.clone(), weight);
                     rows.push((RowKey::Task(key.clone()), Some(row.to_row())));
                     self.effects.push(Effect::OfferTask(Task {
                         key,
@@ -88,6 +89,7 @@ impl Txn<'_> {
                         sticky: None,
                         version,
                         entity: EntityKind::Workflow,
+                        weight,
                     }));
                 }
             }
@@ -139,7 +141,8 @@ impl Txn<'_> {
         }
         if let Some((key, attempt)) = &wanted {
             let version = self.run.task_version().cloned().map(Box::new);
-            let row = TaskRow::of_workflow(self.workflow_id, *attempt, version.clone());
+            let weight = self.run.weight_of(None);
+            let row = TaskRow::of_workflow(self.workflow_id, *attempt, version.clone(), weight);
             rows.push((RowKey::Task(key.clone()), Some(row.to_row())));
             if !self.run.workflow_task_started() {
                 let sticky = self.run.sticky.as_ref().map(|sticky| sticky.task_queue.clone());
@@ -149,6 +152,7 @@ impl Txn<'_> {
                     sticky,
                     version,
                     entity: EntityKind::Workflow,
+                    weight,
                 }));
             }
         }

@@ -7,7 +7,7 @@ use everlog_kernel::nexus::{NexusCall, NexusRequest};
 use everlog_kernel::outbox::{MessageBody, NexusCompleted};
 use everlog_kernel::rows::Suffix;
 use everlog_kernel::transition::{Effect, TaskKey, TaskPosition};
-use everlog_kernel::{Rejection, RowKey, Run, RunRow, RunRowKind, Time, Transition};
+use everlog_kernel::{Lane, Rejection, RowKey, Run, RunRow, RunRowKind, Time, Transition};
 use everlog_proto::api::history::v1::{History, HistoryEvent};
 use everlog_proto::api::workflowservice::v1::{DescribeWorkflowExecutionResponse, PollActivityTaskQueueResponse};
 use prost::Message;
@@ -108,9 +108,10 @@ pub(crate) fn row(key: &RowKey) -> String {
 
 fn task_key(key: &TaskKey) -> String {
     let TaskKey { kind, task_queue, position } = key;
-    let TaskPosition { priority, scheduled_time, run_id, scheduled_event_id: id } = position;
+    let TaskPosition { lane, priority, scheduled_time, run_id, scheduled_event_id: id } = position;
     let priority = if *priority == 3 { String::new() } else { format!(" priority {priority}") };
-    format!("{kind} {run_id}/{id} on {task_queue}{priority} {}", time(*scheduled_time))
+    let lane = if *lane == Lane::NONE { String::new() } else { format!(" lane {:016x}", lane.0) };
+    format!("{kind} {run_id}/{id} on {task_queue}{lane}{priority} {}", time(*scheduled_time))
 }
 
 fn effect(effect: &Effect) -> String {

@@ -93,8 +93,9 @@ impl Matching {
         // Numbers of leases, polls and page requests are not given out again by a later queue of the same name.
         let first_number = self.queues_created.fetch_add(1, Ordering::Relaxed) << 40;
         // Settings are for all versions.
-        let rate = self.rates.read().get(&QueueId { version: None, ..QueueId::clone(&id) }).copied();
-        let mut queue = Queue::new(id, self.bounds.tasks_in_memory, meters.clone(), first_number, rate, Instant::now());
+        let settings = self.settings.read().get(&QueueId { version: None, ..QueueId::clone(&id) }).cloned();
+        let settings = settings.unwrap_or_default();
+        let mut queue = Queue::new(id, self.bounds.tasks, meters.clone(), first_number, settings, Instant::now());
         let left_out = self.left_out.load(Ordering::Acquire);
         for partition in self.leads.read().keys() {
             queue.open_partition(*partition, left_out);

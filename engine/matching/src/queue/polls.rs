@@ -17,7 +17,7 @@ impl Queue {
             && self.rate.set_worker(per_second, now)
         {
             // The wake that may be set is one for the old rate.
-            self.wake_is_set = false;
+            self.wake_at = None;
         }
         self.want_rows();
         let number = self.next_number();
@@ -92,7 +92,7 @@ impl Queue {
         sticky.line.forget_pollers();
         let tasks = std::mem::take(&mut sticky.tasks);
         let queries = std::mem::take(&mut sticky.line.queries);
-        for (position, task) in tasks {
+        for ((_, _, position), task) in tasks {
             self.in_sticky.remove(&position);
             // Nobody polls the queue without a name itself: the workflow offers the task to its normal queue once it has waited here.
             if !self.id.name.is_empty() {

@@ -6,7 +6,7 @@ use everlog_storage::GroupId;
 use tokio::time::Instant;
 
 use super::super::tasks::{Fetch, Position, Tasks, WaitingTask};
-use super::{Everything, LeasedTask, Queue};
+use super::{Everything, LeasedTask, Queue, in_line};
 
 impl Queue {
     pub(crate) fn offer(&mut self, position: Position, task: WaitingTask, now: Instant) {
@@ -20,7 +20,7 @@ impl Queue {
         }
         if let Some(name) = self.in_sticky.get(&position) {
             let same_line = task.sticky.as_ref() == Some(name);
-            let known = self.sticky.get(name).and_then(|sticky| sticky.tasks.get(&position));
+            let known = self.sticky.get(name).and_then(|sticky| sticky.tasks.get(&in_line(position)));
             if same_line && known.is_some_and(|known| known.attempt == task.attempt) {
                 return;
             }
@@ -43,7 +43,12 @@ impl Queue {
         now: Instant,
         keep: fn(&mut Tasks, Position, WaitingTask),
     ) {
-        if self.line.has_polls() && self.tasks.is_empty() && self.take_token(now) {
+        if self.line.has_polls()
+            && self.tasks.is_empty()
+            && self.tasks.may_pass(position.lane, now)
+            && self.take_token(now)
+        {
+            self.tasks.passes(&position, task.weight, now);
             let grant = self.lease_task(position, task, None, now);
             self.grant_normal(grant, now);
             return;
@@ -64,7 +69,7 @@ impl Queue {
         let name = name.clone();
         self.in_sticky.insert(position, name.clone());
         if let Some(sticky) = self.sticky.get_mut(&name) {
-            sticky.tasks.insert(position, task);
+            sticky.tasks.insert(in_line(position), task);
         }
         self.hand_out_sticky(&name, now);
         None
@@ -72,22 +77,26 @@ impl Queue {
 
     fn remove_from_sticky(&mut self, position: &Position) -> Option<WaitingTask> {
         let name = self.in_sticky.remove(position)?;
-        self.sticky.get_mut(&name)?.tasks.remove(position)
+        self.sticky.get_mut(&name)?.tasks.remove(&in_line(*position))
     }
 
     /// A lease was dropped: its task is ready as before, and is to be put back.
     pub(crate) fn take_back_task(&mut self, position: Position, lease: u64, now: Instant) -> Option<WaitingTask> {
         let leased = self.end_lease(&position, lease, now)?;
+        if leased.is_charged {
+            self.tasks.refund(&position, leased.task.weight);
+        }
         Some(leased.offered_again.unwrap_or(leased.task))
     }
 
     /// Takes out everything that waits, because it may be for others from now on.
     pub(crate) fn take_all(&mut self) -> Everything {
-        let mut tasks: Vec<_> = std::iter::from_fn(|| self.tasks.pop_first()).collect();
+        let mut tasks = self.tasks.take_all();
         let mut queries: Vec<_> = std::mem::take(&mut self.line.queries).into_values().collect();
         self.in_sticky.clear();
         for sticky in self.sticky.values_mut() {
-            tasks.extend(std::mem::take(&mut sticky.tasks));
+            let in_line = std::mem::take(&mut sticky.tasks).into_iter();
+            tasks.extend(in_line.map(|((_, _, position), task)| (position, task)));
             queries.extend(std::mem::take(&mut sticky.line.queries).into_values());
         }
         Everything { tasks, queries }
@@ -148,7 +157,7 @@ impl Queue {
         self.tasks.forget_partition(partition);
         self.leased.retain(|_, leased| leased.task.partition != partition);
         for sticky in self.sticky.values_mut() {
-            sticky.tasks.retain(|position, task| {
+            sticky.tasks.retain(|(_, _, position), task| {
                 let stays = task.partition != partition;
                 if !stays {
                     self.in_sticky.remove(position);
@@ -176,11 +185,7 @@ impl Queue {
             }
         };
         let partition = fetch.partition;
-        let waiting = |(address, task): (WorkflowRef, Task)| {
-            let Task { key, attempt, sticky, version, entity } = task;
-            (key.position, WaitingTask { partition, address, attempt, sticky, version, entity })
-        };
-        let page = rows.into_iter().map(waiting).collect();
+        let page = rows.into_iter().map(|(address, task)| WaitingTask::new(partition, address, task)).collect();
         let (leased, in_sticky) = (&self.leased, &self.in_sticky);
         let is_elsewhere = |position: &Position, task: &WaitingTask| {
             let is_leased = leased.get(position).is_some_and(|leased| leased.task.attempt >= task.attempt);

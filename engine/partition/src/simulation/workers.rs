@@ -151,7 +151,7 @@ impl World {
                 deployment_version: None,
                 scheduled_event_id,
                 attempt,
-                key: Some(lease.task.key.clone()),
+                key: Some(Box::new(lease.task.key.clone())),
                 identity,
                 request_id,
                 sdk: Default::default(),

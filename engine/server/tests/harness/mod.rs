@@ -7,6 +7,7 @@ pub(crate) mod requests;
 pub(crate) mod updates;
 pub(crate) mod wire;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,44 +63,37 @@ impl Server {
         neighbours: Option<Neighbours>,
     ) -> Server {
         // Boxed: the compiler does not see to the bottom of it otherwise.
-        Box::pin(Server::in_time(partitions, config, cache_bytes_max, neighbours, None, Archive::default())).await
+        let options = Options { partitions, cache_bytes_max, neighbours, ..options() };
+        Box::pin(Server::with_options(options, config, Archive::default())).await
     }
 
     /// One that skips time.
     pub(crate) async fn skipping(time: SkippedTime) -> Server {
-        let (config, time) = (DynamicConfig::default(), Some(Arc::new(time)));
-        Server::in_time(4, config, 64 << 20, None, time, Archive::default()).await
+        let options = Options { partitions: 4, skipped_time: Some(Arc::new(time)), ..options() };
+        Box::pin(Server::with_options(options, DynamicConfig::default(), Archive::default())).await
     }
 
     /// One that has an archive.
     pub(crate) async fn archiving(config: DynamicConfig, archive: ArchiveOptions) -> Server {
-        Box::pin(Server::in_time(2, config, 64 << 20, None, None, Archive::new(archive))).await
+        Box::pin(Server::with_options(options(), config, Archive::new(archive))).await
     }
 
-    async fn in_time(
-        partitions: u32,
-        config: DynamicConfig,
-        cache_bytes_max: usize,
-        neighbours: Option<Neighbours>,
-        skipped_time: Option<Arc<SkippedTime>>,
-        archive: Archive,
-    ) -> Server {
+    /// One that keeps only so many tasks of a queue and partition in memory.
+    pub(crate) async fn with_few_tasks_in_memory(partitions: u32, tasks: usize) -> Server {
+        let options = Options { partitions, queue_tasks_in_memory_max: tasks, ..options() };
+        Box::pin(Server::with_options(options, DynamicConfig::default(), Archive::default())).await
+    }
+
+    /// With options that say everything but where its data is, and its limits.
+    async fn with_options(options: Options, config: DynamicConfig, archive: Archive) -> Server {
         let data = tempfile::tempdir().unwrap();
         let listen = Listen { grpc_port: 0, http_port: 0, metrics_port: 0, ..Listen::default() };
         let listeners = Listeners::bind(&listen).await.unwrap();
         let per_namespace = PerNamespace::new(config, []);
         let limits = Arc::new(InForce::new(per_namespace.map(|config| config.limits.clone())));
-        let node = Node::start(Options {
-            partitions,
-            limits: Arc::clone(&limits),
-            cache_bytes_max,
-            tables_open_max: 100,
-            neighbours,
-            skipped_time: skipped_time.clone(),
-            ..Options::of_one(data.path().to_owned())
-        })
-        .await
-        .unwrap();
+        let skipped_time = options.skipped_time.clone();
+        let options = Options { data_dir: data.path().to_owned(), limits: Arc::clone(&limits), ..options };
+        let node = Node::start(options).await.unwrap();
         node.parts.namespaces.ensure(["default"].into_iter(), DEFAULT_RETENTION, &[]).await.unwrap();
         let disk = Arc::new(DiskRoom::default());
         let services = Services {
@@ -141,6 +135,11 @@ impl Server {
         self.serving.await.unwrap();
         self.node.stop().await.unwrap();
     }
+}
+
+/// Those of a small server, without the place of its data.
+fn options() -> Options {
+    Options { cache_bytes_max: 64 << 20, tables_open_max: 100, ..Options::of_one(PathBuf::new()) }
 }
 
 /// A request with a deadline, as workers and long polls send it.

@@ -8,13 +8,12 @@ use everlog_proto::api::common::v1::{
     callback,
 };
 use everlog_proto::api::deployment::v1::WorkerDeploymentOptions;
-use everlog_proto::api::enums::v1::{TaskQueueType, WorkerVersioningMode};
+use everlog_proto::api::enums::v1::WorkerVersioningMode;
 use everlog_proto::api::namespace::v1::NamespaceConfig;
 use everlog_proto::api::schedule::v1::{Schedule, ScheduleAction, ScheduleSpec, schedule_action};
-use everlog_proto::api::taskqueue::v1::{RateLimit, TaskQueue};
+use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::update::v1 as update;
 use everlog_proto::api::workflow::v1::{NewWorkflowExecutionInfo, WorkflowExecutionOptions};
-use everlog_proto::api::workflowservice::v1::update_task_queue_config_request::RateLimitUpdate;
 use everlog_proto::wkt::FieldMask;
 use prost_types_plain::{DescriptorProto, FileDescriptorProto};
 
@@ -351,18 +350,10 @@ fn polls() -> Vec<Case> {
 }
 
 fn settings() -> Vec<Case> {
-    let config = || UpdateTaskQueueConfigRequest {
-        namespace: NAMESPACE.to_owned(),
-        task_queue: "versions".to_owned(),
-        task_queue_type: TaskQueueType::Activity as i32,
-        ..Default::default()
-    };
-    let limit = RateLimitUpdate { rate_limit: Some(RateLimit { requests_per_second: 1.0 }), ..Default::default() };
     let aliases = NamespaceConfig {
         custom_search_attribute_aliases: [("Keyword01".to_owned(), "Name".to_owned())].into(),
         ..Default::default()
     };
-    const FAIRNESS: &str = "InvalidArgument: Fairness keys are not supported by this server yet.";
     vec![
         case(
             "UpdateNamespaceRequest.promote_namespace",
@@ -376,27 +367,6 @@ fn settings() -> Vec<Case> {
             "UpdateNamespace",
             UpdateNamespaceRequest { namespace: NAMESPACE.to_owned(), config: Some(aliases), ..Default::default() },
             "Unimplemented: config.custom_search_attribute_aliases are not supported by this server",
-        ),
-        case(
-            "UpdateTaskQueueConfigRequest.update_fairness_key_rate_limit_default",
-            "UpdateTaskQueueConfig",
-            UpdateTaskQueueConfigRequest { update_fairness_key_rate_limit_default: Some(limit), ..config() },
-            FAIRNESS,
-        ),
-        case(
-            "UpdateTaskQueueConfigRequest.set_fairness_weight_overrides",
-            "UpdateTaskQueueConfig",
-            UpdateTaskQueueConfigRequest {
-                set_fairness_weight_overrides: [("key".to_owned(), 2.0)].into(),
-                ..config()
-            },
-            FAIRNESS,
-        ),
-        case(
-            "UpdateTaskQueueConfigRequest.unset_fairness_weight_overrides",
-            "UpdateTaskQueueConfig",
-            UpdateTaskQueueConfigRequest { unset_fairness_weight_overrides: vec!["key".to_owned()], ..config() },
-            FAIRNESS,
         ),
     ]
 }

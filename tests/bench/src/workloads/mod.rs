@@ -16,6 +16,7 @@ use crate::progress::Progress;
 use crate::servers::Server;
 use crate::worker::{Worker, WorkerOptions};
 
+mod fair_shares;
 mod fan_out;
 mod history_read;
 mod idle;
@@ -142,7 +143,7 @@ pub(crate) struct Workload {
 }
 
 /// All workloads in the order in which they run. The one that kills the server is the last.
-pub(crate) const WORKLOADS: [Workload; 18] = [
+pub(crate) const WORKLOADS: [Workload; 19] = [
     Workload {
         number: 1,
         name: "single-activity",
@@ -295,6 +296,15 @@ pub(crate) const WORKLOADS: [Workload; 18] = [
         smoke_count: 400,
         by_concurrency: false,
         run: |context| Box::pin(overload_bytes::run(context)),
+    },
+    Workload {
+        number: 19,
+        name: "fair-shares",
+        summary: "ten fairness keys, one with nine tenths of the backlog: in which order their tasks come",
+        usual: Extent::Count(50_000),
+        smoke_count: 200,
+        by_concurrency: false,
+        run: |context| Box::pin(fair_shares::run(context)),
     },
     Workload {
         number: 10,

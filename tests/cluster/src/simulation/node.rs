@@ -9,7 +9,7 @@ use everlog_cluster::{Admissions, DiskFigures, Entry};
 use everlog_config::DynamicConfig;
 use everlog_frontend::{LocalFront, Services};
 use everlog_meta::{DEFAULT_RETENTION, Namespaces, NodeLabels};
-use everlog_model::{InForce, PerNamespace};
+use everlog_model::{InForce, PerNamespace, limits};
 use everlog_raft::{Node as RaftNode, NodeInfo, NodeOptions};
 use everlog_server::membership::{CatchingUp, Lobby, Membership};
 use everlog_server::node::{Ground, catch_up, ensure};
@@ -182,6 +182,7 @@ impl Life {
             partitions: PARTITIONS,
             limits: Arc::new(InForce::new(config.map(|config| config.limits.clone()))),
             cache_bytes_max: 16 << 20,
+            queue_tasks_in_memory_max: limits::QUEUE_TASKS_IN_MEMORY_MAX,
             skipped_time: None,
             finish_bootstrap: Box::new(move || {
                 is_bootstrapped.store(true, Ordering::Relaxed);

@@ -9,8 +9,8 @@ use everlog_proto::api::history::v1::ActivityTaskScheduledEventAttributes;
 use prost::Message;
 
 use super::{decode, encode, required};
-use crate::Time;
 use crate::state::{Activity, ActivityStarted, CorruptRow, Pause};
+use crate::{Lane, Time};
 
 #[derive(Message)]
 struct ActivityRow {
@@ -60,6 +60,9 @@ struct ActivityRow {
     attempts_from: Option<i64>,
     #[prost(message, optional, boxed, tag = "20")]
     last_version: Option<Box<WorkerDeploymentVersion>>,
+    /// 0 without one: rows from before there were any are right.
+    #[prost(fixed64, tag = "21")]
+    lane: u64,
 }
 
 #[derive(Message)]
@@ -116,6 +119,7 @@ impl Activity {
             forgets_heartbeat: self.forgets_heartbeat,
             attempts_from: self.attempts_from.map(|time| time.0),
             last_version: self.last_version.clone(),
+            lane: self.lane.0,
         })
     }
 
@@ -138,6 +142,7 @@ impl Activity {
             forgets_heartbeat: row.forgets_heartbeat,
             attempts_from: row.attempts_from.map(Time),
             priority: u8::try_from(row.priority).map_err(|_| CorruptRow("a priority that is none".into()))?,
+            lane: Lane(row.lane),
             attempt: row.attempt,
             attempt_scheduled_time,
             offered: row.offered,

@@ -41,7 +41,7 @@ use crate::state::{
     WorkflowTaskStarted,
 };
 use crate::transition::TaskRow;
-use crate::{RunId, Time, events, visibility};
+use crate::{Lane, RunId, Time, Weight, events, visibility};
 
 const RUN: RunId = RunId([0xab; 16]);
 /// In November 2026.
@@ -118,6 +118,7 @@ fn typical_state() -> RunState {
             started: None,
             offered_sticky: false,
             is_speculative: false,
+            lane: Lane::NONE,
         }),
         had_workflow_task: true,
         ..RunState::new()
@@ -126,6 +127,11 @@ fn typical_state() -> RunState {
 
 fn heartbeat_state() -> RunState {
     let task = typical_state().workflow_task.map(|task| WorkflowTask { scheduled_time: later(7), ..task });
+    RunState { workflow_task: task, ..typical_state() }
+}
+
+fn fair_state() -> RunState {
+    let task = typical_state().workflow_task.map(|task| WorkflowTask { lane: Lane::of("tenant-1"), ..task });
     RunState { workflow_task: task, ..typical_state() }
 }
 
@@ -231,7 +237,7 @@ fn activity() -> Activity {
         workflow_task_completed_event_id: 4,
         ..ActivityTaskScheduledEventAttributes::default()
     };
-    Activity { task_row_time: Some(NOW), ..Activity::scheduled(5, NOW, attributes, 3) }
+    Activity { task_row_time: Some(NOW), ..Activity::scheduled(5, NOW, attributes, None) }
 }
 
 fn started_activity() -> Activity {
@@ -379,7 +385,11 @@ fn failed_callback() -> CompletionCallback {
 }
 
 fn task() -> TaskRow {
-    TaskRow::of_workflow("order-1", 1, None)
+    TaskRow::of_workflow("order-1", 1, None, Weight::default())
+}
+
+fn task_with_a_weight() -> TaskRow {
+    TaskRow { weight: Weight::of(2.5).0, ..task() }
 }
 
 /// Of another kind of entity, which nobody writes yet.
@@ -433,6 +443,7 @@ fn cases() -> Vec<Case> {
         info("of a reset", RunInfo { original_start_time: Some(NOW), start_time: later(9), ..typical_info() }),
         state("with a workflow task", typical_state()),
         state("with a heartbeat's task", heartbeat_state()),
+        state("with a workflow task of a fairness key", fair_state()),
         state("between workflow tasks", waiting_state()),
         state("with tasks that fail", failing_state()),
         state("with tasks that time out", timing_out_state()),
@@ -448,6 +459,7 @@ fn cases() -> Vec<Case> {
         pending("", "request-0".to_owned(), callback()),
         pending("told in vain", "request-0".to_owned(), failed_callback()),
         pending("", 5, Arc::new(activity())),
+        pending("with a fairness key", 5, Arc::new(Activity { lane: Lane::of("tenant-1"), ..activity() })),
         pending("started", 5, Arc::new(started_activity())),
         pending("backing off", 5, Arc::new(failed_activity())),
         pending("failed after a heartbeat", 5, Arc::new(reported_activity())),
@@ -480,6 +492,7 @@ fn cases() -> Vec<Case> {
         pending("", "attach".to_owned(), AttachedRequest { event_id: Some(5) }),
         pending("buffered", "attach".to_owned(), AttachedRequest { event_id: None }),
         case("task", "", task(), TaskRow::to_row, TaskRow::from_row),
+        case("task", "with a weight", task_with_a_weight(), TaskRow::to_row, TaskRow::from_row),
         case("task", "for a version", task_for_a_version(), TaskRow::to_row, TaskRow::from_row),
     ]
     .into_iter()

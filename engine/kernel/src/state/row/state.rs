@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::{decode, encode, required};
 use crate::state::{CorruptRow, RunState, WorkflowTask, WorkflowTaskProblem};
-use crate::{RunId, Time, time};
+use crate::{Lane, RunId, Time, time};
 
 #[derive(Message)]
 struct StateRow {
@@ -70,6 +70,9 @@ struct WorkflowTaskRow {
     attempt: i32,
     #[prost(message, optional, tag = "5")]
     start_to_close_timeout: Option<wkt::Duration>,
+    /// 0 without one: rows from before there were any are right.
+    #[prost(fixed64, tag = "6")]
+    lane: u64,
 }
 
 impl RunState {
@@ -153,6 +156,7 @@ impl WorkflowTask {
             original_scheduled_time: (original != self.scheduled_time).then_some(original.0),
             attempt: self.attempt,
             start_to_close_timeout: Some(time::to_proto(self.start_to_close_timeout)),
+            lane: self.lane.0,
         }
     }
 
@@ -169,6 +173,7 @@ impl WorkflowTask {
             started: None,
             offered_sticky: false,
             is_speculative: false,
+            lane: Lane(row.lane),
         })
     }
 }

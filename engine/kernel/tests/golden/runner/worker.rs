@@ -197,7 +197,7 @@ impl Runner {
             deployment_version: None,
             scheduled_event_id: arguments.number("scheduled")?.or(scheduled).ok_or("no such activity is pending")?,
             attempt: arguments.number("attempt")?.or(attempt).unwrap_or(1),
-            key,
+            key: key.map(Box::new),
             identity: "worker".to_owned(),
             request_id: arguments.string("request-id", "poll"),
             sdk: Default::default(),

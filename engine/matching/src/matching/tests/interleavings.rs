@@ -38,6 +38,9 @@ impl Interleaving {
                 let partition = GroupId(self.random.below(3) as u32);
                 let mut task = task(1 + self.random.below(5) as u8, self.random.below(50) as i64, self.next_event);
                 self.next_event += 1;
+                // More keys than there is room for.
+                task.key.position.lane = Lane(self.random.below(5) as u64);
+                task.weight = Weight(self.random.below(3_000) as u32);
                 task.sticky = (self.random.below(3) == 0).then(|| "sticky".to_owned());
                 self.rows.put(partition, &task);
                 let source = lead(partition, self.leads[partition.0 as usize]);

@@ -2,6 +2,7 @@
 
 mod away;
 mod described;
+mod fairness;
 mod interleavings;
 mod polls;
 mod rows;
@@ -12,7 +13,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
 use std::pin::Pin;
 
-use everlog_kernel::{EntityKind, Namespace, NamespaceId, RunId, Time};
+use everlog_kernel::{EntityKind, Lane, Namespace, NamespaceId, RunId, Time, Weight};
 use everlog_proto::api::query::v1::WorkflowQuery;
 use everlog_random::Random;
 use futures::FutureExt;
@@ -95,9 +96,15 @@ fn task(priority: u8, time: i64, event: i64) -> Task {
     let key = TaskKey {
         kind: TaskKind::Workflow,
         task_queue: "queue".to_owned(),
-        position: Position { priority, scheduled_time: Time(time), run_id: RunId([1; 16]), scheduled_event_id: event },
+        position: Position {
+            lane: Lane::NONE,
+            priority,
+            scheduled_time: Time(time),
+            run_id: RunId([1; 16]),
+            scheduled_event_id: event,
+        },
     };
-    Task { key, attempt: 1, sticky: None, version: None, entity: EntityKind::Workflow }
+    Task { key, attempt: 1, sticky: None, version: None, entity: EntityKind::Workflow, weight: Weight::default() }
 }
 
 fn sticky_task(event: i64) -> Task {
@@ -136,7 +143,8 @@ fn matching() -> (Arc<Matching>, Arc<Rows>) {
 
 fn matching_with_memory(tasks: usize) -> (Arc<Matching>, Arc<Rows>) {
     let rows = Arc::new(Rows::default());
-    let matching = Matching::with_bounds(rows.clone(), Bounds { queues: 100, tasks_in_memory: tasks });
+    let matching =
+        Matching::with_bounds(rows.clone(), Bounds { queues: 100, tasks: TaskBounds { tasks, lanes: tasks / 2 } });
     (0..4).for_each(|partition| matching.receive(Message::Opened(lead(GroupId(partition), 1))));
     (matching, rows)
 }

@@ -169,8 +169,9 @@ async fn the_settings_of_a_queue_count_more_than_its_workers() {
     };
     assert_eq!(rate().await, (limits::QUEUE_TASKS_PER_SECOND_MAX, RateSource::System));
     // Before there is such a queue, for one that is described and for one that is polled.
-    matching.configure(&queue_id("other"), Some(1.0));
-    matching.configure(&queue, Some(2.0));
+    let per_second = |rate| Some(QueueSettings { per_second: Some(rate), ..QueueSettings::default() });
+    matching.configure(&queue_id("other"), per_second(1.0));
+    matching.configure(&queue, per_second(2.0));
     assert_eq!(matching.describe(&queue_id("other")).await.rate.per_second, 1.0);
     for event in 0..100 {
         offer(&matching, PARTITION, task(3, event, event));
@@ -184,7 +185,7 @@ async fn the_settings_of_a_queue_count_more_than_its_workers() {
     assert!(elapsed >= Duration::from_secs(5) && elapsed < Duration::from_secs(6), "{elapsed:?}");
     assert_eq!(rate().await, (2.0, RateSource::Api));
     // A poll that waits is served as soon as the settings allow it.
-    matching.configure(&queue, Some(0.0));
+    matching.configure(&queue, per_second(0.0));
     let mut stopped = start_poll(&matching, fast());
     advance(Duration::from_secs(30)).await;
     assert!(got(&mut stopped).is_none());
