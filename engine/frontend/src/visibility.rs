@@ -6,7 +6,7 @@ use bytes::Bytes;
 use everlog_cluster::AskedRuns;
 use everlog_kernel::Namespace;
 use everlog_meta::NamespaceRecord;
-use everlog_model::search_attributes;
+use everlog_model::{CallError, search_attributes};
 use everlog_partition::Spread;
 use everlog_proto::api::workflow::v1::WorkflowExecutionInfo;
 use everlog_proto::api::workflowservice::v1::{
@@ -17,7 +17,7 @@ use everlog_proto::api::workflowservice::v1::{
 };
 use everlog_proto::encoded::ListWorkflowExecutionsResponse;
 use everlog_visibility as visibility;
-use everlog_visibility::{Ask, ByStatus, Page, Position, Query, SearchAttributeTypes, VisibilityError};
+use everlog_visibility::{Ask, ByStatus, Page, Position, Query, SearchAttributeTypes, VisibilityError, Whose};
 use futures::TryFutureExt;
 use futures::future::try_join_all;
 use prost::Message;
@@ -135,9 +135,14 @@ impl<'a> Runs<'a> {
         Ok(Runs { frontend, namespace, query, asked, spread })
     }
 
+    /// Those that are led here.
+    fn whose(&self) -> Whose {
+        Whose { namespace_id: self.asked.namespace_id, parts: self.spread.here.clone() }
+    }
+
     pub(super) async fn list(self, after: Option<Position>, limit: usize) -> Result<Page, Error> {
-        let Spread { here, there } = self.spread;
-        everlog_partition::confirm_leads(&here).await?;
+        let (here, there) = (self.whose(), &self.spread.there);
+        everlog_partition::confirm_leads(here.parts.iter().map(|(group, _)| group)).await?;
         let here = visibility::list(here, &self.namespace, self.query, after, limit);
         let Some(nodes) = &self.frontend.nodes else { return Ok(here.await?) };
         let (asked, here) = (&self.asked, here.map_err(Error::from));
@@ -148,8 +153,8 @@ impl<'a> Runs<'a> {
     }
 
     pub(super) async fn count(self) -> Result<ByStatus, Error> {
-        let Spread { here, there } = self.spread;
-        everlog_partition::confirm_leads(&here).await?;
+        let (here, there) = (self.whose(), &self.spread.there);
+        everlog_partition::confirm_leads(here.parts.iter().map(|(group, _)| group)).await?;
         let here = visibility::count(here, &self.frontend.tallies, &self.namespace, self.query);
         let Some(nodes) = &self.frontend.nodes else { return Ok(here.await?) };
         let (asked, here) = (&self.asked, here.map_err(Error::from));
@@ -180,6 +185,8 @@ impl From<VisibilityError> for Error {
         match error {
             VisibilityError::InvalidArgument(message) => Error::invalid(message),
             VisibilityError::Unavailable(message) => Error::Unavailable(message),
+            // The call is planned again, by what is known then.
+            VisibilityError::Outdated(message) => CallError::NotDone(message).into(),
             VisibilityError::Internal(message) => Error::Internal(message),
         }
     }

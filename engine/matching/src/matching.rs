@@ -166,6 +166,16 @@ impl Matching {
         }
     }
 
+    /// Reads the rows again of queues of which something may have been offered elsewhere.
+    pub fn read_again_of(&self, is_concerned: impl Fn(&QueueId) -> bool) {
+        let leads: Vec<GroupId> = self.leads.read().keys().copied().collect();
+        self.for_each_queue(|queue| {
+            if is_concerned(queue.id()) {
+                leads.iter().for_each(|partition| queue.open_partition(*partition, true));
+            }
+        });
+    }
+
     fn offer(&self, source: Source, address: WorkflowRef, task: Task) {
         if self.leads.read().get(&source.partition) != Some(&source.lead) {
             return;

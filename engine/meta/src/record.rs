@@ -39,7 +39,7 @@ pub struct NamespaceRecord {
     pub updated: Time,
     /// Set once it is deleted with all that is in it.
     pub deletion: Option<Deletion>,
-    /// The pool of partitions that it is in, for good.
+    /// The pool of partitions that it is in, but for what of it has moved to another.
     pub pool: PoolId,
     /// Which regions it is in, if it is a global one.
     pub replication: Option<Replication>,

@@ -1,50 +1,54 @@
-//! Sets of hash slots, as those of a namespace that move from one partition to another.
+//! A set of hash slots, as the rows and messages of moves have it.
 
 use std::fmt;
 
-use bytes::{BufMut, Bytes, BytesMut};
 use everlog_storage::keys::SLOTS;
 
-const WORD_BITS: u16 = 64;
-const WORDS: usize = (SLOTS / WORD_BITS) as usize;
+const WORDS: usize = SLOTS as usize / 64;
 
-/// A set of hash slots.
+/// A set of hash slots: a bit for each.
+///
+/// ```text
+/// encoded   01 | lengths of runs of slots, LEB128: not in it, in it, not in it, …     a few runs, which most sets have
+///           02 | 512 bytes, the lowest slot in the lowest bit of the first            where that is shorter
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SlotSet(Box<[u64; WORDS]>);
 
-impl SlotSet {
-    /// No slots.
-    pub fn none() -> SlotSet {
+impl Default for SlotSet {
+    fn default() -> SlotSet {
         SlotSet(Box::new([0; WORDS]))
     }
+}
 
-    /// All slots.
+impl SlotSet {
+    /// The set of no slot.
+    pub fn new() -> SlotSet {
+        SlotSet::default()
+    }
+
+    /// The set of all slots.
     pub fn all() -> SlotSet {
         SlotSet(Box::new([u64::MAX; WORDS]))
     }
 
-    /// Whether a slot is in it. Numbers beyond the last slot are not.
-    pub fn contains(&self, slot: u16) -> bool {
-        slot < SLOTS && self.0[usize::from(slot / WORD_BITS)] & bit(slot) != 0
-    }
-
-    /// Adds a slot. Numbers beyond the last one are passed over.
+    /// Adds a slot. Numbers beyond the last slot are none.
     pub fn insert(&mut self, slot: u16) {
-        if slot < SLOTS {
-            self.0[usize::from(slot / WORD_BITS)] |= bit(slot);
+        if let Some(word) = self.0.get_mut(usize::from(slot / 64)) {
+            *word |= 1 << (slot % 64);
         }
     }
 
-    /// Takes a slot away.
+    /// Takes a slot out.
     pub fn remove(&mut self, slot: u16) {
-        if slot < SLOTS {
-            self.0[usize::from(slot / WORD_BITS)] &= !bit(slot);
+        if let Some(word) = self.0.get_mut(usize::from(slot / 64)) {
+            *word &= !(1 << (slot % 64));
         }
     }
 
-    /// How many slots are in it.
-    pub fn len(&self) -> usize {
-        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    /// Whether a slot is in it.
+    pub fn contains(&self, slot: u16) -> bool {
+        self.0.get(usize::from(slot / 64)).is_some_and(|word| word & (1 << (slot % 64)) != 0)
     }
 
     /// Whether no slot is in it.
@@ -52,135 +56,149 @@ impl SlotSet {
         self.0.iter().all(|word| *word == 0)
     }
 
-    /// Its slots, ascending.
+    /// How many slots are in it.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// The slots in it, ascending.
     pub fn iter(&self) -> impl Iterator<Item = u16> {
         (0..SLOTS).filter(|slot| self.contains(*slot))
     }
 
-    /// The slots that are in this set, in the other one, or in both.
-    #[must_use]
-    pub fn union(&self, other: &SlotSet) -> SlotSet {
-        self.combined(other, |word, other| word | other)
+    /// The first slot in it that is `from` or behind that.
+    pub fn next_from(&self, from: u16) -> Option<u16> {
+        let first = usize::from(from / 64);
+        let mask = u64::MAX.checked_shl(u32::from(from % 64)).unwrap_or(0);
+        let words = self.0.iter().enumerate().skip(first);
+        let found = words.map(|(at, word)| (at, if at == first { word & mask } else { *word }));
+        let (at, word) = found.into_iter().find(|(_, word)| *word != 0)?;
+        u16::try_from(at * 64 + word.trailing_zeros() as usize).ok()
     }
 
-    /// The slots that are in both sets.
-    #[must_use]
-    pub fn intersection(&self, other: &SlotSet) -> SlotSet {
-        self.combined(other, |word, other| word & other)
-    }
-
-    /// The slots that are in this set and not in the other one.
-    #[must_use]
-    pub fn difference(&self, other: &SlotSet) -> SlotSet {
-        self.combined(other, |word, other| word & !other)
-    }
-
-    /// Whether a slot is in both sets.
+    /// Whether a slot is in both.
     pub fn intersects(&self, other: &SlotSet) -> bool {
-        self.0.iter().zip(other.0.iter()).any(|(word, other)| word & other != 0)
+        self.0.iter().zip(&*other.0).any(|(mine, theirs)| mine & theirs != 0)
     }
 
-    fn combined(&self, other: &SlotSet, combine: impl Fn(u64, u64) -> u64) -> SlotSet {
-        let mut combined = SlotSet::none();
-        for ((to, word), other) in combined.0.iter_mut().zip(self.0.iter()).zip(other.0.iter()) {
-            *to = combine(*word, *other);
-        }
-        combined
+    /// The slots in both.
+    pub fn intersection(&self, other: &SlotSet) -> SlotSet {
+        self.with(other, |mine, theirs| mine & theirs)
     }
 
-    /// The set in bytes, the same ones for ever: how many slots from 0 on are not in it, how many then are, and so on until the last one that is, each a
-    /// varint.
-    pub fn encode(&self) -> Bytes {
-        let mut bytes = BytesMut::new();
-        let (mut is_in, mut from) = (false, 0);
-        for slot in 0..SLOTS {
-            if self.contains(slot) != is_in {
-                put_varint(&mut bytes, slot - from);
-                (is_in, from) = (!is_in, slot);
+    /// The slots in either.
+    pub fn union(&self, other: &SlotSet) -> SlotSet {
+        self.with(other, |mine, theirs| mine | theirs)
+    }
+
+    /// The slots in this one that are not in the other one.
+    pub fn difference(&self, other: &SlotSet) -> SlotSet {
+        self.with(other, |mine, theirs| mine & !theirs)
+    }
+
+    fn with(&self, other: &SlotSet, of: impl Fn(u64, u64) -> u64) -> SlotSet {
+        let mut set = self.clone();
+        set.0.iter_mut().zip(&*other.0).for_each(|(mine, theirs)| *mine = of(*mine, *theirs));
+        set
+    }
+
+    /// Its bytes, the shorter of the two forms.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![RUNS];
+        let (mut from, mut is_in) = (0, false);
+        while from < SLOTS {
+            let end = (from..SLOTS).find(|slot| self.contains(*slot) != is_in).unwrap_or(SLOTS);
+            // The slots behind the last run are not in it.
+            if end < SLOTS || is_in {
+                write_leb128(&mut bytes, end - from);
             }
+            (from, is_in) = (end, !is_in);
         }
-        if is_in {
-            put_varint(&mut bytes, SLOTS - from);
+        if bytes.len() <= WORDS * 8 {
+            return bytes;
         }
-        bytes.freeze()
+        std::iter::once(BITS).chain(self.0.iter().flat_map(|word| word.to_le_bytes())).collect()
     }
 
-    /// The set that these are the bytes of.
-    pub fn decode(mut bytes: &[u8]) -> Option<SlotSet> {
-        let mut set = SlotSet::none();
-        let (mut is_in, mut from) = (false, 0_u16);
-        while !bytes.is_empty() {
-            let count = take_varint(&mut bytes)?;
-            let to = from.checked_add(count).filter(|to| *to <= SLOTS && (count > 0 || (from == 0 && !is_in)))?;
-            if is_in {
-                (from..to).for_each(|slot| set.insert(slot));
+    /// Reads what [`SlotSet::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Option<SlotSet> {
+        let (form, mut rest) = bytes.split_first()?;
+        let mut set = SlotSet::new();
+        match *form {
+            RUNS => {
+                let (mut from, mut is_in) = (0_u16, false);
+                while !rest.is_empty() {
+                    let end = from.checked_add(read_leb128(&mut rest)?).filter(|end| *end <= SLOTS)?;
+                    if is_in {
+                        (from..end).for_each(|slot| set.insert(slot));
+                    }
+                    (from, is_in) = (end, !is_in);
+                }
             }
-            (is_in, from) = (!is_in, to);
+            BITS if rest.len() == WORDS * 8 => {
+                for (word, bytes) in set.0.iter_mut().zip(rest.as_chunks::<8>().0) {
+                    *word = u64::from_le_bytes(*bytes);
+                }
+            }
+            _ => return None,
         }
-        // The last count is of slots that are in it.
-        (!is_in).then_some(set)
+        Some(set)
     }
 }
 
-impl Default for SlotSet {
-    fn default() -> SlotSet {
-        SlotSet::none()
+const RUNS: u8 = 1;
+const BITS: u8 = 2;
+
+fn write_leb128(bytes: &mut Vec<u8>, mut number: u16) {
+    while number >= 0x80 {
+        bytes.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
     }
+    bytes.push(number as u8);
+}
+
+fn read_leb128(bytes: &mut &[u8]) -> Option<u16> {
+    let mut number = 0_u32;
+    for shift in [0, 7, 14] {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u32::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return u16::try_from(number).ok();
+        }
+    }
+    None
 }
 
 impl FromIterator<u16> for SlotSet {
     fn from_iter<T: IntoIterator<Item = u16>>(slots: T) -> SlotSet {
-        let mut set = SlotSet::none();
+        let mut set = SlotSet::new();
         slots.into_iter().for_each(|slot| set.insert(slot));
         set
     }
 }
 
-/// As ranges: `0-4, 7`.
-impl fmt::Debug for SlotSet {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut ranges = Vec::new();
-        let mut begin = None;
-        for slot in 0..=SLOTS {
-            match (begin, self.contains(slot)) {
-                (None, true) => begin = Some(slot),
-                (Some(first), false) => {
-                    ranges.push(if first + 1 == slot { first.to_string() } else { format!("{first}-{}", slot - 1) });
-                    begin = None;
-                }
-                _ => {}
+/// As ranges: `0-3 17 4000-4095`.
+impl fmt::Display for SlotSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut from = self.next_from(0);
+        let mut space = "";
+        while let Some(first) = from {
+            let end = (first..SLOTS).find(|slot| !self.contains(*slot)).unwrap_or(SLOTS);
+            match end - first {
+                1 => write!(f, "{space}{first}")?,
+                _ => write!(f, "{space}{first}-{}", end - 1)?,
             }
+            space = " ";
+            from = self.next_from(end);
         }
-        write!(formatter, "{{{}}}", ranges.join(", "))
+        Ok(())
     }
 }
 
-fn bit(slot: u16) -> u64 {
-    1 << (slot % WORD_BITS)
-}
-
-fn put_varint(bytes: &mut BytesMut, number: u16) {
-    let mut rest = number;
-    while rest >= 0x80 {
-        bytes.put_u8((rest & 0x7f) as u8 | 0x80);
-        rest >>= 7;
-    }
-    bytes.put_u8((rest & 0x7f) as u8);
-}
-
-fn take_varint(bytes: &mut &[u8]) -> Option<u16> {
-    let (mut number, mut shift) = (0_u32, 0);
-    loop {
-        let (first, rest) = bytes.split_first()?;
-        *bytes = rest;
-        number |= u32::from(first & 0x7f) << shift;
-        if first & 0x80 == 0 {
-            return u16::try_from(number).ok();
-        }
-        shift += 7;
-        if shift > 14 {
-            return None;
-        }
+impl fmt::Debug for SlotSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{{self}}}")
     }
 }
 
@@ -188,45 +206,50 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u16> {
 mod tests {
     use super::*;
 
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    fn hex(set: &SlotSet) -> String {
+        set.encode().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     #[test]
-    fn the_bytes_are_for_ever() {
-        let ends: SlotSet = [0, 4095].into_iter().collect();
-        let few: SlotSet = [5, 6, 300].into_iter().collect();
-        for (set, bytes) in [
-            (SlotSet::none(), ""),
-            (SlotSet::all(), "008020"),
-            ((7..=7).collect(), "0701"),
-            (ends, "0001fe1f01"),
-            (few, "0502a50201"),
-        ] {
-            assert_eq!(hex(&set.encode()), bytes);
+    fn sets_are_written_as_they_always_were() {
+        let cases = [
+            (SlotSet::new(), "01"),
+            (SlotSet::all(), "01008020"),
+            (SlotSet::from_iter([0]), "010001"),
+            (SlotSet::from_iter([3, 4, 5, 4095]), "010303f91f01"),
+        ];
+        for (set, golden) in cases {
+            assert_eq!(hex(&set), golden, "{set}");
             assert_eq!(SlotSet::decode(&set.encode()), Some(set));
         }
-        for bytes in [&b"\x05"[..], b"\x00\x81\x20", b"\x05\x00", b"\x80", b"\x80\x80\x80\x01", b"\x05\x01\x02"] {
-            assert_eq!(SlotSet::decode(bytes), None, "{bytes:?}");
-        }
-        let every_other: SlotSet = (0..SLOTS).step_by(2).collect();
-        assert_eq!(SlotSet::decode(&every_other.encode()), Some(every_other));
+        let every_second = SlotSet::from_iter((0..SLOTS).step_by(2));
+        assert_eq!(hex(&every_second), format!("02{}", "55".repeat(512)));
+        assert_eq!(SlotSet::decode(&every_second.encode()), Some(every_second));
     }
 
     #[test]
-    fn sets_are_combined_slot_by_slot() {
-        let (a, b): (SlotSet, SlotSet) = ((0..100).collect(), (90..200).collect());
-        assert_eq!((a.union(&b).len(), a.intersection(&b).len(), a.difference(&b).len()), (200, 10, 90));
-        assert!(a.intersects(&b) && !a.difference(&b).intersects(&b));
-        assert_eq!(SlotSet::all().len(), usize::from(SLOTS));
-        assert_eq!(SlotSet::all().difference(&SlotSet::all()), SlotSet::none());
-        let mut set = SlotSet::none();
-        set.insert(4096);
-        assert!(set.is_empty() && !SlotSet::all().contains(4096));
-        set.insert(64);
-        assert_eq!(set.iter().collect::<Vec<_>>(), [64]);
+    fn what_is_no_set_is_refused() {
+        for bytes in [&b""[..], &[0], &[3], &[2, 1], &[1, 0x80], &[1, 0xff, 0xff, 0xff, 1], &[1, 0x81, 0x20]] {
+            assert_eq!(SlotSet::decode(bytes), None, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn sets_are_asked_and_joined() {
+        let left = SlotSet::from_iter([1, 2, 64, 4095]);
+        let right = SlotSet::from_iter([2, 63, 4095]);
+        assert_eq!((left.len(), left.is_empty(), SlotSet::new().is_empty()), (4, false, true));
+        assert_eq!(left.to_string(), "1-2 64 4095");
+        assert_eq!(left.intersection(&right).to_string(), "2 4095");
+        assert_eq!(left.union(&right).to_string(), "1-2 63-64 4095");
+        assert_eq!(left.difference(&right).to_string(), "1 64");
+        assert!(left.intersects(&right) && !left.intersects(&SlotSet::from_iter([3])));
+        let nexts = [0, 2, 3, 64, 65, 4095].map(|from| left.next_from(from));
+        assert_eq!(nexts, [Some(1), Some(2), Some(64), Some(64), Some(4095), Some(4095)]);
+        assert_eq!((left.next_from(4096), right.next_from(u16::MAX)), (None, None));
+        let mut set = left.clone();
         set.remove(64);
-        assert!(set.is_empty());
-        assert_eq!(format!("{:?}", [1, 2, 3, 9].into_iter().collect::<SlotSet>()), "{1-3, 9}");
+        set.insert(4096);
+        assert_eq!(set.iter().collect::<Vec<_>>(), [1, 2, 4095]);
     }
 }

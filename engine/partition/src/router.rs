@@ -7,7 +7,9 @@ use std::time::Instant;
 use everlog_kernel::command::Reply;
 use everlog_kernel::outbox::OutboxMessage;
 use everlog_kernel::{Command, NamespaceId, RunId};
-use everlog_model::{CallError, NamespaceSource, NodeId, QueueId, SlotSource, WorkflowRef, limits, slot_of};
+use everlog_model::{
+    CallError, NamespaceSource, NodeId, QueueId, Share, SlotSet, SlotSource, WorkflowRef, limits, slot_of,
+};
 use everlog_raft::{Group, ReadConsistency};
 use everlog_storage::GroupId;
 use futures::future::try_join_all;
@@ -29,10 +31,10 @@ pub enum Route {
 
 /// Where what concerns many workflows is to be asked.
 pub struct Spread {
-    /// The partitions that are led here.
-    pub here: Vec<Group>,
+    /// The partitions that are led here, with the slots that are looked for in each if the namespace is moving.
+    pub here: Vec<(Group, Option<SlotSet>)>,
     /// The other nodes, with what they lead.
-    pub there: BTreeMap<NodeId, Vec<GroupId>>,
+    pub there: BTreeMap<NodeId, Vec<Share>>,
 }
 
 /// Finds the way of each request. Cheap to clone.
@@ -69,7 +71,8 @@ impl Router {
         self.slot(workflow.namespace.id, workflow.slot())
     }
 
-    fn partition(&self, partition: GroupId) -> Route {
+    /// The way to a partition.
+    pub fn partition(&self, partition: GroupId) -> Route {
         if let Some(node) = self.cluster.leaders.leads_elsewhere(partition) {
             return Route::There(node);
         }
@@ -137,15 +140,19 @@ impl Router {
     ///
     /// [`CallError::NotDone`] if no node is known to lead one of the partitions.
     pub fn spread(&self, namespace_id: NamespaceId, workflow: Option<&WorkflowRef>) -> Result<Spread, CallError> {
-        let partitions = match workflow {
-            Some(workflow) => self.slots.partition_of(namespace_id, workflow.slot()).into_iter().collect(),
-            None => self.slots.partitions_of(namespace_id),
+        let only = |workflow: &WorkflowRef| {
+            let partition = self.slots.partition_of(namespace_id, workflow.slot())?;
+            Some(Share { partition, slots: Some([workflow.slot()].into_iter().collect()) })
+        };
+        let shares = match workflow {
+            Some(workflow) => only(workflow).into_iter().collect(),
+            None => self.slots.shares_of(namespace_id),
         };
         let mut spread = Spread { here: Vec::new(), there: BTreeMap::new() };
-        for partition in partitions {
-            match self.partition(partition) {
-                Route::Here(partition) => spread.here.push(partition.group()),
-                Route::There(node) => spread.there.entry(node).or_default().push(partition),
+        for share in shares {
+            match self.partition(share.partition) {
+                Route::Here(partition) => spread.here.push((partition.group(), share.slots)),
+                Route::There(node) => spread.there.entry(node).or_default().push(share),
                 Route::Nowhere => return Err(Router::nowhere()),
             }
         }
@@ -158,9 +165,10 @@ impl Router {
         &self.partitions
     }
 
-    /// The partitions of this node that a namespace may have something in.
-    pub fn partitions_of(&self, namespace_id: NamespaceId) -> Vec<Arc<Partition>> {
-        self.slots.partitions_of(namespace_id).into_iter().filter_map(|id| self.partitions.get(id)).collect()
+    /// The partitions of this node that a namespace may have something in, with its slots that each of them has if it is moving.
+    pub fn partitions_of(&self, namespace_id: NamespaceId) -> Vec<(Arc<Partition>, Option<SlotSet>)> {
+        let here = |share: Share| Some((self.partitions.get(share.partition)?, share.slots));
+        self.slots.shares_of(namespace_id).into_iter().filter_map(here).collect()
     }
 
     /// The node that is known to lead a partition; `me` is this one.
@@ -183,9 +191,9 @@ impl Router {
 /// # Errors
 ///
 /// [`CallError::NotDone`] if one of them is not, or nobody confirms it.
-pub async fn confirm_leads(groups: &[Group]) -> Result<(), CallError> {
+pub async fn confirm_leads<'a>(groups: impl IntoIterator<Item = &'a Group>) -> Result<(), CallError> {
     // Mostly the lease says so, which costs nothing.
-    let unsure = groups.iter().filter(|group| !group.lease_valid(Instant::now()));
+    let unsure = groups.into_iter().filter(|group| !group.lease_valid(Instant::now()));
     let confirmed = try_join_all(unsure.map(|group| group.read_barrier(ReadConsistency::Linearizable)));
     // A leader that nobody answers would wait for ever.
     match tokio::time::timeout(limits::LEAD_CONFIRM_TIME_MAX, confirmed).await {

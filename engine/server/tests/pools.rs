@@ -152,7 +152,7 @@ fn here(_: &Topology, pool: &Pool) -> Result<Vec<(GroupId, GroupRow)>, String> {
 }
 
 async fn serves(node: &Node, namespace: &NamespaceRecord) {
-    for partition in node.parts.router.partitions_of(namespace.namespace.id) {
+    for (partition, _) in node.parts.router.partitions_of(namespace.namespace.id) {
         let mut status = partition.status();
         let serving = status.wait_for(|status| *status == Status::Serving);
         tokio::time::timeout(PATIENCE, serving).await.unwrap().unwrap();

@@ -104,7 +104,7 @@ impl Store {
         for group in &self.groups {
             let key = TallyKey { group: *group, namespace: namespace().id, filter: format!("{filter:?}") };
             let rows = self.rows(*group);
-            add(&mut total, &count_by_status(tallies.clone(), key, rows, ranges.clone(), filter.clone()).await?);
+            add(&mut total, &count_by_status(tallies.clone(), key, rows, ranges.clone(), filter.clone(), None).await?);
         }
         Ok(total)
     }
