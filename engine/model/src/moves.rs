@@ -266,9 +266,9 @@ impl Moves {
 
     /// Another step that has a slot of this one and is not over: only one at a time may do something to a slot.
     pub fn hinders(&self, step: &Step) -> Option<&StepRecord> {
-        self.steps.values().find(|record| {
-            record.step.id != step.id && record.step.meets(step) && !record.state.is_over()
-        })
+        self.steps
+            .values()
+            .find(|record| record.step.id != step.id && record.step.meets(step) && !record.state.is_over())
     }
 
     /// Whether a step is over here, or must not begin: it was forgotten.
@@ -343,9 +343,7 @@ impl Moves {
     /// The caller's table is behind, or ahead: it is to look again.
     pub fn check_asker(&self, namespace_id: NamespaceId, here: &SlotSet) -> Result<(), AskerIsBehind> {
         let steps = self.steps.values().filter(|record| record.step.namespace_id == namespace_id);
-        let concerned = steps.flat_map(|record| {
-            record.step.slots.intersection(here).iter().collect::<Vec<_>>()
-        });
+        let concerned = steps.flat_map(|record| record.step.slots.intersection(here).iter().collect::<Vec<_>>());
         let mut closed = concerned.into_iter().filter(|slot| self.is_closed(namespace_id, *slot));
         match closed.next() {
             Some(slot) => Err(AskerIsBehind { slot }),

@@ -33,6 +33,7 @@ use crate::journal;
 use crate::load::{Rows, serve};
 use crate::operation::OperationId;
 use crate::outbox::{self, Parcel};
+use crate::steps::read_moves;
 use crate::wakes::{self, WakePage};
 
 const GROUP: GroupId = GroupId(1);
@@ -327,6 +328,7 @@ fn lead(namespace: &Arc<Namespace>, state: &Arc<CrashState>, chain: &Chain, open
     let clock = PartitionClock::start(chain.end().hlc, reading);
     let (rows, chain) = (Arc::clone(state), chain.clone());
     let applied = Applied {
+        moves: read_moves(&TwinRows(&rows)).unwrap(),
         may_exist: Box::new(move |key| rows.may_exist(GROUP, key)),
         contains: Box::new(move |position| chain.was_applied(position)),
     };

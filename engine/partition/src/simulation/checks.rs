@@ -124,7 +124,8 @@ impl World {
         found: &mut Found,
     ) {
         let runs = runs(rows, address).into_iter().collect();
-        let loaded = serve(rows, LoadRequest { entity: address.entity(), runs, with_current: true, search: None });
+        let loaded =
+            serve(rows, LoadRequest { entity: address.entity(), born: 0, runs, with_current: true, search: None });
         let Ok(Loaded::Workflow(workflow)) = loaded.found else { panic!("rows are readable") };
         let open = workflow.runs.values().filter(|run| run.is_open()).count();
         assert!(open <= 1, "{open} runs of {} are open", address.workflow_id);
