@@ -66,6 +66,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long partitions keep what they know of a step that is over: what was on its way then must not begin it again.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
+/// How often it looks whether there are such.
+const FORGET_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Steps that are forgotten at a time.
 const FORGET_MAX: usize = 256;
 
@@ -164,7 +167,8 @@ impl Moves {
                     }
                 }
                 () = self.namespaces.until_other_moves(&moves) => {}
-                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                // Another node may begin to lead the metadata, and rests come to an end.
+                () = tokio::time::sleep(LOOK_INTERVAL), if !moves.is_empty() => {}
             }
         }
     }
@@ -310,7 +314,7 @@ impl Moves {
     /// Has partitions forget the steps that are over, once all nodes know where the slots are.
     async fn forget_steps(&self) {
         loop {
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            tokio::time::sleep(FORGET_INTERVAL).await;
             if self.namespaces.is_led_here()
                 && let Err(error) = self.forget_old(now()).await
             {

@@ -129,12 +129,12 @@ impl Offers {
 }
 
 impl Offers {
-    /// Ends the polls of a namespace's queues in these slots that are at home at another node by now. They come back there.
+    /// Ends the polls of a namespace's queues in these slots that are not at home here any more. They come back where they are.
     pub(crate) fn end_polls_elsewhere(&self, namespace_id: NamespaceId, slots: &SlotSet) {
         let is_elsewhere = |queue: &QueueId| {
             queue.namespace_id == namespace_id
                 && slots.contains(queue.slot())
-                && matches!(self.home(queue.namespace_id, &queue.name), Home::There(_))
+                && !matches!(self.home(queue.namespace_id, &queue.name), Home::Here)
         };
         if let Some(matching) = self.matching.get().and_then(Weak::upgrade) {
             matching.end_polls_of(is_elsewhere);

@@ -196,12 +196,12 @@ pub(super) async fn update_namespace(
         .namespaces
         .update(&request.namespace, |change| {
             if is_promoted && !change.is_global() {
-                change.promote(&replication, failover_group.cloned(), &place)?;
+                change.promote(&replication, placement.cloned(), failover_group.cloned(), &place)?;
             } else {
                 change.set_replication(&replication)?;
-            }
-            if let Some(placement) = placement {
-                change.set_placement(placement, &place)?;
+                if let Some(placement) = placement {
+                    change.set_placement(placement, &place)?;
+                }
             }
             if change.is_global() && !is_promoted && replication.active.is_some() && !is_same_but_active {
                 let message = "Cannot set active cluster to current cluster when other parameters are set.";
@@ -226,7 +226,7 @@ pub(super) async fn update_namespace(
             }
         })
         .await?;
-    if let (Some(now), true) = (&record.replication, replication.active.is_some()) {
+    if let (Some(now), true) = (&record.replication, replication.active.is_some() && !is_promoted) {
         frontend.pools.until_led_in(record.pool, &now.active).await;
     }
     let description = description(frontend, &record);

@@ -600,13 +600,13 @@ mod tests {
             step: Some(MoveStep { step: step.clone(), is_back: true, has_moved: true }),
         };
         let bytes = moving.encode();
-        assert_eq!(hex(&bytes), "080310011a02000a221408ac0212050502a5020118022004280130 01".replace(' ', ""));
+        assert_eq!(hex(&bytes), "080310011a0301000a221308ac021206010502a5020118022004280130 01".replace(' ', ""));
         assert_eq!(NamespaceMove::decode(ID, &bytes), Ok(moving));
         let past = PastStep { step, since: Time(1) };
         let bytes = past.encode();
         assert_eq!(
             hex(&bytes),
-            "0a100707070707070707070707070707070712050502a50201180220042901000000 00000000".replace(' ', "")
+            "0a10070707070707070707070707070707071206010502a50201180220042901000000 00000000".replace(' ', "")
         );
         assert_eq!(PastStep::decode(StepId(300), &bytes), Ok(past));
         for bytes in [&b"\xff"[..], b"\x1a\x01\x05", b"\x22\x03\x12\x01\x05"] {

@@ -211,7 +211,7 @@ impl NamespaceChange<'_> {
         Ok(())
     }
 
-    /// Makes a local namespace a global one, in these regions, if any are named. It moves to partitions that can fail over.
+    /// Makes a local namespace a global one, in these regions and that placement, if any are named. It moves to partitions that can fail over.
     ///
     /// # Errors
     ///
@@ -219,6 +219,7 @@ impl NamespaceChange<'_> {
     pub fn promote(
         &mut self,
         wanted: &ReplicationChange,
+        placement: Option<String>,
         failover_group: Option<String>,
         place: &PlaceGroups<'_>,
     ) -> Result<(), MetaError> {
@@ -229,12 +230,13 @@ impl NamespaceChange<'_> {
         let active = wanted.active.clone().unwrap_or_else(|| view.topology.home_of(record.pool));
         let replication = Replication::new(&view.topology.regions, &active, wanted.regions.clone())?;
         let known = view.topology.all_placements();
-        let placement = view.topology.placement_in(record.pool);
+        let here = view.topology.placement_in(record.pool);
         let covers = |placement: &Placement| {
             let has = |region| placement.regions.is_empty() || placement.regions.contains_key(region);
             replication.regions.iter().all(has)
         };
-        let placement = known.get(placement).filter(|placement| covers(placement)).map(|known| known.name.clone());
+        let stays = known.get(here).filter(|placement| covers(placement)).map(|known| known.name.clone());
+        let placement = placement.or(stays);
         let regions = replication.active_first();
         self.move_to(&WantedPool::ToFailOver { placement, failover_group, regions }, place)?;
         self.record.replication = Some(replication);

@@ -5,6 +5,8 @@
 #[path = "cluster/batch_jobs.rs"]
 mod batch_jobs;
 mod harness;
+#[path = "cluster/moves.rs"]
+mod moves;
 #[path = "cluster/pools.rs"]
 mod pools;
 #[path = "cluster/regions.rs"]

@@ -356,13 +356,6 @@ fn settings() -> Vec<Case> {
     };
     vec![
         case(
-            "UpdateNamespaceRequest.promote_namespace",
-            "UpdateNamespace",
-            UpdateNamespaceRequest { namespace: NAMESPACE.to_owned(), promote_namespace: true, ..Default::default() },
-            "InvalidArgument: global namespace is not enabled on this cluster, cannot update global namespace or promote \
-             local namespace: default",
-        ),
-        case(
             "NamespaceConfig.custom_search_attribute_aliases",
             "UpdateNamespace",
             UpdateNamespaceRequest { namespace: NAMESPACE.to_owned(), config: Some(aliases), ..Default::default() },
