@@ -41,13 +41,16 @@ pub async fn follow(namespaces: Arc<Namespaces>, matching: Weak<Matching>, offer
                 }
             }
             let at = Instant::now();
-            to_read.extend(READ_AGAIN_AFTER.map(|after| Reading { namespace_id: id, slots: slots.clone(), at: at + after }));
+            to_read.extend(READ_AGAIN_AFTER.map(|after| Reading {
+                namespace_id: id,
+                slots: slots.clone(),
+                at: at + after,
+            }));
         }
         known = now;
         let Some(matching) = matching.upgrade() else { return };
         for Reading { namespace_id, slots, .. } in to_read.extract_if(.., |reading| reading.at <= Instant::now()) {
-            let is_concerned =
-                |queue: &QueueId| queue.namespace_id == namespace_id && slots.contains(queue.slot());
+            let is_concerned = |queue: &QueueId| queue.namespace_id == namespace_id && slots.contains(queue.slot());
             matching.read_again_of(is_concerned);
         }
         drop(matching);

@@ -174,12 +174,7 @@ impl Moves {
     }
 
     /// Tells people which namespaces move.
-    fn tell(
-        &self,
-        moves: &[(NamespaceId, Arc<NamespaceMove>)],
-        known: &mut BTreeSet<NamespaceId>,
-        is_led_here: bool,
-    ) {
+    fn tell(&self, moves: &[(NamespaceId, Arc<NamespaceMove>)], known: &mut BTreeSet<NamespaceId>, is_led_here: bool) {
         let count = if is_led_here { u32::try_from(moves.len()).unwrap_or(u32::MAX) } else { 0 };
         metrics::gauge!("everlog_moves_running").set(f64::from(count));
         let now: BTreeSet<_> = moves.iter().map(|(id, _)| *id).collect();

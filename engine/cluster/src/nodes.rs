@@ -17,8 +17,8 @@ use everlog_proto::api::nexus::v1 as nexus;
 use everlog_proto::api::worker::v1::WorkerHeartbeat;
 use everlog_proto::internal::{
     AnnounceRequest, DispatchNexusRequest, Empty, EndPollsRequest, EnrolRequest, EnrolResponse, InternalClient,
-    MoveStepRequest, MoveStepResponse, NodeReport, OfferRequest, RecentPollerRequest, RegisterWorkerRequest, SteerRequest, TaskPageRequest,
-    VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest,
+    MoveStepRequest, MoveStepResponse, NodeReport, OfferRequest, RecentPollerRequest, RegisterWorkerRequest,
+    SteerRequest, TaskPageRequest, VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest,
 };
 use everlog_raft::ChainPosition;
 use everlog_visibility::{Ask, ByStatus, Page, Position};
@@ -262,7 +262,11 @@ impl Nodes {
     }
 
     /// Has a partition that another node leads do its part in a step of a namespace's move.
-    pub(crate) async fn move_step(&self, node: NodeId, request: MoveStepRequest) -> Result<MoveStepResponse, CallError> {
+    pub(crate) async fn move_step(
+        &self,
+        node: NodeId,
+        request: MoveStepRequest,
+    ) -> Result<MoveStepResponse, CallError> {
         answered(self.client(node).move_step(request)).await.map_err(|status| error_from_status(&status))
     }
 

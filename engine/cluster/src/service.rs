@@ -19,11 +19,10 @@ use everlog_proto::api::workflowservice::v1::{ListClosedWorkflowExecutionsReques
 use everlog_proto::internal::{
     ActivityTaskStart, AnnounceRequest, DeliverRequest, DeliverResponse, DispatchNexusRequest, DispatchNexusResponse,
     Empty, EndPollsRequest, EnrolRequest, EnrolResponse, Internal, InternalServer, MetadataPosition, MoveStepRequest,
-    MoveStepResponse, NodeReport,
-    OfferRequest, QueryStart, RecentPollerRequest, RecentPollerResponse, RegisterWorkerRequest, RegisterWorkerResponse,
-    Start, StartTaskRequest, StartTaskResponse, StartedTask, StatusCount, SteerRequest, TaskPageRequest,
-    TaskPageResponse, VisibilityCountResponse, VisibilityPageResponse, VisibilityRequest, VisibleRun, Wanted,
-    WorkersHeardRequest, WorkflowTaskStart, internal_server,
+    MoveStepResponse, NodeReport, OfferRequest, QueryStart, RecentPollerRequest, RecentPollerResponse,
+    RegisterWorkerRequest, RegisterWorkerResponse, Start, StartTaskRequest, StartTaskResponse, StartedTask,
+    StatusCount, SteerRequest, TaskPageRequest, TaskPageResponse, VisibilityCountResponse, VisibilityPageResponse,
+    VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest, WorkflowTaskStart, internal_server,
 };
 use everlog_storage::GroupId;
 use everlog_visibility::{Ask, Query, Tallies, VisibilityError, Whose};

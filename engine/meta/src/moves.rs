@@ -225,8 +225,7 @@ impl PastStep {
         let PastStepMessage { namespace_id, slots, from, to, since_ns } = message;
         let namespace_id = namespace_id[..].try_into().map_err(|_| corrupt(&"it names no namespace"))?;
         let slots = SlotSet::decode(&slots).ok_or_else(|| corrupt(&"it does not say which slots"))?;
-        let step =
-            Step { id, namespace_id: NamespaceId(namespace_id), slots, from: GroupId(from), to: GroupId(to) };
+        let step = Step { id, namespace_id: NamespaceId(namespace_id), slots, from: GroupId(from), to: GroupId(to) };
         Ok(PastStep { step, since: Time(since_ns) })
     }
 
@@ -303,7 +302,8 @@ impl View {
         };
         let first = left.iter().next()?;
         let (from_group, to_group) = (from.owner(first).partition, to.owner(first).partition);
-        let goes_with_it = |slot: &u16| from.owner(*slot).partition == from_group && to.owner(*slot).partition == to_group;
+        let goes_with_it =
+            |slot: &u16| from.owner(*slot).partition == from_group && to.owner(*slot).partition == to_group;
         Some(NextSlots { from: from_group, to: to_group, slots: left.iter().filter(goes_with_it).collect() })
     }
 
@@ -556,11 +556,8 @@ mod tests {
     fn step(view: &mut View) -> MoveStep {
         let step = begun(view);
         let moving = NamespaceMove::clone(&view.moves[&ID]);
-        let moved = if step.is_back {
-            moving.moved.difference(&step.step.slots)
-        } else {
-            moving.moved.union(&step.step.slots)
-        };
+        let moved =
+            if step.is_back { moving.moved.difference(&step.step.slots) } else { moving.moved.union(&step.step.slots) };
         let step = MoveStep { has_moved: true, ..step };
         let moving = NamespaceMove { moved, step: Some(step.clone()), ..moving };
         apply(view, vec![moving.put(ID)]);

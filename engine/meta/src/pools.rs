@@ -251,7 +251,11 @@ impl View {
     }
 
     /// The placement that is named, or one for these regions, with its row if it is new.
-    pub(super) fn placement(&self, named: Option<String>, regions: &[String]) -> Result<(String, Option<Placement>), MetaError> {
+    pub(super) fn placement(
+        &self,
+        named: Option<String>,
+        regions: &[String],
+    ) -> Result<(String, Option<Placement>), MetaError> {
         let Some(name) = named else {
             return match regions {
                 [] => Ok((DEFAULT_PLACEMENT.to_owned(), None)),

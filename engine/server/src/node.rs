@@ -365,7 +365,8 @@ impl Ground {
         let source: Arc<dyn NamespaceSource> = Arc::clone(&namespaces) as _;
         let faults = RowFaults::default();
         let rows = TaskRows::new(groups.clone(), Arc::clone(&source), faults.clone());
-        let Seams { nodes, cluster, matching, offers } = seams(neighbours, rows, &namespaces, self.queue_tasks_in_memory_max);
+        let Seams { nodes, cluster, matching, offers } =
+            seams(neighbours, rows, &namespaces, self.queue_tasks_in_memory_max);
         if let (Some(leaders), Some(nodes)) = (leaders, &nodes) {
             leaders.set_nodes(nodes);
         }
@@ -426,11 +427,7 @@ impl Ground {
             places: places.clone(),
         });
         tasks.spawn(Moves::new(Arc::clone(&namespaces), Arc::clone(&moves) as _).drive());
-        tasks.spawn(everlog_cluster::follow_homes(
-            Arc::clone(&namespaces),
-            Arc::downgrade(matching.local()),
-            offers,
-        ));
+        tasks.spawn(everlog_cluster::follow_homes(Arc::clone(&namespaces), Arc::downgrade(matching.local()), offers));
         let pools = Pools::new(PoolsParts {
             me,
             namespaces: Arc::clone(&namespaces),

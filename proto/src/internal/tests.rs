@@ -262,14 +262,8 @@ fn steps_of_moves_are_what_they_always_were() {
     };
     let first = "0a06 0803 1001 1802 1002 1805 22020707 28ac02 32020404 3802 4005 4801 52020808 5a020909";
     check(&asked, &format!("{first} 61 0600000000000000"));
-    let answer = MoveStepResponse {
-        slots: id(4),
-        time_ns: 6,
-        page: id(9),
-        next: id(8),
-        is_owned: true,
-        is_released: true,
-    };
+    let answer =
+        MoveStepResponse { slots: id(4), time_ns: 6, page: id(9), next: id(8), is_owned: true, is_released: true };
     check(&answer, "0a020404 11 0600000000000000 1a020909 22020808 2801 3001");
     let numbers = [
         MoveAction::Unknown,

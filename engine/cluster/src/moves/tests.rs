@@ -45,7 +45,12 @@ impl Part {
         self.has.contains(slot) && !self.steps.values().any(frozen)
     }
 
-    fn done(&mut self, action: MoveAction, step: Step, request: &MoveStepRequest) -> Result<MoveStepResponse, CallError> {
+    fn done(
+        &mut self,
+        action: MoveAction,
+        step: Step,
+        request: &MoveStepRequest,
+    ) -> Result<MoveStepResponse, CallError> {
         let nothing = MoveStepResponse::default();
         let wrong = |why: &str| Err(CallError::Failed(why.to_owned()));
         let state = self.steps.get(&step.id).map(|(_, state)| *state);
@@ -55,7 +60,10 @@ impl Part {
                 rows += u64::from(self.rows.contains_key(slot));
                 rows <= 8
             };
-            return Ok(MoveStepResponse { slots: step.slots.iter().take_while(fits).collect::<SlotSet>().encode().into(), ..nothing });
+            return Ok(MoveStepResponse {
+                slots: step.slots.iter().take_while(fits).collect::<SlotSet>().encode().into(),
+                ..nothing
+            });
         }
         if step.id <= self.forgotten && action != MoveAction::Forget {
             return wrong("forgotten");
@@ -166,7 +174,10 @@ impl StepPartitions for Twin {
             let number = self.asked.fetch_add(1, Ordering::Relaxed);
             let stop = *self.stop.lock();
             if request.action() == MoveAction::Import
-                && self.bad_imports.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+                && self
+                    .bad_imports
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                    .is_ok()
             {
                 return Err(CallError::Failed("no".to_owned()));
             }

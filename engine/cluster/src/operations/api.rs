@@ -11,9 +11,10 @@ use everlog_proto::cluster::{
     AddNodeRequest, AddNodeResponse, ApplyPlacementsRequest, ApplyPlacementsResponse, ClusterService,
     CreateJoinTokenRequest, CreateJoinTokenResponse, DeletePlacementRequest, DeletePlacementResponse,
     DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest, DrainNodeResponse, Group, ListJoinTokensRequest,
-    ListJoinTokensResponse, ListNamespacePlacesRequest, ListNamespacePlacesResponse, ListPlacementsRequest, ListPlacementsResponse, Node, NodeState, RemoveNodeRequest,
-    RemoveNodeResponse, ReplaceDiskRequest, ReplaceDiskResponse, Replica, RevokeJoinTokenRequest,
-    RevokeJoinTokenResponse, TransferLeadsRequest, TransferLeadsResponse,
+    ListJoinTokensResponse, ListNamespacePlacesRequest, ListNamespacePlacesResponse, ListPlacementsRequest,
+    ListPlacementsResponse, Node, NodeState, RemoveNodeRequest, RemoveNodeResponse, ReplaceDiskRequest,
+    ReplaceDiskResponse, Replica, RevokeJoinTokenRequest, RevokeJoinTokenResponse, TransferLeadsRequest,
+    TransferLeadsResponse,
 };
 use everlog_proto::internal::{LeavingNode, NewNode, SteerRequest, SteeredTransfer};
 use tokio::sync::Semaphore;

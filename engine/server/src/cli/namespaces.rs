@@ -93,7 +93,10 @@ mod tests {
             ..NamespacePlace::default()
         };
         let shown = as_table(&[orders.clone(), shop.clone()]);
-        let lines: Vec<Vec<_>> = shown.lines().map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()).collect();
+        let lines: Vec<Vec<_>> = shown
+            .lines()
+            .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect())
+            .collect();
         assert_eq!(lines[1], ["orders", "default", "to eu: 37 %", "-", "1, 5"]);
         assert_eq!(lines[2], ["shop", "eu", "-", "eu-west", "5"]);
         assert_eq!(as_json(&orders)["move"], json!({ "toPlacement": "eu", "percent": 37 }));

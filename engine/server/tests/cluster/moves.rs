@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use everlog_proto::api::command::v1::command::Attributes;
-use everlog_proto::api::command::v1::{Command, CompleteWorkflowExecutionCommandAttributes, StartTimerCommandAttributes};
+use everlog_proto::api::command::v1::{
+    Command, CompleteWorkflowExecutionCommandAttributes, StartTimerCommandAttributes,
+};
 use everlog_proto::api::enums::v1::CommandType;
 use everlog_proto::api::schedule::v1::schedule_action::Action;
 use everlog_proto::api::schedule::v1::{IntervalSpec, Schedule, ScheduleAction, ScheduleSpec};
@@ -102,9 +104,11 @@ async fn work(mut client: Client, calls: Arc<Calls>) {
         if task.task_token.is_empty() {
             continue;
         }
-        let has_fired = task.history.iter().flat_map(|history| &history.events).any(|event| {
-            event.event_type() == everlog_proto::api::enums::v1::EventType::TimerFired
-        });
+        let has_fired = task
+            .history
+            .iter()
+            .flat_map(|history| &history.events)
+            .any(|event| event.event_type() == everlog_proto::api::enums::v1::EventType::TimerFired);
         let command = if has_fired {
             let attributes = CompleteWorkflowExecutionCommandAttributes::default();
             Command {
@@ -177,8 +181,10 @@ async fn scheduled(client: &mut Client) {
         task_queue: harness::task_queue("busy"),
         ..NewWorkflowExecutionInfo::default()
     };
-    let interval =
-        IntervalSpec { interval: Some(everlog_proto::wkt::Duration { seconds: 1, nanos: 0 }), ..IntervalSpec::default() };
+    let interval = IntervalSpec {
+        interval: Some(everlog_proto::wkt::Duration { seconds: 1, nanos: 0 }),
+        ..IntervalSpec::default()
+    };
     let schedule = Schedule {
         spec: Some(ScheduleSpec { interval: vec![interval], ..ScheduleSpec::default() }),
         action: Some(ScheduleAction { action: Some(Action::StartWorkflow(workflow)) }),

@@ -354,14 +354,12 @@ fn settings() -> Vec<Case> {
         custom_search_attribute_aliases: [("Keyword01".to_owned(), "Name".to_owned())].into(),
         ..Default::default()
     };
-    vec![
-        case(
-            "NamespaceConfig.custom_search_attribute_aliases",
-            "UpdateNamespace",
-            UpdateNamespaceRequest { namespace: NAMESPACE.to_owned(), config: Some(aliases), ..Default::default() },
-            "Unimplemented: config.custom_search_attribute_aliases are not supported by this server",
-        ),
-    ]
+    vec![case(
+        "NamespaceConfig.custom_search_attribute_aliases",
+        "UpdateNamespace",
+        UpdateNamespaceRequest { namespace: NAMESPACE.to_owned(), config: Some(aliases), ..Default::default() },
+        "Unimplemented: config.custom_search_attribute_aliases are not supported by this server",
+    )]
 }
 
 fn activities() -> Vec<Case> {

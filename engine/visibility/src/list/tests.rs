@@ -372,7 +372,8 @@ fn who_looks_where_slots_are_no_more_is_told_so() {
     let id = namespace().id;
     let step = |number: u64, slots: std::ops::Range<u16>, state| {
         let (from, to) = (GroupId(1), GroupId(2));
-        StepRecord { step: Step { id: StepId(number), namespace_id: id, slots: slots.collect(), from, to }, state }.to_row()
+        StepRecord { step: Step { id: StepId(number), namespace_id: id, slots: slots.collect(), from, to }, state }
+            .to_row()
     };
     let rows: std::collections::BTreeMap<Bytes, Bytes> =
         [step(1, 0..10, StepState::Gone { is_clean: false }), step(2, 20..30, StepState::Frozen)].into();

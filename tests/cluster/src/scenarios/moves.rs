@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use everlog_proto::api::namespace::v1::UpdateNamespaceInfo;
 use everlog_proto::api::workflowservice::v1 as service;
-use everlog_proto::cluster::{DescribeClusterRequest, GroupKind, ListNamespacePlacesRequest, NamespacePlace, Placement};
+use everlog_proto::cluster::{
+    DescribeClusterRequest, GroupKind, ListNamespacePlacesRequest, NamespacePlace, Placement,
+};
 use tokio::time::Instant;
 
 use super::{PATIENCE, Stage};
@@ -64,7 +66,9 @@ async fn to_and_fro(cluster: &Cluster, client: &Client, seen: &Seen) -> Result<(
 
 /// Kills a node while the namespace moves, once for each part that a node has in that.
 async fn killed(cluster: &Cluster, client: &Client) -> Result<(), Failure> {
-    for (round, part) in ["the metadata", "a partition that it leaves", "a partition that it comes to"].iter().enumerate() {
+    for (round, part) in
+        ["the metadata", "a partition that it leaves", "a partition that it comes to"].iter().enumerate()
+    {
         let to = ["eu", "default"][round % 2];
         let from = place(cluster, 0).await?.group_ids;
         ask(client, 0, to).await?;
