@@ -69,7 +69,6 @@ async fn listed(client: &mut Client, query: &str) -> Vec<String> {
             query: query.to_owned(),
             page_size: 7,
             next_page_token: token,
-            ..ListWorkflowExecutionsRequest::default()
         };
         let page = client.list_workflow_executions(request).await.unwrap_or_else(|status| panic!("{query}: {status}"));
         let page = page.into_inner();
