@@ -12,6 +12,10 @@ pub enum Sabotage {
     LeaseAfterHandover,
     /// A message for another replica of the group is taken for one's own.
     MessageForAnyReplica,
+    /// Whoever believes to lead reads without asking anybody.
+    SkippedBarrier,
+    /// Rows of a leader are installed also where the log has more than they hold.
+    SnapshotOverNewerLog,
 }
 
 #[cfg(feature = "sabotage")]

@@ -29,6 +29,7 @@ use tokio::sync::oneshot;
 use crate::failure::FailureReport;
 use crate::log_store::GroupLog;
 use crate::progress::AppliedPosition;
+use crate::sabotage::{self, Sabotage};
 use crate::types::{LogId, Vote};
 
 /// What a replica is about to become.
@@ -59,7 +60,7 @@ pub(crate) async fn install(
 ) -> io::Result<()> {
     let has_more =
         applied.is_some_and(|applied| applied.log_id >= seeding.position) || log.contains(seeding.position).await?;
-    if has_more {
+    if has_more && !sabotage::is(Sabotage::SnapshotOverNewerLog) {
         return Ok(());
     }
     log.begin_seeding(seeding).await?;
@@ -168,6 +169,10 @@ impl Drop for Offer {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod simulation;
+
+#[cfg(test)]
 mod tests {
     use everlog_storage::GroupId;
     use everlog_storage::log::{LogEngine, LogRecord};
@@ -181,11 +186,11 @@ mod tests {
 
     const GROUP: GroupId = GroupId(1);
 
-    fn vote(term: u64, replica: u64, committed: bool) -> Vote {
+    pub(super) fn vote(term: u64, replica: u64, committed: bool) -> Vote {
         Vote { leader_id: LeaderId { term, voted_for: replica }, committed }
     }
 
-    fn position(term: u64, index: u64) -> Bytes {
+    pub(super) fn position(term: u64, index: u64) -> Bytes {
         encoding::encode_position(&AppliedPosition::new(log_id(term, index), StoredMembership::default()))
     }
 
@@ -206,7 +211,7 @@ mod tests {
         (log, state)
     }
 
-    fn recovered(log: Arc<dyn LogEngine>) -> GroupLog {
+    pub(super) fn recovered(log: Arc<dyn LogEngine>) -> GroupLog {
         let progress = Arc::new(GroupProgress::new(1, None));
         GroupLog::recover(GROUP, log, progress, FailureReport::new(), 0).unwrap()
     }

@@ -509,7 +509,7 @@ impl PartitionTasks {
         }
         if is_the_end_of_all
             && self.search_fetch.is_none()
-            && self.search.is_some_and(|search| search.after.lane <= lane)
+            && self.search.is_some_and(|search| search.after.lane >= lane)
         {
             self.search_ended(now);
         }

@@ -19,6 +19,8 @@ thread_local! {
     static RANDOM: RefCell<Random> = RefCell::new(Random::new(0));
     /// What a sync takes at most at each node, milliseconds.
     static SYNC_MS_MAX: [Cell<u64>; 8] = const { [const { Cell::new(SYNC_MS) }; 8] };
+    /// How often each node has written down how it votes.
+    static VOTES: [Cell<u64>; 8] = const { [const { Cell::new(0) }; 8] };
 }
 
 /// What a sync takes at most, milliseconds.
@@ -32,6 +34,11 @@ pub(super) fn begin(seed: u64) {
 /// From now on a sync at a node takes so long at most; as long as usual, if nothing is said.
 pub(super) fn slow_down(node: usize, sync_ms_max: Option<u64>) {
     SYNC_MS_MAX.with(|max| max[node].set(sync_ms_max.unwrap_or(SYNC_MS)));
+}
+
+/// How often a node has written down how it votes, durably or not.
+pub(super) fn votes(node: usize) -> u64 {
+    VOTES.with(|votes| votes[node].get())
 }
 
 fn delay(from_ms: u64) -> Duration {
@@ -93,13 +100,19 @@ impl SlowLog {
 
     /// What may be told before it is so.
     fn is_told_early(&self, record: &LogRecord) -> bool {
-        let is_append = matches!(record, LogRecord::Append { .. });
-        is_append && self.0.sabotage == Some(Sabotage::AppendNotDurable)
+        match record {
+            LogRecord::Append { .. } => self.0.sabotage == Some(Sabotage::AppendNotDurable),
+            LogRecord::Vote { .. } => self.0.sabotage == Some(Sabotage::VoteNotDurable),
+            _ => false,
+        }
     }
 }
 
 impl LogEngine for SlowLog {
     fn submit(&self, record: LogRecord, completion: Option<Completion>) {
+        if matches!(record, LogRecord::Vote { .. }) {
+            VOTES.with(|votes| votes[system::node()].set(votes[system::node()].get() + 1));
+        }
         let is_told_early = self.is_told_early(&record);
         let (early, late) = if is_told_early { (completion, None) } else { (None, completion) };
         self.0.log.submit(record, late);

@@ -51,6 +51,8 @@ enum Sabotage {
     Raft(sabotage::Sabotage),
     /// Entries are acknowledged before they are on the disk.
     AppendNotDurable,
+    /// Votes are told before they are on the disk.
+    VoteNotDurable,
     /// A node whose disk is lost comes back as the replicas that it was.
     ReusedReplicaId,
 }
@@ -60,7 +62,9 @@ const FOUND: &[(Sabotage, &[u64])] = &[
     (Sabotage::Raft(sabotage::Sabotage::StaleLease), &[59, 75]),
     (Sabotage::Raft(sabotage::Sabotage::LeaseAfterHandover), &[6, 11, 29, 63]),
     (Sabotage::Raft(sabotage::Sabotage::MessageForAnyReplica), &[2, 24, 37, 51]),
+    (Sabotage::Raft(sabotage::Sabotage::SkippedBarrier), &[1, 60]),
     (Sabotage::AppendNotDurable, &[25, 37, 122]),
+    (Sabotage::VoteNotDurable, &[84, 188]),
     (Sabotage::ReusedReplicaId, &[2, 8, 15, 24]),
 ];
 

@@ -38,6 +38,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A process, from when it is started.
 pub(super) struct Process {
+    /// Of each process another one.
+    pub(super) number: u64,
     pub(super) raft: Arc<RaftNode>,
     /// What it knows of the metadata, once it is put together.
     pub(super) namespaces: Arc<Mutex<Option<Arc<Namespaces>>>>,
@@ -52,6 +54,7 @@ pub(super) struct Process {
 
 /// What a process is started with.
 pub(super) struct Start {
+    pub(super) number: u64,
     pub(super) node: NodeId,
     pub(super) network: TwinNetwork,
     pub(super) disk: Arc<Mutex<Disk>>,
@@ -85,7 +88,15 @@ impl Process {
                 is_removed: Arc::clone(&is_removed),
             };
             let life = tokio::spawn(living.live());
-            Process { raft, namespaces, entry, killed: watch::Sender::new(false), is_removed, life }
+            Process {
+                number: start.number,
+                raft,
+                namespaces,
+                entry,
+                killed: watch::Sender::new(false),
+                is_removed,
+                life,
+            }
         })
     }
 

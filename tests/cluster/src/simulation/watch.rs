@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use bytes::Bytes;
-use everlog_raft::Leadership;
+use everlog_raft::{Leadership, ReplicaId};
 use everlog_storage::state::StateEngine;
 use everlog_storage::{GroupId, NodeId};
 
@@ -18,7 +18,17 @@ use super::system;
 pub(super) struct Seen {
     leaders: BTreeMap<(GroupId, u64), NodeId>,
     rows: BTreeMap<(GroupId, Bytes), (u64, NodeId)>,
+    /// How far replicas are, of processes that live.
+    applied: BTreeMap<(NodeId, GroupId), Applied>,
     pub(super) wrong: Vec<String>,
+}
+
+/// How far a replica is in a process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Applied {
+    process: u64,
+    replica: ReplicaId,
+    index: u64,
 }
 
 impl Seen {
@@ -49,6 +59,13 @@ impl Seen {
                     if known != node {
                         self.found(format!("nodes {known} and {node} lead group {id} in term {term}"));
                     }
+                }
+                let now =
+                    Applied { process: process.number, replica: group.replica_id(), index: group.applied_index() };
+                let before = self.applied.insert((node, id), now);
+                let before = before.filter(|before| (before.process, before.replica) == (now.process, now.replica));
+                if let Some(before) = before.filter(|before| before.index > now.index) {
+                    self.found(format!("node {node} goes back from {} to {} in group {id}", before.index, now.index));
                 }
                 if system::on_node(node.0 as usize, || group.lease_valid(Instant::now())) {
                     leases.entry(id).or_default().push(node);

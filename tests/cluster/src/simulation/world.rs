@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -67,6 +67,9 @@ pub(super) struct Story {
     trace: u64,
 }
 
+/// One story in so many is about votes.
+const VOTES_ONE_IN: u64 = 8;
+
 /// Kinds of faults.
 const KINDS: usize = 13;
 
@@ -93,6 +96,10 @@ pub(super) struct World {
     random: Mutex<Random>,
     seen: Mutex<Seen>,
     faults: Mutex<BTreeMap<&'static str, u64>>,
+    /// Processes so far.
+    started: AtomicU64,
+    /// Whether the story is about voters that fail as they vote, and nothing else.
+    is_about_votes: bool,
 }
 
 impl World {
@@ -100,7 +107,8 @@ impl World {
     pub(super) async fn tell(seed: u64, sabotage: Option<Sabotage>) -> Result<Story, String> {
         let mut random = Random::new(seed);
         let nodes = if random.one_in(4) { 5 } else { 3 };
-        let world = Arc::new(World::new(nodes, random, sabotage));
+        let is_about_votes = seed % VOTES_ONE_IN == VOTES_ONE_IN / 2;
+        let world = Arc::new(World { is_about_votes, ..World::new(nodes, random, sabotage) });
         for machine in &world.machines[..nodes] {
             world.start(machine);
         }
@@ -219,6 +227,8 @@ impl World {
             random: Mutex::new(random),
             seen: Mutex::default(),
             faults: Mutex::default(),
+            started: AtomicU64::default(),
+            is_about_votes: false,
         }
     }
 
@@ -226,6 +236,7 @@ impl World {
         let mut process = machine.process.lock();
         if process.is_none() && machine.is_used.load(Ordering::Relaxed) {
             *process = Some(Process::start(Start {
+                number: self.started.fetch_add(1, Ordering::Relaxed),
                 node: machine.node,
                 network: self.network.clone(),
                 disk: Arc::clone(&machine.disk),
@@ -401,6 +412,10 @@ impl World {
                 (Duration::from_millis(50 + random.below_u64(700)), kind)
             };
             tokio::time::sleep(pause).await;
+            if self.is_about_votes {
+                self.fail_as_it_votes().await;
+                continue;
+            }
             let world = Arc::clone(self);
             going_on.spawn(async move { world.fault(kind).await });
         }
@@ -499,6 +514,46 @@ impl World {
             }
         };
         *self.faults.lock().entry(name).or_default() += 1;
+    }
+
+    /// A leader is cut off, and a node fails just as it votes for another one. Then it is there again, and the one that it voted for is not: whoever
+    /// leads next has been voted for by a node that must remember how it has voted.
+    async fn fail_as_it_votes(&self) {
+        let led = self.groups().into_iter().find(|(_, group)| leads(group));
+        let Some((leader, _)) = led else { return };
+        let machines = self.machines.iter().filter(|machine| machine.node != leader);
+        let before: Vec<_> = machines.map(|machine| (machine, disk::votes(machine.node.0 as usize))).collect();
+        let has_voted = |other: Option<NodeId>| {
+            let voted = |(machine, votes): &&(&Machine, u64)| {
+                Some(machine.node) != other && disk::votes(machine.node.0 as usize) > *votes
+            };
+            before.iter().find(voted).map(|(machine, _)| *machine)
+        };
+        self.isolate(leader, true);
+        let until = Instant::now() + 6 * ELECTION_TIMEOUT;
+        let (mut candidate, mut voter) = (None, None);
+        while voter.is_none() && Instant::now() < until {
+            tokio::time::sleep(Duration::from_micros(200)).await;
+            candidate = candidate.or_else(|| has_voted(None));
+            voter = candidate.and_then(|candidate: &Machine| has_voted(Some(candidate.node)));
+        }
+        if let (Some(candidate), Some(voter)) = (candidate, voter) {
+            let (after, pause) = {
+                let mut random = self.random.lock();
+                (Duration::from_micros(random.below_u64(25_000)), Duration::from_millis(random.below_u64(300)))
+            };
+            tokio::time::sleep(after).await;
+            self.kill(voter);
+            self.isolate(leader, false);
+            self.isolate(candidate.node, true);
+            tokio::time::sleep(pause).await;
+            self.start(voter);
+            tokio::time::sleep(6 * ELECTION_TIMEOUT).await;
+            self.isolate(candidate.node, false);
+            *self.faults.lock().entry("killed as it voted").or_default() += 1;
+        } else {
+            self.isolate(leader, false);
+        }
     }
 
     /// Whether a node hears and is heard.
