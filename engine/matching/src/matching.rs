@@ -403,8 +403,9 @@ impl Matching {
     pub(super) fn give_back(&self, queue: &QueueId, held: Held) {
         let now = Instant::now();
         match held {
-            Held::Task { position, lease } => {
-                let task = self.with_existing(queue, |queue| queue.take_back_task(position, lease, now)).flatten();
+            Held::Task { place, lease } => {
+                let position = place.1;
+                let task = self.with_existing(queue, |queue| queue.take_back_task(place, lease, now)).flatten();
                 let Some(task) = task else { return };
                 // It may be for others by now.
                 let version = self.version_of(queue, task.version.as_deref(), &task.address.workflow_id);
@@ -434,8 +435,8 @@ impl Matching {
     pub(super) fn settle(&self, queue: &QueueId, held: Held) {
         let now = Instant::now();
         match held {
-            Held::Task { position, lease } => {
-                self.with_existing(queue, |queue| queue.settle_task(position, lease, now));
+            Held::Task { place, lease } => {
+                self.with_existing(queue, |queue| queue.settle_task(place, lease, now));
             }
             Held::Query { query_id, lease } => {
                 let still_asked = self.with_existing(queue, |queue| queue.settle_query(query_id, lease, now));

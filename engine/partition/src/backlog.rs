@@ -57,7 +57,7 @@ impl Backlog for TaskRows {
 
 /// Reads up to `limit` tasks of a queue behind `after`. Those of slots that are on their way from here, or to here, are not to be started here
 /// and are left out.
-fn read_page(
+pub(crate) fn read_page(
     rows: &impl Rows,
     namespace: &Arc<Namespace>,
     queue: &QueueId,

@@ -32,6 +32,8 @@ mod machines;
 #[cfg(test)]
 mod message_tests;
 mod messages;
+#[cfg(test)]
+mod move_tests;
 pub(crate) mod moves;
 mod standings;
 #[cfg(test)]

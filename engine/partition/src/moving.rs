@@ -104,6 +104,17 @@ impl Page {
         self.messages.iter().map(read).collect()
     }
 
+    /// Makes it the last one, and leaves its messages out: faults that tests put in.
+    #[cfg(test)]
+    pub(crate) fn end_here(&mut self) {
+        self.next = Bytes::new();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn drop_messages(&mut self) {
+        self.messages.clear();
+    }
+
     fn push(&mut self, (key, value): Row) {
         self.rows.push(PageRow { key, value });
     }
@@ -203,7 +214,7 @@ fn secondary_rows(rows: &impl Rows, entity: &EntityRef, run_id: RunId) -> Result
 }
 
 /// Those rows as they are.
-fn read_secondary_rows(rows: &impl Rows, entity: &EntityRef, run_id: RunId) -> Result<Vec<Row>, String> {
+pub(crate) fn read_secondary_rows(rows: &impl Rows, entity: &EntityRef, run_id: RunId) -> Result<Vec<Row>, String> {
     let mut found = Vec::new();
     for key in secondary_rows(rows, entity, run_id)? {
         let RowChange::Delete { key } = rows::change(&entity.key(), key, None) else { continue };

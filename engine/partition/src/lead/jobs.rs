@@ -27,7 +27,7 @@ impl Lead {
         }
         let key = job.entity();
         if self.is_closed(&key) {
-            return self.turn_away(job);
+            return Lead::turn_away(job);
         }
         if let Some(poison) = self.poison(&key, job.name()) {
             return job.refuse(&poison.error());

@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use everlog_kernel::transition::Task;
-use everlog_kernel::{Command, NamespaceId, Rejection, RunCommand, RunId, Time};
+use everlog_kernel::{NamespaceId, RunId, Time};
 use everlog_model::{CallError, EntityRef, Moves, Step, StepId, StepRecord, StepState, limits, rows, slot_of};
 use everlog_storage::keys::{OutboxKey, WakeKey};
 use everlog_storage::state::RowChange;
 use tokio::sync::oneshot;
 
-use super::super::job::{Job, Work};
+use super::super::job::Job;
 use super::super::moving::{Cursor, Deletions, Page};
 use super::super::outbox::Parcel;
 use super::super::wakes::Wake;
@@ -95,8 +95,8 @@ struct Kept {
     wakes: BTreeSet<Wake>,
     /// Messages that are not sent meanwhile, with the bytes of their rows.
     parcels: BTreeMap<OutboxKey, (Parcel, usize)>,
-    /// Tasks that came in; all of them, if this lead has taken in every page.
-    tasks: Vec<(EntityRef, Task)>,
+    /// Tasks that came in, by the keys of their rows; all of them, if this lead has taken in every page.
+    tasks: BTreeMap<Bytes, (EntityRef, Task)>,
     has_every_task: bool,
     /// Up to where its rows are deleted, and whether the next ones are being read.
     cleaned: Option<Cursor>,
@@ -147,6 +147,10 @@ type Outcome = Result<(u64, StepReply), CallError>;
 
 fn not_done(why: impl Into<String>) -> CallError {
     CallError::NotDone(why.into())
+}
+
+fn moves_away() -> CallError {
+    not_done("its slot moves to another partition")
 }
 
 fn failed(step: &Step, why: &str) -> CallError {
@@ -343,7 +347,7 @@ impl Lead {
                     let wake = Wake { time: Time(key.fire_time_ns), entity, run_id: RunId(key.run_id) };
                     wakes.extend(Some(wake).filter(|wake| wake.time <= near));
                 }
-                Some(3) => tasks.push(rows::task(key, value).map_err(unreadable)?),
+                Some(3) => tasks.push((key.clone(), rows::task(key, value).map_err(unreadable)?)),
                 _ => {}
             }
         }
@@ -384,7 +388,7 @@ impl Lead {
         self.restore(kept.wakes, kept.parcels);
         match self.settings.namespaces.by_id(step.namespace_id).filter(|_| kept.has_every_task) {
             Some(namespace) => {
-                for (entity, task) in kept.tasks {
+                for (entity, task) in kept.tasks.into_values() {
                     let address = entity.into_address(Arc::clone(&namespace));
                     self.when_durable(sequence, Outgoing::Task(address, task));
                 }
@@ -399,8 +403,12 @@ impl Lead {
             (Some(StepState::Owned), sequence) => return Ok((sequence, StepReply::Decided(true))),
             (Some(StepState::Refused { .. }), sequence) => return Ok((sequence, StepReply::Decided(false))),
             (Some(StepState::Importing { .. }), _) => false,
-            (None, _) if !self.moving.moves.is_forgotten(step) => true,
-            (Some(_) | None, _) => return Err(failed(step, "is not to be refused")),
+            // It was refused and that is over: whoever has flipped the metadata asks this no more.
+            (None, sequence) if self.moving.moves.is_forgotten(step) => {
+                return Ok((sequence, StepReply::Decided(false)));
+            }
+            (None, _) => true,
+            (Some(_), _) => return Err(failed(step, "is not to be refused")),
         };
         self.moving.kept.remove(&step.id);
         Ok((self.put_step(step.clone(), StepState::Refused { is_clean }), StepReply::Decided(false)))
@@ -424,22 +432,9 @@ impl Lead {
         self.moving.closing(key.namespace_id, || slot_of(key.namespace_id, &key.id)).is_some()
     }
 
-    /// Refuses a job for a slot that moves. A task that is to be started is not here any more; if its slot stays, it is offered again.
-    pub(super) fn turn_away(&mut self, job: Job) {
-        let started = match &job.work {
-            Work::Command { command: Command::Run(command), .. } => Some(command),
-            Work::Command { command: Command::Activity(command), .. } => command.of_worker(),
-            _ => None,
-        };
-        let gone = match started {
-            Some(RunCommand::StartWorkflowTask(_) | RunCommand::StartQueryTask { .. }) => {
-                Some(Rejection::workflow_task_not_found())
-            }
-            Some(RunCommand::StartActivityTask(_)) => Some(Rejection::activity_not_found()),
-            _ => None,
-        };
-        let error = gone.map_or_else(|| not_done("its slot moves to another partition"), CallError::Rejected);
-        job.refuse(&error);
+    /// Refuses a job for a slot that moves. A task that is to be started is offered again, and started wherever its slot is then.
+    pub(super) fn turn_away(job: Job) {
+        job.refuse(&moves_away());
     }
 
     /// Sets a wake aside whose entity is closed. Gives it back, if it is not.
@@ -477,21 +472,20 @@ impl Lead {
         let has = |key: &EntityRef| {
             key.namespace_id == step.namespace_id && step.slots.contains(slot_of(key.namespace_id, &key.id))
         };
-        let moved = || CallError::NotDone("its slot moves to another partition".to_owned());
         for entry in self.cache.take_out(has) {
             let runs = entry.workflow.iter().flat_map(|workflow| workflow.runs.values());
             for query in runs.flat_map(|run| &run.queries) {
                 let answer = Outgoing::QueryAnswer { query_id: query.query_id, answer: Ok(None) };
-                self.actions.push(Action::Withhold(answer, moved()));
+                self.actions.push(Action::Withhold(answer, moves_away()));
             }
-            entry.waiting.into_iter().for_each(|job| self.turn_away(job));
+            entry.waiting.into_iter().for_each(|job| Lead::turn_away(job));
         }
         let actions = &mut self.actions;
         self.watchers.retain(|(key, _), watchers| {
             let stays = !has(key);
             if !stays {
                 let replies = watchers.drain(..).map(|watcher| watcher.into_reply());
-                actions.extend(replies.map(|reply| Action::Release(Outgoing::View(reply, Err(moved())))));
+                actions.extend(replies.map(|reply| Action::Release(Outgoing::View(reply, Err(moves_away())))));
             }
             stays
         });

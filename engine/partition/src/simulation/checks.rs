@@ -78,6 +78,7 @@ impl World {
         for partition in 0..self.partitions.len() {
             self.check_partition(partition, &mut found);
         }
+        self.check_moves();
         found.resets.check();
         found.families.check(&found.resets);
         found.scheduled.check();
@@ -108,11 +109,15 @@ impl World {
             assert!(due >= time, "a task of {} was forgotten: {task:?}", entity.id);
             offered.insert((task.key, task.attempt));
         }
-        for number in 0..WORKFLOWS {
-            let address = self.address(&workflow_id(partition, number));
-            self.check_workflow(&rows, &address, time, &offered, found);
+        for begun in 0..self.partitions.len() {
+            let ids = (0..WORKFLOWS).map(|number| workflow_id(begun, number));
+            for id in ids.filter(|id| self.true_home_of(id) == partition) {
+                self.check_workflow(&rows, &self.address(&id), time, &offered, found);
+            }
+            if self.true_home_of(&format!("{begun}-schedule")) == partition {
+                self.check_schedule(&rows, begun, time, &mut found.scheduled);
+            }
         }
-        self.check_schedule(&rows, partition, time, &mut found.scheduled);
     }
 
     fn check_workflow(
