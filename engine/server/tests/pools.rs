@@ -170,7 +170,8 @@ async fn what_moves_is_moved_whole_and_deleted_whole() {
     assert_eq!(after.len(), 10, "two that the server was founded with, and eight");
     assert_eq!(after.iter().filter(|(group, _)| !of_eu(group)).map(|(_, rows)| rows).sum::<usize>(), 0, "{after:?}");
     assert_eq!(after.values().sum::<usize>(), before.values().sum::<usize>(), "as many rows as of its like: {after:?}");
-    assert_eq!(rows_of(&server, stays), before);
+    let of_another: BTreeMap<_, _> = rows_of(&server, stays).into_iter().filter(|(group, _)| !of_eu(group)).collect();
+    assert_eq!(of_another, before);
     assert_eq!((count(&mut client, "moves").await, list(&mut client, "moves", "").await.len()), (60, 60));
     // Its queue is at home where it is now.
     let poll = PollWorkflowTaskQueueRequest { namespace: "moves".to_owned(), ..requests::poll_workflow("queue") };
