@@ -145,6 +145,11 @@ impl World {
             MoveEvent::Look { life } if life == self.moving.life => self.drive(),
             MoveEvent::Look { .. } => {}
             MoveEvent::Order { partition, job } => {
+                let log = &self.partitions[partition];
+                if log.leading.is_some() && !log.jobs.is_empty() {
+                    // What has come before it is taken first.
+                    return self.after(Duration::from_micros(100), Event::Move(MoveEvent::Order { partition, job }));
+                }
                 match &mut self.partitions[partition].leading {
                     Some(leading) => leading.lead.take_step(*job),
                     None => job.refuse(&CallError::NotDone("it is not led".to_owned())),
