@@ -57,7 +57,9 @@ pub(crate) struct EventLoop {
     pub(crate) stopped: Option<oneshot::Sender<()>>,
     /// Jobs that were taken from the channel and not done yet.
     pub(crate) turn: VecDeque<Job>,
-    pub(crate) step_turn: VecDeque<StepJob>,
+    /// The same of steps, each with how many jobs that came before it are to be taken first: whoever has looked for a slot here must be
+    /// turned away before the partition forgets that it has gone.
+    pub(crate) step_turn: VecDeque<(usize, StepJob)>,
     pub(crate) poisons: Vec<Poison>,
 }
 
@@ -189,7 +191,7 @@ impl EventLoop {
         for job in std::mem::take(&mut self.turn) {
             job.refuse(&self.not_serving(group));
         }
-        for job in std::mem::take(&mut self.step_turn) {
+        for (_, job) in std::mem::take(&mut self.step_turn) {
             job.refuse(&self.not_serving(group));
         }
         loop {
@@ -396,7 +398,7 @@ impl EventLoop {
                     self.turn.extend(jobs.drain(..));
                 }
                 job = self.steps.recv(), if accepts && self.step_turn.is_empty() => match job {
-                    Some(job) => self.step_turn.push_back(job),
+                    Some(job) => self.step_turn.push_back((self.turn.len() + self.jobs.len(), job)),
                     None => return LeadEnd::Loop(End::Stopped),
                 },
                 () = &mut leading.sleep => {}
@@ -429,9 +431,11 @@ impl EventLoop {
                 && let Some(job) = turn.pop_front()
             {
                 lead.take(job);
+                step_turn.iter_mut().for_each(|(before, _)| *before = before.saturating_sub(1));
             }
             while lead.accepts()
-                && let Some(job) = step_turn.pop_front()
+                && step_turn.front().is_some_and(|(before, _)| *before == 0)
+                && let Some((_, job)) = step_turn.pop_front()
             {
                 lead.take_step(job);
             }

@@ -162,9 +162,12 @@ impl Journal {
     }
 }
 
+/// A step that was read, with the slot of its entity and its reply.
+type Read = (Step, u16, Recorded);
+
 /// A page of the journal's rows.
 pub(crate) struct JournalPage {
-    rows: Vec<(JournalKey, Vec<(Step, u16, Recorded)>)>,
+    rows: Vec<(JournalKey, Vec<Read>)>,
     /// Where the next page starts, if there is one.
     pub(crate) next: Option<Bytes>,
 }
@@ -209,7 +212,7 @@ struct JournalRow {
 
 impl JournalRow {
     /// Its steps, with the slots of their entities.
-    fn read(self) -> Result<Vec<(Step, u16, Recorded)>, String> {
+    fn read(self) -> Result<Vec<Read>, String> {
         let read = |row: StepRow| {
             let slot = u16::try_from(row.slot).ok()?;
             Recorded::read(row).map(|(step, reply)| (step, slot, reply))

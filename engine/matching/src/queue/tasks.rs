@@ -131,9 +131,10 @@ impl Queue {
             // A newer attempt is there.
             return;
         }
-        // Another partition has it no more: its slot has moved.
-        self.remove_from_sticky(&position);
-        if let Some(task) = self.place_in_sticky(position, task, now) {
+        // Another partition may have it in the line, too, because its slot has moved.
+        let is_line_free = !self.in_sticky.contains_key(&position);
+        let placed = if is_line_free { self.place_in_sticky(position, task, now) } else { Some(task) };
+        if let Some(task) = placed {
             self.place(position, task, now, Tasks::put_back);
         }
     }

@@ -478,7 +478,7 @@ impl Lead {
                 let answer = Outgoing::QueryAnswer { query_id: query.query_id, answer: Ok(None) };
                 self.actions.push(Action::Withhold(answer, moves_away()));
             }
-            entry.waiting.into_iter().for_each(|job| Lead::turn_away(job));
+            entry.waiting.into_iter().for_each(Lead::turn_away);
         }
         let actions = &mut self.actions;
         self.watchers.retain(|(key, _), watchers| {

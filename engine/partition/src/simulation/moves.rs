@@ -63,6 +63,8 @@ pub(super) struct Moving {
     /// The step that is under way, and whether its slots are the target's already.
     step: Option<Step>,
     is_flipped: bool,
+    /// Whether everybody has heard of that; only then partitions are told to forget the step.
+    is_known: bool,
 
     // The driver.
     life: u64,
@@ -90,6 +92,7 @@ impl Moving {
             steps: 0,
             step: None,
             is_flipped: false,
+            is_known: false,
             life: 0,
             stage: Stage::Plan,
             planned_at: Time(0),
@@ -121,7 +124,7 @@ impl World {
     pub(super) fn home_of(&mut self, id: &str) -> usize {
         let slot = slot_of(self.namespace.id, id);
         let home = self.moving.homes.get(&slot).copied().unwrap_or_else(|| prefix_of(id));
-        let is_new = matches!(self.moving.stage, Stage::Release | Stage::AwaitRelease);
+        let is_new = self.moving.is_flipped && !self.moving.is_known;
         match &self.moving.step {
             Some(step) if is_new && step.slots.contains(slot) && self.random.percent(20) => partition_of(step.from),
             _ => home,
@@ -145,6 +148,11 @@ impl World {
             MoveEvent::Look { life } if life == self.moving.life => self.drive(),
             MoveEvent::Look { .. } => {}
             MoveEvent::Order { partition, job } => {
+                let log = &self.partitions[partition];
+                if log.leading.is_some() && !log.jobs.is_empty() {
+                    // What has come before it is taken first.
+                    return self.after(Duration::from_micros(100), Event::Move(MoveEvent::Order { partition, job }));
+                }
                 match &mut self.partitions[partition].leading {
                     Some(leading) => leading.lead.take_step(*job),
                     None => job.refuse(&CallError::NotDone("it is not led".to_owned())),
@@ -288,7 +296,7 @@ impl World {
         let (from, to) = (self.partitions[from].group, self.partitions[to].group);
         let id = StepId(self.moving.steps);
         self.moving.step = Some(Step { id, namespace_id: self.namespace.id, slots, from, to });
-        self.moving.is_flipped = false;
+        (self.moving.is_flipped, self.moving.is_known) = (false, false);
         self.moving.stage = Stage::Plan;
         self.look_soon(Duration::from_millis(1));
     }
@@ -337,7 +345,10 @@ impl World {
             (Stage::Activate | Stage::Refuse, StepReply::Decided(true)) => Stage::Flip,
             (Stage::Activate | Stage::Refuse, StepReply::Decided(false)) => Stage::Unfreeze,
             (Stage::Release, StepReply::Done) => Stage::AwaitRelease,
-            (Stage::AwaitRelease, StepReply::IsClean(true)) => Stage::ForgetTarget,
+            (Stage::AwaitRelease, StepReply::IsClean(true)) => {
+                self.moving.is_known = true;
+                Stage::ForgetTarget
+            }
             (Stage::ForgetTarget, StepReply::Done) => Stage::ForgetSource,
             (Stage::Unfreeze, StepReply::Done) if self.sabotage == Some(Sabotage::UnfrozenUnrefused) => {
                 self.moving.step = None;
