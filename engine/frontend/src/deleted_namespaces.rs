@@ -14,7 +14,7 @@ use everlog_kernel::{
 };
 use everlog_meta::NamespaceRecord;
 use everlog_model::{CallError, limits};
-use everlog_partition::Partition;
+use everlog_partition::{Partition, confirm_leads};
 use everlog_visibility::{self as visibility, Ask, Query, Record};
 use futures::future::join_all;
 use tokio::time::Instant;
@@ -68,6 +68,7 @@ async fn delete_here(frontend: &Frontend, record: &NamespaceRecord) -> usize {
 async fn delete_page(partition: &Partition, record: &NamespaceRecord, ask: &Ask) -> Result<usize, CallError> {
     let unavailable = |error: visibility::VisibilityError| CallError::Unavailable(error.to_string());
     let lists = ask.lists(&record.namespace);
+    confirm_leads(&[partition.group()]).await?;
     let page = visibility::list(vec![partition.group()], &lists, Query::default(), None, limits::RECLAIM_PAGE_RUNS);
     let (runs, _) = page.await.map_err(unavailable)?.into_records();
     let deletions = runs.iter().filter_map(|run| {

@@ -240,7 +240,7 @@ impl Namespaces {
         place: &PlaceGroups<'_>,
         new: NewNamespace,
     ) -> Result<Arc<NamespaceRecord>, MetaError> {
-        self.change(|view| {
+        self.change_once(|view| {
             if view.by_name.contains_key(&new.name) {
                 return Err(MetaError::AlreadyExists(new.name.clone()));
             }

@@ -24,6 +24,7 @@ use tokio::sync::{Notify, watch};
 use super::MetaError;
 use super::deployments::DeploymentKey;
 use super::nexus_endpoints::{EndpointId, NexusEndpoint};
+use super::operations::{OperationKey, Operations};
 use super::record::NamespaceRecord;
 use super::slots;
 use super::task_queues::{self, ConfiguredQueue};
@@ -51,6 +52,8 @@ pub(crate) struct View {
     pub(super) slots: Option<Arc<SlotTable>>,
     /// What they say of the cluster itself.
     pub(super) topology: Arc<Topology>,
+    /// What was changed lately for calls that may be made again.
+    pub(super) operations: Arc<Operations>,
 }
 
 impl View {
@@ -107,6 +110,8 @@ impl View {
             };
         } else if let Some(about) = TopologyKey::of(key) {
             Arc::make_mut(&mut self.topology).put(about?, value.map(|value| &value[..]))?;
+        } else if let Some(key) = OperationKey::of_key(key) {
+            Arc::make_mut(&mut self.operations).put(key?, value)?;
         } else if let Some(id) = EndpointId::of_key(key) {
             let id = id?;
             match value {

@@ -28,6 +28,7 @@ pub enum Route {
 }
 
 /// Where what concerns many workflows is to be asked.
+#[derive(Default)]
 pub struct Spread {
     /// The partitions that are led here.
     pub here: Vec<Group>,
@@ -62,14 +63,15 @@ impl Router {
     /// The way to whatever of a namespace has that hash slot.
     pub fn slot(&self, namespace_id: NamespaceId, slot: u16) -> Route {
         let partition = self.slots.partition_of(namespace_id, slot);
-        partition.map_or(Route::Nowhere, |partition| self.partition(partition))
+        partition.map_or(Route::Nowhere, |partition| self.route(partition))
     }
 
     pub(crate) fn way(&self, workflow: &WorkflowRef) -> Route {
         self.slot(workflow.namespace.id, workflow.slot())
     }
 
-    fn partition(&self, partition: GroupId) -> Route {
+    /// The way to whoever leads a partition.
+    pub fn route(&self, partition: GroupId) -> Route {
         if let Some(node) = self.cluster.leaders.leads_elsewhere(partition) {
             return Route::There(node);
         }
@@ -100,7 +102,20 @@ impl Router {
     ///
     /// As [`Router::partition_of`].
     pub fn group(&self, partition: GroupId) -> Result<Group, CallError> {
-        Ok(led_here(self.partition(partition))?.group())
+        Ok(led_here(self.route(partition))?.group())
+    }
+
+    /// The replica of a partition that this node has, whoever leads it.
+    pub fn replica(&self, partition: GroupId) -> Option<Group> {
+        self.partitions.get(partition).map(|partition| partition.group())
+    }
+
+    /// The partitions that a namespace, or a workflow of it, may have something in.
+    pub fn holders(&self, namespace_id: NamespaceId, workflow: Option<&WorkflowRef>) -> Vec<GroupId> {
+        match workflow {
+            Some(workflow) => self.slots.partition_of(namespace_id, workflow.slot()).into_iter().collect(),
+            None => self.slots.partitions_of(namespace_id),
+        }
     }
 
     /// What is told when no node is known to lead a partition.
@@ -137,13 +152,10 @@ impl Router {
     ///
     /// [`CallError::NotDone`] if no node is known to lead one of the partitions.
     pub fn spread(&self, namespace_id: NamespaceId, workflow: Option<&WorkflowRef>) -> Result<Spread, CallError> {
-        let partitions = match workflow {
-            Some(workflow) => self.slots.partition_of(namespace_id, workflow.slot()).into_iter().collect(),
-            None => self.slots.partitions_of(namespace_id),
-        };
+        let partitions = self.holders(namespace_id, workflow);
         let mut spread = Spread { here: Vec::new(), there: BTreeMap::new() };
         for partition in partitions {
-            match self.partition(partition) {
+            match self.route(partition) {
                 Route::Here(partition) => spread.here.push(partition.group()),
                 Route::There(node) => spread.there.entry(node).or_default().push(partition),
                 Route::Nowhere => return Err(Router::nowhere()),
@@ -165,7 +177,7 @@ impl Router {
 
     /// The node that is known to lead a partition; `me` is this one.
     pub fn leader(&self, partition: GroupId, me: NodeId) -> Option<NodeId> {
-        match self.partition(partition) {
+        match self.route(partition) {
             Route::Here(partition) => (*partition.status.borrow() == Status::Serving).then_some(me),
             Route::There(node) => Some(node),
             Route::Nowhere => None,
@@ -185,8 +197,20 @@ impl Router {
 /// [`CallError::NotDone`] if one of them is not, or nobody confirms it.
 pub async fn confirm_leads(groups: &[Group]) -> Result<(), CallError> {
     // Mostly the lease says so, which costs nothing.
-    let unsure = groups.iter().filter(|group| !group.lease_valid(Instant::now()));
-    let confirmed = try_join_all(unsure.map(|group| group.read_barrier(ReadConsistency::Linearizable)));
+    confirm(groups.iter().filter(|group| !group.lease_valid(Instant::now()))).await
+}
+
+/// The same without trust in leases: a majority is asked.
+///
+/// # Errors
+///
+/// As [`confirm_leads`].
+pub async fn confirm_by_quorum(groups: &[Group]) -> Result<(), CallError> {
+    confirm(groups.iter()).await
+}
+
+async fn confirm<'a>(groups: impl Iterator<Item = &'a Group>) -> Result<(), CallError> {
+    let confirmed = try_join_all(groups.map(|group| group.read_barrier(ReadConsistency::Linearizable)));
     // A leader that nobody answers would wait for ever.
     match tokio::time::timeout(limits::LEAD_CONFIRM_TIME_MAX, confirmed).await {
         Ok(confirmed) => confirmed.map(drop).map_err(|error| CallError::NotDone(error.to_string())),

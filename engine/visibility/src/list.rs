@@ -10,7 +10,7 @@ use everlog_model::{WorkflowRef, limits};
 use everlog_proto::api::common::v1::Payload;
 use everlog_proto::api::workflowservice::v1::CountWorkflowExecutionsResponse;
 use everlog_proto::api::workflowservice::v1::count_workflow_executions_response::AggregationGroup;
-use everlog_raft::{Group, ReadConsistency};
+use everlog_raft::Group;
 use everlog_storage::Watch;
 use everlog_storage::keys::{KeyRange, after, visibility_range};
 use everlog_storage::state::{Row, RowsView, Visitor};
@@ -77,7 +77,8 @@ pub fn only_workflow(namespace: &Arc<Namespace>, query: &Query) -> Option<Workfl
     Some(WorkflowRef { namespace: Arc::clone(namespace), workflow_id: workflow_id.as_str().into() })
 }
 
-/// Up to `limit` of the runs in `groups` that match a query and stand behind `after`.
+/// Up to `limit` of the runs in `groups` that match a query and stand behind `after`, by what is applied here: whoever must not miss anything that was
+/// acknowledged makes sure before that these groups are led here.
 ///
 /// # Errors
 ///
@@ -89,7 +90,6 @@ pub async fn list(
     after: Option<Position>,
     limit: usize,
 ) -> Result<Page, VisibilityError> {
-    confirm(&groups).await?;
     let ranges = behind(plan::bound(query.filter.as_ref()).ranges(namespace.id), namespace, after);
     let filter = Arc::new(query.filter);
     let scans =
@@ -100,7 +100,7 @@ pub async fn list(
     Ok(Page { runs, has_more })
 }
 
-/// How many runs in `groups` match a query, by status.
+/// How many runs in `groups` match a query, by status; as [`list`].
 ///
 /// # Errors
 ///
@@ -111,7 +111,6 @@ pub async fn count(
     namespace: &Namespace,
     query: Query,
 ) -> Result<ByStatus, VisibilityError> {
-    confirm(&groups).await?;
     let ranges = plan::bound(query.filter.as_ref()).ranges(namespace.id);
     let written_out = format!("{:?}", query.filter);
     let filter = Arc::new(query.filter);
@@ -124,13 +123,6 @@ pub async fn count(
         add(&mut by_status, &counted);
     }
     Ok(by_status)
-}
-
-/// Waits until partitions show all that was acknowledged before.
-async fn confirm(groups: &[Group]) -> Result<(), VisibilityError> {
-    let barriers = groups.iter().map(|group| group.read_barrier(ReadConsistency::Lease));
-    try_join_all(barriers).await.map_err(|error| VisibilityError::Unavailable(error.to_string()))?;
-    Ok(())
 }
 
 /// Counts as they are told: by status, if the query is `is_grouped`.
