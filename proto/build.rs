@@ -69,7 +69,7 @@ fn own_service() -> Result<(), Box<dyn Error>> {
 
 /// The methods of the service between nodes: request and response are types of `src/internal.rs`.
 const INTERNAL_METHODS: [(&str, &str, &str, &str); 18] = [
-    ("announce", "Announce", "AnnounceRequest", "Empty"),
+    ("announce", "Announce", "AnnounceRequest", "AnnounceResponse"),
     ("offer", "Offer", "OfferRequest", "Empty"),
     ("start_task", "StartTask", "StartTaskRequest", "StartTaskResponse"),
     ("task_page", "TaskPage", "TaskPageRequest", "TaskPageResponse"),

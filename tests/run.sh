@@ -91,6 +91,9 @@ step_cli() {
 step_http() {
 	prepare_cli
 	"$python" tests/http/run.py
+	once "$cache/tests/python/http-installed" tests/http/requirements.txt \
+		"$python" -m pip install --quiet --disable-pip-version-check -r tests/http/requirements.txt
+	"$python" tests/http/clients.py
 }
 
 # Less than what `python tests/crash/crash.py` does by itself.

@@ -62,6 +62,25 @@ pub struct AnnounceRequest {
     pub is_draining: bool,
 }
 
+/// What the node says that was told of leads.
+#[derive(Clone, PartialEq, Message)]
+pub struct AnnounceResponse {
+    /// Its groups that nobody else can lead while it answers.
+    #[prost(message, repeated, tag = "1")]
+    pub led: Vec<LedGroup>,
+}
+
+/// How far a group is where it is led.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct LedGroup {
+    /// The group.
+    #[prost(uint32, tag = "1")]
+    pub group: u32,
+    /// The last entry that is applied.
+    #[prost(uint64, tag = "2")]
+    pub applied_index: u64,
+}
+
 /// A workflow.
 #[derive(Clone, PartialEq, Message)]
 pub struct Workflow {
@@ -345,7 +364,7 @@ pub mod outcome {
     pub const ALREADY_EXISTS: u32 = 4;
 }
 
-/// Asks for the runs that match, of partitions that the asked node leads.
+/// Asks for the runs that match, of partitions that the asked node leads, or has replicas of.
 #[derive(Clone, PartialEq, Message)]
 pub struct VisibilityRequest {
     /// The namespace.
@@ -363,8 +382,14 @@ pub struct VisibilityRequest {
     /// How many at most, of a page.
     #[prost(uint32, tag = "7")]
     pub limit: u32,
+    /// A replica answers whose rows have all that was acknowledged so many milliseconds ago; 0: whoever leads answers.
+    #[prost(uint64, tag = "11")]
+    pub stale_max_ms: u64,
+    /// Whoever leads asks a majority first.
+    #[prost(bool, tag = "12")]
+    pub asks_quorum: bool,
     /// The slots that are looked for in each of the partitions, in a form of their own; none if the namespace is not known to move.
-    #[prost(bytes = "bytes", repeated, tag = "11")]
+    #[prost(bytes = "bytes", repeated, tag = "13")]
     pub slots: Vec<Bytes>,
 }
 
@@ -673,6 +698,20 @@ pub struct NodeReport {
     /// Its groups. Whoever leads one says so; nobody says it of another.
     #[prost(message, repeated, tag = "2")]
     pub groups: Vec<crate::cluster::Group>,
+    /// Who waits at it for a place in the cluster.
+    #[prost(message, repeated, tag = "3")]
+    pub waiting: Vec<WaitingNode>,
+}
+
+/// A node with an empty data directory that waits for a place.
+#[derive(Clone, PartialEq, Message)]
+pub struct WaitingNode {
+    /// The data directory.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub directory_id: Bytes,
+    /// Where it is dialled, `host:port`.
+    #[prost(string, tag = "2")]
+    pub address: String,
 }
 
 /// A lead that is to go to another node.
@@ -734,6 +773,9 @@ pub struct SteerRequest {
     /// A join token that is taken back, if this node leads the metadata.
     #[prost(fixed64, optional, tag = "15")]
     pub revoked_token: Option<u64>,
+    /// The id under which the metadata are changed once, however often this is asked; empty: none.
+    #[prost(bytes = "bytes", tag = "16")]
+    pub operation: Bytes,
 }
 
 /// Something that has a number, as it is in its row.

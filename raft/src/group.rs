@@ -67,6 +67,11 @@ impl GroupSlots {
         self.0.read().values().cloned().collect()
     }
 
+    /// Where one of them is found, if it is there.
+    pub fn slot(&self, group: GroupId) -> Option<GroupSlot> {
+        self.0.read().get(&group).cloned()
+    }
+
     /// One of them, if it is there.
     pub fn get(&self, group: GroupId) -> Option<Group> {
         self.0.read().get(&group).map(|slot| slot.read().clone())

@@ -276,11 +276,11 @@ impl Formation {
         });
     }
 
-    /// Where a node is dialled that waits with this data directory for a place, if one does.
-    pub fn asking(&self, directory_id: uuid::Uuid) -> Option<String> {
+    /// The data directories that nodes wait with for a place, and where these nodes are dialled.
+    pub fn waiting(&self) -> Vec<(uuid::Uuid, String)> {
         let asking = self.asking.lock();
-        let (_, address) = asking.get(&directory_id).filter(|(asked, _)| asked.elapsed() < ASKING_TIME)?;
-        Some(address.clone())
+        let waiting = asking.iter().filter(|(_, (asked, _))| asked.elapsed() < ASKING_TIME);
+        waiting.map(|(directory_id, (_, address))| (*directory_id, address.clone())).collect()
     }
 
     /// Goes as far as it can now. Returns what it waits for, if it does.

@@ -20,6 +20,7 @@
 mod book;
 mod calls;
 mod formation;
+mod freshness;
 mod homes;
 mod leaders;
 mod moves;
@@ -31,21 +32,26 @@ mod peers;
 mod placing;
 mod pools;
 mod remote;
+mod scattered;
 mod service;
 mod wire;
 
 pub use calls::{NodeReceiver, TransportPeers};
 pub use formation::{Admission, Admissions, Enrolled, Enrolling, Enrolments, Formation, FormationOptions};
+pub use freshness::ReadBound;
 pub use homes::follow as follow_homes;
 pub use leaders::GroupLeaders;
 pub use moves::{MovePartitions, Moves, StepPartitions};
 pub use nodes::{AskedRuns, Nodes};
 pub use offers::Offers;
-pub use operations::{About, ClusterApi, DiskFigures, Leads, Operations, OperationsParts, Voters, leads};
+pub use operations::{
+    About, ClusterApi, DiskFigures, Leads, Operations, OperationsParts, Voters, check_placement, leads,
+};
 pub use pages::Pages;
 pub use peers::{Entry, NOT_DONE, Peers, is_not_done, not_done};
 pub use placing::{
     EnrolledBy, Enrolment, Health, Moved, Note, Picture, Places, REPLICAS, Wanted, generation_of, replica_id,
 };
 pub use pools::{Pools, PoolsParts};
+pub use scattered::{ReadHere, ReadThere, Scattered};
 pub use service::{Registrar, Service, ServiceParts};

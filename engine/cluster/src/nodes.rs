@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use everlog_kernel::deployment::VersionQueue;
 use everlog_kernel::{NamespaceId, Rejection};
@@ -17,10 +17,11 @@ use everlog_proto::api::nexus::v1 as nexus;
 use everlog_proto::api::worker::v1::WorkerHeartbeat;
 use everlog_proto::internal::{
     AnnounceRequest, DispatchNexusRequest, Empty, EndPollsRequest, EnrolRequest, EnrolResponse, InternalClient,
-    MoveStepRequest, MoveStepResponse, NodeReport, OfferRequest, RecentPollerRequest, RegisterWorkerRequest,
+    LedGroup, MoveStepRequest, MoveStepResponse, NodeReport, OfferRequest, RecentPollerRequest, RegisterWorkerRequest,
     SteerRequest, TaskPageRequest, VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest,
 };
-use everlog_raft::ChainPosition;
+use everlog_raft::{ChainPosition, Group};
+use everlog_storage::GroupId;
 use everlog_visibility::{Ask, ByStatus, Page, Position};
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
@@ -32,6 +33,7 @@ use tower::Service;
 
 use crate::Peers;
 use crate::book::{LeadBook, Sender};
+use crate::freshness::{Freshness, ReadBound};
 use crate::operations::Leads;
 use crate::wire::{
     bytes_of, error_from_status, lead_to_wire, metadata_from_wire, metadata_to_wire, nexus_reply_from_wire,
@@ -50,6 +52,7 @@ pub struct Nodes {
     pub(crate) rows: TaskRows,
     pub(crate) book: LeadBook,
     leads: OnceLock<Arc<Leads>>,
+    freshness: Freshness,
 }
 
 /// The way to one node, as generated clients want it.
@@ -88,6 +91,8 @@ pub struct AskedRuns {
     pub namespace_id: NamespaceId,
     /// What is asked for.
     pub ask: Ask,
+    /// Who may answer.
+    pub bound: ReadBound,
 }
 
 impl AskedRuns {
@@ -107,6 +112,11 @@ impl AskedRuns {
             wanted: Some(wanted),
             after: after.map(|position| position.to_vec().into()).unwrap_or_default(),
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
+            stale_max_ms: match self.bound {
+                ReadBound::Stale(bound) => u64::try_from(bound.as_millis()).unwrap_or(u64::MAX),
+                ReadBound::Lease | ReadBound::Quorum => 0,
+            },
+            asks_quorum: self.bound == ReadBound::Quorum,
         }
     }
 }
@@ -123,6 +133,7 @@ impl Nodes {
             rows,
             book: LeadBook::default(),
             leads: OnceLock::new(),
+            freshness: Freshness::default(),
         })
     }
 
@@ -171,7 +182,20 @@ impl Nodes {
         let leads = self.book.own().into_iter().map(lead_to_wire).collect();
         let is_draining = self.leads.get().is_some_and(|leads| leads.is_draining());
         let request = AnnounceRequest { sender: Some(self.sender(batches).to_wire()), leads, is_draining };
-        answered(self.client(node).announce(request)).await.map(|_| ())
+        if let Some(leads) = self.leads.get() {
+            self.freshness.note_led(&leads.groups());
+        }
+        let asked = Instant::now();
+        let answer = answered(self.client(node).announce(request)).await?;
+        for LedGroup { group, applied_index } in answer.led {
+            self.freshness.told(GroupId(group), asked, applied_index);
+        }
+        Ok(())
+    }
+
+    /// Whether the rows of a replica of this node surely have all that was acknowledged so long ago.
+    pub fn may_read(&self, group: &Group, bound: Duration) -> bool {
+        self.freshness.may_read(group, bound)
     }
 
     /// Sends a batch of offers, the number of which is `batches`.

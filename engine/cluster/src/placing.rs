@@ -15,7 +15,7 @@ mod plan;
 use std::collections::BTreeMap;
 
 use everlog_meta::{
-    DEFAULT_PLACEMENT, GroupRow, Membership, NodeLabels, NodeRow, Placed, Placement, Pool, PoolId, Topology,
+    DEFAULT_PLACEMENT, Founder, GroupRow, Membership, NodeLabels, NodeRow, Placed, Placement, Pool, PoolId, Topology,
 };
 use everlog_model::NodeId;
 use everlog_raft::{GroupReplica, GroupReplicas, REPLICA_ID_MIN, ReplicaId};
@@ -109,6 +109,12 @@ impl Picture {
         of_pool.unwrap_or(&self.placements[DEFAULT_PLACEMENT])
     }
 
+    /// The pool that a group is a partition of, unless that is `default`.
+    pub fn pool_of(&self, group: GroupId) -> Option<(PoolId, &Pool)> {
+        let id = *self.of_groups.get(&group)?;
+        self.pools.get(&id).map(|pool| (id, pool))
+    }
+
     /// Whether the cluster was founded with a node.
     pub fn is_founder(&self, node: NodeId) -> bool {
         node.0 <= self.founders
@@ -143,8 +149,10 @@ impl Picture {
 
     /// The replicas that a group is to be founded with, the one that should lead first; none if it was founded.
     pub fn founders_of(&self, group: GroupId) -> Vec<(ReplicaId, NodeId)> {
-        let founders = self.groups.get(&group).into_iter().flat_map(|row| &row.founding);
-        founders.map(|founder| (replica_id(founder.node, founder.disk, 0), founder.node)).collect()
+        let Some(row) = self.groups.get(&group) else { return Vec::new() };
+        let generation = |node| row.replicas.iter().find(|placed| placed.node == node).map_or(0, |it| it.generation);
+        let id = |founder: &Founder| replica_id(founder.node, founder.disk, generation(founder.node));
+        row.founding.iter().map(|founder| (id(founder), founder.node)).collect()
     }
 
     /// The partitions, by id.

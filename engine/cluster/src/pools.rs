@@ -80,7 +80,7 @@ impl Pools {
     }
 
     /// Waits until somebody leads each partition of a pool, but not for long.
-    async fn until_led(&self, pool: PoolId) {
+    pub async fn until_led(&self, pool: PoolId) {
         let is_led = |partition| self.0.router.leader(partition, self.0.me).is_some();
         if !self.until_all(pool, LED_WAIT_MAX, is_led).await {
             tracing::warn!(pool = pool.0, "not all partitions of a pool are led yet");

@@ -13,20 +13,22 @@ use everlog_matching::query_waiters::Queries;
 use everlog_matching::{Backlog, MatchingHandle, Message, QueueStats};
 use everlog_meta::Namespaces;
 use everlog_model::{CallError, NamespaceSource, QueueId, SlotSet, limits};
-use everlog_partition::{Router, StartQuery, StartedWorkflowTask, confirm_leads};
+use everlog_partition::{Router, StartQuery, StartedWorkflowTask, confirm_by_quorum, confirm_leads};
 use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::workflowservice::v1::{ListClosedWorkflowExecutionsRequest, ListOpenWorkflowExecutionsRequest};
 use everlog_proto::internal::{
-    ActivityTaskStart, AnnounceRequest, DeliverRequest, DeliverResponse, DispatchNexusRequest, DispatchNexusResponse,
-    Empty, EndPollsRequest, EnrolRequest, EnrolResponse, Internal, InternalServer, MetadataPosition, MoveStepRequest,
-    MoveStepResponse, NodeReport, OfferRequest, QueryStart, RecentPollerRequest, RecentPollerResponse,
-    RegisterWorkerRequest, RegisterWorkerResponse, Start, StartTaskRequest, StartTaskResponse, StartedTask,
-    StatusCount, SteerRequest, TaskPageRequest, TaskPageResponse, VisibilityCountResponse, VisibilityPageResponse,
-    VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest, WorkflowTaskStart, internal_server,
+    ActivityTaskStart, AnnounceRequest, AnnounceResponse, DeliverRequest, DeliverResponse, DispatchNexusRequest,
+    DispatchNexusResponse, Empty, EndPollsRequest, EnrolRequest, EnrolResponse, Internal, InternalServer, LedGroup,
+    MetadataPosition, MoveStepRequest, MoveStepResponse, NodeReport, OfferRequest, QueryStart, RecentPollerRequest,
+    RecentPollerResponse, RegisterWorkerRequest, RegisterWorkerResponse, Start, StartTaskRequest, StartTaskResponse,
+    StartedTask, StatusCount, SteerRequest, TaskPageRequest, TaskPageResponse, VisibilityCountResponse,
+    VisibilityPageResponse, VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest, WorkflowTaskStart,
+    internal_server,
 };
+use everlog_raft::Group;
 use everlog_storage::GroupId;
 use everlog_visibility::{Ask, Query, Tallies, VisibilityError, Whose};
-use futures::future::{BoxFuture, join_all};
+use futures::future::{BoxFuture, join_all, try_join_all};
 use http::{Request, Response};
 use prost::Message as _;
 use tokio::sync::Semaphore;
@@ -41,7 +43,7 @@ use crate::wire::{
     nexus_reply_to_wire, position, query_from_wire, queue, required, run_id, status_from_error, task_from_wire,
     task_to_wire, unreadable, workflow_from_wire,
 };
-use crate::{MovePartitions, Nodes, Operations, not_done};
+use crate::{MovePartitions, Nodes, Operations, freshness, not_done};
 
 /// What other nodes ask this one.
 #[derive(Clone)]
@@ -200,22 +202,47 @@ impl Handlers {
         }
     }
 
-    /// The partitions that are asked for, which must all be led here, and what is asked for.
-    fn wanted_runs(&self, request: &VisibilityRequest) -> Result<(Whose, Arc<Namespace>, Query), Status> {
-        let ServiceParts { namespaces, router, .. } = self.parts();
-        let namespace = namespaces.record_by_id(namespace_id(&request.namespace_id)?);
-        let unknown = || status_from_error(CallError::NotDone("the namespace is not known here yet".to_owned()));
-        let namespace = namespace.ok_or_else(unknown)?;
-        let groups = request.partitions.iter().map(|partition| router.group(GroupId(*partition)));
-        let groups: Vec<_> = groups.collect::<Result<_, _>>().map_err(status_from_error)?;
+    /// The partitions that a list or count is asked of, which may be read now, and what is looked for in each.
+    async fn readable(&self, request: &VisibilityRequest) -> Result<Whose, Status> {
+        let namespace_id = namespace_id(&request.namespace_id)?;
         let slots = |bytes: &bytes::Bytes| SlotSet::decode(bytes).ok_or_else(|| unreadable("its slots are none"));
         let slots = request.slots.iter().map(slots).collect::<Result<Vec<_>, _>>()?;
+        let groups = self.readable_groups(request).await?;
         let parts = match slots.len() {
             0 => groups.into_iter().map(|group| (group, None)).collect(),
             count if count == groups.len() => groups.into_iter().zip(slots.into_iter().map(Some)).collect(),
             _ => return Err(unreadable("it does not say which slots are looked for where")),
         };
-        let whose = Whose { namespace_id: namespace.namespace.id, parts };
+        Ok(Whose { namespace_id, parts })
+    }
+
+    async fn readable_groups(&self, request: &VisibilityRequest) -> Result<Vec<Group>, Status> {
+        let ServiceParts { nodes, router, .. } = self.parts();
+        let partitions = request.partitions.iter().map(|partition| GroupId(*partition));
+        if request.stale_max_ms > 0 {
+            let bound = Duration::from_millis(request.stale_max_ms);
+            let replica = |partition| async move {
+                if let Some(group) = router.replica(partition).filter(|group| nodes.may_read(group, bound)) {
+                    return Ok(group);
+                }
+                let group = router.group(partition)?;
+                confirm_leads(std::slice::from_ref(&group)).await.map(|()| group)
+            };
+            return try_join_all(partitions.map(replica)).await.map_err(status_from_error);
+        }
+        let groups = partitions.map(|partition| router.group(partition)).collect::<Result<Vec<_>, _>>();
+        let groups = groups.map_err(status_from_error)?;
+        let confirmed =
+            if request.asks_quorum { confirm_by_quorum(&groups).await } else { confirm_leads(&groups).await };
+        confirmed.map_err(status_from_error)?;
+        Ok(groups)
+    }
+
+    fn wanted_runs(&self, request: &VisibilityRequest) -> Result<(Arc<Namespace>, Query), Status> {
+        let namespaces = &self.parts().namespaces;
+        let namespace = namespaces.record_by_id(namespace_id(&request.namespace_id)?);
+        let unknown = || status_from_error(CallError::NotDone("the namespace is not known here yet".to_owned()));
+        let namespace = namespace.ok_or_else(unknown)?;
         let ask = match required(request.wanted.as_ref(), "query")? {
             Wanted::Query(query) => Ask::Query(query.clone()),
             Wanted::Schedules(query) => Ask::Schedules(query.clone()),
@@ -231,7 +258,7 @@ impl Handlers {
             )),
         };
         let types = namespace.search_attributes.iter().map(|(name, kind)| (name.clone(), *kind)).collect();
-        Ok((whose, ask.lists(&namespace.namespace), ask.read(&types).map_err(status_of)?))
+        Ok((ask.lists(&namespace.namespace), ask.read(&types).map_err(status_of)?))
     }
 }
 
@@ -256,14 +283,16 @@ fn status_of(error: VisibilityError) -> Status {
 
 #[async_trait]
 impl Internal for Handlers {
-    async fn announce(&self, request: tonic::Request<AnnounceRequest>) -> Answer<Empty> {
+    async fn announce(&self, request: tonic::Request<AnnounceRequest>) -> Answer<AnnounceResponse> {
         let AnnounceRequest { sender, leads, is_draining } = request.into_inner();
         let sender = self.sender(sender)?;
         self.parts().operations.leads().heard(sender.node, is_draining);
         let leads = leads.iter().map(lead_from_wire).collect::<Result<Vec<_>, _>>()?;
         let messages = self.parts().nodes.book.announced(sender, &leads);
         messages.into_iter().for_each(|message| self.tell(message));
-        Ok(tonic::Response::new(Empty {}))
+        let led = freshness::led(&self.parts().operations.leads().groups());
+        let led = led.into_iter().map(|(group, applied_index)| LedGroup { group: group.0, applied_index });
+        Ok(tonic::Response::new(AnnounceResponse { led: led.collect() }))
     }
 
     async fn offer(&self, request: tonic::Request<OfferRequest>) -> Answer<Empty> {
@@ -324,8 +353,8 @@ impl Internal for Handlers {
 
     async fn visibility_page(&self, request: tonic::Request<VisibilityRequest>) -> Answer<VisibilityPageResponse> {
         let request = request.into_inner();
-        let (whose, namespace, query) = self.wanted_runs(&request)?;
-        confirm_leads(whose.parts.iter().map(|(group, _)| group)).await.map_err(status_from_error)?;
+        let (namespace, query) = self.wanted_runs(&request)?;
+        let whose = self.readable(&request).await?;
         let after = if request.after.is_empty() {
             None
         } else {
@@ -343,8 +372,8 @@ impl Internal for Handlers {
     }
 
     async fn visibility_count(&self, request: tonic::Request<VisibilityRequest>) -> Answer<VisibilityCountResponse> {
-        let (whose, namespace, query) = self.wanted_runs(request.get_ref())?;
-        confirm_leads(whose.parts.iter().map(|(group, _)| group)).await.map_err(status_from_error)?;
+        let (namespace, query) = self.wanted_runs(request.get_ref())?;
+        let whose = self.readable(request.get_ref()).await?;
         let counted = everlog_visibility::count(whose, &self.parts().tallies, &namespace, query);
         let counted = counted.await.map_err(status_of)?;
         let counts = counted.into_iter().map(|(status, count)| StatusCount { status, count }).collect();

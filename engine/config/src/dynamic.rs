@@ -81,6 +81,16 @@ pub struct FrontendLimits {
     pub protected_namespaces: Vec<String>,
     /// Names by which the HTTP API may be called, `*` in one for anything; empty for all.
     pub http_hosts: Vec<String>,
+    /// Whether histories are archived where the settings file has them archived.
+    pub history_archival: ArchivalSwitch,
+    /// Whether archived histories are read then, if it is not as that file says.
+    pub history_archive_read: Option<bool>,
+    /// The same of what lists show.
+    pub visibility_archival: ArchivalSwitch,
+    /// The same of what lists show.
+    pub visibility_archive_read: Option<bool>,
+    /// Executions in one page of a list of the archive.
+    pub archive_page_max: i32,
     /// Whether there are batch jobs.
     pub batch_jobs: bool,
     /// Batch jobs that may run at a time.
@@ -125,6 +135,11 @@ impl Default for FrontendLimits {
             retention_min: Duration::from_secs(3600),
             protected_namespaces: Vec::new(),
             http_hosts: Vec::new(),
+            history_archival: ArchivalSwitch::default(),
+            history_archive_read: None,
+            visibility_archival: ArchivalSwitch::default(),
+            visibility_archive_read: None,
+            archive_page_max: 10_000,
             batch_jobs: true,
             batch_jobs_running_max: 1,
             batch_job_operations_per_second: 50,
@@ -148,6 +163,16 @@ impl FrontendLimits {
         let most = matching.reduce(|best, other| if other.0.rank() > best.0.rank() { other } else { best });
         most.map_or(self.poll_wait_max, |(_, wait)| *wait)
     }
+}
+
+/// Whether what the settings file has archived is archived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ArchivalSwitch {
+    /// It is.
+    #[default]
+    AsConfigured,
+    /// It is not, for now or for good, which is the same with Temporal.
+    Off,
 }
 
 /// A value that a key can have.
@@ -177,6 +202,27 @@ impl Setting for bool {
 
     fn read(value: &Value) -> Option<Self> {
         value.as_bool()
+    }
+}
+
+impl Setting for Option<bool> {
+    const ALLOWED: &'static str = "true, false, or \"\" for what the settings file says";
+
+    fn read(value: &Value) -> Option<Self> {
+        if value.as_str() == Some("") { Some(None) } else { bool::read(value).map(Some) }
+    }
+}
+
+impl Setting for ArchivalSwitch {
+    const ALLOWED: &'static str = "\"enabled\", \"paused\" or \"disabled\"";
+
+    /// Nothing is archived that the settings file does not have archived: it says where.
+    fn read(value: &Value) -> Option<Self> {
+        match value.as_str()? {
+            "" | "enabled" => Some(ArchivalSwitch::AsConfigured),
+            "paused" | "disabled" => Some(ArchivalSwitch::Off),
+            _ => None,
+        }
     }
 }
 
@@ -216,13 +262,18 @@ struct Key {
 }
 
 /// Keys of what no namespace is asked for.
-const OF_THE_SERVER: [&str; 7] = [
+const OF_THE_SERVER: [&str; 12] = [
     "frontend.httpAllowedHosts",
     "frontend.keepAliveTime",
     "frontend.keepAliveTimeout",
+    "frontend.visibilityArchivalQueryMaxPageSize",
     "limit.reachabilityQueryBuildIds",
     "limit.workerBuildIdSize",
+    "system.enableReadFromHistoryArchival",
+    "system.enableReadFromVisibilityArchival",
+    "system.historyArchivalState",
     "system.namespaceMinRetentionLocal",
+    "system.visibilityArchivalState",
     "worker.protectedNamespaces",
 ];
 
@@ -271,6 +322,7 @@ const KEYS: &[Key] = keys! {
     "frontend.searchAttributesNumberOfKeysLimit" => frontend.search_attributes_max,
     "frontend.searchAttributesSizeOfValueLimit" => limits.search_attribute_bytes_max,
     "frontend.searchAttributesTotalSizeLimit" => limits.search_attributes_bytes_max,
+    "frontend.visibilityArchivalQueryMaxPageSize" => frontend.archive_page_max,
     "frontend.visibilityMaxPageSize" => frontend.visibility_page_max,
     "history.MaxBufferedQueryCount" => limits.buffered_queries_max,
     "history.defaultWorkflowTaskTimeout" => limits.workflow_task_timeout,
@@ -307,9 +359,13 @@ const KEYS: &[Key] = keys! {
     "matching.queryPollerUnavailableWindow" => frontend.query_poller_window,
     "system.enableActivityEagerExecution" => limits.has_eager_activities,
     "system.enableEagerWorkflowStart" => limits.has_eager_start,
+    "system.enableReadFromHistoryArchival" => frontend.history_archive_read,
+    "system.enableReadFromVisibilityArchival" => frontend.visibility_archive_read,
+    "system.historyArchivalState" => frontend.history_archival,
     "system.maxCallbacksPerWorkflow" => limits.callbacks_max,
     "system.namespaceMinRetentionLocal" => frontend.retention_min,
     "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute" => limits.workflow_task_problems_reported,
+    "system.visibilityArchivalState" => frontend.visibility_archival,
     "worker.batcherConcurrency" => frontend.batch_job_concurrency,
     "worker.batcherRPS" => frontend.batch_job_operations_per_second,
     "worker.protectedNamespaces" => frontend.protected_namespaces,
@@ -451,6 +507,29 @@ mod tests {
         assert_eq!(config.everywhere.frontend.protected_namespaces, ["a", "b"]);
         config.set_from_flag(r#"frontend.httpAllowedHosts=["*.internal"]"#).unwrap();
         assert_eq!(config.everywhere.frontend.http_hosts, ["*.internal"]);
+    }
+
+    #[test]
+    fn archival_is_turned_off_as_temporals_is() {
+        let mut config = DynamicSettings::default();
+        for (flag, switch) in [
+            ("system.historyArchivalState=disabled", ArchivalSwitch::Off),
+            ("system.historyArchivalState=enabled", ArchivalSwitch::AsConfigured),
+            ("system.historyArchivalState=paused", ArchivalSwitch::Off),
+            ("system.historyArchivalState=\"\"", ArchivalSwitch::AsConfigured),
+        ] {
+            config.set_from_flag(flag).unwrap();
+            assert_eq!(config.everywhere.frontend.history_archival, switch, "{flag}");
+        }
+        config.set_from_flag("system.enableReadFromHistoryArchival=false").unwrap();
+        assert_eq!(config.everywhere.frontend.history_archive_read, Some(false));
+        for (flag, expected) in [
+            ("system.visibilityArchivalState=on", "\"on\" is not \"enabled\", \"paused\" or \"disabled\""),
+            ("system.enableReadFromVisibilityArchival=yes", "\"yes\" is not true, false, or \"\""),
+        ] {
+            let error = config.set_from_flag(flag).unwrap_err().to_string();
+            assert!(error.contains(expected), "{flag}: {error}");
+        }
     }
 
     #[test]

@@ -227,13 +227,14 @@ pub(super) async fn delete_activity_execution(
 /// Lists the activities that match a query.
 pub(super) async fn list_activity_executions(
     frontend: &Frontend,
-    _call: Call,
+    call: Call,
     request: ListActivityExecutionsRequest,
 ) -> Result<ListActivityExecutionsResponse, Error> {
     let (namespace, _) = open(frontend, &request.namespace)?;
     let limit = visibility::page_size(page_size(frontend, namespace.name(), request.page_size));
     let after = visibility::decode_token(&request.next_page_token)?;
-    let page = Runs::new(frontend, &namespace, Ask::Activities(request.query))?.list(after, limit).await?;
+    let runs = Runs::asked_by(&call, frontend, &namespace, Ask::Activities(request.query))?;
+    let page = runs.list(after, limit).await?;
     let (records, next_page_token) = page.into_records();
     let executions = records.into_iter().map(|record| WorkflowExecutionInfo::decode(record).map(listed));
     let executions = executions.collect::<Result<_, _>>();
@@ -245,11 +246,11 @@ pub(super) async fn list_activity_executions(
 /// Counts the activities that match a query.
 pub(super) async fn count_activity_executions(
     frontend: &Frontend,
-    _call: Call,
+    call: Call,
     request: CountActivityExecutionsRequest,
 ) -> Result<CountActivityExecutionsResponse, Error> {
     let (namespace, _) = open(frontend, &request.namespace)?;
-    let runs = Runs::new(frontend, &namespace, Ask::Activities(request.query))?;
+    let runs = Runs::asked_by(&call, frontend, &namespace, Ask::Activities(request.query))?;
     let is_grouped = runs.query.group_by.is_some();
     let counted = visibility::counted(&runs.count().await?, is_grouped);
     let group =

@@ -6,7 +6,10 @@
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use everlog_archive::{ArchiveError, ArchivedRun, HistoryPosition, PageSize, RecordPosition, Records, read_history};
+use everlog_archive::{
+    ArchiveError, ArchivedRun, HistoryPosition, PageSize, PartOptions, RecordPosition, Records, read_history,
+};
+use everlog_config::ArchivalSwitch;
 use everlog_kernel::{Rejection, RunId};
 use everlog_meta::NamespaceRecord;
 use everlog_model::limits;
@@ -24,9 +27,6 @@ use super::Frontend;
 use super::call::Call;
 use super::errors::Error;
 use super::history::in_place;
-
-/// The largest page of a list that may be asked for.
-const PAGE_MAX: i32 = 10_000;
 
 /// What a token of an archived history begins with, so that it is no other one.
 const TOKEN_PREFIX: &str = "archive/";
@@ -56,11 +56,17 @@ impl ArchivedToken {
 
 /// Whether a history that was named is to be looked for in the archive: its run is not there.
 pub(super) fn is_wanted(frontend: &Frontend, error: &Error) -> bool {
-    is_read(frontend.archive.history()) && matches!(error, Error::Rejected(Rejection::NotFound(_)))
+    is_read(&frontend.history_archive()) && matches!(error, Error::Rejected(Rejection::NotFound(_)))
 }
 
-fn is_read(part: &everlog_archive::PartOptions) -> bool {
+fn is_read(part: &PartOptions) -> bool {
     part.is_enabled && part.is_read
+}
+
+/// What the dynamic configuration leaves of what the settings file says of archiving. (Temporal: `common/archiver/archival_metadata.go`.)
+pub(super) fn in_force(part: &PartOptions, switch: ArchivalSwitch, is_read: Option<bool>) -> PartOptions {
+    let is_enabled = part.is_enabled && switch == ArchivalSwitch::AsConfigured;
+    PartOptions { is_enabled, is_read: is_enabled && is_read.unwrap_or(part.is_read), ..part.clone() }
 }
 
 /// Reads a page of the history of a run that is in the archive.
@@ -76,7 +82,7 @@ pub(super) async fn history(
         return Err(Error::invalid("RunId in the request does not match the NextPageToken."));
     }
     let uri = &namespace.history_archival.uri;
-    if uri.is_empty() || !is_read(frontend.archive.history()) {
+    if uri.is_empty() || !is_read(&frontend.history_archive()) {
         return Err(Error::invalid("Requested workflow history not found, may have passed retention period."));
     }
     let run = ArchivedRun {
@@ -108,10 +114,11 @@ pub(super) async fn list_archived_workflow_executions(
     request: ListArchivedWorkflowExecutionsRequest,
 ) -> Result<ListArchivedWorkflowExecutionsResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
-    if request.page_size > PAGE_MAX {
-        return Err(Error::invalid(format!("PageSize is larger than allowed {PAGE_MAX}.")));
+    let page_max = frontend.config("").frontend.archive_page_max.max(1);
+    if request.page_size > page_max {
+        return Err(Error::invalid(format!("PageSize is larger than allowed {page_max}.")));
     }
-    let part = frontend.archive.visibility();
+    let part = frontend.visibility_archive();
     if !part.is_enabled {
         return Err(Error::invalid("Cluster is not configured for visibility archival."));
     }
@@ -129,7 +136,7 @@ pub(super) async fn list_archived_workflow_executions(
     let Some(close_times) = visibility::close_times(&query) else {
         return Ok(ListArchivedWorkflowExecutionsResponse::default());
     };
-    let size = if request.page_size > 0 { request.page_size } else { PAGE_MAX };
+    let size = if request.page_size > 0 { request.page_size } else { page_max };
     let found = find(frontend, &namespace, &query, &close_times, after, usize::try_from(size).unwrap_or(1)).await?;
     let decode = |record: Bytes| WorkflowExecutionInfo::decode(visibility::shown(record));
     let executions: Result<Vec<_>, _> = found.records.into_iter().map(decode).collect();

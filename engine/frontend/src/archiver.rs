@@ -103,8 +103,8 @@ async fn try_to_archive(services: &Services, pauses: &Pauses, run: &ExpiredRun) 
         // What is in it goes without being kept.
         return Ok(false);
     }
-    let history = is_kept(services.archive.history().is_enabled, &namespace.history_archival);
-    let visibility = is_kept(services.archive.visibility().is_enabled, &namespace.visibility_archival);
+    let history = is_kept(services.history_archive().is_enabled, &namespace.history_archival);
+    let visibility = is_kept(services.visibility_archive().is_enabled, &namespace.visibility_archival);
     history.iter().chain(&visibility).try_for_each(|uri| pauses.check(uri))?;
     let partition = services.router.partition_of(address)?;
     let look = partition

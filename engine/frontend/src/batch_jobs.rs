@@ -107,14 +107,15 @@ pub(super) async fn describe_batch_operation(
 /// Lists jobs: those that run first, and the newest of each kind before others.
 pub(super) async fn list_batch_operations(
     frontend: &Frontend,
-    _call: Call,
+    call: Call,
     request: ListBatchOperationsRequest,
 ) -> Result<ListBatchOperationsResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     check_turned_on(frontend, &namespace)?;
     let limit = visibility::page_size(page_size(frontend, namespace.name(), request.page_size));
     let after = visibility::decode_token(&request.next_page_token)?;
-    let page = Runs::new(frontend, &namespace, Ask::BatchJobs(String::new()))?.list(after, limit).await?;
+    let runs = Runs::asked_by(&call, frontend, &namespace, Ask::BatchJobs(String::new()))?;
+    let page = runs.list(after, limit).await?;
     let (records, next_page_token) = page.into_records();
     let listed: Result<Vec<_>, _> = records.into_iter().map(Listed::decode).collect();
     let listed = listed.map_err(|error| Error::Internal(format!("a visibility record is not readable: {error}")))?;

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use everlog_partition::OperationId;
+use everlog_model::OperationId;
 use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
 use super::errors::Error;
+use super::reads::AskedReads;
 
 /// A poll must have at least this long, as in Temporal.
 const POLL_TIME_MIN: Duration = Duration::from_secs(2);
@@ -35,6 +36,8 @@ pub(super) struct Call {
     pub(super) sdk: (String, String),
     /// Whether the client follows a chain of runs by the run ids in close events.
     pub(super) follows_next_run_id: bool,
+    /// How what it reads is to be answered.
+    pub(super) reads: AskedReads,
 }
 
 impl Call {
@@ -49,6 +52,7 @@ impl Call {
             follows_next_run_id: text(&SUPPORTED_FEATURES)
                 .split(',')
                 .any(|feature| feature.trim() == "follows-next-run-id"),
+            reads: AskedReads::of(headers),
         }
     }
 

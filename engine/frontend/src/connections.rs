@@ -2,7 +2,7 @@
 //!
 //! A descriptor that a connection takes is one that neither the log nor the rows can open a file with, so there is a bound, and what is
 //! beyond it is refused at the door. A connection that was refused is closed; its client tries again. Before that, one that has yet to
-//! begin to speak makes place ([`Handshakes`]).
+//! begin to speak makes place ([`Handshakes`]). Under TLS nothing was said before it is agreed on.
 
 use std::fs::File;
 use std::io;
@@ -13,8 +13,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::serve::IncomingStream;
+use axum::body::{Body, Bytes};
+use axum::response::Response;
 use futures::{FutureExt, Stream, stream};
+use http_body::{Frame, SizeHint};
 use metrics::{Counter, Gauge};
 use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,6 +25,8 @@ use tokio::time::{Instant, Sleep};
 use tonic::transport::server::Connected;
 
 use super::handshakes::{Handshakes, Unfinished};
+use super::tls::{ListenerTls, Spoken};
+use super::wire::{Socket, Wire};
 
 /// What a client of HTTP/2 says first, bytes. From then on it is asked from time to time whether it is there.
 const PREFACE_BYTES: usize = 24;
@@ -46,9 +50,19 @@ pub(super) enum Silence {
     BetweenRequests,
 }
 
+impl Silence {
+    fn spoken(self) -> Spoken {
+        match self {
+            Silence::BeforePreface => Spoken::Grpc,
+            Silence::BetweenRequests => Spoken::Http,
+        }
+    }
+}
+
 /// A listener that bounds its connections.
 pub(super) struct Door {
     listener: TcpListener,
+    tls: Option<Arc<ListenerTls>>,
     places: Arc<Semaphore>,
     handshakes: Handshakes,
     silence: Silence,
@@ -72,6 +86,7 @@ impl Door {
     ) -> Door {
         Door {
             listener,
+            tls: None,
             places: Arc::new(Semaphore::new(connections_max)),
             handshakes: Handshakes::new(handshakes_max.min(connections_max / 2)),
             silence,
@@ -82,13 +97,18 @@ impl Door {
         }
     }
 
+    /// The same, whose connections are under TLS.
+    pub(super) fn with_tls(self, tls: Option<Arc<ListenerTls>>) -> Door {
+        Door { tls, ..self }
+    }
+
     /// The next connection that there is a place for.
-    async fn next(&mut self) -> (Connection, SocketAddr) {
+    async fn next(&mut self) -> Connection {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     if let Some((place, handshake)) = self.admit(peer.ip()).await {
-                        return (self.connection(stream, place, handshake), peer);
+                        return self.connection(stream, peer, place, handshake);
                     }
                 }
                 Err(error) => self.refuse(&error).await,
@@ -114,7 +134,13 @@ impl Door {
         Some((place, handshake))
     }
 
-    fn connection(&self, stream: TcpStream, place: OwnedSemaphorePermit, handshake: Unfinished) -> Connection {
+    fn connection(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        place: OwnedSemaphorePermit,
+        handshake: Unfinished,
+    ) -> Connection {
         // What is flushed is to go out. A connection that is broken says so when it is read.
         let _ = stream.set_nodelay(true);
         self.connections.increment(1);
@@ -122,12 +148,23 @@ impl Door {
             silence: self.silence,
             max: self.silence_max,
             heard_bytes: 0,
+            written_bytes: 0,
             handshake: Some(handshake),
             waits: Waits::default(),
             end: Box::pin(tokio::time::sleep(self.silence_max)),
         };
-        let stream = BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream);
-        Connection { stream, patience: Some(patience), connections: self.connections.clone(), _place: place }
+        // A client of gRPC is asked whether it is still there.
+        let stall_max = match self.silence {
+            Silence::BeforePreface => None,
+            Silence::BetweenRequests => Some(self.silence_max),
+        };
+        let socket = Socket::new(stream, stall_max);
+        let wire = match &self.tls {
+            Some(tls) => Wire::Silent(socket, tls.acceptor(self.silence.spoken()), self.silence.spoken()),
+            None => Wire::Plain(socket),
+        };
+        let stream = BufWriter::with_capacity(WRITE_BUFFER_BYTES, wire);
+        Connection { stream, peer, patience: Some(patience), connections: self.connections.clone(), _place: place }
     }
 
     /// Deals with a connection that could not be accepted.
@@ -148,7 +185,7 @@ impl Door {
     /// The connections, without end.
     pub(super) fn connections(self) -> impl Stream<Item = io::Result<Connection>> {
         stream::unfold(self, |mut door| async {
-            let (connection, _) = door.next().await;
+            let connection = door.next().await;
             Some((Ok(connection), door))
         })
     }
@@ -156,19 +193,6 @@ impl Door {
 
 fn spare() -> Option<File> {
     File::open("/dev/null").ok()
-}
-
-impl axum::serve::Listener for Door {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        self.next().await
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
 }
 
 /// How many answers the client of a connection waits for. While there are any, it need not speak.
@@ -193,25 +217,83 @@ impl Drop for Waiting {
     }
 }
 
-impl axum::extract::connect_info::Connected<IncomingStream<'_, Door>> for Waits {
-    fn connect_info(stream: IncomingStream<'_, Door>) -> Waits {
-        stream.io().patience.as_ref().map(|patience| patience.waits.clone()).unwrap_or_default()
+impl Waits {
+    /// The answer, whose body counts as waited for as long as it has nothing for its client: not while he does not read what it has.
+    pub(super) fn over(&self, answer: Response) -> Response {
+        answer.map(|body| Body::new(Coming { body, waits: self.clone(), waiting: None }))
+    }
+}
+
+/// The body of an answer.
+struct Coming {
+    body: Body,
+    waits: Waits,
+    waiting: Option<Waiting>,
+}
+
+impl http_body::Body for Coming {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        self.waiting = frame.is_pending().then(|| self.waiting.take().unwrap_or_else(|| self.waits.begin()));
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
 /// A connection that has a place.
 pub(super) struct Connection {
-    stream: BufWriter<TcpStream>,
+    stream: BufWriter<Wire>,
+    peer: SocketAddr,
     /// None once it may be silent for as long as it likes.
     patience: Option<Patience>,
     connections: Gauge,
     _place: OwnedSemaphorePermit,
 }
 
+impl Connection {
+    /// Who has connected.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer.ip().to_canonical()
+    }
+
+    /// What its client waits for.
+    pub(super) fn waits(&self) -> Waits {
+        self.patience.as_ref().map(|patience| patience.waits.clone()).unwrap_or_default()
+    }
+
+    /// What was tried, unless it waits for a client who has had his time. That may also be while something is written: under TLS nothing is
+    /// before that is agreed on.
+    fn bear<T>(&mut self, tried: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let written_bytes = self.stream.get_ref().written_bytes();
+        if let Some(patience) = &mut self.patience
+            && tried.is_pending()
+            && patience.is_over(written_bytes, context)
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        tried
+    }
+}
+
 struct Patience {
     silence: Silence,
     max: Duration,
     heard_bytes: usize,
+    /// What the client had taken when its time was looked at last.
+    written_bytes: u64,
     /// Until it has begun to speak.
     handshake: Option<Unfinished>,
     waits: Waits,
@@ -219,14 +301,15 @@ struct Patience {
 }
 
 impl Patience {
-    /// Whether the connection has been silent for too long, or another one needs its place.
-    fn is_over(&mut self, context: &mut Context<'_>) -> bool {
+    /// Whether the connection, whose client has taken so many bytes, has been silent for too long, or another one needs its place.
+    fn is_over(&mut self, written_bytes: u64, context: &mut Context<'_>) -> bool {
         let has_to_go = self.handshake.as_mut().is_some_and(|handshake| handshake.end.poll_unpin(context).is_ready());
         if has_to_go {
             return true;
         }
         while self.end.as_mut().poll(context).is_ready() {
-            if self.waits.0.load(Ordering::Relaxed) == 0 {
+            let has_read = std::mem::replace(&mut self.written_bytes, written_bytes) != written_bytes;
+            if !has_read && self.waits.0.load(Ordering::Relaxed) == 0 {
                 return true;
             }
             self.end.as_mut().reset(Instant::now() + self.max);
@@ -263,21 +346,20 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if let Some(patience) = &mut self.patience {
-            if read.is_pending() && patience.is_over(context) {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
-            if read.is_ready() && !patience.hear(buffer.filled().len() - before) {
-                self.patience = None;
-            }
+        if let Some(patience) = &mut self.patience
+            && read.is_ready()
+            && !patience.hear(buffer.filled().len() - before)
+        {
+            self.patience = None;
         }
-        read
+        self.bear(read, context)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.bear(written, context)
     }
 
     /// The HTTP/2 codec flushes behind a frame of data that it does not copy, so that a response's trailers take a system call of their
@@ -287,7 +369,8 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.bear(flushed, context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -310,6 +393,8 @@ impl Drop for Connection {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::BodyDataStream;
+    use futures::StreamExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -330,10 +415,10 @@ mod tests {
     async fn a_connection_beyond_the_bound_is_closed_and_the_next_one_has_the_place_of_one_that_left() {
         let (mut door, address) = door(1, Silence::BeforePreface).await;
         let mut first = TcpStream::connect(address).await.unwrap();
-        let (mut first_accepted, _) = door.next().await;
+        let mut first_accepted = door.next().await;
         first.write_all(PREFACE).await.unwrap();
         first_accepted.read_exact(&mut [0; PREFACE_BYTES]).await.unwrap();
-        let accepting = tokio::spawn(async move { door.next().await.1 });
+        let accepting = tokio::spawn(async move { door.next().await.peer });
         let mut refused = TcpStream::connect(address).await.unwrap();
         assert_eq!(refused.read(&mut [0]).await.unwrap(), 0);
         drop(first_accepted);
@@ -357,7 +442,7 @@ mod tests {
     fn serve(mut door: Door, heard: tokio::sync::mpsc::UnboundedSender<usize>) -> tokio::task::JoinHandle<()> {
         tokio::spawn(async move {
             loop {
-                let ((mut connection, _), heard) = (door.next().await, heard.clone());
+                let (mut connection, heard) = (door.next().await, heard.clone());
                 tokio::spawn(async move {
                     while let Ok(bytes @ 1..) = connection.read(&mut [0; 100]).await {
                         let _ = heard.send(bytes);
@@ -410,14 +495,14 @@ mod tests {
     async fn silence_ends_a_connection_but_not_once_it_speaks_http_2() {
         let (mut door, address) = door(10, Silence::BeforePreface).await;
         let mut client = TcpStream::connect(address).await.unwrap();
-        let (mut silent, _) = door.next().await;
+        let mut silent = door.next().await;
         client.write_all(b"PRI * HTTP/2.0").await.unwrap();
         let mut heard = [0; 100];
         assert_eq!(silent.read(&mut heard).await.unwrap(), 14);
         assert_eq!(silent.read(&mut heard).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
 
         let mut client = TcpStream::connect(address).await.unwrap();
-        let (mut speaking, _) = door.next().await;
+        let mut speaking = door.next().await;
         client.write_all(PREFACE).await.unwrap();
         assert_eq!(speaking.read(&mut heard).await.unwrap(), PREFACE_BYTES);
         assert!(speaking.patience.is_none());
@@ -427,12 +512,33 @@ mod tests {
     async fn a_connection_of_http_1_may_be_silent_for_a_while_after_each_request() {
         let (mut door, address) = door(10, Silence::BetweenRequests).await;
         let mut client = TcpStream::connect(address).await.unwrap();
-        let (mut accepted, _) = door.next().await;
+        let mut accepted = door.next().await;
         let mut heard = [0; 100];
         for _ in 0..3 {
             client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
             assert_eq!(accepted.read(&mut heard).await.unwrap(), 18);
         }
         assert_eq!(accepted.read(&mut heard).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_waited_for_while_there_is_nothing_of_it() {
+        let waits = Waits::default();
+        let waiting = || waits.0.load(Ordering::Relaxed);
+        let (mut sender, pieces) = futures::channel::mpsc::channel::<io::Result<&str>>(2);
+        let answer = waits.over(Response::new(Body::from_stream(pieces)));
+        let mut body = answer.into_body().into_data_stream();
+        let next = |body: &mut BodyDataStream| body.next().now_or_never();
+        for _ in 0..2 {
+            assert!(next(&mut body).is_none() && next(&mut body).is_none());
+            assert_eq!(waiting(), 1);
+            sender.try_send(Ok("a")).unwrap();
+            assert!(next(&mut body).is_some());
+            // Whether its reader takes it is his affair.
+            assert_eq!(waiting(), 0);
+        }
+        assert!(next(&mut body).is_none());
+        drop(body);
+        assert_eq!(waiting(), 0);
     }
 }

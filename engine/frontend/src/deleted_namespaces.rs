@@ -14,7 +14,7 @@ use everlog_kernel::{
 };
 use everlog_meta::NamespaceRecord;
 use everlog_model::{CallError, SlotSet, limits};
-use everlog_partition::Partition;
+use everlog_partition::{Partition, confirm_leads};
 use everlog_visibility::{self as visibility, Ask, Query, Record, Whose};
 use futures::future::join_all;
 use tokio::time::Instant;
@@ -73,6 +73,7 @@ async fn delete_page(
 ) -> Result<usize, CallError> {
     let unavailable = |error: visibility::VisibilityError| CallError::Unavailable(error.to_string());
     let lists = ask.lists(&record.namespace);
+    confirm_leads(&[partition.group()]).await?;
     let parts = vec![(partition.group(), slots.clone())];
     let whose = Whose { namespace_id: record.namespace.id, parts };
     let page = visibility::list(whose, &lists, Query::default(), None, limits::RECLAIM_PAGE_RUNS);

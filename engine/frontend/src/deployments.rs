@@ -458,6 +458,9 @@ pub(super) async fn delete_worker_deployment_version(
     let (name, build_id) = (version.deployment_name.as_str(), version.build_id.as_str());
     let (identity, skips_drainage) = (request.identity, request.skip_drainage);
     let namespace_id = named.namespace.namespace.id;
+    if let Some(()) = frontend.namespaces.changed_before().await? {
+        return Ok(api::DeleteWorkerDeploymentVersionResponse {});
+    }
     let deployments = named.deployments(frontend);
     let deployment = deployments.get(name).ok_or_else(|| no_workflow(&format!(":{name}")))?;
     deployment.check_deletion(build_id, &identity, skips_drainage)?;

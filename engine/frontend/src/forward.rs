@@ -8,8 +8,7 @@
 //! A call is forwarded once: the node that it comes to answers it or says that it cannot, and never sends it on. Of a call that a node
 //! could not answer surely nothing was done ([`NOT_DONE`]), so the called node tries again, wherever the call belongs by then, until
 //! the caller's time is up or a failover should long be over. It does the same when nobody knows what became of a call: either that can be
-//! made twice without harm, or the called node gives it an [id](OperationId) under which it is done once. Calls that change metadata have
-//! neither.
+//! made twice without harm, or the called node gives it an [id](OperationId) under which it is done once.
 //!
 //! Calls that change metadata go to the node that leads those, and are answered once all nodes that can be reached have seen the change. A
 //! node that was away may not: it asks there for a namespace that it does not know before it tells a caller that there is none.
@@ -26,10 +25,10 @@ use bytes::Bytes;
 use everlog_cluster::{NOT_DONE, Nodes, is_not_done, not_done};
 use everlog_kernel::NamespaceId;
 use everlog_meta::Namespaces;
-use everlog_model::{NodeId, QueueId, limits, slot_of};
-use everlog_partition::{OperationId, Route, Router};
+use everlog_model::{NodeId, OperationId, QueueId, limits, slot_of};
+use everlog_partition::{Route, Router, confirm_by_quorum};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Frame;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -40,6 +39,7 @@ use tower::Service;
 use super::Services;
 use super::call::parse_timeout;
 use super::locate::{Location, is_repeatable, locate, namespace_of, reads_metadata};
+use super::reads::asks_quorum;
 use super::request_body::{Frames, waits_for_something};
 
 const TIMEOUT: &str = "grpc-timeout";
@@ -82,8 +82,7 @@ impl Forward {
         let about = self.about(method, message.as_deref()).await;
         let repeatable = message.as_deref().is_some_and(|message| is_repeatable(method, message));
         drop(message);
-        let is_of_a_slot = matches!(about, About::Slot(..));
-        let operation = (is_of_a_slot && !repeatable).then(OperationId::random);
+        let operation = (about != About::Nothing && !repeatable).then(OperationId::random);
         let kept = Kept::new(request, operation);
         let mut pause = limits::FORWARD_AGAIN_WAIT.0;
         // From the first failure on: a poll may have waited for long before.
@@ -94,9 +93,12 @@ impl Forward {
                 match self.way(about) {
                     Way::There(node) => self.send(node, method, &kept).await,
                     Way::Nowhere => not_done(Status::unavailable("no node is known to lead the partition")),
-                    Way::Here => match done_under(operation, service.call(kept.request())).await {
-                        Ok(response) => response,
-                        Err(never) => match never {},
+                    Way::Here => match self.confirmed(about, &kept.parts.headers).await {
+                        Ok(()) => match done_under(operation, service.call(kept.request())).await {
+                            Ok(response) => response,
+                            Err(never) => match never {},
+                        },
+                        Err(response) => response,
                     },
                 }
             };
@@ -144,6 +146,9 @@ impl Forward {
                 not_done(Status::unavailable("the called node does not lead the partition"))
             }
             Way::Here => {
+                if let Err(response) = self.confirmed(about, request.headers()).await {
+                    return response;
+                }
                 let operation = request.headers().get(OPERATION).and_then(|id| id.to_str().ok()?.parse().ok());
                 match done_under(operation, service.call(request.map(Body::new))).await {
                     Ok(response) => response,
@@ -151,6 +156,17 @@ impl Forward {
                 }
             }
         }
+    }
+
+    /// Has a majority confirm that this node leads what a call is about, if the call wants that: whatever was acknowledged before it came is known here then.
+    async fn confirmed(&self, about: About, headers: &HeaderMap) -> Result<(), Response<Body>> {
+        let About::Slot(namespace_id, slot) = about else { return Ok(()) };
+        if !asks_quorum(headers) {
+            return Ok(());
+        }
+        let Route::Here(partition) = self.router.slot(namespace_id, slot) else { return Ok(()) };
+        let confirmed = confirm_by_quorum(&[partition.group()]).await;
+        confirmed.map_err(|error| not_done(Status::unavailable(error.to_string())))
     }
 
     fn way(&self, about: About) -> Way {

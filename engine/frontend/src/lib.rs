@@ -25,6 +25,7 @@ mod deployments;
 mod errors;
 mod execute;
 mod forward;
+mod forwarded;
 mod handshakes;
 mod history;
 mod history_token;
@@ -46,6 +47,7 @@ mod operator;
 mod polls;
 mod protocol;
 mod query;
+mod reads;
 mod request_body;
 mod reset;
 mod response_body;
@@ -57,11 +59,14 @@ mod system;
 mod task_queue_config;
 mod task_queues;
 mod test_service;
+mod tls;
 mod turned_off;
 mod unbuilt;
 mod updates;
 mod validate;
 mod visibility;
+mod web;
+mod wire;
 mod workers;
 mod workflow_control;
 mod workflow_options;
@@ -73,9 +78,9 @@ pub use serve::{Listeners, LocalFront, ServeError, serve};
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_archive::Archive;
+use everlog_archive::{Archive, PartOptions};
 use everlog_cluster::{MovePartitions, Nodes, Operations, Pools};
-use everlog_config::{Addresses, DynamicConfig};
+use everlog_config::{Addresses, DynamicConfig, HttpAccess};
 use everlog_kernel::NamespaceId;
 use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
@@ -132,8 +137,24 @@ pub struct Services {
     pub handshakes_per_address_max: usize,
     /// How long a connection may say nothing.
     pub handshake_timeout: Duration,
+    /// Who may use the HTTP API in which way.
+    pub http_access: Arc<HttpAccess>,
     /// Everything that was measured, in Prometheus' text form.
     pub render_metrics: fn() -> String,
+}
+
+impl Services {
+    /// What becomes of histories, as the settings are now.
+    fn history_archive(&self) -> PartOptions {
+        let config = &self.config.of("").frontend;
+        archived::in_force(self.archive.history(), config.history_archival, config.history_archive_read)
+    }
+
+    /// The same of what lists show.
+    fn visibility_archive(&self) -> PartOptions {
+        let config = &self.config.of("").frontend;
+        archived::in_force(self.archive.visibility(), config.visibility_archival, config.visibility_archive_read)
+    }
 }
 
 /// What every handler is given.

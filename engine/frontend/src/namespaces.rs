@@ -58,6 +58,11 @@ pub(super) async fn register_namespace(
     }
     let retention_min = if request.is_global_namespace { GLOBAL_RETENTION_MIN } else { Duration::ZERO };
     let retention = retention(frontend, request.workflow_execution_retention_period.as_ref(), retention_min)?;
+    let before: Option<Arc<NamespaceRecord>> = frontend.namespaces.changed_before().await?;
+    if let Some(registered) = before {
+        frontend.pools.until_led(registered.pool).await;
+        return Ok(RegisterNamespaceResponse::default());
+    }
     if frontend.namespaces.by_name(&request.namespace).is_some() {
         return Err(Error::NamespaceAlreadyExists(request.namespace));
     }
@@ -75,11 +80,11 @@ pub(super) async fn register_namespace(
         everlog_meta::check_local(&regions, &home, &wanted, NamespaceState::Registered)?;
         (None, pool)
     };
-    let of_history = wish(frontend.archive.history(), request.history_archival_state, &request.history_archival_uri)?;
-    let of_visibility =
-        wish(frontend.archive.visibility(), request.visibility_archival_state, &request.visibility_archival_uri)?;
-    let history_archival = first_archival(frontend, frontend.archive.history(), of_history).await?;
-    let visibility_archival = first_archival(frontend, frontend.archive.visibility(), of_visibility).await?;
+    let (histories, lists) = (frontend.history_archive(), frontend.visibility_archive());
+    let of_history = wish(&histories, request.history_archival_state, &request.history_archival_uri)?;
+    let of_visibility = wish(&lists, request.visibility_archival_state, &request.visibility_archival_uri)?;
+    let history_archival = first_archival(frontend, &histories, of_history).await?;
+    let visibility_archival = first_archival(frontend, &lists, of_visibility).await?;
     let new = NewNamespace {
         name: request.namespace,
         retention,
@@ -145,6 +150,11 @@ pub(super) async fn update_namespace(
     request: UpdateNamespaceRequest,
 ) -> Result<UpdateNamespaceResponse, Error> {
     check_name(&request.namespace)?;
+    let before: Option<Arc<NamespaceRecord>> = frontend.namespaces.changed_before().await?;
+    if let Some(updated) = before {
+        let fails_over = !request.replication_config.unwrap_or_default().active_cluster_name.is_empty();
+        return Ok(updated_to(frontend, &updated, fails_over).await);
+    }
     let namespace = frontend.namespace(&request.namespace)?;
     let is_promoted = request.promote_namespace && namespace.replication.is_none();
     if is_promoted && !frontend.regions().are_named() {
@@ -159,9 +169,9 @@ pub(super) async fn update_namespace(
     let has_config = request.config.is_some();
     let config = request.config.unwrap_or_default();
     unbuilt::namespace_config(&config)?;
-    let archive = &frontend.archive;
-    let of_history = wish(archive.history(), config.history_archival_state, &config.history_archival_uri)?;
-    let of_visibility = wish(archive.visibility(), config.visibility_archival_state, &config.visibility_archival_uri)?;
+    let (histories, lists) = (frontend.history_archive(), frontend.visibility_archive());
+    let of_history = wish(&histories, config.history_archival_state, &config.history_archival_uri)?;
+    let of_visibility = wish(&lists, config.visibility_archival_state, &config.visibility_archival_uri)?;
     let (of_history, of_visibility) = (of_history.filter(|_| has_config), of_visibility.filter(|_| has_config));
     let has_same_archival = !changes(frontend, &namespace.history_archival, of_history.as_ref()).await?
         & !changes(frontend, &namespace.visibility_archival, of_visibility.as_ref()).await?;
@@ -226,17 +236,24 @@ pub(super) async fn update_namespace(
             }
         })
         .await?;
-    if let (Some(now), true) = (&record.replication, replication.active.is_some() && !is_promoted) {
+    Ok(updated_to(frontend, &record, replication.active.is_some() && !is_promoted).await)
+}
+
+/// What is said of a namespace that was updated, once it is led where it is active, as far as that takes not too long.
+async fn updated_to(frontend: &Frontend, record: &NamespaceRecord, fails_over: bool) -> UpdateNamespaceResponse {
+    // One that moves is not led yet where it will be.
+    let is_there = frontend.namespaces.move_of(record.namespace.id).is_none();
+    if let (Some(now), true) = (&record.replication, fails_over && is_there) {
         frontend.pools.until_led_in(record.pool, &now.active).await;
     }
-    let description = description(frontend, &record);
-    Ok(UpdateNamespaceResponse {
+    let description = description(frontend, record);
+    UpdateNamespaceResponse {
         namespace_info: description.namespace_info,
         config: description.config,
         replication_config: description.replication_config,
         failover_version: description.failover_version,
         is_global_namespace: description.is_global_namespace,
-    })
+    }
 }
 
 /// Ends the start of new runs in a namespace. Runs go on.

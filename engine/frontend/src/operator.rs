@@ -67,6 +67,10 @@ pub(super) async fn delete_namespace(
     _call: Call,
     request: DeleteNamespaceRequest,
 ) -> Result<DeleteNamespaceResponse, Error> {
+    let before: Option<Arc<NamespaceRecord>> = frontend.namespaces.changed_before().await?;
+    if let Some(deleted) = before {
+        return Ok(DeleteNamespaceResponse { deleted_namespace: deleted.name().to_owned() });
+    }
     let record = by_name_or_id(frontend, &request.namespace, &request.namespace_id)?;
     let name = record.name();
     if frontend.config("").frontend.protected_namespaces.iter().any(|protected| protected == name) {

@@ -190,13 +190,14 @@ pub(super) async fn list_schedule_matching_times(
 /// Lists the schedules that match a query.
 pub(super) async fn list_schedules(
     frontend: &Frontend,
-    _call: Call,
+    call: Call,
     request: ListSchedulesRequest,
 ) -> Result<ListSchedulesResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     let limit = visibility::page_size(page_size(frontend, namespace.name(), request.maximum_page_size));
     let after = visibility::decode_token(&request.next_page_token)?;
-    let page = Runs::new(frontend, &namespace, Ask::Schedules(request.query))?.list(after, limit).await?;
+    let runs = Runs::asked_by(&call, frontend, &namespace, Ask::Schedules(request.query))?;
+    let page = runs.list(after, limit).await?;
     let (records, next_page_token) = page.into_records();
     let schedules = records.into_iter().map(|record| Listed::decode(record).map(Listed::into_entry));
     let schedules: Result<_, _> = schedules.collect();
@@ -207,11 +208,11 @@ pub(super) async fn list_schedules(
 /// Counts the schedules that match a query.
 pub(super) async fn count_schedules(
     frontend: &Frontend,
-    _call: Call,
+    call: Call,
     request: CountSchedulesRequest,
 ) -> Result<CountSchedulesResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
-    let schedules = Runs::new(frontend, &namespace, Ask::Schedules(request.query))?;
+    let schedules = Runs::asked_by(&call, frontend, &namespace, Ask::Schedules(request.query))?;
     let is_grouped = schedules.query.group_by.is_some();
     let counted = visibility::counted(&schedules.count().await?, is_grouped);
     let groups = counted

@@ -20,6 +20,7 @@ use everlog_proto::cluster::ClusterServiceServer;
 use everlog_proto::operator_service::{OperatorServiceServer, operator_service_server};
 use everlog_proto::test_service::TestServiceServer;
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
+use everlog_transport::TlsError;
 use everlog_visibility::Tallies;
 use futures::FutureExt;
 use tokio::net::TcpListener;
@@ -32,7 +33,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::{Layer, Service as _};
 
-use super::connections::{Door, Silence, Waits};
+use super::connections::{Door, Silence};
 use super::forward::Forward;
 use super::inside::Inside;
 use super::layer::ObserveLayer;
@@ -40,7 +41,8 @@ use super::polls::Polls;
 use super::request_body::Budget;
 use super::services::{OperatorApi, WorkflowApi};
 use super::test_service::TestApi;
-use super::{Frontend, Services, archiver, batch_jobs, deleted_namespaces, deployments, http, nexus_calls};
+use super::tls::ListenerTls;
+use super::{Frontend, Services, archiver, batch_jobs, deleted_namespaces, deployments, http, nexus_calls, web};
 
 /// How long requests in flight may take once the server is to stop.
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -81,12 +83,12 @@ pub enum ServeError {
         /// What the system says.
         source: io::Error,
     },
+    /// What clients are to be shown under TLS cannot be used.
+    #[error("tls.frontend: {0}")]
+    Tls(#[from] TlsError),
     /// The gRPC server failed.
     #[error("the gRPC server failed: {0}")]
     Grpc(#[from] tonic::transport::Error),
-    /// An HTTP server failed.
-    #[error("the HTTP server failed: {0}")]
-    Http(#[from] io::Error),
     /// The descriptors for reflection are not readable.
     #[error("gRPC reflection: {0}")]
     Reflection(String),
@@ -99,6 +101,8 @@ pub struct Listeners {
     http: TcpListener,
     metrics: TcpListener,
     addresses: Addresses,
+    /// That of gRPC and HTTP.
+    tls: Option<Arc<ListenerTls>>,
 }
 
 impl Listeners {
@@ -106,7 +110,7 @@ impl Listeners {
     ///
     /// # Errors
     ///
-    /// [`ServeError::Listen`] if an address is taken or not this machine's.
+    /// [`ServeError::Listen`] if an address is taken or not this machine's; [`ServeError::Tls`] if a certificate or key cannot be used.
     pub async fn bind(listen: &Listen) -> Result<Listeners, ServeError> {
         let bind = async |port: u16, what: &'static str| {
             let address = SocketAddr::new(listen.ip, port);
@@ -115,11 +119,12 @@ impl Listeners {
             let address = listener.local_addr().map_err(failed)?;
             Ok::<_, ServeError>((listener, address))
         };
+        let tls = listen.tls.clone().map(ListenerTls::open).transpose()?.map(Arc::new);
         let (grpc, grpc_address) = bind(listen.grpc_port, "gRPC").await?;
         let (http, http_address) = bind(listen.http_port, "HTTP").await?;
         let (metrics, metrics_address) = bind(listen.metrics_port, "metrics").await?;
         let addresses = Addresses { grpc: grpc_address, http: http_address, metrics: metrics_address };
-        Ok(Listeners { grpc, http, metrics, addresses })
+        Ok(Listeners { grpc, http, metrics, addresses, tls })
     }
 
     /// The addresses, with the ports that the system chose.
@@ -144,14 +149,18 @@ pub async fn serve(
     let watching = tokio::spawn(watch_partitions(services.router.clone(), health.clone(), Arc::clone(&serving)));
 
     let addresses = listeners.addresses();
+    let head_time_max = services.handshake_timeout;
     let Doors { grpc, http, metrics: metrics_door } = doors(listeners, &services);
     let matching = services.matching.clone();
-    let metrics = http::metrics(services.render_metrics);
-    let operations = Arc::clone(&services.operations);
+    let probes = http::health(Arc::clone(&serving), Arc::clone(&services.operations));
+    let metrics = http::metrics(probes.clone(), services.render_metrics);
     let Front { frontend, routes, observed, drain, draining, tasks } = front(services, addresses);
+    let access = Arc::clone(&frontend.http_access);
     let http_settings = everlog_http::Settings {
         request_bytes_max: frontend.request_bytes_max,
         hosts: frontend.config("").frontend.http_hosts.clone(),
+        origins: access.origins.iter().map(|origin| origin.as_str().to_owned()).collect(),
+        is_local: addresses.http.ip().is_loopback(),
     };
     let others = with_health_and_reflection(routes.others, &health, frontend.skipped_time.clone())?;
     let drained = |mut draining: watch::Receiver<bool>| async move {
@@ -162,17 +171,13 @@ pub async fn serve(
     let grpc = grpc_server(&routes.keepalive, observed)
         .add_routes(others)
         .serve_with_incoming_shutdown(grpc.connections(), drained(draining.clone()));
-    let api = http::api(Arc::clone(&serving), operations, api).into_make_service_with_connect_info::<Waits>();
-    let api = axum::serve(http, api).with_graceful_shutdown(drained(draining.clone()));
-    let metrics = axum::serve(metrics_door, metrics).with_graceful_shutdown(drained(draining));
+    let api = http::api(probes, access, api);
+    let api = web::serve(http, api, draining.clone(), head_time_max);
+    let metrics = web::serve(metrics_door, metrics, draining, head_time_max);
 
     let servers = async {
-        tokio::try_join!(
-            async { grpc.await.map_err(ServeError::from) },
-            async { api.await.map_err(ServeError::from) },
-            async { metrics.await.map_err(ServeError::from) },
-        )
-        .map(|_| ())
+        let grpc = async { grpc.await.map_err(ServeError::from) };
+        tokio::try_join!(grpc, api.map(Ok), metrics.map(Ok)).map(|_| ())
     };
     tokio::pin!(servers);
     tokio::select! {
@@ -287,9 +292,10 @@ fn doors(listeners: Listeners, services: &Services) -> Doors {
     let handshakes_max = services.handshakes_per_address_max;
     let http =
         |name, listener, max| Door::new(name, listener, max, handshakes_max, Silence::BetweenRequests, silence_max);
+    let grpc = Door::new("grpc", listeners.grpc, grpc_max, handshakes_max, Silence::BeforePreface, silence_max);
     Doors {
-        grpc: Door::new("grpc", listeners.grpc, grpc_max, handshakes_max, Silence::BeforePreface, silence_max),
-        http: http("http", listeners.http, http_max),
+        grpc: grpc.with_tls(listeners.tls.clone()),
+        http: http("http", listeners.http, http_max).with_tls(listeners.tls),
         metrics: http("metrics", listeners.metrics, metrics_max),
     }
 }

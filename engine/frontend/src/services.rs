@@ -43,8 +43,11 @@ macro_rules! service {
                 async fn $method(&self, request: Request<$request>) -> Result<Response<$response>, Status> {
                     settle(&request)?;
                     let call = Call::new(request.metadata(), Instant::now());
+                    let missing = call.reads.missing.clone();
                     let response = $file::$method(&self.0, call, request.into_inner()).await;
-                    response.map(Response::new).map_err(Status::from)
+                    let mut response = response.map(Response::new).map_err(Status::from)?;
+                    missing.iter().for_each(|missing| missing.tell(&mut response));
+                    Ok(response)
                 }
             )*
         }

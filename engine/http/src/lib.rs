@@ -12,10 +12,12 @@
 //! server besides is in `pages`.
 
 mod call;
+mod encoding;
 mod errors;
 mod fields;
 mod json;
 mod openapi;
+mod origins;
 mod pages;
 mod path;
 mod routes;

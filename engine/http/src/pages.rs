@@ -1,12 +1,8 @@
 //! What the pages of Temporal's Web UI ask of their own server beside the methods, so that they can be served in front of this one: its
 //! settings, and a history as a file. (Temporal: `server/api` of its Web UI, version 2.54.)
 
-use std::io::Write as _;
-
 use axum::body::Body;
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use futures::stream;
 use http::HeaderMap;
 use prost::Message;
@@ -15,6 +11,7 @@ use serde_json::json;
 use tonic::{Code, Status};
 
 use crate::call::{Grpc, call};
+use crate::encoding::Encoder;
 use crate::json::go_json;
 use crate::path::{segments, unescaped};
 use crate::routes::{API, pool};
@@ -88,14 +85,13 @@ pub(crate) fn settings() -> Bytes {
 
 /// The events of a run as a list, page after page as the reader takes them: a long history is never in memory as a whole. What goes wrong is
 /// told as the last element, since by then the answer has begun.
-pub(crate) fn history(grpc: Grpc, headers: HeaderMap, run: Run, gzip: bool) -> Body {
-    let encoder = gzip.then(|| GzEncoder::new(Vec::new(), Compression::fast()));
+pub(crate) fn history(grpc: Grpc, headers: HeaderMap, run: Run, encoder: Encoder) -> Body {
     let file = File { grpc, headers, run, next_page: Some(Bytes::new()), events: 0, encoder };
     Body::from_stream(stream::unfold(Some(file), |file| async move {
         let mut file = file?;
         let text = file.more().await;
         let is_last = file.next_page.is_none();
-        let bytes = file.encoded(text, is_last);
+        let bytes = file.encoder.add(text.as_bytes(), is_last);
         Some((bytes, (!is_last).then_some(file)))
     }))
 }
@@ -108,7 +104,7 @@ struct File {
     /// Where the next page begins; none after the last.
     next_page: Option<Bytes>,
     events: usize,
-    encoder: Option<GzEncoder<Vec<u8>>>,
+    encoder: Encoder,
 }
 
 impl File {
@@ -170,17 +166,6 @@ impl File {
             run.set_field_by_name("run_id", Value::String(self.run.run_id.clone()));
         }
         request
-    }
-
-    fn encoded(&mut self, text: String, is_last: bool) -> std::io::Result<Bytes> {
-        let Some(encoder) = &mut self.encoder else { return Ok(text.into()) };
-        encoder.write_all(text.as_bytes())?;
-        if is_last {
-            encoder.try_finish()?;
-        } else {
-            encoder.flush()?;
-        }
-        Ok(std::mem::take(encoder.get_mut()).into())
     }
 }
 

@@ -1,16 +1,12 @@
 //! Answers requests.
 
-use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, VARY,
-    X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -22,7 +18,9 @@ use tonic::Status;
 use tower::{BoxError, Service, ServiceExt};
 
 use crate::call::{Grpc, call};
+use crate::encoding::{Encoder, Encoding};
 use crate::json::{Payloads, indented, read, write};
+use crate::origins::{Origins, Sender, host};
 use crate::pages::Page;
 use crate::path::pairs;
 use crate::routes::{Found, Route, find};
@@ -42,6 +40,9 @@ const BODY_WAIT_MAX: Duration = Duration::from_secs(30);
 const BODIES_BYTES_MAX: usize = 64 << 20;
 const BODY_UNIT_BYTES: usize = 1 << 10;
 
+/// What answers may take that nobody has read yet, bytes.
+const ANSWERS_BYTES_MAX: usize = 256 << 20;
+
 /// Smaller answers are not compressed: it would cost more than it saves, bytes.
 const COMPRESSED_BYTES_MIN: usize = 1024;
 
@@ -51,6 +52,8 @@ const LONG_WORK_BYTES_MIN: usize = 32 << 10;
 /// Seconds after which a caller may try again that has asked too often.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
 
+const TOO_MANY_ANSWERS: &str = "the server has as many answers in memory as it may that were not read";
+
 /// What an [`Api`] allows.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -59,6 +62,10 @@ pub struct Settings {
     /// Names by which the server may be called, `*` in one for anything; empty for all. It keeps web pages out that have made their own
     /// name point here.
     pub hosts: Vec<String>,
+    /// Origins whose pages may call, as browsers write them. Those of others only read, and their browsers do not let them have what they read.
+    pub origins: Vec<String>,
+    /// Whether only this machine reaches it.
+    pub is_local: bool,
 }
 
 /// The API in front of gRPC services.
@@ -66,8 +73,11 @@ pub struct Settings {
 pub struct Api {
     grpc: Grpc,
     settings: Settings,
+    origins: Origins,
     /// What bodies may take that are not there as a whole, in units of [`BODY_UNIT_BYTES`].
     bodies: Arc<Semaphore>,
+    /// What answers may take, in the same units.
+    answers: Arc<Semaphore>,
 }
 
 /// How an answer is to be written.
@@ -85,56 +95,78 @@ impl Api {
         S::Error: Into<BoxError>,
         S::Future: Send + 'static,
     {
-        let bodies = Arc::new(Semaphore::new(BODIES_BYTES_MAX / BODY_UNIT_BYTES));
-        Api { grpc: Grpc::new(grpc.map_err(Into::into)), settings, bodies }
+        let bytes = |max: usize| Arc::new(Semaphore::new(max / BODY_UNIT_BYTES));
+        let (bodies, answers) = (bytes(BODIES_BYTES_MAX), bytes(ANSWERS_BYTES_MAX));
+        // Names that are allowed are looked at before.
+        let origins = Origins::new(&settings.origins, settings.is_local && settings.hosts.is_empty());
+        Api { grpc: Grpc::new(grpc.map_err(Into::into)), settings, origins, bodies, answers }
     }
 
     /// Answers a request.
     pub async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let form = Form::of(&parts);
-        let gzip = takes_gzip(&parts.headers);
-        if let Err(refusal) = self.check_host(&parts) {
-            return refused(refusal, form, gzip).await;
+        let sender = self.origins.sender(&parts);
+        let mut answer = match Origins::preflight(&parts, &sender) {
+            Some(answer) => answer,
+            None => self.answer_to(&sender, &parts, body).await,
+        };
+        self.origins.mark(&mut answer, sender);
+        answer
+    }
+
+    async fn answer_to(&self, sender: &Sender, parts: &Parts, body: Body) -> Response<Body> {
+        let (form, encoding) = (Form::of(parts), Encoding::of(&parts.headers));
+        if let Err(refusal) = self.check_host(parts) {
+            return self.refused(refusal, form, encoding).await;
+        }
+        if sender.is_refused(&parts.method) {
+            let refusal = Status::permission_denied("Origin not allowed").into();
+            return self.refused(refusal, form, encoding).await;
         }
         if parts.method == Method::GET
-            && let Some(answer) = self.beside(&parts, gzip).await
+            && let Some(answer) = self.beside(parts, encoding).await
         {
             return answer;
         }
-        match self.response(&parts, body, form).await {
-            Ok(answer) => responded(StatusCode::OK, form.content_type(), answer, gzip).await,
-            Err(refusal) => refused(refusal, form, gzip).await,
+        match self.response(sender, parts, body, form).await {
+            Ok(answer) => self.responded(StatusCode::OK, form.content_type(), answer, encoding).await,
+            Err(refusal) => self.refused(refusal, form, encoding).await,
         }
     }
 
     /// What there is beside the methods.
-    async fn beside(&self, parts: &Parts, gzip: bool) -> Option<Response<Body>> {
+    async fn beside(&self, parts: &Parts, encoding: Encoding) -> Option<Response<Body>> {
         let path = parts.uri.path();
         if let Some(version) = openapi::at(path) {
             // The first time it is made.
             let document = tokio::task::spawn_blocking(move || openapi::document(version)).await;
             return Some(match document.unwrap_or(Err("the document could not be made")) {
-                Ok(document) => responded(StatusCode::OK, DOCUMENT, document, gzip).await,
-                Err(problem) => refused(Status::internal(problem).into(), Form::JSON, gzip).await,
+                Ok(document) => self.responded(StatusCode::OK, DOCUMENT, document, encoding).await,
+                Err(problem) => self.refused(Status::internal(problem).into(), Form::JSON, encoding).await,
             });
         }
+        let json = Form::JSON.content_type();
         Some(match pages::at(path)? {
-            Page::Settings => responded(StatusCode::OK, Form::JSON.content_type(), pages::settings(), gzip).await,
-            Page::History(run) => {
-                let events = pages::history(self.grpc.clone(), parts.headers.clone(), run, gzip);
-                response(StatusCode::OK, Form::JSON.content_type(), events, gzip)
-            }
+            Page::Settings => self.responded(StatusCode::OK, json, pages::settings(), encoding).await,
+            Page::History(run) => match Encoder::new(encoding) {
+                Ok(encoder) => {
+                    let events = pages::history(self.grpc.clone(), parts.headers.clone(), run, encoder);
+                    response(StatusCode::OK, json, events, encoding)
+                }
+                Err(error) => {
+                    self.refused(Status::internal(error.to_string()).into(), Form::JSON, Encoding::Identity).await
+                }
+            },
         })
     }
 
-    async fn response(&self, parts: &Parts, body: Body, form: Form) -> Result<Bytes, Refusal> {
+    async fn response(&self, sender: &Sender, parts: &Parts, body: Body, form: Form) -> Result<Bytes, Refusal> {
         let route = match find(parts.method.as_str(), parts.uri.path()) {
             Found::Route(route) => route,
             Found::NoPath => return Err(Status::not_found("Not Found").into()),
             Found::NoVerb => return Err(Status::unimplemented("Method Not Allowed").into()),
         };
-        let request = self.request(parts, body, route).await?;
+        let request = self.request(sender, parts, body, route).await?;
         let method = &route.method;
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
         let answer = call(&self.grpc, &path, &parts.headers, &request.encode_to_vec()).await?;
@@ -151,11 +183,20 @@ impl Api {
     }
 
     /// What the path, the query or the body, say.
-    async fn request(&self, parts: &Parts, body: Body, route: &Route) -> Result<DynamicMessage, Refusal> {
+    async fn request(
+        &self,
+        sender: &Sender,
+        parts: &Parts,
+        body: Body,
+        route: &Route,
+    ) -> Result<DynamicMessage, Refusal> {
         let descriptor = route.method.input();
         let mut request = if route.has_body() {
             let (body, _held) = self.body(body).await?;
-            let content_type = text(&parts.headers, &CONTENT_TYPE).to_owned();
+            let content_type = text(&parts.headers, &CONTENT_TYPE).to_ascii_lowercase();
+            if sender.is_page() && !body.is_empty() {
+                check_of_page(&content_type)?;
+            }
             on_bytes(body.len(), move || message_of(&content_type, body, descriptor)).await??
         } else {
             let mut request = DynamicMessage::new(descriptor);
@@ -200,12 +241,68 @@ impl Api {
     }
 
     fn check_host(&self, parts: &Parts) -> Result<(), Refusal> {
-        let hosts = &self.settings.hosts;
-        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let (hosts, host) = (&self.settings.hosts, host(parts));
         if hosts.is_empty() || hosts.iter().any(|pattern| matches(pattern.as_bytes(), host.as_bytes())) {
             return Ok(());
         }
         Err(Status::permission_denied("Host not allowed").into())
+    }
+
+    async fn refused(&self, refusal: Refusal, form: Form, encoding: Encoding) -> Response<Body> {
+        let Refusal { http, status } = refusal;
+        let form = if form == Form::Binary { Form::JSON } else { form };
+        let json = form.text(errors::json(&status));
+        let mut response = self.responded(http, form.content_type(), json, encoding).await;
+        if response.status() == StatusCode::TOO_MANY_REQUESTS {
+            response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_S);
+        }
+        response
+    }
+
+    async fn responded(
+        &self,
+        http: StatusCode,
+        content_type: HeaderValue,
+        answer: Bytes,
+        encoding: Encoding,
+    ) -> Response<Body> {
+        if answer.len() < COMPRESSED_BYTES_MIN {
+            return response(http, content_type, Body::from(answer), Encoding::Identity);
+        }
+        let compressed = match encoding {
+            Encoding::Identity => None,
+            encoding => {
+                let whole = answer.clone();
+                on_bytes(answer.len(), move || encoding.encoded(&whole).ok()).await.ok().flatten()
+            }
+        };
+        let encoding = if compressed.is_some() { encoding } else { Encoding::Identity };
+        let answer = compressed.map_or(answer, Bytes::from);
+        let units = u32::try_from(answer.len() / BODY_UNIT_BYTES + 1).unwrap_or(u32::MAX);
+        let Ok(share) = Arc::clone(&self.answers).try_acquire_many_owned(units) else {
+            let status = Status::resource_exhausted(TOO_MANY_ANSWERS);
+            let mut refused = response(
+                errors::http_status(status.code()),
+                Form::JSON.content_type(),
+                errors::json(&status).into(),
+                Encoding::Identity,
+            );
+            refused.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_S);
+            return refused;
+        };
+        response(http, content_type, Body::from(Bytes::from_owner(Held { bytes: answer, _share: share })), encoding)
+    }
+}
+
+/// Bytes of an answer, which have their share for as long as any of them are in memory.
+struct Held {
+    bytes: Bytes,
+    _share: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -232,6 +329,15 @@ async fn on_bytes<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Se
     }
     // A panic in there is logged by its thread.
     tokio::task::spawn_blocking(work).await.map_err(|_| Status::internal("the message could not be converted"))
+}
+
+/// What a page sends must be of a kind that no page can send without its browser's having asked here: a form is none.
+fn check_of_page(content_type: &str) -> Result<(), Refusal> {
+    if content_type.starts_with(JSON) || content_type.starts_with(BINARY) {
+        return Ok(());
+    }
+    let status = Status::invalid_argument(format!("pages send {JSON} or {BINARY}, and not {content_type:?}"));
+    Err(Refusal { http: StatusCode::UNSUPPORTED_MEDIA_TYPE, status })
 }
 
 fn message_of(content_type: &str, body: Bytes, descriptor: MessageDescriptor) -> Result<DynamicMessage, Refusal> {
@@ -287,30 +393,7 @@ impl Form {
     }
 }
 
-async fn refused(Refusal { http, status }: Refusal, form: Form, gzip: bool) -> Response<Body> {
-    let form = if form == Form::Binary { Form::JSON } else { form };
-    let json = form.text(errors::json(&status));
-    let mut response = responded(http, form.content_type(), json, gzip).await;
-    if http == StatusCode::TOO_MANY_REQUESTS {
-        response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_S);
-    }
-    response
-}
-
-async fn responded(http: StatusCode, content_type: HeaderValue, answer: Bytes, gzip: bool) -> Response<Body> {
-    let compressed = if gzip && answer.len() >= COMPRESSED_BYTES_MIN {
-        let answer = answer.clone();
-        on_bytes(answer.len(), move || gzipped(&answer)).await
-    } else {
-        Ok(None)
-    };
-    match compressed {
-        Ok(Some(compressed)) => response(http, content_type, Body::from(compressed), true),
-        _ => response(http, content_type, Body::from(answer), false),
-    }
-}
-
-fn response(http: StatusCode, content_type: HeaderValue, body: Body, is_compressed: bool) -> Response<Body> {
+fn response(http: StatusCode, content_type: HeaderValue, body: Body, encoding: Encoding) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = http;
     let headers = response.headers_mut();
@@ -318,25 +401,10 @@ fn response(http: StatusCode, content_type: HeaderValue, body: Body, is_compress
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // Caches on the way are not to hand one caller's form to another.
     headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
-    if is_compressed {
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    if let Some(name) = encoding.name() {
+        headers.insert(CONTENT_ENCODING, name);
     }
     response
-}
-
-fn gzipped(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::fast());
-    encoder.write_all(bytes).ok()?;
-    encoder.finish().ok()
-}
-
-fn takes_gzip(headers: &HeaderMap) -> bool {
-    text(headers, &ACCEPT_ENCODING).split(',').any(|encoding| {
-        let (name, quality) = encoding.trim().split_once(';').unwrap_or((encoding.trim(), ""));
-        let is_refused =
-            quality.trim().strip_prefix("q=").is_some_and(|quality| quality.trim().parse::<f64>() == Ok(0.0));
-        name.trim().eq_ignore_ascii_case("gzip") && !is_refused
-    })
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use everlog_kernel::Time;
-use everlog_raft::{AppliedChain, ChainPosition, EntryStamp, Group, Hlc, Leadership, ProposeError};
+use everlog_raft::{AppliedChain, ChainPosition, EntryStamp, Group, Hlc, Leadership, ProposeError, ReadConsistency};
 use everlog_storage::keys::{MetaKind, meta_row};
 use everlog_storage::state::{RowBatch, RowChange};
 
@@ -63,10 +63,13 @@ impl Namespaces {
             },
         };
         let view = self.view_at(group.applied_chain().position).await?;
-        let (changes, outcome) = decide(&view)?;
-        if changes.is_empty() {
-            return Ok(Some(outcome));
-        }
+        let (changes, outcome) = match decide(&view) {
+            Ok((changes, outcome)) if !changes.is_empty() => (changes, outcome),
+            decided => {
+                let is_latest = self.me.is_none() || is_latest(&group, view.position).await;
+                return if is_latest { decided.map(|(_, outcome)| Some(outcome)) } else { Ok(None) };
+            }
+        };
         // The entry is applied only if it follows the last one of the view: this is the comparison of versions, for all rows at once.
         let hlc = Hlc(u64::try_from(now().0).unwrap_or(0));
         let chain = AppliedChain { position: view.position, hlc }.next_in(term);
@@ -95,6 +98,14 @@ impl Namespaces {
 pub(super) fn saved(record: NamespaceRecord) -> (Vec<RowChange>, Arc<NamespaceRecord>) {
     let key = meta_row(MetaKind::Namespace, &record.namespace.id.0);
     (vec![RowChange::Put { key, value: record.encode().into() }], Arc::new(record))
+}
+
+/// Whether nothing was applied behind a position that somebody was told of. What changes nothing, or is refused, is decided on that alone; a change
+/// would be skipped that came too late.
+async fn is_latest(group: &Group, position: ChainPosition) -> bool {
+    // If that fails another one may lead, which is seen next.
+    let confirmed = group.read_barrier(ReadConsistency::Lease).await;
+    confirmed.is_ok() && group.applied_chain().position == position
 }
 
 /// Waits until this node leads the group, and says in which term.

@@ -28,7 +28,7 @@ impl Namespaces {
     ///
     /// [`MetaError::NotFound`], [`MetaError::Protected`] for the system's own, and see there.
     pub async fn delete(&self, id: NamespaceId, delay: Duration) -> Result<Arc<NamespaceRecord>, MetaError> {
-        self.change(|view| {
+        self.change_once(|view| {
             let before = view.by_id.get(&id).ok_or_else(|| MetaError::NotFound(id.to_string()))?;
             if before.name() == SYSTEM_NAMESPACE {
                 return Err(MetaError::Protected("unable to delete system namespace".into()));

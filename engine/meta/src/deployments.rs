@@ -10,6 +10,7 @@ use everlog_storage::keys::{MetaKind, meta_row};
 use everlog_storage::state::RowChange;
 
 use super::change::now;
+use super::operations::Answer;
 use super::view::{self, View};
 use super::{MetaError, Namespaces};
 
@@ -147,13 +148,13 @@ impl Namespaces {
     /// # Errors
     ///
     /// [`MetaError::NotFound`] if there is no such namespace, [`MetaError::Rejected`] for what `change` returns, and see there.
-    pub async fn change_deployment<T>(
+    pub async fn change_deployment<T: Answer>(
         &self,
         namespace_id: NamespaceId,
         name: &str,
         change: impl Fn(&mut Option<Deployment>, &Deployments, Time) -> Result<T, Rejection>,
     ) -> Result<T, MetaError> {
-        self.change(|view| {
+        self.change_once(|view| {
             if !view.by_id.contains_key(&namespace_id) {
                 return Err(MetaError::NotFound(namespace_id.to_string()));
             }

@@ -14,6 +14,7 @@ mod joining;
 mod moves;
 mod namespaces;
 mod nexus_endpoints;
+mod operations;
 mod owner;
 mod placements;
 mod pools;
@@ -30,8 +31,12 @@ pub use joining::{ClusterAuthority, NodeCertificate, TOKENS_MAX, TokenRow, Token
 pub use moves::{MoveStep, NamespaceMove, NextSlots, PastStep};
 pub use namespaces::{DEFAULT_RETENTION, Namespaces, NewNamespace, Page, SYSTEM_NAMESPACE};
 pub use nexus_endpoints::{EndpointId, EndpointSpec, EndpointTarget, NexusEndpoint};
+pub use operations::Answer;
 pub use owner::keep_open;
-pub use placements::{DEFAULT_PLACEMENT, PLACEMENTS_MAX, Placement, REPLICAS_DEFAULT, Reads, Spread, is_name};
+pub use placements::{
+    DEFAULT_PLACEMENT, PLACEMENTS_MAX, Placement, REPLICAS_DEFAULT, Reads, STALE_MAX, STALE_MAX_DEFAULT, Spread,
+    is_name,
+};
 pub use pools::{NewGroups, PlaceGroups, Pool, PoolId, Sharing, WantedPool};
 pub use record::{BadBinary, Deletion, NamespaceRecord};
 pub use replication::{

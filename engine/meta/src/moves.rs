@@ -14,6 +14,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use everlog_kernel::{NamespaceId, Time};
@@ -28,6 +29,9 @@ use super::pools::PoolId;
 use super::record::NamespaceRecord;
 use super::view::View;
 use super::{MetaError, Namespaces};
+
+/// What the clocks of two nodes may be apart.
+const CLOCKS_APART_MAX: Duration = Duration::from_secs(10);
 
 /// A namespace that moves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -204,6 +208,17 @@ impl NamespaceMove {
     fn put(&self, namespace_id: NamespaceId) -> RowChange {
         RowChange::Put { key: MoveKey::Move(namespace_id).row(), value: self.encode() }
     }
+
+    /// The row of the move of a namespace as it is from now on: none any more once all is where it is to be, and its record says so.
+    fn settle(&self, record: &mut NamespaceRecord) -> RowChange {
+        let namespace_id = record.namespace.id;
+        if !self.is_over() {
+            return self.put(namespace_id);
+        }
+        record.pool = self.target(record);
+        record.moved = now();
+        RowChange::Delete { key: MoveKey::Move(namespace_id).row() }
+    }
 }
 
 impl PastStep {
@@ -307,21 +322,32 @@ impl View {
         Some(NextSlots { from: from_group, to: to_group, slots: left.iter().filter(goes_with_it).collect() })
     }
 
-    /// The rows of a namespace's move as it is from now on: none any more once all is where it is to be.
+    /// The rows of a namespace whose move has come so far.
     fn move_rows(&self, namespace_id: NamespaceId, moving: &NamespaceMove) -> Vec<RowChange> {
-        if !moving.is_over() {
-            return vec![moving.put(namespace_id)];
-        }
-        let mut rows = vec![RowChange::Delete { key: MoveKey::Move(namespace_id).row() }];
-        if let Some(record) = self.by_id.get(&namespace_id).filter(|_| !moving.is_back) {
-            let record = NamespaceRecord { pool: moving.other, ..NamespaceRecord::clone(record) };
+        // Nothing moves of a namespace that is gone.
+        let Some(before) = self.by_id.get(&namespace_id) else {
+            return vec![RowChange::Delete { key: MoveKey::Move(namespace_id).row() }];
+        };
+        let mut record = NamespaceRecord::clone(before);
+        let mut rows = vec![moving.settle(&mut record)];
+        if record != **before {
             rows.extend(saved(record).0);
         }
         rows
     }
 
-    /// The row that makes a namespace move to a pool, or come back from where it was to move; none if it does so already, or is there.
-    pub(super) fn move_to(&self, record: &NamespaceRecord, pool: PoolId) -> Result<Vec<RowChange>, MetaError> {
+    /// Whether a namespace moves, or did until less than `within` before `now`.
+    fn moves_within(&self, namespace_id: NamespaceId, within: Duration, now: Time) -> bool {
+        let Some(record) = self.by_id.get(&namespace_id).filter(|_| !self.moves.contains_key(&namespace_id)) else {
+            return true;
+        };
+        let within = i64::try_from(within.saturating_add(CLOCKS_APART_MAX).as_nanos()).unwrap_or(i64::MAX);
+        record.moved > Time(0) && record.moved.0.saturating_add(within) >= now.0
+    }
+
+    /// The row that makes a namespace move to a pool, or come back from where it was to move; none if it does so already, or is there. If there is
+    /// nothing left to move, its record says where it is.
+    pub(super) fn move_to(&self, record: &mut NamespaceRecord, pool: PoolId) -> Result<Vec<RowChange>, MetaError> {
         let id = record.namespace.id;
         let moving = self.moves.get(&id);
         let next = match moving {
@@ -342,7 +368,7 @@ impl View {
         if moving.is_some_and(|moving| **moving == next) {
             return Ok(Vec::new());
         }
-        Ok(self.move_rows(id, &next))
+        Ok(vec![next.settle(record)])
     }
 
     /// Where a namespace moves and how far it is: `to eu: 37 %`.
@@ -371,6 +397,12 @@ impl Namespaces {
     /// How far a namespace has moved, if it does.
     pub fn move_of(&self, namespace_id: NamespaceId) -> Option<Arc<NamespaceMove>> {
         self.view.borrow().moves.get(&namespace_id).cloned()
+    }
+
+    /// Whether a namespace moves, or did in the last time of that length: a replica that is as old as that may not have yet what has come to it, though
+    /// the metadata say that it is there.
+    pub fn moves_within(&self, namespace_id: NamespaceId, within: Duration) -> bool {
+        self.view.borrow().moves_within(namespace_id, within, now())
     }
 
     /// Where a namespace moves and how far it is, for people: `to eu: 37 %`.
@@ -546,8 +578,10 @@ mod tests {
     }
 
     fn move_to(view: &mut View, pool: PoolId) -> Result<(), MetaError> {
-        let record = Arc::clone(&view.by_id[&ID]);
-        let rows = view.move_to(&record, pool)?;
+        let mut record = NamespaceRecord::clone(&view.by_id[&ID]);
+        let mut rows = view.move_to(&mut record, pool)?;
+        // As whoever changes a namespace keeps all of its record.
+        rows.extend(saved(record).0);
         apply(view, rows);
         Ok(())
     }
@@ -676,5 +710,40 @@ mod tests {
         move_to(view, US).unwrap();
         move_to(view, PoolId::DEFAULT).unwrap();
         assert!(view.moves.is_empty());
+    }
+
+    #[test]
+    fn a_move_that_goes_on_when_all_has_arrived_is_over_at_once() {
+        let view = &mut view();
+        move_to(view, US).unwrap();
+        step(view);
+        over(view);
+        step(view);
+        // What is under way arrives, whatever is asked for meanwhile.
+        move_to(view, PoolId::DEFAULT).unwrap();
+        over(view);
+        assert_eq!((view.moves[&ID].moved.len(), view.by_id[&ID].pool), (usize::from(SLOTS), PoolId::DEFAULT));
+        move_to(view, US).unwrap();
+        assert_eq!((view.by_id[&ID].pool, view.moves.len()), (US, 0));
+        assert_eq!(groups(view), [(6, None)]);
+    }
+
+    #[test]
+    fn replicas_that_may_be_older_than_a_move_are_not_read() {
+        let view = &mut view();
+        let minute = Duration::from_secs(60);
+        let reads_old = |view: &View, now: Time| !view.moves_within(ID, minute, now);
+        let later = |seconds: i64| Time(now().0 + seconds * 1_000_000_000);
+        assert!(reads_old(view, now()), "it has never moved");
+        move_to(view, US).unwrap();
+        assert!(!reads_old(view, later(1_000_000)), "it moves");
+        for _ in 0..2 {
+            step(view);
+            over(view);
+        }
+        assert_eq!((view.by_id[&ID].pool, view.moves.len()), (US, 0));
+        assert!(!reads_old(view, now()) && !reads_old(view, later(65)) && reads_old(view, later(75)));
+        view.by_id.remove(&ID);
+        assert!(!reads_old(view, later(75)), "nothing is known of it");
     }
 }

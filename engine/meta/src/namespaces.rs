@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_kernel::{Namespace, NamespaceId};
+use everlog_kernel::{Namespace, NamespaceId, Time};
 use everlog_model::{NamespaceSource, Share, SlotSource, SlotTable};
 use everlog_proto::api::enums::v1::{IndexedValueType, NamespaceState};
 use everlog_raft::GroupSlot;
@@ -240,7 +240,7 @@ impl Namespaces {
         place: &PlaceGroups<'_>,
         new: NewNamespace,
     ) -> Result<Arc<NamespaceRecord>, MetaError> {
-        self.change(|view| {
+        self.change_once(|view| {
             if view.by_name.contains_key(&new.name) {
                 return Err(MetaError::AlreadyExists(new.name.clone()));
             }
@@ -261,6 +261,7 @@ impl Namespaces {
                 updated: now,
                 deletion: None,
                 pool,
+                moved: Time(0),
                 replication: new.replication,
                 history_archival: Archival::default(),
                 visibility_archival: Archival::default(),

@@ -111,7 +111,7 @@ impl std::fmt::Display for EndpointId {
 }
 
 impl NexusEndpoint {
-    fn encode(&self) -> Bytes {
+    pub(super) fn encode(&self) -> Bytes {
         let (namespace_id, task_queue, url) = match &self.spec.target {
             EndpointTarget::Worker { namespace_id, task_queue } => {
                 (Bytes::copy_from_slice(&namespace_id.0), task_queue.clone(), String::new())
@@ -205,7 +205,7 @@ impl Namespaces {
     /// [`MetaError::Taken`] if there is one with that name, [`MetaError::Invalid`] if there are too many, and see there.
     pub async fn create_nexus_endpoint(&self, spec: EndpointSpec) -> Result<Arc<NexusEndpoint>, MetaError> {
         let id = EndpointId(Uuid::new_v4());
-        self.change(|view| {
+        self.change_once(|view| {
             // A change that was made and not known to be is decided again.
             if let Some(made) = view.nexus_endpoints.get(&id) {
                 return Ok((Vec::new(), Arc::clone(made)));
@@ -232,7 +232,7 @@ impl Namespaces {
         version: i64,
         spec: EndpointSpec,
     ) -> Result<Arc<NexusEndpoint>, MetaError> {
-        self.change(|view| {
+        self.change_once(|view| {
             let missing = || format!("error updating Nexus endpoint. endpoint ID {id} not found");
             let before = view.nexus_endpoints.get(&id).ok_or_else(|| MetaError::Missing(missing().into()))?;
             if version != before.version {
@@ -253,7 +253,7 @@ impl Namespaces {
     ///
     /// [`MetaError::Missing`], and see there.
     pub async fn delete_nexus_endpoint(&self, id: EndpointId) -> Result<(), MetaError> {
-        self.change(|view| {
+        self.change_once(|view| {
             let missing = || format!("error deleting nexus endpoint with ID: {id}");
             view.nexus_endpoints.get(&id).ok_or_else(|| MetaError::Missing(missing().into()))?;
             Ok((vec![RowChange::Delete { key: id.key() }], ()))

@@ -4,10 +4,12 @@
 //! `default` once it was changed, are `placement/<name>`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
 
+use super::pools::PoolId;
 use super::topology::NodeLabels;
 use super::{MetaError, Namespaces};
 
@@ -22,6 +24,12 @@ const REPLICAS: [u32; 3] = [1, 3, 5];
 
 /// Learners that a group may have: its leader sends them all that it writes.
 const LEARNERS_MAX: u32 = 5;
+
+/// How old stale reads may be where nobody says.
+pub const STALE_MAX_DEFAULT: Duration = Duration::from_secs(5);
+
+/// How old they may be at least and at most. Replicas ask once a second how far their leader is.
+pub const STALE_MAX: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3600));
 
 /// Bytes of a name, of a region's or a label's.
 const NAME_BYTES_MAX: usize = 64;
@@ -46,6 +54,8 @@ pub struct Placement {
     pub leaders: Vec<String>,
     /// What reads are like.
     pub reads: Reads,
+    /// How old stale reads may be; nothing for others.
+    pub stale_max: Duration,
     /// Labels that nodes must have, `name=value`, all of them.
     pub constraints: Vec<String>,
 }
@@ -70,6 +80,9 @@ pub enum Reads {
     Lease = 1,
     /// A leader asks the others before each answer, so that a clock that runs wrong cannot make it answer from old rows. A round trip more.
     Linearizable = 2,
+    /// Lists and counts are answered by any replica that surely has all that was acknowledged [`Placement::stale_max`] ago; all else as by a lease. In a
+    /// row it is [`Reads::Lease`] with such a time.
+    Stale = 3,
 }
 
 /// Tags are never used twice.
@@ -91,6 +104,8 @@ struct PlacementMessage {
     reads: i32,
     #[prost(string, repeated, tag = "8")]
     constraints: Vec<String>,
+    #[prost(uint64, tag = "9")]
+    stale_max_ms: u64,
 }
 
 impl Default for Placement {
@@ -104,6 +119,7 @@ impl Default for Placement {
             learners: BTreeMap::new(),
             leaders: Vec::new(),
             reads: Reads::Lease,
+            stale_max: Duration::ZERO,
             constraints: Vec::new(),
         }
     }
@@ -116,7 +132,7 @@ impl Placement {
     ///
     /// One line that says what is wrong and what is allowed.
     pub fn check(&self) -> Result<(), String> {
-        let Placement { name, replicas, regions, learners, leaders, constraints, .. } = self;
+        let Placement { name, replicas, regions, learners, leaders, constraints, reads, stale_max, .. } = self;
         let wrong = |why: String| Err(format!("placement {name}: {why}"));
         if !is_name(name) {
             return Err(format!(
@@ -153,6 +169,16 @@ impl Placement {
         if leaders.iter().collect::<BTreeSet<_>>().len() < leaders.len() {
             return wrong("leaders: a region is named twice".to_owned());
         }
+        let (least, most) = STALE_MAX;
+        match reads {
+            Reads::Stale if !(least..=most).contains(stale_max) => {
+                return wrong(format!("stale_max = {stale_max:?}, and {least:?} to {most:?} is allowed"));
+            }
+            Reads::Lease | Reads::Linearizable if !stale_max.is_zero() => {
+                return wrong("stale_max is for reads = \"stale\" only".to_owned());
+            }
+            _ => {}
+        }
         let is_label =
             |text: &String| text.split_once('=').is_some_and(|(name, value)| is_name(name) && is_name(value));
         if let Some(constraint) = constraints.iter().find(|constraint| !is_label(constraint)) {
@@ -181,9 +207,13 @@ impl Placement {
 
     /// The value of its row.
     pub fn encode(&self) -> Bytes {
-        let Placement { name, replicas, spread, regions, learners, leaders, reads, constraints } = self.clone();
+        let Placement { name, replicas, spread, regions, learners, leaders, reads, stale_max, constraints } =
+            self.clone();
+        // So that releases before stale reads know what to do with it: what a lease says is as good.
+        let reads = if reads == Reads::Stale { Reads::Lease } else { reads };
         let (spread, reads) = (spread as i32, reads as i32);
-        PlacementMessage { name, replicas, spread, regions, learners, leaders, reads, constraints }
+        let stale_max_ms = u64::try_from(stale_max.as_millis()).unwrap_or(u64::MAX);
+        PlacementMessage { name, replicas, spread, regions, learners, leaders, reads, constraints, stale_max_ms }
             .encode_to_vec()
             .into()
     }
@@ -196,10 +226,15 @@ impl Placement {
     pub fn decode(value: &[u8]) -> Result<Placement, MetaError> {
         let corrupt = |why: &dyn std::fmt::Display| MetaError::Corrupt(format!("placement: {why}"));
         let message = PlacementMessage::decode(value).map_err(|error| corrupt(&error))?;
-        let PlacementMessage { name, replicas, spread, regions, learners, leaders, reads, constraints } = message;
+        let PlacementMessage { name, replicas, spread, regions, learners, leaders, reads, constraints, stale_max_ms } =
+            message;
         let spread = Spread::try_from(spread).map_err(|error| corrupt(&error))?;
-        let reads = Reads::try_from(reads).map_err(|error| corrupt(&error))?;
-        let placement = Placement { name, replicas, spread, regions, learners, leaders, reads, constraints };
+        let reads = match Reads::try_from(reads).map_err(|error| corrupt(&error))? {
+            Reads::Lease if stale_max_ms > 0 => Reads::Stale,
+            reads => reads,
+        };
+        let stale_max = Duration::from_millis(stale_max_ms);
+        let placement = Placement { name, replicas, spread, regions, learners, leaders, reads, stale_max, constraints };
         placement.check().map_err(|why| corrupt(&why))?;
         Ok(placement)
     }
@@ -215,6 +250,15 @@ impl Namespaces {
     /// The placements, by name. `default` is among them.
     pub fn placements(&self) -> BTreeMap<String, Placement> {
         self.topology().all_placements()
+    }
+
+    /// What reads of a namespace in a pool are like, and how old stale ones may be.
+    pub fn reads_in(&self, pool: PoolId) -> (Reads, Duration) {
+        let view = self.view.borrow();
+        let topology = &view.topology;
+        let name = topology.pools.get(&pool).map_or(DEFAULT_PLACEMENT, |pool| &pool.placement);
+        let placement = topology.placements.get(name).or_else(|| topology.placements.get(DEFAULT_PLACEMENT));
+        placement.map_or((Reads::Lease, Duration::ZERO), |placement| (placement.reads, placement.stale_max))
     }
 }
 
@@ -236,6 +280,7 @@ mod tests {
             learners: counts(&[("d", 1)]),
             leaders: vec!["b".to_owned(), "a".to_owned()],
             reads: Reads::Lease,
+            stale_max: Duration::ZERO,
             constraints: vec!["disk=ssd".to_owned()],
         }
     }
@@ -252,6 +297,12 @@ mod tests {
         let bytes = placement().encode();
         assert_eq!(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), golden);
         assert_eq!(Placement::decode(&bytes), Ok(placement()));
+        let stale = Placement { reads: Reads::Stale, stale_max: STALE_MAX_DEFAULT, ..Placement::default() };
+        let bytes = stale.encode();
+        let golden = "0a0764656661756c74100318023801488827";
+        assert_eq!(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), golden);
+        assert_eq!(Placement::decode(&bytes), Ok(stale));
+        let bytes = placement().encode();
         for bytes in [&b""[..], b"\xff", &bytes[..bytes.len() - 1], b"\x0a\x01a\x10\x02\x18\x01\x38\x01"] {
             assert!(matches!(Placement::decode(bytes), Err(MetaError::Corrupt(_))), "{bytes:?}");
         }
@@ -262,7 +313,7 @@ mod tests {
         assert_eq!(placement().check(), Ok(()));
         assert_eq!(Placement::default().check(), Ok(()));
         type Change = fn(&mut Placement);
-        let cases: [(Change, &str); 12] = [
+        let cases: [(Change, &str); 15] = [
             (|p| p.name.clear(), "a placement's name is"),
             (|p| p.name = "a b".to_owned(), "a placement's name is"),
             (|p| p.replicas = 4, "placement eu: replicas = 4, and 1, 3 or 5 is allowed"),
@@ -288,6 +339,15 @@ mod tests {
             ),
             (|p| p.leaders.push("d".to_owned()), "leaders: d is none of regions"),
             (|p| p.leaders.push("a".to_owned()), "leaders: a region is named twice"),
+            (|p| p.stale_max = STALE_MAX_DEFAULT, "stale_max is for reads = \"stale\" only"),
+            (|p| p.reads = Reads::Stale, "stale_max = 0ns, and 2s to 3600s is allowed"),
+            (
+                |p| {
+                    p.reads = Reads::Stale;
+                    p.stale_max = Duration::from_secs(3601);
+                },
+                "stale_max = 3601s, and",
+            ),
             (|p| p.constraints.push("ssd".to_owned()), "constraints: \"ssd\" is not \"label=value\""),
             (|p| p.constraints.push("=ssd".to_owned()), "constraints: \"=ssd\" is not"),
         ];

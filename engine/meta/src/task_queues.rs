@@ -66,7 +66,7 @@ impl Namespaces {
         queue: &ConfiguredQueue,
         change: impl Fn(&mut TaskQueueConfig) -> Result<(), MetaError>,
     ) -> Result<Arc<TaskQueueConfig>, MetaError> {
-        self.change(|view: &View| {
+        self.change_once(|view: &View| {
             let before = view.task_queues.get(queue);
             let mut config = before.map(|config| TaskQueueConfig::clone(config)).unwrap_or_default();
             change(&mut config)?;

@@ -27,6 +27,7 @@ use everlog_storage::{GroupId, NodeId};
 use prost::Message;
 
 use super::joining::{ClusterAuthority, NodeCertificate, TokenRow};
+use super::operations::Answer;
 use super::placements::{DEFAULT_PLACEMENT, Placement};
 use super::pools::{Counters, Pool, PoolId};
 use super::replication::Regions;
@@ -130,7 +131,7 @@ pub struct GroupRow {
     pub founding: Vec<Founder>,
 }
 
-/// A replica that a group is founded with. It has generation 0, votes, and is on the disk that the node has then.
+/// A replica that a group is founded with. It votes, and is on the disk that the node has then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Founder {
     /// The node.
@@ -157,6 +158,22 @@ impl GroupRow {
     #[must_use]
     pub fn settled(&self) -> GroupRow {
         GroupRow { is_settled: true, leaving: Vec::new(), founding: Vec::new(), ..self.clone() }
+    }
+
+    /// The same group, which nobody has founded yet, once others are to found it. None of those that were to is needed any more: nobody was ever
+    /// told that something is in it.
+    #[must_use]
+    pub fn founded_by(&self, founding: Vec<Founder>) -> GroupRow {
+        let generation = self.last_generation + 1;
+        let placed = |founder: &Founder| Placed { node: founder.node, generation, is_voter: true };
+        GroupRow {
+            version: self.version + 1,
+            last_generation: generation,
+            replicas: founding.iter().map(placed).collect(),
+            leaving: Vec::new(),
+            is_settled: false,
+            founding,
+        }
     }
 
     /// The replica on a node that is to be there, or may be needed yet.
@@ -516,7 +533,24 @@ impl Namespaces {
         let _ = view.wait_for(|view| *view.topology != *known).await;
     }
 
-    /// Makes the changes that `decide` wants when it is shown the topology, and returns what it returns with them once they are applied here.
+    /// Makes the changes that `decide` wants when it is shown the topology, and returns what it returns with them once they are applied here. A call
+    /// that has an id and is made again gets the answer of the first time.
+    ///
+    /// # Errors
+    ///
+    /// What `decide` says, and see there.
+    pub async fn change_topology_once<T: Answer>(
+        &self,
+        decide: impl Fn(&Topology) -> Result<(Vec<TopologyChange>, T), MetaError>,
+    ) -> Result<T, MetaError> {
+        self.change_once(|view| {
+            let (changes, outcome) = decide(&view.topology)?;
+            Ok((changes.iter().map(TopologyChange::row).collect(), outcome))
+        })
+        .await
+    }
+
+    /// The same for what is no call's.
     ///
     /// # Errors
     ///
@@ -538,7 +572,7 @@ impl Namespaces {
     ///
     /// [`MetaError::Invalid`] if it is another node's, and see there.
     pub async fn replace_disk(&self, node: NodeId, directory_id: uuid::Uuid) -> Result<NodeDisk, MetaError> {
-        self.change(|view| {
+        self.change_once(|view| {
             let Topology { disks, nodes, .. } = &*view.topology;
             let known = disks.get(&node);
             if let Some(same) = known.filter(|disk| disk.directory_id == directory_id) {
@@ -618,6 +652,8 @@ mod tests {
         assert_eq!(hex(&bytes), "08011a04080418011a0508ac021801320208043205 08ac021002".replace(' ', ""));
         assert_eq!(decode_group(&bytes), Ok(new.clone()));
         assert_eq!(decode_group(&encode_group(&new.settled())).unwrap().founding, []);
+        let again = new.founded_by(vec![Founder { node: NodeId(4), disk: 0 }]);
+        assert_eq!(hex(&encode_group(&again)), "080210011a060804100118013202 0804".replace(' ', ""));
         for bytes in [&b""[..], b"\xff", b"\x08\x01\x1a\x02\x08\x01"] {
             assert!(matches!(decode_group(bytes), Err(MetaError::Corrupt(_))), "{bytes:?}");
         }

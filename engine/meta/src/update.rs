@@ -33,7 +33,7 @@ impl Namespaces {
         name: &str,
         change: impl Fn(&mut NamespaceChange<'_>) -> Result<(), MetaError>,
     ) -> Result<Arc<NamespaceRecord>, MetaError> {
-        self.change(|view| {
+        self.change_once(|view| {
             let before = view.by_name.get(name).ok_or_else(|| MetaError::NotFound(name.to_owned()))?;
             let mut record = NamespaceRecord::clone(before);
             let mut rows = Vec::new();

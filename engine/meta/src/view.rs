@@ -25,6 +25,7 @@ use super::MetaError;
 use super::deployments::DeploymentKey;
 use super::moves::{MoveKey, NamespaceMove, PastStep};
 use super::nexus_endpoints::{EndpointId, NexusEndpoint};
+use super::operations::{OperationKey, Operations};
 use super::record::NamespaceRecord;
 use super::slots;
 use super::task_queues::{self, ConfiguredQueue};
@@ -58,6 +59,8 @@ pub(crate) struct View {
     pub(super) slots: Option<Arc<SlotTable>>,
     /// What they say of the cluster itself.
     pub(super) topology: Arc<Topology>,
+    /// What was changed lately for calls that may be made again.
+    pub(super) operations: Arc<Operations>,
 }
 
 impl View {
@@ -116,6 +119,8 @@ impl View {
             Arc::make_mut(&mut self.topology).put(about?, value.map(|value| &value[..]))?;
         } else if let Some(about) = MoveKey::of(key) {
             self.put_move(about?, value)?;
+        } else if let Some(key) = OperationKey::of_key(key) {
+            Arc::make_mut(&mut self.operations).put(key?, value)?;
         } else if let Some(id) = EndpointId::of_key(key) {
             let id = id?;
             match value {

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use everlog_kernel::command::{Reply, UpdateStatus};
 use everlog_kernel::outbox::Outcome;
 use everlog_kernel::{Command, Context, EntityKind, RunCommand, RunId, Workflow};
-use everlog_model::{CallError, EntityRef, RunView, WorkflowRef};
+use everlog_model::{CallError, EntityRef, OperationId, RunView, WorkflowRef};
 use everlog_proto::api::common::v1::Payloads;
 use everlog_storage::keys::OutboxKey;
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 
 use super::history;
-use super::operation::{OperationId, Step};
+use super::operation::Step;
 
 /// Something to do on a workflow.
 pub(crate) struct Job {
@@ -92,7 +92,9 @@ impl Job {
     /// The step of its call that it is, if that is to be done once.
     pub(crate) fn step(&self) -> Option<Step> {
         match &self.work {
-            Work::Command { command, reply: Some(_) } => Some(self.operation?.step(&self.entity(), command.name())),
+            Work::Command { command, reply: Some(_) } => {
+                Some(Step::of(self.operation?, &self.entity(), command.name()))
+            }
             // An update has an id.
             Work::Command { reply: None, .. }
             | Work::FollowUpdate { .. }

@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 use everlog_kernel::RunId;
 use everlog_kernel::command::Reply;
-use everlog_model::{SlotSet, limits};
+use everlog_model::{OperationId, SlotSet, limits};
 use everlog_proto::api::activity::v1::ActivityOptions;
 use everlog_proto::api::workflow::v1::WorkflowExecutionOptions;
 use everlog_storage::keys::JournalKey;
@@ -23,7 +23,7 @@ use prost::Message;
 
 use super::job::Job;
 use super::load::Rows;
-use super::operation::{OperationId, Step};
+use super::operation::Step;
 
 /// About what a step takes in memory, without what its reply holds, bytes.
 const STEP_BYTES: usize = 160;

@@ -30,11 +30,24 @@ pub enum Route {
 }
 
 /// Where what concerns many workflows is to be asked.
+#[derive(Default)]
 pub struct Spread {
     /// The partitions that are led here, with the slots that are looked for in each if the namespace is moving.
     pub here: Vec<(Group, Option<SlotSet>)>,
     /// The other nodes, with what they lead.
     pub there: BTreeMap<NodeId, Vec<Share>>,
+}
+
+impl Spread {
+    /// Makes sure that what is here is led here: see [`confirm_leads`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn confirm(&self) -> Result<(), CallError> {
+        let here: Vec<_> = self.here.iter().map(|(group, _)| group.clone()).collect();
+        confirm_leads(&here).await
+    }
 }
 
 /// Finds the way of each request. Cheap to clone.
@@ -64,15 +77,15 @@ impl Router {
     /// The way to whatever of a namespace has that hash slot.
     pub fn slot(&self, namespace_id: NamespaceId, slot: u16) -> Route {
         let partition = self.slots.partition_of(namespace_id, slot);
-        partition.map_or(Route::Nowhere, |partition| self.partition(partition))
+        partition.map_or(Route::Nowhere, |partition| self.route(partition))
     }
 
     pub(crate) fn way(&self, workflow: &WorkflowRef) -> Route {
         self.slot(workflow.namespace.id, workflow.slot())
     }
 
-    /// The way to a partition.
-    pub fn partition(&self, partition: GroupId) -> Route {
+    /// The way to whoever leads a partition.
+    pub fn route(&self, partition: GroupId) -> Route {
         if let Some(node) = self.cluster.leaders.leads_elsewhere(partition) {
             return Route::There(node);
         }
@@ -103,7 +116,24 @@ impl Router {
     ///
     /// As [`Router::partition_of`].
     pub fn group(&self, partition: GroupId) -> Result<Group, CallError> {
-        Ok(led_here(self.partition(partition))?.group())
+        Ok(led_here(self.route(partition))?.group())
+    }
+
+    /// The replica of a partition that this node has, whoever leads it.
+    pub fn replica(&self, partition: GroupId) -> Option<Group> {
+        self.partitions.get(partition).map(|partition| partition.group())
+    }
+
+    /// The partitions that a namespace, or a workflow of it, may have something in, and which slots are looked for in each.
+    pub fn holders(&self, namespace_id: NamespaceId, workflow: Option<&WorkflowRef>) -> Vec<Share> {
+        let only = |workflow: &WorkflowRef| {
+            let partition = self.slots.partition_of(namespace_id, workflow.slot())?;
+            Some(Share { partition, slots: Some([workflow.slot()].into_iter().collect()) })
+        };
+        match workflow {
+            Some(workflow) => only(workflow).into_iter().collect(),
+            None => self.slots.shares_of(namespace_id),
+        }
     }
 
     /// What is told when no node is known to lead a partition.
@@ -140,17 +170,10 @@ impl Router {
     ///
     /// [`CallError::NotDone`] if no node is known to lead one of the partitions.
     pub fn spread(&self, namespace_id: NamespaceId, workflow: Option<&WorkflowRef>) -> Result<Spread, CallError> {
-        let only = |workflow: &WorkflowRef| {
-            let partition = self.slots.partition_of(namespace_id, workflow.slot())?;
-            Some(Share { partition, slots: Some([workflow.slot()].into_iter().collect()) })
-        };
-        let shares = match workflow {
-            Some(workflow) => only(workflow).into_iter().collect(),
-            None => self.slots.shares_of(namespace_id),
-        };
+        let shares = self.holders(namespace_id, workflow);
         let mut spread = Spread { here: Vec::new(), there: BTreeMap::new() };
         for share in shares {
-            match self.partition(share.partition) {
+            match self.route(share.partition) {
                 Route::Here(partition) => spread.here.push((partition.group(), share.slots)),
                 Route::There(node) => spread.there.entry(node).or_default().push(share),
                 Route::Nowhere => return Err(Router::nowhere()),
@@ -173,7 +196,7 @@ impl Router {
 
     /// The node that is known to lead a partition; `me` is this one.
     pub fn leader(&self, partition: GroupId, me: NodeId) -> Option<NodeId> {
-        match self.partition(partition) {
+        match self.route(partition) {
             Route::Here(partition) => (*partition.status.borrow() == Status::Serving).then_some(me),
             Route::There(node) => Some(node),
             Route::Nowhere => None,
@@ -191,10 +214,22 @@ impl Router {
 /// # Errors
 ///
 /// [`CallError::NotDone`] if one of them is not, or nobody confirms it.
-pub async fn confirm_leads<'a>(groups: impl IntoIterator<Item = &'a Group>) -> Result<(), CallError> {
+pub async fn confirm_leads(groups: &[Group]) -> Result<(), CallError> {
     // Mostly the lease says so, which costs nothing.
-    let unsure = groups.into_iter().filter(|group| !group.lease_valid(Instant::now()));
-    let confirmed = try_join_all(unsure.map(|group| group.read_barrier(ReadConsistency::Linearizable)));
+    confirm(groups.iter().filter(|group| !group.lease_valid(Instant::now()))).await
+}
+
+/// The same without trust in leases: a majority is asked.
+///
+/// # Errors
+///
+/// As [`confirm_leads`].
+pub async fn confirm_by_quorum(groups: &[Group]) -> Result<(), CallError> {
+    confirm(groups.iter()).await
+}
+
+async fn confirm<'a>(groups: impl Iterator<Item = &'a Group>) -> Result<(), CallError> {
+    let confirmed = try_join_all(groups.map(|group| group.read_barrier(ReadConsistency::Linearizable)));
     // A leader that nobody answers would wait for ever.
     match tokio::time::timeout(limits::LEAD_CONFIRM_TIME_MAX, confirmed).await {
         Ok(confirmed) => confirmed.map(drop).map_err(|error| CallError::NotDone(error.to_string())),

@@ -6,6 +6,7 @@ mod cluster_view;
 mod namespaces;
 mod placements;
 mod recover;
+mod tls;
 mod tokens;
 
 use std::ffi::OsString;
@@ -114,6 +115,9 @@ pub(crate) struct DevArgs {
     /// See the flag above; a share of the disk.
     #[arg(long, default_value_t = Disk::default().free_percent_min, value_name = "PERCENT")]
     disk_free_percent_min: u8,
+    /// Let pages of this origin, SCHEME://HOST or SCHEME://HOST:PORT, call the HTTP API from browsers (may be repeated).
+    #[arg(long = "cors-origin", value_name = "ORIGIN")]
+    cors_origins: Vec<String>,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -192,6 +196,10 @@ impl DevArgs {
             log: Log { level: self.log.log_level, format: self.log.log_format.parse::<LogFormat>()? },
             ..Settings::default()
         };
+        for origin in &self.cors_origins {
+            let wrong = |SettingsError(why)| SettingsError(format!("--cors-origin: {why}"));
+            settings.listen.http.origins.push(origin.parse().map_err(wrong)?);
+        }
         self.namespaces.into_iter().try_for_each(|name| settings.add_namespace(name))?;
         for flag in &self.search_attributes {
             let (name, kind) = flag
@@ -255,6 +263,8 @@ mod tests {
             "C=Keyword",
             "--dynamic-config-value",
             "limit.maxIDLength=255",
+            "--cors-origin",
+            "http://localhost:3000",
             "--log-level",
             "debug",
             "--log-format",
@@ -266,6 +276,7 @@ mod tests {
         assert_eq!(settings.namespaces, ["a", "b"]);
         assert_eq!(settings.search_attributes.len(), 1);
         assert_eq!(settings.dynamic.everywhere.limits.id_bytes_max, 255);
+        assert_eq!(settings.listen.http.origins[0].as_str(), "http://localhost:3000");
         assert_eq!(settings.log, Log { level: "debug".to_owned(), format: LogFormat::Json });
     }
 
@@ -281,7 +292,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_in_one_line() {
-        let cases: [(&[&str], &str); 11] = [
+        let cases: [(&[&str], &str); 12] = [
             (&["--prot", "1"], "unexpected argument '--prot' found"),
             (&["--port", "70000"], "invalid value '70000' for '--port <PORT>'"),
             (&["--ephemeral", "--data-dir", "x"], "cannot be used with"),
@@ -292,6 +303,7 @@ mod tests {
             (&["--search-attribute", "C=String"], "\"String\" is none of Text, "),
             (&["--dynamic-config-value", "limit.maxIDLength=x"], "limit.maxIDLength: \"x\" is not a whole number"),
             (&["--dynamic-config-file", "/nowhere"], "cannot read /nowhere: "),
+            (&["--cors-origin", "localhost:3000"], "--cors-origin: \"localhost:3000\" is no origin: write SCHEME://"),
             (&["--log-format", "xml"], "log format \"xml\" is none of pretty, json"),
         ];
         for (flags, expected) in cases {

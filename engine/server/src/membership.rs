@@ -89,8 +89,8 @@ pub trait Lobby: Send + Sync {
     /// Those that wait are told whose they are, from now on.
     fn admit(&self, admissions: Admissions);
 
-    /// Where a node is dialled that waits with this data directory, if one does.
-    fn asking(&self, directory_id: uuid::Uuid) -> Option<String>;
+    /// The data directories that nodes wait with, and where these are dialled.
+    fn waiting(&self) -> Vec<(uuid::Uuid, String)>;
 
     /// Those that have no certificate get one by this, from now on. Where nobody needs one, nobody asks.
     fn enrol(&self, enrolments: Enrolments) {
@@ -107,8 +107,8 @@ impl Lobby for Formation {
         Formation::admit(self, admissions);
     }
 
-    fn asking(&self, directory_id: uuid::Uuid) -> Option<String> {
-        Formation::asking(self, directory_id)
+    fn waiting(&self) -> Vec<(uuid::Uuid, String)> {
+        Formation::waiting(self)
     }
 }
 
@@ -254,8 +254,8 @@ impl Membership {
     }
 
     /// Where a node is dialled that waits with this data directory for a place, if one does.
-    pub(crate) fn asking(&self, directory_id: uuid::Uuid) -> Option<String> {
-        self.lobby.asking(directory_id)
+    pub(crate) fn waiting(&self) -> Vec<(uuid::Uuid, String)> {
+        self.lobby.waiting()
     }
 
     /// Where the other nodes are.

@@ -31,6 +31,7 @@ use everlog_partition::{
     TaskRows,
 };
 use everlog_proto::api::enums::v1::IndexedValueType;
+use everlog_proto::cluster::Placement;
 use everlog_raft::{Group, GroupReplica, GroupSlot, GroupSlots, Leadership, NodeInfo, NodeOptions};
 use everlog_storage::GroupId;
 use everlog_storage::directory::{DataDirectory, DirectoryError, NodeIdentity};
@@ -40,6 +41,7 @@ use everlog_storage::segment_log::{LogOptions, SegmentLog};
 use everlog_storage::state::{StateEngine, StateError};
 use parking_lot::RwLock;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::alone::{self, Alone};
 use crate::descriptors::Descriptors;
@@ -59,6 +61,10 @@ const CONNECTIONS_DEFAULT: usize = 1000;
 /// How often a node looks whether the metadata is there, and how often it says that it is not.
 const FOUND_INTERVAL: Duration = Duration::from_millis(100);
 const FOUND_SAY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a cluster that is being founded tries to have the placements that its settings name, and how often.
+const PLACEMENTS_WAIT_MAX: Duration = Duration::from_secs(60);
+const PLACEMENTS_AGAIN_WAIT: Duration = Duration::from_millis(500);
 
 /// Heartbeats that a follower may miss before it asks for an election.
 const HEARTBEATS_MISSED: u32 = 5;
@@ -165,6 +171,8 @@ pub struct Node {
     state: Arc<RocksState>,
     /// Its cluster, if there are other nodes.
     membership: Option<Membership>,
+    /// Whether that is founded with this start.
+    is_founding: bool,
     /// Held until everything else has stopped: it keeps other processes out.
     directory: Arc<DataDirectory>,
 }
@@ -248,6 +256,7 @@ impl Assembly {
             connections_max: CONNECTIONS_DEFAULT,
             handshakes_per_address_max: listen.handshakes_per_address_max,
             handshake_timeout: listen.handshake_timeout,
+            http_access: Arc::new(listen.http),
             render_metrics: telemetry::render,
         }
     }
@@ -299,6 +308,7 @@ impl Node {
             membership.as_ref().map(|membership| Arc::clone(&membership.links) as _),
         ));
         let finished = Arc::clone(&directory);
+        let is_founding = !identity.is_bootstrapped && membership.as_ref().is_some_and(Membership::is_founder);
         let ground = Ground {
             raft: Arc::clone(&raft),
             identity,
@@ -314,7 +324,7 @@ impl Node {
         };
         // The futures of whoever calls would be nested too deeply for the compiler.
         let parts = Box::pin(ground.assemble()).await?;
-        Ok(Node { parts, raft, log, state, membership, directory })
+        Ok(Node { parts, raft, log, state, membership, is_founding, directory })
     }
 }
 
@@ -388,7 +398,10 @@ impl Ground {
             skipped_time: self.skipped_time,
         };
         let partitions = Partitions::new(&raft, dependencies)?;
-        groups.slots().into_iter().for_each(|group| partitions.add(group));
+        let picture = places.as_ref().map(|places| places.picture());
+        let is_founded =
+            |group: &GroupSlot| picture.as_ref().is_none_or(|it| it.founders_of(group.read().id()).is_empty());
+        groups.slots().into_iter().filter(is_founded).for_each(|group| partitions.add(group));
         let router = Router::new(partitions.clone(), Arc::clone(&namespaces) as _, cluster);
         let voters: Voters = match places.clone() {
             Some(places) => Box::new(move |group| places.nodes_of(group)),
@@ -411,9 +424,9 @@ impl Ground {
             disk: self.disk,
             namespaces: Arc::clone(&namespaces),
             places: places.clone(),
-            asking: match membership.clone() {
-                Some(membership) => Box::new(move |directory_id| membership.asking(directory_id)),
-                None => Box::new(|_| None),
+            waiting: match membership.clone() {
+                Some(membership) => Box::new(move || membership.waiting()),
+                None => Box::new(Vec::new),
             },
             certificate_lifetime: membership
                 .as_ref()
@@ -602,6 +615,7 @@ pub async fn run(
         connections_max: descriptors.connections_max(),
         handshakes_per_address_max: settings.listen.handshakes_per_address_max,
         handshake_timeout: settings.listen.handshake_timeout,
+        http_access: Arc::new(settings.listen.http.clone()),
         ..node.parts.services(Arc::clone(&config), node.cluster_id())
     };
     let line = settings.serving_line(&listeners.addresses());
@@ -613,6 +627,8 @@ pub async fn run(
     let giving_back = tokio::spawn(memory::give_back(Arc::clone(&node.state)));
     let watching = tokio::spawn(watch.run());
     let following = tokio::spawn(follow(settings.clone(), config, limits));
+    let first_placements = if node.is_founding { settings.placements.clone() } else { Vec::new() };
+    let placing = tokio::spawn(found_placements(Arc::clone(&node.parts.operations), first_placements));
     // While it still serves: calls are sent on to whoever leads.
     let handed_over = async {
         shutdown.await;
@@ -629,8 +645,25 @@ pub async fn run(
     giving_back.abort();
     watching.abort();
     following.abort();
+    placing.abort();
     node.stop().await?;
     served
+}
+
+/// Has a cluster that is being founded have the placements that its settings name. Whichever founder comes first does it.
+async fn found_placements(operations: Arc<Operations>, placements: Vec<Placement>) {
+    let begin = Instant::now();
+    while let Err(status) = operations.found_placements(&placements).await {
+        // Nodes are yet to say where they are.
+        if begin.elapsed() > PLACEMENTS_WAIT_MAX {
+            tracing::error!(
+                why = status.message(),
+                "the placements of the settings are given up: everlog cluster placement apply"
+            );
+            return;
+        }
+        tokio::time::sleep(PLACEMENTS_AGAIN_WAIT).await;
+    }
 }
 
 /// What of a node is another thing when there are other nodes.

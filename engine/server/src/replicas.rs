@@ -18,7 +18,7 @@ use std::time::Duration;
 use everlog_cluster::{Leads, Nodes, Operations, Picture, Places, leads};
 use everlog_meta::{Namespaces, Reads, TopologyChange};
 use everlog_partition::Partitions;
-use everlog_raft::{Group, GroupSlot, GroupSlots, NodeError};
+use everlog_raft::{GroupSlot, GroupSlots, NodeError};
 use everlog_storage::GroupId;
 use parking_lot::RwLock;
 use tokio::time::Instant;
@@ -89,6 +89,7 @@ impl Replicas {
                 }
                 let brought = async {
                     let is_here = self.bring_here(partition, &picture, &mut is_up_to_date, leftovers).await?;
+                    self.serve(partition, &picture);
                     Ok(is_here && self.found(partition, &picture, &mut is_up_to_date, &mut seen_unfounded).await?)
                 };
                 is_done &= brought.await.unwrap_or_else(|NodeError(error)| {
@@ -135,7 +136,7 @@ impl Replicas {
         }
         let Some(wanted) = wanted else { return Ok(true) };
         let group = match here {
-            Some(_) if self.partitions.get(partition).is_some() => return Ok(true),
+            Some(_) if self.groups.get(partition).is_some() => return Ok(true),
             Some(here) => self.raft.open_group(here).await?,
             None => {
                 if !*is_up_to_date {
@@ -148,7 +149,7 @@ impl Replicas {
             }
         };
         group.confirm_reads(picture.placement_of(partition).reads == Reads::Linearizable);
-        self.add(group);
+        self.groups.add(Arc::new(RwLock::new(group)));
         Ok(true)
     }
 
@@ -182,10 +183,15 @@ impl Replicas {
         Ok(false)
     }
 
-    fn add(&self, group: Group) {
-        let slot: GroupSlot = Arc::new(RwLock::new(group));
-        self.groups.add(Arc::clone(&slot));
-        self.partitions.add(slot);
+    /// Has a replica that is here take calls. Not before it is known that its group is founded: until then others may be told to found it, and what it
+    /// had would be gone.
+    fn serve(&self, partition: GroupId, picture: &Picture) {
+        if self.partitions.get(partition).is_none()
+            && picture.founders_of(partition).is_empty()
+            && let Some(slot) = self.groups.slot(partition)
+        {
+            self.partitions.add(slot);
+        }
     }
 
     /// Waits until this node has seen what there was of the metadata when it asked. False if nobody says.

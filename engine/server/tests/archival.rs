@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use everlog_archive::{ArchiveOptions, FileOptions, PartOptions};
-use everlog_config::DynamicConfig;
+use everlog_config::{ArchivalSwitch, DynamicConfig};
 use everlog_proto::api::enums::v1::ArchivalState;
 use everlog_proto::api::history::v1::HistoryEvent;
 use everlog_proto::api::namespace::v1::NamespaceConfig;
@@ -340,6 +340,59 @@ async fn what_is_not_read_is_told_of() {
     let missing = read(&mut client, history_of("a", run_id)).await.unwrap_err();
     assert_eq!(missing.code(), Code::NotFound);
     assert_ne!(missing.message(), "requested workflow history does not exist");
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn the_dynamic_configuration_turns_archival_off_and_says_whether_it_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let unread = ArchiveOptions {
+        visibility: PartOptions { is_read: false, ..archive_in(directory.path()).visibility },
+        ..archive_in(directory.path())
+    };
+    let (off, as_said) = (ArchivalSwitch::Off, ArchivalSwitch::AsConfigured);
+    let not_at_all = Err("Cluster is not configured for visibility archival.".to_owned());
+    let not_read = Err("Cluster is not configured for reading archived visibility records.".to_owned());
+    for (options, switch, is_read, expected) in [
+        (archive_in(directory.path()), as_said, None, Ok(0)),
+        (archive_in(directory.path()), as_said, Some(false), not_read.clone()),
+        (archive_in(directory.path()), off, Some(true), not_at_all.clone()),
+        (unread.clone(), as_said, None, not_read),
+        (unread, as_said, Some(true), Ok(0)),
+        (ArchiveOptions::default(), as_said, Some(true), not_at_all),
+    ] {
+        let mut config = config();
+        config.frontend.visibility_archival = switch;
+        config.frontend.visibility_archive_read = is_read;
+        config.frontend.archive_page_max = 5;
+        let server = Server::archiving(config, options).await;
+        let mut client = server.client().await;
+        client.register_namespace(register(86_400)).await.unwrap();
+        let listed = list(&mut client, "", 5, Vec::new()).await;
+        let listed = listed.map(|list| list.executions.len()).map_err(|status| status.message().to_owned());
+        assert_eq!(listed, expected, "{switch:?} {is_read:?}");
+        let larger = list(&mut client, "", 6, Vec::new()).await.unwrap_err();
+        assert_eq!(larger.message(), "PageSize is larger than allowed 5.");
+        server.stopped().await;
+    }
+}
+
+#[tokio::test]
+async fn runs_go_without_being_kept_while_archival_is_turned_off() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config();
+    (config.frontend.history_archival, config.frontend.visibility_archival) =
+        (ArchivalSwitch::Off, ArchivalSwitch::Off);
+    let server = Server::archiving(config, archive_in(directory.path())).await;
+    let mut client = server.client().await;
+    client.register_namespace(register(1)).await.unwrap();
+    let run_id = closed_run(&mut client, "a").await;
+    let begin = Instant::now();
+    while read(&mut client, history_of("a", &run_id)).await.is_ok() {
+        assert!(begin.elapsed() < PATIENCE, "the run stays");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     server.stopped().await;
 }
 

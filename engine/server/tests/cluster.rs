@@ -5,6 +5,8 @@
 #[path = "cluster/batch_jobs.rs"]
 mod batch_jobs;
 mod harness;
+#[path = "cluster/joining.rs"]
+mod joining;
 #[path = "cluster/moves.rs"]
 mod moves;
 #[path = "cluster/pools.rs"]
@@ -136,11 +138,17 @@ impl Running {
         tokio::task::spawn_blocking(asked).await.unwrap()
     }
 
-    /// The cluster as it sees it.
-    async fn status(&self) -> Value {
-        let (code, said, error) = self.cluster(&["status", "--output", "json"]).await;
+    /// What such a command prints as JSON.
+    async fn cluster_json(&self, args: &[&str]) -> Value {
+        let args: Vec<_> = args.iter().copied().chain(["--output", "json"]).collect();
+        let (code, said, error) = self.cluster(&args).await;
         assert_eq!(code, Some(0), "{error}");
         serde_json::from_str(&said).unwrap()
+    }
+
+    /// The cluster as it sees it.
+    async fn status(&self) -> Value {
+        self.cluster_json(&["status"]).await
     }
 
     /// Waits until the cluster is as it should be, as this node sees it.

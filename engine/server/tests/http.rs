@@ -6,7 +6,7 @@ mod harness;
 
 use std::time::Duration;
 
-use everlog_config::DynamicConfig;
+use everlog_config::{DynamicConfig, HttpAccess, Listen};
 use everlog_proto::api::workflowservice::v1::{
     GetSystemInfoResponse, SignalWorkflowExecutionRequest, StartWorkflowExecutionResponse,
 };
@@ -38,8 +38,8 @@ async fn ask(server: &Server, head: &str, body: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(server.addresses.http).await.unwrap();
     let length = body.len();
     let head = format!("{head}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
-    stream.write_all(head.as_bytes()).await.unwrap();
     // The server may answer, and close, before it has heard all.
+    let _ = stream.write_all(head.as_bytes()).await;
     let _ = stream.write_all(body).await;
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(ANSWER_WAIT_MAX, stream.read_to_end(&mut answer)).await.unwrap();
@@ -244,8 +244,160 @@ async fn pages_of_other_origins_are_not_let_in() {
     assert_eq!(asked.status(), 501, "{}", asked.text());
     let read = ask(&server, &format!("GET /cluster HTTP/1.1\r\n{origin}"), b"").await;
     assert_eq!(read.status(), 200);
-    for answer in [asked, read] {
+    let json = br#"{"workflowType": {"name": "type"}, "taskQueue": {"name": "queue"}}"#;
+    let start = "POST /namespaces/default/workflows/w HTTP/1.1";
+    // What a form sends needs nobody's leave, and is not taken as JSON for all that.
+    let form = format!("{start}\r\n{origin}\r\ncontent-type: text/plain");
+    let started = ask(&server, &form, json).await;
+    assert_eq!((started.status(), started.text()), (403, r#"{"code":7,"message":"Origin not allowed"}"#));
+    for answer in [asked, read, started] {
         assert!(!answer.head.contains("access-control"), "{}", answer.head);
+    }
+    assert_eq!(get(&server, "/namespaces/default/workflows/w").await.status(), 404);
+    // `curl -d` says the same of what it sends, and is no page.
+    let curl = format!("{start}\r\nhost: localhost\r\ncontent-type: application/x-www-form-urlencoded");
+    assert_eq!(ask(&server, &curl, json).await.status(), 200);
+    server.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_an_origin_that_is_listed_call_as_everybody_does() {
+    let http = HttpAccess { origins: vec!["https://ui.example.com".parse().unwrap()], ..HttpAccess::default() };
+    let server = Server::listening(Listen { http, ..Listen::default() }).await;
+    let page = |verb: &str, origin: &str, more: &str| {
+        let path = "/namespaces/default/workflows/w";
+        format!("{verb} {path} HTTP/1.1\r\nhost: localhost\r\norigin: {origin}\r\n{more}")
+    };
+    let (ui, json) = ("https://ui.example.com", "content-type: application/json");
+    let asked = page("OPTIONS", ui, "access-control-request-method: POST\r\naccess-control-request-headers: x");
+    let asked = ask(&server, &asked, b"").await;
+    assert_eq!(asked.status(), 204);
+    assert!(asked.head.contains("access-control-allow-origin: https://ui.example.com\r\n"), "{}", asked.head);
+    assert!(asked.head.contains("access-control-allow-methods: get, post, delete\r\n"), "{}", asked.head);
+    let start = br#"{"workflowType": {"name": "type"}, "taskQueue": {"name": "queue"}}"#;
+    let started = ask(&server, &page("POST", ui, json), start).await;
+    assert_eq!(started.status(), 200, "{}", started.text());
+    assert!(started.head.contains("access-control-allow-origin: https://ui.example.com\r\n"), "{}", started.head);
+    // Errors can be read, too.
+    let again = br#"{"workflowType": {"name": "type"}, "taskQueue": {"name": "queue"}, "workflowIdReusePolicy": 3}"#;
+    let failed = ask(&server, &page("POST", ui, json), again).await;
+    assert_eq!(failed.status(), 409, "{}", failed.text());
+    assert!(failed.head.contains("access-control-allow-origin: https://ui.example.com\r\n"), "{}", failed.head);
+    for origin in ["https://ui.example.com.evil.example", "http://ui.example.com", "null"] {
+        let refused = ask(&server, &page("POST", origin, json), start).await;
+        assert_eq!(refused.status(), 403, "{origin}");
+        assert!(!refused.head.contains("access-control"), "{origin}: {}", refused.head);
+        assert!(refused.head.contains("vary: origin\r\n"), "{origin}: {}", refused.head);
+    }
+    server.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_are_compressed_as_their_callers_take_it() {
+    let server = Server::start().await;
+    let plain = get(&server, "/openapi.yaml").await;
+    let asked = |takes: &str| format!("GET /openapi.yaml HTTP/1.1\r\nhost: localhost\r\naccept-encoding: {takes}");
+    let zstd = ask(&server, &asked("gzip, br, zstd"), b"").await;
+    assert!(zstd.head.contains("content-encoding: zstd\r\n"), "{}", zstd.head);
+    assert_eq!(zstd.body[..4], 0xfd2f_b528_u32.to_le_bytes());
+    let gzip = ask(&server, &asked("gzip, br, zstd;q=0.5"), b"").await;
+    assert!(gzip.head.contains("content-encoding: gzip\r\n"), "{}", gzip.head);
+    assert_eq!(gzip.body[..2], [0x1f, 0x8b]);
+    for compressed in [&zstd, &gzip] {
+        assert!(compressed.body.len() < plain.body.len() / 3);
+    }
+    server.stopped().await;
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// The next frame: its kind, its stream and what is in it.
+async fn next_frame(stream: &mut TcpStream) -> Option<(u8, u32, Vec<u8>)> {
+    let mut head = [0; 9];
+    let read = tokio::time::timeout(ANSWER_WAIT_MAX, stream.read_exact(&mut head)).await.unwrap();
+    read.ok()?;
+    let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+    stream.read_exact(&mut payload).await.ok()?;
+    Some((head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const SETTINGS: u8 = 4;
+const GO_AWAY: u8 = 7;
+const END_STREAM_AND_HEADERS: u8 = 5;
+
+/// GET of `/cluster` from `a`, in the terms of HPACK.
+fn get_cluster() -> Vec<u8> {
+    // :method GET and :scheme http of the table; :path and :authority by the table's names.
+    let mut block = vec![0x82, 0x86, 0x04, 8];
+    block.extend(b"/cluster");
+    block.extend([0x01, 1, b'a']);
+    block
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_2_is_spoken_in_the_clear_and_not_for_long_to_who_resets_all_he_asks() {
+    let server = Server::start().await;
+    let mut stream = TcpStream::connect(server.addresses.http).await.unwrap();
+    let begin = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &frame(HEADERS, END_STREAM_AND_HEADERS, 1, &get_cluster())];
+    stream.write_all(&begin.concat()).await.unwrap();
+    let answer = loop {
+        let (kind, of, payload) = next_frame(&mut stream).await.unwrap();
+        if kind == HEADERS && of == 1 {
+            break payload;
+        }
+    };
+    // :status 200 of the table.
+    assert_eq!(answer[0], 0x88);
+
+    let mut resets = Vec::new();
+    for stream in (3..20_003).step_by(2) {
+        resets.extend(frame(HEADERS, END_STREAM_AND_HEADERS, stream, &get_cluster()));
+        resets.extend(frame(RESET, 0, stream, &8_u32.to_be_bytes()));
+    }
+    // The server ends the connection before it has heard all.
+    let _ = stream.write_all(&resets).await;
+    let why = loop {
+        match next_frame(&mut stream).await {
+            Some((GO_AWAY, _, payload)) => break Some(payload[7]),
+            Some(_) => {}
+            // What it has not read has taken its last word from the wire.
+            None => break None,
+        }
+    };
+    const ENHANCE_YOUR_CALM: u8 = 11;
+    assert!(why.is_none_or(|why| why == ENHANCE_YOUR_CALM), "{why:?}");
+    assert_eq!(get(&server, "/cluster").await.status(), 200);
+    server.stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_of_requests_are_bounded_and_answered_in_their_order() {
+    let server = Server::start().await;
+    let huge = format!("GET /cluster HTTP/1.1\r\nhost: a\r\nx: {}", "x".repeat(100 << 10));
+    assert_eq!(ask(&server, &huge, b"").await.status(), 431);
+    let many = format!("GET /cluster HTTP/1.1\r\nhost: a{}", "\r\nx: y".repeat(200));
+    assert_eq!(ask(&server, &many, b"").await.status(), 431);
+    let long = format!("GET /{} HTTP/1.1\r\nhost: a", "x".repeat(100 << 10));
+    let status = ask(&server, &long, b"").await.status();
+    assert!([414, 431].contains(&status), "{status}");
+    let pipelined = "GET /cluster HTTP/1.1\r\nhost: a\r\n\r\nGET /nowhere HTTP/1.1\r\nhost: a\r\n\r\nGET /health HTTP/1.1\r\nhost: a";
+    let answers = ask(&server, pipelined, b"").await;
+    let text = format!("{}{}", answers.head, answers.text());
+    let at = |status: &str| text.to_lowercase().find(&format!("http/1.1 {status}")).unwrap();
+    assert!(at("200") < at("404") && text.ends_with(r#"{"status":"SERVING"}"#), "{text}");
+    for path in ["/cluster/../health", "//cluster", "/cluster/", "/%63luster/..", "/namespaces//workflows", "*"] {
+        let status = get(&server, path).await.status();
+        assert!([400, 404, 501].contains(&status), "{path}: {status}");
     }
     server.stopped().await;
 }

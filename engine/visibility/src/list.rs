@@ -10,7 +10,7 @@ use everlog_model::{Moves, SlotSet, WorkflowRef, limits};
 use everlog_proto::api::common::v1::Payload;
 use everlog_proto::api::workflowservice::v1::CountWorkflowExecutionsResponse;
 use everlog_proto::api::workflowservice::v1::count_workflow_executions_response::AggregationGroup;
-use everlog_raft::{Group, ReadConsistency};
+use everlog_raft::Group;
 use everlog_storage::Watch;
 use everlog_storage::keys::{KeyRange, after, visibility_range};
 use everlog_storage::state::{Direction, Row, RowsView, StateError, Visitor};
@@ -76,7 +76,8 @@ pub fn only_workflow(namespace: &Arc<Namespace>, query: &Query) -> Option<Workfl
     Some(WorkflowRef { namespace: Arc::clone(namespace), workflow_id: workflow_id.as_str().into() })
 }
 
-/// Up to `limit` of the runs in some partitions that match a query and stand behind `after`.
+/// Up to `limit` of the runs in some partitions that match a query and stand behind `after`, by what is applied here: whoever must not miss anything that was
+/// acknowledged makes sure before that these partitions are led here.
 ///
 /// # Errors
 ///
@@ -88,7 +89,6 @@ pub async fn list(
     after: Option<Position>,
     limit: usize,
 ) -> Result<Page, VisibilityError> {
-    confirm(&whose.parts).await?;
     let ranges = behind(plan::bound(query.filter.as_ref()).ranges(namespace.id), namespace, after);
     let filter = Arc::new(query.filter);
     let scans = step(move || whose.views(&ranges, &filter)).await?;
@@ -98,7 +98,7 @@ pub async fn list(
     Ok(Page { runs, has_more })
 }
 
-/// How many runs in some partitions match a query, by status.
+/// How many runs in some partitions match a query, by status; as [`list`].
 ///
 /// # Errors
 ///
@@ -109,7 +109,6 @@ pub async fn count(
     namespace: &Namespace,
     query: Query,
 ) -> Result<ByStatus, VisibilityError> {
-    confirm(&whose.parts).await?;
     let ranges = plan::bound(query.filter.as_ref()).ranges(namespace.id);
     let filter = Arc::new(query.filter);
     let count = |(group, slots): &(Group, Option<SlotSet>)| {
@@ -195,13 +194,6 @@ fn rows_in(view: &dyn RowsView, range: &KeyRange) -> Result<Vec<Row>, StateError
         ControlFlow::Continue(())
     })?;
     Ok(rows)
-}
-
-/// Waits until partitions show all that was acknowledged before.
-async fn confirm(parts: &[(Group, Option<SlotSet>)]) -> Result<(), VisibilityError> {
-    let barriers = parts.iter().map(|(group, _)| group.read_barrier(ReadConsistency::Lease));
-    try_join_all(barriers).await.map_err(|error| VisibilityError::Unavailable(error.to_string()))?;
-    Ok(())
 }
 
 /// Counts as they are told: by status, if the query is `is_grouped`.

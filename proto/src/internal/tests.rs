@@ -51,6 +51,7 @@ fn what_queues_are_told_is_what_it_always_was() {
     let announced = AnnounceRequest { sender: sender(), leads: lead().into_iter().collect(), is_draining: false };
     check(&announced, "0a0d 0802 110201000000000000 1809  1206 0803 12020101");
     check(&AnnounceRequest { is_draining: true, ..AnnounceRequest::default() }, "1801");
+    check(&AnnounceResponse { led: vec![LedGroup { group: 3, applied_index: 300 }] }, "0a05 0803 10ac02");
     let offered = OfferedTask { lead: lead(), task: Some(task()) };
     let query = OfferedQuery {
         workflow: workflow(),
@@ -153,10 +154,14 @@ fn what_lists_and_workers_ask_is_what_it_always_was() {
         wanted: Some(wanted),
         after: id(5),
         limit: 10,
+        stale_max_ms: 0,
+        asks_quorum: false,
         slots: Vec::new(),
     };
+    let stale = VisibilityRequest { stale_max_ms: 300, asks_quorum: true, ..VisibilityRequest::default() };
+    check(&stale, "58ac02 6001");
     let moving = VisibilityRequest { slots: vec![id(1), Bytes::new()], ..request(Wanted::Query("x".to_owned())) };
-    check(&moving, "0a020707 12020102 1a0178 32020505 380a 5a020101 5a00");
+    check(&moving, "0a020707 12020102 1a0178 32020505 380a 6a020101 6a00");
     check(&request(Wanted::Query("x".to_owned())), "0a020707 12020102 1a0178 32020505 380a");
     check(&request(Wanted::Open(id(1))), "0a020707 12020102 22020101 32020505 380a");
     check(&request(Wanted::Closed(id(1))), "0a020707 12020102 2a020101 32020505 380a");
@@ -229,6 +234,7 @@ fn what_operators_want_is_what_it_always_was() {
     };
     let row = "09 0700000000000000 1202 0102";
     check(&joining, &format!("6201 03 6a0d {row} 720d {row} 79 0800000000000000"));
+    check(&SteerRequest { operation: id(7), ..Default::default() }, "8201020707");
     let enrols = EnrolRequest {
         directory_id: Bytes::from_static(&[1, 2]),
         address: "a".to_owned(),
@@ -241,7 +247,11 @@ fn what_operators_want_is_what_it_always_was() {
     check(&enrolled, "0804 1201 63 1a01 61");
     let node = crate::cluster::Node { node_id: 2, ..crate::cluster::Node::default() };
     let group = crate::cluster::Group { group_id: 5, leader: 2, ..crate::cluster::Group::default() };
-    check(&NodeReport { node: Some(node), groups: vec![group] }, "0a02 0802 1204 0805 1802");
+    let waiting = vec![WaitingNode { directory_id: id(7), address: "a".to_owned() }];
+    check(
+        &NodeReport { node: Some(node), groups: vec![group], waiting },
+        "0a02 0802 1204 0805 1802 1a07 0a020707 120161",
+    );
 }
 
 #[test]

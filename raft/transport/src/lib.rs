@@ -19,8 +19,10 @@ mod connection;
 mod handshake;
 mod mesh;
 mod packet;
+pub mod pem;
 mod tls;
 pub mod twin;
+mod validity;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -39,6 +41,7 @@ pub use tls::{
     SigningRequest, TlsError, TlsFiles, TokenId, Tokens, certificate_names, certificate_of_authority,
     certificate_of_node, node_name,
 };
+pub use validity::certificate_expiry;
 
 /// The first kind of call that is free to be used; those before it are the transport's own.
 pub const KIND_MIN: u8 = 16;

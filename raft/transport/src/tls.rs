@@ -29,8 +29,7 @@ use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -46,6 +45,7 @@ pub(crate) use self::failures::{Complaints, Whom, Why, distrust, distrusted, sai
 use self::names::Names;
 pub use self::names::{certificate_names, node_name};
 pub use self::token::{ContactKey, JoinToken, TokenId};
+use crate::pem::{Stamp, certificates, private_key, stamp, wrong};
 
 /// What both sides must say they speak.
 const ALPN: &[u8] = b"everlog-peer/1";
@@ -79,7 +79,7 @@ pub struct TlsFiles {
 /// The files cannot be used; a line that says which, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct TlsError(String);
+pub struct TlsError(pub(crate) String);
 
 /// What a node proves itself with, and takes as a proof.
 pub struct NodeTls {
@@ -102,9 +102,6 @@ struct Loaded {
     begins: SystemTime,
     expires: SystemTime,
 }
-
-/// When a file was written, and how many bytes it has.
-type Stamp = (SystemTime, u64);
 
 /// What a peer has proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,24 +339,19 @@ async fn agreed(accepting: Accept<TcpStream>) -> io::Result<TlsStream<TcpStream>
 }
 
 fn stamps(files: &TlsFiles) -> [Option<Stamp>; 3] {
-    [&files.ca, &files.certificate, &files.key].map(|path| {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.modified().ok()?, metadata.len()))
-    })
+    [&files.ca, &files.certificate, &files.key].map(|path| stamp(path))
 }
 
 fn load(files: &TlsFiles, cluster: &str) -> Result<Loaded, TlsError> {
     // Before they are read: what is written meanwhile is read the next time.
     let stamps = stamps(files);
-    let wrong = |path: &Path, why: &dyn fmt::Display| TlsError(format!("{}: {why}", path.display()));
     let mut roots = RootCertStore::empty();
     for root in certificates(&files.ca)? {
         roots.add(root).map_err(|error| wrong(&files.ca, &error))?;
     }
     let roots = Arc::new(roots);
     let chain = certificates(&files.certificate)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| wrong(&files.key, &format!("no private key can be read: {}", pem_problem(&error))))?;
+    let key = private_key(&files.key)?;
     let names = Names::of(&chain[0]).map_err(|error| wrong(&files.certificate, &error))?;
     if !names.are_of(cluster, &files.peer_names) {
         let why = format!("it has no name that other nodes of cluster {cluster:?} take; it has {names}");
@@ -427,24 +419,6 @@ fn begins(now: u64, is_good: impl Fn(UnixTime) -> bool) -> u64 {
     let before =
         expires(0, |back| is_good(UnixTime::since_unix_epoch(Duration::from_secs(now.saturating_sub(back.as_secs())))));
     now.saturating_sub(before)
-}
-
-/// The certificates in a file, one at least.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match read {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(TlsError(format!("{}: there is no certificate in it", path.display()))),
-        Err(error) => Err(TlsError(format!("{}: no certificate can be read: {}", path.display(), pem_problem(&error)))),
-    }
-}
-
-fn pem_problem(error: &rustls::pki_types::pem::Error) -> String {
-    match error {
-        rustls::pki_types::pem::Error::Io(error) => error.to_string(),
-        rustls::pki_types::pem::Error::NoItemsFound => "there is none in it".to_owned(),
-        error => error.to_string(),
-    }
 }
 
 /// Which servers are taken, whatever their address. In either case they have the key of their certificate, and talk TLS 1.3.

@@ -31,7 +31,7 @@ pub struct MovePartitions {
 impl StepPartitions for MovePartitions {
     fn ask(&self, request: MoveStepRequest) -> BoxFuture<'_, Result<MoveStepResponse, CallError>> {
         async move {
-            match (self.router.partition(GroupId(request.partition)), &self.nodes) {
+            match (self.router.route(GroupId(request.partition)), &self.nodes) {
                 (Route::There(node), Some(nodes)) => nodes.move_step(node, request).await,
                 _ => self.ask_here(request).await,
             }
@@ -68,7 +68,7 @@ impl MovePartitions {
         if action != MoveAction::Plan && !self.namespaces.knows_step(namespace_id, id) {
             return Err(CallError::Failed(format!("step {id} of a move is over")));
         }
-        let Route::Here(partition) = self.router.partition(GroupId(request.partition)) else {
+        let Route::Here(partition) = self.router.route(GroupId(request.partition)) else {
             return Err(CallError::NotDone("another node leads the partition".to_owned()));
         };
         done(&partition, action, step, request).await

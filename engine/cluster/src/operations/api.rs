@@ -250,7 +250,7 @@ impl ClusterApi {
                 format!("{directory_id} is a data directory that the cluster was founded with, not a new one");
             return Err(Status::failed_precondition(message));
         }
-        self.asking(directory_id, &format!("node {node_id}"))?;
+        self.waiting(directory_id, &format!("node {node_id}")).await?;
         let endangered = without_majority(&cluster, node_id);
         if !endangered.is_empty() {
             let groups: Vec<_> = endangered.iter().map(u32::to_string).collect();
@@ -264,11 +264,11 @@ impl ClusterApi {
     }
 
     /// Where a node is dialled that waits with a data directory.
-    fn asking(&self, directory_id: uuid::Uuid, who: &str) -> Result<String, Status> {
-        (self.operations.parts.asking)(directory_id).ok_or_else(|| {
+    async fn waiting(&self, directory_id: uuid::Uuid, who: &str) -> Result<String, Status> {
+        self.operations.waiting(directory_id).await.ok_or_else(|| {
             Status::failed_precondition(format!(
-                "no node waits with the data directory {directory_id}: start {who} with an empty one first, and with this node among its \
-                 seeds; its log names the directory"
+                "no node waits with the data directory {directory_id}: start {who} with an empty one first, and with a node of this cluster \
+                 that runs among its seeds; its log names the directory"
             ))
         })
     }
@@ -281,7 +281,7 @@ impl ClusterApi {
         let is_new = |picture: &Picture| picture.nodes.values().all(|row| row.directory_id != directory_id);
         // Whoever has joined waits no more.
         let address = if is_new(&places.picture()) && !places.was_founded_with(directory_id) {
-            self.asking(directory_id, "the node")?
+            self.waiting(directory_id, "the node").await?
         } else {
             String::new()
         };

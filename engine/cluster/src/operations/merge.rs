@@ -11,7 +11,7 @@ use super::count;
 pub(super) fn merge(reports: impl IntoIterator<Item = NodeReport>) -> (Vec<Node>, Vec<Group>) {
     let mut nodes: BTreeMap<u32, Node> = BTreeMap::new();
     let mut told: BTreeMap<u32, Vec<(u32, Group)>> = BTreeMap::new();
-    for NodeReport { node, groups } in reports {
+    for NodeReport { node, groups, .. } in reports {
         let Some(node) = node else { continue };
         for group in groups {
             told.entry(group.group_id).or_default().push((node.node_id, group));
@@ -75,12 +75,12 @@ mod tests {
             ..Group::default()
         };
         let node = Node { node_id: node, state: NodeState::Up as i32, ..Node::default() };
-        NodeReport { node: Some(node), groups: vec![group] }
+        NodeReport { node: Some(node), groups: vec![group], waiting: Vec::new() }
     }
 
     fn gone(node: u32) -> NodeReport {
         let node = Node { node_id: node, state: NodeState::Unreachable as i32, ..Node::default() };
-        NodeReport { node: Some(node), groups: Vec::new() }
+        NodeReport { node: Some(node), ..NodeReport::default() }
     }
 
     fn behind(group: &Group) -> Vec<Option<u64>> {

@@ -17,20 +17,23 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use everlog_meta::{Membership, MetaError, Namespaces, NodeLabels, Placement};
-use everlog_model::NodeId;
-use everlog_proto::cluster::{DescribeClusterResponse, Group, GroupKind, Node, NodeState, Replica};
+use bytes::Bytes;
+use everlog_meta::{Membership, MetaError, Namespaces, NodeLabels, Placement, PoolId, Sharing};
+use everlog_model::{NodeId, OperationId, limits};
+use everlog_proto::cluster::{self as api_types, DescribeClusterResponse, Group, GroupKind, Node, NodeState, Replica};
 use everlog_proto::internal::{
-    Empty, LabelledNode, LeavingNode, NewDisk, NewNode, NodeReport, SettledGroup, SteerRequest,
+    Empty, LabelledNode, LeavingNode, NewDisk, NewNode, NodeReport, SettledGroup, SteerRequest, WaitingNode,
 };
 use everlog_storage::GroupId;
 use futures::future::join_all;
-use tonic::Status;
+use tokio::time::Instant;
+use tonic::{Code, Status};
 
 pub use api::ClusterApi;
 pub use leads::{Leads, Voters, leads};
+pub use placements::check_placement;
 
-use crate::{Nodes, Places, Wanted};
+use crate::{Nodes, Picture, Places, Wanted};
 
 /// How long another node may take to answer what an operator asks.
 const REPORT_TIME_MAX: Duration = Duration::from_secs(1);
@@ -87,8 +90,8 @@ pub struct OperationsParts {
     pub namespaces: Arc<Namespaces>,
     /// How the cluster should be, if there are other nodes.
     pub places: Option<Arc<Places>>,
-    /// Where a node is dialled that waits with a data directory for a place, if one does.
-    pub asking: Box<dyn Fn(uuid::Uuid) -> Option<String> + Send + Sync>,
+    /// The data directories that nodes wait with here for a place, and where these nodes are dialled.
+    pub waiting: Box<dyn Fn() -> Vec<(uuid::Uuid, String)> + Send + Sync>,
     /// How long certificates are valid that it makes for nodes.
     pub certificate_lifetime: Duration,
 }
@@ -168,7 +171,30 @@ impl Operations {
             // What all nodes say of groups is counted where it is put together.
             ..Node::default()
         };
-        NodeReport { node: Some(node), groups }
+        let waiting = (self.parts.waiting)().into_iter().map(|(directory_id, address)| WaitingNode {
+            directory_id: Bytes::copy_from_slice(directory_id.as_bytes()),
+            address,
+        });
+        NodeReport { node: Some(node), groups, waiting: waiting.collect() }
+    }
+
+    /// Where a node is dialled that waits with a data directory for a place, at whichever node it does.
+    pub(super) async fn waiting(&self, directory_id: uuid::Uuid) -> Option<String> {
+        let here = (self.parts.waiting)().into_iter().find(|(waiting, _)| *waiting == directory_id);
+        if let Some((_, address)) = here {
+            return Some(address);
+        }
+        let reports = join_all(self.asked_reports()).await;
+        let mut all = reports.into_iter().filter_map(|(_, report)| report.ok()).flat_map(|report| report.waiting);
+        all.find(|waiting| waiting.directory_id[..] == directory_id.as_bytes()[..]).map(|waiting| waiting.address)
+    }
+
+    /// Asks all other nodes what they say of themselves.
+    fn asked_reports(&self) -> impl Iterator<Item = impl Future<Output = (NodeId, Result<NodeReport, Status>)>> {
+        self.parts.nodes.iter().flat_map(|nodes| {
+            let asked = move |node| async move { (node, nodes.report(node, REPORT_TIME_MAX).await) };
+            nodes.peers().nodes().into_iter().map(asked)
+        })
     }
 
     /// A group as its replica here sees it. Only whoever leads says who does.
@@ -202,11 +228,7 @@ impl Operations {
 
     /// The whole cluster.
     pub(crate) async fn describe(&self) -> DescribeClusterResponse {
-        let others = self.parts.nodes.iter().flat_map(|nodes| {
-            let asked = move |node| async move { (node, nodes.report(node, REPORT_TIME_MAX).await) };
-            nodes.peers().nodes().into_iter().map(asked)
-        });
-        let (mine, others) = tokio::join!(self.report(), join_all(others));
+        let (mine, others) = tokio::join!(self.report(), join_all(self.asked_reports()));
         let addresses = (self.parts.addresses)();
         let unreachable = |node: NodeId, status: Status| NodeReport {
             node: Some(Node {
@@ -216,7 +238,7 @@ impl Operations {
                 problem: status.message().to_owned(),
                 ..Node::default()
             }),
-            groups: Vec::new(),
+            ..NodeReport::default()
         };
         let others = others.into_iter().map(|(node, report)| report.unwrap_or_else(|status| unreachable(node, status)));
         let (mut nodes, mut groups) = merge::merge(std::iter::once(mine).chain(others));
@@ -234,8 +256,16 @@ impl Operations {
                 group.wanted_node_ids = wanted.collect();
             }
         }
+        let pools = self.parts.places.as_ref().map(|places| pools(&places.picture())).unwrap_or_default();
         let About { cluster_id, cluster_name, node, .. } = self.parts.about.clone();
-        DescribeClusterResponse { cluster_id, cluster_name, answered_by: node.0, nodes, groups }
+        DescribeClusterResponse { cluster_id, cluster_name, answered_by: node.0, nodes, groups, pools }
+    }
+
+    /// The nodes that should have replicas of a group, this one aside.
+    pub fn others_with(&self, group: GroupId) -> Vec<NodeId> {
+        let row = self.parts.places.as_ref().and_then(|places| places.picture().groups.remove(&group));
+        let placed = row.into_iter().flat_map(|row| row.replicas);
+        placed.map(|placed| placed.node).filter(|node| *node != self.me()).collect()
     }
 
     /// Where a node of each region listens to clients, as far as nodes answer.
@@ -250,6 +280,19 @@ impl Operations {
 
     /// Does what this node is told to.
     pub(crate) async fn steered(&self, request: SteerRequest) -> Result<(), Status> {
+        let operation = match &request.operation[..] {
+            [] => None,
+            id => Some(OperationId::from_bytes(id.try_into().map_err(|error| invalid("operation", &error))?)),
+        };
+        // The futures of whoever calls would be nested too deeply for the compiler.
+        let carried_out = Box::pin(self.carry_out(request));
+        match operation {
+            Some(operation) => operation.scope(carried_out).await,
+            None => carried_out.await,
+        }
+    }
+
+    async fn carry_out(&self, request: SteerRequest) -> Result<(), Status> {
         let notes = joining::notes(&request)?;
         let SteerRequest { is_draining, kept, released, transfers, new_disk, new_node, leaving, settled, .. } = request;
         let SteerRequest { labels, placements, deleted_placement, .. } = request;
@@ -299,8 +342,24 @@ impl Operations {
         disk.map(|disk| disk.number).ok_or_else(|| Status::aborted("another disk has taken the place of this one"))
     }
 
-    /// Has the metadata changed by whichever node leads them. All nodes that can be reached have seen it, too, when this returns.
+    /// Has the metadata changed by whichever node leads them, once, whoever leads meanwhile. All nodes that can be reached have seen it, too, when this
+    /// returns.
     async fn change(&self, request: SteerRequest) -> Result<(), Status> {
+        let operation = Bytes::copy_from_slice(&OperationId::random().to_bytes());
+        let request = SteerRequest { operation, ..request };
+        let until = Instant::now() + limits::FORWARD_WAIT_MAX;
+        let mut pause = limits::FORWARD_AGAIN_WAIT.0;
+        loop {
+            match self.try_change(request.clone()).await {
+                Err(status) if status.code() == Code::Unavailable && Instant::now() + pause < until => {}
+                changed => return changed,
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(limits::FORWARD_AGAIN_WAIT.1);
+        }
+    }
+
+    async fn try_change(&self, request: SteerRequest) -> Result<(), Status> {
         let namespaces = &self.parts.namespaces;
         self.steer(namespaces.leader().unwrap_or(self.me()), request).await?;
         if let Some(nodes) = &self.parts.nodes {
@@ -344,6 +403,29 @@ impl Operations {
             None => Err(Status::not_found(format!("there is no node {node}"))),
         }
     }
+}
+
+/// The pools of a cluster, by id.
+fn pools(picture: &Picture) -> Vec<api_types::Pool> {
+    let mut all: BTreeMap<PoolId, api_types::Pool> = BTreeMap::new();
+    for partition in picture.partitions() {
+        let pool = picture.pool_of(partition);
+        let placement = picture.placement_of(partition);
+        let shown = all.entry(pool.map_or(PoolId::DEFAULT, |(id, _)| id)).or_insert_with(|| api_types::Pool {
+            pool_id: pool.map_or(0, |(id, _)| id.0),
+            placement: placement.name.clone(),
+            failover_group: match pool.map(|(_, pool)| &pool.sharing) {
+                Some(Sharing::FailoverGroup(name)) => name.clone(),
+                _ => String::new(),
+            },
+            fails_over: pool.is_some_and(|(_, pool)| pool.sharing != Sharing::Placement),
+            leaders: placement.leaders.clone(),
+            replicas: placement.replicas,
+            group_ids: Vec::new(),
+        });
+        shown.group_ids.push(partition.0);
+    }
+    all.into_values().collect()
 }
 
 fn joins(node: NewNode) -> Result<Wanted, Status> {

@@ -1,8 +1,9 @@
 //! What operators say of placements, and are told of them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use everlog_meta::{Placement, Reads, Spread};
+use everlog_meta::{Placement, Reads, STALE_MAX_DEFAULT, Spread};
 use everlog_proto::cluster::apply_placements_response::Move;
 use everlog_proto::cluster::{
     self as api, ApplyPlacementsRequest, ApplyPlacementsResponse, PlacementReads, PlacementSpread,
@@ -34,6 +35,22 @@ impl Operations {
         Ok(ApplyPlacementsResponse { moves: moves.into_iter().map(moved).collect(), warnings })
     }
 
+    /// Has those of these placements be so that the metadata do not say anything of.
+    ///
+    /// # Errors
+    ///
+    /// When they are not. It may be tried again.
+    pub async fn found_placements(&self, placements: &[api::Placement]) -> Result<(), Status> {
+        let places = self.places()?;
+        let known = &places.topology().placements;
+        let placements: Vec<_> =
+            placements.iter().filter(|placement| !known.contains_key(&placement.name)).cloned().collect();
+        if placements.is_empty() {
+            return Ok(());
+        }
+        self.apply_placements(places, ApplyPlacementsRequest { placements, only_plan: false }).await.map(drop)
+    }
+
     /// Has a placement be no more.
     pub(super) async fn delete_placement(&self, name: String) -> Result<(), Status> {
         if name.is_empty() {
@@ -54,10 +71,12 @@ pub(super) fn list(picture: &Picture) -> Vec<api::Placement> {
     }
     let shown = |placement: &Placement| {
         let (all, moving) = groups.get(placement.name.as_str()).copied().unwrap_or_default();
-        let Placement { name, replicas, spread, regions, learners, leaders, reads, constraints } = placement.clone();
+        let Placement { name, replicas, spread, regions, learners, leaders, reads, stale_max, constraints } =
+            placement.clone();
         let reads = match reads {
             Reads::Lease => PlacementReads::Lease,
             Reads::Linearizable => PlacementReads::Linearizable,
+            Reads::Stale => PlacementReads::Stale,
         };
         let spread = match spread {
             Spread::Node => PlacementSpread::Node,
@@ -72,12 +91,22 @@ pub(super) fn list(picture: &Picture) -> Vec<api::Placement> {
             learners: learners.into_iter().collect(),
             leaders,
             reads: reads as i32,
+            stale_max_ms: u64::try_from(stale_max.as_millis()).unwrap_or(u64::MAX),
             constraints,
             groups: count(all),
             moving_groups: count(moving),
         }
     };
     picture.placements.values().map(shown).collect()
+}
+
+/// Whether a placement can be carried out by any cluster.
+///
+/// # Errors
+///
+/// One line that says what is wrong and what is allowed.
+pub fn check_placement(asked: &api::Placement) -> Result<(), String> {
+    placement(asked.clone()).map(drop).map_err(|status| status.message().to_owned())
 }
 
 fn placement(asked: api::Placement) -> Result<Placement, Status> {
@@ -92,11 +121,16 @@ fn placement(asked: api::Placement) -> Result<Placement, Status> {
     let reads = match PlacementReads::try_from(asked.reads) {
         Ok(PlacementReads::Lease | PlacementReads::Unspecified) => Reads::Lease,
         Ok(PlacementReads::Linearizable) => Reads::Linearizable,
+        Ok(PlacementReads::Stale) => Reads::Stale,
         Err(_) => return Err(unknown("reads")),
+    };
+    let stale_max = match asked.stale_max_ms {
+        0 if reads == Reads::Stale => STALE_MAX_DEFAULT,
+        ms => Duration::from_millis(ms),
     };
     let api::Placement { name, replicas, regions, learners, leaders, constraints, .. } = asked;
     let (regions, learners) = (regions.into_iter().collect(), learners.into_iter().collect());
-    let placement = Placement { name, replicas, spread, regions, learners, leaders, reads, constraints };
+    let placement = Placement { name, replicas, spread, regions, learners, leaders, reads, stale_max, constraints };
     placement.check().map_err(Status::invalid_argument)?;
     Ok(placement)
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use everlog_meta::{
-    GroupRow, Membership, MetaError, Namespaces, NodeLabels, NodeRow, PLACEMENTS_MAX, Placement, Pool, Topology,
-    TopologyChange,
+    Answer, GroupRow, Membership, MetaError, Namespaces, NodeLabels, NodeRow, PLACEMENTS_MAX, Placement, Pool,
+    Topology, TopologyChange,
 };
 use everlog_model::NodeId;
 use everlog_storage::GroupId;
@@ -91,12 +91,12 @@ impl Places {
     }
 
     /// Makes the changes that `decide` wants, and returns what it returns with them.
-    pub(super) async fn change_with<T>(
+    pub(super) async fn change_with<T: Answer>(
         &self,
         decide: impl Fn(&Picture, &Topology) -> Result<(Vec<TopologyChange>, T), String>,
     ) -> Result<T, MetaError> {
         self.namespaces
-            .change_topology(|topology| {
+            .change_topology_once(|topology| {
                 let decided = decide(&self.picture_of(topology), topology);
                 decided.map_err(|why| MetaError::Invalid(why.into()))
             })

@@ -47,19 +47,10 @@ pub(super) fn place(
     let mut rows: Rows = planning.partition_rows().map(|(group, row)| (group, row.clone())).collect();
     let groups = pool.partitions();
     for group in &groups {
-        let loads = planning.loads(&rows);
-        let mut founders = Vec::new();
-        while founders.len() < placement.replicas as usize {
-            let row = GroupRow::new(founders.clone());
-            let Some(node) = planning.best_place(placement, &row, None, &loads) else { break };
-            founders.push(Founder { node, disk: picture.disk(node) });
-        }
+        let founders = planning.founders(placement, &rows);
         if founders.is_empty() {
             return Err(format!("no node can be reached that may have replicas (placement {})", placement.name));
         }
-        let leads = planning.leads(&rows);
-        let rank = |node: NodeId| placement.rank(&picture.labels(node).region);
-        founders.sort_by_key(|founder| (rank(founder.node), leads.get(&founder.node).copied()));
         rows.insert(*group, GroupRow::new(founders));
     }
     rows.retain(|group, _| groups.contains(group));
@@ -170,6 +161,33 @@ impl Planning<'_> {
             .collect()
     }
 
+    /// Who should vote in the metadata, where these do: as many as there should be, in as many regions and zones as can be. Whoever votes and can goes on
+    /// where that makes no difference; nobody stops to vote before there is another one.
+    fn metadata_voters(&self, voters: &[NodeId]) -> Vec<NodeId> {
+        let is_member = |node: &NodeId| self.picture.members().any(|(member, _)| member == *node);
+        let new = self.health.keys().copied().filter(|node| self.is_up(*node) && !voters.contains(node));
+        let candidates: Vec<_> = voters.iter().copied().filter(is_member).chain(new).collect();
+        let mut next: Vec<NodeId> = Vec::new();
+        while next.len() < metadata_voters(self.health.len()) {
+            let key = |node: &NodeId| {
+                let labels = self.picture.labels(*node);
+                let others = || next.iter().map(|other| self.picture.labels(*other));
+                // A node that names no region, or no zone, is one of its own.
+                let in_region = others().filter(|other| !labels.region.is_empty() && other.region == labels.region);
+                let in_zone = in_region.clone().filter(|other| !labels.zone.is_empty() && other.zone == labels.zone);
+                let votes = voters.contains(node);
+                let can = votes && self.is_good(*node) || self.is_up(*node);
+                (!can, in_region.count(), in_zone.count(), !votes, !self.is_up(*node), *node)
+            };
+            let left = candidates.iter().copied().filter(|node| !next.contains(node));
+            let Some(best) = left.min_by_key(key) else { break };
+            next.push(best);
+        }
+        next.sort_by_key(|node| voters.iter().position(|voter| voter == node).unwrap_or(voters.len()));
+        next.sort_by_key(|node| !self.is_up(*node));
+        next
+    }
+
     /// All members have the metadata, but for those that are `gone`, and some of them vote.
     fn metadata(&self, gone: &[TopologyChange]) -> Option<TopologyChange> {
         let row = self.picture.groups.get(&METADATA)?;
@@ -177,19 +195,7 @@ impl Planning<'_> {
         if !row.is_settled && row.replicas.iter().filter(is_voter).all(|placed| self.is_good(placed.node)) {
             return None;
         }
-        let voters = voting(row);
-        let wanted = metadata_voters(self.health.len());
-        // Whoever votes and can, goes on; then those that can be reached; and nobody stops to vote before there is another one.
-        let mut next: Vec<_> = voters.iter().copied().filter(|node| self.is_good(*node)).collect();
-        let others = self.health.keys().copied().filter(|node| self.is_up(*node));
-        let is_member = |node: &NodeId| self.picture.members().any(|(member, _)| member == *node);
-        for node in others.chain(voters.iter().copied().filter(is_member)) {
-            if next.len() < wanted && !next.contains(&node) {
-                next.push(node);
-            }
-        }
-        next.sort_by_key(|node| !self.is_up(*node));
-        next.truncate(wanted);
+        let next = self.metadata_voters(&voting(row));
         let placed = |node: NodeId, is_voter| Placed { node, generation: 0, is_voter };
         let is_gone =
             |node: NodeId| gone.iter().any(|change| matches!(change, TopologyChange::Node(of, _) if *of == node));
@@ -211,7 +217,8 @@ impl Planning<'_> {
         let unsettled = |rows: &Rows| rows.values().filter(is_moving).count();
         // A bound for the case that this function has a fault.
         for _ in 0..2 * rows.len() {
-            let step = self.correct(&rows).or_else(|| (unsettled(&rows) < moves_max).then(|| self.step(&rows))?);
+            let urgent = self.correct(&rows).or_else(|| self.found_anew(&rows));
+            let step = urgent.or_else(|| (unsettled(&rows) < moves_max).then(|| self.step(&rows))?);
             let Some((group, row)) = step else { break };
             rows.insert(group, row);
         }
@@ -236,7 +243,7 @@ impl Planning<'_> {
     }
 
     /// A group that has not settled is changed only if a replica that is on its way cannot come or is not wanted any more, or another one is lost
-    /// meanwhile. What a group is founded with stays as it is until it is founded.
+    /// meanwhile. What a group is founded with stays as it is until it is founded, or cannot be any more.
     fn correct(&self, rows: &Rows) -> Option<(GroupId, GroupRow)> {
         let is_moving = |row: &GroupRow| !row.is_settled && row.founding.is_empty();
         rows.iter().filter(|(_, row)| is_moving(row)).find_map(|(group, row)| {
@@ -258,6 +265,35 @@ impl Planning<'_> {
                 let to = self.best_place(placement, row, Some(bad.node), &loads)?;
                 Some((*group, moved(row, *bad, to)))
             })
+        })
+    }
+
+    /// The disks that a new group is to be founded on, the one that should lead first: those that fit best, of nodes that can be reached now.
+    fn founders(&self, placement: &Placement, rows: &Rows) -> Vec<Founder> {
+        let loads = self.loads(rows);
+        let mut founders = Vec::new();
+        while founders.len() < placement.replicas as usize {
+            let row = GroupRow::new(founders.clone());
+            let Some(node) = self.best_place(placement, &row, None, &loads) else { break };
+            founders.push(Founder { node, disk: self.picture.disk(node) });
+        }
+        let leads = self.leads(rows);
+        let rank = |node: NodeId| placement.rank(&self.picture.labels(node).region);
+        founders.sort_by_key(|founder| (rank(founder.node), leads.get(&founder.node).copied()));
+        founders
+    }
+
+    /// A group that nobody is known to have founded, and most of whose founders are lost or have lost their disks, is founded by others. No node uses a
+    /// group before it is known to be founded, so nothing is in it that anybody was told of.
+    fn found_anew(&self, rows: &Rows) -> Option<(GroupId, GroupRow)> {
+        let can = |founder: &&Founder| self.is_good(founder.node) && self.picture.disk(founder.node) == founder.disk;
+        let mut unfounded = rows.iter().filter(|(_, row)| !row.founding.is_empty());
+        unfounded.find_map(|(group, row)| {
+            if 2 * row.founding.iter().filter(can).count() > row.founding.len() {
+                return None;
+            }
+            let founders = self.founders(self.picture.placement_of(*group), rows);
+            (!founders.is_empty()).then(|| (*group, row.founded_by(founders)))
         })
     }
 

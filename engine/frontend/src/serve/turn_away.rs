@@ -13,6 +13,8 @@ use tokio::task::JoinSet;
 use tonic::Status;
 
 use super::Listeners;
+use crate::tls::Spoken;
+use crate::wire::{Socket, Wire};
 
 /// Connections at a time. Whoever comes when there are as many is not answered until one ends.
 const CONNECTIONS_MAX: usize = 256;
@@ -27,10 +29,11 @@ impl Listeners {
     pub async fn turn_away(&self) -> Infallible {
         let mut connections = JoinSet::new();
         loop {
-            let accepted = tokio::select! {
-                accepted = self.grpc.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
-                accepted = self.http.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
-                accepted = self.metrics.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
+            let has_place = connections.len() < CONNECTIONS_MAX;
+            let (accepted, spoken) = tokio::select! {
+                accepted = self.grpc.accept(), if has_place => (accepted, Some(Spoken::Grpc)),
+                accepted = self.http.accept(), if has_place => (accepted, Some(Spoken::Http)),
+                accepted = self.metrics.accept(), if has_place => (accepted, None),
                 Some(_) = connections.join_next() => continue,
             };
             // There are no descriptors, for example.
@@ -38,9 +41,14 @@ impl Listeners {
                 tokio::time::sleep(WAIT).await;
                 continue;
             };
+            let socket = Socket::new(stream, None);
+            let wire = match (&self.tls, spoken) {
+                (Some(tls), Some(spoken)) => Wire::Silent(socket, tls.acceptor(spoken), spoken),
+                _ => Wire::Plain(socket),
+            };
             connections.spawn(async move {
                 let server = auto::Builder::new(TokioExecutor::new());
-                let answered = server.serve_connection(TokioIo::new(stream), service_fn(not_ready));
+                let answered = server.serve_connection(TokioIo::new(wire), service_fn(not_ready));
                 // However it ends, there is nobody to tell.
                 let _ = tokio::time::timeout(CONNECTION_TIME_MAX, answered).await;
             });

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use everlog_kernel::{Rejection, RunCommand};
-use everlog_model::CallError;
+use everlog_model::{CallError, OperationId};
 use everlog_proto::api::enums::v1::EventType;
 use everlog_proto::api::workflowservice::v1::{SignalWorkflowExecutionRequest, TerminateWorkflowExecutionRequest};
 use everlog_storage::keys::JournalKey;
 
 use super::test_partition::{Partition, Waiting};
-use crate::operation::OperationId;
 
 fn call(number: u8) -> OperationId {
     OperationId::from_bytes([number; 16])

@@ -37,7 +37,7 @@ use super::test_partition::{Partition, TwinRows};
 use crate::job::Work;
 use crate::load::Rows;
 use crate::moving::{self, Page};
-use crate::operation::OperationId;
+use everlog_model::OperationId;
 
 const NAMESPACE: NamespaceId = NamespaceId([7; 16]);
 

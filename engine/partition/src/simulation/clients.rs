@@ -6,7 +6,7 @@ use std::time::Duration;
 use everlog_kernel::command::Reply;
 use everlog_kernel::outbox::{MessageBody, Outcome};
 use everlog_kernel::{Command, Limits, RunCommand, RunId};
-use everlog_model::{CallError, WorkflowRef};
+use everlog_model::{CallError, OperationId, WorkflowRef};
 use everlog_proto::api::common::v1::{RetryPolicy, WorkflowType};
 use everlog_proto::api::enums::v1::WorkflowIdConflictPolicy;
 use everlog_proto::api::taskqueue::v1::TaskQueue;
@@ -24,7 +24,6 @@ use super::workers::{Held, seconds};
 use super::world::{Event, World};
 use crate::job::{Answer, Charge, Job, Work};
 use crate::load::{Read, ReadRows};
-use crate::operation::OperationId;
 use crate::outbox::{Delivery, Parcel};
 
 /// Workflows of each partition: few, so that commands meet.

@@ -259,9 +259,8 @@ impl World {
             Stage::Import(page) => self.order(target, StepCommand::Import(step, Box::new(page))),
             Stage::Activate => self.order(target, StepCommand::Activate(step, self.moving.frozen_at)),
             Stage::Flip => {
-                let slots = step.slots.iter();
                 let homes = &mut self.moving.homes;
-                slots.for_each(|slot| drop(homes.entry(slot).and_modify(|home| *home = target)));
+                homes.iter_mut().filter(|(slot, _)| step.slots.contains(**slot)).for_each(|(_, home)| *home = target);
                 self.moving.is_flipped = true;
                 self.moving.moved += 1;
                 self.moving.stage = Stage::Release;
@@ -332,7 +331,6 @@ impl World {
                 match self.sabotage {
                     Some(Sabotage::PagesForgotten) => page.end_here(),
                     Some(Sabotage::MessagesForgotten) => page.drop_messages(),
-                    Some(Sabotage::StepsForgotten) => page.set_journal(Bytes::new()),
                     _ => {}
                 }
                 Stage::Import(page)

@@ -17,6 +17,7 @@ use super::cluster_view as view;
 use super::namespaces::NamespacesArgs;
 use super::placements::PlacementCommand;
 use super::recover::RecoverCommand;
+use super::tls::TlsArgs;
 use super::tokens::TokenCommand;
 
 const INIT_EXAMPLE: &str = "\
@@ -50,6 +51,9 @@ never used again.
 Examples:
   everlog cluster remove --node 2 --address n1.example.com:7233
   everlog cluster remove --node 2 --undo    it stays after all, if it has not left yet";
+
+/// What the library says when an answer is not there in time.
+const LATE: &str = "Timeout expired";
 
 /// How long a connection may take, and an answer: leads have ten seconds to move.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
@@ -149,6 +153,8 @@ pub(crate) struct ClientArgs {
     /// The gRPC address of any node of the cluster.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7233")]
     address: String,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// The form of the answer.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -286,13 +292,13 @@ impl ClientArgs {
     }
 
     pub(super) async fn connect(&self) -> Result<ClusterServiceClient<Channel>, String> {
-        let ClientArgs { address, .. } = self;
+        let ClientArgs { address, tls, .. } = self;
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|_| format!("--address {address:?} is no HOST:PORT"))?
             .connect_timeout(CONNECT_TIME_MAX)
             .timeout(ANSWER_TIME_MAX);
-        let channel = endpoint.connect().await;
-        let channel = channel.map_err(|error| format!("nobody answers at {address}: {}", innermost(&error)))?;
+        let channel = tls.connect(endpoint, address).await;
+        let channel = channel.map_err(|why| format!("nobody answers at {address}: {why}"))?;
         Ok(ClusterServiceClient::new(channel).max_decoding_message_size(usize::MAX))
     }
 
@@ -308,21 +314,20 @@ impl ClientArgs {
                 self.address,
                 status.message()
             ),
-            Code::DeadlineExceeded | Code::Cancelled => {
+            Code::DeadlineExceeded | Code::Cancelled if !has_ended(status) => {
                 format!("{} has not answered within {} s", self.address, ANSWER_TIME_MAX.as_secs())
+            }
+            _ if has_ended(status) => {
+                format!("{} has ended the connection without an answer: {}", self.address, self.tls.doubt())
             }
             _ => status.message().replace('\n', " "),
         }
     }
 }
 
-/// What is below the library's own words.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
+/// Whether a status is no server's: what has failed is its connection.
+fn has_ended(status: &Status) -> bool {
+    std::error::Error::source(status).is_some() && status.message() != LATE
 }
 
 impl ShowArgs {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use everlog_proto::cluster::transfer_leads_response::Transfer;
-use everlog_proto::cluster::{DescribeClusterResponse, Group, GroupKind, Node, NodeState};
+use everlog_proto::cluster::{DescribeClusterResponse, Group, GroupKind, Node, NodeState, Pool};
 use serde_json::{Value, json};
 
 /// The cluster in a few lines: its nodes, and what is wrong.
@@ -20,6 +20,9 @@ pub(super) fn status(cluster: &DescribeClusterResponse) -> String {
         groups.len()
     );
     text += &self::nodes(cluster);
+    if !cluster.pools.is_empty() {
+        text += &format!("\n{}", pools(cluster));
+    }
     let problems = problems(cluster);
     if !problems.is_empty() {
         let _ = writeln!(text, "\n{}", problems.join("\n"));
@@ -99,6 +102,76 @@ fn place(node: &Node) -> String {
     format!("{}{labels}", if place == "-/-" { "" } else { &place }).trim_start().to_owned()
 }
 
+/// A row a pool.
+fn pools(cluster: &DescribeClusterResponse) -> String {
+    let header = ["POOL", "PLACEMENT", "SHARED BY", "PARTITIONS", "LED", "UNDER-REPLICATED"];
+    let row = |pool: &Pool| {
+        let shared_by = match (&*pool.failover_group, pool.fails_over, pool.pool_id) {
+            ("", true, _) => "one global namespace".to_owned(),
+            ("", false, 0) => "all others".to_owned(),
+            ("", false, _) => "its placement".to_owned(),
+            (group, ..) => format!("failover group {group}"),
+        };
+        let PoolState { led, under_replicated } = PoolState::of(cluster, pool);
+        vec![
+            pool.pool_id.to_string(),
+            pool.placement.clone(),
+            shared_by,
+            pool.group_ids.len().to_string(),
+            led.len().to_string(),
+            if under_replicated.is_empty() { "0".to_owned() } else { format!("groups {}", ids(&under_replicated)) },
+        ]
+    };
+    table(&header, &[0, 3, 4], cluster.pools.iter().map(row))
+}
+
+/// How the partitions of a pool are.
+struct PoolState {
+    /// Those that somebody leads.
+    led: Vec<u32>,
+    /// Those that have fewer voting replicas on nodes that answer than they should have.
+    under_replicated: Vec<u32>,
+}
+
+impl PoolState {
+    fn of(cluster: &DescribeClusterResponse, pool: &Pool) -> PoolState {
+        let answers =
+            |node: u32| cluster.nodes.iter().any(|one| one.node_id == node && one.state() != NodeState::Unreachable);
+        let known = |id: &u32| cluster.groups.iter().find(|group| group.group_id == *id);
+        let is_led = |id: &u32| known(id).is_some_and(|group| group.leader != 0);
+        let voters = |id: &u32| {
+            let replicas = known(id).into_iter().flat_map(|group| &group.replicas);
+            replicas.filter(|replica| replica.is_voter && answers(replica.node_id)).count()
+        };
+        let of = |is: &dyn Fn(&u32) -> bool| pool.group_ids.iter().copied().filter(|id| is(id)).collect();
+        PoolState { led: of(&is_led), under_replicated: of(&|id| voters(id) < pool.replicas as usize) }
+    }
+}
+
+fn pools_json(cluster: &DescribeClusterResponse) -> Value {
+    let pool = |pool: &Pool| {
+        let PoolState { led, under_replicated } = PoolState::of(cluster, pool);
+        let leaders: BTreeMap<_, _> = cluster
+            .groups
+            .iter()
+            .filter(|group| led.contains(&group.group_id))
+            .map(|group| (group.group_id.to_string(), group.leader))
+            .collect();
+        json!({
+            "poolId": pool.pool_id,
+            "placement": pool.placement,
+            "failoverGroup": pool.failover_group,
+            "failsOver": pool.fails_over,
+            "preferredRegions": pool.leaders,
+            "replicas": pool.replicas,
+            "partitions": pool.group_ids,
+            "leaders": leaders,
+            "underReplicated": under_replicated,
+        })
+    };
+    cluster.pools.iter().map(pool).collect()
+}
+
 /// A row a group.
 pub(super) fn groups(cluster: &DescribeClusterResponse) -> String {
     let header = ["GROUP", "KIND", "LEADER", "TERM", "LAST ENTRY", "ENTRIES BEHIND, BY NODE"];
@@ -150,6 +223,7 @@ pub(super) fn status_json(cluster: &DescribeClusterResponse) -> Value {
         "problems": problems(cluster),
         "nodes": nodes_json(cluster)["nodes"],
         "groups": groups_json(cluster)["groups"],
+        "pools": pools_json(cluster),
     })
 }
 
@@ -328,7 +402,33 @@ mod tests {
                 group(1, GroupKind::Partition, 2),
                 group(12, GroupKind::Partition, 0),
             ],
+            pools: Vec::new(),
         }
+    }
+
+    #[test]
+    fn pools_are_told_with_what_they_lack() {
+        let mut cluster = cluster();
+        let pool = |pool_id, failover_group: &str, group_ids: &[u32]| Pool {
+            pool_id,
+            placement: "eu".to_owned(),
+            failover_group: failover_group.to_owned(),
+            fails_over: !failover_group.is_empty(),
+            leaders: vec!["eu-west".to_owned()],
+            replicas: 2,
+            group_ids: group_ids.to_vec(),
+        };
+        cluster.pools = vec![pool(0, "", &[1]), pool(7, "shop", &[12, 13])];
+        let expected = "\
+POOL  PLACEMENT  SHARED BY            PARTITIONS  LED  UNDER-REPLICATED
+   0  eu         all others                    1    1  0
+   7  eu         failover group shop           2    0  groups 13
+";
+        assert_eq!(pools(&cluster), expected);
+        assert!(status(&cluster).contains(expected));
+        let json = status_json(&cluster);
+        assert_eq!(json["pools"][0]["leaders"], json!({ "1": 2 }));
+        assert_eq!((&json["pools"][1]["underReplicated"], &json["pools"][1]["poolId"]), (&json!([13]), &json!(7)));
     }
 
     #[test]

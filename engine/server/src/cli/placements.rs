@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use everlog_proto::cluster::apply_placements_response::Move;
 use everlog_proto::cluster::{
-    ApplyPlacementsRequest, DeletePlacementRequest, ListPlacementsRequest, Placement, PlacementReads, PlacementSpread,
+    ApplyPlacementsRequest, DeletePlacementRequest, ListPlacementsRequest, Placement, PlacementReads,
 };
-use serde::{Deserialize, Serialize};
+use everlog_server::settings::{placement_file, read_placements, reads_name, spread_name};
 use serde_json::json;
 
 use super::cluster::{ClientArgs, pretty};
@@ -24,6 +24,8 @@ The file has a part for each placement:
   learners = { us-east = 1 }            # others, which do not vote
   leaders = [\"eu-west\", \"eu-central\"]  # from where they should be led, the best one first
   constraints = [\"disk=ssd\"]            # labels that nodes must have
+  reads = \"stale\"                       # lists and counts from the nearest replica; \"lease\", \"linearizable\"
+  stale_max = \"5s\"                      # how old these may be
 
 Examples:
   everlog cluster placement apply -f placements.toml --plan    what would move
@@ -73,47 +75,6 @@ pub(crate) struct NameArgs {
     name: String,
 }
 
-/// A file of placements as it is written.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    placement: Vec<FilePlacement>,
-}
-
-/// `[[placement]]` as it is written.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct FilePlacement {
-    name: String,
-    replicas: u32,
-    #[serde(default = "spread_default")]
-    spread: String,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    leaders: Vec<String>,
-    #[serde(default = "reads_default")]
-    reads: String,
-    #[serde(default = "writes_default")]
-    writes: String,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    constraints: Vec<String>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    regions: BTreeMap<String, u32>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    learners: BTreeMap<String, u32>,
-}
-
-fn spread_default() -> String {
-    "zone".to_owned()
-}
-
-fn reads_default() -> String {
-    "lease".to_owned()
-}
-
-fn writes_default() -> String {
-    "quorum".to_owned()
-}
-
 impl PlacementCommand {
     /// Does it. Returns what to print.
     ///
@@ -131,7 +92,7 @@ impl PlacementCommand {
                 let placements = list(&client).await?;
                 let mut named = placements.into_iter().filter(|placement| placement.name == name);
                 let placement = named.next().ok_or_else(|| format!("there is no placement {name}"))?;
-                Ok(if client.is_json() { as_json(&[placement]) } else { as_file(&placement) })
+                Ok(if client.is_json() { as_json(&[placement]) } else { placement_file(&placement) })
             }
             PlacementCommand::Delete(NameArgs { client, name }) => {
                 let request = DeletePlacementRequest { name: name.clone() };
@@ -152,7 +113,7 @@ impl ApplyArgs {
         let ApplyArgs { client, file, plan } = self;
         let path = file.display();
         let text = std::fs::read_to_string(&file).map_err(|error| format!("cannot read {path}: {error}"))?;
-        let placements = read(&text).map_err(|why| format!("{path}: {why}"))?;
+        let placements = read_placements(&text).map_err(|why| format!("{path}: {why}"))?;
         let request = ApplyPlacementsRequest { placements, only_plan: plan };
         let applied = client.connect().await?.apply_placements(request).await;
         let applied = applied.map_err(|status| client.said(&status))?.into_inner();
@@ -169,96 +130,17 @@ async fn list(client: &ClientArgs) -> Result<Vec<Placement>, String> {
     listed.map(|listed| listed.into_inner().placements).map_err(|status| client.said(&status))
 }
 
-/// The placements in a file.
-fn read(text: &str) -> Result<Vec<Placement>, String> {
-    let file: File = toml::from_str(text).map_err(|error| {
-        let line = error.span().map(|span| 1 + text[..span.start].matches('\n').count());
-        let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
-        format!("{place}{}", error.message().replace('\n', " "))
-    })?;
-    file.placement.into_iter().map(placement).collect()
-}
-
-fn placement(file: FilePlacement) -> Result<Placement, String> {
-    let FilePlacement { name, replicas, spread, leaders, reads, writes, constraints, regions, learners } = file;
-    let spread = match &*spread {
-        "node" => PlacementSpread::Node,
-        "zone" => PlacementSpread::Zone,
-        "region" => PlacementSpread::Region,
-        _ => {
-            return Err(format!(
-                "placement {name}: spread = {spread:?}, and \"node\", \"zone\" or \"region\" is allowed"
-            ));
-        }
-    };
-    let reads = match &*reads {
-        "lease" => PlacementReads::Lease,
-        "linearizable" => PlacementReads::Linearizable,
-        _ => {
-            return Err(format!("placement {name}: reads = {reads:?}, and \"lease\" or \"linearizable\" is allowed"));
-        }
-    };
-    if writes != "quorum" {
-        return Err(format!("placement {name}: writes = {writes:?}, and only \"quorum\" is there yet"));
-    }
-    Ok(Placement {
-        name,
-        replicas,
-        spread: spread as i32,
-        regions: regions.into_iter().collect(),
-        learners: learners.into_iter().collect(),
-        leaders,
-        reads: reads as i32,
-        constraints,
-        ..Placement::default()
-    })
-}
-
-fn spread(placement: &Placement) -> &'static str {
-    match placement.spread() {
-        PlacementSpread::Node => "node",
-        PlacementSpread::Zone | PlacementSpread::Unspecified => "zone",
-        PlacementSpread::Region => "region",
-    }
-}
-
-fn reads_of(placement: &Placement) -> &'static str {
-    match placement.reads() {
-        PlacementReads::Lease | PlacementReads::Unspecified => "lease",
-        PlacementReads::Linearizable => "linearizable",
-    }
-}
-
-/// A placement as a file says it.
-fn as_file(placement: &Placement) -> String {
-    let Placement { name, replicas, regions, learners, leaders, constraints, .. } = placement.clone();
-    let file = File {
-        placement: vec![FilePlacement {
-            name,
-            replicas,
-            spread: spread(placement).to_owned(),
-            leaders,
-            reads: reads_of(placement).to_owned(),
-            writes: writes_default(),
-            constraints,
-            regions: regions.into_iter().collect(),
-            learners: learners.into_iter().collect(),
-        }],
-    };
-    // There is nothing in it that TOML has no words for.
-    toml::to_string(&file).unwrap_or_default()
-}
-
 fn as_json(placements: &[Placement]) -> String {
     let one = |placement: &Placement| {
         json!({
             "name": placement.name,
             "replicas": placement.replicas,
-            "spread": spread(placement),
+            "spread": spread_name(placement),
             "regions": placement.regions.iter().collect::<BTreeMap<_, _>>(),
             "learners": placement.learners.iter().collect::<BTreeMap<_, _>>(),
             "leaders": placement.leaders,
-            "reads": reads_of(placement),
+            "reads": reads_name(placement),
+            "staleMaxMs": placement.stale_max_ms,
             "constraints": placement.constraints,
             "groups": placement.groups,
             "movingGroups": placement.moving_groups,
@@ -276,7 +158,7 @@ fn table(placements: &[Placement]) -> String {
             of.iter().map(|(region, count)| format!("{region} {count}")).collect::<Vec<_>>().join(", ")
         };
         let replicas_are = if *replicas == 1 { "replica" } else { "replicas" };
-        let mut parts = vec![format!("{replicas} {replicas_are}, spread by {}", spread(placement))];
+        let mut parts = vec![format!("{replicas} {replicas_are}, spread by {}", spread_name(placement))];
         let regions = counts(placement.regions.iter().collect());
         let learners = counts(placement.learners.iter().collect());
         let named = [("in", regions), ("learners in", learners), ("led from", leaders.join(", "))];
@@ -286,6 +168,9 @@ fn table(placements: &[Placement]) -> String {
         }
         if placement.reads() == PlacementReads::Linearizable {
             parts.push("each read asks a quorum".to_owned());
+        }
+        if placement.reads() == PlacementReads::Stale {
+            parts.push(format!("lists and counts up to {} ms old", placement.stale_max_ms));
         }
         parts.push(format!("{groups} groups, {moving_groups} of them moving"));
         // Writing to a text cannot fail.
@@ -342,15 +227,19 @@ constraints = ["disk=ssd"]
 
     #[test]
     fn what_is_shown_is_what_was_applied() {
-        let placements = read(FILE).unwrap();
+        let placements = read_placements(FILE).unwrap();
         assert_eq!((placements.len(), placements[0].regions["eu-central"]), (1, 2));
-        assert_eq!(read(&as_file(&placements[0])).unwrap(), placements);
+        assert_eq!(read_placements(&placement_file(&placements[0])).unwrap(), placements);
         assert_eq!(
             table(&placements),
             "eu: 5 replicas, spread by region; in eu-central 2, eu-north 1, eu-west 2; learners in us-east 1; led from eu-west; \
              nodes with disk=ssd; each read asks a quorum; 0 groups, 0 of them moving\n"
         );
         assert!(as_json(&placements).contains("\"movingGroups\": 0"));
+        let stale = read_placements(&FILE.replace("\"linearizable\"", "\"stale\"\nstale_max = \"1m\"")).unwrap();
+        assert_eq!((stale[0].reads(), stale[0].stale_max_ms), (PlacementReads::Stale, 60_000));
+        assert_eq!(read_placements(&placement_file(&stale[0])).unwrap(), stale);
+        assert!(table(&stale).contains("; lists and counts up to 60000 ms old; "));
     }
 
     #[test]
@@ -362,11 +251,12 @@ constraints = ["disk=ssd"]
                 "replicas = 5\nwrites = \"relaxed\"",
                 "writes = \"relaxed\", and only \"quorum\" is there",
             ),
-            ("\"linearizable\"", "\"stale\"", "reads = \"stale\", and \"lease\" or \"linearizable\" is allowed"),
+            ("\"linearizable\"", "\"old\"", "reads = \"old\", and \"lease\", \"linearizable\" or \"stale\" is allowed"),
+            ("\"linearizable\"", "\"stale\"\nstale_max = \"0\"", "stale_max = \"0\" is not like \"5s\""),
             ("replicas = 5", "replicas = -5", "line 4: "),
             ("replicas = 5", "copies = 5", "unknown field `copies`"),
         ] {
-            let why = read(&FILE.replace(from, to)).unwrap_err();
+            let why = read_placements(&FILE.replace(from, to)).unwrap_err();
             assert!(why.contains(expected) && !why.contains('\n'), "{why}");
         }
     }

@@ -11,6 +11,7 @@ use everlog_transport::TlsFiles;
 use serde::Deserialize;
 
 use super::SettingsError;
+use super::clients::FileFrontendTls;
 use super::file::duration;
 use crate::enrolment::{AutoTls, CERTIFICATE_LIFETIME};
 use crate::membership::{CatchingUp, ClusterOptions, ClusterTls, is_private};
@@ -78,6 +79,7 @@ enum Tls {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct FileTls {
+    pub(super) frontend: Option<FileFrontendTls>,
     node: Option<FileNodeTls>,
 }
 

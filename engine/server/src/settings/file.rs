@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use everlog_config::parse_duration;
+use everlog_proto::cluster::Placement;
 use serde::Deserialize;
 
 use super::archival::{self, FileArchival};
+use super::clients::{self, FileHttp};
 use super::cluster::{self, FileCluster, FileTls};
+use super::placements::{self, FilePlacement};
 use super::{
     DataLocation, Disk, Listen, Log, LogFormat, Mode, Settings, SettingsError, environment, read_dynamic,
     search_attribute_type,
@@ -24,7 +27,9 @@ struct File {
     namespaces: Vec<String>,
     search_attributes: BTreeMap<String, String>,
     listen: FileListen,
+    http: FileHttp,
     cluster: Option<FileCluster>,
+    placement: Vec<FilePlacement>,
     tls: FileTls,
     disk: FileDisk,
     archival: FileArchival,
@@ -59,6 +64,18 @@ struct FileLog {
     format: Option<LogFormat>,
 }
 
+/// The placements that a cluster is founded with.
+fn placements(file: Vec<FilePlacement>, has_cluster: bool) -> Result<Vec<Placement>, SettingsError> {
+    if !file.is_empty() && !has_cluster {
+        return Err(SettingsError("[[placement]] is for a node of a cluster: there is no [cluster]".to_owned()));
+    }
+    let read = |placement| {
+        let placement = placements::placement(placement)?;
+        everlog_cluster::check_placement(&placement).map(|()| placement)
+    };
+    file.into_iter().map(read).collect::<Result<_, _>>().map_err(SettingsError)
+}
+
 /// Reads the settings file at `path`, and what the environment says instead.
 ///
 /// # Errors
@@ -78,7 +95,7 @@ pub fn load(path: &Path) -> Result<Settings, SettingsError> {
 ///
 /// One line that says what is wrong, and where.
 pub fn parse(text: &str, variables: &[(String, String)]) -> Result<Settings, SettingsError> {
-    let file: File = if variables.is_empty() {
+    let mut file: File = if variables.is_empty() {
         toml::from_str(text).map_err(|error| one_line(text, &error))?
     } else {
         let mut table: toml::Table = toml::from_str(text).map_err(|error| one_line(text, &error))?;
@@ -107,6 +124,8 @@ pub fn parse(text: &str, variables: &[(String, String)]) -> Result<Settings, Set
         handshake_timeout: duration("listen.handshake_timeout", listen.handshake_timeout)?
             .unwrap_or(defaults.handshake_timeout),
         handshakes_per_address_max: listen.max_handshakes_per_address.unwrap_or(defaults.handshakes_per_address_max),
+        tls: file.tls.frontend.take().map(clients::tls).transpose()?,
+        http: clients::access(&file.http)?,
     };
     let tls = file.tls;
     settings.cluster = file.cluster.map(|cluster| cluster::read(cluster, tls)).transpose()?;
@@ -114,6 +133,7 @@ pub fn parse(text: &str, variables: &[(String, String)]) -> Result<Settings, Set
         let message = "ephemeral and [cluster] exclude each other: a node whose data is gone is another node";
         return Err(SettingsError(message.to_owned()));
     }
+    settings.placements = placements(file.placement, settings.cluster.is_some())?;
     let defaults = Disk::default();
     settings.disk = Disk {
         free_bytes_min: file.disk.free_bytes_min.unwrap_or(defaults.free_bytes_min),
@@ -239,8 +259,16 @@ mod tests {
                 "ephemeral and [cluster] exclude",
             ),
             ("[cluster]\nname = 1", "line 2: "),
+            (
+                "[[placement]]\nname = \"eu\"\nreplicas = 3",
+                "[[placement]] is for a node of a cluster: there is no [cluster]",
+            ),
+            (
+                "[cluster]\nseeds = [\"127.0.0.1:1\"]\ninitial_nodes = 3\n[[placement]]\nname = \"eu\"\nreplicas = 4",
+                "placement eu: replicas = 4, and 1, 3 or 5 is allowed",
+            ),
             ("[tls.node]\nca = \"a\"", "line 1: missing field `certificate`"),
-            ("[tls.frontend]\nca = \"a\"", "line 1: unknown field `frontend`, expected `node`"),
+            ("[tls.backend]\nca = \"a\"", "line 1: unknown field `backend`, expected `frontend` or `node`"),
         ];
         for (text, expected) in cases {
             let error = parse(text, &[]).unwrap_err().to_string();

@@ -5,10 +5,12 @@
 //! one line: what, where, and what is allowed.
 
 mod archival;
+mod clients;
 mod cluster;
 mod environment;
 mod file;
 mod follow;
+mod placements;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -19,11 +21,13 @@ use everlog_kernel::time::DURATION_MAX;
 use everlog_meta::DEFAULT_RETENTION;
 use everlog_model::limits;
 use everlog_proto::api::enums::v1::IndexedValueType;
+use everlog_proto::cluster::Placement;
 
 pub use crate::membership::ClusterOptions;
 pub use everlog_config::{Addresses, DynamicSettings, Listen, SettingsError};
 pub use file::{load, parse};
 pub use follow::follow;
+pub use placements::{placement_file, read_placements, reads_name, spread_name};
 
 /// Everything that a node is started with.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +42,8 @@ pub struct Settings {
     pub time_skipping: Option<TimeSkipping>,
     /// The cluster that the node is part of, if it is not alone.
     pub cluster: Option<ClusterOptions>,
+    /// Placements that the cluster is founded with. Of one that is founded they say nothing.
+    pub placements: Vec<Placement>,
     /// When the disk is too full for new work.
     pub disk: Disk,
     /// What becomes of runs whose retention is over.
@@ -153,6 +159,7 @@ impl Default for Settings {
             data: DataLocation::Directory(PathBuf::from(DEFAULT_DATA_DIR)),
             time_skipping: None,
             cluster: None,
+            placements: Vec::new(),
             disk: Disk::default(),
             archive: ArchiveOptions::default(),
             namespaces: Vec::new(),

@@ -74,6 +74,11 @@ async fn pools_are_made_while_the_cluster_runs() {
     let refused = first.client().await.register_namespace(global).await.unwrap_err();
     assert_eq!(refused.message(), "Cannot register global namespace when not enabled", "no node names a region");
     first.client().await.register_namespace(register("eu", "eu")).await.unwrap();
+    let pool = |status: &Value, at: usize, what: &str| status["pools"][at][what].clone();
+    let status =
+        first.sees(|status| pool(status, 1, "leaders").as_object().is_some_and(|leaders| leaders.len() == 8)).await;
+    assert_eq!((pool(&status, 0, "placement"), pool(&status, 1, "placement")), ("default".into(), "eu".into()));
+    assert_eq!(pool(&status, 1, "partitions").as_array().unwrap().len(), 8, "{status:#}");
     // At once, by way of other nodes.
     start_in(&mut second.client().await, "eu", 0..20).await;
     assert_eq!(count_in(&mut third.client().await, "eu").await, 20);
@@ -114,4 +119,36 @@ async fn pools_are_made_while_the_cluster_runs() {
         assert_eq!(count_in(&mut node.client().await, namespace).await, count, "{namespace}");
     }
     start_in(&mut third.client().await, "eu", 20..30).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_founded_with_the_placements_of_its_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    let addresses = addresses();
+    let start = |node| {
+        let path = settings(dir.path(), node, &addresses, None);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let cluster = text.replace("[cluster]\n", &format!("[cluster]\nregion = \"r{node}\"\n"));
+        let placements = "[[placement]]\nname = \"default\"\nreplicas = 3\nregions = { r1 = 1, r2 = 1, r3 = 1 }\n\
+                          leaders = [\"r2\"]\n[[placement]]\nname = \"one\"\nreplicas = 1\n";
+        std::fs::write(&path, cluster + placements).unwrap();
+        Running::start(&path)
+    };
+    let (mut first, _second, _third) = (start(1), start(2), start(3));
+    let is_led = |status: &Value| {
+        let partitions = status["groups"].as_array().unwrap().iter().filter(|group| group["groupId"] != 0);
+        partitions.clone().count() > 0 && partitions.into_iter().all(|group| group["leader"] == 2)
+    };
+    first.sees(is_led).await;
+    let placements = async |node: &Running| node.cluster_json(&["placement", "list"]).await;
+    let shown = placements(&first).await;
+    let names: Vec<_> = shown["placements"].as_array().unwrap().iter().map(|one| one["name"].clone()).collect();
+    assert_eq!(names, ["default", "one"]);
+    // One that an operator deletes is not there again after a restart.
+    let (code, _, error) = first.cluster(&["placement", "delete", "one"]).await;
+    assert_eq!(code, Some(0), "{error}");
+    first.stop().await;
+    let first = Running::start(&dir.path().join("node1.toml"));
+    first.client().await;
+    assert_eq!(placements(&first).await["placements"].as_array().unwrap().len(), 1);
 }

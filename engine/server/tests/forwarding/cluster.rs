@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use everlog_cluster::{Entry, Peers, not_done};
@@ -107,6 +108,16 @@ impl Links {
     /// All calls so far.
     pub(crate) fn carried(&self) -> Vec<Carried> {
         self.carried.lock().clone()
+    }
+
+    /// Waits until a node can be reached by the other one.
+    pub(crate) async fn until_attached(&self, node: NodeId) {
+        let attached = async {
+            while !self.entries.lock().contains_key(&node) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), attached).await.unwrap();
     }
 
     pub(crate) fn entry(&self, node: NodeId) -> Entry {

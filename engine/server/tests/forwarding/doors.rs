@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use everlog_cluster::Entry;
-use everlog_model::{NodeId, limits};
+use everlog_model::{NodeId, OperationId, limits};
 use everlog_proto::RawCodec;
 use everlog_proto::internal::{
     AnnounceRequest, DeliverRequest, OfferRequest, OfferedTask, Sender, StartTaskRequest, TaskPageRequest, Workflow,
@@ -47,9 +47,25 @@ pub(crate) async fn answered(
     method: &str,
     message: Vec<u8>,
 ) -> Result<Bytes, Status> {
+    answered_under(cluster, node, service, method, message, None).await
+}
+
+/// The same of a call that has an id.
+pub(crate) async fn answered_under(
+    cluster: &Cluster,
+    node: NodeId,
+    service: &str,
+    method: &str,
+    message: Vec<u8>,
+    operation: Option<OperationId>,
+) -> Result<Bytes, Status> {
+    let mut request = tonic::Request::new(Bytes::from(message));
+    if let Some(operation) = operation {
+        request.metadata_mut().insert("everlog-operation", operation.to_string().parse().unwrap());
+    }
     let mut grpc = tonic::client::Grpc::new(Inside(cluster.links.entry(node)));
     let path = format!("/{service}/{method}").parse().unwrap();
-    grpc.unary(tonic::Request::new(Bytes::from(message)), path, RawCodec).await.map(tonic::Response::into_inner)
+    grpc.unary(request, path, RawCodec).await.map(tonic::Response::into_inner)
 }
 
 /// How a node refuses what another one asks.

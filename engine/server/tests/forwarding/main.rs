@@ -11,6 +11,7 @@ mod doors;
 mod harness;
 mod lists;
 mod messages;
+mod metadata;
 mod nonsense;
 mod queries;
 mod requests;

@@ -84,10 +84,19 @@ impl Server {
         Box::pin(Server::with_options(options, DynamicConfig::default(), Archive::default())).await
     }
 
+    /// One that listens in another way, on whatever ports.
+    pub(crate) async fn listening(listen: Listen) -> Server {
+        Box::pin(Server::of(options(), DynamicConfig::default(), Archive::default(), listen)).await
+    }
+
     /// With options that say everything but where its data is, and its limits.
     async fn with_options(options: Options, config: DynamicConfig, archive: Archive) -> Server {
+        Server::of(options, config, archive, Listen::default()).await
+    }
+
+    async fn of(options: Options, config: DynamicConfig, archive: Archive, listen: Listen) -> Server {
         let data = tempfile::tempdir().unwrap();
-        let listen = Listen { grpc_port: 0, http_port: 0, metrics_port: 0, ..Listen::default() };
+        let listen = Listen { grpc_port: 0, http_port: 0, metrics_port: 0, ..listen };
         let listeners = Listeners::bind(&listen).await.unwrap();
         let per_namespace = PerNamespace::new(config, []);
         let limits = Arc::new(InForce::new(per_namespace.map(|config| config.limits.clone())));
@@ -100,6 +109,8 @@ impl Server {
             disk: Arc::clone(&disk),
             archive,
             skipped_time,
+            handshake_timeout: listen.handshake_timeout,
+            http_access: Arc::new(listen.http.clone()),
             ..node.parts.services(Arc::new(InForce::new(per_namespace)), node.cluster_id())
         };
         let addresses = listeners.addresses();

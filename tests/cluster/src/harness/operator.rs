@@ -77,7 +77,7 @@ impl Cluster {
         next.copied().unwrap_or(node)
     }
 
-    /// Has a node with a new, empty data directory join, by a node that is one of its seeds, and waits until it serves.
+    /// Has a node with a new, empty data directory join, by any node of the cluster, and waits until it serves.
     pub(crate) async fn add(&self, node: usize, by: usize) -> Result<(), Failure> {
         self.nodes[node].spawn().await?;
         let request = AddNodeRequest { directory_id: printed_behind(&self.nodes[node], ADD).await?, node_id: 0 };

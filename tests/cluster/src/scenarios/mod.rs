@@ -7,9 +7,11 @@ mod failover;
 mod failures;
 mod formation;
 mod membership;
+mod metadata;
 mod moves;
 mod new_disk;
 mod placements;
+mod reads;
 mod recovery;
 
 use std::path::PathBuf;
@@ -32,9 +34,11 @@ pub(crate) use failover::fail_over;
 pub(crate) use failures::{kills, quorum, wiped};
 pub(crate) use formation::{any_order, restarted_while_forming};
 pub(crate) use membership::{join_and_leave, one_grows};
+pub(crate) use metadata::changed_once;
 pub(crate) use moves::moves_under_load;
 pub(crate) use new_disk::takes_the_place;
 pub(crate) use placements::placed_anew;
+pub(crate) use reads::while_cut_off;
 pub(crate) use recovery::{one_is_left, two_are_left};
 
 /// How long something may take that nothing stands in the way of.

@@ -297,7 +297,7 @@ impl Lobby for Door {
         self.hall.doors.lock().insert(self.me, admissions);
     }
 
-    fn asking(&self, directory_id: uuid::Uuid) -> Option<String> {
-        self.hall.waiting.lock().get(&directory_id).map(|node| address(*node))
+    fn waiting(&self) -> Vec<(uuid::Uuid, String)> {
+        self.hall.waiting.lock().iter().map(|(directory_id, node)| (*directory_id, address(*node))).collect()
     }
 }

@@ -1,6 +1,6 @@
 //! What is planned in cases, and in stories told at random.
 
-use everlog_meta::{NodeLabels, Spread, Topology};
+use everlog_meta::{NodeDisk, NodeLabels, Spread, Topology};
 use everlog_random::Random;
 
 use super::super::tests::founding;
@@ -502,4 +502,85 @@ fn whatever_happens_each_step_is_safe_and_it_ends_balanced() {
         assert_eq!(voters.len(), metadata_voters(voters.len() + learners.len()), "seed {seed}");
         assert!(model.picture().groups.values().all(|row| row.leaving.is_empty()), "seed {seed}");
     }
+}
+
+#[test]
+fn a_group_whose_founders_are_lost_is_founded_by_others() {
+    let mut model = Model::new(5, 1);
+    let group = GroupId(2);
+    let founder = |node| Founder { node: NodeId(node), disk: 0 };
+    let row = GroupRow::new([1, 2, 3].map(founder).to_vec());
+    model.topology.groups.insert(group, row.clone());
+    let planned = |model: &Model| {
+        let changes = plan(&model.picture(), |node| model.health[&node]);
+        changes.into_iter().find_map(|change| match change {
+            TopologyChange::Group(of, row) if of == group => Some(row),
+            _ => None,
+        })
+    };
+    assert_eq!(planned(&model), None);
+    // A majority of them can found it; whoever is away may come.
+    model.health.insert(NodeId(1), Health::Lost);
+    model.health.insert(NodeId(2), Health::Away);
+    assert_eq!(planned(&model), None);
+    model.health.insert(NodeId(2), Health::Lost);
+    let anew = planned(&model).unwrap();
+    assert_eq!(anew.version, row.version + 1);
+    assert_eq!(voting(&anew).into_iter().collect::<BTreeSet<_>>(), [3, 4, 5].map(NodeId).into());
+    // Under other ids: what the first founders have had is over, also where one founds it again.
+    let before = model.picture();
+    model.topology.groups.insert(group, anew.clone());
+    let after = model.picture();
+    for (replica, node) in before.founders_of(group) {
+        assert!(after.is_over(group, replica), "{node}");
+    }
+    assert!(after.founders_of(group).iter().all(|(replica, _)| !after.is_over(group, *replica)));
+    assert!(after.replica_on(NodeId(1), group).is_none());
+    let wanted: BTreeSet<_> = after.replicas_of(group).voters.into_iter().collect();
+    assert_eq!(after.founders_of(group).into_iter().collect::<BTreeSet<_>>(), wanted);
+    // They come back, and the group is the others' for good.
+    model.health = (1..=5).map(|node| (NodeId(node), Health::Up)).collect();
+    assert_eq!(planned(&model), None);
+
+    // With a majority of their disks, too; and where nobody can, it waits.
+    model.topology.groups.insert(group, row);
+    let directory_id = |id| uuid::Uuid::from_u128(id);
+    for node in [1, 2] {
+        model
+            .topology
+            .disks
+            .insert(NodeId(node), NodeDisk { directory_id: directory_id(70 + u128::from(node)), number: 1 });
+    }
+    assert!(
+        planned(&model).is_some_and(|anew| anew.founding.iter().all(|it| it.disk == model.picture().disk(it.node)))
+    );
+    model.health = (1..=5).map(|node| (NodeId(node), Health::Lost)).collect();
+    assert_eq!(planned(&model), None);
+}
+
+#[test]
+fn no_region_and_no_zone_has_most_of_the_metadata_where_there_are_three() {
+    let voters_in = |model: &Model, of: fn(&NodeLabels) -> &str| {
+        let picture = model.picture();
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for node in voting(&picture.groups[&METADATA]) {
+            *counts.entry(of(picture.labels(node)).to_owned()).or_default() += 1;
+        }
+        counts.into_values().collect::<Vec<_>>()
+    };
+    let mut model = Model::new(7, 1);
+    model.label(&[("a", ""), ("a", ""), ("a", ""), ("a", ""), ("b", ""), ("b", ""), ("c", "")]);
+    model.run();
+    assert_eq!(voters_in(&model, |labels| &labels.region), [2, 2, 1]);
+    // Once one is lost its region has another one, if it can.
+    let lost = voting(&model.picture().groups[&METADATA]).into_iter().min().unwrap();
+    model.health.insert(lost, Health::Lost);
+    model.run();
+    assert_eq!(voters_in(&model, |labels| &labels.region), [2, 2, 1]);
+    assert!(!voting(&model.picture().groups[&METADATA]).contains(&lost));
+
+    let mut model = Model::new(7, 1);
+    model.label(&[("a", "x"), ("a", "x"), ("a", "x"), ("a", "x"), ("a", "x"), ("a", "y"), ("a", "z")]);
+    model.run();
+    assert_eq!(voters_in(&model, |labels| &labels.zone), [3, 1, 1]);
 }
