@@ -20,8 +20,10 @@ pub(crate) async fn commands(stage: &Stage) -> Result<(), Failure> {
     let at = stage.cluster.nodes[0].grpc();
     let shown = typed(stage, at, &["status"]).await?;
     let lines: Vec<_> = shown.out.lines().collect();
-    ensure(shown.works && lines.len() == 7, || format!("three nodes and nothing below: {}", shown.out))?;
+    ensure(shown.works && lines.len() == 10, || format!("three nodes, a pool and nothing below: {}", shown.out))?;
     ensure(lines[1] == "3 of 3 nodes answer, 7 of 7 groups are led", || shown.out.clone())?;
+    let pool: Vec<_> = lines[9].split_whitespace().collect();
+    ensure(pool == ["0", "default", "all", "others", "6", "6", "0"], || shown.out.clone())?;
     let nodes = json(stage, at, &["nodes"]).await?;
     let of = |key: &str| {
         nodes["nodes"].as_array().map(|nodes| nodes.iter().map(|node| node[key].clone()).collect::<Vec<_>>())
