@@ -68,7 +68,7 @@ fn own_service() -> Result<(), Box<dyn Error>> {
 }
 
 /// The methods of the service between nodes: request and response are types of `src/internal.rs`.
-const INTERNAL_METHODS: [(&str, &str, &str, &str); 17] = [
+const INTERNAL_METHODS: [(&str, &str, &str, &str); 18] = [
     ("announce", "Announce", "AnnounceRequest", "AnnounceResponse"),
     ("offer", "Offer", "OfferRequest", "Empty"),
     ("start_task", "StartTask", "StartTaskRequest", "StartTaskResponse"),
@@ -86,6 +86,7 @@ const INTERNAL_METHODS: [(&str, &str, &str, &str); 17] = [
     ("report", "Report", "Empty", "NodeReport"),
     ("steer", "Steer", "SteerRequest", "Empty"),
     ("enrol", "Enrol", "EnrolRequest", "EnrolResponse"),
+    ("move_step", "MoveStep", "MoveStepRequest", "MoveStepResponse"),
 ];
 
 /// Generates the service that nodes call each other with: server and client.

@@ -388,6 +388,9 @@ pub struct VisibilityRequest {
     /// Whoever leads asks a majority first.
     #[prost(bool, tag = "12")]
     pub asks_quorum: bool,
+    /// The slots that are looked for in each of the partitions, in a form of their own; none if the namespace is not known to move.
+    #[prost(bytes = "bytes", repeated, tag = "13")]
+    pub slots: Vec<Bytes>,
 }
 
 /// Which runs are asked for.
@@ -590,6 +593,100 @@ pub struct MetadataPosition {
     /// Entries since then.
     #[prost(uint64, tag = "3")]
     pub sequence: u64,
+}
+
+/// What a partition is to do in a step of a namespace's move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum MoveAction {
+    /// Nothing that this version knows.
+    Unknown = 0,
+    /// Says which of the slots make a step: the first ones whose rows are not more than so many bytes, and one at least.
+    Plan = 1,
+    /// Takes nothing for the slots any more.
+    Freeze = 2,
+    /// Gives a page of their rows.
+    Export = 3,
+    /// Is about to get them.
+    BeginImport = 4,
+    /// Gets a page of their rows.
+    Import = 5,
+    /// Has them from now on.
+    Activate = 6,
+    /// Will never have them by this step.
+    Refuse = 7,
+    /// Has them as before.
+    Unfreeze = 8,
+    /// Deletes what it has of them.
+    Release = 9,
+    /// Says whether it has nothing of them any more.
+    IsReleased = 10,
+    /// Deletes its row about the step.
+    Forget = 11,
+}
+
+/// Has a partition, which the asked node leads, do its part in a step of a namespace's move. Each may be asked for more than once.
+#[derive(Clone, PartialEq, Message)]
+pub struct MoveStepRequest {
+    /// The metadata that the asked node must have seen before.
+    #[prost(message, optional, tag = "1")]
+    pub seen: Option<MetadataPosition>,
+    /// The partition.
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    /// What it is to do.
+    #[prost(enumeration = "MoveAction", tag = "3")]
+    pub action: i32,
+    /// The namespace.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub namespace_id: Bytes,
+    /// The step.
+    #[prost(uint64, tag = "5")]
+    pub step_id: u64,
+    /// Its slots, in a form of their own.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub slots: Bytes,
+    /// The partition that has them before.
+    #[prost(uint32, tag = "7")]
+    pub from: u32,
+    /// The partition that has them afterwards.
+    #[prost(uint32, tag = "8")]
+    pub to: u32,
+    /// Bytes of rows that a step may have.
+    #[prost(uint64, tag = "9")]
+    pub bytes_max: u64,
+    /// Where a page of rows begins; empty for the first one.
+    #[prost(bytes = "bytes", tag = "10")]
+    pub after: Bytes,
+    /// A page of rows.
+    #[prost(bytes = "bytes", tag = "11")]
+    pub page: Bytes,
+    /// The time that the partition which gives the slots had come to, in nanoseconds.
+    #[prost(sfixed64, tag = "12")]
+    pub time_ns: i64,
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Message)]
+pub struct MoveStepResponse {
+    /// The slots that make a step.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub slots: Bytes,
+    /// The time that the partition has come to, in nanoseconds.
+    #[prost(sfixed64, tag = "2")]
+    pub time_ns: i64,
+    /// A page of rows.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub page: Bytes,
+    /// Where the next page begins; empty if there is none.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub next: Bytes,
+    /// The slots are the partition's by this step; otherwise they never will be.
+    #[prost(bool, tag = "5")]
+    pub is_owned: bool,
+    /// The partition has nothing of the slots any more.
+    #[prost(bool, tag = "6")]
+    pub is_released: bool,
 }
 
 /// What a node says of itself: its figures, and its groups as its replicas see them.

@@ -40,9 +40,9 @@ mod task;
 mod visibility;
 mod wake;
 
-pub use entity::{EntityKey, RunKey, decode_run_row, slot_range};
+pub use entity::{EntityKey, RunKey, decode_entity_place, decode_entity_row, decode_run_row, place_range, slot_range};
 pub use journal::JournalKey;
-pub use meta::{MetaKind, meta_range, meta_row, partition_row};
+pub use meta::{MetaKind, decode_partition_row, meta_range, meta_row, partition_row, partition_rows};
 pub use outbox::OutboxKey;
 pub use slot::{ENTITY_KINDS, Place, SLOTS, slot, stable_hash};
 pub use task::{TaskQueueKey, all_tasks, decode_task};

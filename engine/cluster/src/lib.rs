@@ -9,6 +9,7 @@
 //!   deliver          the target's Partition ◀── Service ◀── Nodes ◀── the source's lead
 //!   report, steer    Operations, Leads ◀── Service ◀── Nodes ◀── an operator at any node
 //!   register worker  the metadata's lead ◀── Service ◀── Nodes ◀── the first poll of a version at a queue
+//!   move step        Partition ◀── Service ◀── Nodes ◀── Moves, where the metadata is led
 //!   visibility page  Lists ◀── Service ◀── Nodes ◀── a list or count at any node
 //! ```
 //!
@@ -20,7 +21,9 @@ mod book;
 mod calls;
 mod formation;
 mod freshness;
+mod homes;
 mod leaders;
+mod moves;
 mod nodes;
 mod offers;
 mod operations;
@@ -36,7 +39,9 @@ mod wire;
 pub use calls::{NodeReceiver, TransportPeers};
 pub use formation::{Admission, Admissions, Enrolled, Enrolling, Enrolments, Formation, FormationOptions};
 pub use freshness::ReadBound;
+pub use homes::follow as follow_homes;
 pub use leaders::GroupLeaders;
+pub use moves::{MovePartitions, Moves, StepPartitions};
 pub use nodes::{AskedRuns, Nodes};
 pub use offers::Offers;
 pub use operations::{

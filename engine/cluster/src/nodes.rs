@@ -9,7 +9,7 @@ use everlog_kernel::deployment::VersionQueue;
 use everlog_kernel::{NamespaceId, Rejection};
 use everlog_matching::nexus::{NexusQueue, NexusReply, NotAnswered};
 use everlog_matching::{QueueStats, Source};
-use everlog_model::{CallError, NodeId, QueueId, limits};
+use everlog_model::{CallError, NodeId, QueueId, Share, limits};
 use everlog_partition::TaskRows;
 use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::enums::v1::ResourceExhaustedCause;
@@ -17,8 +17,8 @@ use everlog_proto::api::nexus::v1 as nexus;
 use everlog_proto::api::worker::v1::WorkerHeartbeat;
 use everlog_proto::internal::{
     AnnounceRequest, DispatchNexusRequest, Empty, EndPollsRequest, EnrolRequest, EnrolResponse, InternalClient,
-    LedGroup, NodeReport, OfferRequest, RecentPollerRequest, RegisterWorkerRequest, SteerRequest, TaskPageRequest,
-    VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest,
+    LedGroup, MoveStepRequest, MoveStepResponse, NodeReport, OfferRequest, RecentPollerRequest, RegisterWorkerRequest,
+    SteerRequest, TaskPageRequest, VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest,
 };
 use everlog_raft::{ChainPosition, Group};
 use everlog_storage::GroupId;
@@ -96,7 +96,7 @@ pub struct AskedRuns {
 }
 
 impl AskedRuns {
-    fn of(&self, partitions: &[GroupId], after: Option<Position>, limit: usize) -> VisibilityRequest {
+    fn of(&self, shares: &[Share], after: Option<Position>, limit: usize) -> VisibilityRequest {
         let wanted = match &self.ask {
             Ask::Query(query) => Wanted::Query(query.clone()),
             Ask::Schedules(query) => Wanted::Schedules(query.clone()),
@@ -107,7 +107,8 @@ impl AskedRuns {
         };
         VisibilityRequest {
             namespace_id: bytes_of(self.namespace_id.0),
-            partitions: partitions.iter().map(|partition| partition.0).collect(),
+            partitions: shares.iter().map(|share| share.partition.0).collect(),
+            slots: shares.iter().filter_map(|share| Some(share.slots.as_ref()?.encode().into())).collect(),
             wanted: Some(wanted),
             after: after.map(|position| position.to_vec().into()).unwrap_or_default(),
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
@@ -232,12 +233,12 @@ impl Nodes {
     pub async fn list(
         &self,
         node: NodeId,
-        partitions: &[GroupId],
+        shares: &[Share],
         asked: &AskedRuns,
         after: Option<Position>,
         limit: usize,
     ) -> Result<Page, CallError> {
-        let request = asked.of(partitions, after, limit);
+        let request = asked.of(shares, after, limit);
         let page = answered(self.client(node).visibility_page(request)).await;
         let page = page.map_err(|status| error_from_status(&status))?;
         let run = |run: VisibleRun| Some((run.position[..].try_into().ok()?, run.record));
@@ -251,8 +252,8 @@ impl Nodes {
     /// # Errors
     ///
     /// As [`Nodes::list`].
-    pub async fn count(&self, node: NodeId, partitions: &[GroupId], asked: &AskedRuns) -> Result<ByStatus, CallError> {
-        let request = asked.of(partitions, None, 0);
+    pub async fn count(&self, node: NodeId, shares: &[Share], asked: &AskedRuns) -> Result<ByStatus, CallError> {
+        let request = asked.of(shares, None, 0);
         let counted = answered(self.client(node).visibility_count(request)).await;
         let counted = counted.map_err(|status| error_from_status(&status))?;
         Ok(counted.counts.into_iter().map(|status| (status.status, status.count)).collect())
@@ -274,6 +275,23 @@ impl Nodes {
             node.await_metadata(metadata_to_wire(position)).await
         })
         .await;
+    }
+
+    /// Whether all of these nodes have seen so much of the metadata. One that does not say so has not.
+    pub(crate) async fn have_seen(&self, nodes: impl IntoIterator<Item = NodeId>, position: ChainPosition) -> bool {
+        let seen = nodes.into_iter().filter(|node| *node != self.me).map(|node| async move {
+            answered(self.client(node).await_metadata(metadata_to_wire(position))).await.is_ok()
+        });
+        join_all(seen).await.into_iter().all(|seen| seen)
+    }
+
+    /// Has a partition that another node leads do its part in a step of a namespace's move.
+    pub(crate) async fn move_step(
+        &self,
+        node: NodeId,
+        request: MoveStepRequest,
+    ) -> Result<MoveStepResponse, CallError> {
+        answered(self.client(node).move_step(request)).await.map_err(|status| error_from_status(&status))
     }
 
     /// Whether anyone polled a queue that is at home at another node in the last `within`. Taken to be so if the node does not answer.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use everlog_kernel::NamespaceId;
 use everlog_matching::{Homes, Matching, Message, Source};
-use everlog_model::{NodeId, QueueId, SlotSource, limits, slot_of};
+use everlog_model::{NodeId, QueueId, SlotSet, SlotSource, limits, slot_of};
 use everlog_partition::Leaders;
 use everlog_proto::internal::{OfferRequest, OfferedQuery, OfferedTask};
 use parking_lot::Mutex;
@@ -125,6 +125,26 @@ impl Offers {
             let was_here = |queue: &QueueId| home(queue) == Some(source.partition);
             matching.end_polls_of(was_here);
         }
+    }
+}
+
+impl Offers {
+    /// Ends the polls of a namespace's queues in these slots that are not at home here any more. They come back where they are.
+    pub(crate) fn end_polls_elsewhere(&self, namespace_id: NamespaceId, slots: &SlotSet) {
+        let is_elsewhere = |queue: &QueueId| {
+            queue.namespace_id == namespace_id
+                && slots.contains(queue.slot())
+                && !matches!(self.home(queue.namespace_id, &queue.name), Home::Here)
+        };
+        if let Some(matching) = self.matching.get().and_then(Weak::upgrade) {
+            matching.end_polls_of(is_elsewhere);
+        }
+    }
+
+    /// Has all nodes read what this one leads, for all their queues: some of that may have been offered to the wrong ones.
+    pub(crate) fn leave_out(&self) {
+        self.with_all_lines(|waiting| waiting.has_left_out = true);
+        self.announce();
     }
 }
 

@@ -64,7 +64,12 @@ impl Pools {
         Ok(record)
     }
 
-    fn place(&self, topology: &Topology, pool: &Pool) -> Result<NewGroups, String> {
+    /// Says on which nodes the groups of a new pool are to be founded.
+    ///
+    /// # Errors
+    ///
+    /// Why there are no nodes for them.
+    pub fn place(&self, topology: &Topology, pool: &Pool) -> Result<NewGroups, String> {
         match &self.0.places {
             Some(places) => places.place(topology, pool, &self.0.health),
             None => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use everlog_model::{CallError, NodeId};
+use everlog_model::{CallError, NodeId, Share, SlotSet};
 use everlog_partition::{Route, Router, confirm_by_quorum, confirm_leads};
 use everlog_raft::Group;
 use everlog_storage::GroupId;
@@ -29,11 +29,11 @@ pub struct Scattered<'a> {
     pub leave_out: Option<&'a (dyn Fn(GroupId) + Sync)>,
 }
 
-/// Reads a replica of this node.
-pub type ReadHere<'a, T, E> = &'a (dyn Fn(Group) -> BoxFuture<'a, Result<T, E>> + Sync);
+/// Reads a replica of this node, which has these slots of a namespace that moves.
+pub type ReadHere<'a, T, E> = &'a (dyn Fn((Group, Option<SlotSet>)) -> BoxFuture<'a, Result<T, E>> + Sync);
 
 /// Has another node read a replica that it has.
-pub type ReadThere<'a, T> = &'a (dyn Fn(NodeId, GroupId) -> BoxFuture<'a, Result<T, CallError>> + Sync);
+pub type ReadThere<'a, T> = &'a (dyn Fn(NodeId, Share) -> BoxFuture<'a, Result<T, CallError>> + Sync);
 
 impl<'a> Scattered<'a> {
     /// The answers of all these partitions. Each is asked of the replica `here` if that may answer, then of the node that leads it, then of the others that
@@ -44,15 +44,16 @@ impl<'a> Scattered<'a> {
     /// What `here` says, or why nobody can answer for one of them.
     pub fn gather<T: Send + 'a, E: From<CallError> + Send + 'a>(
         self,
-        partitions: Vec<GroupId>,
+        shares: Vec<Share>,
         here: ReadHere<'a, T, E>,
         there: ReadThere<'a, T>,
     ) -> BoxFuture<'a, Result<Vec<T>, E>> {
-        let answers = partitions.into_iter().map(move |partition| async move {
-            if let Some(group) = self.readable_here(partition).await {
-                return here(group).await.map(Some);
+        let answers = shares.into_iter().map(move |share| async move {
+            if let Some(group) = self.readable_here(share.partition).await {
+                return here((group, share.slots)).await.map(Some);
             }
-            match (self.answer_there(partition, there).await, self.leave_out) {
+            let partition = share.partition;
+            match (self.answer_there(share, there).await, self.leave_out) {
                 (Ok(answer), _) => Ok(Some(answer)),
                 (Err(error), Some(leave_out)) if passes(&error) => {
                     leave_out(partition);
@@ -78,7 +79,8 @@ impl<'a> Scattered<'a> {
         may.then_some(group)
     }
 
-    async fn answer_there<T>(&self, partition: GroupId, there: ReadThere<'a, T>) -> Result<T, CallError> {
+    async fn answer_there<T>(&self, share: Share, there: ReadThere<'a, T>) -> Result<T, CallError> {
+        let partition = share.partition;
         let mut others = match self.router.route(partition) {
             Route::There(node) => vec![node],
             Route::Here(_) | Route::Nowhere => Vec::new(),
@@ -91,7 +93,7 @@ impl<'a> Scattered<'a> {
         }
         let mut failed = CallError::NotDone(format!("nobody can answer for partition {partition}"));
         for node in others {
-            let call = there(node, partition);
+            let call = there(node, share.clone());
             let answered = if is_stale || self.leave_out.is_some() {
                 let late = || CallError::Unavailable(format!("node {node} does not answer in time"));
                 tokio::time::timeout(ANSWER_TIME_MAX, call).await.unwrap_or_else(|_| Err(late()))

@@ -12,21 +12,22 @@ use everlog_matching::nexus::NexusQueue;
 use everlog_matching::query_waiters::Queries;
 use everlog_matching::{Backlog, MatchingHandle, Message, QueueStats};
 use everlog_meta::Namespaces;
-use everlog_model::{CallError, NamespaceSource, QueueId, limits};
+use everlog_model::{CallError, NamespaceSource, QueueId, SlotSet, limits};
 use everlog_partition::{Router, StartQuery, StartedWorkflowTask, confirm_by_quorum, confirm_leads};
 use everlog_proto::api::deployment::v1::WorkerDeploymentVersion;
 use everlog_proto::api::workflowservice::v1::{ListClosedWorkflowExecutionsRequest, ListOpenWorkflowExecutionsRequest};
 use everlog_proto::internal::{
     ActivityTaskStart, AnnounceRequest, AnnounceResponse, DeliverRequest, DeliverResponse, DispatchNexusRequest,
     DispatchNexusResponse, Empty, EndPollsRequest, EnrolRequest, EnrolResponse, Internal, InternalServer, LedGroup,
-    MetadataPosition, NodeReport, OfferRequest, QueryStart, RecentPollerRequest, RecentPollerResponse,
-    RegisterWorkerRequest, RegisterWorkerResponse, Start, StartTaskRequest, StartTaskResponse, StartedTask,
-    StatusCount, SteerRequest, TaskPageRequest, TaskPageResponse, VisibilityCountResponse, VisibilityPageResponse,
-    VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest, WorkflowTaskStart, internal_server,
+    MetadataPosition, MoveStepRequest, MoveStepResponse, NodeReport, OfferRequest, QueryStart, RecentPollerRequest,
+    RecentPollerResponse, RegisterWorkerRequest, RegisterWorkerResponse, Start, StartTaskRequest, StartTaskResponse,
+    StartedTask, StatusCount, SteerRequest, TaskPageRequest, TaskPageResponse, VisibilityCountResponse,
+    VisibilityPageResponse, VisibilityRequest, VisibleRun, Wanted, WorkersHeardRequest, WorkflowTaskStart,
+    internal_server,
 };
 use everlog_raft::Group;
 use everlog_storage::GroupId;
-use everlog_visibility::{Ask, Query, Tallies, VisibilityError};
+use everlog_visibility::{Ask, Query, Tallies, VisibilityError, Whose};
 use futures::future::{BoxFuture, join_all, try_join_all};
 use http::{Request, Response};
 use prost::Message as _;
@@ -42,7 +43,7 @@ use crate::wire::{
     nexus_reply_to_wire, position, query_from_wire, queue, required, run_id, status_from_error, task_from_wire,
     task_to_wire, unreadable, workflow_from_wire,
 };
-use crate::{Nodes, Operations, freshness, not_done};
+use crate::{MovePartitions, Nodes, Operations, freshness, not_done};
 
 /// What other nodes ask this one.
 #[derive(Clone)]
@@ -78,6 +79,8 @@ pub struct ServiceParts {
     pub tallies: Arc<Tallies>,
     /// What operators are told of this node.
     pub operations: Arc<Operations>,
+    /// What partitions do in steps of namespaces that move.
+    pub moves: Arc<MovePartitions>,
     /// Takes in which versions of workers poll which queues, where the metadata is led.
     pub registrar: Arc<dyn Registrar>,
     /// The largest request of a client, bytes.
@@ -199,9 +202,21 @@ impl Handlers {
         }
     }
 
-    /// The partitions that are asked for, which must all be led here, and what is asked for.
-    /// The groups that a list or count is asked of, which may be read now.
-    async fn readable(&self, request: &VisibilityRequest) -> Result<Vec<Group>, Status> {
+    /// The partitions that a list or count is asked of, which may be read now, and what is looked for in each.
+    async fn readable(&self, request: &VisibilityRequest) -> Result<Whose, Status> {
+        let namespace_id = namespace_id(&request.namespace_id)?;
+        let slots = |bytes: &bytes::Bytes| SlotSet::decode(bytes).ok_or_else(|| unreadable("its slots are none"));
+        let slots = request.slots.iter().map(slots).collect::<Result<Vec<_>, _>>()?;
+        let groups = self.readable_groups(request).await?;
+        let parts = match slots.len() {
+            0 => groups.into_iter().map(|group| (group, None)).collect(),
+            count if count == groups.len() => groups.into_iter().zip(slots.into_iter().map(Some)).collect(),
+            _ => return Err(unreadable("it does not say which slots are looked for where")),
+        };
+        Ok(Whose { namespace_id, parts })
+    }
+
+    async fn readable_groups(&self, request: &VisibilityRequest) -> Result<Vec<Group>, Status> {
         let ServiceParts { nodes, router, .. } = self.parts();
         let partitions = request.partitions.iter().map(|partition| GroupId(*partition));
         if request.stale_max_ms > 0 {
@@ -261,6 +276,7 @@ fn status_of(error: VisibilityError) -> Status {
     match error {
         VisibilityError::InvalidArgument(message) => Status::invalid_argument(message),
         VisibilityError::Unavailable(message) => Status::unavailable(message),
+        VisibilityError::Outdated(message) => status_from_error(CallError::NotDone(message)),
         VisibilityError::Internal(message) => Status::internal(message),
     }
 }
@@ -338,14 +354,14 @@ impl Internal for Handlers {
     async fn visibility_page(&self, request: tonic::Request<VisibilityRequest>) -> Answer<VisibilityPageResponse> {
         let request = request.into_inner();
         let (namespace, query) = self.wanted_runs(&request)?;
-        let groups = self.readable(&request).await?;
+        let whose = self.readable(&request).await?;
         let after = if request.after.is_empty() {
             None
         } else {
             Some(request.after[..].try_into().map_err(|_| unreadable("a page begins nowhere"))?)
         };
         let limit = (request.limit as usize).min(limits::VISIBILITY_PAGE_SIZE_MAX);
-        let page = everlog_visibility::list(groups, &namespace, query, after, limit);
+        let page = everlog_visibility::list(whose, &namespace, query, after, limit);
         let page = page.await.map_err(status_of)?;
         let run = |(position, record): (everlog_visibility::Position, bytes::Bytes)| VisibleRun {
             position: bytes::Bytes::copy_from_slice(&position),
@@ -357,8 +373,8 @@ impl Internal for Handlers {
 
     async fn visibility_count(&self, request: tonic::Request<VisibilityRequest>) -> Answer<VisibilityCountResponse> {
         let (namespace, query) = self.wanted_runs(request.get_ref())?;
-        let groups = self.readable(request.get_ref()).await?;
-        let counted = everlog_visibility::count(groups, &self.parts().tallies, &namespace, query);
+        let whose = self.readable(request.get_ref()).await?;
+        let counted = everlog_visibility::count(whose, &self.parts().tallies, &namespace, query);
         let counted = counted.await.map_err(status_of)?;
         let counts = counted.into_iter().map(|(status, count)| StatusCount { status, count }).collect();
         Ok(tonic::Response::new(VisibilityCountResponse { counts }))
@@ -437,6 +453,11 @@ impl Internal for Handlers {
 
     async fn enrol(&self, request: tonic::Request<EnrolRequest>) -> Answer<EnrolResponse> {
         Ok(tonic::Response::new(self.parts().operations.enrolled(request.into_inner()).await?))
+    }
+
+    async fn move_step(&self, request: tonic::Request<MoveStepRequest>) -> Answer<MoveStepResponse> {
+        let done = self.parts().moves.ask_here(request.into_inner()).await;
+        done.map(tonic::Response::new).map_err(status_from_error)
     }
 
     async fn workers_heard(&self, request: tonic::Request<WorkersHeardRequest>) -> Answer<Empty> {

@@ -13,9 +13,9 @@ use everlog_kernel::{
     ActivityExecutionCommand, BatchJobCommand, Command, NamespaceId, RunCommand, ScheduleCommand, Time,
 };
 use everlog_meta::NamespaceRecord;
-use everlog_model::{CallError, limits};
+use everlog_model::{CallError, SlotSet, limits};
 use everlog_partition::{Partition, confirm_leads};
-use everlog_visibility::{self as visibility, Ask, Query, Record};
+use everlog_visibility::{self as visibility, Ask, Query, Record, Whose};
 use futures::future::join_all;
 use tokio::time::Instant;
 
@@ -47,10 +47,10 @@ pub(super) async fn reclaim(frontend: Arc<Frontend>) {
 async fn delete_here(frontend: &Frontend, record: &NamespaceRecord) -> usize {
     let everything = &everything();
     let partitions = frontend.router.partitions_of(record.namespace.id);
-    let page = async |partition: &Arc<Partition>| {
+    let page = async |(partition, slots): &(Arc<Partition>, Option<SlotSet>)| {
         let mut found = 0;
         for ask in everything {
-            found += delete_page(partition, record, ask).await?;
+            found += delete_page(partition, slots, record, ask).await?;
         }
         Ok::<_, CallError>(found)
     };
@@ -65,11 +65,18 @@ async fn delete_here(frontend: &Frontend, record: &NamespaceRecord) -> usize {
     found
 }
 
-async fn delete_page(partition: &Partition, record: &NamespaceRecord, ask: &Ask) -> Result<usize, CallError> {
+async fn delete_page(
+    partition: &Partition,
+    slots: &Option<SlotSet>,
+    record: &NamespaceRecord,
+    ask: &Ask,
+) -> Result<usize, CallError> {
     let unavailable = |error: visibility::VisibilityError| CallError::Unavailable(error.to_string());
     let lists = ask.lists(&record.namespace);
     confirm_leads(&[partition.group()]).await?;
-    let page = visibility::list(vec![partition.group()], &lists, Query::default(), None, limits::RECLAIM_PAGE_RUNS);
+    let parts = vec![(partition.group(), slots.clone())];
+    let whose = Whose { namespace_id: record.namespace.id, parts };
+    let page = visibility::list(whose, &lists, Query::default(), None, limits::RECLAIM_PAGE_RUNS);
     let (runs, _) = page.await.map_err(unavailable)?.into_records();
     let deletions = runs.iter().filter_map(|run| {
         let run = Record::parse(run)?;

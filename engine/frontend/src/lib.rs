@@ -79,7 +79,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_archive::{Archive, PartOptions};
-use everlog_cluster::{Nodes, Operations, Pools};
+use everlog_cluster::{MovePartitions, Nodes, Operations, Pools};
 use everlog_config::{Addresses, DynamicConfig, HttpAccess};
 use everlog_kernel::NamespaceId;
 use everlog_matching::MatchingHandle;
@@ -105,6 +105,8 @@ pub struct Services {
     pub operations: Arc<Operations>,
     /// The pools of partitions.
     pub pools: Arc<Pools>,
+    /// What partitions do when namespaces move from one pool to another.
+    pub moves: Arc<MovePartitions>,
     /// The task queues.
     pub matching: MatchingHandle,
     /// The namespaces.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use everlog_archive::PartOptions;
 use everlog_kernel::time::{positive, to_proto};
 use everlog_meta::{
-    Archival, ArchivalWish, BadBinary, Failover, MetaError, NamespaceRecord, NewNamespace, Replication,
+    Archival, ArchivalWish, BadBinary, Failover, MetaError, NamespaceRecord, NewNamespace, Pool, PoolId, Replication,
     ReplicationChange, Topology, WantedPool,
 };
 use everlog_proto::api::enums::v1::{ArchivalState, NamespaceState, ReplicationState};
@@ -32,6 +32,9 @@ const FAILOVER_GROUP: &str = "everlog.failover_group";
 
 /// The key of a namespace's data that shows which regions should lead, the best one first.
 const LEADERS: &str = "everlog.leaders";
+
+/// The key of a namespace's data that shows where it moves and how far it is, while it does.
+const MOVE: &str = "everlog.move";
 
 /// How long a global namespace keeps closed runs at least, as in Temporal.
 const GLOBAL_RETENTION_MIN: Duration = Duration::from_secs(24 * 3600);
@@ -153,12 +156,13 @@ pub(super) async fn update_namespace(
         return Ok(updated_to(frontend, &updated, fails_over).await);
     }
     let namespace = frontend.namespace(&request.namespace)?;
-    if request.promote_namespace && namespace.replication.is_none() {
-        return Err(not_promoted(frontend, &request.namespace));
+    let is_promoted = request.promote_namespace && namespace.replication.is_none();
+    if is_promoted && !frontend.regions().are_named() {
+        return Err(not_promoted(&request.namespace));
     }
     let replication = request.replication_config.unwrap_or_default();
     let replication = change_of(&replication.active_cluster_name, &replication.clusters, replication.state());
-    if namespace.replication.is_none() {
+    if namespace.replication.is_none() && !is_promoted {
         let home = frontend.namespaces.topology().home_of(namespace.pool);
         everlog_meta::check_local(&frontend.regions(), &home, &replication, namespace.state)?;
     }
@@ -181,7 +185,12 @@ pub(super) async fn update_namespace(
     let bad_binaries = config.bad_binaries.unwrap_or_default().binaries;
     let bad_binaries_max = frontend.config(&request.namespace).frontend.bad_binaries_max;
     let info = request.update_info.unwrap_or_default();
-    check_placement(frontend, &namespace, &info.data)?;
+    if !is_promoted {
+        check_failover_group(&namespace, &info.data)?;
+    }
+    let placement = info.data.get(PLACEMENT);
+    let failover_group = info.data.get(FAILOVER_GROUP);
+    let place = |topology: &Topology, pool: &Pool| frontend.pools.place(topology, pool);
     let state = NamespaceState::try_from(info.state).map_err(|_| Error::invalid("Invalid namespace state update."))?;
     // As Temporal counts it: bad binaries that are added change nothing.
     let has_same_state = [NamespaceState::Unspecified, namespace.state].contains(&state);
@@ -196,8 +205,15 @@ pub(super) async fn update_namespace(
     let record = frontend
         .namespaces
         .update(&request.namespace, |change| {
-            change.set_replication(&replication)?;
-            if change.is_global() && replication.active.is_some() && !is_same_but_active {
+            if is_promoted && !change.is_global() {
+                change.promote(&replication, placement.cloned(), failover_group.cloned(), &place)?;
+            } else {
+                change.set_replication(&replication)?;
+                if let Some(placement) = placement {
+                    change.set_placement(placement, &place)?;
+                }
+            }
+            if change.is_global() && !is_promoted && replication.active.is_some() && !is_same_but_active {
                 let message = "Cannot set active cluster to current cluster when other parameters are set.";
                 return Err(MetaError::Invalid(message.into()));
             }
@@ -220,12 +236,14 @@ pub(super) async fn update_namespace(
             }
         })
         .await?;
-    Ok(updated_to(frontend, &record, replication.active.is_some()).await)
+    Ok(updated_to(frontend, &record, replication.active.is_some() && !is_promoted).await)
 }
 
 /// What is said of a namespace that was updated, once it is led where it is active, as far as that takes not too long.
 async fn updated_to(frontend: &Frontend, record: &NamespaceRecord, fails_over: bool) -> UpdateNamespaceResponse {
-    if let (Some(now), true) = (&record.replication, fails_over) {
+    // One that moves is not led yet where it will be.
+    let is_there = frontend.namespaces.move_of(record.namespace.id).is_none();
+    if let (Some(now), true) = (&record.replication, fails_over && is_there) {
         frontend.pools.until_led_in(record.pool, &now.active).await;
     }
     let description = description(frontend, record);
@@ -250,22 +268,14 @@ pub(super) async fn deprecate_namespace(
     Ok(DeprecateNamespaceResponse::default())
 }
 
-/// Refuses data that name another placement than a namespace has: what it has would have to move.
-fn check_placement(frontend: &Frontend, record: &NamespaceRecord, data: &HashMap<String, String>) -> Result<(), Error> {
+/// Refuses data that name another failover group than a namespace has.
+fn check_failover_group(record: &NamespaceRecord, data: &HashMap<String, String>) -> Result<(), Error> {
     let known = record.data.get(FAILOVER_GROUP);
-    if data.get(FAILOVER_GROUP).is_some_and(|wanted| Some(wanted) != known) {
-        return Err(Error::failed_precondition(format!(
-            "namespace {} cannot be moved to another failover group yet: register another one there",
-            record.name()
-        )));
-    }
-    let Some(wanted) = data.get(PLACEMENT) else { return Ok(()) };
-    let placement = frontend.namespaces.placement_in(record.pool);
-    if *wanted == placement {
+    if data.get(FAILOVER_GROUP).is_none_or(|wanted| Some(wanted) == known) {
         return Ok(());
     }
     Err(Error::failed_precondition(format!(
-        "namespace {} has placement {placement:?}, and cannot be moved to {wanted:?} yet: register another one there",
+        "namespace {} cannot be moved to another failover group: register another one there",
         record.name()
     )))
 }
@@ -283,13 +293,8 @@ fn change_of(active: &str, clusters: &[ClusterReplicationConfig], state: Replica
     }
 }
 
-/// Why a local namespace does not become a global one.
-fn not_promoted(frontend: &Frontend, name: &str) -> Error {
-    if frontend.regions().are_named() {
-        return Error::failed_precondition(format!(
-            "namespace {name} cannot be promoted yet: it would need partitions of its own, and to move there: register a global one"
-        ));
-    }
+/// Why a local namespace does not become a global one where nodes name no regions.
+fn not_promoted(name: &str) -> Error {
     Error::invalid(format!(
         "global namespace is not enabled on this cluster, cannot update global namespace or promote local namespace: {name}"
     ))
@@ -355,7 +360,7 @@ fn description(frontend: &Frontend, record: &NamespaceRecord) -> DescribeNamespa
             state: record.state as i32,
             description: record.description.clone(),
             owner_email: record.owner_email.clone(),
-            data: data(&topology, record),
+            data: data(frontend, &topology, record),
             id: record.namespace.id.to_string(),
             capabilities: Some(capabilities::namespace(&frontend.config(record.name()))),
             limits: Some(capabilities::limits(&frontend.config(record.name()))),
@@ -403,14 +408,21 @@ fn replication_config(topology: &Topology, record: &NamespaceRecord) -> Namespac
     }
 }
 
-/// What is kept with a namespace, and where it is, if it is in a pool that it has chosen.
-fn data(topology: &Topology, record: &NamespaceRecord) -> HashMap<String, String> {
+/// What is kept with a namespace, and where it is, or is to be, if it has chosen that.
+fn data(frontend: &Frontend, topology: &Topology, record: &NamespaceRecord) -> HashMap<String, String> {
     let mut data: HashMap<_, _> = record.data.clone().into_iter().collect();
-    if let Some(pool) = topology.pools.get(&record.pool) {
-        data.insert(PLACEMENT.to_owned(), pool.placement.clone());
-        if !pool.leaders.is_empty() {
-            data.insert(LEADERS.to_owned(), pool.leaders.join(","));
-        }
+    let id = record.namespace.id;
+    let pool = frontend.namespaces.move_of(id).map_or(record.pool, |moving| moving.target(record));
+    if pool != PoolId::DEFAULT || data.contains_key(PLACEMENT) {
+        data.insert(PLACEMENT.to_owned(), topology.placement_in(pool).to_owned());
     }
+    match topology.pools.get(&pool) {
+        Some(pool) if !pool.leaders.is_empty() => data.insert(LEADERS.to_owned(), pool.leaders.join(",")),
+        _ => data.remove(LEADERS),
+    };
+    match frontend.namespaces.move_text(id) {
+        Some(text) => data.insert(MOVE.to_owned(), text),
+        None => data.remove(MOVE),
+    };
     data
 }

@@ -104,7 +104,7 @@ impl Asked {
         let last_look = deadline.checked_sub(LAST_LOOK).unwrap_or(deadline).min(answer_by);
         let sticky_until = sticky_timeout.map(|timeout| Instant::now() + timeout).filter(|until| *until < last_look);
         tokio::select! {
-            answer = self.waiting.answered() => return answer.map(Some).map_err(Error::from),
+            answer = self.waiting.answered() => return answer.map(Some).map_err(again),
             () = frontend.drained() => return Err(Error::Unavailable("the server is stopping".to_owned())),
             () = lead.lost() => return Err(lost()),
             () = tokio::time::sleep_until(sticky_until.unwrap_or(last_look)) => {}
@@ -117,7 +117,7 @@ impl Asked {
             return Err(Error::failed_precondition(message));
         }
         tokio::select! {
-            answer = self.waiting.answered() => answer.map(Some).map_err(Error::from),
+            answer = self.waiting.answered() => answer.map(Some).map_err(again),
             () = lead.lost() => Err(lost()),
             () = tokio::time::sleep_until(answer_by) => {
                 Err(Error::DeadlineExceeded("query timed out before a worker could process it"))
@@ -205,4 +205,12 @@ pub(super) async fn respond_query_task_completed(
         return Err(not_found());
     }
     Ok(RespondQueryTaskCompletedResponse::default())
+}
+
+/// A run whose slot moves to another partition gives its queries back: they are asked there.
+fn again(rejection: Rejection) -> Error {
+    match rejection {
+        Rejection::Unavailable(message) => Error::NotDone(message.into_owned()),
+        rejection => Error::from(rejection),
+    }
 }

@@ -119,6 +119,7 @@ mod tests {
             updated: Time(0),
             deletion: None,
             pool: PoolId::DEFAULT,
+            moved: Time(0),
             replication: None,
             history_archival: Archival::default(),
             visibility_archival: Archival::default(),

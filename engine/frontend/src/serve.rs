@@ -391,6 +391,7 @@ fn internal_service(
         queries: Arc::clone(&services.queries),
         tallies: Arc::clone(tallies),
         operations: Arc::clone(&services.operations),
+        moves: Arc::clone(&services.moves),
         registrar: Arc::new(registrar.clone()),
         request_bytes_max: services.request_bytes_max,
     };

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use everlog_cluster::{AskedRuns, Nodes, ReadBound, ReadHere, ReadThere, Scattered};
 use everlog_kernel::Namespace;
 use everlog_meta::NamespaceRecord;
-use everlog_model::{GroupId, search_attributes};
+use everlog_model::{CallError, GroupId, Share, search_attributes};
 use everlog_partition::Spread;
 use everlog_proto::api::workflow::v1::WorkflowExecutionInfo;
 use everlog_proto::api::workflowservice::v1::{
@@ -17,7 +17,7 @@ use everlog_proto::api::workflowservice::v1::{
 };
 use everlog_proto::encoded::ListWorkflowExecutionsResponse;
 use everlog_visibility as visibility;
-use everlog_visibility::{Ask, ByStatus, Page, Position, Query, SearchAttributeTypes, VisibilityError};
+use everlog_visibility::{Ask, ByStatus, Page, Position, Query, SearchAttributeTypes, VisibilityError, Whose};
 use futures::future::try_join_all;
 use futures::{FutureExt, TryFutureExt};
 use prost::Message;
@@ -139,7 +139,7 @@ enum Source {
     /// Whoever leads.
     Leaders(Spread),
     /// Whoever may answer for each of the partitions.
-    Any(Vec<GroupId>, Option<Missing>),
+    Any(Vec<Share>, Option<Missing>),
 }
 
 impl<'a> Runs<'a> {
@@ -168,12 +168,18 @@ impl<'a> Runs<'a> {
         let query = ask.read(&types(namespace))?;
         let namespace = Arc::clone(&namespace.namespace);
         let workflow = visibility::only_workflow(&namespace, &query);
+        let shares = frontend.router.holders(namespace.id, workflow.as_ref());
+        // In this order: what replicas have of slots may be older than that they are there, as long as a move is not older than the replicas may be.
+        let bound = match bound {
+            ReadBound::Stale(age) if frontend.namespaces.moves_within(namespace.id, age) => ReadBound::Lease,
+            bound => bound,
+        };
         // Nobody else can answer anything where there are no other nodes.
         let from = match (bound, &missing, &frontend.nodes) {
             (ReadBound::Lease, None, _) | (_, _, None) => {
                 Source::Leaders(frontend.router.spread(namespace.id, workflow.as_ref())?)
             }
-            _ => Source::Any(frontend.router.holders(namespace.id, workflow.as_ref()), missing),
+            _ => Source::Any(shares, missing),
         };
         let lists = ask.lists(&namespace);
         let asked = AskedRuns { namespace_id: namespace.id, ask, bound };
@@ -182,27 +188,28 @@ impl<'a> Runs<'a> {
 
     pub(super) async fn list(self, after: Option<Position>, limit: usize) -> Result<Page, Error> {
         let Runs { frontend, namespace, query, asked, from } = self;
-        let Some(nodes) = &frontend.nodes else {
-            let Spread { here, .. } = from.alone().await?;
-            return Ok(visibility::list(here, &namespace, query, after, limit).await?);
-        };
         let (namespace, query, asked) = (&namespace, &query, &asked);
-        let list_here = |groups| visibility::list(groups, namespace, query.clone(), after, limit).map_err(Error::from);
+        let list_here = |parts| {
+            let whose = Whose { namespace_id: asked.namespace_id, parts };
+            visibility::list(whose, namespace, query.clone(), after, limit).map_err(Error::from)
+        };
+        let Some(nodes) = &frontend.nodes else { return list_here(from.alone().await?.here).await };
         let pages = match from {
-            Source::Leaders(Spread { here, there }) => {
-                everlog_partition::confirm_leads(&here).await?;
-                let there = there.iter().map(|(node, partitions)| nodes.list(*node, partitions, asked, after, limit));
+            Source::Leaders(spread) => {
+                spread.confirm().await?;
+                let Spread { here, there } = spread;
+                let there = there.iter().map(|(node, shares)| nodes.list(*node, shares, asked, after, limit));
                 let (here, mut pages) = tokio::try_join!(list_here(here), try_join_all(there).map_err(Error::from))?;
                 pages.push(here);
                 pages
             }
-            Source::Any(partitions, missing) => {
+            Source::Any(shares, missing) => {
                 let leave_out = |partition| missing.iter().for_each(|missing: &Missing| missing.add(partition));
                 let leave_out = missing.as_ref().map(|_| &leave_out as _);
-                let here: ReadHere<'_, _, _> = &|group| list_here(vec![group]).boxed();
+                let here: ReadHere<'_, _, _> = &|part| list_here(vec![part]).boxed();
                 let there: ReadThere<'_, _> =
-                    &|node, partition| async move { nodes.list(node, &[partition], asked, after, limit).await }.boxed();
-                scattered(frontend, nodes, asked.bound, leave_out).gather(partitions, here, there).await?
+                    &|node, share| async move { nodes.list(node, &[share], asked, after, limit).await }.boxed();
+                scattered(frontend, nodes, asked.bound, leave_out).gather(shares, here, there).await?
             }
         };
         Ok(Page::merge(pages, limit))
@@ -211,23 +218,27 @@ impl<'a> Runs<'a> {
     pub(super) async fn count(self) -> Result<ByStatus, Error> {
         let Runs { frontend, namespace, query, asked, from } = self;
         let (namespace, query, asked, tallies) = (&namespace, &query, &asked, &frontend.tallies);
-        let count_here = |groups| visibility::count(groups, tallies, namespace, query.clone()).map_err(Error::from);
+        let count_here = |parts| {
+            let whose = Whose { namespace_id: asked.namespace_id, parts };
+            visibility::count(whose, tallies, namespace, query.clone()).map_err(Error::from)
+        };
         let Some(nodes) = &frontend.nodes else { return count_here(from.alone().await?.here).await };
         let counts = match from {
-            Source::Leaders(Spread { here, there }) => {
-                everlog_partition::confirm_leads(&here).await?;
-                let there = there.iter().map(|(node, partitions)| nodes.count(*node, partitions, asked));
+            Source::Leaders(spread) => {
+                spread.confirm().await?;
+                let Spread { here, there } = spread;
+                let there = there.iter().map(|(node, shares)| nodes.count(*node, shares, asked));
                 let (here, mut counts) = tokio::try_join!(count_here(here), try_join_all(there).map_err(Error::from))?;
                 counts.push(here);
                 counts
             }
-            Source::Any(partitions, missing) => {
+            Source::Any(shares, missing) => {
                 let leave_out = |partition| missing.iter().for_each(|missing: &Missing| missing.add(partition));
                 let leave_out = missing.as_ref().map(|_| &leave_out as _);
-                let here: ReadHere<'_, _, _> = &|group| count_here(vec![group]).boxed();
+                let here: ReadHere<'_, _, _> = &|part| count_here(vec![part]).boxed();
                 let there: ReadThere<'_, _> =
-                    &|node, partition| async move { nodes.count(node, &[partition], asked).await }.boxed();
-                scattered(frontend, nodes, asked.bound, leave_out).gather(partitions, here, there).await?
+                    &|node, share| async move { nodes.count(node, &[share], asked).await }.boxed();
+                scattered(frontend, nodes, asked.bound, leave_out).gather(shares, here, there).await?
             }
         };
         let mut total = ByStatus::default();
@@ -243,7 +254,7 @@ impl Source {
             Source::Leaders(spread) => spread,
             Source::Any(..) => Spread::default(),
         };
-        everlog_partition::confirm_leads(&spread.here).await?;
+        spread.confirm().await?;
         Ok(spread)
     }
 }
@@ -277,6 +288,8 @@ impl From<VisibilityError> for Error {
         match error {
             VisibilityError::InvalidArgument(message) => Error::invalid(message),
             VisibilityError::Unavailable(message) => Error::Unavailable(message),
+            // The call is planned again, by what is known then.
+            VisibilityError::Outdated(message) => CallError::NotDone(message).into(),
             VisibilityError::Internal(message) => Error::Internal(message),
         }
     }

@@ -26,6 +26,7 @@ pub mod rejection;
 pub mod reset;
 pub mod rows;
 pub mod schedule;
+mod secondary;
 pub mod state;
 pub mod time;
 pub mod token;

@@ -43,13 +43,37 @@ pub struct WorkflowTaskToken {
 
 /// A place in the chain of a partition's batches, by lead and number, as the log has them. The kernel only carries it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WirePosition", into = "WirePosition")]
 pub struct HistoryPosition {
+    /// The partition: its workflows may move to another one, whose chain has other places. 0 in tokens from before that.
+    pub partition: u32,
     /// Term of the lead.
     pub term: u64,
     /// Its opening within the term.
     pub opening: u32,
     /// Number of the batch within the lead.
     pub sequence: u64,
+}
+
+/// A [`HistoryPosition`] as tokens have it: the partition stands in the upper half of the term, which no term reaches. So tokens from before
+/// are read as they were written, and nodes from before take one of a partition for one of a term that they do not know.
+#[derive(Serialize, Deserialize)]
+struct WirePosition {
+    term: u64,
+    opening: u32,
+    sequence: u64,
+}
+
+impl From<WirePosition> for HistoryPosition {
+    fn from(WirePosition { term, opening, sequence }: WirePosition) -> HistoryPosition {
+        HistoryPosition { partition: (term >> 32) as u32, term: term & u64::from(u32::MAX), opening, sequence }
+    }
+}
+
+impl From<HistoryPosition> for WirePosition {
+    fn from(HistoryPosition { partition, term, opening, sequence }: HistoryPosition) -> WirePosition {
+        WirePosition { term: (u64::from(partition) << 32) | (term & u64::from(u32::MAX)), opening, sequence }
+    }
 }
 
 /// Names one started activity attempt.
@@ -164,6 +188,16 @@ mod tests {
     fn a_token_is_read_as_it_was_written() {
         let token = activity(&"w".repeat(10_000));
         assert_eq!(decode(&encode(&token)), Some(token));
+    }
+
+    #[test]
+    fn tokens_say_which_partition_they_are_of_and_those_from_before_do_not() {
+        let position = HistoryPosition { partition: 7, term: 3, opening: 2, sequence: 9 };
+        assert_eq!(decode(&encode(&position)), Some(position));
+        #[derive(Serialize)]
+        struct Before(u64, u32, u64);
+        let before = decode::<HistoryPosition>(&encode(&Before(3, 2, 9)));
+        assert_eq!(before, Some(HistoryPosition { partition: 0, ..position }));
     }
 
     #[test]

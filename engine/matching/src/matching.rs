@@ -166,6 +166,16 @@ impl Matching {
         }
     }
 
+    /// Reads the rows again of queues of which something may have been offered elsewhere.
+    pub fn read_again_of(&self, is_concerned: impl Fn(&QueueId) -> bool) {
+        let leads: Vec<GroupId> = self.leads.read().keys().copied().collect();
+        self.for_each_queue(|queue| {
+            if is_concerned(queue.id()) {
+                leads.iter().for_each(|partition| queue.open_partition(*partition, true));
+            }
+        });
+    }
+
     fn offer(&self, source: Source, address: WorkflowRef, task: Task) {
         if self.leads.read().get(&source.partition) != Some(&source.lead) {
             return;
@@ -393,8 +403,9 @@ impl Matching {
     pub(super) fn give_back(&self, queue: &QueueId, held: Held) {
         let now = Instant::now();
         match held {
-            Held::Task { position, lease } => {
-                let task = self.with_existing(queue, |queue| queue.take_back_task(position, lease, now)).flatten();
+            Held::Task { place, lease } => {
+                let position = place.1;
+                let task = self.with_existing(queue, |queue| queue.take_back_task(place, lease, now)).flatten();
                 let Some(task) = task else { return };
                 // It may be for others by now.
                 let version = self.version_of(queue, task.version.as_deref(), &task.address.workflow_id);
@@ -424,8 +435,8 @@ impl Matching {
     pub(super) fn settle(&self, queue: &QueueId, held: Held) {
         let now = Instant::now();
         match held {
-            Held::Task { position, lease } => {
-                self.with_existing(queue, |queue| queue.settle_task(position, lease, now));
+            Held::Task { place, lease } => {
+                self.with_existing(queue, |queue| queue.settle_task(place, lease, now));
             }
             Held::Query { query_id, lease } => {
                 let still_asked = self.with_existing(queue, |queue| queue.settle_query(query_id, lease, now));

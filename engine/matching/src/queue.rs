@@ -14,6 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use everlog_kernel::Time;
 use everlog_kernel::transition::QueryTask;
 use everlog_model::{FastMap, QueueId, WorkflowRef, limits};
+use everlog_storage::GroupId;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -26,7 +27,7 @@ use super::tasks::{Fetch, Position, TaskBounds, Tasks, WaitingTask};
 /// What a lease is on.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Held {
-    Task { position: Position, lease: u64 },
+    Task { place: Place, lease: u64 },
     Query { query_id: u64, lease: u64 },
 }
 
@@ -38,7 +39,7 @@ pub(super) struct Queue {
     sticky: FastMap<String, StickyLine>,
     /// In which sticky line a task waits. Mostly empty: sticky workers are waiting when their task comes.
     in_sticky: FastMap<Position, String>,
-    leased: FastMap<Position, LeasedTask>,
+    leased: FastMap<Place, LeasedTask>,
     leased_queries: FastMap<u64, LeasedQuery>,
     /// Whether rows are read at all: nobody has asked for the tasks of a queue that was only offered some.
     rows_wanted: bool,
@@ -60,10 +61,20 @@ struct StickyLine {
     tasks: BTreeMap<(u8, Time, Position), WaitingTask>,
 }
 
+impl StickyLine {
+    /// The task of a partition, if it is that which stands there.
+    fn task(&self, partition: GroupId, position: &Position) -> Option<&WaitingTask> {
+        self.tasks.get(&in_line(*position)).filter(|task| task.partition == partition)
+    }
+}
+
 /// Where a task stands in a sticky line.
 fn in_line(position: Position) -> (u8, Time, Position) {
     (position.priority, position.scheduled_time, position)
 }
+
+/// Where a task stands, and in which partition: while its slot moves from one to another, both may have it.
+type Place = (GroupId, Position);
 
 struct LeasedTask {
     lease: u64,
@@ -142,7 +153,7 @@ impl Grant {
 
 impl GrantedTask {
     pub(super) fn held(&self) -> Held {
-        Held::Task { position: self.position, lease: self.lease }
+        Held::Task { place: (self.task.partition, self.position), lease: self.lease }
     }
 }
 
@@ -263,7 +274,8 @@ impl Queue {
     fn lease_task(&mut self, position: Position, task: WaitingTask, sticky: Option<&str>, now: Instant) -> Grant {
         let lease = self.next_number();
         let is_charged = sticky.is_none();
-        self.leased.insert(position, LeasedTask { lease, is_charged, task: task.clone(), offered_again: None });
+        let place = (task.partition, position);
+        self.leased.insert(place, LeasedTask { lease, is_charged, task: task.clone(), offered_again: None });
         self.flow.count_dispatched(position.priority, now);
         self.meters.dispatched.increment(1);
         self.meters.schedule_to_start.record(age(position.scheduled_time));

@@ -64,7 +64,8 @@ impl Namespaces {
     /// See [`MetaError`].
     pub async fn forget(&self, id: NamespaceId) -> Result<(), MetaError> {
         self.change(|view| match view.by_id.get(&id) {
-            Some(record) if record.deletion.is_some() => {
+            // Steps that are under way name it.
+            Some(record) if record.deletion.is_some() && !view.moves.contains_key(&id) => {
                 let mut rows = view.deployment_rows_gone(id);
                 rows.push(RowChange::Delete { key: meta_row(MetaKind::Namespace, &id.0) });
                 Ok((rows, ()))

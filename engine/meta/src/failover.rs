@@ -109,6 +109,13 @@ impl Topology {
 }
 
 impl View {
+    /// The pools that are led where a namespace is active: its own, and the one that it moves to or from, but for those that local namespaces share.
+    pub(super) fn pools_led_for(&self, record: &NamespaceRecord) -> Vec<PoolId> {
+        let moving = self.moves.get(&record.namespace.id).map(|moving| moving.other);
+        let is_shared = |id: &PoolId| self.topology.pools.get(id).is_none_or(|pool| pool.sharing == Sharing::Placement);
+        [Some(record.pool), moving].into_iter().flatten().filter(|id| !is_shared(id)).collect()
+    }
+
     /// What changes with a namespace that becomes active in another region, besides itself: its pool should be led there, and those that share it are
     /// active there, too.
     pub(super) fn fail_over(&self, id: PoolId, namespace: NamespaceId, next: &Replication) -> Vec<RowChange> {

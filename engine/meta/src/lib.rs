@@ -1,5 +1,5 @@
 //! The metadata of the cluster: namespaces with their search attributes and worker deployments, settings of task queues, Nexus endpoints, pools of
-//! partitions, which partition holds which hash slot, which nodes there are, where replicas should be, and which nodes have them.
+//! partitions and who moves from one to another, which partition holds which hash slot, which nodes there are, where replicas should be, and which nodes have them.
 //!
 //! They are rows of the meta group, written through its log like everything else. Every node with a replica keeps a view of the rows
 //! that are applied there. A change is answered once the view has it, so that whoever made it sees it at once.
@@ -11,6 +11,7 @@ mod deployments;
 mod elsewhere;
 mod failover;
 mod joining;
+mod moves;
 mod namespaces;
 mod nexus_endpoints;
 mod operations;
@@ -27,6 +28,7 @@ mod view;
 
 pub use archival::{Archival, ArchivalWish};
 pub use joining::{ClusterAuthority, NodeCertificate, TOKENS_MAX, TokenRow, TokenScope, TokenUse};
+pub use moves::{MoveStep, NamespaceMove, NextSlots, PastStep};
 pub use namespaces::{DEFAULT_RETENTION, Namespaces, NewNamespace, Page, SYSTEM_NAMESPACE};
 pub use nexus_endpoints::{EndpointId, EndpointSpec, EndpointTarget, NexusEndpoint};
 pub use operations::Answer;

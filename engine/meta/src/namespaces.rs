@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_kernel::{Namespace, NamespaceId};
-use everlog_model::{NamespaceSource, SlotSource, SlotTable};
+use everlog_kernel::{Namespace, NamespaceId, Time};
+use everlog_model::{NamespaceSource, Share, SlotSource, SlotTable};
 use everlog_proto::api::enums::v1::{IndexedValueType, NamespaceState};
 use everlog_raft::GroupSlot;
 use everlog_storage::state::RowChange;
@@ -261,6 +261,7 @@ impl Namespaces {
                 updated: now,
                 deletion: None,
                 pool,
+                moved: Time(0),
                 replication: new.replication,
                 history_archival: Archival::default(),
                 visibility_archival: Archival::default(),
@@ -282,12 +283,11 @@ impl NamespaceSource for Namespaces {
 
 impl SlotSource for Namespaces {
     fn partition_of(&self, namespace_id: NamespaceId, slot: u16) -> Option<GroupId> {
-        self.view.borrow().slots_of(namespace_id).map(|slots| slots.owner(slot).partition)
+        self.view.borrow().partition_of(namespace_id, slot)
     }
 
-    fn partitions_of(&self, namespace_id: NamespaceId) -> Vec<GroupId> {
-        let view = self.view.borrow();
-        view.slots_of(namespace_id).into_iter().flat_map(SlotTable::partitions).collect()
+    fn shares_of(&self, namespace_id: NamespaceId) -> Vec<Share> {
+        self.view.borrow().shares_of(namespace_id)
     }
 
     fn default_partitions(&self) -> Vec<GroupId> {

@@ -1,4 +1,4 @@
-//! Pools: sets of partitions, each with a slot table of its own. A namespace is in one of them, for good.
+//! Pools: sets of partitions, each with a slot table of its own. A namespace is in one of them, and may [move](super::moves) to another.
 //!
 //! ```text
 //!   namespace ──row: pool 7──▶ pool/7 ──slot table──▶ groups 13, 14, 15, 16 ──replicas/<group>──▶ nodes
@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use everlog_kernel::{NamespaceId, Rejection};
+use everlog_kernel::Rejection;
 use everlog_model::SlotTable;
 use everlog_proto::api::enums::v1::ResourceExhaustedCause;
 use everlog_storage::GroupId;
@@ -196,17 +196,14 @@ impl Topology {
         let has_it = |pool: &Pool| pool.slots.ranges().iter().any(|range| range.partition == group);
         self.pools.iter().find(|(_, pool)| has_it(pool)).map(|(id, pool)| (*id, pool))
     }
+
+    /// The placement of a pool.
+    pub fn placement_in(&self, pool: PoolId) -> &str {
+        self.pools.get(&pool).map_or(DEFAULT_PLACEMENT, |pool| &pool.placement)
+    }
 }
 
 impl View {
-    /// Which partition of a namespace's pool holds which slot, if the namespace and its pool are known.
-    pub(super) fn slots_of(&self, namespace_id: NamespaceId) -> Option<&SlotTable> {
-        match self.by_id.get(&namespace_id)?.pool {
-            PoolId::DEFAULT => self.slots.as_deref(),
-            pool => self.topology.pools.get(&pool).map(|pool| &*pool.slots),
-        }
-    }
-
     /// The pool that is wanted, and the rows that make it what is wanted.
     pub(super) fn pool(
         &self,
@@ -259,7 +256,11 @@ impl View {
     }
 
     /// The placement that is named, or one for these regions, with its row if it is new.
-    fn placement(&self, named: Option<String>, regions: &[String]) -> Result<(String, Option<Placement>), MetaError> {
+    pub(super) fn placement(
+        &self,
+        named: Option<String>,
+        regions: &[String],
+    ) -> Result<(String, Option<Placement>), MetaError> {
         let Some(name) = named else {
             return match regions {
                 [] => Ok((DEFAULT_PLACEMENT.to_owned(), None)),
@@ -282,7 +283,11 @@ impl View {
 
     /// The pool that there is already for such namespaces.
     fn pool_with(&self, placement: &str, sharing: &Sharing) -> Result<Option<(PoolId, &Pool)>, MetaError> {
-        let is_free = |id: &PoolId| *sharing != Sharing::Own || self.by_id.values().all(|record| record.pool != *id);
+        let is_free = |id: &PoolId| {
+            *sharing != Sharing::Own
+                || (self.by_id.values().all(|record| record.pool != *id)
+                    && self.moves.values().all(|moving| moving.other != *id))
+        };
         let mut pools = self.topology.pools.iter().filter(|(_, pool)| pool.sharing == *sharing);
         match sharing {
             Sharing::FailoverGroup(name) => match pools.next() {
@@ -351,6 +356,7 @@ impl Namespaces {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use everlog_kernel::NamespaceId;
     use everlog_storage::NodeId;
 
     use super::super::record::NamespaceRecord;
@@ -472,11 +478,10 @@ mod tests {
         view.by_id.remove(&NamespaceId([3; 16]));
         assert_eq!(take(view, &own("b")), (first, 1));
         assert_eq!(view.topology.pools[&first].leaders, ["b"]);
-        assert_eq!(
-            view.slots_of(NamespaceId([4; 16])).unwrap().partitions(),
-            view.topology.pools[&second].partitions()
-        );
-        assert!(view.slots_of(NamespaceId([9; 16])).is_none());
+        let partitions: BTreeSet<_> =
+            view.shares_of(NamespaceId([4; 16])).into_iter().map(|share| share.partition).collect();
+        assert_eq!(partitions, view.topology.pools[&second].partitions());
+        assert!(view.shares_of(NamespaceId([9; 16])).is_empty());
     }
 
     #[test]

@@ -39,8 +39,10 @@ pub struct NamespaceRecord {
     pub updated: Time,
     /// Set once it is deleted with all that is in it.
     pub deletion: Option<Deletion>,
-    /// The pool of partitions that it is in, for good.
+    /// The pool of partitions that it is in, but for what of it has moved to another.
     pub pool: PoolId,
+    /// When it was the last time that something of it moved to another pool, or came back from there; 0 if nothing ever has.
+    pub moved: Time,
     /// Which regions it is in, if it is a global one.
     pub replication: Option<Replication>,
     /// Whether histories are archived, and where.
@@ -102,6 +104,8 @@ struct Row {
     history_archival: Option<ArchivalRow>,
     #[prost(message, optional, tag = "15")]
     visibility_archival: Option<ArchivalRow>,
+    #[prost(sfixed64, tag = "16")]
+    moved_ns: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -180,6 +184,7 @@ impl NamespaceRecord {
             replication: self.replication.as_ref().map(Replication::to_row),
             history_archival: self.history_archival.to_row(),
             visibility_archival: self.visibility_archival.to_row(),
+            moved_ns: self.moved.0,
         };
         row.encode_to_vec()
     }
@@ -217,6 +222,7 @@ impl NamespaceRecord {
                 .deletion
                 .map(|row| Deletion { asked: Time(row.asked_ns), delay: Duration::from_nanos(row.delay_ns) }),
             pool: PoolId(row.pool),
+            moved: Time(row.moved_ns),
             replication: row.replication.map(Replication::from_row),
             history_archival,
             visibility_archival,
@@ -257,6 +263,7 @@ pub(super) mod tests {
             updated: Time(2),
             deletion: None,
             pool: PoolId::DEFAULT,
+            moved: Time(0),
             replication: None,
             history_archival: Archival::default(),
             visibility_archival: Archival::default(),
@@ -297,6 +304,13 @@ pub(super) mod tests {
     fn a_pool_has_its_field() {
         let record = NamespaceRecord { pool: PoolId(300), ..record() };
         assert!(record.encode().ends_with(b"\x60\xac\x02"));
+        assert_eq!(NamespaceRecord::decode(record.namespace.id, &record.encode()), Ok(record));
+    }
+
+    #[test]
+    fn a_move_has_its_field() {
+        let record = NamespaceRecord { moved: Time(3), ..record() };
+        assert!(record.encode().ends_with(b"\x81\x01\x03\0\0\0\0\0\0\0"));
         assert_eq!(NamespaceRecord::decode(record.namespace.id, &record.encode()), Ok(record));
     }
 

@@ -11,8 +11,10 @@ use everlog_storage::state::RowChange;
 
 use super::archival::{Archival, ArchivalWish};
 use super::change::{now, saved};
+use super::placements::Placement;
+use super::pools::{PlaceGroups, Pool, Sharing, WantedPool, pool_row};
 use super::record::{BadBinary, NamespaceRecord};
-use super::replication::{ReplicationChange, check_local};
+use super::replication::{Replication, ReplicationChange, check_local};
 use super::view::View;
 use super::{MetaError, Namespaces};
 
@@ -166,12 +168,87 @@ impl NamespaceChange<'_> {
         };
         let next = before.changed(known, wanted, record.state, now())?;
         let id = record.namespace.id;
-        if next.regions.iter().collect::<BTreeSet<_>>() != before.regions.iter().collect() {
-            self.rows.extend(view.spread_pool(record.pool, id, &next)?);
-        } else if wanted.active.is_some() {
-            self.rows.extend(view.fail_over(record.pool, id, &next));
+        let are_others = next.regions.iter().collect::<BTreeSet<_>>() != before.regions.iter().collect();
+        for pool in view.pools_led_for(record) {
+            if are_others {
+                self.rows.extend(view.spread_pool(pool, id, &next)?);
+            } else if wanted.active.is_some() {
+                self.rows.extend(view.fail_over(pool, id, &next));
+            }
         }
         record.replication = Some(next);
+        Ok(())
+    }
+
+    /// Has it be in another placement. What a local namespace has moves to the partitions of others that are there, from now on; the partitions of a
+    /// global one are its own, and their replicas move.
+    ///
+    /// # Errors
+    ///
+    /// [`MetaError::Invalid`] if there is no such placement, [`MetaError::Protected`] if it cannot be there, or moves elsewhere at the moment.
+    pub fn set_placement(&mut self, placement: &str, place: &PlaceGroups<'_>) -> Result<(), MetaError> {
+        let (view, record) = (self.view, &*self.record);
+        let Some(replication) = &record.replication else {
+            return self.move_to(&WantedPool::OfPlacement(placement.to_owned()), place);
+        };
+        let id = view.moves.get(&record.namespace.id).map_or(record.pool, |moving| moving.target(record));
+        let Some(pool) = view.topology.pools.get(&id).filter(|pool| pool.placement != placement) else {
+            return Ok(());
+        };
+        if pool.sharing != Sharing::Own {
+            let why = format!(
+                "namespace {} is in placement {:?} together with all of its failover group: change that placement instead",
+                record.name(),
+                pool.placement,
+            );
+            return Err(MetaError::Protected(why.into()));
+        }
+        view.placement(Some(placement.to_owned()), &replication.regions)?;
+        let changed = Pool { placement: placement.to_owned(), ..pool.clone() };
+        // Where new groups would be now says whether there are nodes for it.
+        place(&view.topology, &changed).map_err(|why| MetaError::Protected(why.into()))?;
+        self.rows.push(pool_row(id, &changed));
+        Ok(())
+    }
+
+    /// Makes a local namespace a global one, in these regions and that placement, if any are named. It moves to partitions that can fail over.
+    ///
+    /// # Errors
+    ///
+    /// [`MetaError::Invalid`] with what Temporal says, [`MetaError::Protected`] if it cannot be there, or moves elsewhere at the moment.
+    pub fn promote(
+        &mut self,
+        wanted: &ReplicationChange,
+        placement: Option<String>,
+        failover_group: Option<String>,
+        place: &PlaceGroups<'_>,
+    ) -> Result<(), MetaError> {
+        let (view, record) = (self.view, &*self.record);
+        if record.replication.is_some() {
+            return Ok(());
+        }
+        let active = wanted.active.clone().unwrap_or_else(|| view.topology.home_of(record.pool));
+        let replication = Replication::new(&view.topology.regions, &active, wanted.regions.clone())?;
+        let known = view.topology.all_placements();
+        let here = view.topology.placement_in(record.pool);
+        let covers = |placement: &Placement| {
+            let has = |region| placement.regions.is_empty() || placement.regions.contains_key(region);
+            replication.regions.iter().all(has)
+        };
+        let stays = known.get(here).filter(|placement| covers(placement)).map(|known| known.name.clone());
+        let placement = placement.or(stays);
+        let regions = replication.active_first();
+        self.move_to(&WantedPool::ToFailOver { placement, failover_group, regions }, place)?;
+        self.record.replication = Some(replication);
+        Ok(())
+    }
+
+    /// Has it move to a pool, which is made if it is not there.
+    fn move_to(&mut self, wanted: &WantedPool, place: &PlaceGroups<'_>) -> Result<(), MetaError> {
+        let (pool, rows) = self.view.pool(wanted, place)?;
+        let moves = self.view.move_to(self.record, pool)?;
+        self.rows.extend(rows);
+        self.rows.extend(moves);
         Ok(())
     }
 

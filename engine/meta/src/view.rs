@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use everlog_kernel::{Deployments, NamespaceId};
-use everlog_model::{FastMap, SlotTable};
+use everlog_model::{FastMap, SlotTable, StepId};
 use everlog_proto::api::taskqueue::v1::TaskQueueConfig;
 use everlog_raft::{ChainPosition, Group, GroupSlot};
 use everlog_storage::keys::{self, MetaKind, meta_range, meta_row};
@@ -23,6 +23,7 @@ use tokio::sync::{Notify, watch};
 
 use super::MetaError;
 use super::deployments::DeploymentKey;
+use super::moves::{MoveKey, NamespaceMove, PastStep};
 use super::nexus_endpoints::{EndpointId, NexusEndpoint};
 use super::operations::{OperationKey, Operations};
 use super::record::NamespaceRecord;
@@ -48,6 +49,12 @@ pub(crate) struct View {
     /// Those that have settings.
     pub(super) task_queues: FastMap<ConfiguredQueue, Arc<TaskQueueConfig>>,
     pub(super) nexus_endpoints: BTreeMap<EndpointId, Arc<NexusEndpoint>>,
+    /// Namespaces that move to another pool.
+    pub(super) moves: FastMap<NamespaceId, Arc<NamespaceMove>>,
+    /// Steps of moves that are over, but for what their partitions have about them.
+    pub(super) past_steps: BTreeMap<StepId, Arc<PastStep>>,
+    /// The greatest id of a step that was given out.
+    pub(super) last_step: StepId,
     /// None before the cluster was founded.
     pub(super) slots: Option<Arc<SlotTable>>,
     /// What they say of the cluster itself.
@@ -110,6 +117,8 @@ impl View {
             };
         } else if let Some(about) = TopologyKey::of(key) {
             Arc::make_mut(&mut self.topology).put(about?, value.map(|value| &value[..]))?;
+        } else if let Some(about) = MoveKey::of(key) {
+            self.put_move(about?, value)?;
         } else if let Some(key) = OperationKey::of_key(key) {
             Arc::make_mut(&mut self.operations).put(key?, value)?;
         } else if let Some(id) = EndpointId::of_key(key) {

@@ -215,6 +215,24 @@ pub const JOURNAL_PAGE_ROWS: usize = 1024;
 /// Rows of the journal that a batch deletes at most. It adds one at most, so they do not become more.
 pub const JOURNAL_ROWS_DELETED_MAX: usize = 4;
 
+/// Bytes of rows of a step at which a page of them is full.
+pub const MOVE_PAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Runs whose rows a batch deletes at most where slots have moved away.
+pub const MOVE_RUNS_DELETED_MAX: usize = 64;
+
+/// How long it takes until such rows are looked for again that could not be read.
+pub const MOVE_CLEAN_AGAIN_WAIT: Duration = Duration::from_secs(1);
+
+/// How far the clock of a partition may be behind that of another one whose slots it takes: it waits for so long, with the slots frozen.
+pub const MOVE_CLOCK_WAIT_MAX: Duration = Duration::from_millis(250);
+
+/// Orders about steps that wait for a partition: whoever gives them waits for the answer of each.
+pub const MOVE_ORDERS_MAX: usize = 16;
+
+/// How long a partition takes at most to do something about a step.
+pub const MOVE_STEP_TIME_MAX: Duration = Duration::from_secs(5);
+
 /// Rows of the outbox read in one page.
 pub const OUTBOX_PAGE_ROWS: usize = 1024;
 

@@ -6,16 +6,32 @@ use everlog_kernel::NamespaceId;
 use everlog_storage::GroupId;
 use everlog_storage::keys::{self, SLOTS};
 
+use super::SlotSet;
+
 /// Which partition holds a hash slot of a namespace: each namespace is in a pool of partitions, and each pool has a table of its own.
 pub trait SlotSource: Send + Sync + 'static {
     /// The partition, if the namespace and its pool are known here.
     fn partition_of(&self, namespace_id: NamespaceId, slot: u16) -> Option<GroupId>;
 
-    /// Every partition that a namespace may have something in, by id; none if the namespace or its pool is not known here.
-    fn partitions_of(&self, namespace_id: NamespaceId) -> Vec<GroupId>;
+    /// Every partition that a namespace may have something in, by id, with what it has there; none if the namespace or its pool is not known here.
+    fn shares_of(&self, namespace_id: NamespaceId) -> Vec<Share>;
+
+    /// Every partition that a namespace may have something in, by id.
+    fn partitions_of(&self, namespace_id: NamespaceId) -> Vec<GroupId> {
+        self.shares_of(namespace_id).into_iter().map(|share| share.partition).collect()
+    }
 
     /// Every partition of the pool that namespaces are in which choose none, by id; none if its table is not known here.
     fn default_partitions(&self) -> Vec<GroupId>;
+}
+
+/// What of a namespace a partition has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The partition.
+    pub partition: GroupId,
+    /// Its slots, if the namespace is moving; otherwise all that the partition has any of.
+    pub slots: Option<SlotSet>,
 }
 
 /// The hash slot of a workflow, of any other entity, or of the home of a task queue.

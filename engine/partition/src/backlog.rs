@@ -7,13 +7,14 @@ use everlog_kernel::transition::{Task, TaskPosition};
 use everlog_matching::Backlog;
 use everlog_model::{NamespaceSource, QueueId, WorkflowRef, limits, rows};
 use everlog_raft::GroupSlots;
-use everlog_storage::GroupId;
 use everlog_storage::state::Direction;
+use everlog_storage::{GroupId, keys};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::faults::RowFaults;
 use super::load::Rows;
+use super::steps::read_moves;
 
 /// The task rows of the partitions of this node.
 pub struct TaskRows {
@@ -54,19 +55,30 @@ impl Backlog for TaskRows {
     }
 }
 
-/// Reads up to `limit` tasks of a queue behind `after`.
-fn read_page(
+/// Reads up to `limit` tasks of a queue behind `after`. Those of slots that are on their way from here, or to here, are not to be started here
+/// and are left out.
+pub(crate) fn read_page(
     rows: &impl Rows,
     namespace: &Arc<Namespace>,
     queue: &QueueId,
     after: Option<&TaskPosition>,
     limit: usize,
 ) -> Result<Vec<(WorkflowRef, Task)>, String> {
-    let range = rows::task_range(queue, after);
-    let found = rows.scan(range, Direction::Ascending, limit).map_err(|error| error.to_string())?;
-    let task = |(key, value): &(bytes::Bytes, bytes::Bytes)| {
-        let (entity, task) = rows::task(key, value)?;
-        Ok((entity.into_address(Arc::clone(namespace)), task))
-    };
-    found.iter().map(task).collect()
+    let mut range = rows::task_range(queue, after);
+    loop {
+        let found = rows.scan(range.clone(), Direction::Ascending, limit).map_err(|error| error.to_string())?;
+        // An empty list says that there are no more.
+        let Some((last, _)) = found.last() else { return Ok(Vec::new()) };
+        let task = |(key, value): &(bytes::Bytes, bytes::Bytes)| {
+            let (entity, task) = rows::task(key, value)?;
+            Ok((entity.into_address(Arc::clone(namespace)), task))
+        };
+        let mut tasks = found.iter().map(task).collect::<Result<Vec<_>, String>>()?;
+        let moves = read_moves(rows)?;
+        tasks.retain(|(address, _)| moves.is_empty() || !moves.is_closed(namespace.id, address.slot()));
+        if !tasks.is_empty() {
+            return Ok(tasks);
+        }
+        range.start = keys::after(last);
+    }
 }

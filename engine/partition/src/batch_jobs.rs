@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use everlog_kernel::RunId;
+use everlog_kernel::{NamespaceId, RunId};
 use everlog_matching::Source;
-use everlog_model::WorkflowRef;
+use everlog_model::{SlotSet, WorkflowRef};
 use everlog_storage::GroupId;
 use tokio::sync::watch;
 
@@ -59,6 +59,17 @@ impl BatchJobs {
         });
     }
 
+    /// Slots of a namespace have left the partition of a lead, or are about to: their jobs are worked on where they go.
+    pub(crate) fn left(&self, lead: Source, namespace_id: NamespaceId, slots: &SlotSet) {
+        self.0.send_if_modified(|running| {
+            let before = running.jobs.len();
+            running.jobs.retain(|_, (partition, address)| {
+                *partition != lead.partition || address.namespace.id != namespace_id || !slots.contains(address.slot())
+            });
+            running.jobs.len() != before
+        });
+    }
+
     /// A job of a lead is to be worked on, or not any more.
     pub(crate) fn tell(&self, lead: Source, run_id: RunId, address: WorkflowRef, is_running: bool) {
         self.0.send_if_modified(|running| {
@@ -79,7 +90,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use everlog_kernel::{Namespace, NamespaceId};
+    use everlog_kernel::Namespace;
 
     use super::*;
 

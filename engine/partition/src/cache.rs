@@ -31,6 +31,8 @@ pub(crate) struct Entry {
     pub(crate) runs: RunEntries,
     /// The last batch with rows of the workflow.
     pub(crate) last_batch: u64,
+    /// Tells it apart from others that were or will be in memory of the same workflow.
+    pub(crate) born: u64,
     /// When it was last asked for.
     used: Time,
     /// What was counted for it.
@@ -121,7 +123,7 @@ impl RunEntries {
 }
 
 impl Entry {
-    fn new(now: Time) -> Entry {
+    fn new(now: Time, born: u64) -> Entry {
         Entry {
             workflow: None,
             machine: None,
@@ -131,6 +133,7 @@ impl Entry {
             searches: Vec::new(),
             runs: RunEntries::default(),
             last_batch: 0,
+            born,
             used: now,
             bytes: 0,
             among_closed: false,
@@ -212,6 +215,7 @@ pub(crate) struct Cache {
     /// Workflows that were found closed, in that order: they need not stay for as long.
     closed: VecDeque<Place>,
     bytes: usize,
+    births: u64,
     sticky: StickyMemory,
 }
 
@@ -225,7 +229,8 @@ impl Cache {
     /// The entry of a workflow that is wanted `now`, made if there is none.
     pub(crate) fn entry(&mut self, key: &EntityRef, now: Time) -> &mut Entry {
         if !self.entries.contains_key(key) {
-            let mut entry = Entry::new(now);
+            self.births += 1;
+            let mut entry = Entry::new(now, self.births);
             entry.bytes = entry.measure();
             self.bytes += entry.bytes;
             self.entries.insert(key.clone(), Box::new(entry));
@@ -246,6 +251,12 @@ impl Cache {
         let entry = self.entries.remove(key)?;
         self.bytes -= entry.bytes;
         Some(*entry)
+    }
+
+    /// Forgets workflows, whatever rows do not have of them.
+    pub(crate) fn take_out(&mut self, has: impl Fn(&EntityRef) -> bool) -> Vec<Entry> {
+        let left: Vec<EntityRef> = self.entries.keys().filter(|key| has(key)).cloned().collect();
+        left.iter().filter_map(|key| self.remove(key)).collect()
     }
 
     /// Puts runs that were read from rows into a workflow's entry, with the sticky queues that they had.

@@ -32,12 +32,14 @@ use super::Dependencies;
 use super::clock::{PartitionClock, Reading};
 use super::deliver::Carrier;
 use super::job::Job;
+use super::lead::moves::StepJob;
 use super::lead::{Action, Applied, Lead, LeadSettings, Outgoing, Poison};
 use super::load::{Read, ReadFor, ReadRows, Readers};
 use super::outbox::Parcel;
 use super::pace::Pace;
 use super::skipped_time::SkippedTime;
 use super::status::{PartitionLoad, Status};
+use super::steps;
 
 /// Where a partition's jobs come from and its status goes to. Outlives leads, and groups that die.
 pub(crate) struct EventLoop {
@@ -46,6 +48,8 @@ pub(crate) struct EventLoop {
     pub(crate) carrier: Arc<dyn Carrier>,
     pub(crate) pace: Arc<Pace>,
     pub(crate) jobs: mpsc::Receiver<Job>,
+    /// What is to be done about slots that move.
+    pub(crate) steps: mpsc::Receiver<StepJob>,
     pub(crate) stop: mpsc::Receiver<oneshot::Sender<()>>,
     pub(crate) load: Arc<PartitionLoad>,
     pub(crate) status: watch::Sender<Status>,
@@ -53,6 +57,9 @@ pub(crate) struct EventLoop {
     pub(crate) stopped: Option<oneshot::Sender<()>>,
     /// Jobs that were taken from the channel and not done yet.
     pub(crate) turn: VecDeque<Job>,
+    /// The same of steps, each with how many jobs that came before it are to be taken first: whoever has looked for a slot here must be
+    /// turned away before the partition forgets that it has gone.
+    pub(crate) step_turn: VecDeque<(usize, StepJob)>,
     pub(crate) poisons: Vec<Poison>,
 }
 
@@ -184,6 +191,9 @@ impl EventLoop {
         for job in std::mem::take(&mut self.turn) {
             job.refuse(&self.not_serving(group));
         }
+        for (_, job) in std::mem::take(&mut self.step_turn) {
+            job.refuse(&self.not_serving(group));
+        }
         loop {
             tokio::select! {
                 changed = leadership.changed() => {
@@ -197,6 +207,10 @@ impl EventLoop {
                     return LeadEnd::Loop(End::Stopped);
                 }
                 job = self.jobs.recv() => match job {
+                    Some(job) => job.refuse(&self.not_serving(group)),
+                    None => return LeadEnd::Loop(End::Stopped),
+                },
+                job = self.steps.recv() => match job {
                     Some(job) => job.refuse(&self.not_serving(group)),
                     None => return LeadEnd::Loop(End::Stopped),
                 },
@@ -242,6 +256,12 @@ impl EventLoop {
             None => {}
             Some(end) => return end,
         }
+        let rows = group.clone();
+        let moves = everlog_storage::blocking::spawn(move || steps::read_moves(&rows)).await;
+        let moves = match moves.map_err(|error| error.to_string()).flatten() {
+            Ok(moves) => moves,
+            Err(error) => return LeadEnd::Failed(format!("rows about moves cannot be read: {error}")),
+        };
         *lost = BackOff::default();
         tracing::info!(partition = %group.id(), %epoch, "leading");
         self.status.send_replace(Status::Serving);
@@ -256,6 +276,7 @@ impl EventLoop {
         let rows = group.clone();
         let chain = group.clone();
         let applied = Applied {
+            moves,
             may_exist: Box::new(move |key| rows.may_exist(key)),
             contains: Box::new(move |position| chain.was_applied(position)),
         };
@@ -376,6 +397,10 @@ impl EventLoop {
                     }
                     self.turn.extend(jobs.drain(..));
                 }
+                job = self.steps.recv(), if accepts && self.step_turn.is_empty() => match job {
+                    Some(job) => self.step_turn.push_back((self.turn.len() + self.jobs.len(), job)),
+                    None => return LeadEnd::Loop(End::Stopped),
+                },
                 () = &mut leading.sleep => {}
                 () = jump(&mut leading.jumps) => {}
             }
@@ -395,7 +420,7 @@ impl EventLoop {
         let skipped_time = self.dependencies.skipped_time.clone();
         let _hold = skipped_time.as_ref().map(SkippedTime::hold);
         let reading = self.read_clocks();
-        let (pace, turn) = (&self.pace, &mut self.turn);
+        let (pace, turn, step_turn) = (&self.pace, &mut self.turn, &mut self.step_turn);
         let stepped = catch_unwind(AssertUnwindSafe(|| {
             lead.tick(reading);
             if settled {
@@ -406,6 +431,13 @@ impl EventLoop {
                 && let Some(job) = turn.pop_front()
             {
                 lead.take(job);
+                step_turn.iter_mut().for_each(|(before, _)| *before = before.saturating_sub(1));
+            }
+            while lead.accepts()
+                && step_turn.front().is_some_and(|(before, _)| *before == 0)
+                && let Some((_, job)) = step_turn.pop_front()
+            {
+                lead.take_step(job);
             }
             lead.end_turn(|since| pace.patience(since, Instant::now()));
             if let Some(time) = &skipped_time {
@@ -484,6 +516,9 @@ impl Leading<'_> {
                 Action::ReadWakes { start, horizon } => self.reader.clone().read_wakes(start, horizon),
                 Action::ReadOutbox { start } => self.reader.clone().read_outbox(start),
                 Action::ReadJournal { start } => self.reader.clone().read_journal(start),
+                Action::ReadDeletions { step, after, is_part } => {
+                    self.reader.clone().read_deletions(step, after, is_part);
+                }
                 Action::Deliver(parcels) => self.deliver(parcels),
                 Action::Fail(error) => return Err(LeadEnd::Failed(error)),
                 action @ (Action::Release(_) | Action::Withhold(..)) => self.release(dependencies, action),
@@ -525,6 +560,7 @@ impl Leading<'_> {
             | Action::ReadWakes { .. }
             | Action::ReadOutbox { .. }
             | Action::ReadJournal { .. }
+            | Action::ReadDeletions { .. }
             | Action::Deliver(_)
             | Action::Fail(_) => {}
         }
@@ -567,6 +603,9 @@ impl Outgoing {
                 dependencies.batch_jobs.tell(source, run_id, address, is_running);
             }
             Outgoing::News(news, status) => drop(news.try_send(status)),
+            Outgoing::Step(reply, result) => drop(reply.send(result)),
+            Outgoing::TasksCame => dependencies.matching.send(Message::Missed(source)),
+            Outgoing::Left { namespace_id, slots } => dependencies.batch_jobs.left(source, namespace_id, &slots),
         }
     }
 
@@ -576,10 +615,15 @@ impl Outgoing {
             Outgoing::Reply(reply, _) => drop(reply.send(Err(error.clone()))),
             Outgoing::Tell(tell) => tell(Err(error.clone())),
             Outgoing::View(reply, _) => drop(reply.try_send(Err(error.clone()))),
+            Outgoing::Step(reply, _) => drop(reply.send(Err(error.clone()))),
             // The channel closes with the lead, and the caller asks the next one.
-            Outgoing::News(..) => {}
+            Outgoing::News(..) | Outgoing::Left { .. } => {}
             // Its row, if it gets one, is found by the next lead; a run asks again for a call, and to be archived.
-            Outgoing::Task(..) | Outgoing::BatchJob(..) | Outgoing::NexusCall(..) | Outgoing::Archive(..) => {}
+            Outgoing::Task(..)
+            | Outgoing::TasksCame
+            | Outgoing::BatchJob(..)
+            | Outgoing::NexusCall(..)
+            | Outgoing::Archive(..) => {}
             Outgoing::Query(_, query) => {
                 dependencies.queries.answer(query.query_id, Err(Rejection::Unavailable(error.to_string().into())));
             }

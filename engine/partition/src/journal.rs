@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 use everlog_kernel::RunId;
 use everlog_kernel::command::Reply;
-use everlog_model::{OperationId, limits};
+use everlog_model::{OperationId, SlotSet, limits};
 use everlog_proto::api::activity::v1::ActivityOptions;
 use everlog_proto::api::workflow::v1::WorkflowExecutionOptions;
 use everlog_storage::keys::JournalKey;
@@ -35,7 +35,7 @@ pub(crate) struct Journal {
     /// The rows that there are, oldest first, and the steps in each.
     rows: VecDeque<(JournalKey, Vec<Step>)>,
     /// Steps of the batch that forms.
-    forming: Vec<(Step, u16)>,
+    forming: Vec<Step>,
     /// Jobs that wait until the rows are read.
     waiting: Vec<Job>,
     is_read: bool,
@@ -45,6 +45,8 @@ pub(crate) struct Journal {
 /// What a step came to.
 struct Done {
     reply: Recorded,
+    /// The hash slot of the entity.
+    slot: u16,
     /// The batch that it is in; 0 if that is durable.
     sequence: u64,
 }
@@ -74,11 +76,36 @@ impl Journal {
 
     /// Records that a step was done in the batch that forms, `sequence`.
     pub(crate) fn record(&mut self, step: Step, slot: u16, sequence: u64, reply: &Reply) {
-        let Some(reply) = Recorded::of(reply) else { return };
-        let done = Done { reply, sequence };
+        if let Some(reply) = Recorded::of(reply) {
+            self.add_done(step, slot, sequence, reply);
+        }
+    }
+
+    fn add_done(&mut self, step: Step, slot: u16, sequence: u64, reply: Recorded) {
+        let done = Done { reply, slot, sequence };
         self.bytes += done.bytes();
         self.done.insert(step, done);
-        self.forming.push((step, slot));
+        self.forming.push(step);
+    }
+
+    /// What was done for entities of some slots, as a row. Those of all namespaces: a step names none, and nobody else has its operation.
+    pub(crate) fn of_slots(&self, slots: &SlotSet) -> Bytes {
+        let done = self.done.iter().filter(|(_, done)| slots.contains(done.slot));
+        let mut steps: Vec<StepRow> = done.map(|(step, done)| done.reply.to_row(*step, done.slot)).collect();
+        // A page is the same each time it is read.
+        steps.sort_by(|left, right| (&left.operation, left.what).cmp(&(&right.operation, right.what)));
+        JournalRow { steps }.encode_to_vec().into()
+    }
+
+    /// Takes in such a row from another partition, with the batch that forms, `sequence`.
+    pub(crate) fn take_in(&mut self, row: Bytes, sequence: u64) -> Result<(), String> {
+        let row = JournalRow::decode(row).map_err(|error| error.to_string())?;
+        for (step, slot, reply) in row.read()? {
+            if !self.done.contains_key(&step) {
+                self.add_done(step, slot, sequence, reply);
+            }
+        }
+        Ok(())
     }
 
     /// The changes that go with the batch that leaves at `time_ns`: the row of what was done in it, and of old rows that they go.
@@ -98,10 +125,13 @@ impl Journal {
         if !self.forming.is_empty() {
             let key = JournalKey { time_ns };
             let forming = std::mem::take(&mut self.forming);
-            let row = |(step, slot): &(Step, u16)| Some(self.done.get(step)?.reply.to_row(*step, *slot));
+            let row = |step: &Step| {
+                let done = self.done.get(step)?;
+                Some(done.reply.to_row(*step, done.slot))
+            };
             let value = JournalRow { steps: forming.iter().filter_map(row).collect() }.encode_to_vec();
             changes.push(RowChange::Put { key: key.encode(), value: value.into() });
-            self.rows.push_back((key, forming.into_iter().map(|(step, _)| step).collect()));
+            self.rows.push_back((key, forming));
         }
         changes
     }
@@ -109,9 +139,9 @@ impl Journal {
     /// Takes in a page of rows that earlier leads have left. Returns the jobs that waited for the last one.
     pub(crate) fn add(&mut self, page: JournalPage) -> Vec<Job> {
         for (key, steps) in page.rows {
-            let names = steps.iter().map(|(step, _)| *step).collect();
-            for (step, reply) in steps {
-                let done = Done { reply, sequence: 0 };
+            let names = steps.iter().map(|(step, ..)| *step).collect();
+            for (step, slot, reply) in steps {
+                let done = Done { reply, slot, sequence: 0 };
                 self.bytes += done.bytes();
                 self.done.insert(step, done);
             }
@@ -132,9 +162,12 @@ impl Journal {
     }
 }
 
+/// A step that was read, with the slot of its entity and its reply.
+type Read = (Step, u16, Recorded);
+
 /// A page of the journal's rows.
 pub(crate) struct JournalPage {
-    rows: Vec<(JournalKey, Vec<(Step, Recorded)>)>,
+    rows: Vec<(JournalKey, Vec<Read>)>,
     /// Where the next page starts, if there is one.
     pub(crate) next: Option<Bytes>,
 }
@@ -153,9 +186,7 @@ pub(crate) fn read_page(rows: &impl Rows, start: Option<Bytes>) -> Result<Journa
     let row = |(key, value): (Bytes, Bytes)| {
         let key = JournalKey::decode(&key).map_err(|error| error.to_string())?;
         let row = JournalRow::decode(value).map_err(|error| error.to_string())?;
-        let steps =
-            row.steps.into_iter().map(|step| Recorded::read(step).ok_or("a step that cannot be read".to_owned()));
-        Ok((key, steps.collect::<Result<_, String>>()?))
+        Ok((key, row.read()?))
     };
     Ok(JournalPage { rows: found.into_iter().map(row).collect::<Result<_, String>>()?, next })
 }
@@ -177,6 +208,17 @@ enum Recorded {
 struct JournalRow {
     #[prost(message, repeated, tag = "1")]
     steps: Vec<StepRow>,
+}
+
+impl JournalRow {
+    /// Its steps, with the slots of their entities.
+    fn read(self) -> Result<Vec<Read>, String> {
+        let read = |row: StepRow| {
+            let slot = u16::try_from(row.slot).ok()?;
+            Recorded::read(row).map(|(step, reply)| (step, slot, reply))
+        };
+        self.steps.into_iter().map(|step| read(step).ok_or("a step that cannot be read".to_owned())).collect()
+    }
 }
 
 /// A step, and its reply.

@@ -32,6 +32,9 @@ mod machines;
 #[cfg(test)]
 mod message_tests;
 mod messages;
+#[cfg(test)]
+mod move_tests;
+pub(crate) mod moves;
 mod standings;
 #[cfg(test)]
 mod test_partition;
@@ -49,8 +52,10 @@ use everlog_kernel::command::UpdateStatus;
 use everlog_kernel::nexus::NexusCall;
 use everlog_kernel::token::HistoryPosition;
 use everlog_kernel::transition::{QueryTask, Task};
-use everlog_kernel::{Ids, Limits, Rejection, RunId, Time};
-use everlog_model::{CallError, EntityRef, InForce, NamespaceSource, RunView, WorkflowRef, limits};
+use everlog_kernel::{Ids, Limits, NamespaceId, Rejection, RunId, Time};
+use everlog_model::{
+    CallError, EntityRef, InForce, Moves, NamespaceSource, RunView, SlotSet, Step as MoveStep, WorkflowRef, limits,
+};
 use everlog_proto::api::common::v1::Payloads;
 use everlog_raft::{ChainPosition, EntryStamp, LeadEpoch};
 use everlog_storage::GroupId;
@@ -58,6 +63,7 @@ use everlog_storage::state::RowBatch;
 
 use self::batches::Batches;
 use self::messages::OutboxMetrics;
+use self::moves::{Moving, StepReply, StepReplyTo};
 use self::standings::Standings;
 use self::updates::Follower;
 use self::watching::Watcher;
@@ -66,6 +72,7 @@ use super::clock::{PartitionClock, Reading};
 use super::job::{Answer, NewsTo, ReplyTo, Tell, ViewTo};
 use super::journal::{Journal, JournalPage};
 use super::load::{LoadRequest, Read, ReadRows};
+use super::moving::Cursor;
 use super::operation::Step;
 use super::outbox::{Outbox, Parcel};
 use super::wakes::Wakes;
@@ -85,6 +92,8 @@ pub(crate) struct LeadSettings {
 
 /// What is applied, told from memory.
 pub(crate) struct Applied {
+    /// What rows say of slots that move, since the entry that opened the epoch.
+    pub(crate) moves: Moves,
     /// Whether a row may exist; `false` is certain.
     pub(crate) may_exist: MayExist,
     /// Whether the batch at a position of the chain counts; of the last few epochs before this one.
@@ -106,6 +115,8 @@ pub(crate) enum Action {
     ReadOutbox { start: Option<bytes::Bytes> },
     /// Read rows of the journal from `start`, or the first one; [`Lead::add_journal`] takes the answer.
     ReadJournal { start: Option<bytes::Bytes> },
+    /// Read which rows of slots are to be deleted that are another partition's; [`Lead::add_deletions`] takes the answer.
+    ReadDeletions { step: MoveStep, after: Option<Cursor>, is_part: bool },
     /// Carry messages to their targets; [`Lead::delivered`] takes the answers, one by one.
     Deliver(Vec<Parcel>),
     /// Let something leave the partition: it is durable, or need not be.
@@ -138,6 +149,12 @@ pub(crate) enum Outgoing {
     BatchJob(WorkflowRef, RunId, bool),
     /// How far an update has come.
     News(NewsTo, Result<UpdateStatus, CallError>),
+    /// What came of something that was to be done about a step of a move.
+    Step(StepReplyTo, Result<StepReply, CallError>),
+    /// There are task rows that nobody was told of.
+    TasksCame,
+    /// Slots of a namespace are closed here: what others keep of their entities for this partition goes.
+    Left { namespace_id: NamespaceId, slots: SlotSet },
 }
 
 /// What is being decided, for the log if it panics.
@@ -184,6 +201,7 @@ pub(crate) struct Lead {
     wakes: Wakes,
     outbox: Outbox,
     journal: Journal,
+    moving: Moving,
     watchers: HashMap<(EntityRef, RunId), Vec<Watcher>>,
     followers: HashMap<(EntityRef, RunId), Vec<Follower>>,
     /// How its entities stand, where time is skipped.
@@ -212,10 +230,11 @@ impl Lead {
         epoch: LeadEpoch,
         clock: PartitionClock,
         settings: LeadSettings,
-        applied: Applied,
+        mut applied: Applied,
         seed: u128,
         instant: Instant,
     ) -> Lead {
+        let moves = std::mem::take(&mut applied.moves);
         let label = partition.to_string();
         let standings = settings.skips_time.then(Standings::default);
         let mut lead = Lead {
@@ -231,6 +250,7 @@ impl Lead {
             wakes: Wakes::default(),
             outbox: Outbox::opening(),
             journal: Journal::default(),
+            moving: Moving::new(moves),
             watchers: HashMap::new(),
             followers: HashMap::new(),
             seeds: Ids::new(seed),
@@ -272,6 +292,7 @@ impl Lead {
     pub(crate) fn end_turn(&mut self, linger: impl Fn(Instant) -> std::time::Duration) {
         self.wake();
         self.deliver();
+        self.clean();
         self.evict();
         self.propose(linger);
     }
@@ -288,6 +309,7 @@ impl Lead {
             ReadRows::Journal(page) => self.add_journal(page),
             ReadRows::Fault(error) => self.actions.push(Action::Fail(error)),
             ReadRows::Delivered(key, delivery) => self.delivered(key, delivery),
+            ReadRows::Deletions(step, deletions) => self.add_deletions(step, deletions),
         }
     }
 
@@ -388,15 +410,19 @@ impl Lead {
     }
 
     /// Whether everything up to a place that a token names is in the history that this lead goes on with. What this lead itself has
-    /// handed out is: whatever comes stands behind it in the same chain.
+    /// handed out is: whatever comes stands behind it in the same chain. A place of another partition's chain says nothing here.
     fn is_whole(&self, position: HistoryPosition) -> bool {
-        let HistoryPosition { term, opening, sequence } = position;
+        let HistoryPosition { partition, term, opening, sequence } = position;
+        if partition != self.partition.0 && partition != 0 {
+            return false;
+        }
         let epoch = LeadEpoch { term, opening };
         epoch == self.epoch || (self.applied.contains)(ChainPosition { epoch, sequence })
     }
 
     /// The place of a batch of this lead, for a token.
     fn history_position(&self, sequence: u64) -> HistoryPosition {
-        HistoryPosition { term: self.epoch.term, opening: self.epoch.opening, sequence }
+        let LeadEpoch { term, opening } = self.epoch;
+        HistoryPosition { partition: self.partition.0, term, opening, sequence }
     }
 }

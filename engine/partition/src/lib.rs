@@ -25,6 +25,7 @@ mod lead;
 mod load;
 mod machine;
 mod memory;
+mod moving;
 mod nexus_calls;
 mod operation;
 mod outbox;
@@ -37,6 +38,7 @@ mod simulation;
 mod skipped_time;
 mod starts;
 mod status;
+mod steps;
 mod sticky_memory;
 mod wakes;
 
@@ -62,6 +64,7 @@ pub use expired_runs::{ExpiredRun, ExpiredRuns};
 pub use faults::RowFaults;
 pub use history_pages::{HistoryPage, PageSize};
 pub use job::Answer;
+pub use moving::{Cursor, Decision, Page, Plan};
 pub use nexus_calls::NexusCalls;
 pub use outbox::Delivery;
 pub use router::{Route, Router, Spread, confirm_by_quorum, confirm_leads};
@@ -72,6 +75,7 @@ pub use status::Status;
 use deliver::Post;
 use event_loop::EventLoop;
 use job::{Job, Work, command_bytes};
+use lead::moves::StepJob;
 use load::Readers;
 use pace::Pace;
 use status::PartitionLoad;
@@ -145,6 +149,7 @@ impl Partitions {
         let Hosted { node, dependencies, readers, pace, carrier, partitions } = &*self.0;
         let (sender, jobs) = mpsc::channel(limits::PARTITION_EVENTS_MAX);
         let (stop, stop_receiver) = mpsc::channel(1);
+        let (steps, steps_receiver) = mpsc::channel(limits::MOVE_ORDERS_MAX);
         let (status, status_receiver) = watch::channel(Status::Following);
         let bytes_max = dependencies.cache_bytes_max + limits::PARTITION_WORK_BYTES_MAX;
         let load = Arc::new(PartitionLoad::new(bytes_max));
@@ -154,16 +159,18 @@ impl Partitions {
             carrier: Arc::<Post>::clone(carrier),
             pace: Arc::clone(pace),
             jobs,
+            steps: steps_receiver,
             stop: stop_receiver,
             load: Arc::clone(&load),
             status,
             stopped: None,
             turn: VecDeque::new(),
+            step_turn: VecDeque::new(),
             poisons: Vec::new(),
         };
         tokio::spawn(owner::run(event_loop, Arc::clone(&group), Arc::clone(node)));
         let id = group.read().id();
-        let partition = Arc::new(Partition { id, group, jobs: sender, stop, load, status: status_receiver });
+        let partition = Arc::new(Partition { id, group, jobs: sender, steps, stop, load, status: status_receiver });
         partitions.send_modify(|all| *all = all.iter().cloned().chain([partition]).collect());
     }
 
@@ -215,6 +222,7 @@ pub struct Partition {
     id: GroupId,
     group: GroupSlot,
     jobs: mpsc::Sender<Job>,
+    steps: mpsc::Sender<StepJob>,
     stop: mpsc::Sender<oneshot::Sender<()>>,
     load: Arc<PartitionLoad>,
     status: watch::Receiver<Status>,
@@ -381,7 +389,8 @@ impl Partition {
         to: i64,
         size: PageSize,
     ) -> Result<HistoryPage, CallError> {
-        history_pages::read(self.group(), address.clone(), run_id, from, to, size).await
+        let page = history_pages::read(self.group(), address.clone(), run_id, from, to, size).await;
+        self.unless_moved(address, page).await
     }
 
     /// Reads the last of the stored events before `to`, as many as a page may have.
@@ -396,7 +405,8 @@ impl Partition {
         to: i64,
         size: PageSize,
     ) -> Result<HistoryPage, CallError> {
-        history_pages::read_back(self.group(), address.clone(), run_id, to, size).await
+        let page = history_pages::read_back(self.group(), address.clone(), run_id, to, size).await;
+        self.unless_moved(address, page).await
     }
 
     /// Starts a workflow task for a poller: the poll response, with up to a page of history and the event id that the next page
@@ -474,7 +484,10 @@ impl Partition {
         source: Option<history::HistorySource>,
     ) -> Result<StartedWorkflowTask, CallError> {
         let (mut batches, next_page_from) = match source {
-            Some(source) => source.read(&self.group(), address).await?,
+            Some(source) => {
+                let page = source.read(&self.group(), address).await;
+                self.unless_moved(address, page).await?
+            }
             None => (Vec::new(), None),
         };
         // The events of the task itself stand behind the whole history, so they go with the last page.

@@ -9,7 +9,7 @@ use everlog_kernel::rows::Suffix;
 use everlog_kernel::schedule::ScheduleRows;
 use everlog_kernel::state::{Current, Run, RunInfo};
 use everlog_kernel::{ActivityExecutions, BatchJob, EntityKind, RunId, RunRow, RunRowKind, Schedule, Time, Workflow};
-use everlog_model::{EntityRef, rows};
+use everlog_model::{EntityRef, Step, StepId, rows};
 use everlog_raft::{Group, LeadEpoch};
 use everlog_storage::blocking;
 use everlog_storage::keys::{self, KeyRange, OutboxKey};
@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 
 use super::journal::{self, JournalPage};
 use super::machine::Machine;
+use super::moving::{self, Cursor, Deletions};
 use super::outbox::{self, Delivery, OutboxPage};
 use super::wakes::{self, WakePage};
 
@@ -57,6 +58,8 @@ impl Rows for Group {
 /// What a partition wants to know of an entity.
 pub(crate) struct LoadRequest {
     pub(crate) entity: EntityRef,
+    /// The birth of the entry in memory that asks.
+    pub(crate) born: u64,
     /// Runs besides the current one.
     pub(crate) runs: Vec<RunId>,
     /// Whether the current run is wanted too; not, if the workflow is in memory already.
@@ -79,6 +82,8 @@ pub(crate) struct MessageSearch {
 /// What was found.
 pub(crate) struct Loaded {
     pub(crate) entity: EntityRef,
+    /// [`LoadRequest::born`].
+    pub(crate) born: u64,
     pub(crate) with_current: bool,
     /// Runs that were asked for, whether they were found or not.
     pub(crate) asked: Vec<RunId>,
@@ -111,6 +116,8 @@ pub(crate) enum ReadRows {
     Fault(String),
     /// A message was carried to its target.
     Delivered(OutboxKey, Delivery),
+    /// Which rows of a step are to be deleted.
+    Deletions(StepId, Result<Deletions, String>),
 }
 
 /// Where reads of one lead go to.
@@ -142,6 +149,14 @@ impl ReadFor {
         blocking::spawn(move || {
             let page = journal::read_page(&self.group, start);
             self.answer(ReadRows::Journal(page));
+        });
+    }
+
+    /// Reads which rows of a step are to be deleted, on a thread for blocking work.
+    pub(crate) fn read_deletions(self, step: Step, after: Option<Cursor>, is_part: bool) {
+        blocking::spawn(move || {
+            let deletions = moving::deletions(&self.group, &step, after.as_ref(), is_part);
+            self.answer(ReadRows::Deletions(step.id, deletions));
         });
     }
 
@@ -197,7 +212,7 @@ fn answer(reader: &ReadFor, request: LoadRequest) {
 
 /// Reads a workflow. Within one lead nobody else writes its rows, so the ranges need not be read at one moment.
 pub(crate) fn serve(group: &impl Rows, request: LoadRequest) -> Loaded {
-    let LoadRequest { entity, runs, with_current, search } = request;
+    let LoadRequest { entity, born, runs, with_current, search } = request;
     let found = match entity.kind {
         EntityKind::Workflow => load_workflow(group, &entity, &runs, with_current).map(Found::Workflow),
         EntityKind::Schedule => {
@@ -214,7 +229,7 @@ pub(crate) fn serve(group: &impl Rows, request: LoadRequest) -> Loaded {
         Ok(search) => (found, search),
         Err(error) => (Err(error), None),
     };
-    Loaded { entity, with_current, asked: runs, found, search }
+    Loaded { entity, born, with_current, asked: runs, found, search }
 }
 
 /// Whether a run or one before it, back to the one that was current when the message was sent, has taken the message.
@@ -242,7 +257,7 @@ fn current_run(group: &impl Rows, entity: &EntityRef) -> Result<Option<RunId>, S
     Ok(current.map(|current| current.run_id))
 }
 
-fn load_batch_job(group: &impl Rows, entity: &EntityRef) -> Result<BatchJob, String> {
+pub(crate) fn load_batch_job(group: &impl Rows, entity: &EntityRef) -> Result<BatchJob, String> {
     let Some(run_id) = current_run(group, entity)? else { return Ok(BatchJob::new(&*entity.id)) };
     let key = entity.key().run(&run_id.0);
     let row = |kind| group.get(&rows::only_row(&key, kind)).map_err(|error| error.to_string());
@@ -250,7 +265,7 @@ fn load_batch_job(group: &impl Rows, entity: &EntityRef) -> Result<BatchJob, Str
     BatchJob::from_rows(&*entity.id, run_id, rows).map_err(|error| error.to_string())
 }
 
-fn load_activities(
+pub(crate) fn load_activities(
     group: &impl Rows,
     entity: &EntityRef,
     runs: &[RunId],
@@ -274,7 +289,7 @@ fn load_activities(
     ActivityExecutions::from_rows(&*entity.id, current, found).map_err(|error| error.to_string())
 }
 
-fn load_schedule(group: &impl Rows, entity: &EntityRef) -> Result<Schedule, String> {
+pub(crate) fn load_schedule(group: &impl Rows, entity: &EntityRef) -> Result<Schedule, String> {
     let Some(run_id) = current_run(group, entity)? else { return Ok(Schedule::new(&*entity.id)) };
     let key = entity.key().run(&run_id.0);
     let row = |kind| group.get(&rows::only_row(&key, kind)).map_err(|error| error.to_string());
@@ -312,7 +327,7 @@ fn load_workflow(
     Ok(workflow)
 }
 
-fn load_run(group: &impl Rows, entity: &EntityRef, run_id: RunId) -> Result<Option<Run>, String> {
+pub(crate) fn load_run(group: &impl Rows, entity: &EntityRef, run_id: RunId) -> Result<Option<Run>, String> {
     const ROWS: usize = 1024;
     let key = entity.key().run(&run_id.0);
     let get = |kind| group.get(&rows::only_row(&key, kind)).map_err(|error| error.to_string());

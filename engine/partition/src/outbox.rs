@@ -186,7 +186,8 @@ impl Outbox {
             && self.sent.1 < limits::OUTBOX_SENT_BYTES_MAX
             && let Some(key) = self.ready.pop_front()
         {
-            let Some(kept) = self.messages.get_mut(&key) else { continue };
+            // One that was taken out and came back may stand here twice.
+            let Some(kept) = self.messages.get_mut(&key).filter(|kept| !kept.is_sent) else { continue };
             kept.is_sent = true;
             self.sent.0 += 1;
             self.sent.1 += kept.bytes;
@@ -230,6 +231,30 @@ impl Outbox {
         if self.messages.is_empty() {
             *self = Outbox { last: self.last, reading: self.reading, look_at: self.look_at, ..Outbox::default() };
         }
+    }
+
+    /// Takes messages out that are not to be sent from here, with the bytes of their rows. What is told of those that are sent is not heard.
+    pub(crate) fn take_out(&mut self, has: impl Fn(&OutboxKey, &OutboxMessage) -> bool) -> Vec<(Parcel, usize)> {
+        let left: Vec<OutboxKey> =
+            self.messages.iter().filter(|(key, kept)| has(key, &kept.message)).map(|(key, _)| *key).collect();
+        let parcel = |key: &OutboxKey| {
+            let kept = self.messages.get(key)?;
+            Some((Parcel { key: *key, message: Arc::clone(&kept.message) }, kept.bytes))
+        };
+        let parcels = left.iter().filter_map(parcel).collect();
+        left.iter().for_each(|key| self.remove(*key));
+        parcels
+    }
+
+    /// The key for a message that comes from another partition under `key`: the same, unless a message of another namespace has it here.
+    pub(crate) fn free_key(&self, mut key: OutboxKey, namespace_id: everlog_kernel::NamespaceId) -> OutboxKey {
+        while self.messages.get(&key).is_some_and(|kept| kept.message.namespace_id != namespace_id) {
+            key = match key.number.checked_add(1) {
+                Some(number) => OutboxKey { number, ..key },
+                None => OutboxKey { time_ns: key.time_ns + 1, number: 0, ..key },
+            };
+        }
+        key
     }
 
     /// Looks how old the messages are; `None` if it has done so a short while ago. They stay, however old.

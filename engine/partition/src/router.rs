@@ -7,7 +7,9 @@ use std::time::Instant;
 use everlog_kernel::command::Reply;
 use everlog_kernel::outbox::OutboxMessage;
 use everlog_kernel::{Command, NamespaceId, RunId};
-use everlog_model::{CallError, NamespaceSource, NodeId, QueueId, SlotSource, WorkflowRef, limits, slot_of};
+use everlog_model::{
+    CallError, NamespaceSource, NodeId, QueueId, Share, SlotSet, SlotSource, WorkflowRef, limits, slot_of,
+};
 use everlog_raft::{Group, ReadConsistency};
 use everlog_storage::GroupId;
 use futures::future::try_join_all;
@@ -30,10 +32,22 @@ pub enum Route {
 /// Where what concerns many workflows is to be asked.
 #[derive(Default)]
 pub struct Spread {
-    /// The partitions that are led here.
-    pub here: Vec<Group>,
+    /// The partitions that are led here, with the slots that are looked for in each if the namespace is moving.
+    pub here: Vec<(Group, Option<SlotSet>)>,
     /// The other nodes, with what they lead.
-    pub there: BTreeMap<NodeId, Vec<GroupId>>,
+    pub there: BTreeMap<NodeId, Vec<Share>>,
+}
+
+impl Spread {
+    /// Makes sure that what is here is led here: see [`confirm_leads`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn confirm(&self) -> Result<(), CallError> {
+        let here: Vec<_> = self.here.iter().map(|(group, _)| group.clone()).collect();
+        confirm_leads(&here).await
+    }
 }
 
 /// Finds the way of each request. Cheap to clone.
@@ -110,11 +124,15 @@ impl Router {
         self.partitions.get(partition).map(|partition| partition.group())
     }
 
-    /// The partitions that a namespace, or a workflow of it, may have something in.
-    pub fn holders(&self, namespace_id: NamespaceId, workflow: Option<&WorkflowRef>) -> Vec<GroupId> {
+    /// The partitions that a namespace, or a workflow of it, may have something in, and which slots are looked for in each.
+    pub fn holders(&self, namespace_id: NamespaceId, workflow: Option<&WorkflowRef>) -> Vec<Share> {
+        let only = |workflow: &WorkflowRef| {
+            let partition = self.slots.partition_of(namespace_id, workflow.slot())?;
+            Some(Share { partition, slots: Some([workflow.slot()].into_iter().collect()) })
+        };
         match workflow {
-            Some(workflow) => self.slots.partition_of(namespace_id, workflow.slot()).into_iter().collect(),
-            None => self.slots.partitions_of(namespace_id),
+            Some(workflow) => only(workflow).into_iter().collect(),
+            None => self.slots.shares_of(namespace_id),
         }
     }
 
@@ -152,12 +170,12 @@ impl Router {
     ///
     /// [`CallError::NotDone`] if no node is known to lead one of the partitions.
     pub fn spread(&self, namespace_id: NamespaceId, workflow: Option<&WorkflowRef>) -> Result<Spread, CallError> {
-        let partitions = self.holders(namespace_id, workflow);
+        let shares = self.holders(namespace_id, workflow);
         let mut spread = Spread { here: Vec::new(), there: BTreeMap::new() };
-        for partition in partitions {
-            match self.route(partition) {
-                Route::Here(partition) => spread.here.push(partition.group()),
-                Route::There(node) => spread.there.entry(node).or_default().push(partition),
+        for share in shares {
+            match self.route(share.partition) {
+                Route::Here(partition) => spread.here.push((partition.group(), share.slots)),
+                Route::There(node) => spread.there.entry(node).or_default().push(share),
                 Route::Nowhere => return Err(Router::nowhere()),
             }
         }
@@ -170,9 +188,10 @@ impl Router {
         &self.partitions
     }
 
-    /// The partitions of this node that a namespace may have something in.
-    pub fn partitions_of(&self, namespace_id: NamespaceId) -> Vec<Arc<Partition>> {
-        self.slots.partitions_of(namespace_id).into_iter().filter_map(|id| self.partitions.get(id)).collect()
+    /// The partitions of this node that a namespace may have something in, with its slots that each of them has if it is moving.
+    pub fn partitions_of(&self, namespace_id: NamespaceId) -> Vec<(Arc<Partition>, Option<SlotSet>)> {
+        let here = |share: Share| Some((self.partitions.get(share.partition)?, share.slots));
+        self.slots.shares_of(namespace_id).into_iter().filter_map(here).collect()
     }
 
     /// The node that is known to lead a partition; `me` is this one.

@@ -3,6 +3,7 @@
 mod certificates;
 mod cluster;
 mod cluster_view;
+mod namespaces;
 mod placements;
 mod recover;
 mod tls;

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use everlog_archive::Archive;
 use everlog_cluster::{
-    About, DiskFigures, GroupLeaders, Health, Leads, Nodes, Offers, Operations, OperationsParts, Pages, Peers, Places,
-    Pools, PoolsParts, TransportPeers, Voters,
+    About, DiskFigures, GroupLeaders, Health, Leads, MovePartitions, Moves, Nodes, Offers, Operations, OperationsParts,
+    Pages, Peers, Places, Pools, PoolsParts, TransportPeers, Voters,
 };
 use everlog_config::{DynamicConfig, Listen};
 use everlog_frontend::{Listeners, ServeError, Services};
@@ -225,6 +225,8 @@ pub struct Assembly {
     pub operations: Arc<Operations>,
     /// The pools of partitions.
     pub pools: Arc<Pools>,
+    /// What partitions do when namespaces move from one pool to another.
+    pub moves: Arc<MovePartitions>,
     /// What goes on beside, for as long as the node runs.
     pub tasks: JoinSet<()>,
 }
@@ -237,6 +239,7 @@ impl Assembly {
             disk: Arc::default(),
             operations: Arc::clone(&self.operations),
             pools: Arc::clone(&self.pools),
+            moves: Arc::clone(&self.moves),
             router: self.router.clone(),
             nodes: self.nodes.clone(),
             matching: self.matching.clone(),
@@ -372,7 +375,8 @@ impl Ground {
         let source: Arc<dyn NamespaceSource> = Arc::clone(&namespaces) as _;
         let faults = RowFaults::default();
         let rows = TaskRows::new(groups.clone(), Arc::clone(&source), faults.clone());
-        let Seams { nodes, cluster, matching } = seams(neighbours, rows, &namespaces, self.queue_tasks_in_memory_max);
+        let Seams { nodes, cluster, matching, offers } =
+            seams(neighbours, rows, &namespaces, self.queue_tasks_in_memory_max);
         if let (Some(leaders), Some(nodes)) = (leaders, &nodes) {
             leaders.set_nodes(nodes);
         }
@@ -429,6 +433,14 @@ impl Ground {
                 .and_then(|membership| membership.enrolment.as_ref())
                 .map_or(CERTIFICATE_LIFETIME, |enrolment| enrolment.lifetime()),
         });
+        let moves = Arc::new(MovePartitions {
+            namespaces: Arc::clone(&namespaces),
+            router: router.clone(),
+            nodes: nodes.clone(),
+            places: places.clone(),
+        });
+        tasks.spawn(Moves::new(Arc::clone(&namespaces), Arc::clone(&moves) as _).drive());
+        tasks.spawn(everlog_cluster::follow_homes(Arc::clone(&namespaces), Arc::downgrade(matching.local()), offers));
         let pools = Pools::new(PoolsParts {
             me,
             namespaces: Arc::clone(&namespaces),
@@ -473,6 +485,7 @@ impl Ground {
             nodes,
             operations,
             pools,
+            moves,
             tasks,
         })
     }
@@ -658,6 +671,7 @@ struct Seams {
     nodes: Option<Arc<Nodes>>,
     cluster: Cluster,
     matching: MatchingHandle,
+    offers: Option<Arc<Offers>>,
 }
 
 fn seams(
@@ -669,7 +683,7 @@ fn seams(
     let matching = |rows: Arc<dyn Backlog>| Matching::with_tasks_in_memory(rows, queue_tasks_in_memory_max);
     let Some(Neighbours { me, leaders, peers }) = neighbours else {
         let matching = MatchingHandle::new(matching(Arc::new(rows)), Arc::new(OneNode));
-        return Seams { nodes: None, cluster: Cluster::of_one(), matching };
+        return Seams { nodes: None, cluster: Cluster::of_one(), matching, offers: None };
     };
     let nodes = Nodes::new(me, peers, rows);
     let slots: Arc<dyn SlotSource> = Arc::clone(namespaces) as _;
@@ -679,7 +693,7 @@ fn seams(
     let matching = MatchingHandle::new(matching(pages), Arc::clone(&offers) as Arc<dyn Homes>);
     offers.set_matching(matching.local());
     let cluster = Cluster { leaders, others: Arc::clone(&nodes) as _ };
-    Seams { nodes: Some(nodes), cluster, matching }
+    Seams { nodes: Some(nodes), cluster, matching, offers: Some(offers) }
 }
 
 /// How the groups of a node are started.

@@ -7,6 +7,8 @@ mod batch_jobs;
 mod harness;
 #[path = "cluster/joining.rs"]
 mod joining;
+#[path = "cluster/moves.rs"]
+mod moves;
 #[path = "cluster/pools.rs"]
 mod pools;
 #[path = "cluster/regions.rs"]

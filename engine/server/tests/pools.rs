@@ -5,24 +5,31 @@
 
 mod harness;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use everlog_meta::{Founder, GroupRow, NamespaceRecord, Namespaces, NewNamespace, Pool, PoolId, Topology, WantedPool};
+use everlog_kernel::NamespaceId;
+use everlog_meta::{
+    Founder, GroupRow, NamespaceRecord, Namespaces, NewNamespace, Placement, Pool, PoolId, Topology, TopologyChange,
+    WantedPool,
+};
 use everlog_model::{NodeId, SlotSource};
 use everlog_partition::{Route, Status};
 use everlog_proto::api::common::v1::WorkflowExecution;
 use everlog_proto::api::enums::v1::EventType;
+use everlog_proto::api::namespace::v1::UpdateNamespaceInfo;
 use everlog_proto::api::workflowservice::v1::{
     CountWorkflowExecutionsRequest, GetWorkflowExecutionHistoryRequest, ListWorkflowExecutionsRequest,
     PollWorkflowTaskQueueRequest, RespondWorkflowTaskCompletedRequest, StartWorkflowExecutionRequest,
+    UpdateNamespaceRequest,
 };
-use everlog_raft::{GroupReplica, Leadership, NodeOptions};
+use everlog_raft::{Group, GroupReplica, Leadership, NodeOptions};
 use everlog_server::node::{Node, NodeError, Options};
+use everlog_storage::keys::{self, KeyRange};
 use everlog_storage::log::LogEngine;
-use everlog_storage::state::StateEngine;
+use everlog_storage::state::{Direction, StateEngine};
 use everlog_storage::{DataDirectory, GroupId, LogOptions, RocksState, SegmentLog, StateOptions};
 use harness::{Client, Server, execution, requests, start_request, within};
 use parking_lot::RwLock;
@@ -113,6 +120,72 @@ async fn what_is_in_a_pool_is_in_its_partitions_alone() {
     server.stopped().await;
 }
 
+/// How many rows each partition has of a namespace's entities and lists.
+fn rows_of(server: &Server, id: NamespaceId) -> BTreeMap<GroupId, usize> {
+    let all = keys::slot_range(0..keys::SLOTS);
+    let is_its = |key: &[u8]| keys::decode_entity_place(key).is_ok_and(|(_, namespace)| namespace == id.0);
+    let partitions = server.node.parts.router.partitions().all();
+    let rows = |group: &Group| {
+        let scan =
+            |range: KeyRange| group.scan(&range.start[..]..&range.end[..], Direction::Ascending, usize::MAX).unwrap();
+        let entities = scan(all.clone()).into_iter().filter(|(key, _)| is_its(key)).count();
+        entities + scan(keys::visibility_range(&id.0)).len()
+    };
+    partitions.iter().map(|partition| partition.group()).map(|group| (group.id(), rows(&group))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_moves_is_moved_whole_and_deleted_whole() {
+    let mut server = Server::start().await;
+    let namespaces = Arc::clone(&server.node.parts.namespaces);
+    let eu = Placement { name: "eu".to_owned(), replicas: 1, ..Placement::default() };
+    namespaces.change_topology(|_| Ok((vec![TopologyChange::Placement(eu.clone())], ()))).await.unwrap();
+    let mut client = server.client().await;
+    let mut ids = Vec::new();
+    for name in ["stays", "moves", "goes"] {
+        let record = server.node.parts.pools.register(&WantedPool::Default, new(name)).await.unwrap();
+        ids.push(record.namespace.id);
+        for number in 0..60 {
+            client.start_workflow_execution(start_in(name, &format!("w{number}"))).await.unwrap();
+        }
+    }
+    let [stays, moves, goes] = ids[..] else { panic!("{ids:?}") };
+    let before = rows_of(&server, stays);
+    for name in ["moves", "goes"] {
+        let data = [("everlog.placement".to_owned(), "eu".to_owned())].into();
+        let update_info = Some(UpdateNamespaceInfo { data, ..UpdateNamespaceInfo::default() });
+        let request =
+            UpdateNamespaceRequest { namespace: name.to_owned(), update_info, ..UpdateNamespaceRequest::default() };
+        client.update_namespace(request).await.unwrap();
+    }
+    namespaces.delete(goes, Duration::ZERO).await.unwrap();
+    let is_over = async {
+        while !namespaces.moves().is_empty() || rows_of(&server, goes).values().any(|rows| *rows > 0) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, is_over).await.unwrap();
+    let of_eu = |group: &GroupId| group.0 > 2;
+    let after = rows_of(&server, moves);
+    assert_eq!(after.len(), 10, "two that the server was founded with, and eight");
+    assert_eq!(after.iter().filter(|(group, _)| !of_eu(group)).map(|(_, rows)| rows).sum::<usize>(), 0, "{after:?}");
+    assert_eq!(after.values().sum::<usize>(), before.values().sum::<usize>(), "as many rows as of its like: {after:?}");
+    let of_another: BTreeMap<_, _> = rows_of(&server, stays).into_iter().filter(|(group, _)| !of_eu(group)).collect();
+    assert_eq!(of_another, before);
+    assert_eq!((count(&mut client, "moves").await, list(&mut client, "moves", "").await.len()), (60, 60));
+    // Its queue is at home where it is now.
+    let poll = PollWorkflowTaskQueueRequest { namespace: "moves".to_owned(), ..requests::poll_workflow("queue") };
+    let task = client.poll_workflow_task_queue(within(PATIENCE, poll)).await.unwrap().into_inner();
+    assert!(!task.task_token.is_empty());
+    let done = RespondWorkflowTaskCompletedRequest {
+        namespace: "moves".to_owned(),
+        ..requests::respond(task.task_token, Vec::new())
+    };
+    client.respond_workflow_task_completed(done).await.unwrap();
+    server.stop();
+    server.stopped().await;
+}
+
 async fn start(path: &Path) -> Result<Node, NodeError> {
     let options =
         Options { partitions: 2, cache_bytes_max: 1 << 20, tables_open_max: 100, ..Options::of_one(path.to_owned()) };
@@ -152,7 +225,7 @@ fn here(_: &Topology, pool: &Pool) -> Result<Vec<(GroupId, GroupRow)>, String> {
 }
 
 async fn serves(node: &Node, namespace: &NamespaceRecord) {
-    for partition in node.parts.router.partitions_of(namespace.namespace.id) {
+    for (partition, _) in node.parts.router.partitions_of(namespace.namespace.id) {
         let mut status = partition.status();
         let serving = status.wait_for(|status| *status == Status::Serving);
         tokio::time::timeout(PATIENCE, serving).await.unwrap().unwrap();

@@ -37,7 +37,7 @@ pub use ask::Ask;
 pub use field::Field;
 pub use filter::{Comparison, Filter, Query, Value};
 pub use legacy::{closed_query, open_query};
-pub use list::{Page, Position, count, counted, decode_token, list, only_workflow, page_size};
+pub use list::{Page, Position, Whose, count, counted, decode_token, list, only_workflow, page_size};
 pub use plan::close_times;
 pub use record::Record;
 pub use shown::entry as shown;
@@ -58,6 +58,9 @@ pub enum VisibilityError {
     /// A partition cannot answer now; the caller may try again.
     #[error("{0}")]
     Unavailable(String),
+    /// Some of the runs are in another partition by now than whoever asks knows: it may ask again, once it knows better.
+    #[error("{0}")]
+    Outdated(String),
     /// Rows cannot be read, or are not what they should be.
     #[error("{0}")]
     Internal(String),

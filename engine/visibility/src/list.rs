@@ -2,24 +2,23 @@
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use everlog_kernel::Namespace;
-use everlog_model::{WorkflowRef, limits};
+use everlog_kernel::{Namespace, NamespaceId};
+use everlog_model::{Moves, SlotSet, WorkflowRef, limits};
 use everlog_proto::api::common::v1::Payload;
 use everlog_proto::api::workflowservice::v1::CountWorkflowExecutionsResponse;
 use everlog_proto::api::workflowservice::v1::count_workflow_executions_response::AggregationGroup;
 use everlog_raft::Group;
 use everlog_storage::Watch;
 use everlog_storage::keys::{KeyRange, after, visibility_range};
-use everlog_storage::state::{Row, RowsView, Visitor};
+use everlog_storage::state::{Direction, Row, RowsView, StateError, Visitor};
 use futures::future::try_join_all;
 
 use super::field::status_name;
 use super::plan;
-use super::scan::{Rows, Scan, step};
-use super::shown;
+use super::scan::{Rows, Scan, Shown, step};
 use super::tallies::{ByStatus, Segment, Tallies, TallyKey, add};
 use super::{Filter, Query, VisibilityError};
 
@@ -59,7 +58,7 @@ impl Page {
     /// The encoded runs as lists show them, and the token of the next page (empty: there is none).
     pub fn into_response(self) -> (Vec<Bytes>, Vec<u8>) {
         let (records, token) = self.into_records();
-        (records.into_iter().map(shown::entry).collect(), token)
+        (records.into_iter().map(super::shown::entry).collect(), token)
     }
 }
 
@@ -77,14 +76,14 @@ pub fn only_workflow(namespace: &Arc<Namespace>, query: &Query) -> Option<Workfl
     Some(WorkflowRef { namespace: Arc::clone(namespace), workflow_id: workflow_id.as_str().into() })
 }
 
-/// Up to `limit` of the runs in `groups` that match a query and stand behind `after`, by what is applied here: whoever must not miss anything that was
-/// acknowledged makes sure before that these groups are led here.
+/// Up to `limit` of the runs in some partitions that match a query and stand behind `after`, by what is applied here: whoever must not miss anything that was
+/// acknowledged makes sure before that these partitions are led here.
 ///
 /// # Errors
 ///
-/// When a partition cannot answer.
+/// When a partition cannot answer, or has moved some of the runs since whoever asks has planned.
 pub async fn list(
-    groups: Vec<Group>,
+    whose: Whose,
     namespace: &Namespace,
     query: Query,
     after: Option<Position>,
@@ -92,37 +91,109 @@ pub async fn list(
 ) -> Result<Page, VisibilityError> {
     let ranges = behind(plan::bound(query.filter.as_ref()).ranges(namespace.id), namespace, after);
     let filter = Arc::new(query.filter);
-    let scans =
-        groups.iter().map(|group| Scan::new(fixed_rows(group, &ranges), ranges.clone(), filter.clone())).collect();
+    let scans = step(move || whose.views(&ranges, &filter)).await?;
     let (rows, has_more) = page(scans, limit).await?;
     let runs = rows.into_iter().map(|(key, record)| Some((position_of(&key)?, record))).collect::<Option<_>>();
     let runs = runs.ok_or_else(|| VisibilityError::Internal("a visibility row without a position".to_owned()))?;
     Ok(Page { runs, has_more })
 }
 
-/// How many runs in `groups` match a query, by status; as [`list`].
+/// How many runs in some partitions match a query, by status; as [`list`].
 ///
 /// # Errors
 ///
 /// As [`list`].
 pub async fn count(
-    groups: Vec<Group>,
+    whose: Whose,
     tallies: &Arc<Tallies>,
     namespace: &Namespace,
     query: Query,
 ) -> Result<ByStatus, VisibilityError> {
     let ranges = plan::bound(query.filter.as_ref()).ranges(namespace.id);
-    let written_out = format!("{:?}", query.filter);
     let filter = Arc::new(query.filter);
-    let count = |group: &Group| {
-        let key = TallyKey { group: group.id(), namespace: namespace.id, filter: written_out.clone() };
-        count_by_status(tallies.clone(), key, rows(group), ranges.clone(), filter.clone())
+    let count = |(group, slots): &(Group, Option<SlotSet>)| {
+        let (group, slots) = (group.clone(), slots.clone());
+        let (tallies, ranges, filter) = (Arc::clone(tallies), ranges.clone(), Arc::clone(&filter));
+        let (real, lists) = (whose.namespace_id, namespace.id);
+        async move {
+            let looked_for = slots.unwrap_or_else(SlotSet::all);
+            let moving = group.clone();
+            let (shown, looked_for) =
+                step(move || Ok((shown(real, &looked_for, |range| rows_of(&moving, &range))?, looked_for))).await?;
+            // What is hidden is counted under another name.
+            let filter_text = match &shown {
+                None => format!("{filter:?}"),
+                Some(_) => format!("{filter:?} {looked_for}"),
+            };
+            let key = TallyKey { group: group.id(), namespace: lists, filter: filter_text };
+            let counted = count_by_status(tallies, key, rows(&group), ranges, filter, shown).await?;
+            // Rows that a step took away meanwhile are missing; that it did is written down before.
+            step(move || self::shown(real, &looked_for, |range| rows_of(&group, &range))).await?;
+            Ok::<_, VisibilityError>(counted)
+        }
     };
     let mut by_status = ByStatus::new();
-    for counted in try_join_all(groups.iter().map(count)).await? {
+    for counted in try_join_all(whose.parts.iter().map(count)).await? {
         add(&mut by_status, &counted);
     }
     Ok(by_status)
+}
+
+/// Whose runs are looked for, and where.
+#[derive(Clone)]
+pub struct Whose {
+    /// The namespace. Lists of what is no workflow have ids of their own.
+    pub namespace_id: NamespaceId,
+    /// The partitions, with the slots that are looked for in each: all, if nothing is known of a move.
+    pub parts: Vec<(Group, Option<SlotSet>)>,
+}
+
+impl Whose {
+    /// The rows of all partitions, each as they are at one moment: a run that closes meanwhile changes its place, and would be seen twice. Blocks.
+    fn views(self, ranges: &[KeyRange], filter: &Arc<Option<Filter>>) -> Result<Vec<Scan>, VisibilityError> {
+        let namespace_id = self.namespace_id;
+        let scan = |(group, slots): (Group, Option<SlotSet>)| {
+            let all: Vec<_> = ranges.iter().cloned().chain(Moves::ranges()).collect();
+            let view = group.view(&all).map_err(|error| VisibilityError::Internal(error.to_string()))?;
+            let looked_for = slots.unwrap_or_else(SlotSet::all);
+            let shown = shown(namespace_id, &looked_for, |range| rows_in(&*view, &range))?;
+            let visit = move |range: &KeyRange, visit: Visitor<'_>| view.visit(&range.start[..]..&range.end[..], visit);
+            let rows = Rows { visit: Arc::new(visit), ..rows(&group) };
+            Ok(Scan::new(rows, ranges.to_vec(), Arc::clone(filter)).of(shown))
+        };
+        self.parts.into_iter().map(scan).collect()
+    }
+}
+
+/// Which runs of a partition are to be shown to whoever looks for some slots in it: all, if no other is there.
+///
+/// # Errors
+///
+/// [`VisibilityError::Outdated`] if one of the slots is not here, or not any more.
+fn shown(
+    namespace_id: NamespaceId,
+    looked_for: &SlotSet,
+    scan: impl Fn(KeyRange) -> Result<Vec<Row>, StateError>,
+) -> Result<Option<Shown>, VisibilityError> {
+    let moves = Moves::read(scan).map_err(VisibilityError::Internal)?;
+    moves.check_asker(namespace_id, looked_for).map_err(|behind| VisibilityError::Outdated(behind.to_string()))?;
+    let hides = moves.hides(namespace_id, looked_for);
+    Ok(hides.then(|| Shown { namespace_id, slots: looked_for.clone() }))
+}
+
+/// The rows of a partition in a range, as they are.
+fn rows_of(group: &Group, range: &KeyRange) -> Result<Vec<Row>, StateError> {
+    group.scan(&range.start[..]..&range.end[..], Direction::Ascending, usize::MAX)
+}
+
+/// The rows of a view in a range.
+fn rows_in(view: &dyn RowsView, range: &KeyRange) -> Result<Vec<Row>, StateError> {
+    let mut rows = Vec::new();
+    view.visit(&range.start[..]..&range.end[..], &mut |key, value| {
+        rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+        ControlFlow::Continue(())
+    })?;
+    Ok(rows)
 }
 
 /// Counts as they are told: by status, if the query is `is_grouped`.
@@ -141,22 +212,6 @@ fn group(status: i64, count: i64) -> AggregationGroup {
         ..Payload::default()
     };
     AggregationGroup { group_values: vec![payload], count }
-}
-
-/// The rows in `ranges` as they are when they are read first. A run that closes meanwhile changes its place, and would be seen twice.
-fn fixed_rows(group: &Group, ranges: &[KeyRange]) -> Rows {
-    let (viewed, ranges, view) = (group.clone(), ranges.to_vec(), OnceLock::<Box<dyn RowsView>>::new());
-    let visit = move |range: &KeyRange, visit: Visitor<'_>| {
-        let view = match view.get() {
-            Some(view) => view,
-            None => {
-                let taken = viewed.view(&ranges)?;
-                view.get_or_init(|| taken)
-            }
-        };
-        view.visit(&range.start[..]..&range.end[..], visit)
-    };
-    Rows { visit: Arc::new(visit), ..rows(group) }
 }
 
 /// The rows as they are.
@@ -254,12 +309,13 @@ async fn count_by_status(
     rows: Rows,
     ranges: Vec<KeyRange>,
     filter: Arc<Option<Filter>>,
+    shown: Option<Shown>,
 ) -> Result<ByStatus, VisibilityError> {
     let mut times = 0;
     loop {
         let watches: Vec<_> = ranges.iter().map(|range| (rows.watch)(range)).collect();
         let (mut total, unknown) = tallies.known(&key, ranges.clone());
-        let mut scan = Scan::new(rows.clone(), unknown, filter.clone());
+        let mut scan = Scan::new(rows.clone(), unknown, filter.clone()).of(shown.clone());
         while scan.next_range().is_some() {
             let segment;
             (scan, segment) = step(move || count_segment(scan)).await?;

@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use everlog_model::limits;
+use everlog_kernel::NamespaceId;
+use everlog_model::{SlotSet, limits, slot_of};
 use everlog_storage::Watch;
 use everlog_storage::keys::{KeyRange, after};
 use everlog_storage::state::{StateError, Visitor};
@@ -28,9 +29,24 @@ pub(super) struct Rows {
     pub(super) watch: Arc<dyn Fn(&KeyRange) -> Watch + Send + Sync>,
 }
 
+/// Which runs are shown of a partition that has rows of others, too: those in some slots of a namespace.
+#[derive(Clone)]
+pub(super) struct Shown {
+    pub(super) namespace_id: NamespaceId,
+    pub(super) slots: SlotSet,
+}
+
+impl Shown {
+    fn has(&self, record: &Record<'_>) -> bool {
+        self.slots.contains(slot_of(self.namespace_id, record.workflow_id()))
+    }
+}
+
 /// The rows of one partition that are still to be examined.
 pub(super) struct Scan {
     pub(super) rows: Rows,
+    /// All, if none.
+    shown: Option<Shown>,
     /// In order; the first one shrinks as it is read.
     ranges: VecDeque<KeyRange>,
     filter: Arc<Option<Filter>>,
@@ -40,7 +56,12 @@ pub(super) struct Scan {
 impl Scan {
     pub(super) fn new(rows: Rows, ranges: Vec<KeyRange>, filter: Arc<Option<Filter>>) -> Scan {
         let last_field = (*filter).as_ref().map_or(0, Filter::last_field);
-        Scan { rows, ranges: ranges.into(), filter, last_field }
+        Scan { rows, shown: None, ranges: ranges.into(), filter, last_field }
+    }
+
+    /// The same, of these runs alone.
+    pub(super) fn of(self, shown: Option<Shown>) -> Scan {
+        Scan { shown, ..self }
     }
 
     /// What is left of the range being examined, or the next one; `None` at the end. No row before it is left to be examined.
@@ -71,7 +92,8 @@ impl Scan {
                 return ControlFlow::Break(());
             };
             examined += 1;
-            let matches = (*self.filter).as_ref().is_none_or(|filter| filter.matches(&record));
+            let is_shown = self.shown.as_ref().is_none_or(|shown| shown.has(&record));
+            let matches = is_shown && (*self.filter).as_ref().is_none_or(|filter| filter.matches(&record));
             let taken = if matches { take(key, encoded, record.status) } else { ControlFlow::Continue(()) };
             if taken.is_continue() && examined < rows_max {
                 return ControlFlow::Continue(());

@@ -156,9 +156,12 @@ fn what_lists_and_workers_ask_is_what_it_always_was() {
         limit: 10,
         stale_max_ms: 0,
         asks_quorum: false,
+        slots: Vec::new(),
     };
     let stale = VisibilityRequest { stale_max_ms: 300, asks_quorum: true, ..VisibilityRequest::default() };
     check(&stale, "58ac02 6001");
+    let moving = VisibilityRequest { slots: vec![id(1), Bytes::new()], ..request(Wanted::Query("x".to_owned())) };
+    check(&moving, "0a020707 12020102 1a0178 32020505 380a 6a020101 6a00");
     check(&request(Wanted::Query("x".to_owned())), "0a020707 12020102 1a0178 32020505 380a");
     check(&request(Wanted::Open(id(1))), "0a020707 12020102 22020101 32020505 380a");
     check(&request(Wanted::Closed(id(1))), "0a020707 12020102 2a020101 32020505 380a");
@@ -249,4 +252,42 @@ fn what_operators_want_is_what_it_always_was() {
         &NodeReport { node: Some(node), groups: vec![group], waiting },
         "0a02 0802 1204 0805 1802 1a07 0a020707 120161",
     );
+}
+
+#[test]
+fn steps_of_moves_are_what_they_always_were() {
+    let asked = MoveStepRequest {
+        seen: Some(MetadataPosition { term: 3, opening: 1, sequence: 2 }),
+        partition: 2,
+        action: MoveAction::Import as i32,
+        namespace_id: id(7),
+        step_id: 300,
+        slots: id(4),
+        from: 2,
+        to: 5,
+        bytes_max: 1,
+        after: id(8),
+        page: id(9),
+        time_ns: 6,
+    };
+    let first = "0a06 0803 1001 1802 1002 1805 22020707 28ac02 32020404 3802 4005 4801 52020808 5a020909";
+    check(&asked, &format!("{first} 61 0600000000000000"));
+    let answer =
+        MoveStepResponse { slots: id(4), time_ns: 6, page: id(9), next: id(8), is_owned: true, is_released: true };
+    check(&answer, "0a020404 11 0600000000000000 1a020909 22020808 2801 3001");
+    let numbers = [
+        MoveAction::Unknown,
+        MoveAction::Plan,
+        MoveAction::Freeze,
+        MoveAction::Export,
+        MoveAction::BeginImport,
+        MoveAction::Import,
+        MoveAction::Activate,
+        MoveAction::Refuse,
+        MoveAction::Unfreeze,
+        MoveAction::Release,
+        MoveAction::IsReleased,
+        MoveAction::Forget,
+    ];
+    assert_eq!(numbers.map(|action| action as i32), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
 }

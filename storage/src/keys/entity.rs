@@ -107,6 +107,30 @@ pub fn decode_run_row(key: &[u8]) -> Result<(RunId, u8, &[u8]), KeyError> {
     read().ok_or_else(|| KeyError::new("entity", key))
 }
 
+/// Whose row of the entity table lies under `key`: the place, the namespace, the id, and the run, which is all zeros for the pointer to
+/// the current one.
+pub fn decode_entity_row(key: &[u8]) -> Result<(Place, NamespaceId, String, RunId), KeyError> {
+    let read = || {
+        let mut reader = KeyReader::new(table::ENTITY, key)?;
+        Some((reader.place()?, reader.array()?, reader.string()?, reader.array()?))
+    };
+    read().ok_or_else(|| KeyError::new("entity", key))
+}
+
+/// The same without the id, which costs nothing.
+pub fn decode_entity_place(key: &[u8]) -> Result<(Place, NamespaceId), KeyError> {
+    let read = || {
+        let mut reader = KeyReader::new(table::ENTITY, key)?;
+        Some((reader.place()?, reader.array()?))
+    };
+    read().ok_or_else(|| KeyError::new("entity", key))
+}
+
+/// All entities of a namespace in a place.
+pub fn place_range(place: Place, namespace: &NamespaceId) -> KeyRange {
+    prefix_range(&KeyWriter::new(table::ENTITY, 1 + 2 + 16).place(place).raw(namespace).finish())
+}
+
 /// All entities in a range of slots: what moves when slots move to another partition.
 pub fn slot_range(slots: Range<u16>) -> KeyRange {
     let bound = |slot| match slot {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::order::KeyWriter;
-use super::{KeyRange, prefix_range, table};
+use super::{KeyError, KeyRange, prefix_range, table};
 
 /// The kinds of metadata rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,4 +28,16 @@ pub fn meta_range(kind: MetaKind) -> KeyRange {
 /// A row of which each partition has one.
 pub fn partition_row(name: &str) -> Bytes {
     KeyWriter::new(table::PARTITION, 1 + name.len()).raw(name.as_bytes()).finish()
+}
+
+/// The rows of a partition whose names begin with `prefix`, by name.
+pub fn partition_rows(prefix: &str) -> KeyRange {
+    prefix_range(&partition_row(prefix))
+}
+
+/// The name of such a row.
+pub fn decode_partition_row(key: &[u8]) -> Result<&str, KeyError> {
+    let name = key.split_first().filter(|(first, _)| **first == table::PARTITION);
+    let name = name.and_then(|(_, name)| std::str::from_utf8(name).ok());
+    name.ok_or_else(|| KeyError::new("partition", key))
 }

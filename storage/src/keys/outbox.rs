@@ -41,6 +41,11 @@ impl OutboxKey {
         reader.end(outbox)
     }
 
+    /// The messages whose sources are in a slot.
+    pub fn of_slot(slot: u16) -> KeyRange {
+        prefix_range(&KeyWriter::new(table::OUTBOX, 1 + 2).raw(&slot.to_be_bytes()).finish())
+    }
+
     /// All messages.
     pub fn all() -> KeyRange {
         prefix_range(&[table::OUTBOX])

@@ -56,6 +56,11 @@ impl Place {
         (self.0 % u16::from(ENTITY_KINDS)) as u8
     }
 
+    /// The place behind this one: of the next kind, or of the next slot.
+    pub fn next(self) -> Option<Place> {
+        self.0.checked_add(1).map(Place)
+    }
+
     pub(super) fn to_bytes(self) -> [u8; 2] {
         self.0.to_be_bytes()
     }

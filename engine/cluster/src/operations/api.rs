@@ -11,9 +11,10 @@ use everlog_proto::cluster::{
     AddNodeRequest, AddNodeResponse, ApplyPlacementsRequest, ApplyPlacementsResponse, ClusterService,
     CreateJoinTokenRequest, CreateJoinTokenResponse, DeletePlacementRequest, DeletePlacementResponse,
     DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest, DrainNodeResponse, Group, ListJoinTokensRequest,
-    ListJoinTokensResponse, ListPlacementsRequest, ListPlacementsResponse, Node, NodeState, RemoveNodeRequest,
-    RemoveNodeResponse, ReplaceDiskRequest, ReplaceDiskResponse, Replica, RevokeJoinTokenRequest,
-    RevokeJoinTokenResponse, TransferLeadsRequest, TransferLeadsResponse,
+    ListJoinTokensResponse, ListNamespacePlacesRequest, ListNamespacePlacesResponse, ListPlacementsRequest,
+    ListPlacementsResponse, Node, NodeState, RemoveNodeRequest, RemoveNodeResponse, ReplaceDiskRequest,
+    ReplaceDiskResponse, Replica, RevokeJoinTokenRequest, RevokeJoinTokenResponse, TransferLeadsRequest,
+    TransferLeadsResponse,
 };
 use everlog_proto::internal::{LeavingNode, NewNode, SteerRequest, SteeredTransfer};
 use tokio::sync::Semaphore;
@@ -209,6 +210,13 @@ impl ClusterService for ClusterApi {
         _request: Request<ListJoinTokensRequest>,
     ) -> Result<Response<ListJoinTokensResponse>, Status> {
         Ok(Response::new(ListJoinTokensResponse { tokens: self.operations.tokens() }))
+    }
+
+    async fn list_namespace_places(
+        &self,
+        _request: Request<ListNamespacePlacesRequest>,
+    ) -> Result<Response<ListNamespacePlacesResponse>, Status> {
+        Ok(Response::new(ListNamespacePlacesResponse { namespaces: self.operations.namespace_places() }))
     }
 
     async fn revoke_join_token(

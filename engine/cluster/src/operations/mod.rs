@@ -10,6 +10,7 @@ mod api;
 mod joining;
 mod leads;
 mod merge;
+mod namespaces;
 mod placements;
 
 use std::collections::BTreeMap;

@@ -194,11 +194,16 @@ impl Execution {
         self.progress.wake_at = wanted.map(|time| time.0);
     }
 
+    /// The keys of its rows in other tables.
+    pub(crate) fn secondary_rows(&self) -> impl Iterator<Item = RowKey> {
+        let task = self.task_row.iter().map(|(key, _)| RowKey::Task(key.clone()));
+        let wake = self.progress.wake_at.map(|at| RowKey::Wake(Time(at), self.run_id));
+        std::iter::once(RowKey::Visibility(self.visibility_key())).chain(task).chain(wake)
+    }
+
     /// Deletes all rows; also the one that says which is the current one, if this is.
     pub(super) fn delete_rows(&self, is_current: bool, rows: &mut Rows) {
-        rows.push((RowKey::Visibility(self.visibility_key()), None));
-        rows.extend(self.task_row.iter().map(|(key, _)| (RowKey::Task(key.clone()), None)));
-        rows.extend(self.progress.wake_at.map(|at| (RowKey::Wake(Time(at), self.run_id), None)));
+        rows.extend(self.secondary_rows().map(|row| (row, None)));
         rows.push((RowKey::WholeRun(self.run_id), None));
         if is_current {
             rows.push((RowKey::Current, None));

@@ -21,12 +21,12 @@ pub struct ActivityExecutions {
     pub id: String,
     /// The last one.
     pub(super) current: Option<RunId>,
-    pub(super) runs: BTreeMap<RunId, Box<Execution>>,
+    pub(crate) runs: BTreeMap<RunId, Box<Execution>>,
 }
 
 /// An activity.
 #[derive(Clone, Debug)]
-pub(super) struct Execution {
+pub(crate) struct Execution {
     /// Tells it apart from others that have had its id.
     pub(super) run_id: RunId,
     pub(super) asked: Asked,

@@ -84,10 +84,15 @@ impl Live {
         Transition { reply: Ok(Reply::Done), rows, effects }
     }
 
+    /// The keys of its rows in other tables.
+    pub(crate) fn secondary_rows(&self) -> impl Iterator<Item = RowKey> {
+        let wake = self.progress.wake_at.map(|at| self.wake(at));
+        std::iter::once(RowKey::Visibility(self.visibility_key())).chain(wake)
+    }
+
     /// Deletes all there is of it.
     pub(super) fn delete_rows(&self, rows: &mut Rows) {
-        rows.push((RowKey::Visibility(self.visibility_key()), None));
-        rows.extend(self.progress.wake_at.map(|at| (self.wake(at), None)));
+        rows.extend(self.secondary_rows().map(|row| (row, None)));
         rows.push((RowKey::WholeRun(self.run_id), None));
         rows.push((RowKey::Current, None));
     }

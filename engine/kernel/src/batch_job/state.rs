@@ -12,12 +12,12 @@ use crate::{RunId, Standing, Time};
 pub struct BatchJob {
     /// Its id.
     pub id: String,
-    pub(super) live: Option<Box<Live>>,
+    pub(crate) live: Option<Box<Live>>,
 }
 
 /// A batch job that is there.
 #[derive(Clone, Debug)]
-pub(super) struct Live {
+pub(crate) struct Live {
     /// Tells it apart from others that had its id before.
     pub(super) run_id: RunId,
     pub(super) asked: Asked,

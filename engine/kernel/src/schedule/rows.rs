@@ -65,12 +65,15 @@ impl Carried {
 }
 
 impl Live {
+    /// The keys of its rows in other tables.
+    pub(crate) fn secondary_rows(&self) -> impl Iterator<Item = RowKey> {
+        let wake = self.progress.wake_at.map(|at| RowKey::Wake(Time(at), self.run_id));
+        std::iter::once(RowKey::Visibility(self.visibility_key())).chain(wake)
+    }
+
     /// Deletes all there is of it.
     pub(super) fn delete_rows(&self, rows: &mut Rows) {
-        rows.push((RowKey::Visibility(self.visibility_key()), None));
-        if let Some(wake_at) = self.progress.wake_at {
-            rows.push((RowKey::Wake(Time(wake_at), self.run_id), None));
-        }
+        rows.extend(self.secondary_rows().map(|row| (row, None)));
         rows.push((RowKey::WholeRun(self.run_id), None));
         rows.push((RowKey::Current, None));
     }

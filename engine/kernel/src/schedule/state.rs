@@ -19,12 +19,12 @@ use crate::{NamespaceId, RunId, Standing, Time, time};
 pub struct Schedule {
     /// Its id.
     pub id: String,
-    pub(super) live: Option<Box<Live>>,
+    pub(crate) live: Option<Box<Live>>,
 }
 
 /// A schedule that is there.
 #[derive(Clone, Debug)]
-pub(super) struct Live {
+pub(crate) struct Live {
     /// Tells it apart from others that had its id before.
     pub(super) run_id: RunId,
     pub(super) made_of: MadeOf,

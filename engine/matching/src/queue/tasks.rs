@@ -6,13 +6,13 @@ use everlog_storage::GroupId;
 use tokio::time::Instant;
 
 use super::super::tasks::{Fetch, Position, Tasks, WaitingTask};
-use super::{Everything, LeasedTask, Queue, in_line};
+use super::{Everything, LeasedTask, Place, Queue, in_line};
 
 impl Queue {
     pub(crate) fn offer(&mut self, position: Position, task: WaitingTask, now: Instant) {
         self.last_used = now;
         self.meters.offered.increment(1);
-        if let Some(leased) = self.leased.get_mut(&position)
+        if let Some(leased) = self.leased.get_mut(&(task.partition, position))
             && leased.task.attempt == task.attempt
         {
             leased.offered_again = Some(task);
@@ -20,7 +20,7 @@ impl Queue {
         }
         if let Some(name) = self.in_sticky.get(&position) {
             let same_line = task.sticky.as_ref() == Some(name);
-            let known = self.sticky.get(name).and_then(|sticky| sticky.tasks.get(&in_line(position)));
+            let known = self.in_sticky(task.partition, &position);
             if same_line && known.is_some_and(|known| known.attempt == task.attempt) {
                 return;
             }
@@ -75,16 +75,21 @@ impl Queue {
         None
     }
 
+    /// The task of a partition that stands in a sticky line.
+    fn in_sticky(&self, partition: GroupId, position: &Position) -> Option<&WaitingTask> {
+        self.sticky.get(self.in_sticky.get(position)?)?.task(partition, position)
+    }
+
     fn remove_from_sticky(&mut self, position: &Position) -> Option<WaitingTask> {
         let name = self.in_sticky.remove(position)?;
         self.sticky.get_mut(&name)?.tasks.remove(&in_line(*position))
     }
 
     /// A lease was dropped: its task is ready as before, and is to be put back.
-    pub(crate) fn take_back_task(&mut self, position: Position, lease: u64, now: Instant) -> Option<WaitingTask> {
-        let leased = self.end_lease(&position, lease, now)?;
+    pub(crate) fn take_back_task(&mut self, place: Place, lease: u64, now: Instant) -> Option<WaitingTask> {
+        let leased = self.end_lease(&place, lease, now)?;
         if leased.is_charged {
-            self.tasks.refund(&position, leased.task.weight);
+            self.tasks.refund(&place.1, leased.task.weight);
         }
         Some(leased.offered_again.unwrap_or(leased.task))
     }
@@ -103,29 +108,33 @@ impl Queue {
     }
 
     /// A lease ended well: its task is gone, unless it was offered once more since.
-    pub(crate) fn settle_task(&mut self, position: Position, lease: u64, now: Instant) {
-        let Some(LeasedTask { task, offered_again, .. }) = self.end_lease(&position, lease, now) else { return };
+    pub(crate) fn settle_task(&mut self, place: Place, lease: u64, now: Instant) {
+        let Some(LeasedTask { task, offered_again, .. }) = self.end_lease(&place, lease, now) else { return };
+        let (_, position) = place;
         match offered_again {
             Some(task) => self.put_back(position, task, now),
             None => self.tasks.settle(task.partition, position, task.attempt),
         }
     }
 
-    fn end_lease(&mut self, position: &Position, lease: u64, now: Instant) -> Option<LeasedTask> {
+    fn end_lease(&mut self, place: &Place, lease: u64, now: Instant) -> Option<LeasedTask> {
         self.last_used = now;
         // A later lease of the same place is that of a newer attempt.
-        self.leased.get(position).filter(|leased| leased.lease == lease)?;
-        self.leased.remove(position)
+        self.leased.get(place).filter(|leased| leased.lease == lease)?;
+        self.leased.remove(place)
     }
 
     /// Puts a task where it was, unless a newer attempt is there.
     pub(crate) fn put_back(&mut self, position: Position, task: WaitingTask, now: Instant) {
-        let newer_is_there =
-            self.in_sticky.contains_key(&position) || self.tasks.get_mut(task.partition, &position).is_some();
-        if newer_is_there {
+        let is_in_sticky = self.in_sticky(task.partition, &position).is_some();
+        if is_in_sticky || self.tasks.get_mut(task.partition, &position).is_some() {
+            // A newer attempt is there.
             return;
         }
-        if let Some(task) = self.place_in_sticky(position, task, now) {
+        // Another partition may have it in the line, too, because its slot has moved.
+        let is_line_free = !self.in_sticky.contains_key(&position);
+        let placed = if is_line_free { self.place_in_sticky(position, task, now) } else { Some(task) };
+        if let Some(task) = placed {
             self.place(position, task, now, Tasks::put_back);
         }
     }
@@ -155,7 +164,7 @@ impl Queue {
 
     pub(crate) fn forget_partition(&mut self, partition: GroupId) {
         self.tasks.forget_partition(partition);
-        self.leased.retain(|_, leased| leased.task.partition != partition);
+        self.leased.retain(|(of, _), _| *of != partition);
         for sticky in self.sticky.values_mut() {
             sticky.tasks.retain(|(_, _, position), task| {
                 let stays = task.partition != partition;
@@ -186,10 +195,12 @@ impl Queue {
         };
         let partition = fetch.partition;
         let page = rows.into_iter().map(|(address, task)| WaitingTask::new(partition, address, task)).collect();
-        let (leased, in_sticky) = (&self.leased, &self.in_sticky);
+        let (leased, in_sticky, sticky) = (&self.leased, &self.in_sticky, &self.sticky);
         let is_elsewhere = |position: &Position, task: &WaitingTask| {
-            let is_leased = leased.get(position).is_some_and(|leased| leased.task.attempt >= task.attempt);
-            is_leased || in_sticky.contains_key(position) || !is_here(task)
+            let leased = leased.get(&(partition, *position));
+            let is_leased = leased.is_some_and(|leased| leased.task.attempt >= task.attempt);
+            let in_sticky = in_sticky.get(position).and_then(|name| sticky.get(name)?.task(partition, position));
+            is_leased || in_sticky.is_some() || !is_here(task)
         };
         self.tasks.take_page(fetch, page, is_elsewhere, now);
         self.hand_out(now);

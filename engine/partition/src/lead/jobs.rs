@@ -26,6 +26,9 @@ impl Lead {
             return job.refuse(&CallError::NotDone(format!("partition {} is stopping", self.partition)));
         }
         let key = job.entity();
+        if self.is_closed(&key) {
+            return Lead::turn_away(job);
+        }
         if let Some(poison) = self.poison(&key, job.name()) {
             return job.refuse(&poison.error());
         }
@@ -65,7 +68,7 @@ impl Lead {
             }
             return;
         };
-        let with_current = entry.workflow.is_none();
+        let (with_current, born) = (entry.workflow.is_none(), entry.born);
         let first = entry.waiting.is_empty();
         let may_exist = || {
             let run = run_id.map(|run_id| rows::only_row(&key.key().run(&run_id.0), RunRowKind::State));
@@ -88,7 +91,7 @@ impl Lead {
         if with_current || new_run.is_some() {
             self.loads += 1;
             let runs = new_run.into_iter().collect();
-            self.actions.push(Action::Load(LoadRequest { entity: key, runs, with_current, search: None }));
+            self.actions.push(Action::Load(LoadRequest { entity: key, born, runs, with_current, search: None }));
         }
     }
 
@@ -96,7 +99,8 @@ impl Lead {
     pub(crate) fn loaded(&mut self, loaded: Loaded) {
         self.loads = self.loads.saturating_sub(1);
         let key = loaded.entity;
-        let Some(entry) = self.cache.get_mut(&key) else { return };
+        // One that has left memory since then, and is back, asks itself.
+        let Some(entry) = self.cache.get_mut(&key).filter(|entry| entry.born == loaded.born) else { return };
         let found = match loaded.found {
             Ok(found) => found,
             Err(error) => {

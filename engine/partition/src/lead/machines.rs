@@ -13,7 +13,7 @@ impl Lead {
     pub(super) fn admit_to_machine(&mut self, key: EntityRef, job: Job) {
         let entry = self.cache.entry(&key, self.clock.now());
         let missing = job.run_id.filter(|run_id| !entry.absent.contains(run_id));
-        let with_current = entry.machine.is_none();
+        let (with_current, born) = (entry.machine.is_none(), entry.born);
         // Only some kinds have several runs, each of which is read when it is asked for.
         let missing = match &entry.machine {
             Some(machine) => missing.filter(|run_id| machine.lacks(*run_id)),
@@ -39,7 +39,13 @@ impl Lead {
                 if with_current || new_run.is_some() {
                     self.loads += 1;
                     let runs = new_run.into_iter().collect();
-                    self.actions.push(Action::Load(LoadRequest { entity: key, runs, with_current, search: None }));
+                    self.actions.push(Action::Load(LoadRequest {
+                        entity: key,
+                        born,
+                        runs,
+                        with_current,
+                        search: None,
+                    }));
                 }
                 return;
             }

@@ -79,7 +79,8 @@ impl Lead {
     /// Takes in messages that earlier leads have left.
     pub(crate) fn add_outbox(&mut self, page: Result<OutboxPage, String>) {
         match page {
-            Ok(OutboxPage { parcels, next }) => {
+            Ok(OutboxPage { mut parcels, next }) => {
+                self.set_parcels_aside(&mut parcels);
                 self.outbox.add_page(parcels);
                 self.outbox_metrics.messages.set(self.outbox.len() as f64);
                 match next {
@@ -142,7 +143,8 @@ impl Lead {
                 entry.searches.push((search.clone(), None));
                 self.loads += 1;
                 let search = Some(search);
-                let request = LoadRequest { entity: key.clone(), runs: Vec::new(), with_current: false, search };
+                let (entity, born) = (key.clone(), entry.born);
+                let request = LoadRequest { entity, born, runs: Vec::new(), with_current: false, search };
                 self.actions.push(Action::Load(request));
             }
         }

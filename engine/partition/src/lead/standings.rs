@@ -36,6 +36,12 @@ impl Standings {
         }
     }
 
+    /// Forgets entities.
+    pub(super) fn forget(&mut self, has: impl Fn(&EntityRef) -> bool) {
+        let left: Vec<EntityRef> = self.entities.keys().filter(|key| has(key)).cloned().collect();
+        left.iter().for_each(|key| self.set(key, Standing::default()));
+    }
+
     fn total(&self) -> Standing {
         let next = self.nexts.first().map(|(next, _)| *next);
         Standing { steps: self.steps, calls: self.calls, next }

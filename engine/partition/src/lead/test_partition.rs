@@ -25,13 +25,16 @@ use everlog_storage::twin::CrashState;
 use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 
+use super::moves::{StepCommand, StepJob, StepReply};
 use super::{Action, Applied, Lead, LeadSettings, Outgoing};
 use crate::clock::{PartitionClock, Reading};
 use crate::history_pages::{self, PageSize};
 use crate::job::{Answer, Charge, Job, Work};
 use crate::journal;
 use crate::load::{Rows, serve};
+use crate::moving;
 use crate::outbox::{self, Parcel};
+use crate::steps::read_moves;
 use crate::wakes::{self, WakePage};
 
 const GROUP: GroupId = GroupId(1);
@@ -71,24 +74,33 @@ pub(super) struct Partition {
     pub(super) tasks: Vec<Task>,
     /// What was told of batch jobs: whether each is to be worked on.
     pub(super) batch_jobs: Vec<bool>,
+    /// How often matching was told to look for tasks.
+    pub(super) tasks_came: usize,
     /// The runs that were to be archived.
     pub(super) to_archive: Vec<RunId>,
-    namespace: Arc<Namespace>,
+    pub(super) namespace: Arc<Namespace>,
+    /// How other partitions know it.
+    group: GroupId,
     begun: Instant,
     passed: Duration,
 }
 
 impl Partition {
     pub(super) fn new() -> Partition {
-        Partition::of(false)
+        Partition::of(GROUP, false)
+    }
+
+    /// One that is not the first.
+    pub(super) fn numbered(number: u32) -> Partition {
+        Partition::of(GroupId(number), false)
     }
 
     /// One whose namespace archives its runs.
     pub(super) fn archiving() -> Partition {
-        Partition::of(true)
+        Partition::of(GROUP, true)
     }
 
-    fn of(archives: bool) -> Partition {
+    fn of(group: GroupId, archives: bool) -> Partition {
         let namespace = Namespace {
             archives,
             id: NamespaceId([7; 16]),
@@ -99,7 +111,7 @@ impl Partition {
         let namespace = Arc::new(namespace);
         let state = Arc::new(CrashState::new(1));
         let begun = Instant::now();
-        let lead = lead(&namespace, &state, &Chain::default(), 1, reading(begun, Duration::ZERO));
+        let lead = lead(group, &namespace, &state, &Chain::default(), 1, reading(begun, Duration::ZERO));
         let mut partition = Partition {
             state,
             chain: Chain::default(),
@@ -110,8 +122,10 @@ impl Partition {
             parcels: Vec::new(),
             tasks: Vec::new(),
             batch_jobs: Vec::new(),
+            tasks_came: 0,
             to_archive: Vec::new(),
             namespace,
+            group,
             begun,
             passed: Duration::ZERO,
         };
@@ -126,7 +140,7 @@ impl Partition {
         let chain = ChainPosition { epoch: LeadEpoch { term: 1, opening: self.opening }, sequence: 0 };
         self.apply(EntryStamp { chain, hlc: Hlc(0) }, RowBatch::default());
         let reading = reading(self.begun, self.passed);
-        self.lead = lead(&self.namespace, &self.state, &self.chain, self.opening, reading);
+        self.lead = lead(self.group, &self.namespace, &self.state, &self.chain, self.opening, reading);
     }
 
     /// Reads what is due by now, as a lead does when it begins and from time to time.
@@ -169,6 +183,11 @@ impl Partition {
                     self.lead.add_journal(page);
                     self.turn();
                 }
+                Action::ReadDeletions { step, after, is_part } => {
+                    let deletions = moving::deletions(&TwinRows(&self.state), &step, after.as_ref(), is_part);
+                    self.lead.add_deletions(step.id, deletions);
+                    self.turn();
+                }
                 Action::Deliver(parcels) => self.parcels.extend(parcels),
                 Action::Release(outgoing) => self.release(outgoing),
                 _ => {}
@@ -184,6 +203,8 @@ impl Partition {
             Outgoing::Reply(reply, answer) => drop(reply.send(answer)),
             Outgoing::View(reply, view) => drop(reply.try_send(view)),
             Outgoing::Task(_, task) => self.tasks.push(task),
+            Outgoing::Step(reply, result) => drop(reply.send(result)),
+            Outgoing::TasksCame => self.tasks_came += 1,
             Outgoing::Archive(_, run_id) => self.to_archive.push(run_id),
             Outgoing::BatchJob(_, _, is_running) => self.batch_jobs.push(is_running),
             _ => {}
@@ -220,6 +241,23 @@ impl Partition {
         let work = Work::Command { command: command.into(), reply: Some(reply) };
         let (address, operation) = (self.address("w"), Some(operation));
         self.lead.take(Job { address, run_id: None, work, operation, charge: Charge::default() });
+        self.turn();
+        waiting
+    }
+
+    /// An order about a step, and its answer, which is durable.
+    pub(super) fn order(&mut self, command: StepCommand) -> Result<StepReply, CallError> {
+        let mut waiting = self.order_on_its_way(command);
+        self.commit();
+        waiting.try_recv().expect("an answer")
+    }
+
+    /// The same while its rows are on their way.
+    pub(super) fn order_on_its_way(&mut self, command: StepCommand) -> oneshot::Receiver<Result<StepReply, CallError>> {
+        // A lead that has just begun reads rows first.
+        self.turn();
+        let (reply, waiting) = oneshot::channel();
+        self.lead.take_step(StepJob { command, reply });
         self.turn();
         waiting
     }
@@ -316,7 +354,14 @@ impl Partition {
     }
 }
 
-fn lead(namespace: &Arc<Namespace>, state: &Arc<CrashState>, chain: &Chain, opening: u32, reading: Reading) -> Lead {
+fn lead(
+    group: GroupId,
+    namespace: &Arc<Namespace>,
+    state: &Arc<CrashState>,
+    chain: &Chain,
+    opening: u32,
+    reading: Reading,
+) -> Lead {
     let settings = LeadSettings {
         namespaces: Arc::new(OneNamespace(Arc::clone(namespace))),
         limits: Arc::default(),
@@ -326,11 +371,12 @@ fn lead(namespace: &Arc<Namespace>, state: &Arc<CrashState>, chain: &Chain, open
     let clock = PartitionClock::start(chain.end().hlc, reading);
     let (rows, chain) = (Arc::clone(state), chain.clone());
     let applied = Applied {
+        moves: read_moves(&TwinRows(&rows)).unwrap(),
         may_exist: Box::new(move |key| rows.may_exist(GROUP, key)),
         contains: Box::new(move |position| chain.was_applied(position)),
     };
     let epoch = LeadEpoch { term: 1, opening };
-    let mut lead = Lead::new(GROUP, epoch, clock, settings, applied, u128::from(opening), reading.instant);
+    let mut lead = Lead::new(group, epoch, clock, settings, applied, u128::from(opening), reading.instant);
     let horizon = lead.time();
     lead.add_wakes(Ok(WakePage { wakes: Vec::new(), next: None, horizon }));
     lead

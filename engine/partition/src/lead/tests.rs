@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use everlog_kernel::{Command, Limits, Namespace, NamespaceId, RunId, Time};
-use everlog_model::{CallError, NamespaceSource, WorkflowRef, limits};
+use everlog_model::{CallError, Moves, NamespaceSource, WorkflowRef, limits};
 use everlog_proto::api::common::v1::{Payload, Payloads, WorkflowType};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::workflowservice::v1::StartWorkflowExecutionRequest;
@@ -58,7 +58,8 @@ impl Bench {
         };
         let clock = PartitionClock::start(Hlc(0), reading(start, Duration::ZERO));
         let epoch = LeadEpoch { term: 1, opening: 1 };
-        let applied = Applied { may_exist: Box::new(|_| false), contains: Box::new(|_| false) };
+        let (may_exist, contains) = (Box::new(|_: &[u8]| false), Box::new(|_| false));
+        let applied = Applied { moves: Moves::default(), may_exist, contains };
         let mut lead = Lead::new(GroupId(1), epoch, clock, settings, applied, 1, start);
         let horizon = lead.time();
         lead.add_wakes(Ok(WakePage { wakes: Vec::new(), next: None, horizon }));
@@ -197,6 +198,7 @@ fn runs_that_do_not_exist_are_not_remembered_for_ever() {
         let found = Ok(crate::load::Found::Workflow(everlog_kernel::Workflow::new("w")));
         bench.lead.loaded(crate::load::Loaded {
             entity: request.entity,
+            born: request.born,
             with_current: false,
             asked: request.runs,
             found,
@@ -222,7 +224,8 @@ fn no_more_than_so_many_workflows_are_read_at_a_time() {
     assert_eq!(loads, limits::PARTITION_LOADS_MAX);
     let entity = WorkflowRef { namespace, workflow_id: "cold0".into() }.entity();
     let found = Ok(crate::load::Found::Workflow(everlog_kernel::Workflow::new("cold0")));
-    bench.lead.loaded(crate::load::Loaded { entity, with_current: true, asked: Vec::new(), found, search: None });
+    let loaded = crate::load::Loaded { entity, born: 1, with_current: true, asked: Vec::new(), found, search: None };
+    bench.lead.loaded(loaded);
     assert!(bench.lead.accepts());
 }
 

@@ -89,6 +89,7 @@ impl Lead {
             }
             let now = self.now();
             let Some(wake) = self.wakes.pop_due(now) else { return };
+            let Some(wake) = self.set_wake_aside(wake) else { continue };
             let Some(namespace) = self.settings.namespaces.by_id(wake.entity.namespace_id) else {
                 // This node's view of the namespaces lags behind the row: it is looked at again, never dropped.
                 self.wakes.push(Wake { time: now.plus(limits::NAMESPACE_WAIT), ..wake });

@@ -12,6 +12,12 @@ pub(super) struct Watcher {
     reply: ViewTo,
 }
 
+impl Watcher {
+    pub(super) fn into_reply(self) -> ViewTo {
+        self.reply
+    }
+}
+
 impl Lead {
     pub(super) fn watch(&mut self, key: &EntityRef, run_id: Option<RunId>, seen: Option<i64>, reply: ViewTo) {
         let Some(entry) = self.cache.get_mut(key) else { return };

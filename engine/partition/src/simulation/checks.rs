@@ -78,6 +78,7 @@ impl World {
         for partition in 0..self.partitions.len() {
             self.check_partition(partition, &mut found);
         }
+        self.check_moves();
         found.resets.check();
         found.families.check(&found.resets);
         found.scheduled.check();
@@ -108,11 +109,15 @@ impl World {
             assert!(due >= time, "a task of {} was forgotten: {task:?}", entity.id);
             offered.insert((task.key, task.attempt));
         }
-        for number in 0..WORKFLOWS {
-            let address = self.address(&workflow_id(partition, number));
-            self.check_workflow(&rows, &address, time, &offered, found);
+        for begun in 0..self.partitions.len() {
+            let ids = (0..WORKFLOWS).map(|number| workflow_id(begun, number));
+            for id in ids.filter(|id| self.true_home_of(id) == partition) {
+                self.check_workflow(&rows, &self.address(&id), time, &offered, found);
+            }
+            if self.true_home_of(&format!("{begun}-schedule")) == partition {
+                self.check_schedule(&rows, begun, time, &mut found.scheduled);
+            }
         }
-        self.check_schedule(&rows, partition, time, &mut found.scheduled);
     }
 
     fn check_workflow(
@@ -124,7 +129,8 @@ impl World {
         found: &mut Found,
     ) {
         let runs = runs(rows, address).into_iter().collect();
-        let loaded = serve(rows, LoadRequest { entity: address.entity(), runs, with_current: true, search: None });
+        let loaded =
+            serve(rows, LoadRequest { entity: address.entity(), born: 0, runs, with_current: true, search: None });
         let Ok(Loaded::Workflow(workflow)) = loaded.found else { panic!("rows are readable") };
         let open = workflow.runs.values().filter(|run| run.is_open()).count();
         assert!(open <= 1, "{open} runs of {} are open", address.workflow_id);

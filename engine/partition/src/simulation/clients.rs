@@ -70,8 +70,8 @@ pub(super) fn workflow_id(partition: usize, number: usize) -> String {
     format!("{partition}-{number}")
 }
 
-/// The partition of a workflow.
-pub(super) fn partition_of(workflow_id: &str) -> usize {
+/// The partition that a workflow begins in.
+pub(super) fn prefix_of(workflow_id: &str) -> usize {
     let (partition, _) = workflow_id.split_once('-').expect("an id names its partition");
     partition.parse().expect("an id names its partition")
 }
@@ -88,7 +88,8 @@ impl World {
     /// Sends a command to where its workflow is.
     pub(super) fn send(&mut self, workflow_id: &str, run_id: Option<RunId>, command: impl Into<Command>, asked: Asked) {
         let job = self.call(workflow_id, run_id, command.into(), asked);
-        self.carry(partition_of(workflow_id), job);
+        let home = self.home_of(workflow_id);
+        self.carry(home, job);
     }
 
     /// A command of somebody who waits for its answer.
@@ -115,7 +116,8 @@ impl World {
         let (target, run_id) = (&message.target_workflow_id, message.target_run_id);
         if self.faults && self.random.percent(10) {
             let job = self.call(target, run_id, crate::deliver::receipt(&message), Asked::Other);
-            self.after(Duration::ZERO, Event::Arrive { partition: partition_of(target), job: Box::new(job) });
+            let home = self.home_of(target);
+            self.after(Duration::ZERO, Event::Arrive { partition: home, job: Box::new(job) });
         }
         let asked = Asked::Message { partition, epoch, key };
         self.send(target, run_id, crate::deliver::receipt(&message), asked);

@@ -13,10 +13,11 @@ use everlog_storage::GroupId;
 use everlog_storage::state::{RowBatch, StateEngine};
 
 use super::Sabotage;
-use super::world::{Event, OneNamespace, World, nanos};
+use super::world::{Event, OneNamespace, TwinRows, World, nanos};
 use crate::clock::PartitionClock;
 use crate::job::Job;
 use crate::lead::{Applied, Lead, LeadSettings};
+use crate::steps::read_moves;
 
 /// A partition: its group's log and, while this node leads, its lead.
 pub(super) struct Partition {
@@ -217,6 +218,7 @@ impl World {
         let disk = Arc::clone(&self.disk);
         let chain = log.chain().clone();
         let applied = Applied {
+            moves: read_moves(&TwinRows(&disk, group)).expect("the twin is up"),
             may_exist: Box::new(move |key| disk.may_exist(group, key)),
             contains: Box::new(move |position| chain.was_applied(position)),
         };

@@ -16,10 +16,11 @@
 //! repeated; parents and children agree on what became of each other; what was told of an update is in the history, and nothing of one that
 //! was rejected; schedules and the workflows that they start agree; what came to a run behind the event to
 //! which it was reset has come to the run that goes on from there; no task is forgotten, and those of activities are there that wait for a
-//! worker, whatever operators have done to them.
+//! worker, whatever operators have done to them; and everything is in one partition, with all that follows from it, whatever slots have moved
+//! to and fro while whoever drives that was killed.
 //!
-//! `world` is the clock and what happens when, `log` and `turns` are a partition, `clients`, `operators` and `workers` those who use it, `checks`
-//! what must hold. Everything that goes to a partition goes through `World::carry`, as messages between partitions will.
+//! `world` is the clock and what happens when, `log` and `turns` are a partition, `clients`, `operators` and `workers` those who use it, `moves` whoever moves
+//! slots between partitions, `checks` what must hold. Everything that goes to a partition goes through `World::carry`, as messages between partitions will.
 //!
 //! `EVERLOG_SIMULATION_SEEDS=COUNT`, or `FIRST..LAST`, runs those seeds instead of the ones of the gate, and `EVERLOG_SIMULATION_MINUTES=60` runs new
 //! ones for so long. A failing seed is printed; it belongs into [`KEPT`].
@@ -30,6 +31,7 @@ mod checks;
 mod clients;
 mod families;
 mod log;
+mod moves;
 mod operators;
 mod resets;
 mod schedules;
@@ -79,21 +81,33 @@ enum Sabotage {
     EndsUntold,
     /// Of what has happened behind the event to which a workflow is reset, nothing is read.
     ResetsBlind,
+    /// Slots are given back to the partition that they were to leave, though the other one has not refused them.
+    UnfrozenUnrefused,
+    /// Slots are activated after their first page.
+    PagesForgotten,
+    /// Messages that have not arrived stay behind where slots have moved away.
+    MessagesForgotten,
+    /// Slots are copied before they are frozen.
+    CopiedUnfrozen,
 }
 
 /// A seed that finds each. Changes of the engine move them; the test then looks for others, and tells which.
 const FOUND: &[(Sabotage, u64)] = &[
     (Sabotage::ChainUnchecked, 3),
-    (Sabotage::OpenedTooEarly, 15),
-    (Sabotage::ReadsOfAnyLead, 0),
+    (Sabotage::OpenedTooEarly, 12),
+    (Sabotage::ReadsOfAnyLead, 63),
     (Sabotage::AnsweredTooEarly, 0),
-    (Sabotage::OverdueForgotten, 15),
-    (Sabotage::WallClockBelieved, 1),
+    (Sabotage::OverdueForgotten, 2),
+    (Sabotage::WallClockBelieved, 4),
     (Sabotage::JournalForgotten, 0),
-    (Sabotage::EarlierRunsForgotten, 3),
-    (Sabotage::FirstRunsForgotten, 329),
-    (Sabotage::EndsUntold, 2),
-    (Sabotage::ResetsBlind, 0),
+    (Sabotage::EarlierRunsForgotten, 14),
+    (Sabotage::FirstRunsForgotten, 409),
+    (Sabotage::EndsUntold, 0),
+    (Sabotage::ResetsBlind, 2),
+    (Sabotage::UnfrozenUnrefused, 1),
+    (Sabotage::PagesForgotten, 2),
+    (Sabotage::MessagesForgotten, 5),
+    (Sabotage::CopiedUnfrozen, 0),
 ];
 
 /// Runs a seed; what it came to, or what went wrong.
@@ -120,6 +134,8 @@ fn invariants_hold_whatever_log_disk_clock_and_readers_do() {
     let sum = |of: fn(&Story) -> u64| stories.iter().map(of).sum::<u64>();
     let (tasks, two_in_flight) = (sum(|story| story.tasks), sum(|story| story.two_in_flight));
     assert!(tasks > 0 && two_in_flight > 0, "{tasks} tasks, {two_in_flight} times two batches in flight");
+    let moved = sum(|story| story.moved);
+    assert!(moved > stories.len() as u64, "{moved} steps moved slots in {} stories", stories.len());
 }
 
 #[test]

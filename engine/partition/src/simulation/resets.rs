@@ -13,7 +13,7 @@ use everlog_proto::api::workflowservice::v1::ResetWorkflowExecutionRequest;
 use tokio::sync::oneshot;
 
 use super::Sabotage;
-use super::clients::{Asked, partition_of};
+use super::clients::Asked;
 use super::world::{TwinRows, World};
 use crate::job::{Charge, Job, Work};
 use crate::reset::{read_events, read_kept};
@@ -65,7 +65,7 @@ impl World {
         }));
         let job =
             Job { address: self.address(&of.workflow_id), run_id, work, operation: None, charge: Charge::default() };
-        let partition = partition_of(&of.workflow_id);
+        let partition = self.home_of(&of.workflow_id);
         self.looks.push(Look { of, seen });
         self.carry(partition, job);
     }
@@ -88,7 +88,7 @@ impl World {
 
     fn read_on(&mut self, mut of: Resetting, seen: Seen) {
         let address = self.address(&of.workflow_id);
-        let group = self.partitions[partition_of(&of.workflow_id)].group;
+        let group = self.partitions[self.true_home_of(&of.workflow_id)].group;
         let disk = std::sync::Arc::clone(&self.disk);
         let rows = TwinRows(&disk, group);
         // A disk that was killed may not have what was told before.

@@ -92,7 +92,7 @@ impl World {
     pub(super) fn check_schedule(&self, rows: &TwinRows<'_>, partition: usize, now: Time, found: &mut Scheduled) {
         let id = format!("{partition}-schedule");
         let entity = self.address(&id).entity_of(EntityKind::Schedule);
-        let request = LoadRequest { entity, runs: Vec::new(), with_current: true, search: None };
+        let request = LoadRequest { entity, born: 0, runs: Vec::new(), with_current: true, search: None };
         let Ok(Loaded::Machine(Machine::Schedule(mut schedule))) = serve(rows, request).found else {
             panic!("rows are readable")
         };

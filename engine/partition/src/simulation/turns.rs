@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use everlog_kernel::Time;
 use everlog_matching::{Message, Source};
-use everlog_model::limits;
+use everlog_model::{Step, limits};
 use everlog_raft::LeadEpoch;
 
 use super::Sabotage;
@@ -13,6 +13,7 @@ use super::world::{Event, TwinRows, World, nanos};
 use crate::journal::{self, JournalPage};
 use crate::lead::{Action, Outgoing};
 use crate::load::{Found, LoadRequest, Read, ReadRows, serve};
+use crate::moving::{self, Cursor};
 use crate::outbox;
 use crate::wakes::{self, WakePage};
 
@@ -22,6 +23,7 @@ pub(super) enum Wanted {
     Wakes { start: Option<bytes::Bytes>, horizon: Time },
     Outbox { start: Option<bytes::Bytes> },
     Journal { start: Option<bytes::Bytes> },
+    Deletions { step: Step, after: Option<Cursor>, is_part: bool },
 }
 
 impl World {
@@ -53,6 +55,9 @@ impl World {
                     self.ask(partition, epoch, Wanted::Wakes { start, horizon });
                 }
                 Action::ReadJournal { start } => self.ask(partition, epoch, Wanted::Journal { start }),
+                Action::ReadDeletions { step, after, is_part } => {
+                    self.ask(partition, epoch, Wanted::Deletions { step, after, is_part });
+                }
                 Action::ReadOutbox { start } => self.ask(partition, epoch, Wanted::Outbox { start }),
                 Action::Deliver(parcels) => {
                     parcels.into_iter().for_each(|parcel| self.deliver(partition, epoch, parcel))
@@ -159,6 +164,12 @@ impl World {
                 ReadRows::Journal(Ok(JournalPage::empty()))
             }
             Wanted::Journal { start } => ReadRows::Journal(journal::read_page(&rows, start)),
+            Wanted::Deletions { step, .. } if fails => {
+                ReadRows::Deletions(step.id, Err("the disk does not answer".to_owned()))
+            }
+            Wanted::Deletions { step, after, is_part } => {
+                ReadRows::Deletions(step.id, moving::deletions(&rows, &step, after.as_ref(), is_part))
+            }
             Wanted::Wakes { start, horizon } => ReadRows::Wakes(wakes::read_page(&rows, start, horizon)),
         };
         self.after(delay, Event::ReadDone { partition, read: Read { epoch, rows } });
@@ -177,6 +188,9 @@ impl World {
         match action {
             Action::Release(Outgoing::Reply(reply, answer)) => drop(reply.send(answer)),
             Action::Withhold(Outgoing::Reply(reply, _), error) => drop(reply.send(Err(error))),
+            Action::Release(Outgoing::Step(reply, answer)) => drop(reply.send(answer)),
+            Action::Withhold(Outgoing::Step(reply, _), error) => drop(reply.send(Err(error))),
+            Action::Release(Outgoing::TasksCame) => self.matching.receive(Message::Missed(source)),
             Action::Release(Outgoing::Tell(tell)) => tell(Ok(())),
             Action::Withhold(Outgoing::Tell(tell), error) => tell(Err(error)),
             Action::Release(Outgoing::Task(workflow, task)) => {

@@ -117,7 +117,8 @@ impl World {
         let job =
             Job { address: self.address(workflow_id), run_id: None, work, operation: None, charge: Charge::default() };
         self.updates.followed.push(Followed { update_id, answer: Some(answer), news: steps, run_id: None });
-        self.carry(super::clients::partition_of(workflow_id), job);
+        let home = self.home_of(workflow_id);
+        self.carry(home, job);
     }
 
     /// Clients take what they are told of their updates.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use everlog_kernel::transition::{Task, TaskPosition};
 use everlog_kernel::{Namespace, NamespaceId, RunId, Time};
 use everlog_matching::{Backlog, Matching};
-use everlog_model::{NamespaceSource, QueueId, WorkflowRef, limits, rows};
+use everlog_model::{NamespaceSource, QueueId, WorkflowRef, limits};
 use everlog_raft::LeadEpoch;
 use everlog_random::Random;
 use everlog_storage::GroupId;
@@ -19,9 +19,11 @@ use futures::future::BoxFuture;
 
 use super::Sabotage;
 use super::log::Partition;
+use super::moves::{MoveEvent, Moving};
 use super::turns::Wanted;
 use super::updates::Updates;
 use super::workers::{Poller, WorkerEvent};
+use crate::backlog;
 use crate::clock::Reading;
 use crate::job::Job;
 use crate::load::{Read, Rows};
@@ -83,6 +85,7 @@ pub(super) enum Event {
     /// Many requests at once to a partition.
     Burst(usize),
     Worker(WorkerEvent),
+    Move(MoveEvent),
 }
 
 /// What a seed came to.
@@ -92,6 +95,8 @@ pub(super) struct Story {
     pub(super) tasks: u64,
     /// How often a second batch was proposed before the first one was applied.
     pub(super) two_in_flight: u64,
+    /// Steps that have taken slots to another partition.
+    pub(super) moved: u64,
     /// Entries of all logs, and bytes of their rows.
     pub(super) log: (usize, usize),
 }
@@ -116,6 +121,7 @@ pub(super) struct World {
     pub(super) matching: Arc<Matching>,
     pub(super) partitions: Vec<Partition>,
     pub(super) two_in_flight: u64,
+    pub(super) moving: Moving,
 
     // Clients, workers, and what they know.
     pub(super) namespace: Arc<Namespace>,
@@ -155,6 +161,7 @@ impl World {
             agenda: BTreeMap::new(),
             order: 0,
             faults: true,
+            moving: Moving::new(namespace.id, PARTITIONS),
             matching: matching(&disk, &namespace),
             disk,
             partitions,
@@ -178,6 +185,7 @@ impl World {
         for partition in 0..PARTITIONS {
             self.after(Duration::ZERO, Event::Open { partition, term: 1 });
         }
+        self.begin_to_move();
         self.after(Duration::from_millis(1), Event::Client);
         self.after(Duration::from_millis(50), Event::Fault);
         self.hire();
@@ -202,11 +210,12 @@ impl World {
 
     /// Whether nothing is under way that was begun: no job, no batch, no message.
     fn is_still(&self) -> bool {
-        self.partitions.iter().all(|partition| {
-            let is_idle = partition.leading.as_ref().is_some_and(|leading| leading.in_flight.is_empty());
-            let messages = || TwinRows(&self.disk, partition.group).scan(OutboxKey::all(), Direction::Ascending, 1);
-            is_idle && partition.jobs.is_empty() && messages().is_ok_and(|messages| messages.is_empty())
-        })
+        self.moving.is_idle()
+            && self.partitions.iter().all(|partition| {
+                let is_idle = partition.leading.as_ref().is_some_and(|leading| leading.in_flight.is_empty());
+                let messages = || TwinRows(&self.disk, partition.group).scan(OutboxKey::all(), Direction::Ascending, 1);
+                is_idle && partition.jobs.is_empty() && messages().is_ok_and(|messages| messages.is_empty())
+            })
     }
 
     /// Whether the story is about to end.
@@ -217,7 +226,12 @@ impl World {
     pub(super) fn story(&self) -> Story {
         let entries = self.partitions.iter().flat_map(|partition| &partition.log);
         let bytes = entries.clone().map(|(_, rows)| rows.encoded_len()).sum();
-        Story { tasks: self.tasks_started, two_in_flight: self.two_in_flight, log: (entries.count(), bytes) }
+        Story {
+            tasks: self.tasks_started,
+            two_in_flight: self.two_in_flight,
+            moved: self.moving.moved,
+            log: (entries.count(), bytes),
+        }
     }
 
     pub(super) fn after(&mut self, delay: Duration, event: Event) {
@@ -261,6 +275,7 @@ impl World {
             Event::Client => self.client(),
             Event::Burst(partition) => self.burst(partition),
             Event::Worker(event) => self.worker(event),
+            Event::Move(event) => self.move_event(event),
         }
     }
 
@@ -327,15 +342,13 @@ impl Backlog for TaskRows {
             if asked.as_millis() % 7 == 3 {
                 return Err("the disk does not answer".to_owned());
             }
-            let range = rows::task_range(&queue, after.as_ref());
-            let limit = limit.min(limits::TASK_PAGE_ROWS);
-            let found = disk.scan(partition, &range.start..&range.end, Direction::Ascending, limit);
-            let tasks = found.map_err(|error| error.to_string())?;
-            let task = |(key, value): &Row| {
-                let (entity, task) = rows::task(key, value)?;
-                Ok((entity.into_address(Arc::clone(&namespace)), task))
-            };
-            tasks.iter().map(task).collect()
+            backlog::read_page(
+                &TwinRows(&disk, partition),
+                &namespace,
+                &queue,
+                after.as_ref(),
+                limit.min(limits::TASK_PAGE_ROWS),
+            )
         }
         .boxed()
     }

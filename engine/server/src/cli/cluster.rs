@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 
 use super::certificates::{self, DAYS_DEFAULT};
 use super::cluster_view as view;
+use super::namespaces::NamespacesArgs;
 use super::placements::PlacementCommand;
 use super::recover::RecoverCommand;
 use super::tls::TlsArgs;
@@ -74,6 +75,8 @@ pub(crate) enum ClusterCommand {
     Nodes(ShowArgs),
     /// Show the Raft groups: who leads them, and who lacks how many entries.
     Groups(ShowArgs),
+    /// Show where namespaces are, and how far those are that move from one placement to another.
+    Namespaces(NamespacesArgs),
     /// Hand leads over to another node.
     #[command(after_help = TRANSFER_EXAMPLES)]
     Transfer(TransferArgs),
@@ -270,6 +273,7 @@ impl ClusterCommand {
             ClusterCommand::Add(args) => wait_for(args.add()),
             ClusterCommand::Remove(args) => wait_for(args.remove()),
             ClusterCommand::Token(command) => wait_for(command.run()),
+            ClusterCommand::Namespaces(args) => wait_for(args.show()),
             ClusterCommand::Placement(command) => wait_for(command.run()),
             ClusterCommand::Recover(command) => wait_for(command.run()),
         }

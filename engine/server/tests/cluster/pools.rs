@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use everlog_proto::api::namespace::v1::UpdateNamespaceInfo;
 use everlog_proto::api::workflowservice::v1::{
     ListWorkflowExecutionsRequest, RegisterNamespaceRequest, StartWorkflowExecutionRequest, UpdateNamespaceRequest,
 };
@@ -30,6 +31,19 @@ async fn count_in(client: &mut Client, namespace: &str) -> usize {
     let request =
         ListWorkflowExecutionsRequest { namespace: namespace.to_owned(), ..ListWorkflowExecutionsRequest::default() };
     client.list_workflow_executions(request).await.unwrap().into_inner().executions.len()
+}
+
+/// Has a namespace move to a placement.
+pub(super) fn moves(namespace: &str, placement: &str) -> UpdateNamespaceRequest {
+    let info = UpdateNamespaceInfo {
+        data: HashMap::from([("everlog.placement".to_owned(), placement.to_owned())]),
+        ..UpdateNamespaceInfo::default()
+    };
+    UpdateNamespaceRequest {
+        namespace: namespace.to_owned(),
+        update_info: Some(info),
+        ..UpdateNamespaceRequest::default()
+    }
 }
 
 fn groups(status: &Value) -> BTreeSet<u64> {
@@ -74,25 +88,14 @@ async fn pools_are_made_while_the_cluster_runs() {
     let (code, _, error) = first.cluster(&["placement", "delete", "eu"]).await;
     assert!(code == Some(1) && error.contains("cannot be deleted"), "{error}");
 
-    // Another namespace of that placement shares the pool; to move there is refused.
+    // Another namespace of that placement shares the pool. One that is there need not move, and nobody can move where there is nothing.
     second.client().await.register_namespace(register("eu2", "eu")).await.unwrap();
     start_in(&mut first.client().await, "eu2", 0..5).await;
     assert_eq!(groups(&first.status().await), after);
-    let moved = everlog_proto::api::namespace::v1::UpdateNamespaceInfo {
-        data: HashMap::from([("everlog.placement".to_owned(), "eu".to_owned())]),
-        ..Default::default()
-    };
-    let update = |namespace: &str| UpdateNamespaceRequest {
-        namespace: namespace.to_owned(),
-        update_info: Some(moved.clone()),
-        ..UpdateNamespaceRequest::default()
-    };
-    third.client().await.update_namespace(update("eu")).await.unwrap();
-    let refused = third.client().await.update_namespace(update("default")).await.unwrap_err();
-    assert_eq!(
-        refused.message(),
-        "namespace default has placement \"default\", and cannot be moved to \"eu\" yet: register another one there"
-    );
+    let same = third.client().await.update_namespace(moves("eu", "eu")).await.unwrap().into_inner();
+    assert!(!same.namespace_info.unwrap().data.contains_key("everlog.move"));
+    let refused = third.client().await.update_namespace(moves("default", "moon")).await.unwrap_err();
+    assert_eq!(refused.message(), "there is no placement \"moon\"");
 
     // A node that is away while a pool is made gets its replicas when it is back.
     third.child.kill().unwrap();

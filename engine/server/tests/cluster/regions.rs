@@ -4,8 +4,8 @@ use everlog_proto::api::namespace::v1::UpdateNamespaceInfo;
 use everlog_proto::api::operatorservice::v1::ListClustersRequest;
 use everlog_proto::api::replication::v1::{ClusterReplicationConfig, NamespaceReplicationConfig};
 use everlog_proto::api::workflowservice::v1::{
-    DescribeNamespaceRequest, DescribeNamespaceResponse, GetClusterInfoRequest, RegisterNamespaceRequest,
-    UpdateNamespaceRequest,
+    DescribeNamespaceRequest, DescribeNamespaceResponse, GetClusterInfoRequest, ListWorkflowExecutionsRequest,
+    RegisterNamespaceRequest, UpdateNamespaceRequest,
 };
 use everlog_proto::clients::OperatorServiceClient;
 
@@ -163,4 +163,33 @@ async fn a_global_namespace_is_in_regions_and_active_in_one() {
     assert_eq!((config.active_cluster_name.as_str(), config.clusters.len()), ("b", 3));
     client.update_namespace(to("g", "c")).await.unwrap();
     second.sees(|status| led_by(status, 3)).await;
+
+    // A local one with workflows becomes a global one: it is so at once, and what it has moves to partitions of its own.
+    for id in 0..20 {
+        second.client().await.start_workflow_execution(start_request(&format!("w{id}"))).await.unwrap();
+    }
+    let promoted = UpdateNamespaceRequest { promote_namespace: true, ..to("default", "") };
+    let told = client.update_namespace(promoted.clone()).await.unwrap().into_inner();
+    assert!(told.is_global_namespace && told.failover_version == version(&home), "{told:?}");
+    assert_eq!(told.replication_config.unwrap().clusters, clusters(&[home.as_str()]));
+    let begin = Instant::now();
+    let data = loop {
+        let data = describe(&second, "default").await.namespace_info.unwrap().data;
+        match data.get("everlog.move") {
+            None => break data,
+            Some(text) => assert!(text.starts_with("to ") && begin.elapsed() < PATIENCE, "{text}: {}", first.printed()),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(data["everlog.leaders"], home, "its partitions are led where it is active: {data:?}");
+    client.update_namespace(promoted).await.unwrap();
+    let request = ListWorkflowExecutionsRequest { namespace: "default".to_owned(), ..Default::default() };
+    let listed = third.client().await.list_workflow_executions(request).await.unwrap().into_inner().executions;
+    assert_eq!(listed.len(), 20);
+    // It fails over now.
+    let mut wider = to("default", "");
+    wider.replication_config.as_mut().unwrap().clusters = clusters(&["a", "b", "c"]);
+    client.update_namespace(wider).await.unwrap();
+    let active = client.update_namespace(to("default", elsewhere)).await.unwrap().into_inner();
+    assert_eq!(active.replication_config.unwrap().active_cluster_name, elsewhere);
 }

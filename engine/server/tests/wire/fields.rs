@@ -354,21 +354,12 @@ fn settings() -> Vec<Case> {
         custom_search_attribute_aliases: [("Keyword01".to_owned(), "Name".to_owned())].into(),
         ..Default::default()
     };
-    vec![
-        case(
-            "UpdateNamespaceRequest.promote_namespace",
-            "UpdateNamespace",
-            UpdateNamespaceRequest { namespace: NAMESPACE.to_owned(), promote_namespace: true, ..Default::default() },
-            "InvalidArgument: global namespace is not enabled on this cluster, cannot update global namespace or promote \
-             local namespace: default",
-        ),
-        case(
-            "NamespaceConfig.custom_search_attribute_aliases",
-            "UpdateNamespace",
-            UpdateNamespaceRequest { namespace: NAMESPACE.to_owned(), config: Some(aliases), ..Default::default() },
-            "Unimplemented: config.custom_search_attribute_aliases are not supported by this server",
-        ),
-    ]
+    vec![case(
+        "NamespaceConfig.custom_search_attribute_aliases",
+        "UpdateNamespace",
+        UpdateNamespaceRequest { namespace: NAMESPACE.to_owned(), config: Some(aliases), ..Default::default() },
+        "Unimplemented: config.custom_search_attribute_aliases are not supported by this server",
+    )]
 }
 
 fn activities() -> Vec<Case> {

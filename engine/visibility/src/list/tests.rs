@@ -104,7 +104,7 @@ impl Store {
         for group in &self.groups {
             let key = TallyKey { group: *group, namespace: namespace().id, filter: format!("{filter:?}") };
             let rows = self.rows(*group);
-            add(&mut total, &count_by_status(tallies.clone(), key, rows, ranges.clone(), filter.clone()).await?);
+            add(&mut total, &count_by_status(tallies.clone(), key, rows, ranges.clone(), filter.clone(), None).await?);
         }
         Ok(total)
     }
@@ -342,4 +342,47 @@ fn tokens() {
         let error = decode_token(wrong).unwrap_err();
         assert_eq!(error, VisibilityError::InvalidArgument("Invalid NextPageToken.".to_owned()));
     }
+}
+
+#[tokio::test]
+async fn runs_of_slots_that_are_looked_for_elsewhere_are_hidden() {
+    let store = Store::new(1, 300);
+    let whole = store.count(&Arc::default(), "").await.unwrap();
+    let (mut seen, mut total) = (Vec::new(), ByStatus::new());
+    for parity in 0..2 {
+        let slots: SlotSet = (parity..everlog_storage::keys::SLOTS).step_by(2).collect();
+        let shown = Shown { namespace_id: namespace().id, slots };
+        let scans = store.scans("", b"").into_iter().map(|scan| scan.of(Some(shown.clone()))).collect();
+        let (rows, has_more) = page(scans, 1000).await.unwrap();
+        assert!(rows.len() > 100 && !has_more, "{}", rows.len());
+        seen.extend(rows.into_iter().map(|(key, _)| key));
+        let key = TallyKey { group: GroupId(1), namespace: namespace().id, filter: parity.to_string() };
+        let ranges = plan::bound(None).ranges(namespace().id);
+        let counted = count_by_status(Arc::default(), key, store.rows(GroupId(1)), ranges, Arc::new(None), Some(shown));
+        add(&mut total, &counted.await.unwrap());
+    }
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!((seen.len(), total), (300, whole));
+}
+
+#[test]
+fn who_looks_where_slots_are_no_more_is_told_so() {
+    use everlog_model::{Step, StepId, StepRecord, StepState};
+    let id = namespace().id;
+    let step = |number: u64, slots: std::ops::Range<u16>, state| {
+        let (from, to) = (GroupId(1), GroupId(2));
+        StepRecord { step: Step { id: StepId(number), namespace_id: id, slots: slots.collect(), from, to }, state }
+            .to_row()
+    };
+    let rows: std::collections::BTreeMap<Bytes, Bytes> =
+        [step(1, 0..10, StepState::Gone { is_clean: false }), step(2, 20..30, StepState::Frozen)].into();
+    let scan = |range: KeyRange| Ok(rows.range(range).map(|(key, value)| (key.clone(), value.clone())).collect());
+    let told = |id, slots: SlotSet| shown(id, &slots, scan).map(|shown| shown.map(|shown| shown.slots));
+    let except = |range: std::ops::Range<u16>| SlotSet::all().difference(&range.collect());
+    for slots in [SlotSet::all(), except(0..10), except(20..30), except(1..30), [25].into_iter().collect()] {
+        assert!(matches!(told(id, slots.clone()), Err(VisibilityError::Outdated(_))), "{slots}");
+    }
+    assert_eq!(told(id, except(0..30)), Ok(Some(except(0..30))), "rows of the others may be there");
+    assert_eq!(told(NamespaceId([8; 16]), SlotSet::all()), Ok(None), "another namespace");
 }

@@ -27,7 +27,7 @@ impl Target for Tokens {
                 started_event_id: 3,
                 started_time: Time(1_700_000_000_000_000_000),
                 attempt: 1,
-                history_position: HistoryPosition { term: 3, opening: 1, sequence: 70_000 },
+                history_position: HistoryPosition { partition: 7, term: 3, opening: 1, sequence: 70_000 },
                 is_proven: false,
             }),
             token::encode(&ActivityTaskToken {

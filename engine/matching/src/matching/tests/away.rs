@@ -49,3 +49,28 @@ async fn polls_of_queues_that_move_end() {
     assert!(matches!(got(&mut moves), Some(Matched::Nothing)));
     assert!(got(&mut stays).is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_task_whose_slot_has_moved_is_there_though_its_old_partition_goes() {
+    let (matching, rows) = matching();
+    let other = GroupId(2);
+    matching.receive(Message::Opened(lead(other, 1)));
+    for event in [1, 2] {
+        rows.put(PARTITION, &task(3, 0, event));
+        offer(&matching, PARTITION, task(3, 0, event));
+    }
+    // One is in hand, one waits, and both are the other partition's by now: one is told of, one is read.
+    let Matched::Task(in_hand) = matching.poll(normal_poll(), in_seconds(60)).await else { panic!() };
+    rows.put(other, &task(3, 0, 1));
+    offer(&matching, other, task(3, 0, 1));
+    rows.put(other, &task(3, 0, 2));
+    matching.receive(Message::Missed(lead(other, 1)));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    matching.receive(Message::Closed(lead(PARTITION, 1)));
+    drop(in_hand);
+    let mut events = Vec::new();
+    for _ in 0..2 {
+        events.push(event_of(matching.poll(normal_poll(), in_seconds(60)).await));
+    }
+    assert_eq!(events, [1, 2]);
+}
