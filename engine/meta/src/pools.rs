@@ -186,18 +186,13 @@ impl Counters {
 }
 
 impl Topology {
-    /// The name of the placement of a pool.
-    pub(super) fn placement_in(&self, pool: PoolId) -> &str {
-        self.pools.get(&pool).map_or(DEFAULT_PLACEMENT, |pool| &pool.placement)
-    }
-
     /// The pool that a group is a partition of, unless that is `default`.
     pub fn pool_of(&self, group: GroupId) -> Option<(PoolId, &Pool)> {
         let has_it = |pool: &Pool| pool.slots.ranges().iter().any(|range| range.partition == group);
         self.pools.iter().find(|(_, pool)| has_it(pool)).map(|(id, pool)| (*id, pool))
     }
 
-    /// The placement of a pool.
+    /// The name of the placement of a pool.
     pub fn placement_in(&self, pool: PoolId) -> &str {
         self.pools.get(&pool).map_or(DEFAULT_PLACEMENT, |pool| &pool.placement)
     }
