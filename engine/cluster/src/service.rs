@@ -27,7 +27,7 @@ use everlog_proto::internal::{
 };
 use everlog_raft::Group;
 use everlog_storage::GroupId;
-use everlog_visibility::{Ask, Query, Tallies, VisibilityError, Whose};
+use everlog_visibility::{Ask, Query, Reader, VisibilityError, Whose};
 use futures::future::{BoxFuture, join_all, try_join_all};
 use http::{Request, Response};
 use prost::Message as _;
@@ -75,8 +75,8 @@ pub struct ServiceParts {
     pub namespaces: Arc<Namespaces>,
     /// Queries whose callers wait here.
     pub queries: Arc<Queries>,
-    /// Counts that are remembered here.
-    pub tallies: Arc<Tallies>,
+    /// Reads lists and counts here.
+    pub reader: Arc<Reader>,
     /// What operators are told of this node.
     pub operations: Arc<Operations>,
     /// What partitions do in steps of namespaces that move.
@@ -361,7 +361,7 @@ impl Internal for Handlers {
             Some(request.after[..].try_into().map_err(|_| unreadable("a page begins nowhere"))?)
         };
         let limit = (request.limit as usize).min(limits::VISIBILITY_PAGE_SIZE_MAX);
-        let page = everlog_visibility::list(whose, &namespace, query, after, limit);
+        let page = everlog_visibility::list(&self.parts().reader, whose, &namespace, query, after, limit);
         let page = page.await.map_err(status_of)?;
         let run = |(position, record): (everlog_visibility::Position, bytes::Bytes)| VisibleRun {
             position: bytes::Bytes::copy_from_slice(&position),
@@ -374,7 +374,7 @@ impl Internal for Handlers {
     async fn visibility_count(&self, request: tonic::Request<VisibilityRequest>) -> Answer<VisibilityCountResponse> {
         let (namespace, query) = self.wanted_runs(request.get_ref())?;
         let whose = self.readable(request.get_ref()).await?;
-        let counted = everlog_visibility::count(whose, &self.parts().tallies, &namespace, query);
+        let counted = everlog_visibility::count(&self.parts().reader, whose, &namespace, query);
         let counted = counted.await.map_err(status_of)?;
         let counts = counted.into_iter().map(|(status, count)| StatusCount { status, count }).collect();
         Ok(tonic::Response::new(VisibilityCountResponse { counts }))

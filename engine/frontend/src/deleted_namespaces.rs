@@ -15,7 +15,7 @@ use everlog_kernel::{
 use everlog_meta::NamespaceRecord;
 use everlog_model::{CallError, SlotSet, limits};
 use everlog_partition::{Partition, confirm_leads};
-use everlog_visibility::{self as visibility, Ask, Query, Record, Whose};
+use everlog_visibility::{self as visibility, Ask, Query, Reader, Record, Whose};
 use futures::future::join_all;
 use tokio::time::Instant;
 
@@ -50,7 +50,7 @@ async fn delete_here(frontend: &Frontend, record: &NamespaceRecord) -> usize {
     let page = async |(partition, slots): &(Arc<Partition>, Option<SlotSet>)| {
         let mut found = 0;
         for ask in everything {
-            found += delete_page(partition, slots, record, ask).await?;
+            found += delete_page(&frontend.reader, partition, slots, record, ask).await?;
         }
         Ok::<_, CallError>(found)
     };
@@ -66,6 +66,7 @@ async fn delete_here(frontend: &Frontend, record: &NamespaceRecord) -> usize {
 }
 
 async fn delete_page(
+    reader: &Reader,
     partition: &Partition,
     slots: &Option<SlotSet>,
     record: &NamespaceRecord,
@@ -76,7 +77,7 @@ async fn delete_page(
     confirm_leads(&[partition.group()]).await?;
     let parts = vec![(partition.group(), slots.clone())];
     let whose = Whose { namespace_id: record.namespace.id, parts };
-    let page = visibility::list(whose, &lists, Query::default(), None, limits::RECLAIM_PAGE_RUNS);
+    let page = visibility::list(reader, whose, &lists, Query::default(), None, limits::RECLAIM_PAGE_RUNS);
     let (runs, _) = page.await.map_err(unavailable)?.into_records();
     let deletions = runs.iter().filter_map(|run| {
         let run = Record::parse(run)?;

@@ -88,7 +88,7 @@ use everlog_meta::{NamespaceRecord, Namespaces, Regions};
 use everlog_model::{DiskRoom, InForce, WorkflowRef};
 use everlog_partition::{BatchJobs, ExpiredRuns, NexusCalls, Router, SkippedTime};
 use everlog_proto::api::enums::v1::NamespaceState;
-use everlog_visibility::Tallies;
+use everlog_visibility::Reader;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use self::errors::Error;
@@ -160,8 +160,8 @@ impl Services {
 /// What every handler is given.
 struct Frontend {
     services: Services,
-    /// Counts of executions that are remembered.
-    tallies: Arc<Tallies>,
+    /// Reads lists and counts.
+    reader: Arc<Reader>,
     polls: Polls,
     /// Versions of workers are made known one by one.
     registering: tokio::sync::Mutex<()>,

@@ -21,7 +21,7 @@ use everlog_proto::operator_service::{OperatorServiceServer, operator_service_se
 use everlog_proto::test_service::TestServiceServer;
 use everlog_proto::workflow_service::{WorkflowServiceServer, workflow_service_server};
 use everlog_transport::TlsError;
-use everlog_visibility::Tallies;
+use everlog_visibility::Reader;
 use futures::FutureExt;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -252,14 +252,14 @@ fn front(services: Services, addresses: Addresses) -> Front {
     let mut tasks = JoinSet::new();
     tasks.spawn(follow_metadata(services.clone()));
     let forward = Forward::new(&services, draining.clone());
-    let tallies = Arc::default();
+    let reader = Arc::default();
     let registrar = deployments::Register::default();
-    let internal = internal_service(&services, &tallies, &registrar);
+    let internal = internal_service(&services, &reader, &registrar);
     let (polls, pages) = (Polls::default(), Arc::new(Semaphore::new(limits::HISTORY_PAGES_MAX)));
     let registering = tokio::sync::Mutex::new(());
     let draining_now = draining.clone();
     let frontend =
-        Arc::new(Frontend { services, tallies, polls, registering, pages, addresses, draining: draining_now });
+        Arc::new(Frontend { services, reader, polls, registering, pages, addresses, draining: draining_now });
     registrar.attach(&frontend);
     let routes = routes(&frontend);
     tasks.spawn(deleted_namespaces::reclaim(Arc::clone(&frontend)));
@@ -378,7 +378,7 @@ struct GrpcRoutes {
 /// What other nodes may ask of this one, and the way that they come, if there are any.
 fn internal_service(
     services: &Services,
-    tallies: &Arc<Tallies>,
+    reader: &Arc<Reader>,
     registrar: &deployments::Register,
 ) -> Option<(Arc<dyn Peers>, Service)> {
     let nodes = services.nodes.clone()?;
@@ -389,7 +389,7 @@ fn internal_service(
         matching: services.matching.clone(),
         namespaces: Arc::clone(&services.namespaces),
         queries: Arc::clone(&services.queries),
-        tallies: Arc::clone(tallies),
+        reader: Arc::clone(reader),
         operations: Arc::clone(&services.operations),
         moves: Arc::clone(&services.moves),
         registrar: Arc::new(registrar.clone()),

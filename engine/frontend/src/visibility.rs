@@ -191,7 +191,7 @@ impl<'a> Runs<'a> {
         let (namespace, query, asked) = (&namespace, &query, &asked);
         let list_here = |parts| {
             let whose = Whose { namespace_id: asked.namespace_id, parts };
-            visibility::list(whose, namespace, query.clone(), after, limit).map_err(Error::from)
+            visibility::list(&frontend.reader, whose, namespace, query.clone(), after, limit).map_err(Error::from)
         };
         let Some(nodes) = &frontend.nodes else { return list_here(from.alone().await?.here).await };
         let pages = match from {
@@ -217,10 +217,10 @@ impl<'a> Runs<'a> {
 
     pub(super) async fn count(self) -> Result<ByStatus, Error> {
         let Runs { frontend, namespace, query, asked, from } = self;
-        let (namespace, query, asked, tallies) = (&namespace, &query, &asked, &frontend.tallies);
+        let (namespace, query, asked) = (&namespace, &query, &asked);
         let count_here = |parts| {
             let whose = Whose { namespace_id: asked.namespace_id, parts };
-            visibility::count(whose, tallies, namespace, query.clone()).map_err(Error::from)
+            visibility::count(&frontend.reader, whose, namespace, query.clone()).map_err(Error::from)
         };
         let Some(nodes) = &frontend.nodes else { return count_here(from.alone().await?.here).await };
         let counts = match from {

@@ -40,9 +40,10 @@ pub use legacy::{closed_query, open_query};
 pub use list::{Page, Position, Whose, count, counted, decode_token, list, only_workflow, page_size};
 pub use plan::close_times;
 pub use record::Record;
+pub use scan::Reader;
 pub use shown::entry as shown;
 pub use syntax::malformed_condition;
-pub use tallies::{ByStatus, Tallies, add};
+pub use tallies::{ByStatus, add};
 pub use times::Moment;
 pub use workers::WorkerQuery;
 

@@ -18,8 +18,8 @@ use futures::future::try_join_all;
 
 use super::field::status_name;
 use super::plan;
-use super::scan::{Rows, Scan, Shown, step};
-use super::tallies::{ByStatus, Segment, Tallies, TallyKey, add};
+use super::scan::{Reader, Rows, Scan, Shown};
+use super::tallies::{ByStatus, Segment, TallyKey, add};
 use super::{Filter, Query, VisibilityError};
 
 /// The part of a visibility key behind the namespace: close time, start time, run id. Lists show runs in its order.
@@ -83,6 +83,7 @@ pub fn only_workflow(namespace: &Arc<Namespace>, query: &Query) -> Option<Workfl
 ///
 /// When a partition cannot answer, or has moved some of the runs since whoever asks has planned.
 pub async fn list(
+    reader: &Reader,
     whose: Whose,
     namespace: &Namespace,
     query: Query,
@@ -91,8 +92,8 @@ pub async fn list(
 ) -> Result<Page, VisibilityError> {
     let ranges = behind(plan::bound(query.filter.as_ref()).ranges(namespace.id), namespace, after);
     let filter = Arc::new(query.filter);
-    let scans = step(move || whose.views(&ranges, &filter)).await?;
-    let (rows, has_more) = page(scans, limit).await?;
+    let scans = reader.step(move || whose.views(&ranges, &filter)).await?;
+    let (rows, has_more) = page(reader, scans, limit).await?;
     let runs = rows.into_iter().map(|(key, record)| Some((position_of(&key)?, record))).collect::<Option<_>>();
     let runs = runs.ok_or_else(|| VisibilityError::Internal("a visibility row without a position".to_owned()))?;
     Ok(Page { runs, has_more })
@@ -104,8 +105,8 @@ pub async fn list(
 ///
 /// As [`list`].
 pub async fn count(
+    reader: &Reader,
     whose: Whose,
-    tallies: &Arc<Tallies>,
     namespace: &Namespace,
     query: Query,
 ) -> Result<ByStatus, VisibilityError> {
@@ -113,22 +114,23 @@ pub async fn count(
     let filter = Arc::new(query.filter);
     let count = |(group, slots): &(Group, Option<SlotSet>)| {
         let (group, slots) = (group.clone(), slots.clone());
-        let (tallies, ranges, filter) = (Arc::clone(tallies), ranges.clone(), Arc::clone(&filter));
+        let (ranges, filter) = (ranges.clone(), Arc::clone(&filter));
         let (real, lists) = (whose.namespace_id, namespace.id);
         async move {
             let looked_for = slots.unwrap_or_else(SlotSet::all);
             let moving = group.clone();
-            let (shown, looked_for) =
-                step(move || Ok((shown(real, &looked_for, |range| rows_of(&moving, &range))?, looked_for))).await?;
+            let (shown, looked_for) = reader
+                .step(move || Ok((shown(real, &looked_for, |range| rows_of(&moving, &range))?, looked_for)))
+                .await?;
             // What is hidden is counted under another name.
             let filter_text = match &shown {
                 None => format!("{filter:?}"),
                 Some(_) => format!("{filter:?} {looked_for}"),
             };
             let key = TallyKey { group: group.id(), namespace: lists, filter: filter_text };
-            let counted = count_by_status(tallies, key, rows(&group), ranges, filter, shown).await?;
+            let counted = count_by_status(reader, key, rows(&group), ranges, filter, shown).await?;
             // Rows that a step took away meanwhile are missing; that it did is written down before.
-            step(move || self::shown(real, &looked_for, |range| rows_of(&group, &range))).await?;
+            reader.step(move || self::shown(real, &looked_for, |range| rows_of(&group, &range))).await?;
             Ok::<_, VisibilityError>(counted)
         }
     };
@@ -232,7 +234,7 @@ fn behind(ranges: Vec<KeyRange>, namespace: &Namespace, position: Option<Positio
 }
 
 /// The first rows of all scans in key order, as many as make a page, and whether there may be more.
-async fn page(scans: Vec<Scan>, page_size: usize) -> Result<(Vec<Row>, bool), VisibilityError> {
+async fn page(reader: &Reader, scans: Vec<Scan>, page_size: usize) -> Result<(Vec<Row>, bool), VisibilityError> {
     let mut sources: Vec<Source> = scans.into_iter().map(|scan| Source { scan, found: VecDeque::new() }).collect();
     let (mut rows, mut bytes) = (Vec::new(), 0);
     // A row can go out once no source can come up with one before it.
@@ -247,7 +249,7 @@ async fn page(scans: Vec<Scan>, page_size: usize) -> Result<(Vec<Row>, bool), Vi
             }
             None => {
                 let missing = page_size - rows.len();
-                sources = step(move || find(sources, missing)).await?;
+                sources = reader.step(move || find(sources, missing)).await?;
             }
         }
     }
@@ -304,7 +306,7 @@ const COUNT_TIMES_MAX: usize = 4;
 
 /// The rows of a partition that match, by status.
 async fn count_by_status(
-    tallies: Arc<Tallies>,
+    reader: &Reader,
     key: TallyKey,
     rows: Rows,
     ranges: Vec<KeyRange>,
@@ -314,13 +316,13 @@ async fn count_by_status(
     let mut times = 0;
     loop {
         let watches: Vec<_> = ranges.iter().map(|range| (rows.watch)(range)).collect();
-        let (mut total, unknown) = tallies.known(&key, ranges.clone());
+        let (mut total, unknown) = reader.tallies.known(&key, ranges.clone());
         let mut scan = Scan::new(rows.clone(), unknown, filter.clone()).of(shown.clone());
         while scan.next_range().is_some() {
             let segment;
-            (scan, segment) = step(move || count_segment(scan)).await?;
+            (scan, segment) = reader.step(move || count_segment(scan)).await?;
             add(&mut total, &segment.by_status);
-            tallies.remember(&key, segment, &scan.rows);
+            reader.tallies.remember(&key, segment, &scan.rows);
         }
         times += 1;
         // A run that closed meanwhile may be counted twice. What is known already is not read again.

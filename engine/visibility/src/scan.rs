@@ -12,10 +12,32 @@ use everlog_storage::keys::{KeyRange, after};
 use everlog_storage::state::{StateError, Visitor};
 use tokio::sync::Semaphore;
 
+use super::tallies::Tallies;
 use super::{Filter, Record, VisibilityError};
 
-/// Steps at a time, of all lists and counts of this process.
-static STEPS: Semaphore = Semaphore::const_new(limits::VISIBILITY_SCANS_MAX);
+/// What reads the lists and counts of a node: some steps at a time, and with what it remembers.
+pub struct Reader {
+    /// A permit for each step at a time, of all lists and counts.
+    steps: Semaphore,
+    pub(super) tallies: Tallies,
+}
+
+impl Default for Reader {
+    fn default() -> Reader {
+        Reader { steps: Semaphore::new(limits::VISIBILITY_SCANS_MAX), tallies: Tallies::default() }
+    }
+}
+
+impl Reader {
+    /// Runs one step of a list or count on a thread for blocking work, when its turn comes.
+    pub(super) async fn step<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, VisibilityError> + Send + 'static,
+    ) -> Result<T, VisibilityError> {
+        let _step = self.steps.acquire().await.map_err(|_| internal("scans have been shut down"))?;
+        everlog_storage::blocking::spawn(work).await.map_err(|error| internal(error.to_string()))?
+    }
+}
 
 /// Shows the rows of a range, in order, until the visitor breaks. Blocks.
 type VisitRows = dyn Fn(&KeyRange, Visitor<'_>) -> Result<(), StateError> + Send + Sync;
@@ -111,14 +133,6 @@ impl Scan {
         }
         Ok(examined)
     }
-}
-
-/// Runs one step of a list or count on a thread for blocking work, when its turn comes.
-pub(super) async fn step<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, VisibilityError> + Send + 'static,
-) -> Result<T, VisibilityError> {
-    let _step = STEPS.acquire().await.map_err(|_| internal("scans have been shut down"))?;
-    everlog_storage::blocking::spawn(work).await.map_err(|error| internal(error.to_string()))?
 }
 
 fn internal(problem: impl Into<String>) -> VisibilityError {

@@ -28,7 +28,7 @@ pub type ByStatus = BTreeMap<i64, i64>;
 
 /// The counts that a node remembers.
 #[derive(Default)]
-pub struct Tallies(Mutex<Remembered>);
+pub(super) struct Tallies(Mutex<Remembered>);
 
 #[derive(Default)]
 struct Remembered {

@@ -91,7 +91,12 @@ impl Seen {
             Some(_) => "connection lost",
             None => "answer",
         };
-        *self.errors.lock().entry((method, format!("{:?} ({from})", status.code()))).or_default() += 1;
+        let mut error = format!("{:?} ({from})", status.code());
+        if status.code() == Code::ResourceExhausted {
+            // There are several reasons.
+            error = format!("{error}: {}", status.message());
+        }
+        *self.errors.lock().entry((method, error)).or_default() += 1;
         let is_expected = matches!(
             status.code(),
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::ResourceExhausted

@@ -29,6 +29,7 @@ struct Store {
     state: Arc<CrashState>,
     groups: Vec<GroupId>,
     read: Arc<AtomicUsize>,
+    reader: Reader,
 }
 
 /// The row of run `n`: every third is open, start times repeat.
@@ -59,7 +60,7 @@ impl Store {
     fn new(partitions: usize, runs: i64) -> Store {
         let state = Arc::new(CrashState::new(1));
         let groups = (1..=partitions as u32).map(GroupId).collect();
-        let store = Store { state, groups, read: Arc::default() };
+        let store = Store { state, groups, read: Arc::default(), reader: Reader::default() };
         let mut batches = vec![RowBatch::new(); partitions];
         for n in 0..runs {
             let (key, record) = row(n);
@@ -97,14 +98,14 @@ impl Store {
         self.groups.iter().map(|group| Scan::new(self.rows(*group), ranges.clone(), filter.clone())).collect()
     }
 
-    async fn count(&self, tallies: &Arc<Tallies>, query: &str) -> Result<ByStatus, VisibilityError> {
+    async fn count(&self, reader: &Reader, query: &str) -> Result<ByStatus, VisibilityError> {
         let filter = Arc::new(Query::parse(query, &SearchAttributeTypes::new()).unwrap().filter);
         let ranges = plan::bound((*filter).as_ref()).ranges(namespace().id);
         let mut total = ByStatus::new();
         for group in &self.groups {
             let key = TallyKey { group: *group, namespace: namespace().id, filter: format!("{filter:?}") };
             let rows = self.rows(*group);
-            add(&mut total, &count_by_status(tallies.clone(), key, rows, ranges.clone(), filter.clone(), None).await?);
+            add(&mut total, &count_by_status(reader, key, rows, ranges.clone(), filter.clone(), None).await?);
         }
         Ok(total)
     }
@@ -118,7 +119,7 @@ impl Store {
     async fn pages(&self, query: &str, page_size: usize) -> Vec<Vec<Bytes>> {
         let (mut pages, mut token) = (Vec::new(), Vec::new());
         loop {
-            let (rows, has_more) = page(self.scans(query, &token), page_size).await.unwrap();
+            let (rows, has_more) = page(&self.reader, self.scans(query, &token), page_size).await.unwrap();
             if let Some((last, _)) = rows.last() {
                 token = encode_token(&position_of(last).unwrap());
             }
@@ -197,26 +198,26 @@ async fn a_filter_leaves_the_order_and_the_pages_as_they_are() {
 #[tokio::test]
 async fn few_more_rows_are_read_than_are_asked_for() {
     let store = Store::new(4, 2000);
-    page(store.scans("", &[]), 10).await.unwrap();
+    page(&store.reader, store.scans("", &[]), 10).await.unwrap();
     assert!(store.read() <= 40);
-    page(store.scans("", &[]), 100).await.unwrap();
+    page(&store.reader, store.scans("", &[]), 100).await.unwrap();
     assert!(store.read() <= 160);
-    page(store.scans("ExecutionStatus = 'Running'", &[]), 1000).await.unwrap();
+    page(&store.reader, store.scans("ExecutionStatus = 'Running'", &[]), 1000).await.unwrap();
     assert!(store.read() <= 2000_usize.div_ceil(3));
-    page(store.scans("CloseTime > 900", &[]), 1000).await.unwrap();
+    page(&store.reader, store.scans("CloseTime > 900", &[]), 1000).await.unwrap();
     assert!(store.read() <= 150);
     // Every second one matches.
     let store = Store::new(5, 2000);
-    page(store.scans("ExecutionStatus = 'Failed'", &[]), 100).await.unwrap();
+    page(&store.reader, store.scans("ExecutionStatus = 'Failed'", &[]), 100).await.unwrap();
     assert!(store.read() <= 400);
 }
 
 #[tokio::test]
 async fn counts_by_status() {
-    let (store, tallies) = (Store::new(4, 2000), Arc::default());
-    let counted = store.count(&tallies, "").await.unwrap();
+    let store = Store::new(4, 2000);
+    let counted = store.count(&store.reader, "").await.unwrap();
     assert_eq!(counted, [(1, 667), (2, 666), (3, 667)].into());
-    let counted = store.count(&tallies, "ExecutionStatus != 2 AND StartTime < 10").await.unwrap();
+    let counted = store.count(&store.reader, "ExecutionStatus != 2 AND StartTime < 10").await.unwrap();
     assert_eq!(counted.values().sum::<i64>(), 267);
     let group = group(1, 667);
     assert_eq!(group.group_values[0].data, b"\"Running\"");
@@ -224,15 +225,15 @@ async fn counts_by_status() {
 
 #[tokio::test]
 async fn a_count_reads_rows_again_only_where_something_changed() {
-    let (store, tallies) = (Store::new(1, 50_000), Arc::default());
+    let store = Store::new(1, 50_000);
     let group = store.groups[0];
     let closed = "ExecutionStatus = 'Completed'";
-    assert_eq!(store.count(&tallies, closed).await.unwrap(), [(2, 16_666)].into());
+    assert_eq!(store.count(&store.reader, closed).await.unwrap(), [(2, 16_666)].into());
     assert_eq!(store.read(), 33_333);
-    assert_eq!(store.count(&tallies, closed).await.unwrap(), [(2, 16_666)].into());
+    assert_eq!(store.count(&store.reader, closed).await.unwrap(), [(2, 16_666)].into());
     assert_eq!(store.read(), 0);
     // What another filter finds is its own.
-    assert_eq!(store.count(&tallies, "ExecutionStatus = 'Failed'").await.unwrap(), [(3, 16_667)].into());
+    assert_eq!(store.count(&store.reader, "ExecutionStatus = 'Failed'").await.unwrap(), [(3, 16_667)].into());
     assert_eq!(store.read(), 33_333);
     // An open run starts: no closed one is read. One closes, and closed ones are deleted: those around them are read.
     let put = |n: i64, close_time: Option<i64>| {
@@ -242,11 +243,11 @@ async fn a_count_reads_rows_again_only_where_something_changed() {
         batch
     };
     store.commit(group, put(60_000, None));
-    assert_eq!(store.count(&tallies, closed).await.unwrap(), [(2, 16_666)].into());
+    assert_eq!(store.count(&store.reader, closed).await.unwrap(), [(2, 16_666)].into());
     assert_eq!(store.read(), 0);
     for (n, expected) in [(60_002, 16_667), (60_004, 16_668), (60_008, 16_669)] {
         store.commit(group, put(n, Some(2000 + n)));
-        assert_eq!(store.count(&tallies, closed).await.unwrap(), [(2, expected)].into());
+        assert_eq!(store.count(&store.reader, closed).await.unwrap(), [(2, expected)].into());
         assert!((1..=limits::VISIBILITY_TALLY_SEGMENT_ROWS + 4).contains(&store.read()));
     }
     let oldest = visibility_range(&namespace().id.0).end;
@@ -254,15 +255,15 @@ async fn a_count_reads_rows_again_only_where_something_changed() {
     let mut batch = RowBatch::new();
     batch.delete_range(last, oldest);
     store.commit(group, batch);
-    let left = store.count(&tallies, closed).await.unwrap();
+    let left = store.count(&store.reader, closed).await.unwrap();
     assert!((1..=limits::VISIBILITY_TALLY_SEGMENT_ROWS + 4).contains(&store.read()));
-    assert_eq!(left, store.count(&Arc::default(), closed).await.unwrap());
+    assert_eq!(left, store.count(&Reader::default(), closed).await.unwrap());
 }
 
 /// Rows come and go at random, and counts with and without a memory agree.
 #[tokio::test]
 async fn remembered_counts_are_exact() {
-    let (store, tallies) = (Store::new(2, 9000), Arc::default());
+    let store = Store::new(2, 9000);
     let queries = ["", "ExecutionStatus = 2", "StartTime < 25", "CloseTime BETWEEN 100 AND 300", "WorkflowId = 'w77'"];
     let mut seed = 7_u64;
     let mut random = |below: u64| {
@@ -282,21 +283,21 @@ async fn remembered_counts_are_exact() {
             store.commit(group, batch);
         }
         let query = queries[random(queries.len() as u64) as usize];
-        let remembered = store.count(&tallies, query).await.unwrap();
-        assert_eq!(remembered, store.count(&Arc::default(), query).await.unwrap(), "{query}");
+        let remembered = store.count(&store.reader, query).await.unwrap();
+        assert_eq!(remembered, store.count(&Reader::default(), query).await.unwrap(), "{query}");
     }
 }
 
 #[tokio::test]
 async fn no_more_counts_are_remembered_than_may_be() {
-    let (store, tallies) = (Store::new(1, 10), Arc::new(Tallies::default()));
+    let store = Store::new(1, 10);
     for n in 0..limits::VISIBILITY_TALLY_SEGMENTS_MAX + 10 {
-        store.count(&tallies, &format!("ExecutionStatus = 2 AND StartTime < {n}")).await.unwrap();
+        store.count(&store.reader, &format!("ExecutionStatus = 2 AND StartTime < {n}")).await.unwrap();
     }
     store.read();
-    store.count(&tallies, "ExecutionStatus = 2 AND StartTime < 20").await.unwrap();
+    store.count(&store.reader, "ExecutionStatus = 2 AND StartTime < 20").await.unwrap();
     assert_eq!(store.read(), 0);
-    store.count(&tallies, "ExecutionStatus = 2 AND StartTime < 5").await.unwrap();
+    store.count(&store.reader, "ExecutionStatus = 2 AND StartTime < 5").await.unwrap();
     assert_eq!(store.read(), 6);
 }
 
@@ -306,8 +307,8 @@ async fn a_row_that_is_no_record_is_an_error() {
     let mut batch = RowBatch::new();
     batch.put(encoded(&row(0).0), Bytes::from_static(&[0xff]));
     store.commit(store.groups[0], batch);
-    assert!(matches!(page(store.scans("", &[]), 10).await, Err(VisibilityError::Internal(_))));
-    assert!(matches!(store.count(&Arc::default(), "").await, Err(VisibilityError::Internal(_))));
+    assert!(matches!(page(&store.reader, store.scans("", &[]), 10).await, Err(VisibilityError::Internal(_))));
+    assert!(matches!(store.count(&Reader::default(), "").await, Err(VisibilityError::Internal(_))));
 }
 
 #[test]
@@ -347,19 +348,20 @@ fn tokens() {
 #[tokio::test]
 async fn runs_of_slots_that_are_looked_for_elsewhere_are_hidden() {
     let store = Store::new(1, 300);
-    let whole = store.count(&Arc::default(), "").await.unwrap();
+    let whole = store.count(&Reader::default(), "").await.unwrap();
     let (mut seen, mut total) = (Vec::new(), ByStatus::new());
     for parity in 0..2 {
         let slots: SlotSet = (parity..everlog_storage::keys::SLOTS).step_by(2).collect();
         let shown = Shown { namespace_id: namespace().id, slots };
         let scans = store.scans("", b"").into_iter().map(|scan| scan.of(Some(shown.clone()))).collect();
-        let (rows, has_more) = page(scans, 1000).await.unwrap();
+        let (rows, has_more) = page(&Reader::default(), scans, 1000).await.unwrap();
         assert!(rows.len() > 100 && !has_more, "{}", rows.len());
         seen.extend(rows.into_iter().map(|(key, _)| key));
         let key = TallyKey { group: GroupId(1), namespace: namespace().id, filter: parity.to_string() };
         let ranges = plan::bound(None).ranges(namespace().id);
-        let counted = count_by_status(Arc::default(), key, store.rows(GroupId(1)), ranges, Arc::new(None), Some(shown));
-        add(&mut total, &counted.await.unwrap());
+        let rows = store.rows(GroupId(1));
+        let counted = count_by_status(&store.reader, key, rows, ranges, Arc::new(None), Some(shown)).await;
+        add(&mut total, &counted.unwrap());
     }
     seen.sort_unstable();
     seen.dedup();
