@@ -81,6 +81,8 @@ impl Seen {
             Code::NotFound | Code::AlreadyExists => !status.message().contains("amespace"),
             // Something has come since that the workflow has not seen.
             Code::InvalidArgument => method == "RespondWorkflowTaskCompleted",
+            // It could not close because of an event before, and is let close now.
+            Code::ResourceExhausted => status.message().ends_with("workflow is closing"),
             _ => false,
         };
         if is_rule {
