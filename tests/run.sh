@@ -105,6 +105,7 @@ step_crash() {
 # Three nodes that are killed, stopped and cut off: raw calls under a checker, then SDK workers. EVERLOG_CLUSTER_SECONDS: for longer.
 step_cluster() {
 	require_rust
+	require_go
 	prepare_python
 	cargo run --locked -q -p everlog-cluster-tests -- --everlog-bin "$EVERLOG_BIN"
 	"$python" tests/cluster/sdk.py

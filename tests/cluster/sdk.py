@@ -1,14 +1,17 @@
-"""The official Python SDK on three nodes: a worker at one of them, a client at another, and each of them killed in turn.
+"""The official Python and Go SDKs on three nodes: a worker at one of them, a client at another, and each of them killed in turn.
 
     EVERLOG_BIN=target/debug/everlog python tests/cluster/sdk.py [--workflows 20] [--rounds 1]
 
 The workload and what is checked afterwards are those of tests/crash: workflows with signals, activities (some with one attempt only),
 timers and children. First the third node is killed, which only leads; then the one that the worker is connected to; then the client's.
-The client must not see an error while neither its node nor the network is away. The last line is `N passed, N failed`.
+The client must not see an error while neither its node nor the network is away. Beside it a program with the Go SDK, which knows the third
+node alone, starts and ends workflows all the time (tests/sdk/go/underfaults); none of its calls may fail. The last line is
+`N passed, N failed`.
 """
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import random
@@ -30,6 +33,8 @@ from workload import SLOTS_WITH_CHILD, Acknowledged, executions_at_most_once, la
 NODES = 3
 SERVING_S_MAX = 60.0
 STOP_S_MAX = 30.0
+GO_LANES = 5
+GO_MODULE = Path(__file__).resolve().parent.parent / "sdk" / "go"
 SETTINGS = """
 data_dir = "{data}"
 [listen]
@@ -94,6 +99,45 @@ class Node:
         assert status == 0, f"node {self.number} ended with status {status} after SIGTERM"
 
 
+class GoWorkflows:
+    """A program with a worker and callers of the Go SDK, at one node."""
+
+    def __init__(self, directory: Path) -> None:
+        self.binary = directory / "underfaults"
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self, address: str) -> None:
+        """Builds and starts it."""
+        build = await asyncio.create_subprocess_exec(
+            "go", "-C", str(GO_MODULE), "build", "-o", str(self.binary), "./underfaults"
+        )
+        assert await build.wait() == 0, "the program with the Go SDK cannot be built"
+        self.process = await asyncio.create_subprocess_exec(
+            str(self.binary),
+            f"-lanes={GO_LANES}",
+            env={**os.environ, "EVERLOG_ADDRESS": address},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+
+    async def end(self) -> None:
+        """Has it end, and checks what it tells."""
+        printed, _ = await asyncio.wait_for(self.process.communicate(b""), FINISH_S_MAX)
+        assert self.process.returncode == 0, f"the program with the Go SDK ended with {self.process.returncode}"
+        told = json.loads(printed)
+        wrong, twice = told["wrong"], told["twice"]
+        print(f"  the Go SDK: {told['completed']} workflows completed, {len(wrong)} did not", flush=True)
+        assert not wrong, "the Go SDK: " + "\n".join(wrong[:3])
+        assert not twice, f"the Go SDK: activities with one attempt ran twice: {twice}"
+        assert told["completed"] >= GO_LANES, "the Go SDK completed hardly a workflow"
+
+    async def kill(self) -> None:
+        """Ends it, if it has not ended."""
+        if self.process and self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+
+
 def ip(number: int) -> str:
     """The loopback address of a node."""
     return f"127.0.0.{number}"
@@ -115,15 +159,19 @@ async def main(options: argparse.Namespace, directory: Path) -> None:
     """One whole run; raises AssertionError if the servers broke a promise."""
     ports = {number: (free_port(ip(number)), free_port(ip(number))) for number in range(1, NODES + 1)}
     nodes = [Node(number, directory, ports) for number in ports]
+    go = GoWorkflows(directory)
     try:
         for node in nodes:
             await node.spawn()
         for node in nodes:
             await node.serving()
+        await go.start(nodes[-1].address)
         await under_load(options, nodes)
+        await go.end()
         for node in nodes:
             await node.stop()
     finally:
+        await go.kill()
         for node in nodes:
             if node.process and node.process.returncode is None:
                 node.process.kill()

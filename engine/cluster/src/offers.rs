@@ -180,6 +180,11 @@ impl Homes for Offers {
         }
         Some(message)
     }
+
+    fn is_here(&self, queue: &QueueId) -> bool {
+        // Polls that do not name the queue behind a sticky one wait where they come.
+        queue.name.is_empty() || matches!(self.home(queue.namespace_id, &queue.name), Home::Here)
+    }
 }
 
 /// What waits to be sent to a node.

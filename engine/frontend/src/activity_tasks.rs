@@ -29,7 +29,7 @@ use super::call::Call;
 use super::deployments::{poll_version, version_of};
 use super::errors::{Error, UNAVAILABLE_PAUSE};
 use super::execute::unexpected;
-use super::polls::{PollKind, worker_version};
+use super::polls::{self, PollKind, worker_version};
 use super::unbuilt::WorkerVersion;
 use super::workflow_tasks::as_it_is;
 use super::{Frontend, activity_executions, address, validate};
@@ -52,6 +52,7 @@ pub(super) async fn poll_activity_task_queue(
         match frontend.matching.local().poll(poll.clone(), until).await {
             Matched::Nothing => return Ok(PollActivityTaskQueueResponse::default()),
             Matched::Full => return Err(Error::TooManyPolls),
+            Matched::Elsewhere => return Err(polls::elsewhere()),
             // Queries go to workflow workers only.
             Matched::Query(lease) => drop(lease),
             Matched::Task(lease) => {

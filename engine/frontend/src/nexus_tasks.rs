@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::call::Call;
 use super::deployments::version_of;
 use super::errors::Error;
-use super::polls::{PollKind, worker_version};
+use super::polls::{self, PollKind, worker_version};
 use super::unbuilt::WorkerVersion;
 use super::{Frontend, validate};
 
@@ -59,6 +59,7 @@ pub(super) async fn poll_nexus_task_queue(
         NexusMatched::Task(task) => Ok(handed_out(queue, *task)),
         NexusMatched::Nothing => Ok(PollNexusTaskQueueResponse::default()),
         NexusMatched::Full => Err(Error::TooManyPolls),
+        NexusMatched::Elsewhere => Err(polls::elsewhere()),
     }
 }
 

@@ -46,6 +46,11 @@ impl Polls {
     }
 }
 
+/// Tells that a poll was made at a node that is not the home of its queue, or not any more. The called node makes it again where that is.
+pub(super) fn elsewhere() -> Error {
+    Error::NotDone("the task queue has moved to another node".to_owned())
+}
+
 /// What a poll says of the version of its worker, unless it is too long to be remembered.
 pub(super) fn worker_version(
     capabilities: Option<WorkerVersionCapabilities>,

@@ -27,7 +27,7 @@ use super::deployments::{poll_version, version_of};
 use super::errors::{Error, UNAVAILABLE_PAUSE};
 use super::execute::explain;
 use super::history_token::HistoryToken;
-use super::polls::{PollKind, worker_version};
+use super::polls::{self, PollKind, worker_version};
 use super::unbuilt::{self, WorkerVersion};
 use super::{Frontend, address, nexus_endpoints, search_attributes, validate};
 
@@ -51,6 +51,7 @@ pub(super) async fn poll_workflow_task_queue(
         match frontend.matching.local().poll(poll.clone(), until).await {
             Matched::Nothing => return Ok(PollWorkflowTaskQueueResponse::default()),
             Matched::Full => return Err(Error::TooManyPolls),
+            Matched::Elsewhere => return Err(polls::elsewhere()),
             Matched::Task(lease) => match start_task(frontend, &poll, lease).await {
                 Outcome::Started(response) => return Ok(*response),
                 Outcome::Gone => {}

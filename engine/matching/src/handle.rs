@@ -7,10 +7,10 @@
 //!
 //! No message needs to arrive for a task to be done: rows are the truth, and a home reads those of a lead that it hears of.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use everlog_kernel::transition::{QueryTask, Task};
-use everlog_model::{OneNode, WorkflowRef};
+use everlog_model::{OneNode, QueueId, WorkflowRef};
 use everlog_storage::GroupId;
 
 use super::Matching;
@@ -61,11 +61,34 @@ pub trait Homes: Send + Sync + 'static {
     /// Sends a message to the other nodes that it is for, and gives it back if it is for this one. Tasks and queries go to the home
     /// of their queue, everything else to all nodes.
     fn pass_on(&self, message: Message) -> Option<Message>;
+
+    /// Whether a queue is at home here, so that its polls may wait here. It is not where nobody is known to lead its partition.
+    fn is_here(&self, queue: &QueueId) -> bool;
 }
 
 impl Homes for OneNode {
     fn pass_on(&self, message: Message) -> Option<Message> {
         Some(message)
+    }
+
+    fn is_here(&self, _: &QueueId) -> bool {
+        true
+    }
+}
+
+/// What is at home here: everything as long as nobody says otherwise. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct AtHome(Arc<OnceLock<Arc<dyn Homes>>>);
+
+impl AtHome {
+    /// Names who knows. They are named once.
+    pub(crate) fn set(&self, homes: &Arc<dyn Homes>) {
+        let _ = self.0.set(Arc::clone(homes));
+    }
+
+    /// Whether a queue is.
+    pub(crate) fn has(&self, queue: &QueueId) -> bool {
+        self.0.get().is_none_or(|homes| homes.is_here(queue))
     }
 }
 
@@ -79,6 +102,7 @@ pub struct MatchingHandle {
 impl MatchingHandle {
     /// A handle that serves what `homes` leaves to this node with `local`.
     pub fn new(local: Arc<Matching>, homes: Arc<dyn Homes>) -> MatchingHandle {
+        local.at_home().set(&homes);
         MatchingHandle { local, homes }
     }
 

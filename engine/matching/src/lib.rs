@@ -99,6 +99,8 @@ pub enum Matched {
     Nothing,
     /// As many polls as may be wait already.
     Full,
+    /// The queue is at home on another node by now, or nobody knows where.
+    Elsewhere,
 }
 
 /// Where tasks come from that do not fit into memory: the task rows of the partitions.

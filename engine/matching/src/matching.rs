@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::handle::AtHome;
 use super::lease::{QueryLease, TaskLease, WaitingPoll};
 use super::line::Meters;
 use super::nexus::NexusTasks;
@@ -57,6 +58,7 @@ pub struct Matching {
     shutdowns: Notify,
     /// What they say of themselves while they run.
     workers: Workers,
+    at_home: AtHome,
     /// Requests to Nexus services.
     nexus: NexusTasks,
     /// Whether anyone ever polled a sticky queue without naming the normal one behind it.
@@ -93,6 +95,7 @@ impl Matching {
     }
 
     fn with_bounds(backlog: Arc<dyn Backlog>, bounds: Bounds) -> Arc<Matching> {
+        let at_home = AtHome::default();
         let matching = Arc::new_cyclic(|me| Matching {
             me: me.clone(),
             runtime: Handle::current(),
@@ -110,7 +113,8 @@ impl Matching {
             shut_down: RwLock::default(),
             shutdowns: Notify::new(),
             workers: Workers::default(),
-            nexus: NexusTasks::default(),
+            nexus: NexusTasks::new(at_home.clone()),
+            at_home,
             unnamed: AtomicBool::new(false),
             left_out: AtomicBool::new(false),
             bounds,
@@ -119,6 +123,11 @@ impl Matching {
         });
         matching.runtime.spawn(upkeep::keep_up(Arc::downgrade(&matching)));
         matching
+    }
+
+    /// Which queues are at home here.
+    pub(super) fn at_home(&self) -> &AtHome {
+        &self.at_home
     }
 
     /// Takes in what a lead of a partition, or whoever asked a query, has to say.
@@ -232,7 +241,7 @@ impl Matching {
     /// Waits for a task until `deadline`. Dropping the future ends the poll at once.
     ///
     /// A poll beyond [`limits::QUEUE_POLLS_MAX`], or of one queue too many, is told so at once: a worker that was told "nothing" would
-    /// be back at once.
+    /// be back at once. So is one of a queue that is not at home here: no task would come.
     pub async fn poll(self: &Arc<Self>, poll: Poll, deadline: Instant) -> Matched {
         let now = Instant::now();
         if deadline <= now {
@@ -250,6 +259,10 @@ impl Matching {
             if self.draining.load(Ordering::Acquire) || self.has_shut_down(&poll.worker_instance_key) {
                 return Admission::Draining;
             }
+            // And whoever ends the polls of queues that have left does so after they have.
+            if !self.at_home.has(queue.id()) {
+                return Admission::Elsewhere;
+            }
             queue.poll(&poll, sticky, now)
         });
         match admission.unwrap_or(Admission::Refused) {
@@ -260,6 +273,7 @@ impl Matching {
             }
             Admission::Draining => Matched::Nothing,
             Admission::Refused => Matched::Full,
+            Admission::Elsewhere => Matched::Elsewhere,
         }
     }
 

@@ -25,6 +25,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::handle::AtHome;
+
 use super::{PollerDescription, WorkerVersion};
 
 /// How long it is known who has polled a queue.
@@ -96,6 +98,8 @@ pub enum NexusMatched {
     Nothing,
     /// As many polls as may be wait already.
     Full,
+    /// The queue is at home on another node by now, or nobody knows where.
+    Elsewhere,
 }
 
 /// Why nobody has answered a request.
@@ -110,6 +114,7 @@ pub enum NotAnswered {
 /// The requests that wait at this node, and who polls for them.
 #[derive(Default)]
 pub struct NexusTasks {
+    at_home: AtHome,
     state: Mutex<State>,
 }
 
@@ -142,6 +147,10 @@ struct Poller {
 }
 
 impl NexusTasks {
+    pub(super) fn new(at_home: AtHome) -> NexusTasks {
+        NexusTasks { at_home, state: Mutex::default() }
+    }
+
     /// Has a worker answer a request until `deadline`. Dropped, the request is taken back.
     ///
     /// # Errors
@@ -176,6 +185,9 @@ impl NexusTasks {
             let mut state = self.state.lock();
             if state.is_draining || until <= Instant::now() {
                 return NexusMatched::Nothing;
+            }
+            if !self.at_home.has(&poll.queue.home()) {
+                return NexusMatched::Elsewhere;
             }
             state.sweep();
             state.last_poll += 1;
@@ -361,7 +373,7 @@ mod tests {
     async fn take(tasks: &NexusTasks, identity: &str) -> Option<NexusTask> {
         match tasks.poll(poll(identity), soon()).await {
             NexusMatched::Task(task) => Some(*task),
-            NexusMatched::Nothing | NexusMatched::Full => None,
+            NexusMatched::Nothing | NexusMatched::Full | NexusMatched::Elsewhere => None,
         }
     }
 

@@ -108,6 +108,8 @@ pub(super) enum Admission {
     Draining,
     /// As many as may be wait already.
     Refused,
+    /// The queue is not at home here.
+    Elsewhere,
 }
 
 /// A poll's place in a line.
@@ -279,7 +281,7 @@ impl Queue {
         self.flow.count_dispatched(position.priority, now);
         self.meters.dispatched.increment(1);
         self.meters.schedule_to_start.record(age(position.scheduled_time));
-        let backlog = self.waiting_tasks();
+        let backlog = self.waiting_tasks(sticky);
         let polled_name = sticky.unwrap_or(&self.id.name).to_owned();
         Grant::Task(GrantedTask { queue: self.id.clone(), polled_name, position, task, backlog, lease })
     }
@@ -344,8 +346,13 @@ impl Queue {
         self.last_number
     }
 
-    fn waiting_tasks(&self) -> u64 {
-        (self.tasks.len() + self.in_sticky.len()) as u64
+    /// Tasks that wait in a sticky line, or in none. Workers that are told of some in their sticky queue poll that one alone.
+    fn waiting_tasks(&self, sticky: Option<&str>) -> u64 {
+        let waiting = match sticky {
+            None => self.tasks.len(),
+            Some(name) => self.sticky.get(name).map_or(0, |sticky| sticky.tasks.len()),
+        };
+        waiting as u64
     }
 
     /// Where the tasks stand that wait in a sticky line, or in the queue with all of its sticky lines.

@@ -50,6 +50,42 @@ async fn polls_of_queues_that_move_end() {
     assert!(got(&mut stays).is_none());
 }
 
+/// A node that is the home of all queues or of none.
+struct Sometimes(AtomicBool);
+
+impl Homes for Sometimes {
+    fn pass_on(&self, message: Message) -> Option<Message> {
+        Some(message)
+    }
+
+    fn is_here(&self, _: &QueueId) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Between the end of a lead and the news of the next one a poll comes back to where it was: it would wait there as long as a poll may,
+/// while its tasks go to the next home.
+#[tokio::test(start_paused = true)]
+async fn no_poll_waits_where_its_queue_is_not_at_home() {
+    let (matching, _) = matching();
+    let home = Arc::new(Sometimes(AtomicBool::new(true)));
+    let handle = MatchingHandle::new(matching, Arc::clone(&home) as Arc<dyn Homes>);
+    let matching = handle.local();
+    let mut waits = start_poll(matching, normal_poll());
+    assert!(got(&mut waits).is_none());
+    home.0.store(false, Ordering::Relaxed);
+    matching.end_polls_of(|_| true);
+    assert!(matches!(got(&mut waits), Some(Matched::Nothing)));
+    for poll in [normal_poll(), sticky_poll()] {
+        assert!(matches!(got(&mut start_poll(matching, poll)), Some(Matched::Elsewhere)));
+    }
+    let queue = NexusQueue { namespace_id: queue_id("queue").namespace_id, name: "queue".to_owned() };
+    let poll = NexusPoll { queue, identity: String::new(), worker_instance_key: String::new(), version: None };
+    assert!(matches!(matching.nexus().poll(poll, in_seconds(1)).await, NexusMatched::Elsewhere));
+    home.0.store(true, Ordering::Relaxed);
+    assert!(got(&mut start_poll(matching, normal_poll())).is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_task_whose_slot_has_moved_is_there_though_its_old_partition_goes() {
     let (matching, rows) = matching();

@@ -21,8 +21,9 @@ use futures::future::BoxFuture;
 use tokio::time::advance;
 
 use super::*;
-use crate::RateSource;
+use crate::nexus::{NexusMatched, NexusPoll, NexusQueue};
 use crate::tasks::Position;
+use crate::{Homes, MatchingHandle, RateSource};
 
 const PARTITION: GroupId = GroupId(1);
 

@@ -1,7 +1,6 @@
 //! Tasks and queries: in which order they come, and what an offer, a lease and its end do.
 
 use super::*;
-use crate::{Homes, MatchingHandle};
 
 #[tokio::test(start_paused = true)]
 async fn tasks_come_by_priority_and_then_by_age() {
@@ -25,6 +24,24 @@ async fn an_offer_of_what_is_there_changes_nothing() {
     assert_eq!(matching.describe(&queue_id("queue")).await.stats.backlog, 1);
     assert_eq!(next_event(&matching).await, 1);
     assert!(is_empty(&matching).await);
+}
+
+/// The Go SDK polls its sticky queue alone as long as it is told that something waits there: tasks of the normal queue would wait as
+/// long as a poll does.
+#[tokio::test(start_paused = true)]
+async fn a_worker_is_told_what_else_waits_in_the_line_that_it_has_polled() {
+    let (matching, _) = matching();
+    assert!(got(&mut start_poll(&matching, sticky_poll())).is_none(), "the sticky queue is polled");
+    for event in 1..=3 {
+        offer(&matching, PARTITION, task(3, 0, event));
+    }
+    offer(&matching, PARTITION, sticky_task(4));
+    offer(&matching, PARTITION, sticky_task(5));
+    for (poll, waiting) in [(sticky_poll(), 1), (sticky_poll(), 0), (normal_poll(), 2)] {
+        let Matched::Task(lease) = matching.poll(poll, in_seconds(1)).await else { panic!() };
+        assert_eq!(lease.backlog, waiting);
+        lease.done();
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -116,6 +133,10 @@ impl Homes for TwoNodes {
         self.0.receive(message);
         None
     }
+
+    fn is_here(&self, queue: &QueueId) -> bool {
+        !queue.name.starts_with("there")
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -132,6 +153,6 @@ async fn a_task_goes_to_the_home_of_its_queue() {
     let poll = |name| Poll { queue: queue_id(name), ..normal_poll() };
     assert_eq!(event_of(here.poll(poll("here"), in_seconds(1)).await), 1);
     assert_eq!(event_of(there.poll(poll("there"), in_seconds(1)).await), 2);
-    assert!(matches!(here.poll(poll("there"), in_seconds(1)).await, Matched::Nothing));
+    assert!(matches!(here.poll(poll("there"), in_seconds(1)).await, Matched::Elsewhere));
     handle.send(Message::Closed(source));
 }
