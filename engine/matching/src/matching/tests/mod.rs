@@ -21,8 +21,8 @@ use futures::future::BoxFuture;
 use tokio::time::advance;
 
 use super::*;
-use crate::RateSource;
 use crate::tasks::Position;
+use crate::{RateSource, ScalingHint, ScalingRules};
 
 const PARTITION: GroupId = GroupId(1);
 
@@ -130,6 +130,7 @@ fn normal_poll() -> Poll {
         tasks_per_second_max: None,
         worker_instance_key: "instance".to_owned(),
         version: None,
+        scaling: ScalingRules::default(),
     }
 }
 
