@@ -86,7 +86,7 @@ pub(crate) struct Probes {
 
 impl Probes {
     /// Writes to every probe until it is acknowledged, through nodes that live; returns how long that took from `since`, by probe.
-    async fn write(&self, since: Instant, dead: usize) -> Result<Vec<Duration>, Failure> {
+    pub(crate) async fn write(&self, since: Instant, dead: usize) -> Result<Vec<Duration>, Failure> {
         let nodes = self.client.nodes();
         let writes = self.runs.iter().enumerate().map(|(at, (id, run_id))| async move {
             let number = self.recorder.next();

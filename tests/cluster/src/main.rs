@@ -3,6 +3,7 @@
 //! ```text
 //! everlog-cluster-tests                            every test (the gate)
 //! everlog-cluster-tests --only storm --seconds 3600 --seed 7
+//! everlog-cluster-tests --figures                  what failures and new nodes cost, for the results of the benchmarks
 //! ```
 //!
 //! `scenarios` are what must hold at any time; `storm` is load while nodes and links fail at random under a seed (the moments of what
@@ -13,6 +14,7 @@ mod checker;
 mod client;
 mod failure;
 mod faults;
+mod figures;
 mod harness;
 mod load;
 mod program;
@@ -55,6 +57,15 @@ struct Cli {
     /// How many nodes the cluster with faults has.
     #[arg(long, default_value_t = 3)]
     nodes: usize,
+    /// Measure instead: what failures, new nodes and replicas cost.
+    #[arg(long)]
+    figures: bool,
+    /// With --figures: how often a node is killed.
+    #[arg(long, default_value_t = 20)]
+    kills: usize,
+    /// With --figures: what the cluster holds when a node joins, megabytes.
+    #[arg(long, default_value_t = 1000)]
+    megabytes: u64,
 }
 
 /// The tests that share a cluster, in order. The first one makes it.
@@ -102,6 +113,17 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if cli.figures {
+        let options = figures::Options { seed: cli.seed, kills: cli.kills, megabytes: cli.megabytes };
+        let measured = figures::figures(&binary, directory.path(), options);
+        return match tokio::task::LocalSet::new().run_until(measured).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                say(&format!("error: {failure}; data and logs are kept in {}", directory.keep().display()));
+                ExitCode::FAILURE
+            }
+        };
+    }
     let mut tests =
         Tests { passed: 0, failed: 0, only: cli.only.clone(), binary, directory: directory.path().to_owned() };
     let all = async {

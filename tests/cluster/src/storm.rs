@@ -230,7 +230,7 @@ fn report(injected: &Injected, seen: &Seen, done: &Done) {
 }
 
 /// The median, the 99th percentile and the longest.
-fn times(all: &[Duration]) -> String {
+pub(crate) fn times(all: &[Duration]) -> String {
     let mut sorted = all.to_vec();
     sorted.sort_unstable();
     let at = |share: usize| sorted.get((sorted.len() * share / 100).min(sorted.len().saturating_sub(1)));

@@ -11,7 +11,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -41,6 +41,8 @@ pub(crate) struct Link {
 
 /// All directions between all nodes. The proxies end when this is dropped.
 pub(crate) struct Links {
+    /// Bytes that were carried so far.
+    carried: Arc<AtomicU64>,
     /// By where from and where to, as indexes of nodes.
     all: Arc<Vec<Vec<watch::Sender<Link>>>>,
     proxies: Vec<JoinHandle<()>>,
@@ -56,17 +58,29 @@ impl Links {
         let row = || nodes.iter().map(|_| watch::Sender::new(Link::default())).collect::<Vec<_>>();
         let all = Arc::new(nodes.iter().map(|_| row()).collect::<Vec<_>>());
         let pids: Arc<Vec<_>> = Arc::new(nodes.iter().map(|node| node.pid()).collect());
+        let carried = Arc::<AtomicU64>::default();
         let mut proxies = Vec::new();
         for (to, address) in advertised.iter().enumerate() {
-            let proxy = Proxy { to, target: listen[to], links: Arc::clone(&all), pids: Arc::clone(&pids) };
+            let proxy = Proxy {
+                to,
+                target: listen[to],
+                links: Arc::clone(&all),
+                pids: Arc::clone(&pids),
+                carried: Arc::clone(&carried),
+            };
             proxies.push(tokio::spawn(proxy.run(TcpListener::bind(address).await?)));
         }
-        Ok(Links { all, proxies })
+        Ok(Links { carried, all, proxies })
     }
 
     /// Changes one direction. Nodes are indexes.
     pub(crate) fn set(&self, from: usize, to: usize, link: Link) {
         self.all[from][to].send_replace(link);
+    }
+
+    /// Bytes that were carried so far, in all directions.
+    pub(crate) fn carried(&self) -> u64 {
+        self.carried.load(Ordering::Relaxed)
     }
 
     /// Opens everything.
@@ -88,6 +102,7 @@ struct Proxy {
     target: SocketAddr,
     links: Arc<Vec<Vec<watch::Sender<Link>>>>,
     pids: Arc<Vec<Arc<AtomicI32>>>,
+    carried: Arc<AtomicU64>,
 }
 
 impl Proxy {
@@ -113,7 +128,8 @@ impl Proxy {
         target.set_nodelay(true)?;
         let (near_read, near_write) = stream.into_split();
         let (far_read, far_write) = target.into_split();
-        tokio::join!(pump(near_read, far_write, there), pump(far_read, near_write, back));
+        let carried = &self.carried;
+        tokio::join!(pump(near_read, far_write, there, carried), pump(far_read, near_write, back, carried));
         Ok(())
     }
 
@@ -156,7 +172,12 @@ async fn open(link: &mut watch::Receiver<Link>, at: Instant) {
 }
 
 /// Carries bytes in one direction until there are no more.
-async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, mut link: watch::Receiver<Link>) {
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut link: watch::Receiver<Link>,
+    carried: &AtomicU64,
+) {
     let (sender, mut pieces) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES_MAX);
     let read = async move {
         let mut buffer = vec![0; PIECE_BYTES];
@@ -169,6 +190,7 @@ async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
     let write = async move {
         while let Some((at, bytes)) = pieces.recv().await {
             open(&mut link, at).await;
+            carried.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             if to.write_all(&bytes).await.is_err() {
                 return;
             }
@@ -226,11 +248,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let links = Arc::new(vec![vec![watch::Sender::new(Link::default()), watch::Sender::new(Link::default())]; 2]);
+        let carried = Arc::<AtomicU64>::default();
         let proxy = Proxy {
             to: 1,
             target: target.local_addr().unwrap(),
             links: Arc::clone(&links),
             pids: Arc::new(vec![me, Arc::default()]),
+            carried: Arc::clone(&carried),
         };
         let running = tokio::spawn(proxy.run(listener));
         let mut near = TcpStream::connect(address).await.unwrap();
@@ -257,6 +281,7 @@ mod tests {
         assert!(sent.elapsed() >= delay, "{:?}", sent.elapsed());
         drop(near);
         assert_eq!(far.read(&mut byte).await.unwrap(), 0, "the end arrives, too");
+        assert_eq!(carried.load(Ordering::Relaxed), 4);
         running.abort();
     }
 }

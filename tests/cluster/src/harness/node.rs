@@ -125,6 +125,11 @@ impl Node {
         Arc::clone(&self.pid)
     }
 
+    /// The process that runs; 0 if none does.
+    pub(crate) fn process_id(&self) -> Pid {
+        Pid::from_raw(self.pid.load(Ordering::Relaxed))
+    }
+
     /// Starts the process and does not wait for it. Whatever it prints goes behind the log.
     pub(crate) async fn spawn(&self) -> Result<(), Failure> {
         let mut process = self.process.lock().await;
