@@ -315,7 +315,9 @@ impl World {
             return self.child();
         }
         let once = self.random.percent(50);
+        let priority = Some(self.some_priority());
         let attributes = ScheduleActivityTaskCommandAttributes {
+            priority,
             activity_id: format!("activity-{number}"),
             activity_type: Some(ActivityType { name: if once { ONCE } else { OFTEN }.to_owned() }),
             task_queue: Some(TaskQueue { name: "aq".to_owned(), ..TaskQueue::default() }),
