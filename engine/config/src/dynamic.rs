@@ -25,7 +25,7 @@ use crate::scope::{Scope, Unscoped};
 use crate::{SettingsError, parse_duration};
 
 /// Limits and timeouts that hold in a namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DynamicConfig {
     /// What decisions depend on.
     pub limits: Limits,
@@ -34,7 +34,7 @@ pub struct DynamicConfig {
 }
 
 /// Everything that was set: for all namespaces, and for single ones.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct DynamicSettings {
     /// What holds where nothing else is said.
     pub everywhere: DynamicConfig,
@@ -45,7 +45,7 @@ pub struct DynamicSettings {
 }
 
 /// Limits and waits of the frontend.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct FrontendLimits {
     /// Events in one page of history.
     pub history_page_events_max: usize,
@@ -57,6 +57,14 @@ pub struct FrontendLimits {
     pub poll_wait_max: Duration,
     /// The same on single task queues: what comes later counts.
     poll_waits_of_queues: Vec<(Scope, Duration)>,
+    /// A poll that waits this long is one too many for its worker.
+    pub poller_scaling_wait: Duration,
+    /// A task that waits this long wants more polls.
+    pub poller_scaling_backlog_age: Duration,
+    /// How often a second a worker is told so, for each that polls the queue.
+    pub poller_scaling_per_second: f64,
+    /// More polls are wanted where this many times as many tasks come as go.
+    pub poller_scaling_ratio: f64,
     /// How long a read of history waits for new events.
     pub history_wait_max: Duration,
     /// Whether workflows take updates.
@@ -123,6 +131,10 @@ impl Default for FrontendLimits {
             polls_max: 1200,
             poll_wait_max: Duration::from_secs(60),
             poll_waits_of_queues: Vec::new(),
+            poller_scaling_wait: Duration::from_secs(1),
+            poller_scaling_backlog_age: Duration::from_millis(200),
+            poller_scaling_per_second: 10.0,
+            poller_scaling_ratio: 1.2,
             history_wait_max: Duration::from_secs(20),
             updates: true,
             updates_async_accepted: true,
@@ -235,6 +247,14 @@ impl Setting for Duration {
             Value::Number(seconds) => Duration::try_from_secs_f64(seconds.as_f64()?).ok(),
             _ => None,
         }
+    }
+}
+
+impl Setting for f64 {
+    const ALLOWED: &'static str = "a number, not negative";
+
+    fn read(value: &Value) -> Option<Self> {
+        value.as_f64().filter(|number| *number >= 0.0)
     }
 }
 
@@ -356,6 +376,10 @@ const KEYS: &[Key] = keys! {
     "limit.reachabilityQueryBuildIds" => frontend.reachability_build_ids_max,
     "limit.workerBuildIdSize" => frontend.build_id_bytes_max,
     "matching.longPollExpirationInterval" => frontend.poll_wait_max,
+    "matching.pollerScalingDecisionsPerSecond" => frontend.poller_scaling_per_second,
+    "matching.pollerScalingMinimumBacklog" => frontend.poller_scaling_backlog_age,
+    "matching.pollerScalingTaskAddToDispatchRatio" => frontend.poller_scaling_ratio,
+    "matching.pollerScalingWaitTime" => frontend.poller_scaling_wait,
     "matching.queryPollerUnavailableWindow" => frontend.query_poller_window,
     "system.enableActivityEagerExecution" => limits.has_eager_activities,
     "system.enableEagerWorkflowStart" => limits.has_eager_start,

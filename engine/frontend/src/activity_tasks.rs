@@ -29,7 +29,7 @@ use super::call::Call;
 use super::deployments::{poll_version, version_of};
 use super::errors::{Error, UNAVAILABLE_PAUSE};
 use super::execute::unexpected;
-use super::polls::{self, PollKind, worker_version};
+use super::polls::{self, PollKind, scaling_decision, scaling_rules, worker_version};
 use super::unbuilt::WorkerVersion;
 use super::workflow_tasks::as_it_is;
 use super::{Frontend, activity_executions, address, validate};
@@ -85,6 +85,7 @@ fn read_poll(
         tasks_per_second_max: request.task_queue_metadata.and_then(|metadata| metadata.max_tasks_per_second),
         worker_instance_key: request.worker_instance_key,
         version: worker_version(request.worker_version_capabilities, request.deployment_options),
+        scaling: scaling_rules(&frontend.config(namespace.name()).frontend),
     })
 }
 
@@ -113,7 +114,8 @@ async fn start_task(
     let (kind, run_id) = (lease.task.entity, lease.task.key.position.run_id);
     let address = as_it_is(frontend, &lease.address);
     match frontend.router.start_activity_task(kind, address, run_id, start).await {
-        Ok(response) => {
+        Ok(mut response) => {
+            response.poller_scaling_decision = scaling_decision(lease.scaling);
             lease.done();
             Ok(Some(*response))
         }

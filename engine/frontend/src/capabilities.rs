@@ -28,7 +28,7 @@ pub(super) fn system() -> get_system_info_response::Capabilities {
     }
 }
 
-/// What is told of each namespace. Not built: poller scaling, pausing.
+/// What is told of each namespace. Not built: pausing.
 pub(super) fn namespace(config: &DynamicConfig) -> namespace_info::Capabilities {
     namespace_info::Capabilities {
         eager_workflow_start: config.limits.has_eager_start,
@@ -41,6 +41,7 @@ pub(super) fn namespace(config: &DynamicConfig) -> namespace_info::Capabilities 
         standalone_activity_operator_commands: config.frontend.activities && config.frontend.activity_operations,
         standalone_activity_batch_operations: config.frontend.activities && config.frontend.activity_batch_jobs,
         worker_poll_complete_on_shutdown: true,
+        poller_autoscaling: true,
         ..namespace_info::Capabilities::default()
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::call::Call;
 use super::deployments::version_of;
 use super::errors::Error;
-use super::polls::{self, PollKind, worker_version};
+use super::polls::{self, PollKind, scaling_decision, scaling_rules, worker_version};
 use super::unbuilt::WorkerVersion;
 use super::{Frontend, validate};
 
@@ -49,6 +49,7 @@ pub(super) async fn poll_nexus_task_queue(
         identity: request.identity,
         worker_instance_key: request.worker_instance_key.clone(),
         version,
+        scaling: scaling_rules(&config.frontend),
     };
     let matching = frontend.matching.local();
     let matched = tokio::select! {
@@ -56,7 +57,10 @@ pub(super) async fn poll_nexus_task_queue(
         () = matching.until_shut_down(&request.worker_instance_key) => NexusMatched::Nothing,
     };
     match matched {
-        NexusMatched::Task(task) => Ok(handed_out(queue, *task)),
+        NexusMatched::Task(task, hint) => {
+            let response = handed_out(queue, *task);
+            Ok(PollNexusTaskQueueResponse { poller_scaling_decision: scaling_decision(hint), ..response })
+        }
         NexusMatched::Nothing => Ok(PollNexusTaskQueueResponse::default()),
         NexusMatched::Full => Err(Error::TooManyPolls),
         NexusMatched::Elsewhere => Err(polls::elsewhere()),

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use everlog_config::FrontendLimits;
 use everlog_kernel::NamespaceId;
-use everlog_matching::WorkerVersion;
+use everlog_matching::{ScalingHint, ScalingRules, WorkerVersion};
 use everlog_model::FastMap;
 use everlog_proto::api::common::v1::WorkerVersionCapabilities;
 use everlog_proto::api::deployment::v1::WorkerDeploymentOptions;
+use everlog_proto::api::taskqueue::v1::PollerScalingDecision;
 use parking_lot::Mutex;
 use prost::Message;
 
@@ -60,6 +62,26 @@ pub(super) fn worker_version(
         capabilities.as_ref().map_or(0, Message::encoded_len) + deployment.as_ref().map_or(0, Message::encoded_len);
     let is_told = capabilities.is_some() || deployment.is_some();
     (is_told && bytes <= VERSION_BYTES_MAX).then(|| Arc::new(WorkerVersion { capabilities, deployment }))
+}
+
+/// When workers are told to poll more or less.
+pub(super) fn scaling_rules(limits: &FrontendLimits) -> ScalingRules {
+    ScalingRules {
+        idle_wait: limits.poller_scaling_wait,
+        backlog_age: limits.poller_scaling_backlog_age,
+        per_second_and_poller: limits.poller_scaling_per_second,
+        added_to_dispatched: limits.poller_scaling_ratio,
+    }
+}
+
+/// The same as workers are told it.
+pub(super) fn scaling_decision(hint: Option<ScalingHint>) -> Option<PollerScalingDecision> {
+    hint.map(|hint| PollerScalingDecision {
+        poll_request_delta_suggestion: match hint {
+            ScalingHint::More => 1,
+            ScalingHint::Fewer => -1,
+        },
+    })
 }
 
 /// A poll that is counted.

@@ -27,7 +27,7 @@ use super::deployments::{poll_version, version_of};
 use super::errors::{Error, UNAVAILABLE_PAUSE};
 use super::execute::explain;
 use super::history_token::HistoryToken;
-use super::polls::{self, PollKind, worker_version};
+use super::polls::{self, PollKind, scaling_decision, scaling_rules, worker_version};
 use super::unbuilt::{self, WorkerVersion};
 use super::{Frontend, address, nexus_endpoints, search_attributes, validate};
 
@@ -93,6 +93,7 @@ fn read_poll(
         tasks_per_second_max: None,
         worker_instance_key: request.worker_instance_key,
         version: worker_version(request.worker_version_capabilities, request.deployment_options),
+        scaling: scaling_rules(&frontend.config(namespace.name()).frontend),
     })
 }
 
@@ -140,10 +141,11 @@ async fn start_task(frontend: &Frontend, poll: &Poll, lease: TaskLease) -> Outco
     let (address, run_id) = (as_it_is(frontend, &lease.address), lease.task.key.position.run_id);
     match frontend.router.start_workflow_task(address, run_id, start).await {
         Ok(started) => {
-            let backlog = lease.backlog;
+            let (backlog, scaling) = (lease.backlog, lease.scaling);
             lease.done();
             let mut response = with_page_token(started, run_id);
             response.message.backlog_count_hint = i64::try_from(backlog).unwrap_or(i64::MAX);
+            response.message.poller_scaling_decision = scaling_decision(scaling);
             Outcome::Started(Box::new(response))
         }
         Err(CallError::Rejected(_)) => {
@@ -163,10 +165,11 @@ async fn start_query(frontend: &Frontend, lease: QueryLease) -> Outcome {
     let (address, run_id) = (lease.address.clone(), lease.run_id());
     match frontend.router.start_query(&frontend.queries, address, run_id, start).await {
         Ok(started) => {
-            let query = lease.query.query.clone();
+            let (query, scaling) = (lease.query.query.clone(), lease.scaling);
             lease.done();
             let mut response = with_page_token(started, run_id);
             response.message.query = Some(query);
+            response.message.poller_scaling_decision = scaling_decision(scaling);
             Outcome::Started(Box::new(response))
         }
         Err(CallError::Rejected(_)) => {

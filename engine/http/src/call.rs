@@ -1,7 +1,7 @@
 //! A call of a gRPC method inside the process: the same services, with all that stands in front of them.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, TE};
+use http::header::{CONTENT_TYPE, HeaderValue, TE};
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use tonic::body::Body;
@@ -9,27 +9,13 @@ use tonic::{Code, Status};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceExt};
 
+use crate::metadata::hand_on;
+
 /// The services behind the API.
 pub(crate) type Grpc = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
 
 /// What stands before each message: a flag for compression, and its length.
 const PREFIX_BYTES: usize = 5;
-
-const CLIENT_NAME: HeaderName = HeaderName::from_static("client-name");
-const CLIENT_VERSION: HeaderName = HeaderName::from_static("client-version");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const AUTHORIZATION_EXTRAS: HeaderName = HeaderName::from_static("authorization-extras");
-const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-
-/// Headers of an HTTP request that are handed on.
-const HANDED_ON: [HeaderName; 6] =
-    [AUTHORIZATION, AUTHORIZATION_EXTRAS, CLIENT_NAME, CLIENT_VERSION, FORWARDED_FOR, TIMEOUT];
-
-/// Who calls if nobody says so: as with Temporal.
-const DEFAULT_CLIENT_NAME: HeaderValue = HeaderValue::from_static("temporal-server-http");
-
-/// How long a caller has that does not say so: less than the half minute after which many HTTP clients and proxies give up.
-const DEFAULT_TIMEOUT: HeaderValue = HeaderValue::from_static("25S");
 
 /// Calls `/package.Service/Method` with an encoded request; the answer is an encoded response.
 ///
@@ -44,13 +30,7 @@ pub(crate) async fn call(grpc: &Grpc, method: &str, headers: &HeaderMap, message
     let into = request.headers_mut();
     into.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     into.insert(TE, HeaderValue::from_static("trailers"));
-    for name in HANDED_ON {
-        if let Some(value) = headers.get(&name) {
-            into.insert(name, value.clone());
-        }
-    }
-    into.entry(CLIENT_NAME).or_insert(DEFAULT_CLIENT_NAME);
-    into.entry(TIMEOUT).or_insert(DEFAULT_TIMEOUT);
+    hand_on(headers, into)?;
     let response = grpc.clone().oneshot(request).await.map_err(|error| Status::unavailable(error.to_string()))?;
     if let Some(status) = Status::from_header_map(response.headers()).filter(|status| status.code() != Code::Ok) {
         return Err(status);

@@ -47,6 +47,16 @@ pub(crate) fn set(message: &mut DynamicMessage, path: &str, text: &str) -> Resul
     Ok(true)
 }
 
+/// The field at `path`, if there is one.
+pub(crate) fn find(descriptor: &MessageDescriptor, path: &str) -> Option<FieldDescriptor> {
+    let mut names = path.split('.');
+    let first = named(descriptor, names.next()?)?;
+    names.take(DEPTH_MAX).try_fold(first, |field, name| match field.kind() {
+        Kind::Message(of) => named(&of, name),
+        _ => None,
+    })
+}
+
 fn named(descriptor: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
     descriptor.get_field_by_name(name).or_else(|| descriptor.get_field_by_json_name(name))
 }

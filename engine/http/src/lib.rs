@@ -16,6 +16,7 @@ mod encoding;
 mod errors;
 mod fields;
 mod json;
+mod metadata;
 mod openapi;
 mod origins;
 mod pages;

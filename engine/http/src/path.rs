@@ -17,6 +17,24 @@ pub(crate) fn unescaped(segment: &str, doubled: bool) -> Cow<'_, str> {
     if doubled && once.contains("%2") { Cow::Owned(once.replace("%2F", "/").replace("%2f", "/")) } else { once }
 }
 
+/// Whether a query is one: as Go's `url.ParseQuery` has it.
+///
+/// # Errors
+///
+/// What is wrong, in its words.
+pub(crate) fn check_escapes(query: &str) -> Result<(), String> {
+    if query.contains(';') {
+        return Err("invalid semicolon separator in query".to_owned());
+    }
+    for (at, _) in query.match_indices('%') {
+        let escape: String = query[at..].chars().take(3).take_while(|letter| !matches!(letter, '&' | '=')).collect();
+        if escape.len() != 3 || !escape[1..].bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(format!("invalid URL escape {escape:?}"));
+        }
+    }
+    Ok(())
+}
+
 /// The names and values of a query, in order.
 pub(crate) fn pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
     query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {

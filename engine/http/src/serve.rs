@@ -1,5 +1,6 @@
 //! Answers requests.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use prost::Message;
-use prost_reflect::{DynamicMessage, MessageDescriptor};
+use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 use tower::{BoxError, Service, ServiceExt};
@@ -22,7 +23,7 @@ use crate::encoding::{Encoder, Encoding};
 use crate::json::{Payloads, indented, read, write};
 use crate::origins::{Origins, Sender, host};
 use crate::pages::Page;
-use crate::path::pairs;
+use crate::path::{check_escapes, pairs};
 use crate::routes::{Found, Route, find};
 use crate::{errors, fields, openapi, pages};
 
@@ -30,6 +31,9 @@ const BINARY: &str = "application/x-protobuf";
 const JSON: &str = "application/json";
 /// OpenAPI documents, of either version: as Temporal sends them.
 const DOCUMENT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// A form of an HTML page, or of `curl -d`.
+const FORM: &str = "application/x-www-form-urlencoded";
+const METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
 const WHOLE_PAYLOADS: &str = "no-payload-shorthand";
 const PRETTY: &str = "pretty";
 
@@ -48,6 +52,9 @@ const COMPRESSED_BYTES_MIN: usize = 1024;
 
 /// Work on so many bytes is done where it keeps no other requests waiting.
 const LONG_WORK_BYTES_MIN: usize = 32 << 10;
+
+/// Names of fields in a query or form: more than any request has.
+const NAMES_MAX: usize = 1000;
 
 /// Seconds after which a caller may try again that has asked too often.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
@@ -161,7 +168,7 @@ impl Api {
     }
 
     async fn response(&self, sender: &Sender, parts: &Parts, body: Body, form: Form) -> Result<Bytes, Refusal> {
-        let route = match find(parts.method.as_str(), parts.uri.path()) {
+        let route = match route(parts) {
             Found::Route(route) => route,
             Found::NoPath => return Err(Status::not_found("Not Found").into()),
             Found::NoVerb => return Err(Status::unimplemented("Method Not Allowed").into()),
@@ -199,12 +206,17 @@ impl Api {
             }
             on_bytes(body.len(), move || message_of(&content_type, body, descriptor)).await??
         } else {
-            let mut request = DynamicMessage::new(descriptor);
-            for (name, value) in pairs(parts.uri.query().unwrap_or_default()) {
-                // Temporal takes no notice of names that it does not know; among them are those that are for this server.
-                fields::set(&mut request, &name, &value).map_err(invalid)?;
-            }
-            request
+            let (form, _held) = if is_form(parts) {
+                if sender.is_page() {
+                    check_of_page(FORM)?;
+                }
+                let (form, held) = self.body(body).await?;
+                (form, Some(held))
+            } else {
+                (Bytes::new(), None)
+            };
+            let form = std::str::from_utf8(&form).map_err(|_| invalid("the body of the request is not UTF-8"))?;
+            of_names(descriptor, [form, parts.uri.query().unwrap_or_default()])?
         };
         for (name, value) in route.variables(parts.uri.path()) {
             fields::set(&mut request, name, &value).map_err(invalid)?;
@@ -320,6 +332,52 @@ impl From<Status> for Refusal {
 
 fn invalid(problem: impl ToString) -> Refusal {
     Status::invalid_argument(problem.to_string()).into()
+}
+
+/// What a request is for. A form may say that it is sent by another verb, and is also taken where only GET is: then it is a query.
+fn route(parts: &Parts) -> Found {
+    let path = parts.uri.path();
+    if !is_form(parts) {
+        return find(parts.method.as_str(), path);
+    }
+    let verb = match text(&parts.headers, &METHOD_OVERRIDE) {
+        "" => parts.method.as_str().to_owned(),
+        verb => verb.to_ascii_uppercase(),
+    };
+    match find(&verb, path) {
+        Found::NoVerb if verb == Method::POST.as_str() => find(Method::GET.as_str(), path),
+        found => found,
+    }
+}
+
+fn is_form(parts: &Parts) -> bool {
+    parts.method == Method::POST && text(&parts.headers, &CONTENT_TYPE) == FORM
+}
+
+/// A request of names and values, in the order in which they count. Temporal takes no notice of names that it does not know; among them are
+/// those that are for this server.
+fn of_names(descriptor: MessageDescriptor, texts: [&str; 2]) -> Result<DynamicMessage, Refusal> {
+    texts.into_iter().try_for_each(check_escapes).map_err(invalid)?;
+    let mut request = DynamicMessage::new(descriptor);
+    let mut given: Vec<(Cow<'_, str>, Vec<Cow<'_, str>>)> = Vec::new();
+    for (name, value) in texts.into_iter().flat_map(pairs) {
+        match given.iter().position(|(known, _)| *known == name) {
+            Some(at) => given[at].1.push(value),
+            None if given.len() == NAMES_MAX => return Err(invalid(format!("more than {NAMES_MAX} names of fields"))),
+            None => given.push((name, vec![value])),
+        }
+    }
+    for (name, values) in &given {
+        let Some(field) = fields::find(&request.descriptor(), name) else { continue };
+        if values.len() > 1 && !field.is_list() {
+            let text = format!("too many values for field {:?}: {}", field.name(), values.join(", "));
+            return Err(invalid(text));
+        }
+        for value in values {
+            fields::set(&mut request, name, value).map_err(invalid)?;
+        }
+    }
+    Ok(request)
 }
 
 /// Does work on so many bytes.

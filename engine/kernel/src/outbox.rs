@@ -227,7 +227,8 @@ impl Workflow {
         let Some(current) = self.current_run() else { return Recipient::Nobody };
         let id = message.id();
         let mut run = current;
-        loop {
+        // Each step is to another run that is in memory.
+        for _ in 0..self.runs.len() {
             if run.signal_requests.contains(&id) {
                 return Recipient::Run(run.id);
             }
@@ -239,6 +240,7 @@ impl Workflow {
                 },
             }
         }
+        Recipient::Run(current.id)
     }
 }
 

@@ -118,6 +118,13 @@ impl Flow {
         self.of(priority, now).dispatched.count(now);
     }
 
+    /// Tasks per second that were added, and that were handed out.
+    pub(super) fn per_second(&mut self, now: Instant) -> (f64, f64) {
+        self.0.iter_mut().fold((0.0, 0.0), |(added, dispatched), flow| {
+            (added + flow.added.per_second(now), dispatched + flow.dispatched.per_second(now))
+        })
+    }
+
     fn of(&mut self, priority: u8, now: Instant) -> &mut PriorityFlow {
         let index = self.0.iter().position(|flow| flow.priority == priority).unwrap_or_else(|| {
             let (added, dispatched) = (RollingCount::new(now), RollingCount::new(now));

@@ -8,9 +8,9 @@ use everlog_model::{QueueId, WorkflowRef};
 use everlog_storage::GroupId;
 use tokio::time::Instant;
 
-use super::Matching;
 use super::queue::{Grant, GrantedQuery, GrantedTask, Held, Ticket};
 use super::tasks::WaitingTask;
+use super::{Matching, ScalingHint};
 
 /// A task that was handed to a poller. Dropped without [`TaskLease::done`], it is offered again.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct TaskLease {
     pub queue_name: String,
     /// Tasks that wait in the queue besides this one.
     pub backlog: u64,
+    /// Whether the worker should have more polls open, or fewer.
+    pub scaling: Option<ScalingHint>,
     hold: Hold,
 }
 
@@ -37,6 +39,8 @@ pub struct QueryLease {
     pub query: QueryTask,
     /// The queue that was polled.
     pub queue_name: String,
+    /// Whether the worker should have more polls open, or fewer.
+    pub scaling: Option<ScalingHint>,
     hold: Hold,
 }
 
@@ -51,6 +55,7 @@ impl TaskLease {
             task: Task { key, attempt, sticky, version, entity, weight },
             queue_name: grant.polled_name,
             backlog: grant.backlog,
+            scaling: grant.scaling,
             hold: Hold { matching, queue: grant.queue, held: Some(held) },
         }
     }
@@ -75,6 +80,7 @@ impl QueryLease {
             address: grant.address,
             query: grant.query,
             queue_name: grant.polled_name,
+            scaling: grant.scaling,
             hold: Hold { matching, queue: grant.queue, held: Some(held) },
         }
     }

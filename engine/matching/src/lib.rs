@@ -30,6 +30,7 @@ mod line;
 mod matching;
 mod queue;
 mod rates;
+mod scaling;
 mod shares;
 mod tasks;
 mod workers;
@@ -48,6 +49,7 @@ pub use handle::{Homes, MatchingHandle, Message, Source};
 pub use lease::{QueryLease, TaskLease};
 pub use matching::Matching;
 pub use rates::RateSource;
+pub use scaling::{ScalingHint, ScalingRules};
 pub use workers::Workers;
 
 /// What the settings of a queue say.
@@ -76,6 +78,8 @@ pub struct Poll {
     pub worker_instance_key: String,
     /// Of the worker's code, where the worker tells.
     pub version: Option<Arc<WorkerVersion>>,
+    /// When its worker is told to poll more or less.
+    pub scaling: ScalingRules,
 }
 
 /// What a worker says of the version of its code, as it is shown with the worker's polls. Which tasks it gets is decided by the version in the

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::queue::Grant;
+use super::scaling::{Hints, ScalingHint, ScalingRules, Standing, Waited};
 use super::{Poll, PollerDescription, WorkerVersion};
 
 /// The polls of one queue, sticky or normal.
@@ -23,11 +24,14 @@ pub(super) struct Line {
     /// When a poll came or went last.
     last_poll: Option<Instant>,
     pollers: FastMap<String, Poller>,
+    hints: Hints,
 }
 
 /// A poll that waits. Its receiver lives at least as long as it stands in the line.
 pub(super) struct WaitingPoller {
     pub(super) sender: oneshot::Sender<Grant>,
+    pub(super) since: Instant,
+    pub(super) scaling: ScalingRules,
     worker_instance_key: String,
     _counted: CountedPoll,
 }
@@ -70,10 +74,17 @@ impl Line {
     }
 
     /// Puts a poll at the end of the line.
-    pub(super) fn join(&mut self, number: u64, poll: &Poll, meters: &Meters, sender: oneshot::Sender<Grant>) {
-        let worker_instance_key = poll.worker_instance_key.clone();
+    pub(super) fn join(
+        &mut self,
+        number: u64,
+        poll: &Poll,
+        meters: &Meters,
+        sender: oneshot::Sender<Grant>,
+        since: Instant,
+    ) {
+        let (worker_instance_key, scaling) = (poll.worker_instance_key.clone(), poll.scaling);
         let counted = CountedPoll::new(&meters.polls_waiting);
-        self.polls.insert(number, WaitingPoller { sender, worker_instance_key, _counted: counted });
+        self.polls.insert(number, WaitingPoller { sender, since, scaling, worker_instance_key, _counted: counted });
     }
 
     /// Takes a poll out of the line; nothing happens if it is not there any more.
@@ -88,6 +99,17 @@ impl Line {
         let (_, poll) = self.polls.pop_first()?;
         self.last_poll = Some(now);
         Some(poll)
+    }
+
+    /// Whether the worker of a poll is to poll more or less.
+    pub(super) fn hint(
+        &mut self,
+        rules: &ScalingRules,
+        waited: Waited,
+        now: Instant,
+        standing: impl FnOnce() -> Standing,
+    ) -> Option<ScalingHint> {
+        self.hints.hint(rules, waited, self.pollers.len(), now, standing)
     }
 
     pub(super) fn has_polls(&self) -> bool {

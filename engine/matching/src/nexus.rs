@@ -26,8 +26,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::handle::AtHome;
-
-use super::{PollerDescription, WorkerVersion};
+use super::rates::RollingCount;
+use super::scaling::{Hints, Standing, Waited};
+use super::{PollerDescription, ScalingHint, ScalingRules, WorkerVersion};
 
 /// How long it is known who has polled a queue.
 const POLLERS_KNOWN: Duration = Duration::from_secs(300);
@@ -65,6 +66,8 @@ pub struct NexusPoll {
     pub worker_instance_key: String,
     /// Of the worker's code, where the worker tells.
     pub version: Option<Arc<WorkerVersion>>,
+    /// When its worker is told to poll more or less.
+    pub scaling: ScalingRules,
 }
 
 /// A request in a worker's hands.
@@ -92,8 +95,8 @@ pub enum NexusReply {
 /// How a poll has ended.
 #[derive(Debug)]
 pub enum NexusMatched {
-    /// With a request.
-    Task(Box<NexusTask>),
+    /// With a request, and whether the worker should have more polls open, or fewer.
+    Task(Box<NexusTask>, Option<ScalingHint>),
     /// Nothing came before the deadline, or the server is draining.
     Nothing,
     /// As many polls as may be wait already.
@@ -132,13 +135,29 @@ struct Line {
     tasks: VecDeque<NexusTask>,
     polls: VecDeque<Waiting>,
     pollers: FastMap<String, Poller>,
+    hints: Hints,
+    flow: Option<Flow>,
+}
+
+/// Requests that came and were handed out lately.
+struct Flow {
+    added: RollingCount,
+    dispatched: RollingCount,
+}
+
+impl Flow {
+    fn new(now: Instant) -> Flow {
+        Flow { added: RollingCount::new(now), dispatched: RollingCount::new(now) }
+    }
 }
 
 /// A poll that waits.
 struct Waiting {
     number: u64,
     worker_instance_key: String,
-    sender: oneshot::Sender<NexusTask>,
+    since: Instant,
+    scaling: ScalingRules,
+    sender: oneshot::Sender<(NexusTask, Option<ScalingHint>)>,
 }
 
 struct Poller {
@@ -170,6 +189,7 @@ impl NexusTasks {
                 return Err(NotAnswered::Full);
             }
             state.callers.insert(id, sender);
+            state.count_added(&queue);
             state.offer(queue.clone(), NexusTask { id, request, deadline });
             Caller { tasks: self, queue, id }
         };
@@ -201,9 +221,11 @@ impl NexusTasks {
                 let poller = Poller { last_access: SystemTime::now(), version: poll.version.clone() };
                 line.pollers.insert(poll.identity.clone(), poller);
             }
+            let now = Instant::now();
             while let Some(task) = line.tasks.pop_front() {
                 if callers.contains_key(&task.id) {
-                    return NexusMatched::Task(Box::new(task));
+                    let hint = line.hand_out(&poll.scaling, Waited { poll: Duration::ZERO, task: true }, now);
+                    return NexusMatched::Task(Box::new(task), hint);
                 }
             }
             if line.polls.len() >= limits::QUEUE_POLLS_MAX {
@@ -211,11 +233,12 @@ impl NexusTasks {
             }
             let (sender, receiver) = oneshot::channel();
             let worker_instance_key = poll.worker_instance_key.clone();
-            line.polls.push_back(Waiting { number, worker_instance_key, sender });
+            let scaling = poll.scaling;
+            line.polls.push_back(Waiting { number, worker_instance_key, since: now, scaling, sender });
             WaitingPoll { tasks: self, queue: poll.queue, number, receiver }
         };
         match tokio::time::timeout_at(until, &mut waiting.receiver).await {
-            Ok(Ok(task)) => NexusMatched::Task(Box::new(task)),
+            Ok(Ok((task, hint))) => NexusMatched::Task(Box::new(task), hint),
             Ok(Err(_)) | Err(_) => NexusMatched::Nothing,
         }
     }
@@ -272,14 +295,22 @@ impl State {
     /// Gives a request to the poll that waits longest, or has it wait.
     fn offer(&mut self, queue: NexusQueue, mut task: NexusTask) {
         let line = self.lines.entry(queue).or_default();
+        let now = Instant::now();
         while let Some(poll) = line.polls.pop_front() {
-            match poll.sender.send(task) {
+            let hint = line.hand_out(&poll.scaling, Waited { poll: now.duration_since(poll.since), task: false }, now);
+            match poll.sender.send((task, hint)) {
                 Ok(()) => return,
                 // Its worker has gone away.
-                Err(back) => task = back,
+                Err((back, _)) => task = back,
             }
         }
         line.tasks.push_back(task);
+    }
+
+    fn count_added(&mut self, queue: &NexusQueue) {
+        let now = Instant::now();
+        let line = self.lines.entry(queue.clone()).or_default();
+        line.flow.get_or_insert_with(|| Flow::new(now)).added.count(now);
     }
 
     /// Forgets the queues that nobody needs.
@@ -293,6 +324,20 @@ impl State {
             line.pollers.retain(|_, poller| poller.is_known());
             !line.tasks.is_empty() || !line.polls.is_empty() || !line.pollers.is_empty()
         });
+    }
+}
+
+impl Line {
+    /// Counts a request that is handed out, and says whether the worker is to poll more or less. Requests are no backlog: those that nobody
+    /// takes at once soon go.
+    fn hand_out(&mut self, rules: &ScalingRules, waited: Waited, now: Instant) -> Option<ScalingHint> {
+        let flow = self.flow.get_or_insert_with(|| Flow::new(now));
+        flow.dispatched.count(now);
+        let standing = || {
+            let (added, dispatched) = (flow.added.per_second(now), flow.dispatched.per_second(now));
+            Standing { added, dispatched, ..Standing::default() }
+        };
+        self.hints.hint(rules, waited, self.pollers.len(), now, standing)
     }
 }
 
@@ -324,7 +369,7 @@ struct WaitingPoll<'a> {
     tasks: &'a NexusTasks,
     queue: NexusQueue,
     number: u64,
-    receiver: oneshot::Receiver<NexusTask>,
+    receiver: oneshot::Receiver<(NexusTask, Option<ScalingHint>)>,
 }
 
 impl Drop for WaitingPoll<'_> {
@@ -334,7 +379,7 @@ impl Drop for WaitingPoll<'_> {
             line.polls.retain(|poll| poll.number != self.number);
         }
         // What it was given and has not taken is for another one.
-        if let Ok(task) = self.receiver.try_recv()
+        if let Ok((task, _)) = self.receiver.try_recv()
             && state.callers.contains_key(&task.id)
         {
             state.offer(self.queue.clone(), task);
@@ -359,7 +404,13 @@ mod tests {
 
     fn poll(identity: &str) -> NexusPoll {
         let (identity, key) = (identity.to_owned(), format!("{identity}-key"));
-        NexusPoll { queue: queue(), identity, worker_instance_key: key, version: None }
+        NexusPoll {
+            queue: queue(),
+            identity,
+            worker_instance_key: key,
+            version: None,
+            scaling: ScalingRules::default(),
+        }
     }
 
     fn soon() -> Instant {
@@ -372,7 +423,7 @@ mod tests {
 
     async fn take(tasks: &NexusTasks, identity: &str) -> Option<NexusTask> {
         match tasks.poll(poll(identity), soon()).await {
-            NexusMatched::Task(task) => Some(*task),
+            NexusMatched::Task(task, _) => Some(*task),
             NexusMatched::Nothing | NexusMatched::Full | NexusMatched::Elsewhere => None,
         }
     }
@@ -422,6 +473,28 @@ mod tests {
         let task = take(&tasks, "w").await.unwrap();
         assert!(tasks.answer(task.id, reply()));
         assert_eq!(call.await, Ok(reply()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_is_told_to_poll_more_while_requests_pile_up_and_less_when_it_waits() {
+        let tasks = NexusTasks::default();
+        let mut calls: Vec<_> = (0..3).map(|_| Box::pin(tasks.dispatch(queue(), Request::default(), soon()))).collect();
+        for call in &mut calls {
+            assert!(futures::poll!(call).is_pending());
+        }
+        let mut hints = Vec::new();
+        for _ in 0..3 {
+            let NexusMatched::Task(_, hint) = tasks.poll(poll("w"), soon()).await else {
+                panic!("three requests wait")
+            };
+            hints.push(hint);
+        }
+        assert_eq!(hints, [Some(ScalingHint::More), Some(ScalingHint::More), None]);
+        let (matched, _) = tokio::join!(tasks.poll(poll("w"), soon()), async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::timeout(Duration::from_millis(1), tasks.dispatch(queue(), Request::default(), soon())).await
+        });
+        assert!(matches!(matched, NexusMatched::Task(_, Some(ScalingHint::Fewer))), "{matched:?}");
     }
 
     #[tokio::test(start_paused = true)]

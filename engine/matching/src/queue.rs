@@ -18,11 +18,12 @@ use everlog_storage::GroupId;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::QueueSettings;
 use super::describe::Flow;
 use super::line::{Line, Meters};
 use super::rates::{RateLimit, RateSource};
+use super::scaling::{Standing, Waited};
 use super::tasks::{Fetch, Position, TaskBounds, Tasks, WaitingTask};
+use super::{QueueSettings, ScalingHint, ScalingRules};
 
 /// What a lease is on.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +60,7 @@ struct StickyLine {
     line: Line,
     /// By priority and age, whatever their lanes: they are all for one worker.
     tasks: BTreeMap<(u8, Time, Position), WaitingTask>,
+    flow: Flow,
 }
 
 impl StickyLine {
@@ -133,6 +135,7 @@ pub(super) struct GrantedTask {
     pub(super) position: Position,
     pub(super) task: WaitingTask,
     pub(super) backlog: u64,
+    pub(super) scaling: Option<ScalingHint>,
     lease: u64,
 }
 
@@ -141,10 +144,20 @@ pub(super) struct GrantedQuery {
     pub(super) polled_name: String,
     pub(super) address: WorkflowRef,
     pub(super) query: QueryTask,
+    pub(super) scaling: Option<ScalingHint>,
     lease: u64,
 }
 
 impl Grant {
+    /// Has the worker be told, too, whether to poll more or less.
+    fn with(mut self, hint: Option<ScalingHint>) -> Grant {
+        match &mut self {
+            Grant::Task(grant) => grant.scaling = hint,
+            Grant::Query(grant) => grant.scaling = hint,
+        }
+        self
+    }
+
     pub(super) fn held(&self) -> Held {
         match self {
             Grant::Task(grant) => grant.held(),
@@ -223,14 +236,19 @@ impl Queue {
     fn hand_out(&mut self, now: Instant) {
         while self.line.has_polls() {
             let Some(grant) = self.next_normal(now) else { return };
-            self.grant_normal(grant, now);
+            // Queries never wait where polls do.
+            let has_waited = matches!(grant, Grant::Task(_));
+            self.grant_normal(grant, has_waited, now);
         }
     }
 
-    fn grant_normal(&mut self, grant: Grant, now: Instant) {
+    /// Gives the poll that waits longest a task which `has_waited`, or has just come.
+    fn grant_normal(&mut self, grant: Grant, has_waited: bool, now: Instant) {
         let Some(poll) = self.line.next_poll(now) else { return };
+        let waited = Waited { poll: now.duration_since(poll.since), task: has_waited };
+        let hint = self.hint(None, &poll.scaling, waited, now);
         // A receiver goes only after its poll has left the line, so it is there.
-        let _ = poll.sender.send(grant);
+        let _ = poll.sender.send(grant.with(hint));
     }
 
     fn hand_out_sticky(&mut self, name: &str, now: Instant) {
@@ -238,7 +256,10 @@ impl Queue {
             let Some(grant) = self.next_sticky(name, now) else { return };
             let poll = self.sticky.get_mut(name).and_then(|sticky| sticky.line.next_poll(now));
             if let Some(poll) = poll {
-                let _ = poll.sender.send(grant);
+                // Where polls wait, no task does: this one has just come.
+                let waited = Waited { poll: now.duration_since(poll.since), task: false };
+                let hint = self.hint(Some(name), &poll.scaling, waited, now);
+                let _ = poll.sender.send(grant.with(hint));
             }
         }
     }
@@ -273,17 +294,47 @@ impl Queue {
         Some(self.lease_task(position, task, Some(name), now))
     }
 
+    /// Whether the worker of a poll of a line is to poll more or less, from what is left of tasks.
+    fn hint(
+        &mut self,
+        sticky: Option<&str>,
+        rules: &ScalingRules,
+        waited: Waited,
+        now: Instant,
+    ) -> Option<ScalingHint> {
+        let is_old = |position: &Position| age(position.scheduled_time) > rules.backlog_age.as_secs_f64();
+        let standing = |flow: &mut Flow, is_limited, has_backlog| {
+            let (added, dispatched) = flow.per_second(now);
+            Standing { is_limited, has_backlog, added, dispatched }
+        };
+        match sticky {
+            None => {
+                let (rate, flow, tasks) = (&mut self.rate, &mut self.flow, &self.tasks);
+                self.line
+                    .hint(rules, waited, now, || standing(flow, rate.is_exhausted(now), tasks.positions().any(is_old)))
+            }
+            Some(name) => {
+                let StickyLine { line, tasks, flow } = self.sticky.get_mut(name)?;
+                let mut positions = tasks.keys().map(|(_, _, position)| position);
+                line.hint(rules, waited, now, || standing(flow, false, positions.any(is_old)))
+            }
+        }
+    }
+
     fn lease_task(&mut self, position: Position, task: WaitingTask, sticky: Option<&str>, now: Instant) -> Grant {
         let lease = self.next_number();
         let is_charged = sticky.is_none();
         let place = (task.partition, position);
         self.leased.insert(place, LeasedTask { lease, is_charged, task: task.clone(), offered_again: None });
         self.flow.count_dispatched(position.priority, now);
+        if let Some(line) = sticky.and_then(|name| self.sticky.get_mut(name)) {
+            line.flow.count_dispatched(position.priority, now);
+        }
         self.meters.dispatched.increment(1);
         self.meters.schedule_to_start.record(age(position.scheduled_time));
         let backlog = self.waiting_tasks(sticky);
         let polled_name = sticky.unwrap_or(&self.id.name).to_owned();
-        Grant::Task(GrantedTask { queue: self.id.clone(), polled_name, position, task, backlog, lease })
+        Grant::Task(GrantedTask { queue: self.id.clone(), polled_name, position, task, backlog, scaling: None, lease })
     }
 
     fn lease_query(&mut self, address: WorkflowRef, query: QueryTask, sticky: Option<&str>) -> Grant {
@@ -291,7 +342,7 @@ impl Queue {
         let leased = LeasedQuery { lease, address: address.clone(), query: query.clone(), offered_again: None };
         self.leased_queries.insert(query.query_id, leased);
         let polled_name = sticky.unwrap_or(&self.id.name).to_owned();
-        Grant::Query(GrantedQuery { queue: self.id.clone(), polled_name, address, query, lease })
+        Grant::Query(GrantedQuery { queue: self.id.clone(), polled_name, address, query, scaling: None, lease })
     }
 
     /// Whether the rate limit lets a task through. If not, a wake is set for when it will.

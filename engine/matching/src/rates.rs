@@ -35,10 +35,15 @@ impl TokenBucket {
 
     /// Takes a token, if there is one.
     pub(super) fn take(&mut self, now: Instant) -> bool {
+        self.take_part(1.0, now)
+    }
+
+    /// Takes a part of a token, if there is as much.
+    pub(super) fn take_part(&mut self, part: f64, now: Instant) -> bool {
         self.fill(now);
-        let available = self.tokens >= 1.0;
+        let available = self.tokens >= part;
         if available {
-            self.tokens -= 1.0;
+            self.tokens -= part;
         }
         available
     }
@@ -124,6 +129,11 @@ impl RateLimit {
     /// Takes a token, if there is one.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         self.bucket.take(now)
+    }
+
+    /// Whether there is no token just now.
+    pub(super) fn is_exhausted(&mut self, now: Instant) -> bool {
+        !self.bucket.has_token(now)
     }
 
     /// When the next token will be there; `None` if never.

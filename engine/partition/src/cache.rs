@@ -241,6 +241,11 @@ impl Cache {
         entry
     }
 
+    /// The workflows that are there.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &EntityRef> {
+        self.entries.keys()
+    }
+
     /// The entry of a workflow, if it is there.
     pub(crate) fn get_mut(&mut self, key: &EntityRef) -> Option<&mut Entry> {
         self.entries.get_mut(key).map(|entry| &mut **entry)

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use everlog_kernel::{Rejection, Time};
 use everlog_matching::{Message, Source};
-use everlog_model::{CallError, limits};
+use everlog_model::{CallError, EntityRef, limits};
 use everlog_raft::group::ProposalOutcome;
 use everlog_raft::{ChainPosition, EntryStamp, Group, LeadEpoch, Leadership, ReadConsistency, StopReason};
 use everlog_storage::state::RowBatch;
@@ -37,7 +37,7 @@ use super::lead::{Action, Applied, Lead, LeadSettings, Outgoing, Poison};
 use super::load::{Read, ReadFor, ReadRows, Readers};
 use super::outbox::Parcel;
 use super::pace::Pace;
-use super::skipped_time::SkippedTime;
+use super::skipped_time::{Hold, SkippedTime};
 use super::status::{PartitionLoad, Status};
 use super::steps;
 
@@ -61,6 +61,10 @@ pub(crate) struct EventLoop {
     /// turned away before the partition forgets that it has gone.
     pub(crate) step_turn: VecDeque<(usize, StepJob)>,
     pub(crate) poisons: Vec<Poison>,
+    /// Where time is skipped: what the last lead had in hand.
+    pub(crate) in_hand: Vec<EntityRef>,
+    /// Keeps time from being skipped until the lead knows how everything stands.
+    pub(crate) unknown: Option<Hold>,
 }
 
 /// Why the loop ended.
@@ -252,6 +256,7 @@ impl EventLoop {
         leadership: &mut watch::Receiver<Leadership>,
         lost: &mut BackOff,
     ) -> LeadEnd {
+        self.hold_time();
         match self.open(group, epoch, leadership).await {
             None => {}
             Some(end) => return end,
@@ -282,6 +287,7 @@ impl EventLoop {
         };
         let mut lead = Lead::new(group.id(), epoch, clock, settings, applied, system_seed(), reading.instant);
         lead.refuse_poison(self.poisons.clone());
+        lead.take_over(std::mem::take(&mut self.in_hand));
         let (reply, reads) = mpsc::unbounded_channel();
         self.dependencies.matching.send(Message::Opened(source(group, epoch)));
         self.dependencies.batch_jobs.opened(source(group, epoch));
@@ -297,6 +303,9 @@ impl EventLoop {
         };
         self.dependencies.faults.listen(group.id(), &leading.reader);
         let end = self.turns(&mut lead, &mut leading, leadership).await;
+        // What this lead had in hand is in hand until the next one has seen for itself, unless there is none here.
+        self.hold_time();
+        self.in_hand = lead.in_hand();
         if let Some(time) = &self.dependencies.skipped_time {
             time.forget(group.id());
         }
@@ -310,6 +319,15 @@ impl EventLoop {
         self.load.set_held(0);
         tracing::info!(partition = %group.id(), %epoch, "no longer leading");
         end
+    }
+
+    /// Has time pass as it always does until a lead knows how everything stands.
+    fn hold_time(&mut self) {
+        if let Some(time) = &self.dependencies.skipped_time
+            && self.unknown.is_none()
+        {
+            self.unknown = Some(time.hold());
+        }
     }
 
     /// Opens an epoch: proposes its first entry and waits until that is applied.
@@ -444,6 +462,9 @@ impl EventLoop {
                 time.stands(partition, lead.standing());
             }
         }));
+        if lead.knows_standings() {
+            self.unknown = None;
+        }
         stepped.map_err(|panic| self.panicked(lead, leading, &*panic))
     }
 

@@ -290,6 +290,7 @@ impl Lead {
     /// Ends a turn: looks at what is due, drops from memory what is too much, and proposes what has gathered if it need not wait.
     /// `linger` tells how long a batch that was begun at an instant is to wait for company.
     pub(crate) fn end_turn(&mut self, linger: impl Fn(Instant) -> std::time::Duration) {
+        self.look_at_what_was_taken_over();
         self.wake();
         self.deliver();
         self.clean();

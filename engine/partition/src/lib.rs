@@ -167,6 +167,8 @@ impl Partitions {
             turn: VecDeque::new(),
             step_turn: VecDeque::new(),
             poisons: Vec::new(),
+            in_hand: Vec::new(),
+            unknown: None,
         };
         tokio::spawn(owner::run(event_loop, Arc::clone(&group), Arc::clone(node)));
         let id = group.read().id();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use everlog_kernel::transition::{TaskKind, TaskPosition};
 use everlog_kernel::{Command, Lane, Limits, Rejection, Reply, RowKey, RunId, RunRow, RunRowKind, Time};
-use everlog_matching::Poll;
+use everlog_matching::{Poll, ScalingRules};
 use everlog_meta::NewNamespace;
 use everlog_model::{CallError, QueueId, WorkflowRef, rows};
 use everlog_partition::{Partition, Status};
@@ -107,6 +107,7 @@ async fn a_task_row_that_cannot_be_read_stops_the_partition() {
         tasks_per_second_max: None,
         worker_instance_key: String::new(),
         version: None,
+        scaling: ScalingRules::default(),
     };
     let matching = Arc::clone(node.parts.matching.local());
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);

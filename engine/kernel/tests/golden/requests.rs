@@ -53,7 +53,7 @@ pub(crate) fn update(update_id: String, name: String) -> Request {
 }
 
 /// `start queue=q type=T input=1 request-id=r run-timeout=10s execution-timeout=20s task-timeout=10s delay=5s reuse=...
-/// conflict=... memo-KEY=... sa-KEY=... summary=... cron=... priority=1 eager=true link=...
+/// conflict=... memo-KEY=... sa-KEY=... summary=... cron=... priority=1 fairness=KEY weight=2 eager=true link=...
 /// attach=...` and a retry policy (see [`retry_policy`]).
 pub(crate) fn start(arguments: &mut Arguments<'_>) -> Outcome<StartWorkflowExecutionRequest> {
     Ok(StartWorkflowExecutionRequest {
@@ -83,13 +83,25 @@ pub(crate) fn start(arguments: &mut Arguments<'_>) -> Outcome<StartWorkflowExecu
         header: header(arguments),
         workflow_start_delay: arguments.duration("delay")?,
         user_metadata: user_metadata(arguments),
-        priority: arguments.number("priority")?.map(|priority_key| Priority { priority_key, ..Priority::default() }),
+        priority: priority(arguments)?,
         request_eager_execution: arguments.flag("eager")?,
         links: links(arguments),
         completion_callbacks: callbacks(arguments),
         on_conflict_options: on_conflict(arguments),
         ..StartWorkflowExecutionRequest::default()
     })
+}
+
+/// `priority=1 fairness=KEY weight=2`, any of them.
+fn priority(arguments: &mut Arguments<'_>) -> Outcome<Option<Priority>> {
+    let (priority_key, fairness_key) = (arguments.number("priority")?, arguments.text("fairness"));
+    let fairness_weight = arguments.number("weight")?;
+    let is_given = priority_key.is_some() || fairness_key.is_some() || fairness_weight.is_some();
+    Ok(is_given.then(|| Priority {
+        priority_key: priority_key.unwrap_or_default(),
+        fairness_key: fairness_key.unwrap_or_default().to_owned(),
+        fairness_weight: fairness_weight.unwrap_or_default(),
+    }))
 }
 
 /// `link=workflow-id`.
@@ -281,7 +293,7 @@ pub(crate) fn update_activity_options(arguments: &mut Arguments<'_>) -> Outcome<
         schedule_to_close_timeout: arguments.duration("schedule-to-close")?,
         start_to_close_timeout: arguments.duration("start-to-close")?,
         retry_policy: retry_policy(arguments)?,
-        priority: arguments.number("priority")?.map(|priority_key| Priority { priority_key, ..Priority::default() }),
+        priority: priority(arguments)?,
         ..ActivityOptions::default()
     };
     let policy = options.retry_policy.as_ref();
@@ -303,9 +315,9 @@ pub(crate) fn update_activity_options(arguments: &mut Arguments<'_>) -> Outcome<
 }
 
 pub(crate) fn update_workflow_options(arguments: &mut Arguments<'_>) -> Outcome<UpdateWorkflowExecutionOptionsRequest> {
-    let priority = arguments.number("priority")?.map(|priority_key| Priority { priority_key, ..Priority::default() });
+    let options = WorkflowExecutionOptions { priority: priority(arguments)?, ..WorkflowExecutionOptions::default() };
     Ok(UpdateWorkflowExecutionOptionsRequest {
-        workflow_execution_options: Some(WorkflowExecutionOptions { priority, ..WorkflowExecutionOptions::default() }),
+        workflow_execution_options: Some(options),
         update_mask: Some(mask(["priority"])),
         identity: "operator".to_owned(),
         ..UpdateWorkflowExecutionOptionsRequest::default()
@@ -573,7 +585,7 @@ fn body(arguments: &mut Arguments<'_>) -> Outcome<MessageBody> {
 }
 
 /// `id=child type=T queue=q input=1 run-timeout=10s execution-timeout=20s task-timeout=10s close-policy=abandon reuse=... control=...
-/// cron=... header-KEY=... memo-KEY=... sa-KEY=... priority=1` and a retry policy.
+/// cron=... header-KEY=... memo-KEY=... sa-KEY=... priority=1 fairness=KEY weight=2` and a retry policy.
 #[expect(deprecated, reason = "old workers name the namespace")]
 fn start_child(arguments: &mut Arguments<'_>) -> Outcome<StartChildWorkflowExecutionCommandAttributes> {
     Ok(StartChildWorkflowExecutionCommandAttributes {
@@ -601,7 +613,7 @@ fn start_child(arguments: &mut Arguments<'_>) -> Outcome<StartChildWorkflowExecu
         header: header(arguments),
         memo: memo(arguments),
         search_attributes: search_attributes(arguments),
-        priority: arguments.number("priority")?.map(|priority_key| Priority { priority_key, ..Priority::default() }),
+        priority: priority(arguments)?,
         ..StartChildWorkflowExecutionCommandAttributes::default()
     })
 }
@@ -618,7 +630,7 @@ fn schedule_activity(arguments: &mut Arguments<'_>) -> Outcome<ScheduleActivityT
         start_to_close_timeout: arguments.duration("start-to-close")?,
         heartbeat_timeout: arguments.duration("heartbeat")?,
         retry_policy: retry_policy(arguments)?,
-        priority: arguments.number("priority")?.map(|priority_key| Priority { priority_key, ..Priority::default() }),
+        priority: priority(arguments)?,
         request_eager_execution: arguments.flag("eager")?,
         ..ScheduleActivityTaskCommandAttributes::default()
     })

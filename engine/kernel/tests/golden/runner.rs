@@ -10,7 +10,7 @@
 //! | `fail-task [cause= failure= token=NAME]`, `reset-sticky`, `save-start` | with `unproven=true`, as `complete`, the token proves nothing |
 //! | `pause-activity [ID type= request-id= reason=]`, `unpause-activity [ID type= attempts=true heartbeat=true jitter=]` | an operator pauses an activity, or those of a type, and has it go on; without a name all do |
 //! | `reset-activity [ID type= heartbeat=true keep=true jitter= restore=true]`, `update-activity [ID type= PATH=VALUE ... restore=true]` | an operator has attempts counted anew, and changes options: `start-to-close`, `schedule-to-close`, `queue`, `priority`, `retry-initial`, `retry-attempts` |
-//! | `update-options [priority=]` | an operator gives the workflow another priority, or takes it away |
+//! | `update-options [priority= fairness= weight=]` | an operator gives the workflow another priority, fairness key and weight, or takes them away |
 //! | `poll-activity ID [attempt= old=true]`, `heartbeat ID`, `complete-activity ID`, `fail-activity ID`, `cancel-activity ID` | by the token of the last poll for that activity, with `by=id` by id |
 //! | `query ID [type= reject=]`, `abandon-query ID`, `poll-query [queue=]` | |
 //! | `update ID [name= first-run=]`, `poll-update ID` | |

@@ -1,10 +1,13 @@
 //! Polls: they come, wait and go.
 
+use std::time::Duration;
+
 use everlog_model::limits;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::Poll;
+use super::super::scaling::Waited;
 use super::super::tasks::Tasks;
 use super::{Admission, Queue, StickyLine, Ticket};
 
@@ -40,7 +43,9 @@ impl Queue {
                 Some(name) => self.next_sticky(name, now),
             };
             if let Some(grant) = granted {
-                return Admission::Granted(grant);
+                let waited = Waited { poll: Duration::ZERO, task: true };
+                let hint = self.hint(sticky, &poll.scaling, waited, now);
+                return Admission::Granted(grant.with(hint));
             }
         }
         let (sender, receiver) = oneshot::channel();
@@ -48,7 +53,7 @@ impl Queue {
             Some(Some(sticky)) => &mut sticky.line,
             _ => &mut self.line,
         };
-        line.join(number, poll, &self.meters, sender);
+        line.join(number, poll, &self.meters, sender, now);
         // With others in front only a changed rate can make a difference.
         if sticky.is_none() {
             self.hand_out(now);

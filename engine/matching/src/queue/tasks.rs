@@ -50,7 +50,7 @@ impl Queue {
         {
             self.tasks.passes(&position, task.weight, now);
             let grant = self.lease_task(position, task, None, now);
-            self.grant_normal(grant, now);
+            self.grant_normal(grant, false, now);
             return;
         }
         keep(&mut self.tasks, position, task);
@@ -69,6 +69,7 @@ impl Queue {
         let name = name.clone();
         self.in_sticky.insert(position, name.clone());
         if let Some(sticky) = self.sticky.get_mut(&name) {
+            sticky.flow.count_added(position.priority, now);
             sticky.tasks.insert(in_line(position), task);
         }
         self.hand_out_sticky(&name, now);

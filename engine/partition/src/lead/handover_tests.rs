@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use everlog_kernel::command::Objections;
 use everlog_kernel::{
-    ActivityExecutionCommand, BatchJobCommand, Limits, Rejection, Reply, RunCommand, ValidActivityStart,
+    ActivityExecutionCommand, BatchJobCommand, Command, Limits, Rejection, Reply, RunCommand, ValidActivityStart,
 };
 use everlog_model::CallError;
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{Command as WorkflowCommand, StartTimerCommandAttributes};
-use everlog_proto::api::common::v1::ActivityType;
+use everlog_proto::api::common::v1::{ActivityType, WorkflowType};
 use everlog_proto::api::enums::v1::{ActivityExecutionStatus, CommandType};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
-use everlog_proto::api::workflowservice::v1::{RespondWorkflowTaskCompletedRequest, StartActivityExecutionRequest};
+use everlog_proto::api::workflowservice::v1::{
+    RespondWorkflowTaskCompletedRequest, StartActivityExecutionRequest, StartWorkflowExecutionRequest,
+};
 
 use super::test_partition::Partition;
 
@@ -199,4 +201,33 @@ fn activities_by_themselves_follow_the_lead() {
     partition.commit();
     assert_eq!(status(&mut partition, Some(first)), None, "it was kept for the retention");
     assert_eq!(status(&mut partition, None), Some(ActivityExecutionStatus::Running), "that one goes on");
+}
+
+/// Where time is skipped it would be skipped otherwise while a worker is at work on what the lost lead has handed out.
+#[test]
+fn a_lead_takes_over_what_the_one_before_it_had_in_hand() {
+    let mut partition = Partition::skipping();
+    partition.start();
+    partition.commit();
+    partition.start_task().unwrap();
+    partition.commit();
+    assert_eq!(partition.lead.standing().steps, 1);
+    let request = StartWorkflowExecutionRequest {
+        workflow_id: "lost".to_owned(),
+        workflow_type: Some(WorkflowType { name: "T".to_owned() }),
+        task_queue: Some(TaskQueue { name: "q".to_owned(), ..TaskQueue::default() }),
+        ..StartWorkflowExecutionRequest::default()
+    };
+    let _nobody = partition.ask_of("lost", None, Command::start(request, &Limits::default()).unwrap());
+    assert_eq!(partition.lead.standing().steps, 2, "two workflows have a task");
+
+    let in_hand = partition.lead.in_hand();
+    assert_eq!(in_hand.len(), 2);
+    partition.lead_anew();
+    partition.lead.take_over(in_hand);
+    assert!(!partition.lead.knows_standings());
+    assert_eq!(partition.lead.in_hand().len(), 2, "also if it is lost before it knows");
+    partition.commit();
+    assert!(partition.lead.knows_standings());
+    assert_eq!(partition.lead.standing().steps, 1, "the start of the other one is lost");
 }

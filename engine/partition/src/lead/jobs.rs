@@ -189,6 +189,7 @@ impl Lead {
             Work::Watch { seen, reply, .. } => self.watch(key, run_id, seen, reply),
         }
         self.step = None;
+        self.note_taken_over(key);
         // One with rows on their way is counted when these are applied.
         if self.cache.get_mut(key).is_some_and(|entry| entry.last_batch <= self.batches.committed) {
             self.cache.recount_durable(key, self.clock.now());

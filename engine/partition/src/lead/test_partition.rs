@@ -79,6 +79,7 @@ pub(super) struct Partition {
     /// The runs that were to be archived.
     pub(super) to_archive: Vec<RunId>,
     pub(super) namespace: Arc<Namespace>,
+    skips_time: bool,
     /// How other partitions know it.
     group: GroupId,
     begun: Instant,
@@ -87,20 +88,25 @@ pub(super) struct Partition {
 
 impl Partition {
     pub(super) fn new() -> Partition {
-        Partition::of(GROUP, false)
+        Partition::of(GROUP, false, false)
+    }
+
+    /// One that skips time.
+    pub(super) fn skipping() -> Partition {
+        Partition::of(GROUP, false, true)
     }
 
     /// One that is not the first.
     pub(super) fn numbered(number: u32) -> Partition {
-        Partition::of(GroupId(number), false)
+        Partition::of(GroupId(number), false, false)
     }
 
     /// One whose namespace archives its runs.
     pub(super) fn archiving() -> Partition {
-        Partition::of(GROUP, true)
+        Partition::of(GROUP, true, false)
     }
 
-    fn of(group: GroupId, archives: bool) -> Partition {
+    fn of(group: GroupId, archives: bool, skips_time: bool) -> Partition {
         let namespace = Namespace {
             archives,
             id: NamespaceId([7; 16]),
@@ -111,7 +117,7 @@ impl Partition {
         let namespace = Arc::new(namespace);
         let state = Arc::new(CrashState::new(1));
         let begun = Instant::now();
-        let lead = lead(group, &namespace, &state, &Chain::default(), 1, reading(begun, Duration::ZERO));
+        let lead = lead(group, &namespace, &state, &Chain::default(), 1, reading(begun, Duration::ZERO), skips_time);
         let mut partition = Partition {
             state,
             chain: Chain::default(),
@@ -125,6 +131,7 @@ impl Partition {
             tasks_came: 0,
             to_archive: Vec::new(),
             namespace,
+            skips_time,
             group,
             begun,
             passed: Duration::ZERO,
@@ -140,7 +147,7 @@ impl Partition {
         let chain = ChainPosition { epoch: LeadEpoch { term: 1, opening: self.opening }, sequence: 0 };
         self.apply(EntryStamp { chain, hlc: Hlc(0) }, RowBatch::default());
         let reading = reading(self.begun, self.passed);
-        self.lead = lead(self.group, &self.namespace, &self.state, &self.chain, self.opening, reading);
+        self.lead = lead(self.group, &self.namespace, &self.state, &self.chain, self.opening, reading, self.skips_time);
     }
 
     /// Reads what is due by now, as a lead does when it begins and from time to time.
@@ -361,12 +368,13 @@ fn lead(
     chain: &Chain,
     opening: u32,
     reading: Reading,
+    skips_time: bool,
 ) -> Lead {
     let settings = LeadSettings {
         namespaces: Arc::new(OneNamespace(Arc::clone(namespace))),
         limits: Arc::default(),
         cache_bytes_max: usize::MAX,
-        skips_time: false,
+        skips_time,
     };
     let clock = PartitionClock::start(chain.end().hlc, reading);
     let (rows, chain) = (Arc::clone(state), chain.clone());

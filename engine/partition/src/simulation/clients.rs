@@ -178,10 +178,12 @@ impl World {
         } else {
             WorkflowIdConflictPolicy::Fail
         };
+        let priority = Some(self.some_priority());
         let request = StartWorkflowExecutionRequest {
             workflow_id: workflow_id.clone(),
             workflow_type: Some(WorkflowType { name: "T".to_owned() }),
             task_queue: queue(),
+            priority,
             request_id: format!("start-{number}"),
             workflow_id_conflict_policy: conflict as i32,
             retry_policy: self.random.percent(25).then(|| RetryPolicy {

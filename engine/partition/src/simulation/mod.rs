@@ -15,7 +15,7 @@
 //! be attempted once is handed out once; a message to another workflow counts once, also if its target has another run by the time it is
 //! repeated; parents and children agree on what became of each other; what was told of an update is in the history, and nothing of one that
 //! was rejected; schedules and the workflows that they start agree; what came to a run behind the event to
-//! which it was reset has come to the run that goes on from there; no task is forgotten, and those of activities are there that wait for a
+//! which it was reset has come to the run that goes on from there; no task is forgotten, whatever its priority and fairness key, and those of activities are there that wait for a
 //! worker, whatever operators have done to them; and everything is in one partition, with all that follows from it, whatever slots have moved
 //! to and fro while whoever drives that was killed.
 //!

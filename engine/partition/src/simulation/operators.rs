@@ -53,8 +53,13 @@ impl World {
         self.send(workflow_id, None, command, Asked::Other);
     }
 
-    fn some_priority(&mut self) -> Priority {
-        Priority { priority_key: 1 + self.random.below(5) as i32, ..Priority::default() }
+    /// A priority, a fairness key and a weight. Each of them may be none.
+    pub(super) fn some_priority(&mut self) -> Priority {
+        Priority {
+            priority_key: self.random.below(6) as i32,
+            fairness_key: (*self.random.of(&["", "a", "b", "c"])).to_owned(),
+            fairness_weight: *self.random.of(&[0.0, 0.1, 1.0, 20.0]),
+        }
     }
 
     fn other_options(&mut self) -> RunCommand {

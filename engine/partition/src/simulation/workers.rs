@@ -9,7 +9,7 @@ use everlog_kernel::RunCommand;
 use everlog_kernel::command::{ActivityRef, Objections, Reply, StartActivityTask, StartWorkflowTask};
 use everlog_kernel::token::{self, ActivityTaskToken, WorkflowTaskToken};
 use everlog_kernel::transition::TaskKind;
-use everlog_matching::{Matched, Poll, TaskLease};
+use everlog_matching::{Matched, Poll, ScalingRules, TaskLease};
 use everlog_model::{CallError, QueueId};
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{
@@ -104,6 +104,7 @@ impl World {
             tasks_per_second_max: None,
             worker_instance_key: String::new(),
             version: None,
+            scaling: ScalingRules::default(),
         };
         // Some go away before anything comes.
         let patience = if self.random.percent(10) { self.delay(Duration::from_millis(500)) } else { POLL };
@@ -314,7 +315,9 @@ impl World {
             return self.child();
         }
         let once = self.random.percent(50);
+        let priority = Some(self.some_priority());
         let attributes = ScheduleActivityTaskCommandAttributes {
+            priority,
             activity_id: format!("activity-{number}"),
             activity_type: Some(ActivityType { name: if once { ONCE } else { OFTEN }.to_owned() }),
             task_queue: Some(TaskQueue { name: "aq".to_owned(), ..TaskQueue::default() }),

@@ -10,7 +10,7 @@ use everlog_proto::api::common::v1::{
 use everlog_proto::api::deployment::v1::WorkerDeploymentOptions;
 use everlog_proto::api::enums::v1::WorkerVersioningMode;
 use everlog_proto::api::namespace::v1::NamespaceConfig;
-use everlog_proto::api::schedule::v1::{Schedule, ScheduleAction, ScheduleSpec, schedule_action};
+use everlog_proto::api::schedule::v1::{Schedule, ScheduleAction, schedule_action};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::update::v1 as update;
 use everlog_proto::api::workflow::v1::{NewWorkflowExecutionInfo, WorkflowExecutionOptions};
@@ -103,15 +103,6 @@ fn scheduled_workflow() -> NewWorkflowExecutionInfo {
 fn scheduled(start: NewWorkflowExecutionInfo) -> Option<Schedule> {
     let action = ScheduleAction { action: Some(schedule_action::Action::StartWorkflow(start)) };
     Some(Schedule { action: Some(action), ..Schedule::default() })
-}
-
-fn create_schedule() -> CreateScheduleRequest {
-    CreateScheduleRequest {
-        namespace: "default".to_owned(),
-        schedule_id: "s".to_owned(),
-        request_id: "r".to_owned(),
-        ..CreateScheduleRequest::default()
-    }
 }
 
 /// The messages that requests of served methods are made of, by name.
@@ -259,18 +250,6 @@ fn starts() -> Vec<Case> {
             "StartWorkflowExecution",
             StartWorkflowExecutionRequest { time_skipping_config: skipping(), ..start() },
             SKIPPING,
-        ),
-        case(
-            "ScheduleSpec.timezone_data",
-            "CreateSchedule",
-            CreateScheduleRequest {
-                schedule: Some(Schedule {
-                    spec: Some(ScheduleSpec { timezone_data: b"TZif".to_vec(), ..ScheduleSpec::default() }),
-                    ..Schedule::default()
-                }),
-                ..create_schedule()
-            },
-            "InvalidArgument: Invalid schedule spec: timezone_data is not supported by this server yet",
         ),
         case(
             "UpdateScheduleRequest.memo",

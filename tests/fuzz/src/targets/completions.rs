@@ -8,7 +8,7 @@ use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{
     CancelTimerCommandAttributes, Command, CompleteWorkflowExecutionCommandAttributes,
     ContinueAsNewWorkflowExecutionCommandAttributes, FailWorkflowExecutionCommandAttributes,
-    ModifyWorkflowPropertiesCommandAttributes, RecordMarkerCommandAttributes,
+    ModifyWorkflowPropertiesCommandAttributes, ProtocolMessageCommandAttributes, RecordMarkerCommandAttributes,
     RequestCancelActivityTaskCommandAttributes, ScheduleActivityTaskCommandAttributes, StartTimerCommandAttributes,
     UpsertWorkflowSearchAttributesCommandAttributes,
 };
@@ -18,9 +18,12 @@ use everlog_proto::api::common::v1::{
 use everlog_proto::api::enums::v1::{CommandType, EventType};
 use everlog_proto::api::failure::v1::Failure;
 use everlog_proto::api::history::v1::HistoryEvent;
+use everlog_proto::api::protocol::v1::Message as ProtocolMessage;
 use everlog_proto::api::taskqueue::v1::TaskQueue;
+use everlog_proto::api::update::v1::{Acceptance, Input, Meta, Outcome, Rejection, Request, Response, outcome};
 use everlog_proto::api::workflowservice::v1 as service;
-use prost::Message;
+use everlog_proto::wkt::Any;
+use prost::{Message, Name};
 use tonic::Status;
 
 use super::server::Server;
@@ -128,8 +131,18 @@ impl Target for Completions {
             }
             .encode_to_vec()
         };
+        let answers = |messages: Vec<ProtocolMessage>| {
+            let commands = messages.iter().map(|message| told(&message.id)).collect();
+            service::RespondWorkflowTaskCompletedRequest { commands, messages, ..Default::default() }.encode_to_vec()
+        };
+        let of_updates = [
+            answers(vec![acceptance()]),
+            answers(vec![acceptance(), response()]),
+            answers(vec![rejection()]),
+            answers(vec![response(), acceptance(), rejection(), acceptance()]),
+        ];
         let one_by_one = commands.iter().map(|command| request(vec![command.clone()]));
-        Ok(one_by_one.chain([request(Vec::new()), request(commands.clone())]).collect())
+        Ok(one_by_one.chain([request(Vec::new()), request(commands.clone())]).chain(of_updates).collect())
     }
 
     fn change(&mut self, random: &mut Random, input: &mut Vec<u8>, other: &[u8]) {
@@ -246,6 +259,59 @@ fn payload() -> Payload {
 
 fn payloads() -> Option<Payloads> {
     Some(Payloads { payloads: vec![payload()] })
+}
+
+/// A message of a worker about an update that only the worker knows of, as one that was admitted before the server began anew.
+fn message<T: Message + Name>(id: &str, body: &T) -> ProtocolMessage {
+    ProtocolMessage {
+        id: id.to_owned(),
+        protocol_instance_id: "update".to_owned(),
+        body: Some(Any { type_url: format!("type.googleapis.com/{}", T::full_name()), value: body.encode_to_vec() }),
+        ..Default::default()
+    }
+}
+
+fn update() -> Option<Request> {
+    Some(Request {
+        meta: Some(Meta { update_id: "update".to_owned(), identity: "fuzz".to_owned() }),
+        input: Some(Input { name: "Fuzz".to_owned(), args: payloads(), ..Default::default() }),
+        ..Default::default()
+    })
+}
+
+fn acceptance() -> ProtocolMessage {
+    let acceptance = Acceptance {
+        accepted_request_message_id: "update/request".to_owned(),
+        accepted_request_sequencing_event_id: 2,
+        accepted_request: update(),
+    };
+    message("accept", &acceptance)
+}
+
+fn response() -> ProtocolMessage {
+    let meta = update().and_then(|request| request.meta);
+    let outcome = Some(Outcome { value: payloads().map(outcome::Value::Success) });
+    message("complete", &Response { meta, outcome })
+}
+
+fn rejection() -> ProtocolMessage {
+    let rejection = Rejection {
+        rejected_request_message_id: "update/request".to_owned(),
+        rejected_request_sequencing_event_id: 2,
+        rejected_request: update(),
+        failure: Some(Failure { message: "f".to_owned(), ..Default::default() }),
+    };
+    message("reject", &rejection)
+}
+
+/// The command that stands for a message.
+fn told(message_id: &str) -> Command {
+    let message_id = message_id.to_owned();
+    Command {
+        command_type: CommandType::ProtocolMessage as i32,
+        attributes: Some(Attributes::ProtocolMessageCommandAttributes(ProtocolMessageCommandAttributes { message_id })),
+        ..Default::default()
+    }
 }
 
 /// One command of each kind; the ends last.

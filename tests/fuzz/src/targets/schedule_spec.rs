@@ -55,6 +55,25 @@ const CRONS: [&str; 14] = [
     "TZ=../x * * * * *",
 ];
 
+/// A zone as a file of the tz database: two transitions, two kinds of clocks, and a rule for later years.
+fn zone() -> Vec<u8> {
+    let header = |counts: [u8; 6]| {
+        let counts = counts.into_iter().flat_map(|count| [0, 0, 0, count]);
+        b"TZif2".iter().copied().chain([0; 15]).chain(counts).collect::<Vec<u8>>()
+    };
+    let mut file = header([0, 0, 0, 0, 1, 1]);
+    file.extend([0; 7]);
+    file.extend(header([0, 0, 0, 2, 2, 8]));
+    [1_700_000_000_i64, 1_710_000_000].into_iter().for_each(|when| file.extend(when.to_be_bytes()));
+    file.extend([1, 0]);
+    for (offset, is_summer, name) in [(3600_i32, 0, 0), (7200, 1, 4)] {
+        file.extend(offset.to_be_bytes());
+        file.extend([is_summer, name]);
+    }
+    file.extend(b"CET\0CES\0\nCET-1CEST,M3.5.0,J300/3\n");
+    file
+}
+
 /// When times are looked for first: before clocks are put forward in many places.
 const MOMENT: Time = Time(1_774_742_400_000_000_000);
 
@@ -91,7 +110,8 @@ impl Target for Specs {
         };
         let cron =
             |text: &str| ScheduleSpec { cron_string: vec![text.to_owned()], ..ScheduleSpec::default() }.encode_to_vec();
-        Ok(CRONS.iter().map(|text| cron(text)).chain([full.encode_to_vec()]).collect())
+        let given = ScheduleSpec { timezone_name: String::new(), timezone_data: zone(), ..full.clone() };
+        Ok(CRONS.iter().map(|text| cron(text)).chain([full, given].map(|spec| spec.encode_to_vec())).collect())
     }
 
     fn change(&mut self, random: &mut Random, input: &mut Vec<u8>, other: &[u8]) {

@@ -12,6 +12,7 @@ mod jitter;
 mod parse;
 mod validate;
 mod zone;
+mod zone_data;
 
 use everlog_proto::api::schedule::v1::{IntervalSpec, Range, ScheduleSpec, StructuredCalendarSpec};
 use everlog_proto::wkt;
@@ -93,10 +94,7 @@ pub fn canonical(mut spec: ScheduleSpec) -> Result<ScheduleSpec, String> {
     }
     spec.structured_calendar.iter().try_for_each(validate::calendar)?;
     spec.interval.iter().try_for_each(validate::interval)?;
-    if !spec.timezone_data.is_empty() {
-        return Err("timezone_data is not supported by this server yet".to_owned());
-    }
-    Zone::load(&spec.timezone_name)?;
+    Zone::of(&spec)?;
     Ok(spec)
 }
 
@@ -123,9 +121,9 @@ impl Compiled {
     ///
     /// # Errors
     ///
-    /// Its time zone is unknown.
+    /// Its time zone is unknown, or its data are none.
     pub fn new(spec: &ScheduleSpec) -> Result<Compiled, String> {
-        let zone = Zone::load(&spec.timezone_name)?;
+        let zone = Zone::of(spec)?;
         let compile = |calendars: &[StructuredCalendarSpec]| calendars.iter().map(Calendar::new).collect();
         let interval = |interval: &IntervalSpec| {
             let seconds = |duration: &Option<wkt::Duration>| nanos(duration.as_ref()) / SECOND;

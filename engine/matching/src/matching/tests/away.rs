@@ -80,7 +80,8 @@ async fn no_poll_waits_where_its_queue_is_not_at_home() {
         assert!(matches!(got(&mut start_poll(matching, poll)), Some(Matched::Elsewhere)));
     }
     let queue = NexusQueue { namespace_id: queue_id("queue").namespace_id, name: "queue".to_owned() };
-    let poll = NexusPoll { queue, identity: String::new(), worker_instance_key: String::new(), version: None };
+    let Poll { identity, worker_instance_key, version, scaling, .. } = normal_poll();
+    let poll = NexusPoll { queue, identity, worker_instance_key, version, scaling };
     assert!(matches!(matching.nexus().poll(poll, in_seconds(1)).await, NexusMatched::Elsewhere));
     home.0.store(true, Ordering::Relaxed);
     assert!(got(&mut start_poll(matching, normal_poll())).is_none());

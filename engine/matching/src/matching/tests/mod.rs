@@ -23,7 +23,7 @@ use tokio::time::advance;
 use super::*;
 use crate::nexus::{NexusMatched, NexusPoll, NexusQueue};
 use crate::tasks::Position;
-use crate::{Homes, MatchingHandle, RateSource};
+use crate::{Homes, MatchingHandle, RateSource, ScalingHint, ScalingRules};
 
 const PARTITION: GroupId = GroupId(1);
 
@@ -131,6 +131,7 @@ fn normal_poll() -> Poll {
         tasks_per_second_max: None,
         worker_instance_key: "instance".to_owned(),
         version: None,
+        scaling: ScalingRules::default(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Polls: who is served when, and how they end.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -212,4 +214,61 @@ async fn one_poll_too_many_is_told_so() {
     assert!(matches!(got(&mut start_poll(&matching, normal_poll())), Some(Matched::Full)));
     polls.pop();
     assert!(got(&mut start_poll(&matching, normal_poll())).is_none(), "one that left makes room");
+}
+
+fn hint_of(matched: Option<Matched>) -> Option<ScalingHint> {
+    match matched {
+        Some(Matched::Task(lease)) => {
+            let hint = lease.scaling;
+            lease.done();
+            hint
+        }
+        Some(Matched::Query(lease)) => {
+            let hint = lease.scaling;
+            lease.done();
+            hint
+        }
+        other => panic!("nothing was handed out but {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_is_told_to_poll_less_once_it_waits_and_more_once_tasks_do() {
+    let (matching, _) = matching();
+    let mut polls: Vec<_> = (0..3).map(|_| start_poll(&matching, normal_poll())).collect();
+    let mut sticky = start_poll(&matching, sticky_poll());
+    // A poll that waits for a moment only is as good as any.
+    let new = Time(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()).unwrap());
+    offer(&matching, PARTITION, task(3, new.0, 1));
+    assert_eq!(hint_of(got(&mut polls[0])), None);
+    advance(Duration::from_secs(1)).await;
+    offer(&matching, PARTITION, task(3, new.0, 2));
+    assert_eq!(hint_of(got(&mut polls[1])), Some(ScalingHint::Fewer));
+    offer_query(&matching, query(1, None));
+    assert_eq!(hint_of(got(&mut polls[2])), Some(ScalingHint::Fewer));
+    offer(&matching, PARTITION, sticky_task(3));
+    assert_eq!(hint_of(got(&mut sticky)), Some(ScalingHint::Fewer));
+
+    // Tasks that were scheduled long ago wait: more are wanted, but not by the one that takes the last of them.
+    (10..13).for_each(|event| offer(&matching, PARTITION, task(3, 0, event)));
+    let hints = [(); 3].map(|()| hint_of(got(&mut start_poll(&matching, normal_poll()))));
+    assert_eq!(hints[..2], [Some(ScalingHint::More); 2]);
+    offer(&matching, PARTITION, sticky_task(20));
+    offer(&matching, PARTITION, sticky_task(21));
+    assert_eq!(hint_of(got(&mut start_poll(&matching, sticky_poll()))), Some(ScalingHint::More));
+}
+
+/// A poll that waits because the rate holds tasks back is not one too many, and more of them would get nothing.
+#[tokio::test(start_paused = true)]
+async fn where_the_rate_limits_a_queue_its_workers_are_told_nothing() {
+    let (matching, _) = matching();
+    let slow = || Poll { tasks_per_second_max: Some(0.5), ..normal_poll() };
+    (0..3).for_each(|event| offer(&matching, PARTITION, task(3, 0, event)));
+    let mut hints = vec![hint_of(got(&mut start_poll(&matching, slow())))];
+    for _ in 0..2 {
+        let began = Instant::now();
+        hints.push(hint_of(Some(start_poll(&matching, slow()).await)));
+        assert!(began.elapsed() >= Duration::from_secs(1));
+    }
+    assert_eq!(hints, [None; 3]);
 }
