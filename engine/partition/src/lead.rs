@@ -54,7 +54,8 @@ use everlog_kernel::token::HistoryPosition;
 use everlog_kernel::transition::{QueryTask, Task};
 use everlog_kernel::{Ids, Limits, NamespaceId, Rejection, RunId, Time};
 use everlog_model::{
-    CallError, EntityRef, InForce, Moves, NamespaceSource, RunView, SlotSet, Step as MoveStep, WorkflowRef, limits,
+    CallError, EntityRef, FormatVersion, InForce, Moves, NamespaceSource, RunView, SlotSet, Step as MoveStep,
+    WorkflowRef, limits,
 };
 use everlog_proto::api::common::v1::Payloads;
 use everlog_raft::{ChainPosition, EntryStamp, LeadEpoch};
@@ -88,6 +89,8 @@ pub(crate) struct LeadSettings {
     pub(crate) cache_bytes_max: usize,
     /// Whether time is skipped.
     pub(crate) skips_time: bool,
+    /// The formats that the cluster had when the lead began: it writes nothing that these do not have.
+    pub(crate) format: FormatVersion,
 }
 
 /// What is applied, told from memory.

@@ -50,7 +50,9 @@ use everlog_kernel::command::{Reply, Started, UpdateReply, UpdateStatus, Workflo
 use everlog_kernel::{Command, Context, EntityKind, Limits, Rejection, RunCommand, RunId, Workflow};
 use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
-use everlog_model::{CallError, InForce, NamespaceSource, OperationId, RunView, SlotSource, WorkflowRef, limits};
+use everlog_model::{
+    CallError, FormatSource, InForce, NamespaceSource, OperationId, RunView, SlotSource, WorkflowRef, limits,
+};
 use everlog_proto::api::workflowservice::v1::PollActivityTaskQueueResponse;
 use everlog_proto::encoded::{EncodedHistory, PollWorkflowTaskQueueResponse};
 use everlog_raft::{Group, GroupSlot};
@@ -97,6 +99,8 @@ pub struct Dependencies {
     pub namespaces: Arc<dyn NamespaceSource>,
     /// Which partition holds which workflow.
     pub slots: Arc<dyn SlotSource>,
+    /// The formats that the cluster has.
+    pub formats: Arc<dyn FormatSource>,
     /// The other nodes.
     pub cluster: Cluster,
     /// Who tells of rows that cannot be read.
