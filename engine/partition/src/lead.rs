@@ -68,6 +68,7 @@ use self::moves::{Moving, StepReply, StepReplyTo};
 use self::standings::Standings;
 use self::updates::Follower;
 use self::watching::Watcher;
+pub(crate) use self::watching::view as view_of_run;
 use super::cache::Cache;
 use super::clock::{PartitionClock, Reading};
 use super::job::{Answer, NewsTo, ReplyTo, Tell, ViewTo};

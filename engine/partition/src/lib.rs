@@ -31,6 +31,7 @@ mod operation;
 mod outbox;
 mod owner;
 mod pace;
+mod replica;
 mod reset;
 mod router;
 #[cfg(test)]
@@ -69,6 +70,7 @@ pub use job::Answer;
 pub use moving::{Cursor, Decision, Page, Plan};
 pub use nexus_calls::NexusCalls;
 pub use outbox::Delivery;
+pub use replica::Replica;
 pub use router::{Route, Router, Spread, confirm_by_quorum, confirm_leads};
 pub use skipped_time::{Hold, SkippedTime, Unbalanced};
 pub use starts::StartQuery;
