@@ -776,6 +776,34 @@ pub struct SteerRequest {
     /// The id under which the metadata are changed once, however often this is asked; empty: none.
     #[prost(bytes = "bytes", tag = "16")]
     pub operation: Bytes,
+    /// Which formats a node reads, if this node leads the metadata.
+    #[prost(message, optional, tag = "17")]
+    pub formats: Option<FormatsOfNode>,
+    /// The cluster is to get the newest formats that its nodes read, if this node leads the metadata.
+    #[prost(message, optional, tag = "18")]
+    pub finalize: Option<Finalize>,
+}
+
+/// Which formats a node reads.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct FormatsOfNode {
+    /// The node.
+    #[prost(uint32, tag = "1")]
+    pub node: u32,
+    /// The oldest one.
+    #[prost(uint32, tag = "2")]
+    pub oldest: u32,
+    /// The newest one.
+    #[prost(uint32, tag = "3")]
+    pub newest: u32,
+}
+
+/// Has the cluster get the newest formats that its nodes read.
+#[derive(Clone, PartialEq, Message)]
+pub struct Finalize {
+    /// Lost nodes that are not waited for.
+    #[prost(uint32, repeated, tag = "1")]
+    pub without: Vec<u32>,
 }
 
 /// Something that has a number, as it is in its row.

@@ -15,7 +15,7 @@ use everlog_raft::{Group, GroupReplica, Leadership, Node, NodeInfo, NodeOptions,
 use everlog_storage::state::{Direction, RowBatch};
 use everlog_storage::{GroupId, LogOptions, NodeId, RocksState, SegmentLog, StateOptions};
 use everlog_transport::twin::TwinNetwork;
-use everlog_transport::{Identity, KnownNode, Links as _, Mesh, MeshOptions, Timing, Transport};
+use everlog_transport::{Abilities, Identity, KnownNode, Links as _, Mesh, MeshOptions, Timing, Transport};
 use tokio::net::TcpListener;
 
 const GROUP: GroupId = GroupId(3);
@@ -300,7 +300,16 @@ async fn replicas_find_each_other_over_tcp() {
         let address = listener.local_addr().unwrap().to_string();
         let directory_id = uuid::Uuid::from_u128(u128::from(id.0));
         known.push(KnownNode { node_id: id.0, start_count: 1, address: address.clone() });
-        meshes.push(Mesh::start(MeshOptions { directory_id, address, timing: Timing::default(), tls: None }, listener));
+        meshes.push(Mesh::start(
+            MeshOptions {
+                directory_id,
+                address,
+                timing: Timing::default(),
+                tls: None,
+                abilities: Abilities::default(),
+            },
+            listener,
+        ));
     }
     let mut groups = Vec::new();
     let mut nodes = Vec::new();

@@ -547,7 +547,7 @@ impl StrangerCalls for Formation {
 
 #[cfg(test)]
 mod tests {
-    use everlog_transport::{Links as _, MeshOptions, Timing};
+    use everlog_transport::{Abilities, Links as _, MeshOptions, Timing};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -575,6 +575,7 @@ mod tests {
             address: node.address.clone(),
             timing: Timing::default(),
             tls: None,
+            abilities: Abilities::default(),
         };
         let mesh = Mesh::start(options, listener);
         let options = FormationOptions {

@@ -20,6 +20,7 @@
 mod book;
 mod calls;
 mod formation;
+mod formats;
 mod freshness;
 mod homes;
 mod leaders;
@@ -38,6 +39,7 @@ mod wire;
 
 pub use calls::{NodeReceiver, TransportPeers};
 pub use formation::{Admission, Admissions, Enrolled, Enrolling, Enrolments, Formation, FormationOptions};
+pub use formats::{Feature, Formats, abilities};
 pub use freshness::ReadBound;
 pub use homes::follow as follow_homes;
 pub use leaders::GroupLeaders;

@@ -22,7 +22,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use everlog_cluster::{NOT_DONE, Nodes, is_not_done, not_done};
+use everlog_cluster::{NOT_DONE, Nodes, ReadBound, is_not_done, not_done};
 use everlog_kernel::NamespaceId;
 use everlog_meta::Namespaces;
 use everlog_model::{NodeId, OperationId, QueueId, limits, slot_of};
@@ -39,7 +39,7 @@ use tower::Service;
 use super::Services;
 use super::call::parse_timeout;
 use super::locate::{Location, is_repeatable, locate, namespace_of, reads_metadata};
-use super::reads::asks_quorum;
+use super::reads::{AskedReads, asks_quorum, readable_replica, reads_replicas};
 use super::request_body::{Frames, waits_for_something};
 
 const TIMEOUT: &str = "grpc-timeout";
@@ -83,14 +83,17 @@ impl Forward {
         let repeatable = message.as_deref().is_some_and(|message| is_repeatable(method, message));
         drop(message);
         let operation = (about != About::Nothing && !repeatable).then(OperationId::random);
+        let mut is_read_here = self.is_readable_here(method, &request, about);
         let kept = Kept::new(request, operation);
         let mut pause = limits::FORWARD_AGAIN_WAIT.0;
         // From the first failure on: a poll may have waited for long before.
         let mut until = None;
         let mut failed = None;
         loop {
+            // Whoever leads it answers what the replica here cannot.
+            let way = if std::mem::take(&mut is_read_here) { Way::Here } else { self.way(about) };
             let attempt = async {
-                match self.way(about) {
+                match way {
                     Way::There(node) => self.send(node, method, &kept).await,
                     Way::Nowhere => not_done(Status::unavailable("no node is known to lead the partition")),
                     Way::Here => match self.confirmed(about, &kept.parts.headers).await {
@@ -167,6 +170,19 @@ impl Forward {
         let Route::Here(partition) = self.router.slot(namespace_id, slot) else { return Ok(()) };
         let confirmed = confirm_by_quorum(&[partition.group()]).await;
         confirmed.map_err(|error| not_done(Status::unavailable(error.to_string())))
+    }
+
+    /// Whether the replica of this node may answer a call: it only looks at a workflow, and may see it as it was a while ago.
+    fn is_readable_here(&self, method: &str, request: &Request<Frames>, about: About) -> bool {
+        let About::Slot(namespace_id, slot) = about else { return false };
+        if !reads_replicas(method) {
+            return false;
+        }
+        let Some(namespace) = self.namespaces.record_by_id(namespace_id) else { return false };
+        let Ok(ReadBound::Stale(age)) = AskedReads::of(request.headers()).bound(&self.namespaces, &namespace) else {
+            return false;
+        };
+        readable_replica(&self.router, &self.nodes, &self.namespaces, (namespace_id, slot), age).is_some()
     }
 
     fn way(&self, about: About) -> Way {

@@ -7,14 +7,17 @@
 //! A workflow task in a worker's hands is part of the history, though its start is written with its end. One that follows a failure is not;
 //! its events are shown behind the last page, but not to people.
 //!
+//! Where reads may be stale, a run that has closed is read from the replica of the called node, which nobody changes any more.
+//!
 //! A run that is named and not there any more may be in the archive (`archived.rs`), whose pages are read to their end without waiting.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use everlog_kernel::{RunCommand, RunId};
+use everlog_meta::NamespaceRecord;
 use everlog_model::{RunView, WorkflowRef};
-use everlog_partition::{HistoryPage, PageSize};
+use everlog_partition::{HistoryPage, PageSize, Replica};
 use everlog_proto::api::enums::v1::{EventType, HistoryEventFilterType, TimeoutType};
 use everlog_proto::api::failure::v1::failure::FailureInfo;
 use everlog_proto::api::failure::v1::{Failure, TimeoutFailureInfo};
@@ -53,6 +56,7 @@ pub(super) async fn get_workflow_execution_history(
         page_batches_max: page_batches_max(frontend, &request.namespace, request.maximum_page_size),
         wait: request.wait_new_event,
         call,
+        closed: None,
     };
     let size = read.page_batches_max;
     let from_archive = |run_id, token| archived::history(frontend, &namespace, workflow_id, run_id, token, size);
@@ -60,6 +64,7 @@ pub(super) async fn get_workflow_execution_history(
         return from_archive(run_id, Some(token)).await;
     }
     let token = HistoryToken::decode(&request.next_page_token, run_id)?;
+    let read = read.from_replica(&namespace, token.as_ref().map(|token| token.run_id).or(run_id)).await?;
     // Whoever has read a part of it would have that twice: it has to begin anew once the run has gone.
     let may_be_archived = token.is_none() && !request.skip_archival;
     let found = if request.history_event_filter_type() == HistoryEventFilterType::CloseEvent {
@@ -88,10 +93,23 @@ struct Read<'a> {
     until: Instant,
     page_batches_max: usize,
     wait: bool,
+    /// The replica of this node to read a run from that has closed there, and the run.
+    closed: Option<(Replica, RunView)>,
 }
 
 impl Read<'_> {
+    /// The same from the replica of this node, if that may be and the run has closed there.
+    async fn from_replica(self, namespace: &NamespaceRecord, run_id: Option<RunId>) -> Result<Self, Error> {
+        let Some(replica) = self.call.reads.replica(self.frontend, namespace, &self.address)? else { return Ok(self) };
+        // What it does not have, or not yet, is read where the workflow is led.
+        let view = replica.closed(&self.address, run_id).await.ok().flatten();
+        Ok(Read { closed: view.map(|view| (replica, view)), ..self })
+    }
+
     async fn view(&self, run_id: Option<RunId>) -> Result<RunView, Error> {
+        if let Some((_, view)) = &self.closed {
+            return Ok(view.clone());
+        }
         let partition = self.frontend.router.partition_of(&self.address)?;
         let view = partition.view(self.address.clone(), run_id, None, Duration::ZERO);
         view.await.map_err(|error| explain(error, &self.address, run_id))
@@ -99,6 +117,9 @@ impl Read<'_> {
 
     /// Waits until the run has an event `seen` or has closed; not longer than the caller has time.
     async fn news(&self, run_id: RunId, seen: i64) -> Result<RunView, Error> {
+        if self.closed.is_some() {
+            return self.view(Some(run_id)).await;
+        }
         let partition = self.frontend.router.partition_of(&self.address)?;
         let wait = self.until.saturating_duration_since(Instant::now());
         tokio::select! {
@@ -159,12 +180,34 @@ impl Read<'_> {
 
     /// The next of the stored events.
     async fn page(&self, token: &mut HistoryToken, batches_max: usize) -> Result<Vec<Bytes>, Error> {
-        let partition = self.frontend.router.partition_of(&self.address)?;
         let size = PageSize::batches(batches_max);
-        let page = partition.read_history(&self.address, token.run_id, token.from, token.to, size).await;
-        let page = page.map_err(|error| explain(error, &self.address, Some(token.run_id)))?;
+        let page = self.stored(token.run_id, token.from, token.to, size).await?;
         token.from = page.next_event_id;
         Ok(page.batches)
+    }
+
+    /// Stored events `[from, to)`, as many as a page may have.
+    async fn stored(&self, run_id: RunId, from: i64, to: i64, size: PageSize) -> Result<HistoryPage, Error> {
+        let address = &self.address;
+        if let Some((replica, _)) = &self.closed
+            && let Ok(page) = replica.read_history(address, run_id, from, to, size).await
+        {
+            return Ok(page);
+        }
+        let page = self.frontend.router.partition_of(address)?.read_history(address, run_id, from, to, size).await;
+        page.map_err(|error| explain(error, address, Some(run_id)))
+    }
+
+    /// The last of the stored events before `to`, as many as a page may have.
+    async fn stored_back(&self, run_id: RunId, to: i64, size: PageSize) -> Result<HistoryPage, Error> {
+        let address = &self.address;
+        if let Some((replica, _)) = &self.closed
+            && let Ok(page) = replica.read_history_back(address, run_id, to, size).await
+        {
+            return Ok(page);
+        }
+        let page = self.frontend.router.partition_of(address)?.read_history_back(address, run_id, to, size).await;
+        page.map_err(|error| explain(error, address, Some(run_id)))
     }
 
     /// The events of the pending workflow task that are not in the history yet. They stand behind the last page.
@@ -211,7 +254,7 @@ impl Read<'_> {
         token: Option<HistoryToken>,
         run_id: Option<RunId>,
     ) -> Result<GetWorkflowExecutionHistoryResponse, Error> {
-        let mut view = self.view(token.map(|token| token.run_id).or(run_id)).await?;
+        let mut view = self.view(token.as_ref().map(|token| token.run_id).or(run_id)).await?;
         while self.wait && view.is_open && Instant::now() < self.until && !*self.frontend.draining.borrow() {
             view = self.news(view.run_id, view.next_event_id).await?;
         }
@@ -225,11 +268,8 @@ impl Read<'_> {
         if view.is_open {
             return Ok(response(Vec::new(), self.wait.then_some(&token)));
         }
-        let partition = self.frontend.router.partition_of(&self.address)?;
-        let page = partition
-            .read_history(&self.address, view.run_id, view.next_event_id - 1, view.next_event_id, PageSize::batches(1))
-            .await
-            .map_err(|error| explain(error, &self.address, Some(view.run_id)))?;
+        let last = view.next_event_id - 1;
+        let page = self.stored(view.run_id, last, view.next_event_id, PageSize::batches(1)).await?;
         let batches = if self.call.follows_next_run_id {
             page.batches
         } else {
@@ -318,8 +358,10 @@ pub(super) async fn get_workflow_execution_history_reverse(
         page_batches_max: page_batches_max(frontend, &request.namespace, request.maximum_page_size),
         wait: false,
         call,
+        closed: None,
     };
     let token = HistoryToken::decode(&request.next_page_token, run_id)?;
+    let read = read.from_replica(&namespace, token.as_ref().map(|token| token.run_id).or(run_id)).await?;
     read.back(token, run_id).await
 }
 
@@ -343,9 +385,7 @@ impl Read<'_> {
         let _place = self.frontend.place_for_page().await?;
         let mut page = HistoryPage { batches: Vec::new(), next_event_id: to };
         if batches_max > 0 {
-            let partition = self.frontend.router.partition_of(&self.address)?;
-            let read = partition.read_history_back(&self.address, run_id, to, PageSize::batches(batches_max)).await;
-            page = read.map_err(|error| explain(error, &self.address, Some(run_id)))?;
+            page = self.stored_back(run_id, to, PageSize::batches(batches_max)).await?;
         }
         let mut events = Vec::new();
         for batch in page.batches.into_iter().chain(tail) {

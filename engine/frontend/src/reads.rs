@@ -7,10 +7,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use everlog_cluster::ReadBound;
-use everlog_meta::{NamespaceRecord, Reads, STALE_MAX_DEFAULT};
-use everlog_model::GroupId;
+use everlog_cluster::{Nodes, ReadBound};
+use everlog_kernel::NamespaceId;
+use everlog_meta::{NamespaceRecord, Namespaces, Reads, STALE_MAX_DEFAULT};
+use everlog_model::{GroupId, WorkflowRef};
+use everlog_partition::{Replica, Router};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use tonic::Response;
@@ -45,8 +48,8 @@ impl AskedReads {
     }
 
     /// How what is asked of a namespace is answered.
-    pub(super) fn bound(&self, frontend: &Frontend, namespace: &NamespaceRecord) -> Result<ReadBound, Error> {
-        let (reads, stale_max) = frontend.namespaces.reads_in(namespace.pool);
+    pub(super) fn bound(&self, namespaces: &Namespaces, namespace: &NamespaceRecord) -> Result<ReadBound, Error> {
+        let (reads, stale_max) = namespaces.reads_in(namespace.pool);
         match (self.how.as_deref(), reads) {
             (None, Reads::Stale) => Ok(ReadBound::Stale(stale_max)),
             // The groups themselves know that they ask each time.
@@ -59,6 +62,38 @@ impl AskedReads {
             }
         }
     }
+
+    /// The replica of a workflow that this node may read for a call; none if whoever leads it is to answer.
+    pub(super) fn replica(
+        &self,
+        frontend: &Frontend,
+        namespace: &NamespaceRecord,
+        address: &WorkflowRef,
+    ) -> Result<Option<Replica>, Error> {
+        let bound = self.bound(&frontend.namespaces, namespace)?;
+        let (ReadBound::Stale(age), Some(nodes)) = (bound, &frontend.nodes) else { return Ok(None) };
+        let slot = (address.namespace.id, address.slot());
+        Ok(readable_replica(&frontend.router, nodes, &frontend.namespaces, slot, age))
+    }
+}
+
+/// Whether a call only looks at one workflow, so that a replica may answer it.
+pub(super) fn reads_replicas(method: &str) -> bool {
+    let looks = ["DescribeWorkflowExecution", "GetWorkflowExecutionHistory", "GetWorkflowExecutionHistoryReverse"];
+    looks.contains(&method)
+}
+
+/// The replica that this node has of a workflow's partition, if it has all that was acknowledged `age` ago, and all of the workflow is in it.
+pub(super) fn readable_replica(
+    router: &Router,
+    nodes: &Nodes,
+    namespaces: &Namespaces,
+    (namespace_id, slot): (NamespaceId, u16),
+    age: Duration,
+) -> Option<Replica> {
+    let group = router.replica_with(namespace_id, slot)?;
+    // In this order: what replicas have of slots may be older than that they are there, as long as a move is not older than the replicas may be.
+    (!namespaces.moves_within(namespace_id, age) && nodes.may_read(&group, age)).then(|| Replica::new(group))
 }
 
 /// Whether a call wants a majority to be asked before its answer.

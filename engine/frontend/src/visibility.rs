@@ -154,7 +154,7 @@ impl<'a> Runs<'a> {
         namespace: &NamespaceRecord,
         ask: Ask,
     ) -> Result<Runs<'a>, Error> {
-        let bound = call.reads.bound(frontend, namespace)?;
+        let bound = call.reads.bound(&frontend.namespaces, namespace)?;
         Runs::within(bound, call.reads.missing.clone(), frontend, namespace, ask)
     }
 

@@ -86,12 +86,19 @@ pub(super) async fn delete_workflow_execution(
 /// Tells what a run is doing.
 pub(super) async fn describe_workflow_execution(
     frontend: &Frontend,
-    _call: Call,
+    call: Call,
     request: DescribeWorkflowExecutionRequest,
 ) -> Result<DescribeWorkflowExecutionResponse, Error> {
     let namespace = frontend.namespace(&request.namespace)?;
     let (workflow_id, run_id) = validate::execution(request.execution.as_ref())?;
     let address = address(&namespace, workflow_id);
+    if let Some(replica) = call.reads.replica(frontend, &namespace, &address)? {
+        let described = replica.inspect(&address, run_id, move |workflow| describe::describe(workflow, run_id)).await;
+        // What is not there may have come since.
+        if let Ok(description) = described {
+            return Ok(description);
+        }
+    }
     let partition = frontend.router.partition_of(&address)?;
     let look = || async {
         let view = partition.inspect(address.clone(), run_id, move |workflow, _| {

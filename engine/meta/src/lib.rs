@@ -10,6 +10,7 @@ mod delete;
 mod deployments;
 mod elsewhere;
 mod failover;
+mod formats;
 mod joining;
 mod moves;
 mod namespaces;
@@ -27,6 +28,7 @@ mod update;
 mod view;
 
 pub use archival::{Archival, ArchivalWish};
+pub use formats::{ClusterFormat, NodeFormats, ReadyFormat, founded_formats};
 pub use joining::{ClusterAuthority, NodeCertificate, TOKENS_MAX, TokenRow, TokenScope, TokenUse};
 pub use moves::{MoveStep, NamespaceMove, NextSlots, PastStep};
 pub use namespaces::{DEFAULT_RETENTION, Namespaces, NewNamespace, Page, SYSTEM_NAMESPACE};

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use everlog_kernel::{NamespaceId, Time};
-use everlog_model::{Share, SlotSet, SlotTable, Step, StepId};
+use everlog_model::{Gated, Share, SlotSet, SlotTable, Step, StepId};
 use everlog_storage::GroupId;
 use everlog_storage::keys::{MetaKind, SLOTS, meta_row};
 use everlog_storage::state::RowChange;
@@ -352,7 +352,11 @@ impl View {
         let moving = self.moves.get(&id);
         let next = match moving {
             None if pool == record.pool => return Ok(Vec::new()),
-            None => NamespaceMove { other: pool, is_back: false, moved: SlotSet::new(), step: None },
+            None => {
+                let allowed = self.topology.format.version.allows(Gated::SlotMoves);
+                allowed.map_err(|why| MetaError::Protected(why.to_string().into()))?;
+                NamespaceMove { other: pool, is_back: false, moved: SlotSet::new(), step: None }
+            }
             Some(moving) if pool == record.pool => NamespaceMove { is_back: true, ..NamespaceMove::clone(moving) },
             Some(moving) if pool == moving.other => NamespaceMove { is_back: false, ..NamespaceMove::clone(moving) },
             Some(moving) => {
@@ -525,8 +529,10 @@ impl Namespaces {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use everlog_model::FormatVersion;
+
     use super::super::topology::Topology;
-    use super::super::{Placement, Pool, Sharing};
+    use super::super::{ClusterFormat, Placement, Pool, Sharing};
     use super::*;
 
     const ID: NamespaceId = NamespaceId([7; 16]);
@@ -553,6 +559,7 @@ mod tests {
         let topology = Topology {
             placements: ["eu", "us"].map(placement).into(),
             pools: [(EU, pool("eu", 3..6)), (US, pool("us", 6..7))].into(),
+            format: ClusterFormat::of(FormatVersion::NEWEST),
             ..Topology::default()
         };
         let mut view = View { slots: Some(table(1..3)), topology: Arc::new(topology), ..View::default() };
@@ -649,6 +656,16 @@ mod tests {
         }
         assert!(matches!(MoveKey::of(&meta_row(MetaKind::Other, b"move/x")), Some(Err(MetaError::Corrupt(_)))));
         assert_eq!(MoveKey::of(&meta_row(MetaKind::Other, b"pool/x")), None);
+    }
+
+    #[test]
+    fn a_namespace_does_not_move_before_all_nodes_read_what_says_so() {
+        let view = &mut view();
+        Arc::make_mut(&mut view.topology).format = ClusterFormat::default();
+        let why = move_to(view, EU).unwrap_err();
+        assert!(matches!(&why, MetaError::Protected(why) if why.contains("before the cluster has format 2")), "{why}");
+        assert!(view.moves.is_empty());
+        move_to(view, PoolId::DEFAULT).unwrap();
     }
 
     #[test]

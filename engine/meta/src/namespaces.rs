@@ -19,7 +19,7 @@ use super::pools::{PlaceGroups, Pool, PoolId, WantedPool};
 use super::record::NamespaceRecord;
 use super::replication::Replication;
 use super::slots;
-use super::topology::Topology;
+use super::topology::{Topology, TopologyChange};
 use super::view::{Feed, View};
 
 /// The namespace that is the server's own. Its name is Temporal's: clients leave it out of lists by that name.
@@ -153,18 +153,23 @@ impl Namespaces {
         Ok(())
     }
 
-    /// Which partition of the pool `default` holds which slot; `wanted` if that was never written down.
+    /// Which partition of the pool `default` holds which slot; `wanted` if that was never written down. Then `founding` is written down with it.
     ///
     /// # Errors
     ///
     /// See [`MetaError`].
-    pub async fn slots_or_set(&self, wanted: SlotTable) -> Result<Arc<SlotTable>, MetaError> {
+    pub async fn slots_or_set(
+        &self,
+        wanted: SlotTable,
+        founding: &[TopologyChange],
+    ) -> Result<Arc<SlotTable>, MetaError> {
         let wanted = Arc::new(wanted);
         self.change(|view| match &view.slots {
             Some(known) => Ok((Vec::new(), Arc::clone(known))),
             None => {
                 let row = RowChange::Put { key: slots::key(), value: slots::encode(&wanted) };
-                Ok((vec![row], Arc::clone(&wanted)))
+                let founding = founding.iter().map(TopologyChange::row);
+                Ok((founding.chain([row]).collect(), Arc::clone(&wanted)))
             }
         })
         .await

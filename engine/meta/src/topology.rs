@@ -10,6 +10,7 @@
 //! | `pool/<id>` | a pool of partitions beside the one that the cluster was founded with ([`Pool`]) |
 //! | `regions` | the regions that nodes have named, in the order in which they did ([`Regions`](crate::Regions)) |
 //! | `authority`, `certificate/<node>`, `join-token/<id>` | how nodes prove who they are ([`joining`](super::joining)) |
+//! | `formats`, `formats/<node>` | the version of formats that the cluster has, and what nodes read ([`formats`](super::formats)) |
 //! | `counters` | the greatest ids of groups and pools that were given out (`Counters`) |
 //!
 //! A node is known by its id, its disk by the id of its data directory. When the disk is lost, what it had promised is, too: votes, and entries
@@ -21,11 +22,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use everlog_model::ReadableFormats;
 use everlog_storage::keys::{MetaKind, meta_range, meta_row};
 use everlog_storage::state::{RowBatch, RowChange, StateEngine};
 use everlog_storage::{GroupId, NodeId};
 use prost::Message;
 
+use super::formats::{ClusterFormat, NodeFormats};
 use super::joining::{ClusterAuthority, NodeCertificate, TokenRow};
 use super::operations::Answer;
 use super::placements::{DEFAULT_PLACEMENT, Placement};
@@ -48,6 +51,10 @@ pub struct Topology {
     pub pools: BTreeMap<PoolId, Pool>,
     /// The regions that nodes have named.
     pub regions: Regions,
+    /// The version of formats that the cluster has.
+    pub format: ClusterFormat,
+    /// What nodes have said that they read.
+    pub node_formats: BTreeMap<NodeId, NodeFormats>,
     /// The authority, where the cluster is its own.
     pub authority: Option<ClusterAuthority>,
     /// The certificates that nodes say they have of it.
@@ -194,6 +201,10 @@ pub enum TopologyChange {
     Placement(Placement),
     /// There is no such placement any more.
     NoPlacement(String),
+    /// The cluster has this version of formats from now on, or is about to.
+    Format(ClusterFormat),
+    /// A node reads these.
+    NodeFormats(NodeId, NodeFormats),
     /// This is the cluster's authority from now on.
     Authority(ClusterAuthority),
     /// A node has this certificate.
@@ -271,6 +282,8 @@ const COUNTERS: &[u8] = b"counters";
 const PLACEMENT: &[u8] = b"placement/";
 const AUTHORITY: &[u8] = b"authority";
 const CERTIFICATE: &[u8] = b"certificate/";
+const FORMAT: &[u8] = b"formats";
+const NODE_FORMATS: &[u8] = b"formats/";
 const TOKEN: &[u8] = b"join-token/";
 
 /// What a row of the topology is about.
@@ -283,6 +296,8 @@ pub(super) enum TopologyKey {
     Regions,
     Counters,
     Placement(String),
+    Format,
+    NodeFormats(NodeId),
     Authority,
     Certificate(NodeId),
     Token(u64),
@@ -309,7 +324,9 @@ impl TopologyKey {
             let id = id(TOKEN)?.try_into().map(|id| TopologyKey::Token(u64::from_be_bytes(id)));
             Some(id.map_err(|_| MetaError::Corrupt(format!("key {key:?}"))))
         };
-        let joining = || authority().or_else(certificate).or_else(token);
+        let format = || id(FORMAT).filter(|rest| rest.is_empty()).map(|_| Ok(TopologyKey::Format));
+        let node_formats = || id(NODE_FORMATS).map(|id| number(id).map(|id| TopologyKey::NodeFormats(NodeId(id))));
+        let joining = || authority().or_else(certificate).or_else(token).or_else(format).or_else(node_formats);
         let later = || placement().or_else(pool).or_else(regions).or_else(counters).or_else(joining);
         disk.or_else(node).or_else(group).or_else(later)
     }
@@ -325,6 +342,8 @@ impl TopologyKey {
             TopologyKey::Placement(name) => {
                 return meta_row(MetaKind::Other, &[PLACEMENT, name.as_bytes()].concat());
             }
+            TopologyKey::Format => return meta_row(MetaKind::Other, FORMAT),
+            TopologyKey::NodeFormats(NodeId(id)) => (NODE_FORMATS, id),
             TopologyKey::Authority => return meta_row(MetaKind::Other, AUTHORITY),
             TopologyKey::Certificate(NodeId(id)) => (CERTIFICATE, id),
             TopologyKey::Token(id) => return meta_row(MetaKind::Other, &[TOKEN, &id.to_be_bytes()].concat()),
@@ -353,6 +372,10 @@ impl TopologyChange {
                 RowChange::Put { key, value: placement.encode() }
             }
             TopologyChange::NoPlacement(name) => RowChange::Delete { key: TopologyKey::Placement(name.clone()).row() },
+            TopologyChange::Format(format) => RowChange::Put { key: TopologyKey::Format.row(), value: format.encode() },
+            TopologyChange::NodeFormats(node, formats) => {
+                RowChange::Put { key: TopologyKey::NodeFormats(*node).row(), value: formats.encode() }
+            }
             TopologyChange::Authority(authority) => {
                 RowChange::Put { key: TopologyKey::Authority.row(), value: authority.encode() }
             }
@@ -372,7 +395,8 @@ impl Topology {
     ///
     /// # Errors
     ///
-    /// [`MetaError::Unavailable`] if the rows cannot be read, [`MetaError::Corrupt`] if one means nothing.
+    /// [`MetaError::Unavailable`] if the rows cannot be read, [`MetaError::Corrupt`] if one means nothing, [`MetaError::Invalid`] if this release does not
+    /// read the formats of the cluster.
     pub fn read(rows: &dyn StateEngine, group: GroupId, tail: &[RowBatch]) -> Result<Topology, MetaError> {
         let mut topology = Topology::default();
         let mut put = |key: &[u8], value: Option<&[u8]>| match TopologyKey::of(key) {
@@ -395,6 +419,9 @@ impl Topology {
                 RowChange::DeleteRange { .. } => {}
             }
         }
+        ReadableFormats::OF_THIS_RELEASE
+            .check(topology.format.version)
+            .map_err(|why| MetaError::Invalid(why.into()))?;
         Ok(topology)
     }
 
@@ -409,6 +436,10 @@ impl Topology {
             TopologyKey::Counters => self.counters = value.map(Counters::decode).transpose()?.unwrap_or_default(),
             TopologyKey::Placement(name) => {
                 put(&mut self.placements, name, value.map(Placement::decode).transpose()?);
+            }
+            TopologyKey::Format => self.format = value.map(ClusterFormat::decode).transpose()?.unwrap_or_default(),
+            TopologyKey::NodeFormats(node) => {
+                put(&mut self.node_formats, node, value.map(NodeFormats::decode).transpose()?);
             }
             TopologyKey::Authority => self.authority = value.map(ClusterAuthority::decode).transpose()?,
             TopologyKey::Certificate(node) => {
@@ -665,12 +696,13 @@ mod tests {
         let placement = TopologyKey::Placement("eu".to_owned());
         let others = [placement, TopologyKey::Pool(PoolId(7)), TopologyKey::Regions, TopologyKey::Counters];
         let joining = [TopologyKey::Authority, TopologyKey::Certificate(NodeId(258)), TopologyKey::Token(1 << 40)];
-        let others = others.into_iter().chain(joining);
+        let formats = [TopologyKey::Format, TopologyKey::NodeFormats(NodeId(258))];
+        let others = others.into_iter().chain(joining).chain(formats);
         for key in [disk, TopologyKey::Node(NodeId(1)), TopologyKey::Group(GroupId(0))].into_iter().chain(others) {
             assert_eq!(TopologyKey::of(&key.clone().row()), Some(Ok(key)));
         }
         assert_eq!(TopologyKey::of(&meta_row(MetaKind::Other, b"slots")), None);
-        for key in [&b"disk/1"[..], b"certificate/1", b"join-token/1234"] {
+        for key in [&b"disk/1"[..], b"formats/1", b"certificate/1", b"join-token/1234"] {
             assert!(matches!(TopologyKey::of(&meta_row(MetaKind::Other, key)), Some(Err(_))), "{key:?}");
         }
     }

@@ -5,7 +5,7 @@
 //!   FOLLOWING ───────────────────▶ OPENING(t, n) ─────────────────────▶ LEADING(t, n)
 //!       ▲  ▲                        │  refused or lost: wait, n+1           │
 //!       │  └────────────────────────┴───────────────────────────────────────┤ a batch is refused or lost: drop the lead
-//!       └───────────────────────────────────────────────────────────────────┘ not the leader any more: drop the lead
+//!       └───────────────────────────────────────────────────────────────────┘ not the leader any more: drop the lead; newer formats: n+1
 //! ```
 //!
 //! A lead begins with an entry of its own. Once that is applied, whatever earlier leads had in flight is in the rows or never will
@@ -87,6 +87,8 @@ enum LeadEnd {
     Lost(String),
     /// The kernel panicked.
     Panicked,
+    /// The cluster has newer formats than the lead knows: the next one does.
+    Outgrown,
     /// The partition's own rows cannot be read.
     Failed(String),
     Loop(End),
@@ -136,7 +138,7 @@ impl EventLoop {
             let partition = group.id();
             let wait = match end {
                 LeadEnd::Loop(end) => return end,
-                LeadEnd::LeadershipChanged => Duration::ZERO,
+                LeadEnd::LeadershipChanged | LeadEnd::Outgrown => Duration::ZERO,
                 LeadEnd::Lost(error) => {
                     tracing::warn!(%partition, error, "a batch was lost: leading anew");
                     self.status.send_replace(Status::NotServing(error));
@@ -277,7 +279,9 @@ impl EventLoop {
             limits: Arc::clone(&self.dependencies.limits),
             cache_bytes_max: self.dependencies.cache_bytes_max,
             skips_time: self.dependencies.skipped_time.is_some(),
+            format: self.dependencies.formats.format(),
         };
+        let format = settings.format;
         let rows = group.clone();
         let chain = group.clone();
         let applied = Applied {
@@ -300,6 +304,7 @@ impl EventLoop {
             in_flight: VecDeque::new(),
             sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
             jumps: self.dependencies.skipped_time.as_ref().map(|time| time.jumps()),
+            outgrown: Some(self.dependencies.formats.until_newer_format(format)),
         };
         self.dependencies.faults.listen(group.id(), &leading.reader);
         let end = self.turns(&mut lead, &mut leading, leadership).await;
@@ -378,7 +383,8 @@ impl EventLoop {
                 return end;
             }
             if lead.is_finished() {
-                return LeadEnd::Loop(End::Stopped);
+                let is_outgrown = leading.outgrown.is_none() && self.stopped.is_none();
+                return if is_outgrown { LeadEnd::Outgrown } else { LeadEnd::Loop(End::Stopped) };
             }
             self.load.set_held(lead.held_bytes());
             settled = false;
@@ -421,6 +427,11 @@ impl EventLoop {
                 },
                 () = &mut leading.sleep => {}
                 () = jump(&mut leading.jumps) => {}
+                () = grown(&mut leading.outgrown) => {
+                    // What is under way is as it was begun; what comes is told to try again, and finds the next lead.
+                    leading.outgrown = None;
+                    lead.stop();
+                }
             }
         }
     }
@@ -517,6 +528,8 @@ struct Leading<'a> {
     sleep: Pin<Box<Sleep>>,
     /// Tells that time has jumped, where it is skipped.
     jumps: Option<watch::Receiver<()>>,
+    /// Resolves when the cluster has newer formats than when the lead began; none once it has.
+    outgrown: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Leading<'_> {
@@ -677,6 +690,14 @@ async fn jump(jumps: &mut Option<watch::Receiver<()>>) {
     let Some(jumps) = jumps else { return std::future::pending().await };
     if jumps.changed().await.is_err() {
         std::future::pending().await
+    }
+}
+
+/// Waits until the cluster has newer formats; for ever, if that is known already.
+async fn grown(outgrown: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
+    match outgrown {
+        Some(outgrown) => outgrown.await,
+        None => std::future::pending().await,
     }
 }
 

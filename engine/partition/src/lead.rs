@@ -54,7 +54,8 @@ use everlog_kernel::token::HistoryPosition;
 use everlog_kernel::transition::{QueryTask, Task};
 use everlog_kernel::{Ids, Limits, NamespaceId, Rejection, RunId, Time};
 use everlog_model::{
-    CallError, EntityRef, InForce, Moves, NamespaceSource, RunView, SlotSet, Step as MoveStep, WorkflowRef, limits,
+    CallError, EntityRef, FormatVersion, InForce, Moves, NamespaceSource, RunView, SlotSet, Step as MoveStep,
+    WorkflowRef, limits,
 };
 use everlog_proto::api::common::v1::Payloads;
 use everlog_raft::{ChainPosition, EntryStamp, LeadEpoch};
@@ -67,6 +68,7 @@ use self::moves::{Moving, StepReply, StepReplyTo};
 use self::standings::Standings;
 use self::updates::Follower;
 use self::watching::Watcher;
+pub(crate) use self::watching::view as view_of_run;
 use super::cache::Cache;
 use super::clock::{PartitionClock, Reading};
 use super::job::{Answer, NewsTo, ReplyTo, Tell, ViewTo};
@@ -88,6 +90,8 @@ pub(crate) struct LeadSettings {
     pub(crate) cache_bytes_max: usize,
     /// Whether time is skipped.
     pub(crate) skips_time: bool,
+    /// The formats that the cluster had when the lead began: it writes nothing that these do not have.
+    pub(crate) format: FormatVersion,
 }
 
 /// What is applied, told from memory.

@@ -31,6 +31,7 @@ mod operation;
 mod outbox;
 mod owner;
 mod pace;
+mod replica;
 mod reset;
 mod router;
 #[cfg(test)]
@@ -50,7 +51,9 @@ use everlog_kernel::command::{Reply, Started, UpdateReply, UpdateStatus, Workflo
 use everlog_kernel::{Command, Context, EntityKind, Limits, Rejection, RunCommand, RunId, Workflow};
 use everlog_matching::MatchingHandle;
 use everlog_matching::query_waiters::Queries;
-use everlog_model::{CallError, InForce, NamespaceSource, OperationId, RunView, SlotSource, WorkflowRef, limits};
+use everlog_model::{
+    CallError, FormatSource, InForce, NamespaceSource, OperationId, RunView, SlotSource, WorkflowRef, limits,
+};
 use everlog_proto::api::workflowservice::v1::PollActivityTaskQueueResponse;
 use everlog_proto::encoded::{EncodedHistory, PollWorkflowTaskQueueResponse};
 use everlog_raft::{Group, GroupSlot};
@@ -67,6 +70,7 @@ pub use job::Answer;
 pub use moving::{Cursor, Decision, Page, Plan};
 pub use nexus_calls::NexusCalls;
 pub use outbox::Delivery;
+pub use replica::Replica;
 pub use router::{Route, Router, Spread, confirm_by_quorum, confirm_leads};
 pub use skipped_time::{Hold, SkippedTime, Unbalanced};
 pub use starts::StartQuery;
@@ -97,6 +101,8 @@ pub struct Dependencies {
     pub namespaces: Arc<dyn NamespaceSource>,
     /// Which partition holds which workflow.
     pub slots: Arc<dyn SlotSource>,
+    /// The formats that the cluster has.
+    pub formats: Arc<dyn FormatSource>,
     /// The other nodes.
     pub cluster: Cluster,
     /// Who tells of rows that cannot be read.

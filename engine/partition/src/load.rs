@@ -301,7 +301,7 @@ pub(crate) fn load_schedule(group: &impl Rows, entity: &EntityRef) -> Result<Sch
     Schedule::from_rows(&*entity.id, run_id, rows).map_err(|error| error.to_string())
 }
 
-fn load_workflow(
+pub(crate) fn load_workflow(
     group: &impl Rows,
     entity: &EntityRef,
     runs: &[RunId],

@@ -124,6 +124,11 @@ impl Router {
         self.partitions.get(partition).map(|partition| partition.group())
     }
 
+    /// The replica that this node has of the partition with a slot of a namespace, whoever leads it.
+    pub fn replica_with(&self, namespace_id: NamespaceId, slot: u16) -> Option<Group> {
+        self.replica(self.slots.partition_of(namespace_id, slot)?)
+    }
+
     /// The partitions that a namespace, or a workflow of it, may have something in, and which slots are looked for in each.
     pub fn holders(&self, namespace_id: NamespaceId, workflow: Option<&WorkflowRef>) -> Vec<Share> {
         let only = |workflow: &WorkflowRef| {

@@ -13,7 +13,7 @@ use everlog_cluster::{
     TransportPeers, replica_id,
 };
 use everlog_meta::{NodeLabels, Topology};
-use everlog_model::{NodeId, limits};
+use everlog_model::{NodeId, ReadableFormats, limits};
 use everlog_raft::{Group, GroupReplica, GroupSlot};
 use everlog_storage::directory::{DataDirectory, Founding, NodeIdentity};
 use everlog_transport::{Identity, KnownNode, Links, Mesh, MeshOptions, NodeTls, Timing, TlsFiles};
@@ -28,6 +28,9 @@ const FOUND_WAIT: Duration = Duration::from_secs(3);
 
 /// How often a node looks whether groups are founded.
 const FOUND_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long all nodes must have read newer formats until the cluster has them, where nobody says: so long may one go back to the release before.
+pub(crate) const FINALIZE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the settings say of the cluster that a node is part of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +47,10 @@ pub struct ClusterOptions {
     pub labels: NodeLabels,
     /// How long a node may be away until its replicas are given to others, where that is possible; for ever if none.
     pub dead_after: Option<Duration>,
+    /// Which formats this node reads.
+    pub formats: ReadableFormats,
+    /// How long all nodes must have read newer formats until the cluster has them; none: an operator says when.
+    pub finalize_after: Option<Duration>,
     /// What this node keeps and takes for replicas that were away.
     pub catching_up: CatchingUp,
     /// Where other nodes are listened to.
@@ -127,6 +134,10 @@ pub struct Membership {
     pub labels: NodeLabels,
     /// How long a node may be away until its replicas are given to others; for ever if none.
     pub dead_after: Option<Duration>,
+    /// Which formats this node reads.
+    pub formats: ReadableFormats,
+    /// How long all nodes must have read newer formats until the cluster has them; none: an operator says when.
+    pub finalize_after: Option<Duration>,
     /// What this node keeps and takes for replicas that were away.
     pub catching_up: CatchingUp,
     /// The connections to the others.
@@ -147,6 +158,8 @@ impl Membership {
             election_timeout,
             labels,
             dead_after,
+            formats,
+            finalize_after,
             catching_up,
             listen,
             advertise,
@@ -202,8 +215,14 @@ impl Membership {
         let directory_id = directory.id();
         let timing = timing(founded.map_or(election_timeout_ms, |founding| founding.election_timeout_ms));
         let address = advertise.clone();
-        let mesh =
-            Mesh::start(MeshOptions { directory_id, address: advertise.clone(), timing, tls: tls.clone() }, listener);
+        let options = MeshOptions {
+            directory_id,
+            address: advertise.clone(),
+            timing,
+            tls: tls.clone(),
+            abilities: everlog_cluster::abilities(formats),
+        };
+        let mesh = Mesh::start(options, listener);
         let has_token = enrolment.as_ref().is_some_and(|enrolment| enrolment.has_token());
         let options = FormationOptions {
             name,
@@ -225,7 +244,11 @@ impl Membership {
                         None => Ok(()),
                     }
                 };
-                tokio::try_join!(founded, joins)?.0
+                let outdated = mesh.outdated();
+                tokio::select! {
+                    joined = async { tokio::try_join!(founded, joins) } => joined?.0,
+                    why = outdated => return Err(NodeError::Cluster(why)),
+                }
             }
         };
         mesh.set_former(founding.former.clone());
@@ -246,6 +269,8 @@ impl Membership {
             lobby: formation,
             labels,
             dead_after,
+            formats,
+            finalize_after,
             catching_up,
             links: Arc::new(mesh),
             address,
@@ -324,8 +349,9 @@ impl Membership {
         self.follow(&topology);
     }
 
-    /// Knows the nodes and data directories that the metadata name, and no more those that were removed.
+    /// Knows the nodes and data directories that the metadata name, and no more those that were removed, nor those that do not read the cluster's formats.
     pub(crate) fn follow(&self, topology: &Topology) {
+        self.links.require_format(topology.format.version.0);
         for (node, row) in &topology.nodes {
             match row.membership {
                 everlog_meta::Membership::Removed => self.links.remove(*node),

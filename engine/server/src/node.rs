@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use everlog_archive::Archive;
 use everlog_cluster::{
-    About, DiskFigures, GroupLeaders, Health, Leads, MovePartitions, Moves, Nodes, Offers, Operations, OperationsParts,
-    Pages, Peers, Places, Pools, PoolsParts, TransportPeers, Voters,
+    About, DiskFigures, Formats, GroupLeaders, Health, Leads, MovePartitions, Moves, Nodes, Offers, Operations,
+    OperationsParts, Pages, Peers, Places, Pools, PoolsParts, TransportPeers, Voters,
 };
 use everlog_config::{DynamicConfig, Listen};
 use everlog_frontend::{Listeners, ServeError, Services};
@@ -25,7 +25,9 @@ use everlog_kernel::Limits;
 use everlog_matching::query_waiters::Queries;
 use everlog_matching::{Backlog, Homes, Matching, MatchingHandle};
 use everlog_meta::{MetaError, Namespaces};
-use everlog_model::{DiskRoom, InForce, NamespaceSource, NodeId, OneNode, SlotSource, SlotTable, limits};
+use everlog_model::{
+    DiskRoom, InForce, NamespaceSource, NodeId, OneNode, ReadableFormats, SlotSource, SlotTable, limits,
+};
 use everlog_partition::{
     BatchJobs, Cluster, Dependencies, ExpiredRuns, Leaders, NexusCalls, Partitions, Router, RowFaults, SkippedTime,
     TaskRows,
@@ -34,7 +36,7 @@ use everlog_proto::api::enums::v1::IndexedValueType;
 use everlog_proto::cluster::Placement;
 use everlog_raft::{Group, GroupReplica, GroupSlot, GroupSlots, Leadership, NodeInfo, NodeOptions};
 use everlog_storage::GroupId;
-use everlog_storage::directory::{DataDirectory, DirectoryError, NodeIdentity};
+use everlog_storage::directory::{DataDirectory, DirectoryError, Founding, NodeIdentity};
 use everlog_storage::log::{LogEngine, LogError};
 use everlog_storage::rocks_state::{RocksState, StateOptions};
 use everlog_storage::segment_log::{LogOptions, SegmentLog};
@@ -47,7 +49,7 @@ use crate::alone::{self, Alone};
 use crate::descriptors::Descriptors;
 use crate::disk::{self, DiskWatch};
 use crate::enrolment::CERTIFICATE_LIFETIME;
-use crate::membership::{ClusterOptions, Membership};
+use crate::membership::{ClusterOptions, FINALIZE_AFTER, Membership};
 use crate::replicas::{self, Replicas};
 use crate::settings::{DataLocation, Settings, follow};
 use crate::{memory, telemetry};
@@ -227,6 +229,8 @@ pub struct Assembly {
     pub pools: Arc<Pools>,
     /// What partitions do when namespaces move from one pool to another.
     pub moves: Arc<MovePartitions>,
+    /// Which formats it reads.
+    pub formats: Arc<Formats>,
     /// What goes on beside, for as long as the node runs.
     pub tasks: JoinSet<()>,
 }
@@ -343,19 +347,21 @@ impl Ground {
         tasks.spawn(everlog_meta::keep_open(Arc::clone(&raft), Arc::clone(&meta)));
         let namespaces =
             Namespaces::open(Arc::clone(&meta), membership.as_ref().map(|membership| membership.me)).await?;
-        let (groups, leaders, neighbours): (GroupSlots, _, _) = match &membership {
+        let places = membership.as_ref().map(|it| Arc::new(Places::new(it.founding.clone(), Arc::clone(&namespaces))));
+        let formats = Arc::new(formats(me, membership.as_ref(), &namespaces, places.clone()));
+        formats.check().map_err(NodeError::Cluster)?;
+        let (groups, leaders, neighbours): (GroupSlots, _, _) = match membership.as_ref().zip(places.as_ref()) {
             None => {
-                let groups = starting.alone(&namespaces, partitions, neighbours.as_ref()).await?;
+                let groups = starting.alone(&namespaces, partitions, neighbours.as_ref(), &formats).await?;
                 if !identity.is_bootstrapped {
                     (self.finish_bootstrap)()?;
                 }
                 (groups.into_iter().collect(), None, neighbours)
             }
-            Some(membership) => {
-                let places = Arc::new(Places::new(membership.founding.clone(), Arc::clone(&namespaces)));
-                let opened = replicas::open_known(&raft, membership, &places, identity.is_bootstrapped).await?;
+            Some((membership, places)) => {
+                let opened = replicas::open_known(&raft, membership, places, identity.is_bootstrapped).await?;
                 let peers = TransportPeers::new(Arc::clone(&membership.links) as _);
-                membership.join(&identity, &places, &raft, &peers);
+                membership.join(&identity, places, &raft, &peers);
                 if !identity.is_bootstrapped {
                     if membership.is_founder() {
                         let all: Vec<_> = opened.iter().chain([&meta]).cloned().collect();
@@ -363,15 +369,14 @@ impl Ground {
                     }
                     (self.finish_bootstrap)()?;
                 }
-                membership.admit(&places);
-                found_slots(&namespaces, membership.founding.partitions).await?;
+                membership.admit(places);
+                found_slots(&namespaces, membership, &formats).await?;
                 let groups: GroupSlots = opened.into_iter().collect();
                 let leaders = GroupLeaders::new(me, groups.clone());
                 let neighbours = Neighbours { me, leaders: Arc::clone(&leaders) as _, peers };
-                (groups, Some((leaders, places)), Some(neighbours))
+                (groups, Some(leaders), Some(neighbours))
             }
         };
-        let (leaders, places) = leaders.unzip();
         let source: Arc<dyn NamespaceSource> = Arc::clone(&namespaces) as _;
         let faults = RowFaults::default();
         let rows = TaskRows::new(groups.clone(), Arc::clone(&source), faults.clone());
@@ -391,6 +396,7 @@ impl Ground {
             expired_runs: expired_runs.clone(),
             namespaces: source,
             slots: Arc::clone(&namespaces) as _,
+            formats: Arc::clone(&namespaces) as _,
             cluster: cluster.clone(),
             faults,
             limits,
@@ -432,7 +438,9 @@ impl Ground {
                 .as_ref()
                 .and_then(|membership| membership.enrolment.as_ref())
                 .map_or(CERTIFICATE_LIFETIME, |enrolment| enrolment.lifetime()),
+            formats: Arc::clone(&formats),
         });
+        tasks.spawn(Arc::clone(&operations).keep_formats());
         let moves = Arc::new(MovePartitions {
             namespaces: Arc::clone(&namespaces),
             router: router.clone(),
@@ -486,6 +494,7 @@ impl Ground {
             operations,
             pools,
             moves,
+            formats,
             tasks,
         })
     }
@@ -499,10 +508,12 @@ impl Node {
         }
     }
 
-    /// Resolves when the node must stop because its disk failed, its metadata cannot be read, or it was removed from its cluster.
+    /// Resolves when the node must stop because its disk failed, its metadata cannot be read, it was removed from its cluster, or that has formats which it
+    /// does not read.
     pub fn fatal(&self) -> impl Future<Output = NodeError> + Send + 'static {
         let (disk, metadata) = (self.raft.fatal(), self.parts.namespaces.unreadable());
         let removed = self.membership.as_ref().map(|membership| membership.links.removed());
+        let outgrown = self.parts.formats.outgrown();
         async move {
             let removed = async {
                 match removed {
@@ -513,6 +524,7 @@ impl Node {
             tokio::select! {
                 error = disk => error.into(),
                 error = metadata => error.into(),
+                why = outgrown => NodeError::Cluster(why),
                 why = removed => NodeError::Cluster(format!(
                     "{why}, for good: its data directory is of no more use"
                 )),
@@ -722,9 +734,12 @@ impl Starting<'_> {
         namespaces: &Namespaces,
         partitions: u32,
         neighbours: Option<&Neighbours>,
+        formats: &Formats,
     ) -> Result<Vec<GroupSlot>, NodeError> {
         namespaces.catch_up().await?;
-        let slots = namespaces.slots_or_set(even_slots(partitions)?).await?;
+        let slots = namespaces.slots_or_set(even_slots(partitions)?, &formats.founding([formats.me])).await?;
+        // It may have seen more by now.
+        formats.check().map_err(NodeError::Cluster)?;
         let leads_elsewhere = |partition: &GroupId| {
             neighbours.is_some_and(|neighbours| neighbours.leaders.leads_elsewhere(*partition).is_some())
         };
@@ -750,6 +765,23 @@ fn partitions_of_a_node(groups: &GroupSlots, places: Option<&Places>) -> usize {
         replicas.div_ceil(picture.members().count().max(most))
     });
     groups.all().len().max(share).max(1)
+}
+
+/// What a node reads, and what it knows of the others.
+fn formats(
+    me: NodeId,
+    membership: Option<&Membership>,
+    namespaces: &Arc<Namespaces>,
+    places: Option<Arc<Places>>,
+) -> Formats {
+    Formats {
+        me,
+        readable: membership.map_or_else(ReadableFormats::default, |membership| membership.formats),
+        namespaces: Arc::clone(namespaces),
+        places,
+        links: membership.map(|membership| Arc::clone(&membership.links)),
+        finalize_after: membership.map_or(Some(FINALIZE_AFTER), |membership| membership.finalize_after),
+    }
 }
 
 /// What a node says of itself.
@@ -794,11 +826,16 @@ pub async fn catch_up(namespaces: &Namespaces, nodes: Option<&Nodes>) {
 }
 
 /// Waits until it is known which partition holds which slot; whichever node leads the metadata writes it down.
-async fn found_slots(namespaces: &Namespaces, partitions: u32) -> Result<(), MetaError> {
-    let wanted = even_slots(partitions)?;
+async fn found_slots(namespaces: &Namespaces, membership: &Membership, formats: &Formats) -> Result<(), MetaError> {
+    let Founding { partitions, members, .. } = &membership.founding;
+    let wanted = even_slots(*partitions)?;
+    let founders = || (1..).zip(members).map(|(node, _)| NodeId(node));
     let wanted = &wanted;
-    until_done(namespaces, || async move {
-        if namespaces.is_founded() { Ok(()) } else { namespaces.slots_or_set(wanted.clone()).await.map(|_| ()) }
+    until_done(namespaces, || async {
+        if namespaces.is_founded() {
+            return Ok(());
+        }
+        namespaces.slots_or_set(wanted.clone(), &formats.founding(founders())).await.map(drop)
     })
     .await
 }

@@ -281,6 +281,8 @@ fn say(change: &TopologyChange) {
     match change {
         TopologyChange::Placement(placement) => tracing::info!(?placement, "a placement"),
         TopologyChange::NoPlacement(name) => tracing::info!(name, "a placement is no more"),
+        TopologyChange::Format(format) => tracing::info!(?format, "the formats of the cluster"),
+        TopologyChange::NodeFormats(node, formats) => tracing::info!(%node, ?formats, "the formats of a node"),
         TopologyChange::Authority(_) => tracing::info!("the cluster has an authority"),
         TopologyChange::Certificate(node, certificate) => tracing::info!(%node, ?certificate, "a certificate"),
         TopologyChange::Token(id, row) => tracing::info!(id, ?row, "a join token"),

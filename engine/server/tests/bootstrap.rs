@@ -39,7 +39,7 @@ async fn killed_after(path: &Path, step: u32) {
         if left > 1 {
             let meta = Namespaces::open(Arc::new(RwLock::new(meta)), None).await.unwrap();
             let partitions: Vec<_> = (1..=PARTITIONS).map(GroupId).collect();
-            meta.slots_or_set(SlotTable::even(&partitions).unwrap()).await.unwrap();
+            meta.slots_or_set(SlotTable::even(&partitions).unwrap(), &[]).await.unwrap();
             for id in 1..left - 1 {
                 node.create_group(GroupReplica::founding(GroupId(id))).await.unwrap();
             }

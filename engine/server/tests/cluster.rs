@@ -4,6 +4,8 @@
 
 #[path = "cluster/batch_jobs.rs"]
 mod batch_jobs;
+#[path = "cluster/formats.rs"]
+mod formats;
 mod harness;
 #[path = "cluster/joining.rs"]
 mod joining;

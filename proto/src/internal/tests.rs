@@ -235,6 +235,10 @@ fn what_operators_want_is_what_it_always_was() {
     let row = "09 0700000000000000 1202 0102";
     check(&joining, &format!("6201 03 6a0d {row} 720d {row} 79 0800000000000000"));
     check(&SteerRequest { operation: id(7), ..Default::default() }, "8201020707");
+    let formats = FormatsOfNode { node: 4, oldest: 1, newest: 300 };
+    check(&SteerRequest { formats: Some(formats), ..Default::default() }, "8a0107 0804 1001 18ac02");
+    let finalize = Finalize { without: vec![3, 300] };
+    check(&SteerRequest { finalize: Some(finalize), ..Default::default() }, "920105 0a03 03ac02");
     let enrols = EnrolRequest {
         directory_id: Bytes::from_static(&[1, 2]),
         address: "a".to_owned(),

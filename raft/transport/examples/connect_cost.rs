@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use everlog_storage::NodeId;
 use everlog_transport::{
-    Answer, Links as _, Mesh, MeshOptions, NodeTls, Stranger, StrangerCalls, Timing, TlsFiles, node_name,
+    Abilities, Answer, Links as _, Mesh, MeshOptions, NodeTls, Stranger, StrangerCalls, Timing, TlsFiles, node_name,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
 use tokio::net::TcpListener;
@@ -52,6 +52,7 @@ async fn mesh(number: u32, tls: Option<NodeTls>) -> (Mesh, String) {
         address: address.clone(),
         timing: Timing::default(),
         tls: tls.map(Arc::new),
+        abilities: Abilities::default(),
     };
     let mesh = Mesh::start(options, listener);
     mesh.answer_strangers(Arc::new(Echoes));

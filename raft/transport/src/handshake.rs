@@ -13,6 +13,8 @@ use bytes::{BufMut, BytesMut};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::Abilities;
+
 /// How every greeting begins.
 pub(crate) const MAGIC: &[u8; 4] = b"EVPR";
 /// How a connection begins on which TLS is spoken.
@@ -59,6 +61,22 @@ pub struct Hello {
     /// The clusters that its own was made of what was left of, 16 bytes each.
     #[prost(bytes = "vec", repeated, tag = "11")]
     pub former_clusters: Vec<Vec<u8>>,
+    /// The oldest formats of rows and logs that it reads; 0 if it is of a release that does not say so.
+    #[prost(uint32, tag = "12")]
+    pub formats_oldest: u32,
+    /// The newest.
+    #[prost(uint32, tag = "13")]
+    pub formats_newest: u32,
+    /// What it takes that not all releases do: a bit a kind of message.
+    #[prost(fixed64, tag = "14")]
+    pub features: u64,
+}
+
+impl Hello {
+    /// What it can.
+    pub(crate) fn abilities(&self) -> Abilities {
+        Abilities { formats: (self.formats_oldest, self.formats_newest), features: self.features }
+    }
 }
 
 /// A node and where it was last, as another one knows it.
@@ -99,6 +117,8 @@ pub enum Refusal {
     Untrusted = 8,
     /// It was a member, and was removed for good.
     Removed = 9,
+    /// It cannot read the formats that the cluster has.
+    Formats = 10,
 }
 
 /// The acceptor's answer.

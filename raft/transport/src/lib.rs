@@ -123,6 +123,15 @@ pub trait Links: Transport {
     /// Resolves when this node was removed, or a member refuses it because it was, with what that says.
     fn removed(&self) -> Pin<Box<dyn Future<Output = String> + Send>>;
 
+    /// Members that do not read this version of formats are refused from now on, and told so. It never becomes an older one.
+    fn require_format(&self, version: u32);
+
+    /// Resolves when a member refuses this node because it does not read the formats that the cluster has, with what that says.
+    fn outdated(&self) -> Pin<Box<dyn Future<Output = String> + Send>>;
+
+    /// What a member that is connected says that it can; nothing of one that is not, or that is not known.
+    fn abilities(&self, node: NodeId) -> Option<Abilities>;
+
     /// Since when a member cannot be reached; none if it can be, or is no member.
     fn down_since(&self, node: NodeId) -> Option<Instant>;
 
@@ -131,6 +140,23 @@ pub trait Links: Transport {
 
     /// Ends all connections, and waits until nothing runs any more.
     fn shutdown(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+}
+
+/// What a node says when it is greeted that its release can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Abilities {
+    /// The oldest and the newest version of formats that it reads; 0 of releases that do not say so.
+    pub formats: (u32, u32),
+    /// What it takes that not all releases do: a bit a kind of message. Whoever sends such a message looks here first.
+    pub features: u64,
+}
+
+impl Abilities {
+    /// Whether it reads a version of formats. Releases that do not say so read the first one.
+    pub fn reads(&self, version: u32) -> bool {
+        let (oldest, newest) = self.formats;
+        (oldest.max(1)..=newest.max(1)).contains(&version)
+    }
 }
 
 /// A call that waits for its answer.

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use crate::connection::{Connection, Io, Role};
 use crate::handshake::{self, Hello, KnownNode, PROTOCOL, Refusal, Reply};
 use crate::tls::{self, Complaints, NodeTls, Proof, Whom, Why};
-use crate::{Answer, Call, ConnectionId, LANES, Lane, Links, Receiver, Timing, Transport};
+use crate::{Abilities, Answer, Call, ConnectionId, LANES, Lane, Links, Receiver, Timing, Transport};
 
 /// Connections that may be in their handshakes at a time.
 const HANDSHAKES_MAX: usize = 64;
@@ -52,6 +52,8 @@ pub struct MeshOptions {
     pub timing: Timing,
     /// What nodes prove to each other who they are with. Without it they talk in the clear, and are believed.
     pub tls: Option<Arc<NodeTls>>,
+    /// What this node says that it can.
+    pub abilities: Abilities,
 }
 
 /// A connection's bytes, encrypted or not, and what the other side has proven.
@@ -86,6 +88,8 @@ struct Shared {
     complaints: Complaints,
     /// Why this node is no member any more, once it is none.
     removed: watch::Sender<Option<String>>,
+    /// Why it is of no use to the cluster as long as it reads no other formats, once a member has said so.
+    outdated: watch::Sender<Option<String>>,
     /// True once everything is to end.
     stop: watch::Sender<bool>,
     tasks: Mutex<JoinSet<()>>,
@@ -99,11 +103,15 @@ struct State {
     removed: BTreeSet<NodeId>,
     /// The clusters that this one was made of what was left of.
     former: Vec<uuid::Uuid>,
+    /// The version of formats that members must read; 0: any.
+    format: u32,
 }
 
 struct Peer {
     known: KnownNode,
     directory_id: Option<uuid::Uuid>,
+    /// What it said when it was dialled last.
+    abilities: Abilities,
     lanes: HashMap<Lane, Outgoing>,
     /// Makes the diallers try at once.
     dial: Arc<Notify>,
@@ -133,6 +141,7 @@ impl Mesh {
             handshakes: Semaphore::new(HANDSHAKES_MAX),
             complaints: Complaints::default(),
             removed: watch::Sender::new(None),
+            outdated: watch::Sender::new(None),
             stop: watch::Sender::new(false),
             tasks: Mutex::default(),
         }));
@@ -159,6 +168,7 @@ impl Mesh {
     pub async fn call_stranger(&self, address: &str, kind: u8, body: Bytes) -> io::Result<(Hello, Bytes)> {
         let call = async {
             let (io, hello) = self.greet(address, NodeId(0), PURPOSE_STRANGER).await?;
+            self.note_outdated(&hello);
             let hello = welcome(hello)?;
             let connection = Connection::new(self.next_connection(), NodeId(hello.node_id));
             let answer = connection.call(kind, body);
@@ -190,7 +200,7 @@ impl Mesh {
 
     fn hello(&self, expected: NodeId, purpose: u32) -> Hello {
         let state = self.0.state.read();
-        let MeshOptions { directory_id, address, .. } = &self.0.options;
+        let MeshOptions { directory_id, address, abilities, .. } = &self.0.options;
         let mut hello = Hello {
             protocol_min: PROTOCOL,
             protocol_max: PROTOCOL,
@@ -199,6 +209,9 @@ impl Mesh {
             purpose,
             address: address.clone(),
             known: state.peers.values().map(|peer| peer.known.clone()).collect(),
+            formats_oldest: abilities.formats.0,
+            formats_newest: abilities.formats.1,
+            features: abilities.features,
             ..Hello::default()
         };
         if let Some(Identity { cluster_id, node_id, start_count }) = &state.identity {
@@ -228,7 +241,8 @@ impl Mesh {
             None if if_new => {
                 let dial = Arc::new(Notify::new());
                 let (lanes, down_since) = (HashMap::new(), Some(Instant::now()));
-                state.peers.insert(node, Peer { known, directory_id: None, lanes, dial, down_since });
+                let abilities = Abilities::default();
+                state.peers.insert(node, Peer { known, directory_id: None, abilities, lanes, dial, down_since });
                 drop(state);
                 for lane in LANES {
                     let mesh = self.clone();
@@ -317,6 +331,9 @@ impl Mesh {
         if reply.refusal() == Refusal::Removed && self.is_of_my_cluster(&reply, node) {
             self.0.removed.send_replace(Some(reply.detail.clone()));
         }
+        if self.is_of_my_cluster(&reply, node) {
+            self.note_outdated(&reply);
+        }
         if let Some(hello) = &reply.hello {
             self.learn_all(hello);
         }
@@ -325,7 +342,17 @@ impl Mesh {
         if known.is_some_and(|known| known.as_bytes() != &hello.directory_id[..]) {
             return Err(io::Error::other(format!("node {node} has another data directory there")));
         }
+        if let Some(peer) = self.0.state.write().peers.get_mut(&node) {
+            peer.abilities = hello.abilities();
+        }
         Ok((Connection::new(self.next_connection(), node), io))
+    }
+
+    /// Takes in that a member refuses this node because of the formats that it reads.
+    fn note_outdated(&self, reply: &Reply) {
+        if reply.refusal() == Refusal::Formats {
+            self.0.outdated.send_replace(Some(reply.detail.clone()));
+        }
     }
 
     /// Whether a member answers, be it of what was made of this cluster since.
@@ -427,14 +454,20 @@ impl Links for Mesh {
     }
 
     fn removed(&self) -> Pin<Box<dyn Future<Output = String> + Send>> {
-        let mut removed = self.0.removed.subscribe();
-        Box::pin(async move {
-            match removed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) {
-                Some(why) => why,
-                // The mesh is gone.
-                None => std::future::pending().await,
-            }
-        })
+        Box::pin(said(self.0.removed.subscribe()))
+    }
+
+    fn require_format(&self, version: u32) {
+        let mut state = self.0.state.write();
+        state.format = state.format.max(version);
+    }
+
+    fn outdated(&self) -> Pin<Box<dyn Future<Output = String> + Send>> {
+        Box::pin(said(self.0.outdated.subscribe()))
+    }
+
+    fn abilities(&self, node: NodeId) -> Option<Abilities> {
+        self.0.state.read().peers.get(&node).filter(|peer| peer.is_up()).map(|peer| peer.abilities)
     }
 
     fn down_since(&self, node: NodeId) -> Option<Instant> {
@@ -478,6 +511,15 @@ impl Transport for Mesh {
 
     fn nodes(&self) -> Vec<NodeId> {
         self.0.state.read().peers.keys().copied().collect()
+    }
+}
+
+/// Waits until something is said.
+async fn said(mut what: watch::Receiver<Option<String>>) -> String {
+    match what.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) {
+        Some(why) => why,
+        // The mesh is gone.
+        None => std::future::pending().await,
     }
 }
 

@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::{
-    Answer, Call, Cancel, ConnectionId, Failed, Identity, Incoming, KnownNode, Lane, Links, Receiver, Transport,
+    Abilities, Answer, Call, Cancel, ConnectionId, Failed, Identity, Incoming, KnownNode, Lane, Links, Receiver,
+    Transport,
 };
 
 /// How long it takes until a node notices that another one has gone silent.
@@ -324,6 +325,17 @@ impl Links for TwinTransport {
                 tokio::time::sleep(SILENCE_MAX).await;
             }
         })
+    }
+
+    /// All nodes here are of one release.
+    fn require_format(&self, _: u32) {}
+
+    fn outdated(&self) -> Pin<Box<dyn Future<Output = String> + Send>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn abilities(&self, node: NodeId) -> Option<Abilities> {
+        (self.is_known(node) && self.is_up(node)).then_some(Abilities { formats: (1, u32::MAX), features: u64::MAX })
     }
 
     fn down_since(&self, node: NodeId) -> Option<std::time::Instant> {

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{
-    CLUSTER, DROP, ECHO, KEEP, PATIENCE, SaysItsKind, body, directory_of, known, listen, members, start, until,
+    CLUSTER, DROP, ECHO, KEEP, PATIENCE, SaysItsKind, body, directory_of, known, listen, members, start, start_able,
+    until,
 };
 use everlog_storage::NodeId;
-use everlog_transport::{Failed, Identity, KnownNode, Lane, Links as _, Transport};
+use everlog_transport::{Abilities, Failed, Identity, KnownNode, Lane, Links as _, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -146,6 +147,49 @@ async fn a_node_of_the_cluster_that_this_one_is_left_of_is_told_that_it_was_remo
     let told = tokio::time::timeout(Duration::from_millis(300), lost[1].mesh.removed()).await;
     assert!(told.is_err(), "it has nothing to do with this cluster: {told:?}");
     for member in all.iter().chain(&lost) {
+        member.mesh.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_read_what_the_cluster_has_is_refused_and_told() {
+    let all = members(2).await;
+    all[0].mesh.answer_strangers(Arc::new(SaysItsKind));
+    let able = |formats| Abilities { formats, features: 5 };
+    let joined = async |node: u32, abilities: Abilities| {
+        let (listener, address) = listen().await;
+        let member = start_able(listener, &address, directory_of(node), None, abilities);
+        let place = KnownNode { node_id: node, start_count: 1, address };
+        all.iter().for_each(|other| other.mesh.add(place.clone(), directory_of(node)));
+        member.join(node, 1, known(&all));
+        member
+    };
+    let earlier = joined(3, able((1, 1))).await;
+    until(|| all[0].mesh.is_up(NodeId(3)) && earlier.mesh.is_up(NodeId(1))).await;
+    assert_eq!(all[0].mesh.abilities(NodeId(3)), Some(able((1, 1))));
+    assert_eq!(all[0].mesh.abilities(NodeId(2)), Some(Abilities::default()), "of a release that does not say so");
+    earlier.mesh.shutdown().await;
+    until(|| !all[0].mesh.is_up(NodeId(3))).await;
+    assert_eq!(all[0].mesh.abilities(NodeId(3)), None);
+
+    // It never becomes less again.
+    all[0].mesh.require_format(2);
+    all[0].mesh.require_format(1);
+    let text = "the cluster has format 2, and this release reads format 1: start a release that reads format 2";
+    let (earlier, later) = (joined(4, able((1, 1))).await, joined(5, able((1, 2))).await);
+    assert_eq!(tokio::time::timeout(Duration::from_secs(20), earlier.mesh.outdated()).await.unwrap(), text);
+    until(|| all[0].mesh.is_up(NodeId(5)) && later.mesh.is_up(NodeId(1))).await;
+    assert!(!all[0].mesh.is_up(NodeId(4)) || !earlier.mesh.is_up(NodeId(1)));
+    let told = tokio::time::timeout(Duration::from_millis(300), later.mesh.outdated()).await;
+    assert!(told.is_err(), "{told:?}");
+
+    // Whoever wants to join is told, too.
+    let (listener, address) = listen().await;
+    let fresh = start_able(listener, &address, directory_of(8), None, able((1, 1)));
+    let refused = fresh.mesh.call_stranger(&all[0].address, 40, body("abc")).await.unwrap_err();
+    assert!(refused.to_string().contains(text), "{refused}");
+    assert_eq!(fresh.mesh.outdated().await, text);
+    for member in all.iter().chain([&earlier, &later, &fresh]) {
         member.mesh.shutdown().await;
     }
 }

@@ -83,12 +83,13 @@ const SHARED: [&str; 10] = [
 ];
 const FORMING: &str = "nodes_killed_while_they_form_a_cluster_form_one";
 /// Each on a cluster of its own.
-const ALONE: [&str; 9] = [
+const ALONE: [&str; 10] = [
     "nodes_join_and_leave_under_load",
     "a_node_that_was_alone_grows_into_a_cluster",
     "replicas_are_more_fewer_and_elsewhere_under_load",
     "regions_fail_over_to_and_fro_under_load",
     "a_namespace_moves_to_another_placement_under_load",
+    "a_cluster_gets_a_newer_release_node_by_node_under_load",
     "metadata_are_changed_once_while_leaders_are_killed",
     "stale_reads_are_never_older_than_they_may_be",
     "one_node_that_is_left_becomes_a_cluster_again",
@@ -232,9 +233,10 @@ impl Tests {
                 2 => scenarios::placed_anew(&stage).await,
                 3 => scenarios::fail_over(&stage).await,
                 4 => scenarios::moves_under_load(&stage).await,
-                5 => scenarios::changed_once(&stage).await,
-                6 => scenarios::while_cut_off(&stage).await,
-                7 => scenarios::one_is_left(&stage).await,
+                5 => scenarios::node_by_node(&stage).await,
+                6 => scenarios::changed_once(&stage).await,
+                7 => scenarios::while_cut_off(&stage).await,
+                8 => scenarios::one_is_left(&stage).await,
                 _ => scenarios::two_are_left(&stage).await,
             };
             self.ended(name, began, result, String::new);

@@ -3,8 +3,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use everlog_meta::{DEFAULT_PLACEMENT, Founder, GroupRow, NewNamespace, Placement, Pool, Topology, TopologyChange};
-use everlog_model::{NodeId, SlotTable, StepId};
+use everlog_meta::{
+    ClusterFormat, DEFAULT_PLACEMENT, Founder, GroupRow, NewNamespace, Placement, Pool, Topology, TopologyChange,
+};
+use everlog_model::{FormatVersion, NodeId, SlotTable, StepId};
 use everlog_raft::{GroupReplica, Node, NodeOptions};
 use everlog_storage::keys::SLOTS;
 use everlog_storage::twin::{CrashLog, CrashState};
@@ -223,7 +225,9 @@ impl World {
         let node = Node::new(NodeOptions::default(), log, state);
         let group = node.create_group(GroupReplica::founding(GroupId(0))).await.unwrap();
         let namespaces = Namespaces::open(Arc::new(RwLock::new(group)), None).await.unwrap();
-        namespaces.slots_or_set(SlotTable::even(&[GroupId(1), GroupId(2)]).unwrap()).await.unwrap();
+        let format = TopologyChange::Format(ClusterFormat::of(FormatVersion::NEWEST));
+        let slots = SlotTable::even(&[GroupId(1), GroupId(2)]).unwrap();
+        namespaces.slots_or_set(slots, &[format]).await.unwrap();
         let eu = TopologyChange::Placement(Placement { name: "eu".to_owned(), ..Placement::default() });
         namespaces.change_topology(|_| Ok((vec![eu.clone()], ()))).await.unwrap();
         let record = namespaces.register(NewNamespace { name: NAME.to_owned(), ..NewNamespace::default() });

@@ -10,11 +10,11 @@ use everlog_proto::cluster::transfer_leads_response::Transfer;
 use everlog_proto::cluster::{
     AddNodeRequest, AddNodeResponse, ApplyPlacementsRequest, ApplyPlacementsResponse, ClusterService,
     CreateJoinTokenRequest, CreateJoinTokenResponse, DeletePlacementRequest, DeletePlacementResponse,
-    DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest, DrainNodeResponse, Group, ListJoinTokensRequest,
-    ListJoinTokensResponse, ListNamespacePlacesRequest, ListNamespacePlacesResponse, ListPlacementsRequest,
-    ListPlacementsResponse, Node, NodeState, RemoveNodeRequest, RemoveNodeResponse, ReplaceDiskRequest,
-    ReplaceDiskResponse, Replica, RevokeJoinTokenRequest, RevokeJoinTokenResponse, TransferLeadsRequest,
-    TransferLeadsResponse,
+    DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest, DrainNodeResponse, FinalizeFormatsRequest,
+    FinalizeFormatsResponse, Group, ListJoinTokensRequest, ListJoinTokensResponse, ListNamespacePlacesRequest,
+    ListNamespacePlacesResponse, ListPlacementsRequest, ListPlacementsResponse, Node, NodeState, RemoveNodeRequest,
+    RemoveNodeResponse, ReplaceDiskRequest, ReplaceDiskResponse, Replica, RevokeJoinTokenRequest,
+    RevokeJoinTokenResponse, TransferLeadsRequest, TransferLeadsResponse,
 };
 use everlog_proto::internal::{LeavingNode, NewNode, SteerRequest, SteeredTransfer};
 use tokio::sync::Semaphore;
@@ -217,6 +217,14 @@ impl ClusterService for ClusterApi {
         _request: Request<ListNamespacePlacesRequest>,
     ) -> Result<Response<ListNamespacePlacesResponse>, Status> {
         Ok(Response::new(ListNamespacePlacesResponse { namespaces: self.operations.namespace_places() }))
+    }
+
+    async fn finalize_formats(
+        &self,
+        request: Request<FinalizeFormatsRequest>,
+    ) -> Result<Response<FinalizeFormatsResponse>, Status> {
+        let _place = self.place()?;
+        Ok(Response::new(self.operations.finalize(request.into_inner()).await?))
     }
 
     async fn revoke_join_token(

@@ -7,6 +7,7 @@
 //! ```
 
 mod api;
+mod formats;
 mod joining;
 mod leads;
 mod merge;
@@ -33,7 +34,7 @@ pub use api::ClusterApi;
 pub use leads::{Leads, Voters, leads};
 pub use placements::check_placement;
 
-use crate::{Nodes, Picture, Places, Wanted};
+use crate::{Formats, Nodes, Picture, Places, Wanted};
 
 /// How long another node may take to answer what an operator asks.
 const REPORT_TIME_MAX: Duration = Duration::from_secs(1);
@@ -94,6 +95,8 @@ pub struct OperationsParts {
     pub waiting: Box<dyn Fn() -> Vec<(uuid::Uuid, String)> + Send + Sync>,
     /// How long certificates are valid that it makes for nodes.
     pub certificate_lifetime: Duration,
+    /// What it reads, and what it knows of the others.
+    pub formats: Arc<Formats>,
 }
 
 /// A cluster as one of its nodes sees and steers it.
@@ -256,9 +259,18 @@ impl Operations {
                 group.wanted_node_ids = wanted.collect();
             }
         }
+        let format = self.show_formats(&mut nodes);
         let pools = self.parts.places.as_ref().map(|places| pools(&places.picture())).unwrap_or_default();
         let About { cluster_id, cluster_name, node, .. } = self.parts.about.clone();
-        DescribeClusterResponse { cluster_id, cluster_name, answered_by: node.0, nodes, groups, pools }
+        DescribeClusterResponse {
+            cluster_id,
+            cluster_name,
+            answered_by: node.0,
+            nodes,
+            groups,
+            pools,
+            format: Some(format),
+        }
     }
 
     /// The nodes that should have replicas of a group, this one aside.
@@ -295,7 +307,7 @@ impl Operations {
     async fn carry_out(&self, request: SteerRequest) -> Result<(), Status> {
         let notes = joining::notes(&request)?;
         let SteerRequest { is_draining, kept, released, transfers, new_disk, new_node, leaving, settled, .. } = request;
-        let SteerRequest { labels, placements, deleted_placement, .. } = request;
+        let SteerRequest { labels, placements, deleted_placement, formats, finalize, .. } = request;
         let leads = self.leads();
         if let Some(is_draining) = is_draining {
             leads.drain(is_draining);
@@ -326,6 +338,7 @@ impl Operations {
         for note in notes {
             self.places()?.note(&note, joining::now_ms()).await.map_err(|error| refused(&error))?;
         }
+        self.carry_out_formats(formats, finalize).await?;
         let Some(NewDisk { node, directory_id }) = new_disk else { return Ok(()) };
         let directory_id = uuid::Uuid::from_slice(&directory_id).map_err(|error| invalid("new_disk", &error))?;
         let replaced = self.parts.namespaces.replace_disk(NodeId(node), directory_id).await;

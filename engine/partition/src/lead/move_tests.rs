@@ -9,7 +9,7 @@ use everlog_kernel::{
     ActivityExecutionCommand, BatchJobCommand, EntityKind, Limits, NamespaceId, RunCommand, ScheduleCommand, Time,
     ValidActivityStart,
 };
-use everlog_model::{CallError, SlotSet, Step, StepId, StepState, rows};
+use everlog_model::{CallError, FormatVersion, SlotSet, Step, StepId, StepState, rows};
 use everlog_proto::api::command::v1::command::Attributes;
 use everlog_proto::api::command::v1::{
     Command as WorkflowCommand, ScheduleActivityTaskCommandAttributes,
@@ -234,6 +234,27 @@ fn everything_moves_and_nothing_stays_behind() {
         let fired = target.events().iter().filter(|event| event.event_type == EventType::TimerFired as i32).count();
         assert_eq!((fired, target.batch_jobs.clone()), (1, vec![true]));
     }
+}
+
+#[test]
+fn a_lead_begins_no_step_that_its_formats_do_not_have() {
+    let (mut source, mut target) = (full(), Partition::numbered(2));
+    let before = everything(&source);
+    for partition in [&mut source, &mut target] {
+        partition.lead.settings.format = FormatVersion::FIRST;
+    }
+    let planned = source.lead.time();
+    assert!(is_not_done(&target.order(StepCommand::BeginImport(step(1), planned))));
+    assert!(is_not_done(&source.order(StepCommand::Freeze(step(1)))));
+    assert_eq!(source.order(StepCommand::TellSteps).unwrap(), StepReply::Steps(Vec::new()));
+    assert_eq!(everything(&source), before);
+    // The next leads do, and end what was begun by whatever lead.
+    source.lead_anew();
+    target.lead_anew();
+    let frozen = prepare(&mut source, &mut target, &step(1), 1 << 20);
+    target.lead.settings.format = FormatVersion::FIRST;
+    let decided = target.order(StepCommand::Activate(step(1), frozen)).unwrap();
+    assert_eq!(decided, StepReply::Decided(true));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use everlog_kernel::transition::Task;
 use everlog_kernel::{NamespaceId, RunId, Time};
-use everlog_model::{CallError, EntityRef, Moves, Step, StepId, StepRecord, StepState, limits, rows, slot_of};
+use everlog_model::{CallError, EntityRef, Gated, Moves, Step, StepId, StepRecord, StepState, limits, rows, slot_of};
 use everlog_storage::keys::{OutboxKey, WakeKey};
 use everlog_storage::state::RowChange;
 use tokio::sync::oneshot;
@@ -228,6 +228,7 @@ impl Lead {
 
     /// Refuses to begin a step that must not.
     fn check_new(&self, step: &Step) -> Result<(), CallError> {
+        self.settings.format.allows(Gated::SlotMoves).map_err(|why| not_done(why.to_string()))?;
         if self.moving.moves.is_forgotten(step) {
             return Err(failed(step, "is over"));
         }

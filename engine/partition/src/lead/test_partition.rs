@@ -8,7 +8,7 @@ use everlog_kernel::command::{Objections, Reply, StartWorkflowTask};
 use everlog_kernel::token::{self, WorkflowTaskToken};
 use everlog_kernel::transition::Task;
 use everlog_kernel::{Command, EntityKind, Limits, Namespace, NamespaceId, RunCommand, RunId, Time};
-use everlog_model::{CallError, NamespaceSource, OperationId, RunView, WorkflowRef};
+use everlog_model::{CallError, FormatVersion, NamespaceSource, OperationId, RunView, WorkflowRef};
 use everlog_proto::api::command::v1::Command as WorkflowCommand;
 use everlog_proto::api::common::v1::WorkflowType;
 use everlog_proto::api::history::v1::{History, HistoryEvent};
@@ -375,6 +375,7 @@ fn lead(
         limits: Arc::default(),
         cache_bytes_max: usize::MAX,
         skips_time,
+        format: FormatVersion::NEWEST,
     };
     let clock = PartitionClock::start(chain.end().hlc, reading);
     let (rows, chain) = (Arc::clone(state), chain.clone());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use everlog_kernel::{Command, Limits, Namespace, NamespaceId, RunId, Time};
-use everlog_model::{CallError, Moves, NamespaceSource, WorkflowRef, limits};
+use everlog_model::{CallError, FormatVersion, Moves, NamespaceSource, WorkflowRef, limits};
 use everlog_proto::api::common::v1::{Payload, Payloads, WorkflowType};
 use everlog_proto::api::taskqueue::v1::TaskQueue;
 use everlog_proto::api::workflowservice::v1::StartWorkflowExecutionRequest;
@@ -55,6 +55,7 @@ impl Bench {
             limits: Arc::default(),
             cache_bytes_max,
             skips_time: false,
+            format: FormatVersion::NEWEST,
         };
         let clock = PartitionClock::start(Hlc(0), reading(start, Duration::ZERO));
         let epoch = LeadEpoch { term: 1, opening: 1 };

@@ -64,7 +64,7 @@ impl Lead {
 }
 
 /// What is known of a run.
-pub(super) fn view(run: &everlog_kernel::Run) -> RunView {
+pub(crate) fn view(run: &everlog_kernel::Run) -> RunView {
     let task = run.state.workflow_task.as_ref();
     let started = task.and_then(|task| task.started.as_ref());
     RunView {

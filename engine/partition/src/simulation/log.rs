@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use everlog_matching::{Message, Source};
-use everlog_model::CallError;
+use everlog_model::{CallError, FormatVersion};
 use everlog_raft::chain::{Chain, ChainStep};
 use everlog_raft::{ChainPosition, EntryStamp, LeadEpoch};
 use everlog_storage::GroupId;
@@ -210,6 +210,7 @@ impl World {
             limits: Arc::default(),
             cache_bytes_max: if self.random.percent(20) { 4096 } else { 1 << 20 },
             skips_time: false,
+            format: FormatVersion::NEWEST,
         };
         let seed = (u128::from(self.random.any()) << 64) | u128::from(self.random.any());
         let log = &mut self.partitions[partition];

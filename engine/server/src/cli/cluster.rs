@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use everlog_proto::cluster::{
     AddNodeRequest, ClusterServiceClient, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest,
-    RemoveNodeRequest, ReplaceDiskRequest, TransferLeadsRequest,
+    FinalizeFormatsRequest, FinalizeFormatsResponse, RemoveNodeRequest, ReplaceDiskRequest, TransferLeadsRequest,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -52,6 +52,14 @@ Examples:
   everlog cluster remove --node 2 --address n1.example.com:7233
   everlog cluster remove --node 2 --undo    it stays after all, if it has not left yet";
 
+const FINALIZE_EXAMPLES: &str = "\
+By itself the cluster does so a day after the last node has been started with the new release (cluster.finalize_after): until then each node can
+go back to the release before. Nodes that are down count by what they said when they ran.
+
+Examples:
+  everlog cluster finalize --address n1.example.com:7233
+  everlog cluster finalize --without-node 3    node 3 is lost, and was not started with the new release";
+
 /// What the library says when an answer is not there in time.
 const LATE: &str = "Timeout expired";
 
@@ -88,6 +96,9 @@ pub(crate) enum ClusterCommand {
     /// Have a node with a new, empty data directory join the cluster.
     #[command(after_help = ADD_EXAMPLE)]
     Add(AddArgs),
+    /// Have the cluster write the newest formats that all nodes read, without waiting for a day. Earlier releases cannot be started in it any more.
+    #[command(after_help = FINALIZE_EXAMPLES)]
+    Finalize(FinalizeArgs),
     /// Let nodes join that prove themselves with a token, of a cluster that is its own certificate authority (cluster.tls = "auto").
     #[command(subcommand)]
     Token(TokenCommand),
@@ -251,6 +262,16 @@ pub(crate) struct RemoveArgs {
     undo: bool,
 }
 
+/// Flags of `everlog cluster finalize`.
+#[derive(Debug, Args)]
+pub(crate) struct FinalizeArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+    /// A node that is lost: it is not waited for (may be repeated).
+    #[arg(long = "without-node", value_name = "NODE", value_parser = clap::value_parser!(u32).range(1..))]
+    without_nodes: Vec<u32>,
+}
+
 impl ClusterCommand {
     /// Does it. Returns what to print.
     ///
@@ -272,6 +293,7 @@ impl ClusterCommand {
             ClusterCommand::Replace(args) => wait_for(args.replace()),
             ClusterCommand::Add(args) => wait_for(args.add()),
             ClusterCommand::Remove(args) => wait_for(args.remove()),
+            ClusterCommand::Finalize(args) => wait_for(args.finalize()),
             ClusterCommand::Token(command) => wait_for(command.run()),
             ClusterCommand::Namespaces(args) => wait_for(args.show()),
             ClusterCommand::Placement(command) => wait_for(command.run()),
@@ -460,6 +482,32 @@ impl RemoveArgs {
                  everlog cluster remove --node {node} --undo\n"
             ),
         })
+    }
+}
+
+impl FinalizeArgs {
+    async fn finalize(self) -> Result<String, String> {
+        let FinalizeArgs { client, without_nodes: without_node_ids } = self;
+        let request = FinalizeFormatsRequest { without_node_ids: without_node_ids.clone() };
+        let finalized = client.connect().await?.finalize_formats(request).await;
+        let FinalizeFormatsResponse { version, before } =
+            finalized.map_err(|status| client.said(&status))?.into_inner();
+        if client.output == Output::Json {
+            let json =
+                serde_json::json!({ "formatVersion": version, "formerly": before, "withoutNodeIds": without_node_ids });
+            return Ok(pretty(&json));
+        }
+        let mut text = match version == before {
+            true => format!("The cluster has format {version} already.\n"),
+            false => format!(
+                "The cluster has format {version} from now on. Releases that read no newer one than format {before} cannot be started in it.\n"
+            ),
+        };
+        for node in without_node_ids {
+            text +=
+                &format!("Node {node} was left out: start it with a newer release, replace its disk, or remove it.\n");
+        }
+        Ok(text)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use everlog_proto::cluster::transfer_leads_response::Transfer;
-use everlog_proto::cluster::{DescribeClusterResponse, Group, GroupKind, Node, NodeState, Pool};
+use everlog_proto::cluster::{ClusterFormat, DescribeClusterResponse, Group, GroupKind, Node, NodeState, Pool};
 use serde_json::{Value, json};
 
 /// The cluster in a few lines: its nodes, and what is wrong.
@@ -14,8 +14,9 @@ pub(super) fn status(cluster: &DescribeClusterResponse) -> String {
     let led = groups.iter().filter(|group| group.leader != 0).count();
     let name =
         if cluster_name.is_empty() { "Cluster of one node".to_owned() } else { format!("Cluster {cluster_name}") };
+    let format = cluster.format.map(|format| format!(", format {}", format.version)).unwrap_or_default();
     let mut text = format!(
-        "{name}, {cluster_id}\n{up} of {} nodes answer, {led} of {} groups are led\n\n",
+        "{name}, {cluster_id}{format}\n{up} of {} nodes answer, {led} of {} groups are led\n\n",
         nodes.len(),
         groups.len()
     );
@@ -62,6 +63,34 @@ fn problems(cluster: &DescribeClusterResponse) -> Vec<String> {
         cluster.nodes.iter().map(|node| &*node.version).filter(|version| !version.is_empty()).collect();
     if versions.len() > 1 {
         problems.push(format!("nodes run different releases: {}", versions.into_iter().collect::<Vec<_>>().join(", ")));
+    }
+    if let Some(format) = &cluster.format {
+        problems.extend(format_problems(format, &cluster.nodes));
+    }
+    problems
+}
+
+/// What keeps the cluster from newer formats, and which nodes cannot read those that it has.
+fn format_problems(format: &ClusterFormat, nodes: &[Node]) -> Vec<String> {
+    let ClusterFormat { version, ready_version, newest, .. } = *format;
+    let mut problems = Vec::new();
+    let left_out = |node: &&Node| node.left_out_of_format > 0;
+    for Node { node_id, left_out_of_format, .. } in nodes.iter().filter(left_out) {
+        problems.push(format!(
+            "node {node_id} was left out when the cluster got format {left_out_of_format}: start it with a newer release, replace its disk, or remove it"
+        ));
+    }
+    let behind = nodes.iter().filter(|node| !left_out(node) && node.formats_newest < newest);
+    let behind: Vec<_> = behind.map(|node| node.node_id).collect();
+    match (version < newest, &behind[..]) {
+        (true, []) if ready_version > version => problems.push(format!(
+            "all nodes read format {ready_version}: the cluster gets it in a while, or at once with: everlog cluster finalize"
+        )),
+        (true, [_, ..]) => problems.push(format!(
+            "the cluster keeps format {version} until nodes {} are started with a release that reads format {newest}",
+            ids(&behind)
+        )),
+        _ => {}
     }
     problems
 }
@@ -221,10 +250,17 @@ pub(super) fn status_json(cluster: &DescribeClusterResponse) -> Value {
         "clusterName": cluster.cluster_name,
         "answeredBy": cluster.answered_by,
         "problems": problems(cluster),
+        "format": cluster.format.map(|format| format_json(&format)),
         "nodes": nodes_json(cluster)["nodes"],
         "groups": groups_json(cluster)["groups"],
         "pools": pools_json(cluster),
     })
+}
+
+fn format_json(format: &ClusterFormat) -> Value {
+    let ClusterFormat { version, ready_version, ready_since_ms, newest } = *format;
+    let ready = json!({ "version": ready_version, "sinceMs": ready_since_ms });
+    json!({ "version": version, "newest": newest, "ready": if ready_version > 0 { ready } else { Value::Null } })
 }
 
 pub(super) fn nodes_json(cluster: &DescribeClusterResponse) -> Value {
@@ -240,6 +276,8 @@ pub(super) fn nodes_json(cluster: &DescribeClusterResponse) -> Value {
             "labels": node.labels.iter().collect::<BTreeMap<_, _>>(),
             "problem": node.problem,
             "version": node.version,
+            "formats": { "oldest": node.formats_oldest, "newest": node.formats_newest },
+            "leftOutOfFormat": node.left_out_of_format,
             "startCount": node.start_count,
             "leads": node.leads,
             "replicas": node.replicas,
@@ -403,7 +441,40 @@ mod tests {
                 group(12, GroupKind::Partition, 0),
             ],
             pools: Vec::new(),
+            format: None,
         }
+    }
+
+    #[test]
+    fn formats_are_told_with_what_is_in_their_way() {
+        let mut cluster = cluster();
+        let reads = |cluster: &mut DescribeClusterResponse, newest: [u32; 3]| {
+            for (node, newest) in cluster.nodes.iter_mut().zip(newest) {
+                (node.formats_oldest, node.formats_newest) = (1, newest);
+            }
+        };
+        let told = |cluster: &DescribeClusterResponse| {
+            problems(cluster).into_iter().filter(|line| line.contains("format")).collect::<Vec<_>>()
+        };
+        cluster.format = Some(ClusterFormat { version: 1, newest: 2, ..ClusterFormat::default() });
+        reads(&mut cluster, [2, 1, 1]);
+        let lines = "the cluster keeps format 1 until nodes 2, 3 are started with a release that reads format 2";
+        assert_eq!(told(&cluster), [lines]);
+        reads(&mut cluster, [2, 2, 2]);
+        cluster.format = Some(ClusterFormat { version: 1, newest: 2, ready_version: 2, ready_since_ms: 7 });
+        let lines =
+            "all nodes read format 2: the cluster gets it in a while, or at once with: everlog cluster finalize";
+        assert_eq!(told(&cluster), [lines]);
+        let json = status_json(&cluster);
+        assert_eq!(json["format"], json!({ "version": 1, "newest": 2, "ready": { "version": 2, "sinceMs": 7 } }));
+        assert_eq!(json["nodes"][0]["formats"], json!({ "oldest": 1, "newest": 2 }));
+        cluster.format = Some(ClusterFormat { version: 2, newest: 2, ..ClusterFormat::default() });
+        assert_eq!(told(&cluster), Vec::<String>::new());
+        reads(&mut cluster, [2, 2, 1]);
+        cluster.nodes[2].left_out_of_format = 2;
+        let lines = "node 3 was left out when the cluster got format 2: start it with a newer release, replace its disk, or remove it";
+        assert_eq!(told(&cluster), [lines]);
+        assert!(status(&cluster).starts_with("Cluster prod, 7a6c, format 2\n"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use everlog_meta::{NodeLabels, is_name};
+use everlog_model::{FormatVersion, ReadableFormats};
 use everlog_transport::TlsFiles;
 use serde::Deserialize;
 
@@ -14,7 +15,7 @@ use super::SettingsError;
 use super::clients::FileFrontendTls;
 use super::file::duration;
 use crate::enrolment::{AutoTls, CERTIFICATE_LIFETIME};
-use crate::membership::{CatchingUp, ClusterOptions, ClusterTls, is_private};
+use crate::membership::{CatchingUp, ClusterOptions, ClusterTls, FINALIZE_AFTER, is_private};
 
 /// How many nodes may found a cluster: all of them keep the metadata.
 const INITIAL_NODES_MAX: u32 = 7;
@@ -51,6 +52,9 @@ pub(super) struct FileCluster {
     zone: String,
     labels: BTreeMap<String, String>,
     dead_after: Option<String>,
+    finalize_after: Option<String>,
+    /// For tests: as if this were an earlier release.
+    newest_format: Option<u32>,
     log_retain_bytes: Option<u64>,
     seed_bytes_per_second: Option<u64>,
     listen: Option<SocketAddr>,
@@ -128,6 +132,15 @@ pub(super) fn read(file: FileCluster, tls: FileTls) -> Result<ClusterOptions, Se
     if dead_after.is_some_and(|after| after < DEAD_AFTER_MIN) {
         return wrong("cluster.dead_after must be \"10s\" or more, or \"never\"");
     }
+    let finalize_after = match file.finalize_after.as_deref() {
+        Some("never") => None,
+        _ => Some(duration("cluster.finalize_after", file.finalize_after)?.unwrap_or(FINALIZE_AFTER)),
+    };
+    let newest_format = file.newest_format.map_or(FormatVersion::NEWEST, FormatVersion);
+    if !ReadableFormats::OF_THIS_RELEASE.contains(newest_format) {
+        return wrong(format!("cluster.newest_format: this release reads {}", ReadableFormats::OF_THIS_RELEASE));
+    }
+    let formats = ReadableFormats { newest: newest_format, ..ReadableFormats::OF_THIS_RELEASE };
     let defaults = CatchingUp::default();
     let catching_up = CatchingUp {
         log_retain_bytes: file.log_retain_bytes.unwrap_or(defaults.log_retain_bytes),
@@ -174,6 +187,8 @@ pub(super) fn read(file: FileCluster, tls: FileTls) -> Result<ClusterOptions, Se
         election_timeout,
         labels,
         dead_after,
+        formats,
+        finalize_after,
         catching_up,
         listen,
         advertise,
@@ -376,6 +391,11 @@ mod tests {
                 "cluster.election_timeout: \"x\" is not a duration",
             ),
             (format!("{seeds}initial_nodes = 3\ndead_after = \"9s\""), "cluster.dead_after must be \"10s\" or more"),
+            (format!("{seeds}initial_nodes = 3\nfinalize_after = \"soon\""), "cluster.finalize_after"),
+            (
+                format!("{seeds}initial_nodes = 3\nnewest_format = 9"),
+                "cluster.newest_format: this release reads formats 1 to 2",
+            ),
             (format!("{seeds}initial_nodes = 3\nregion = \"a b\""), "cluster.region: \"a b\" is no name"),
             (format!("{seeds}initial_nodes = 3\nlabels = {{ disk = \"\" }}"), "cluster.labels: \"disk\" = \"\""),
             (format!("{seeds}initial_nodes = 3\nlog_retain_bytes = 1"), "cluster.log_retain_bytes must be 1048576"),

@@ -12,7 +12,7 @@ use super::{Mesh, PURPOSE_STRANGER, Stranger, StrangerCalls, was_removed};
 use crate::connection::{Connection, Io, Role};
 use crate::handshake::{self, Hello, PROTOCOL, Refusal, Reply};
 use crate::tls::{self, Proof, Whom, Why};
-use crate::{Incoming, Receiver};
+use crate::{Abilities, Incoming, Receiver};
 
 impl Mesh {
     pub(super) async fn accept(&self, listener: TcpListener) {
@@ -143,6 +143,10 @@ impl Mesh {
             let detail = format!("it speaks protocols {protocol_min} to {protocol_max}, this node {PROTOCOL}");
             return Err((Refusal::Protocol, detail));
         }
+        let format = self.0.state.read().format;
+        if format > 0 && !hello.abilities().reads(format) {
+            return Err((Refusal::Formats, outdated(format, &hello.abilities())));
+        }
         if hello.purpose == PURPOSE_STRANGER {
             let calls = self.0.strangers.read().clone();
             let calls = calls.ok_or_else(|| (Refusal::NotAMember, "nobody answers strangers here".to_owned()))?;
@@ -180,6 +184,15 @@ impl Mesh {
         let receiver = self.0.receiver.read().clone();
         receiver.ok_or_else(|| (Refusal::NotAMember, "this node is stopping".to_owned()))
     }
+}
+
+/// What is said to a node that does not read what the cluster has.
+fn outdated(format: u32, abilities: &Abilities) -> String {
+    let (oldest, newest) = (abilities.formats.0.max(1), abilities.formats.1.max(1));
+    let reads = if oldest == newest { format!("format {newest}") } else { format!("formats {oldest} to {newest}") };
+    format!(
+        "the cluster has format {format}, and this release reads {reads}: start a release that reads format {format}"
+    )
 }
 
 /// The calls of one stranger.

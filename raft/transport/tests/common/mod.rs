@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use everlog_storage::NodeId;
 use everlog_transport::{
-    Answer, ConnectionId, Identity, Incoming, KnownNode, Links as _, Mesh, MeshOptions, NodeTls, Receiver, Stranger,
-    StrangerCalls, Timing, Transport,
+    Abilities, Answer, ConnectionId, Identity, Incoming, KnownNode, Links as _, Mesh, MeshOptions, NodeTls, Receiver,
+    Stranger, StrangerCalls, Timing, Transport,
 };
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -84,7 +84,18 @@ pub fn start(listener: TcpListener, address: &str, directory_id: uuid::Uuid) -> 
 }
 
 pub fn start_with(listener: TcpListener, address: &str, directory_id: uuid::Uuid, tls: Option<Arc<NodeTls>>) -> Member {
-    let options = MeshOptions { directory_id, address: address.to_owned(), timing: timing(), tls };
+    start_able(listener, address, directory_id, tls, Abilities::default())
+}
+
+/// The same of a release that can so much.
+pub fn start_able(
+    listener: TcpListener,
+    address: &str,
+    directory_id: uuid::Uuid,
+    tls: Option<Arc<NodeTls>>,
+    abilities: Abilities,
+) -> Member {
+    let options = MeshOptions { directory_id, address: address.to_owned(), timing: timing(), tls, abilities };
     let mesh = Mesh::start(options, listener);
     Member { mesh, recorder: Arc::default(), address: address.to_owned(), directory_id }
 }

@@ -13,6 +13,7 @@ mod new_disk;
 mod placements;
 mod reads;
 mod recovery;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub(crate) use new_disk::takes_the_place;
 pub(crate) use placements::placed_anew;
 pub(crate) use reads::while_cut_off;
 pub(crate) use recovery::{one_is_left, two_are_left};
+pub(crate) use upgrade::node_by_node;
 
 /// How long something may take that nothing stands in the way of.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -109,7 +109,7 @@ async fn leader(cluster: &Cluster, group: u32) -> Result<usize, Failure> {
 }
 
 /// Has the namespace move, and waits until it is there. Returns how long that took.
-async fn moved(cluster: &Cluster, client: &Client, node: usize, to: &str) -> Result<Duration, Failure> {
+pub(super) async fn moved(cluster: &Cluster, client: &Client, node: usize, to: &str) -> Result<Duration, Failure> {
     let began = Instant::now();
     ask(client, node, to).await?;
     arrived(cluster, node, to).await?;

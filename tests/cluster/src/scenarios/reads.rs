@@ -18,12 +18,14 @@ use crate::say;
 /// How old stale reads may be.
 const STALE_MAX: Duration = Duration::from_secs(5);
 /// How long the node is cut off: longer than what it knows is good for.
-const CUT: Duration = Duration::from_secs(9);
+const CUT: Duration = Duration::from_secs(10);
 /// The node that is cut off, and the one that callers start workflows by.
 const AWAY: usize = 2;
 const AT: usize = 0;
 /// How long a reader waits.
 const READ_TIME: Duration = Duration::from_secs(2);
+/// How long one waits for what the node that is cut off has to know by itself.
+const OWN_TIME: Duration = Duration::from_millis(500);
 
 type Stub = WorkflowServiceClient<Channel>;
 
@@ -38,7 +40,7 @@ impl Started {
     }
 }
 
-/// A node that leads some partitions is cut off while workflows are started elsewhere. Stale counts are answered by all nodes as long as what is known
+/// A node that leads some partitions is cut off while workflows are started elsewhere. Stale counts, descriptions and closed histories are answered by all nodes as long as what is known
 /// there is not older than it may be, and are never older; strict ones only by those that can ask a majority; partial ones say what they leave out.
 pub(crate) async fn while_cut_off(stage: &Stage) -> Result<(), Failure> {
     let directory = stage.directory.join("reads");
@@ -55,12 +57,14 @@ pub(crate) async fn while_cut_off(stage: &Stage) -> Result<(), Failure> {
         for _ in 0..20 {
             start(&mut stubs[AT], &mut started).await?;
         }
+        let run = Watched::new(&stubs[AT]).await?;
         for stub in &stubs {
             until_all(stub, "stale", started.0.len()).await?;
+            run.until_known(stub).await?;
         }
         say("    a node is cut off");
         cut(&cluster, true);
-        let (answers, refusals) = cut_off(&stubs, &mut started).await?;
+        let (answers, refusals) = cut_off(&stubs, &mut started, run).await?;
         say(&format!("    {answers} stale counts by the node that was cut off, then {refusals} refusals"));
         ensure(answers > 0 && refusals > 0, || format!("{answers} answers, {refusals} refusals"))?;
         let partial = count(&stubs[AWAY], Some("lease"), true).await?;
@@ -80,11 +84,15 @@ pub(crate) async fn while_cut_off(stage: &Stage) -> Result<(), Failure> {
 }
 
 /// Returns how many stale counts the node that is cut off answered, and how many it refused after them.
-async fn cut_off(stubs: &[Stub], started: &mut Started) -> Result<(usize, usize), Failure> {
+async fn cut_off(stubs: &[Stub], started: &mut Started, mut run: Watched) -> Result<(usize, usize), Failure> {
     let cut = Instant::now();
     let (mut answers, mut refusals) = (0, 0);
     while cut.elapsed() < CUT {
         start(&mut stubs[AT].clone(), started).await?;
+        run.grow(&stubs[AT]).await?;
+        for (node, stub) in stubs.iter().enumerate() {
+            run.look(node, stub).await?;
+        }
         for (node, stub) in stubs.iter().enumerate() {
             let began = Instant::now();
             let counted = count(stub, Some("stale"), false).await;
@@ -107,7 +115,156 @@ async fn cut_off(stubs: &[Stub], started: &mut Started) -> Result<(usize, usize)
             format!("a strict count by the node that is cut off: {strict:?}")
         })?;
     }
+    run.ended()?;
     Ok((answers, refusals))
+}
+
+/// A workflow that grows and one that has closed, and what the node that is cut off says of them.
+struct Watched {
+    open: String,
+    closed: String,
+    /// Signals to the open one that were acknowledged.
+    signals: Started,
+    /// Its history begins with so many events.
+    began_with: i64,
+    /// Whole histories of the closed one, and refusals after them, and the same of descriptions of the open one.
+    histories: (usize, usize),
+    descriptions: (usize, usize),
+    /// Histories of the open one that the node has refused: they are asked of whoever leads it.
+    unread: usize,
+}
+
+impl Watched {
+    /// Workflows that the node which is cut off does not lead, and has replicas of.
+    async fn new(stub: &Stub) -> Result<Watched, Failure> {
+        let mut names = Vec::new();
+        for (name, is_closed) in [("open", false), ("closed", true)] {
+            let id = format!("read-{name}");
+            let request = service::StartWorkflowExecutionRequest {
+                namespace: "default".to_owned(),
+                ..start_of(&id, "watched", &Program::Register)
+            };
+            stub.clone().start_workflow_execution(request).await?;
+            if is_closed {
+                let request = service::TerminateWorkflowExecutionRequest {
+                    namespace: "default".to_owned(),
+                    workflow_execution: Some(execution(&id)),
+                    ..Default::default()
+                };
+                stub.clone().terminate_workflow_execution(request).await?;
+            }
+            names.push(id);
+        }
+        let (open, closed) = (names[0].clone(), names[1].clone());
+        let began_with = length(stub, &open, "lease", READ_TIME).await?;
+        let (signals, histories, descriptions) = (Started::default(), (0, 0), (0, 0));
+        Ok(Watched { open, closed, signals, began_with, histories, descriptions, unread: 0 })
+    }
+
+    /// Waits until a node's replica has both. Its leader is asked until then, and is there.
+    async fn until_known(&self, stub: &Stub) -> Result<(), Failure> {
+        length(stub, &self.open, "stale", READ_TIME).await?;
+        ensure(events(stub, &self.closed, "stale", READ_TIME).await? == 3, || {
+            "a closed workflow is not whole".to_owned()
+        })
+    }
+
+    async fn grow(&mut self, stub: &Stub) -> Result<(), Failure> {
+        let request = service::SignalWorkflowExecutionRequest {
+            namespace: "default".to_owned(),
+            workflow_execution: Some(execution(&self.open)),
+            signal_name: "more".to_owned(),
+            request_id: format!("more-{}", self.signals.0.len()),
+            ..Default::default()
+        };
+        stub.clone().signal_workflow_execution(request).await?;
+        self.signals.0.push(Instant::now());
+        Ok(())
+    }
+
+    /// What a node says now is never older than it may be.
+    async fn look(&mut self, node: usize, stub: &Stub) -> Result<(), Failure> {
+        let began = Instant::now();
+        let time = if node == AWAY { OWN_TIME } else { READ_TIME };
+        let least = self.began_with + began.checked_sub(STALE_MAX).map_or(0, |moment| self.signals.by(moment));
+        let most = self.began_with + self.signals.0.len() as i64;
+        let described = length(stub, &self.open, "stale", time).await;
+        if let Ok(length) = &described {
+            ensure((least..=most).contains(length), || {
+                format!("node {}: {length} events, and {least} to {most} were there long ago", node + 1)
+            })?;
+        }
+        let history = events(stub, &self.closed, "stale", time).await;
+        if let Ok(events) = &history {
+            ensure(*events == 3, || format!("node {}: {events} events of a closed workflow", node + 1))?;
+        }
+        let growing = events(stub, &self.open, "stale", time).await;
+        if let Ok(events) = &growing {
+            ensure(*events == most, || format!("node {}: {events} of {most} events of an open workflow", node + 1))?;
+        }
+        if node != AWAY {
+            return described.and(history).and(growing).map(drop).map_err(Failure::from);
+        }
+        for (told, (answers, refusals)) in [(described, &mut self.descriptions), (history, &mut self.histories)] {
+            match told {
+                Ok(_) if *refusals > 0 => return Err(Failure::new("it answers again although it is cut off")),
+                Ok(_) => *answers += 1,
+                Err(status) if is_none(&status) => *refusals += 1,
+                Err(status) => return Err(status.into()),
+            }
+        }
+        self.unread += usize::from(growing.is_err());
+        Ok(())
+    }
+
+    fn ended(&self) -> Result<(), Failure> {
+        let Watched { histories, descriptions, unread, .. } = self;
+        say(&format!(
+            "    by that node: descriptions of a workflow {descriptions:?}, histories of a closed one {histories:?} (answers, then refusals), {unread} \
+             histories of an open one refused"
+        ));
+        let both = |(answers, refusals): &(usize, usize)| *answers > 0 && *refusals > 0;
+        ensure(both(histories) && both(descriptions) && *unread > 0, || "it answers too much, or nothing".to_owned())
+    }
+}
+
+fn execution(id: &str) -> everlog_proto::api::common::v1::WorkflowExecution {
+    crate::client::run(id, "")
+}
+
+fn asked<T>(message: T, read: &'static str, time: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(time);
+    request.metadata_mut().insert("everlog-read", tonic::metadata::MetadataValue::from_static(read));
+    request
+}
+
+/// How long the history of a workflow is, by its description.
+async fn length(stub: &Stub, id: &str, read: &'static str, time: Duration) -> Result<i64, Status> {
+    let request =
+        service::DescribeWorkflowExecutionRequest { namespace: "default".to_owned(), execution: Some(execution(id)) };
+    let described = stub.clone().describe_workflow_execution(asked(request, read, time)).await?.into_inner();
+    Ok(described.workflow_execution_info.map_or(0, |info| info.history_length))
+}
+
+/// How many events the history of a workflow has, read page by page of one batch.
+async fn events(stub: &Stub, id: &str, read: &'static str, time: Duration) -> Result<i64, Status> {
+    let (mut count, mut token) = (0, Vec::new());
+    loop {
+        let request = service::GetWorkflowExecutionHistoryRequest {
+            namespace: "default".to_owned(),
+            execution: Some(execution(id)),
+            maximum_page_size: 1,
+            next_page_token: token,
+            ..Default::default()
+        };
+        let page = stub.clone().get_workflow_execution_history(asked(request, read, time)).await?.into_inner();
+        count += page.history.map_or(0, |history| history.events.len() as i64);
+        token = page.next_page_token;
+        if token.is_empty() {
+            return Ok(count);
+        }
+    }
 }
 
 /// With a placement that says so, counts are stale without a word of the caller.
@@ -162,7 +319,8 @@ async fn count(
     read: Option<&'static str>,
     is_partial: bool,
 ) -> Result<Response<service::CountWorkflowExecutionsResponse>, Status> {
-    let request = service::CountWorkflowExecutionsRequest { namespace: "default".to_owned(), ..Default::default() };
+    let (namespace, query) = ("default".to_owned(), "TaskQueue = 'nobody'".to_owned());
+    let request = service::CountWorkflowExecutionsRequest { namespace, query };
     let mut request = Request::new(request);
     request.set_timeout(if is_partial { PATIENCE } else { READ_TIME });
     let headers = request.metadata_mut();

@@ -63,8 +63,8 @@ const FOUND: &[(Sabotage, &[u64])] = &[
     (Sabotage::Raft(sabotage::Sabotage::LeaseAfterHandover), &[6, 11, 29, 63]),
     (Sabotage::Raft(sabotage::Sabotage::MessageForAnyReplica), &[2, 24, 37, 51]),
     (Sabotage::Raft(sabotage::Sabotage::SkippedBarrier), &[1, 60]),
-    (Sabotage::AppendNotDurable, &[25, 37, 85, 122]),
-    (Sabotage::VoteNotDurable, &[68, 284, 84, 188]),
+    (Sabotage::AppendNotDurable, &[82, 126, 139, 152, 25, 37, 85, 122]),
+    (Sabotage::VoteNotDurable, &[524, 68, 284, 84, 188]),
     (Sabotage::ReusedReplicaId, &[2, 8, 15, 24]),
 ];
 

@@ -9,7 +9,7 @@ use everlog_cluster::{Admissions, DiskFigures, Entry};
 use everlog_config::DynamicConfig;
 use everlog_frontend::{LocalFront, Services};
 use everlog_meta::{DEFAULT_RETENTION, Namespaces, NodeLabels};
-use everlog_model::{InForce, PerNamespace, limits};
+use everlog_model::{InForce, PerNamespace, ReadableFormats, limits};
 use everlog_raft::{Node as RaftNode, NodeInfo, NodeOptions};
 use everlog_server::membership::{CatchingUp, Lobby, Membership};
 use everlog_server::node::{Ground, catch_up, ensure};
@@ -179,6 +179,8 @@ impl Life {
             lobby: Arc::new(Door { me: self.node, hall: Arc::clone(&self.hall) }),
             labels: NodeLabels::default(),
             dead_after: None,
+            formats: ReadableFormats::default(),
+            finalize_after: None,
             catching_up: CatchingUp::default(),
             links: Arc::clone(&self.links),
             address: address(self.node),
