@@ -64,7 +64,7 @@ pub(super) async fn get_workflow_execution_history(
         return from_archive(run_id, Some(token)).await;
     }
     let token = HistoryToken::decode(&request.next_page_token, run_id)?;
-    let read = read.from_replica(&namespace, token.as_ref().map(|token| token.run_id).or(run_id)).await?;
+    let read = read.by_replica(&namespace, token.as_ref().map(|token| token.run_id).or(run_id)).await?;
     // Whoever has read a part of it would have that twice: it has to begin anew once the run has gone.
     let may_be_archived = token.is_none() && !request.skip_archival;
     let found = if request.history_event_filter_type() == HistoryEventFilterType::CloseEvent {
@@ -98,8 +98,8 @@ struct Read<'a> {
 }
 
 impl Read<'_> {
-    /// The same from the replica of this node, if that may be and the run has closed there.
-    async fn from_replica(self, namespace: &NamespaceRecord, run_id: Option<RunId>) -> Result<Self, Error> {
+    /// The same by the replica of this node, if that may be and the run has closed there.
+    async fn by_replica(self, namespace: &NamespaceRecord, run_id: Option<RunId>) -> Result<Self, Error> {
         let Some(replica) = self.call.reads.replica(self.frontend, namespace, &self.address)? else { return Ok(self) };
         // What it does not have, or not yet, is read where the workflow is led.
         let view = replica.closed(&self.address, run_id).await.ok().flatten();
@@ -361,7 +361,7 @@ pub(super) async fn get_workflow_execution_history_reverse(
         closed: None,
     };
     let token = HistoryToken::decode(&request.next_page_token, run_id)?;
-    let read = read.from_replica(&namespace, token.as_ref().map(|token| token.run_id).or(run_id)).await?;
+    let read = read.by_replica(&namespace, token.as_ref().map(|token| token.run_id).or(run_id)).await?;
     read.back(token, run_id).await
 }
 
