@@ -74,7 +74,7 @@ pub(crate) fn hand_on(headers: &HeaderMap, into: &mut HeaderMap) -> Result<(), S
 
 fn check_binary(name: &HeaderName, value: &HeaderValue) -> Result<(), Status> {
     let bytes = value.as_bytes();
-    let decoded = if bytes.len() % 4 == 0 { STANDARD.decode(bytes) } else { STANDARD_NO_PAD.decode(bytes) };
+    let decoded = if bytes.len().is_multiple_of(4) { STANDARD.decode(bytes) } else { STANDARD_NO_PAD.decode(bytes) };
     decoded.map(drop).map_err(|error| {
         let at = match error {
             DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
