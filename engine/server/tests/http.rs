@@ -87,7 +87,7 @@ async fn errors_are_statuses_with_details() {
         ("/namespaces/default/../default/workflows", 404, r#"{"code":5,"message":"Not Found"}"#),
         ("/namespaces/default/workflows/%00%ff%2e%2e%2f", 404, r#"{"code":5,"message":"workflow not found"#),
         ("/namespaces/default/workflows?pageSize=x", 400, r#"strconv.ParseInt: parsing \"x\": invalid syntax"#),
-        ("/namespaces/default/workflows?pageSize=%", 400, "parsing"),
+        ("/namespaces/default/workflows?pageSize=%", 400, r#"invalid URL escape \"%\""#),
         ("/namespaces/default/workflows?maximum.page.size=1&=&&x", 200, ""),
         ("/namespaces/default/workflows/w/../../../../cluster", 404, "Not Found"),
         ("//cluster", 404, "Not Found"),

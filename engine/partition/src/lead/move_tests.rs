@@ -299,6 +299,23 @@ fn nothing_is_done_for_frozen_slots_and_those_who_wait_are_told() {
 }
 
 #[test]
+fn what_was_begun_when_slots_froze_is_done_when_they_stay() {
+    let mut partition = full();
+    partition.lead_anew();
+    partition.pass(Duration::from_secs(31));
+    let loads = partition.begin_to_wake();
+    assert!(!loads.is_empty(), "a timer is due, for which the workflow is read");
+    partition.order(StepCommand::Freeze(step(1))).unwrap();
+    loads.into_iter().for_each(|request| partition.load(request));
+    partition.commit();
+    partition.order(StepCommand::Unfreeze(step(1))).unwrap();
+    partition.pass(Duration::from_millis(1));
+    partition.commit();
+    let fired = partition.events().iter().filter(|event| event.event_type == EventType::TimerFired as i32).count();
+    assert_eq!(fired, 1, "its wake is not forgotten");
+}
+
+#[test]
 fn messages_are_put_off_and_sent_in_their_order() {
     let mut partition = full();
     let sent: Vec<OutboxKey> = partition.parcels.drain(..).map(|parcel| parcel.key).collect();

@@ -16,7 +16,7 @@ use everlog_storage::keys::{OutboxKey, WakeKey};
 use everlog_storage::state::RowChange;
 use tokio::sync::oneshot;
 
-use super::super::job::Job;
+use super::super::job::{Job, Work};
 use super::super::moving::{Cursor, Deletions, Page};
 use super::super::outbox::Parcel;
 use super::super::wakes::Wake;
@@ -473,13 +473,20 @@ impl Lead {
         let has = |key: &EntityRef| {
             key.namespace_id == step.namespace_id && step.slots.contains(slot_of(key.namespace_id, &key.id))
         };
+        // A look at what was due that has not come to anything is taken again, should the slots stay.
+        let (now, mut wakes) = (self.clock.now(), Vec::new());
         for entry in self.cache.take_out(has) {
             let runs = entry.workflow.iter().flat_map(|workflow| workflow.runs.values());
             for query in runs.flat_map(|run| &run.queries) {
                 let answer = Outgoing::QueryAnswer { query_id: query.query_id, answer: Ok(None) };
                 self.actions.push(Action::Withhold(answer, moves_away()));
             }
-            entry.waiting.into_iter().for_each(Lead::turn_away);
+            for job in entry.waiting {
+                if let (Work::Command { reply: None, .. }, Some(run_id)) = (&job.work, job.run_id) {
+                    wakes.push(Wake { time: now, entity: job.entity(), run_id });
+                }
+                Lead::turn_away(job);
+            }
         }
         let actions = &mut self.actions;
         self.watchers.retain(|(key, _), watchers| {
@@ -500,6 +507,7 @@ impl Lead {
         let left = self.outbox.take_out(|key, message| step.has(message.namespace_id, key.slot));
         let kept = self.moving.kept.entry(step.id).or_default();
         kept.parcels.extend(left.into_iter().map(|(parcel, bytes)| (parcel.key, (parcel, bytes))));
+        kept.wakes.extend(wakes);
     }
 
     /// Deletes rows of slots that are another partition's, a few with each batch.

@@ -31,7 +31,7 @@ use crate::clock::{PartitionClock, Reading};
 use crate::history_pages::{self, PageSize};
 use crate::job::{Answer, Charge, Job, Work};
 use crate::journal;
-use crate::load::{Rows, serve};
+use crate::load::{LoadRequest, Rows, serve};
 use crate::moving;
 use crate::outbox::{self, Parcel};
 use crate::steps::read_moves;
@@ -157,6 +157,25 @@ impl Partition {
         self.pass(Duration::from_millis(1));
     }
 
+    /// Begins to look at what is due, and returns which rows are to be read for that.
+    pub(super) fn begin_to_wake(&mut self) -> Vec<LoadRequest> {
+        let page = wakes::read_page(&TwinRows(&self.state), None, self.lead.time());
+        self.lead.add_wakes(page);
+        self.lead.end_turn(|_| Duration::ZERO);
+        let loads = self.lead.actions().into_iter().filter_map(|action| match action {
+            Action::Load(request) => Some(request),
+            _ => None,
+        });
+        loads.collect()
+    }
+
+    /// Reads rows that are to be read.
+    pub(super) fn load(&mut self, request: LoadRequest) {
+        let loaded = serve(&TwinRows(&self.state), request);
+        self.lead.loaded(loaded);
+        self.turn();
+    }
+
     fn apply(&mut self, stamp: EntryStamp, rows: RowBatch) {
         assert_eq!(self.chain.step(&stamp), ChainStep::Applied);
         self.entries += 1;
@@ -175,11 +194,7 @@ impl Partition {
         for action in self.lead.actions() {
             match action {
                 Action::Propose { stamp, rows } => self.in_flight.push_back((stamp, rows)),
-                Action::Load(request) => {
-                    let loaded = serve(&TwinRows(&self.state), request);
-                    self.lead.loaded(loaded);
-                    self.turn();
-                }
+                Action::Load(request) => self.load(request),
                 Action::ReadOutbox { start } => {
                     let page = outbox::read_page(&TwinRows(&self.state), start);
                     self.lead.add_outbox(page);

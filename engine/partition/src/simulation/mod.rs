@@ -50,9 +50,10 @@ use world::{Story, World};
 const SEEDS: u64 = 2000;
 
 /// Seeds that found faults once, with the fault.
-const KEPT: [(u64, &str); 3] = [
+const KEPT: [(u64, &str); 4] = [
     (546, "a run that began before a message was sent by another clock hid the run that had taken it"),
     (796, "the same for a request to cancel"),
+    (889, "a look at what was due was dropped when its slot froze, and not made up for when the slot stayed"),
     (6286, "a child did not know again that a run had closed which was not the one that had started it"),
 ];
 
