@@ -38,8 +38,6 @@ pub(crate) struct Options {
     pub(crate) megabytes: u64,
 }
 
-/// With how many nodes a cluster can be founded.
-const FOUNDERS_MAX: usize = 7;
 /// How long a node rests before its processor time is taken, and for how long that is.
 const REST: Duration = Duration::from_secs(10);
 const IDLE_TIME: Duration = Duration::from_secs(20);
@@ -59,7 +57,7 @@ const INSIST_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Measures everything, and prints it as it is known.
 pub(crate) async fn figures(binary: &Path, directory: &Path, options: Options) -> Result<(), Failure> {
-    for count in [3, 9] {
+    for count in [3, 7] {
         idle(binary, &directory.join(format!("idle-{count}")), count).await?;
     }
     traffic(binary, &directory.join("traffic"), options).await?;
@@ -70,13 +68,8 @@ pub(crate) async fn figures(binary: &Path, directory: &Path, options: Options) -
 
 /// What nodes take of a processor that have nothing to do.
 async fn idle(binary: &Path, directory: &Path, count: usize) -> Result<(), Failure> {
-    let founders = count.min(FOUNDERS_MAX);
-    let cluster = Cluster::with_others(binary, directory, founders, count).await?;
+    let cluster = Cluster::new(binary, directory, count).await?;
     cluster.start().await?;
-    for node in founders..count {
-        cluster.add(node, 0).await?;
-    }
-    cluster.until_settled(0, &[]).await?;
     tokio::time::sleep(REST).await;
     let before = processor_times(&cluster)?;
     tokio::time::sleep(IDLE_TIME).await;
