@@ -131,6 +131,9 @@ async fn failovers(binary: &Path, directory: &Path, delay: Duration, options: Op
         pairs.for_each(|(from, to)| links.set(from, to, Link { delay, ..Link::default() }));
     };
     distance(&cluster.links);
+    // Leads that were lost as everything became slower are found anew.
+    tokio::time::sleep(REST).await;
+    cluster.until_settled(0, &[]).await?;
     let (seen, mut random) = (Arc::new(Seen::default()), Random::new(options.seed));
     let mut waits = (Vec::new(), Vec::new());
     under_load(&cluster, &seen, options.seed, &[0, 1, 2], async |probes| {
