@@ -127,10 +127,27 @@ pub trait StagedRows: Send {
     fn install(self: Box<Self>) -> Result<(), StateError>;
 }
 
+/// The first rows that `show` shows, `limit` at most.
+fn copied(limit: usize, show: impl FnOnce(Visitor<'_>) -> Result<(), StateError>) -> Result<Vec<Row>, StateError> {
+    let mut rows = Vec::new();
+    if limit > 0 {
+        show(&mut |key, value| {
+            rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+            if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+    }
+    Ok(rows)
+}
+
 /// A fixed view of ranges of one group's rows.
 pub trait RowsView: Send + Sync {
     /// Shows the rows in `range`, which is one of the view's or a part of one, to `visit`, ascending, until it breaks or there are no more. Nothing is copied.
     fn visit(&self, range: Range<&[u8]>, visit: Visitor<'_>) -> Result<(), StateError>;
+
+    /// Up to `limit` rows of such a range, ascending.
+    fn rows(&self, range: Range<&[u8]>, limit: usize) -> Result<Vec<Row>, StateError> {
+        copied(limit, |visit| self.visit(range, visit))
+    }
 }
 
 /// A fixed view of one group's rows.
@@ -140,14 +157,7 @@ pub trait StateSnapshot: Send + Sync {
 
     /// Up to `limit` rows with keys greater than `after` (all, if `None`), ascending.
     fn rows(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, StateError> {
-        let mut rows = Vec::new();
-        if limit > 0 {
-            self.visit(after, &mut |key, value| {
-                rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-                if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            })?;
-        }
-        Ok(rows)
+        copied(limit, |visit| self.visit(after, visit))
     }
 
     /// Shows the rows with keys greater than `after` (all, if `None`) to `visit`, ascending, until it breaks or there are no more.

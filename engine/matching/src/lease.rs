@@ -23,7 +23,7 @@ pub struct TaskLease {
     pub task: Task,
     /// The queue that was polled, sticky or normal.
     pub queue_name: String,
-    /// Tasks that wait in the queue besides this one.
+    /// Tasks that wait besides this one in the queue that was polled: the sticky one alone, if it was that.
     pub backlog: u64,
     /// Whether the worker should have more polls open, or fewer.
     pub scaling: Option<ScalingHint>,

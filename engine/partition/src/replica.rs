@@ -3,8 +3,6 @@
 //! Nothing of a lead's memory is seen: neither what is not applied yet, nor a workflow task in a worker's hands whose start is not written. Who may read here, and how
 //! old the rows are then, is for the caller to know.
 
-use std::ops::ControlFlow;
-
 use bytes::Bytes;
 use everlog_kernel::{EntityKind, Rejection, RunId, Workflow};
 use everlog_model::{CallError, EntityRef, Moves, RunView, SlotSet, WorkflowRef};
@@ -34,15 +32,7 @@ impl Rows for Moment {
 
     /// All scans of a workflow's state are ascending.
     fn scan(&self, range: KeyRange, _: Direction, limit: usize) -> Result<Vec<Row>, StateError> {
-        let mut rows = Vec::new();
-        if limit == 0 {
-            return Ok(rows);
-        }
-        self.0.visit(&range.start[..]..&range.end[..], &mut |key, value| {
-            rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-            if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
-        Ok(rows)
+        self.0.rows(&range.start[..]..&range.end[..], limit)
     }
 }
 

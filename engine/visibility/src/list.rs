@@ -13,7 +13,7 @@ use everlog_proto::api::workflowservice::v1::count_workflow_executions_response:
 use everlog_raft::Group;
 use everlog_storage::Watch;
 use everlog_storage::keys::{KeyRange, after, visibility_range};
-use everlog_storage::state::{Direction, Row, RowsView, StateError, Visitor};
+use everlog_storage::state::{Direction, Row, StateError, Visitor};
 use futures::future::try_join_all;
 
 use super::field::status_name;
@@ -158,7 +158,8 @@ impl Whose {
             let all: Vec<_> = ranges.iter().cloned().chain(Moves::ranges()).collect();
             let view = group.view(&all).map_err(|error| VisibilityError::Internal(error.to_string()))?;
             let looked_for = slots.unwrap_or_else(SlotSet::all);
-            let shown = shown(namespace_id, &looked_for, |range| rows_in(&*view, &range))?;
+            let shown =
+                shown(namespace_id, &looked_for, |range| view.rows(&range.start[..]..&range.end[..], usize::MAX))?;
             let visit = move |range: &KeyRange, visit: Visitor<'_>| view.visit(&range.start[..]..&range.end[..], visit);
             let rows = Rows { visit: Arc::new(visit), ..rows(&group) };
             Ok(Scan::new(rows, ranges.to_vec(), Arc::clone(filter)).of(shown))
@@ -186,16 +187,6 @@ fn shown(
 /// The rows of a partition in a range, as they are.
 fn rows_of(group: &Group, range: &KeyRange) -> Result<Vec<Row>, StateError> {
     group.scan(&range.start[..]..&range.end[..], Direction::Ascending, usize::MAX)
-}
-
-/// The rows of a view in a range.
-fn rows_in(view: &dyn RowsView, range: &KeyRange) -> Result<Vec<Row>, StateError> {
-    let mut rows = Vec::new();
-    view.visit(&range.start[..]..&range.end[..], &mut |key, value| {
-        rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-        ControlFlow::Continue(())
-    })?;
-    Ok(rows)
 }
 
 /// Counts as they are told: by status, if the query is `is_grouped`.

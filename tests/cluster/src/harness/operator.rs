@@ -200,18 +200,6 @@ impl Cluster {
         .await
     }
 
-    /// Waits until a node that is lost, by its id, has no replica that counts.
-    pub(crate) async fn until_made_up_for(&self, by: usize, lost: u32) -> Result<(), Failure> {
-        self.until(by, MOVE_TIME_MAX, |shown| {
-            let votes = |group: &Group| group.replicas.iter().filter(|one| one.is_voter && one.node_id != lost).count();
-            match shown.groups.iter().find(|group| votes(group) < 3 || !group.wanted_node_ids.is_empty()) {
-                Some(group) => Err(format!("too few vote: {group:?}")),
-                None => Ok(()),
-            }
-        })
-        .await
-    }
-
     /// Waits until what a node shows of the cluster is as it should be.
     async fn until(
         &self,
